@@ -1,0 +1,1 @@
+"""What we see: scans read, de-identified, validated, split and packed."""

@@ -1,0 +1,117 @@
+"""The vocabulary: task, scan, unit, and the columns of a batch's tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Modality(StrEnum):
+    """The kinds of scan that a task can ask for."""
+
+    CT = "CT"
+    MR = "MR"
+
+
+class Units(StrEnum):
+    """What a pixel value means: Hounsfield units, arbitrary scanner units, or display grey of 0 to 255."""
+
+    HU = "HU"
+    RAW = "raw"
+    DISPLAY = "display"
+
+
+class Truth(StrEnum):
+    """How a label is known, strongest first."""
+
+    PATHOLOGY = "pathology"
+    FOLLOW_UP = "follow-up"
+    READER = "reader"
+    REPORT = "report"
+
+
+class Side(StrEnum):
+    """The cohort of a cluster."""
+
+    TRAINING = "training"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """How a slice becomes the network's input: `size` pixels square; `window` (centre, width) in HU for CT.
+
+    `window` is None where intensities are arbitrary (MR): then the 1st to 99.5th percentile of the slice is used.
+    """
+
+    size: int
+    window: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How the slices of a case become one answer: `mean`, or `topk` (mean of the k most positive slices)."""
+
+    rule: str
+    k: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question to one kind of scan; one model answers it. Read from `params.yaml`."""
+
+    name: str
+    title: str
+    organ: str
+    modality: Modality
+    body_parts: tuple[str, ...]
+    classes: tuple[str, ...]
+    positive: tuple[str, ...]
+    unit: str
+    cluster: str
+    ordered: bool
+    pixels: PixelSettings
+    pooling: Pooling
+    sensitivity: float
+    note: str
+
+    @property
+    def positive_index(self) -> list[int]:
+        """Positions of the positive classes among `classes`."""
+        return [self.classes.index(name) for name in self.positive]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One file or one series, decoded: `pixels` float32, slices × height × width, in `units`.
+
+    `spacing` is (slice distance, row, column) in mm, None where the format does not say.
+    `header` holds the plain facts that describe the scan (modality, body_part, manufacturer, model, kernel, ...),
+    never an identity; `patient_id` is the identity as the file gives it, for the pseudonym only.
+    """
+
+    name: str
+    pixels: NDArray[np.float32]
+    units: Units
+    modality: Modality | None
+    spacing: tuple[float, float, float] | None
+    header: dict[str, str] = field(default_factory=dict)
+    patient_id: str = ""
+
+
+REQUIRED_METADATA = ("file_name", "patient_id", "task", "label")
+OPTIONAL_METADATA = (
+    "slice", "study_date", "site", "scanner", "sex", "age", "labeller", "labelled_at", "truth", "stage", "group",
+    "lesion_mm",
+)  # fmt: skip
+
+# One row of a batch's manifest.csv is one unit (a slice). Descriptions of `data/describe.py` follow these columns.
+MANIFEST = (
+    "unit_id", "file", "slice", "sha256", "stored_sha256", "pixels_sha256", "dhash", "task", "label", "truth",
+    "patient", "cluster", "case", "study_date", "site", "scanner", "sex", "age", "labeller", "labelled_at", "stage",
+    "lesion_mm",
+)  # fmt: skip

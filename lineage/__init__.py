@@ -1,0 +1,1 @@
+"""The record that everything stands on: verdicts, ledger, journal, registry, people."""

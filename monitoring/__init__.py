@@ -1,0 +1,1 @@
+"""What changed: the watch over the journal."""

@@ -1,0 +1,1 @@
+"""When: flows and commands only, no arithmetic."""

@@ -1,0 +1,36 @@
+"""Fixtures that every room shares: a state folder of its own, and the real scans where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty state folder with keys and database; the test's working folder is its workspace."""
+    from lineage import keys, places, store
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONCOLOOP_HOME", str(tmp_path / "var"))
+    monkeypatch.delenv("ONCOLOOP_DATABASE_URL", raising=False)
+    for name, value in places.environment().items():
+        monkeypatch.setenv(name, value)
+    keys.create()
+    store.migrate()
+    return tmp_path / "var"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real scans; skipped where it is absent, but never in CI."""
+    folder = Path(os.environ.get("ONCOLOOP_REAL_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"the real scans are not at {folder}")
+        pytest.skip(f"no real scans at {folder}; set ONCOLOOP_REAL_DATA")
+    return folder

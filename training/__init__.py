@@ -1,0 +1,1 @@
+"""What we learn: models fitted, calibrated, evaluated, compared and gated."""
