@@ -1,0 +1,47 @@
+# Two commands suffice: `make demo` and `make test`. Each installs what it needs into .venv and nothing elsewhere.
+PYTHON ?= python3
+BIN := .venv/bin
+export UV_LINK_MODE ?= copy
+
+.PHONY: install demo up test soak check format real clean
+
+install: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Oncoloop needs Python 3.11, 3.12 or 3.13; name one with: make PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --config-settings editable_mode=compat
+	touch $@
+
+demo: install            ## the whole loop on synthetic studies, in var/demo
+	$(BIN)/oncoloop demo
+
+up: install              ## bring the demo's workspace up again, with a one-time link for each person
+	$(BIN)/oncoloop up -C var/demo
+
+test: install            ## the tests; heavy checks as a seeded sample
+	$(BIN)/python -m pytest -q
+
+soak: install            ## every heavy check in full
+	ONCOLOOP_SOAK=1 $(BIN)/python -m pytest -q
+
+check: install           ## style, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+real: install            ## the loop on real scans (ONCOLOOP_REAL_DATA), writes docs/results.md
+	$(BIN)/python bench/real.py
+
+lock:                    ## resolve the versions anew; hashes, no index addresses
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv var build *.egg-info

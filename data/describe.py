@@ -1,0 +1,120 @@
+"""The numbers that describe one slice: read by the suite, written to the journal, compared by the watch.
+
+They are taken from the slice in its own units, before any window of a task, so that a scanner with another gain,
+kernel or noise shows. No identity is among them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.pixels import area
+from data.record import Scan
+
+Array = NDArray[np.float32]
+DESCRIPTION = (
+    "mean", "std", "p01", "p05", "p25", "p50", "p75", "p95", "p99", "entropy", "sharpness", "noise", "border_mean",
+    "blank_share", "saturated_share", "rows", "columns", "row_spacing", "column_spacing", "thickness",
+)  # fmt: skip
+FACTS = ("modality", "body_part", "units", "manufacturer", "model", "kernel", "laterality", "burned_in", "format")
+DESCRIPTOR = "dct-1"
+EMBEDDING = 32
+LOW, BANDS, GRID = 5, 12, 64  # of the embedding: triangle of low frequencies, rings of energy, pixels square
+SAMPLE = 128 * 128  # pixels that order statistics are taken from, on a regular grid
+GREYS = 64
+
+
+def describe(pixels: Array, scan: Scan) -> dict[str, float | str]:
+    """The columns of `DESCRIPTION` (0 where the format does not say) and the texts of `FACTS`, of one slice.
+
+    `noise` is the standard deviation of Gaussian noise that the median of the pixel-to-pixel cross difference
+    stands for (Donoho 1994, on the finest diagonal detail); `sharpness` the variance of the Laplacian;
+    `blank_share` and `saturated_share` the shares of pixels at the slice's own minimum and maximum.
+    """
+    low, high = float(pixels.min()), float(pixels.max())
+    sample = np.sort(_sample(pixels), axis=None)
+    ranks = np.rint(np.array([1, 5, 25, 50, 75, 95, 99]) / 100 * (sample.size - 1)).astype(int)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
+    distance, row, column = scan.spacing or (0.0, 0.0, 0.0)
+    values = [
+        float(pixels.mean()), float(pixels.std()), *map(float, sample[ranks]),
+        _entropy(sample), _sharpness(pixels), _noise(pixels), float(edge.mean()),
+        float((pixels == low).mean()), float((pixels == high).mean()),
+        float(pixels.shape[0]), float(pixels.shape[1]), row, column, distance,
+    ]  # fmt: skip
+    facts = scan.header | {"units": scan.units.value}
+    return dict(zip(DESCRIPTION, values, strict=True)) | {name: facts.get(name, "") for name in FACTS}
+
+
+def _sample(pixels: Array) -> Array:
+    step = max(1, int(np.sqrt(pixels.size / SAMPLE)))
+    return pixels[::step, ::step]
+
+
+def _entropy(sample: Array) -> float:
+    """Bits of a 64-grey histogram between minimum and maximum."""
+    low, high = sample[0], sample[-1]
+    if high <= low:
+        return 0.0
+    counts = np.bincount(((sample - low) * (GREYS / (high - low))).astype(int).clip(0, GREYS - 1))
+    shares = counts[counts > 0] / sample.size
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def _sharpness(pixels: Array) -> float:
+    if min(pixels.shape) < 3:
+        return 0.0
+    detail = pixels[:-2, 1:-1] + pixels[2:, 1:-1]
+    detail += pixels[1:-1, :-2]
+    detail += pixels[1:-1, 2:]
+    detail -= 4 * pixels[1:-1, 1:-1]
+    return float(detail.var())
+
+
+def _noise(pixels: Array) -> float:
+    if min(pixels.shape) < 2:
+        return 0.0
+    height, width = (length // 2 * 2 for length in pixels.shape)
+    a, b = pixels[:height:2, :width:2], pixels[:height:2, 1:width:2]
+    c, d = pixels[1:height:2, :width:2], pixels[1:height:2, 1:width:2]
+    return float(np.median(_sample(np.abs(a - b - c + d) / 2)) / 0.6745)
+
+
+def embed(unit_pixels: Array) -> Array:
+    """32 numbers of a slice of the network's input (size × size, in [0, 1]), float32: the frozen descriptor `dct-1`.
+
+    20 low frequencies of the cosine transform of 64 × 64 pixels (shape and brightness), then the logarithm of the
+    energy in 12 rings of rising frequency (texture, blur, noise). Compared within a task by Euclidean distance.
+    """
+    basis, low, ring = _cosines()
+    small = area(unit_pixels.reshape(unit_pixels.shape[:2]), GRID, GRID).astype(np.float64)
+    transform = basis @ small @ basis.T
+    energy = np.bincount(ring, weights=(transform**2).ravel(), minlength=BANDS + 1)[1:]
+    shape = transform[low] / GRID * 4
+    return np.concatenate([shape, np.log(energy / GRID**2 + 1e-8) / 4]).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _cosines() -> tuple[NDArray[np.float64], tuple[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]]:
+    """Orthonormal cosine basis, the places of the 20 low frequencies, the ring of every frequency (0: the mean)."""
+    index = np.arange(GRID)
+    basis = np.sqrt(2 / GRID) * np.cos(np.pi * (2 * index[None] + 1) * index[:, None] / (2 * GRID))
+    basis[0] /= np.sqrt(2)
+    order = [(row, total - row) for total in range(LOW + 1) for row in range(total + 1)][: EMBEDDING - BANDS]
+    rows, columns = np.array(order).T
+    radius = np.hypot(index[:, None], index[None]) / np.hypot(GRID - 1, GRID - 1)
+    ring = np.where(radius > 0, 1 + np.minimum((radius * BANDS).astype(int), BANDS - 1), 0).ravel()
+    return basis, (rows, columns), ring
+
+
+def dhash(pixels: Array) -> str:
+    """64-bit difference hash, 16 hex digits: is each of 8 × 9 patches brighter than its left neighbour?
+
+    Near-duplicates (recompressed, brightened) differ in few bits. Clip to the task's window first: see `unit_pixels`.
+    """
+    small = area(pixels.reshape(pixels.shape[:2]), 8, 9)
+    bits = np.packbits(small[:, 1:] > small[:, :-1])
+    return bits.tobytes().hex()

@@ -1,0 +1,91 @@
+"""Any scan -> what a network sees: window, square, resize. The ONE preprocessing, for training and for serving."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.record import PixelSettings, Scan, Units
+
+PERCENTILES = (1.0, 99.5)  # of a slice in arbitrary units: its black and its white
+DISPLAY_WHITE = 255.0
+
+
+def unit_pixels(pixels: NDArray[np.float32], units: Units, settings: PixelSettings) -> NDArray[np.float32]:
+    """One slice (height × width, in `units`) as size × size × 1 in [0, 1], float32; its aspect is kept.
+
+    HU go through the task's window (centre, width in HU), display grey through 0 to 255, anything else through the
+    slice's own 1st to 99.5th percentile; a slice of one value becomes black. Sums alone, no library's resize: the
+    same bits on every machine.
+    """
+    low, high = _range(pixels, units, settings)
+    if high <= low:
+        return np.zeros((settings.size, settings.size, 1), np.float32)
+    grey = pixels - np.float32(low)
+    grey *= np.float32(1 / (high - low))
+    np.clip(grey, 0, 1, out=grey)
+    resized = area(_square(grey), settings.size, settings.size)
+    return np.ascontiguousarray(np.clip(resized, 0, 1))[:, :, None]
+
+
+def scan_pixels(scan: Scan, settings: PixelSettings) -> NDArray[np.float32]:
+    """Every slice of a scan: slices × size × size × 1 in [0, 1]."""
+    return np.stack([unit_pixels(plane, scan.units, settings) for plane in scan.pixels])
+
+
+def area(picture: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
+    """Resize by exact area: each new pixel is the mean of the patch that it covers, parts of pixels included."""
+    if picture.shape == (rows, columns):
+        return picture
+    return _shrink(_shrink(picture, rows).T, columns).T
+
+
+def _shrink(picture: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+    """Resize along the first axis; sums in a fixed order, so that the result does not depend on a BLAS."""
+    sources, shares = _patches(len(picture), rows)
+    shrunk = picture[sources[0]] * shares[0]
+    for source, share in zip(sources[1:], shares[1:], strict=True):
+        shrunk += picture[source] * share
+    return shrunk
+
+
+@lru_cache(maxsize=64)
+def _patches(length: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """For each of `count` patches the old pixels in turn (turns × patches), and the share of the patch that each is."""
+    borders = np.arange(count + 1) * (length / count)
+    first, last = borders[:-1], borders[1:]
+    start = np.floor(first + 1e-9).astype(np.int64)
+    turns = int(np.max(np.ceil(last - 1e-9) - start))
+    places = start + np.arange(turns)[:, None]
+    shares = np.clip(np.minimum(places + 1, last) - np.maximum(places, first), 0, None) * (count / length)
+    return np.minimum(places, length - 1), shares.astype(np.float32)[:, :, None]
+
+
+def _range(pixels: NDArray[np.float32], units: Units, settings: PixelSettings) -> tuple[float, float]:
+    if units == Units.DISPLAY:
+        return 0.0, DISPLAY_WHITE
+    if units == Units.HU and settings.window is not None:
+        centre, width = settings.window
+        return centre - width / 2, centre + width / 2
+    return _percentile(pixels, PERCENTILES[0]), _percentile(pixels, PERCENTILES[1])
+
+
+def _percentile(pixels: NDArray[np.float32], percent: float) -> float:
+    """The value below which `percent` of the pixels lie (nearest rank), by partition: no sorting of the slice."""
+    flat = pixels.ravel()
+    rank = round(percent / 100 * (flat.size - 1))
+    return float(np.partition(flat, rank)[rank])
+
+
+def _square(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Centred in a square whose border is the darkest value of the slice."""
+    height, width = grey.shape
+    if height == width:
+        return grey
+    side = max(height, width)
+    square = np.full((side, side), grey.min(), np.float32)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = grey
+    return square

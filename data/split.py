@@ -1,0 +1,125 @@
+"""Cohorts by patient: an append-only table that says on which side a cluster is, for ever."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from data.record import Side, Task
+from data.settings import SplitSettings
+from lineage import fingerprint, store
+from lineage.fault import Fault
+
+COHORTS = ("task", "cluster", "side", "epoch", "stratum", "batch", "assigned_at")
+INDEPENDENT = ("patient", "group")
+
+
+def check_cluster(task: Task) -> None:
+    """Refuse a task whose cohorts would be split by image: slices of one patient are not independent."""
+    if task.cluster not in INDEPENDENT:
+        raise Fault(
+            f"task {task.name}: `cluster: {task.cluster}` would put pictures of one patient on both sides of the "
+            f"split; set it to {' or '.join(INDEPENDENT)} in params.yaml"
+        )
+
+
+def read_cohorts(path: Path) -> pd.DataFrame:
+    """The table of assignments of one task; empty before its first batch."""
+    if not path.exists():
+        return pd.DataFrame({name: pd.Series(dtype=int if name == "epoch" else str) for name in COHORTS})
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if tuple(table.columns) != COHORTS:
+        raise Fault(f"{path}: the columns are {list(table.columns)}, expected {list(COHORTS)}; restore it from git")
+    return table.astype({"epoch": int})
+
+
+def append_cohorts(path: Path, rows: pd.DataFrame) -> None:
+    """Add new assignments under the old ones, in one atomic step. A cluster that is already there is refused."""
+    table = read_cohorts(path)
+    twice = sorted(set(table["cluster"]) & set(rows["cluster"]))
+    if twice:
+        raise Fault(f"{path}: {len(twice)} clusters already have a side ({', '.join(twice[:3])}); it never changes")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    text = pd.concat([table, rows[list(COHORTS)]]).to_csv(index=False, lineterminator="\n")
+    with part.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def assign(
+    manifest: pd.DataFrame, cohorts: pd.DataFrame, settings: SplitSettings, epoch: int, batch: str, task: Task
+) -> pd.DataFrame:
+    """Give each cluster of `manifest` that has no side yet a side; return the new rows only.
+
+    Strata are (worst label that the cluster holds, site). The first clusters of a class go one to each side, so that
+    small classes are tested too; after that the side goes to where class and stratum together need it most. Order and
+    ties come from a hash of the content of the cluster's scans and `split.seed`: a new pseudonym key moves nobody.
+    """
+    check_cluster(task)
+    shares = _shares(settings)
+    classes, strata = _counts(cohorts)
+    rows = []
+    for ballot, cluster, label, site in _ballots(manifest, cohorts, settings.seed, task):
+        stratum = f"{label}|{site}"
+        side = _neediest(classes[label], strata[stratum], shares, ballot)
+        classes[label][side] += 1
+        strata[stratum][side] += 1
+        rows.append((task.name, cluster, side.value, epoch, stratum, batch, store.now()))
+    return pd.DataFrame(rows, columns=list(COHORTS)).sort_values("cluster", ignore_index=True)
+
+
+def _shares(settings: SplitSettings) -> dict[Side, float]:
+    training = 1 - settings.test - settings.validation
+    if min(settings.test, settings.validation, training) < 0:
+        raise Fault(f"split: test {settings.test} and validation {settings.validation} must be shares of at most 1")
+    return {Side.TRAINING: training, Side.TEST: settings.test, Side.VALIDATION: settings.validation}
+
+
+class _Tally(dict[str, Counter[Side]]):
+    """Clusters on each side, by class or by stratum."""
+
+    def __missing__(self, key: str) -> Counter[Side]:
+        self[key] = Counter()
+        return self[key]
+
+
+def _counts(cohorts: pd.DataFrame) -> tuple[_Tally, _Tally]:
+    classes, strata = _Tally(), _Tally()
+    for stratum, side in zip(cohorts["stratum"], cohorts["side"], strict=True):
+        classes[stratum.split("|", 1)[0]][Side(side)] += 1
+        strata[stratum][Side(side)] += 1
+    return classes, strata
+
+
+def _ballots(manifest: pd.DataFrame, cohorts: pd.DataFrame, seed: int, task: Task) -> list[tuple[str, str, str, str]]:
+    """(ballot, cluster, worst label, site) of each new cluster, in the order of the ballots."""
+    new = manifest[~manifest["cluster"].isin(cohorts["cluster"])]
+    ballots = []
+    for cluster, units in new.groupby("cluster", sort=True):
+        ballot = fingerprint.text_sha256(f"{units['sha256'].min()}:{seed}")
+        site = min(units["site"].mode(), default="")
+        ballots.append((ballot, str(cluster), _worst(set(units["label"]), task), str(site)))
+    return sorted(ballots)
+
+
+def _worst(labels: set[str], task: Task) -> str:
+    """The positive class before any other, then the class that the task names last."""
+    return max(labels, key=lambda label: (label in task.positive, task.classes.index(label)))
+
+
+def _neediest(of_class: Counter[Side], of_stratum: Counter[Side], shares: dict[Side, float], ballot: str) -> Side:
+    missing = [side for side, share in shares.items() if share > 0 and not of_class[side]]
+    if missing:
+        return max(missing, key=lambda side: shares[side])
+
+    def need(side: Side) -> tuple[float, str]:
+        lacking = sum(shares[side] * (tally.total() + 1) - tally[side] for tally in (of_class, of_stratum))
+        return round(lacking, 9), fingerprint.text_sha256(f"{ballot}:{side.value}")
+
+    return max((side for side, share in shares.items() if share > 0), key=need)

@@ -1,0 +1,106 @@
+"""The engineer's pages: tasks with their versions and roles, verdicts with their figures, links to the tools."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from desk import shelf, traffic
+from desk.render import page
+from desk.signin import Visitor
+from lineage import ledger, places, registry
+from lineage.ledger import Event
+
+log = logging.getLogger(__name__)
+LATEST = 50
+TOOLS = {"prefect": "Prefect: runs and schedules", "mlflow": "MLflow: runs and versions", "evidently": "Evidently: drift over time"}
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a task's model: its roles, what the gate said and what was decided."""
+
+    task: str
+    version: str
+    logged: Event
+    roles: tuple[str, ...]
+    verdict: Event | None
+    decision: Event | None
+    settled: str
+
+    @property
+    def waits(self) -> bool:
+        """Whether a person may still approve or reject it."""
+        judged = self.verdict is not None and self.verdict.payload["outcome"] in ("pass", "inconclusive")
+        return judged and self.decision is None and not self.settled
+
+
+def tasks() -> list[str]:
+    """Every task that ever had a version."""
+    return sorted({event.subject for event in ledger.events(kind="model.logged")})
+
+
+def versions(task: str) -> list[Version]:
+    """The versions of a task, newest first. The newest that waits for a decision is the challenger."""
+    events = ledger.events(subject=task)
+    held = registry.roles(task)
+    promoted = {str(e.payload["version"]) for e in events if e.kind == "model.promoted"}
+    rejected = {str(e.payload["version"]) for e in events if e.kind == "model.rejected"}
+    found = []
+    for event in reversed([event for event in events if event.kind == "model.logged"]):
+        number = str(event.payload["version"])
+        own = ledger.events(subject=f"{task}/{number}")
+        settled = "promoted" if number in promoted else "rejected" if number in rejected else ""
+        roles = tuple(role for role, holder in held.items() if holder == number)
+        made = Version(task, number, event, roles, _last(own, "verdict"), _last(own, "approval"), settled)
+        challenges = made.waits and not any("challenger" in other.roles for other in found)
+        found.append(Version(**vars(made) | {"roles": (*roles, "challenger")}) if challenges else made)
+    return found
+
+
+def _last(events: list[Event], kind: str) -> Event | None:
+    return next((event for event in reversed(events) if event.kind == kind), None)
+
+
+def listed(request: Request, who: Visitor) -> Response:
+    """GET /models."""
+    values = {"tasks": {task: versions(task) for task in tasks()}, "live": traffic.live(), "tools": tools()}
+    return page(request, "models.html", values, who)
+
+
+def verdict(request: Request, who: Visitor) -> Response:
+    """GET /verdicts/{seq}: one verdict with its reasons, figures and thresholds."""
+    seq = request.path_params["seq"]
+    found = ledger.rows(after=seq - 1, limit=1) if 0 < seq < 2**62 else []
+    if not found or found[0]["seq"] != seq or found[0]["kind"] != "verdict":
+        raise HTTPException(404, "There is no such verdict.")
+    event = Event(**found[0] | {"payload": json.loads(found[0]["payload"])})
+    link = shelf.link(who, str(event.payload.get("page") or ""))
+    return page(request, "verdict.html", {"event": event, "link": link}, who)
+
+
+def verdicts(*gates: str) -> list[Event]:
+    """The latest verdicts of these gates, newest first."""
+    found = [event for event in ledger.events(kind="verdict") if event.payload["gate"] in gates]
+    return found[: -LATEST - 1 : -1]
+
+
+def tools() -> list[tuple[str, str]]:
+    """(name, address) of the tools' own pages that run now, from `run/*.json`."""
+    found = []
+    for path in sorted((places.home() / "run").glob("*.json")):
+        try:
+            record: Any = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            log.warning("%s can't be read: %s", path, error)
+            continue
+        url = record.get("url") if isinstance(record, dict) else None
+        if path.stem in TOOLS and isinstance(url, str) and url.startswith(("http://", "https://")):
+            found.append((TOOLS[path.stem], url))
+    return found

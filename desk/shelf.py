@@ -1,0 +1,82 @@
+"""Pages that other tools wrote (Great Expectations, Evidently), shown read-only and kept in a sandbox.
+
+Such a page runs in a sandbox without our origin, so that its scripts reach nothing here; a browser then sends no
+cookie for its pictures and links. The address therefore carries a signed permit of the person, good for 12 hours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from itsdangerous import BadData
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from desk.signin import HOURS, Visitor, active_role, serializer
+from lineage import places
+
+ROOMS = {"evidently": "Drift", "gx": "Validation"}
+READERS = ("engineer", "auditor")
+SUFFIXES = {".html", ".css", ".js", ".png", ".svg", ".jpg", ".gif", ".ico", ".woff", ".woff2", ".ttf"}
+LATEST = 40
+POLICY = (
+    "sandbox allow-scripts allow-popups; default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
+    "connect-src 'none'; form-action 'none'; frame-ancestors 'self'; base-uri 'none'"
+)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One page on the shelf: which room wrote it, its name and age, and the address for this visitor."""
+
+    room: str
+    name: str
+    written: str
+    address: str
+
+
+def leaves(who: Visitor, room: str) -> list[Leaf]:
+    """The newest pages of a room: Evidently's reports, or the index and validation pages of Data Docs."""
+    root = places.home() / room
+    pages = [path for path in root.glob("**/*.html") if room != "gx" or "expectations" not in path.relative_to(root).parts]
+    newest = sorted(pages, key=lambda path: path.stat().st_mtime, reverse=True)[:LATEST]
+    return [Leaf(room, _name(path.relative_to(root)), _age(path), link(who, str(path))) for path in newest]
+
+
+def link(who: Visitor, path: str) -> str:
+    """The address at which a visitor may see a page below `ONCOLOOP_HOME`; empty if it is on no shelf."""
+    absolute = Path(path).absolute() if path else Path("/")
+    for room in ROOMS:
+        root = places.home() / room
+        if absolute.is_relative_to(root) and absolute.is_file():
+            return f"/shelf/{serializer('shelf').dumps(who.name)}/{room}/{quote(absolute.relative_to(root).as_posix())}"
+    return ""
+
+
+def show(request: Request) -> Response:
+    """GET /shelf/{permit}/{room}/{path}: one file of a page."""
+    given = request.path_params
+    try:
+        name = serializer("shelf").loads(given["permit"], max_age=HOURS * 3600)
+    except BadData as error:
+        raise HTTPException(403, "This link is too old. Open the page again from the desk.") from error
+    if active_role(name) not in READERS or given["room"] not in ROOMS:
+        raise HTTPException(404, "There is no such page.")
+    root = (places.home() / given["room"]).resolve()
+    path = (root / given["path"]).resolve()
+    if not path.is_relative_to(root) or path.suffix not in SUFFIXES or not path.is_file():
+        raise HTTPException(404, "There is no such page.")
+    return FileResponse(path, headers={"Content-Security-Policy": POLICY})
+
+
+def _name(path: Path) -> str:
+    parts = [part for part in path.with_suffix("").parts if part not in ("pages", "uncommitted", "data_docs", "local_site")]
+    return " / ".join(part if len(part) <= 40 else f"{part[:37]}…" for part in parts)
+
+
+def _age(path: Path) -> str:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

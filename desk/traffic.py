@@ -1,0 +1,90 @@
+"""Which release answers. Decided in the ledger (`release.activated`); the table `traffic` is its projection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lineage import ledger, store
+from lineage.fault import Fault
+
+LIVE, PREVIOUS, SHADOW = "live", "previous", "shadow"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A release and the address of the server that runs it."""
+
+    release: str
+    url: str
+
+
+def live() -> Target | None:
+    """The release that answers now, or None before the first one."""
+    _follow()
+    return _newest(store.traffic.c.role == LIVE)
+
+
+def previous() -> Target | None:
+    """The release that answered before the live one, at the address last known of it."""
+    current = live()
+    if current is None:
+        return None
+    return _newest((store.traffic.c.release != current.release) & (store.traffic.c.role != SHADOW))
+
+
+def move(release: str, url: str, actor: str) -> Target:
+    """Let `release`, served at `url`, answer from now on. The one that answered so far becomes the previous one.
+
+    The same release at another address only changes the address.
+    """
+    if not release or not url.startswith(("http://", "https://")):
+        raise Fault(f"traffic can't move to {release!r} at {url!r}; give a release and an http address")
+    current, target = live(), Target(release, url.rstrip("/"))
+    if target != current:
+        payload = {"url": target.url, "instead_of": current.release if current else None}
+        ledger.append("release.activated", release, payload, actor)
+        _follow()
+    return target
+
+
+def rollback(actor: str) -> Target:
+    """Make the previous release answer again, and name it as the wanted one. Fault if there is none."""
+    current, before = live(), previous()
+    if current is None or before is None:
+        raise Fault("there is no earlier release to go back to; `oncoloop status` lists the releases")
+    ledger.append("release.wanted", before.release, {"instead_of": current.release}, actor)
+    return move(before.release, before.url, actor)
+
+
+def history(limit: int = 50) -> list[dict[str, Any]]:
+    """The moves, newest first: at, release, url, role, actor."""
+    return store.fetch(store.traffic.select().order_by(store.traffic.c.id.desc()).limit(limit))
+
+
+def _follow() -> None:
+    """Bring the ledger's newest activation into the table, whoever wrote it: this desk or the supervisor."""
+    events = ledger.events(kind="release.activated", limit=1)
+    if not events:
+        return
+    decided = Target(events[0].subject, str(events[0].payload["url"]).rstrip("/"))
+    if _newest(store.traffic.c.role == LIVE) == decided:
+        return
+    with store.writing() as connection:
+        query = store.traffic.select().where(store.traffic.c.role == LIVE).order_by(store.traffic.c.id.desc()).limit(1)
+        before = connection.execute(query).mappings().first()
+        if before and (before["release"], before["url"]) == (decided.release, decided.url):
+            return
+        if before and before["release"] != decided.release:
+            stood = Target(before["release"], before["url"])
+            connection.execute(store.traffic.insert().values(_row(stood, PREVIOUS, events[0].actor)))
+        connection.execute(store.traffic.insert().values(_row(decided, LIVE, events[0].actor)))
+
+
+def _newest(condition: Any) -> Target | None:
+    rows = store.fetch(store.traffic.select().where(condition).order_by(store.traffic.c.id.desc()).limit(1))
+    return Target(rows[0]["release"], rows[0]["url"]) if rows else None
+
+
+def _row(target: Target, role: str, actor: str) -> dict[str, str]:
+    return {"at": store.now(), "release": target.release, "url": target.url, "role": role, "actor": actor}

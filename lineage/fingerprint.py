@@ -1,0 +1,121 @@
+"""Fingerprints: SHA-256 of files, texts, values and of the code that is installed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lineage.fault import Fault
+
+ROOMS = Path(__file__).resolve().parent.parent
+CODE = (".py", ".lock")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in lower-case hex."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise Fault(
+            f"{path} can't be read ({error.strerror}); check that it exists and that you may read it"
+        ) from error
+
+
+def text_sha256(text: str) -> str:
+    """SHA-256 of a text in UTF-8, in lower-case hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """The same value as JSON knows it. JSON has no NaN and no infinity: both become null."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(plain(item) for item in value)
+    if isinstance(value, Path | date):
+        return str(value)
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays, pandas columns
+        return plain(value.tolist())
+    raise Fault(f"a value of type {type(value).__name__} can't be written to the record: {value!r:.80}")
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: keys sorted, no spaces, UTF-8. Equal values give equal texts."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical text."""
+    return text_sha256(canonical(value))
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by its path inside it (with forward slashes)."""
+    if not folder.is_dir():
+        raise Fault(f"{folder} is not a folder; check the path")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+
+
+def code(rooms: tuple[str, ...]) -> dict[str, Any]:
+    """What code is installed: `files` with their SHA-256, the package's `version`, and its `commit` if known.
+
+    The rooms are looked for beside this one, so that a workspace's own `data/` folder can't shadow them.
+    """
+    files = {path.relative_to(ROOMS).as_posix(): file_sha256(path) for room in rooms for path in _sources(room)}
+    return {"files": files, "version": _version(), "commit": _commit(ROOMS)}
+
+
+def _sources(room: str) -> list[Path]:
+    """The source files of one room and of the packages inside it, never the bytes that may lie beside them."""
+    folder = ROOMS / room
+    if not (folder / "__init__.py").is_file():
+        raise Fault(f"there is no room {room!r} beside {ROOMS}; the installation is damaged, install it again")
+    packages = [folder, *sorted(path.parent for path in folder.glob("*/**/__init__.py"))]
+    return sorted(path for package in packages for path in package.iterdir() if path.suffix in CODE)
+
+
+def _version() -> str:
+    try:
+        return version("oncoloop")
+    except PackageNotFoundError:  # inside a release the rooms are copied, not installed
+        return "unknown"
+
+
+def _commit(root: Path) -> str | None:
+    """The commit that is checked out at `root`, read from git's own files; None where it is not a clone."""
+    git = root / ".git"
+    if git.is_file():  # a worktree
+        git = root / git.read_text().removeprefix("gitdir:").strip()
+    head = git / "HEAD"
+    if not head.is_file():
+        return None
+    reference = head.read_text().strip()
+    if not reference.startswith("ref:"):
+        return reference
+    name = reference.removeprefix("ref:").strip()
+    common = git / "commondir"
+    shared = (git / common.read_text().strip()) if common.is_file() else git
+    for folder in (git, shared):
+        if (folder / name).is_file():
+            return (folder / name).read_text().strip()
+    packed = shared / "packed-refs"
+    lines = packed.read_text().splitlines() if packed.is_file() else []
+    return next((line.split()[0] for line in lines if line.endswith(f" {name}")), None)

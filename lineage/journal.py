@@ -1,0 +1,106 @@
+"""The journal: one row for each prediction. Hashes, description, output and engine; no pixels, no identity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from lineage import store
+from lineage.fault import Fault
+from lineage.fingerprint import canonical
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+JSON_COLUMNS = ("inputs", "description", "embedding", "probabilities", "reasons", "slices", "engine")
+
+
+@dataclass(frozen=True)
+class JournalRow:
+    """One prediction as it was answered or withheld.
+
+    `inputs` are SHA-256 of the files, `description` the figures and facts of `data.describe`, `embedding` the
+    descriptor's vector, `probabilities` in the order of the task's classes, `answer` None if it was withheld, `score`
+    the pooled positive score, `outcome` and `reasons` those of the serving gate, `map` a small PNG in base64.
+    """
+
+    id: str
+    at: str
+    actor: str
+    release: str
+    task: str
+    version: str
+    cluster: str
+    inputs: list[str]
+    description: Mapping[str, float | str]
+    embedding: list[float]
+    probabilities: list[float]
+    answer: str | None
+    score: float | None
+    outcome: str
+    reasons: list[str]
+    slices: list[dict[str, Any]]
+    map: str
+    engine: Mapping[str, Any]
+    duration_ms: float
+
+
+def append(row: JournalRow) -> None:
+    """Write one prediction down, on disk when this returns. Fault if it can't be: then the answer is not given."""
+    values = asdict(row)
+    values |= {name: canonical(values[name]) for name in JSON_COLUMNS}
+    for name in ("score", "duration_ms"):
+        values[name] = None if values[name] is None else float(values[name])
+    store.execute(store.journal.insert().values(values))
+
+
+def get(prediction_id: str) -> dict[str, Any]:
+    """One prediction, with the fields of `JournalRow`. Fault if there is none of that id."""
+    found = store.fetch(store.journal.select().where(store.journal.c.id == prediction_id))
+    if not found:
+        raise Fault(f"the journal has no prediction {prediction_id!r}; `oncoloop status` lists the latest")
+    return _decoded(found[0])
+
+
+def rows(
+    task: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    release: str | None = None,
+    limit: int | None = None,
+) -> pd.DataFrame:
+    """Predictions oldest first, `since` included and `until` excluded; with `limit` the newest so many.
+
+    The description is expanded into columns with the prefix `d_`; `embedding` and `probabilities` hold arrays.
+    """
+    import numpy as np
+    import pandas as pd
+
+    table = store.journal
+    query = table.select().order_by(table.c.number.desc())
+    query = query if task is None else query.where(table.c.task == task)
+    query = query if since is None else query.where(table.c.at >= since)
+    query = query if until is None else query.where(table.c.at < until)
+    query = query if release is None else query.where(table.c.release == release)
+    query = query if limit is None else query.limit(limit)
+    records = [_decoded(row) for row in reversed(store.fetch(query))]
+    for record in records:
+        description = record.pop("description")
+        record["embedding"] = np.asarray(record["embedding"], dtype=np.float32)
+        record["probabilities"] = np.asarray(record["probabilities"], dtype=np.float64)
+        record.update({f"d_{name}": value for name, value in description.items()})
+    names = [column.name for column in table.columns if column.name not in ("number", "description")]
+    return pd.DataFrame(records) if records else pd.DataFrame(columns=names)
+
+
+def count() -> int:
+    """How many predictions there are."""
+    with store.reading() as connection:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM journal").scalar_one())
+
+
+def _decoded(row: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in row.items() if name != "number"}
+    return kept | {name: json.loads(kept[name]) for name in JSON_COLUMNS}

@@ -1,0 +1,70 @@
+"""The keys: one for each purpose, made by `oncoloop init`, readable by their owner alone."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+
+from lineage.fault import Fault
+from lineage.places import place
+
+PURPOSES = ("pseudonym", "signin", "signature", "scans")
+KEY_BYTES = 32
+DAYS = 365
+
+
+def create() -> None:
+    """Make the keys that are missing, mode 0600. An existing key is never touched."""
+    for purpose in PURPOSES:
+        path = place("keys", purpose)
+        path.parent.chmod(0o700)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            continue
+        with os.fdopen(handle, "w") as stream:
+            stream.write(secrets.token_hex(KEY_BYTES))
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def key(purpose: str) -> bytes:
+    """The 32 bytes of one key. Fault if it is missing or damaged."""
+    if purpose not in PURPOSES:
+        raise Fault(f"there is no key for {purpose!r}; the purposes are {', '.join(PURPOSES)}")
+    path = place("keys", purpose)
+    try:
+        value = bytes.fromhex(path.read_text().strip())
+    except FileNotFoundError as error:
+        raise Fault(f"the key {path} is missing; run `oncoloop init` in the workspace, or restore a backup") from error
+    except ValueError as error:
+        raise Fault(f"the key {path} is not hexadecimal; restore it from a backup") from error
+    if len(value) != KEY_BYTES:
+        raise Fault(f"the key {path} has {len(value)} bytes instead of {KEY_BYTES}; restore it from a backup")
+    return value
+
+
+def pseudonym(identity: str) -> str:
+    """The name that a patient has here: "P" and 12 hex digits of a keyed hash. Nobody without the key can redo it."""
+    return "P" + _keyed("pseudonym", f"patient\n{identity}").hexdigest()[:12]
+
+
+def day_shift(identity: str) -> int:
+    """Days by which every date of a patient is moved, -365 to -1: intervals between a patient's dates stay true."""
+    return -1 - int.from_bytes(_keyed("pseudonym", f"days\n{identity}").digest()[:8]) % DAYS
+
+
+def sign(payload: bytes) -> str:
+    """A signature of `payload` (HMAC-SHA256, hex): it was written by this installation."""
+    return hmac.new(key("signature"), payload, hashlib.sha256).hexdigest()
+
+
+def signed(payload: bytes, signature: str) -> bool:
+    """Whether `signature` is this installation's own signature of `payload`."""
+    return hmac.compare_digest(sign(payload).encode(), signature.encode())
+
+
+def _keyed(purpose: str, text: str) -> hmac.HMAC:
+    return hmac.new(key(purpose), text.encode(), hashlib.sha256)

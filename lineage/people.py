@@ -1,0 +1,146 @@
+"""People: users and their roles, one-time links, bearer tokens, and who may do what."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from lineage import ledger, store
+from lineage.fault import Fault
+from lineage.fingerprint import text_sha256
+
+ROLES = ("engineer", "clinician", "auditor")
+SYSTEM = "system"
+NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
+INVITATION = "sign-in"
+INVITATION_MINUTES = 15
+
+# What each role may do. The system (scheduled runs, and commands before there are accounts) may do all of it.
+ACTIONS: dict[str, tuple[str, ...]] = {
+    "predict": ("clinician", "engineer"),
+    "cases": ("clinician",),  # read cases and their reports
+    "outcome": ("clinician",),  # say what a case turned out to be
+    "models": ("engineer", "auditor"),  # read versions, verdicts and runs
+    "drift": ("engineer", "auditor"),  # read the watch's pages
+    "acknowledge": ("engineer",),
+    "ingest": ("engineer",),
+    "retrain": ("engineer",),
+    "approve": ("engineer",),  # approve or reject a challenger
+    "traffic": ("engineer",),  # move the traffic between releases, roll back
+    "withdraw": ("engineer",),
+    "people": ("engineer",),  # add, disable, invite
+    "trace": ("engineer", "auditor"),
+    "ledger": ("engineer", "auditor"),  # read and verify the record
+    "evidence": ("engineer", "auditor"),
+}
+
+
+@dataclass(frozen=True)
+class Person:
+    """A user. `disabled_at` is None while the account is open."""
+
+    name: str
+    role: str
+    added_at: str
+    added_by: str
+    disabled_at: str | None = None
+
+
+def add(name: str, role: str, actor: str = SYSTEM) -> Person:
+    """Open an account. Fault if the name is taken or malformed, or the role unknown."""
+    if role not in ROLES:
+        raise Fault(f"{role!r} is not a role; the roles are {', '.join(ROLES)}")
+    if name == SYSTEM or not NAME.fullmatch(name):
+        raise Fault(f"{name!r} can't be a user's name; use lower-case letters, digits and . _ @ - (at most 64)")
+    person = Person(name, role, store.now(), actor)
+    if not store.insert_new(store.people, vars(person).copy()):
+        raise Fault(f"there is a user {name!r} already; choose another name")
+    ledger.append("person.added", name, {"role": role}, actor)
+    return person
+
+
+def people() -> list[Person]:
+    """Every account, disabled ones too, by name."""
+    return [Person(**row) for row in store.fetch(store.people.select().order_by(store.people.c.name))]
+
+
+def person(name: str) -> Person:
+    """One account. Fault if there is none of that name."""
+    found = store.fetch(store.people.select().where(store.people.c.name == name))
+    if not found:
+        raise Fault(f"there is no user {name!r}; `oncoloop user` lists them")
+    return Person(**found[0])
+
+
+def disable(name: str, actor: str = SYSTEM) -> None:
+    """Close an account: its links and tokens stop working at once. Its name stays taken, the record cites it."""
+    if person(name).disabled_at is None:
+        table = store.people
+        store.execute(table.update().where(table.c.name == name).values(disabled_at=store.now()))
+        ledger.append("person.disabled", name, {}, actor)
+
+
+def invite(name: str, minutes: int = INVITATION_MINUTES) -> str:
+    """A token for a link that signs a person in once, within so many minutes."""
+    return _issue(name, INVITATION, timedelta(minutes=minutes))
+
+
+def redeem(token: str) -> Person | None:
+    """The person behind a one-time token, which is then used up; None if it is unknown, used or expired."""
+    table, moment = store.tokens, store.now()
+    unused = (table.c.sha256 == text_sha256(token)) & (table.c.scope == INVITATION) & table.c.used_at.is_(None)
+    if not store.execute(table.update().where(unused & (table.c.expires_at > moment)).values(used_at=moment)):
+        return None
+    return _holder(token)
+
+
+def issue(name: str, scope: str, days: int, actor: str = SYSTEM) -> str:
+    """A bearer token for a program that acts for a person, for one scope (an action). Only its SHA-256 is kept."""
+    if scope not in ACTIONS:
+        raise Fault(f"{scope!r} is not a scope; the scopes are {', '.join(ACTIONS)}")
+    if not may(person(name), scope):
+        raise Fault(f"{name} is {person(name).role} and may not {scope}; issue the token for someone who may")
+    if days < 1:
+        raise Fault(f"a token must be valid for at least one day, not {days}")
+    token = _issue(name, scope, timedelta(days=days))
+    ledger.append("token.issued", name, {"scope": scope, "days": days, "sha256": text_sha256(token)}, actor)
+    return token
+
+
+def bearer(token: str, scope: str) -> Person | None:
+    """The person for whom a program acts; None if the token is unknown, expired, or not for this scope."""
+    table = store.tokens
+    valid = (table.c.sha256 == text_sha256(token)) & (table.c.scope == scope) & (table.c.expires_at > store.now())
+    if scope == INVITATION or not store.fetch(table.select().where(valid)):
+        return None
+    holder = _holder(token)
+    return holder if holder and may(holder, scope) else None
+
+
+def may(who: Person | str, action: str) -> bool:
+    """Whether a person, or the system, may do something. An action that nobody has thought of is a Fault."""
+    if action not in ACTIONS:
+        raise Fault(f"{action!r} is not an action; the actions are {', '.join(ACTIONS)}")
+    if who == SYSTEM:
+        return True
+    found = person(who) if isinstance(who, str) else who
+    return found.disabled_at is None and found.role in ACTIONS[action]
+
+
+def _issue(name: str, scope: str, lifetime: timedelta) -> str:
+    if person(name).disabled_at is not None:
+        raise Fault(f"the account {name!r} is disabled; add another")
+    token = secrets.token_urlsafe(32)
+    expires = (datetime.now(UTC) + lifetime).strftime("%Y-%m-%dT%H:%M:%SZ")
+    row = {"sha256": text_sha256(token), "name": name, "scope": scope, "issued_at": store.now(), "expires_at": expires}
+    store.execute(store.tokens.insert().values(row))
+    return token
+
+
+def _holder(token: str) -> Person | None:
+    """Who holds a token, if the account is open."""
+    found = store.fetch(store.tokens.select().where(store.tokens.c.sha256 == text_sha256(token)))
+    holder = person(found[0]["name"])
+    return holder if holder.disabled_at is None else None

@@ -1,0 +1,82 @@
+"""Where state lives. Resolved when used, never at import; every vendor is confined to it and kept silent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """The folder of all state: `ONCOLOOP_HOME`, or `var` in the working folder."""
+    return Path(os.environ.get("ONCOLOOP_HOME") or "var").expanduser().absolute()
+
+
+def place(*parts: str) -> Path:
+    """A path below `home()`; the folder that it lies in is made."""
+    path = home().joinpath(*parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def database_url() -> str:
+    """The database: `ONCOLOOP_DATABASE_URL`, or SQLite in `home()`."""
+    return os.environ.get("ONCOLOOP_DATABASE_URL") or f"sqlite:///{home() / 'oncoloop.db'}"
+
+
+def environment() -> dict[str, str]:
+    """The variables that confine every vendor to `home()` and switch its telemetry off; makes the folders they name."""
+    folders = {name: home().joinpath(*parts) for name, parts in FOLDERS.items()}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    _quiet_dvc(folders["DVC_GLOBAL_CONFIG_DIR"] / "config")
+    return {
+        "ONCOLOOP_HOME": str(home()),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}",
+        **{name: str(folder) for name, folder in folders.items()},
+        **SILENT,
+    }
+
+
+def set_environment() -> None:
+    """Set what `environment()` says, except what the user has set already. Call it before any vendor is imported."""
+    for name, value in environment().items():
+        os.environ.setdefault(name, value)
+
+
+# What each tool reads was looked up in its installed source (versions in pyproject.toml).
+FOLDERS = {
+    "PREFECT_HOME": ("prefect",),
+    "BENTOML_HOME": ("bentoml",),
+    # where a store without a server puts artefacts of new experiments; MLflow's own command sets the same variable
+    "_MLFLOW_SERVER_ARTIFACT_ROOT": ("mlflow", "artifacts"),
+    "MLFLOW_ENV_ROOT": ("cache", "mlflow"),
+    "KERAS_HOME": ("cache", "keras"),
+    "MPLCONFIGDIR": ("cache", "matplotlib"),
+    "DVC_SITE_CACHE_DIR": ("cache", "dvc"),  # else /var/tmp/dvc
+    "DVC_GLOBAL_CONFIG_DIR": ("cache", "dvc-global"),
+    "DVC_SYSTEM_CONFIG_DIR": ("cache", "dvc-system"),
+    # evidently, iterative_telemetry, mlflow's installation id, onnxruntime, fontconfig
+    "XDG_CACHE_HOME": ("cache", "xdg"),
+    "XDG_CONFIG_HOME": ("cache", "config"),
+    "XDG_DATA_HOME": ("cache", "share"),
+}
+SILENT = {
+    "DO_NOT_TRACK": "1",  # prefect's client, evidently
+    "ITERATIVE_DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "BENTOML_DO_NOT_TRACK": "True",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "MPLBACKEND": "Agg",
+}
+DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
+
+
+def _quiet_dvc(config: Path) -> None:
+    """DVC asks its maker for updates unless a settings file says otherwise: there is no variable for that."""
+    if not config.exists():
+        config.write_text(DVC_CONFIG)

@@ -1,0 +1,192 @@
+"""`oncoloop ...`: every command of the product. A command's work is in the rooms; here is what people type and read."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lineage.fault import Fault
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command says: `result` for machines, `text` for people, and the exit code."""
+
+    result: Any
+    text: str
+    code: int = 0
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: where its function lives, what it is for, an example, its arguments."""
+
+    module: str
+    purpose: str
+    example: str
+    arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = field(default_factory=tuple)
+    inside: bool = True  # runs in a workspace
+
+
+def arg(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """One argument, as argparse takes it."""
+    return names, options
+
+
+TASK = arg("--task", help="only this task of params.yaml")
+REASON = arg("--reason", required=True, help="why; it is written to the ledger")
+VERSION = (arg("task", help="a task of params.yaml"), arg("version", help="a version of its model"))
+
+COMMANDS: dict[str, Command] = {
+    "init": Command("setup", "make a workspace, or mend a half-made one", "oncoloop init ward7",
+                    (arg("folder", type=Path),), inside=False),
+    "demo": Command("demo", "the whole loop on synthetic studies", "oncoloop demo --seed 3",
+                    (arg("--sham", action="store_true", help="with permuted labels: the gate must say no"),
+                     arg("--seed", type=int, default=7), arg("--at", type=Path, default=Path("var/demo"))),
+                    inside=False),
+    "up": Command("setup", "run everything: Prefect, MLflow, Evidently, release, web front", "oncoloop up --port 7800",
+                  (arg("--port", type=int, default=7800, help="first of the ports used"),
+                   arg("--only", nargs="+", default=None, help="only these services"))),
+    "import": Command("intake", "turn a folder of scans into a batch in the inbox", "oncoloop import lung/ --task lung-ct",
+                      (arg("folder", type=Path), arg("--task", required=True), arg("--batch", help="the batch's name"),
+                       arg("--only", default="*", help="only scans whose file name matches, for example 'Pre*'"))),
+    "ingest": Command("intake", "judge the waiting batches; admit or quarantine", "oncoloop ingest inbox/2026-05",
+                      (arg("folder", type=Path, nargs="?"),
+                       arg("--again", action="store_true", help="judge a quarantined batch once more"))),
+    "data": Command("intake", "list, compare or check out data versions", "oncoloop data list",
+                    (arg("action", choices=("list", "diff", "checkout")), arg("versions", nargs="*"))),
+    "withdraw": Command("withdrawal", "remove a patient, and say where the patient was", "oncoloop withdraw 4711 --reason "
+                        "'consent withdrawn'", (arg("patient"), REASON, arg("--yes", action="store_true"))),
+    "task": Command("tasks", "list the tasks, or add one", "oncoloop task new",
+                    (arg("action", choices=("list", "new")), arg("--facts", type=Path, help="answers as a YAML file"))),
+    "retrain": Command("models", "train, gate, and release what passes", "oncoloop retrain --task lung-ct",
+                       (TASK, arg("--reason", default="asked by hand"))),
+    "approve": Command("models", "let a version through that waits for a person", "oncoloop approve lung-ct 3 --reason 'read'",
+                       (*VERSION, REASON)),
+    "reject": Command("models", "turn a version down", "oncoloop reject lung-ct 3 --reason 'artefacts'", (*VERSION, REASON)),
+    "reproduce": Command("models", "train a version again and compare", "oncoloop reproduce lung-ct 1", VERSION),
+    "rollback": Command("models", "go back to the release before this one", "oncoloop rollback --reason 'wrong site'", (REASON,)),
+    "predict": Command("answers", "answer one case from files", "oncoloop predict scan.dcm",
+                       (arg("files", type=Path, nargs="+"), TASK)),
+    "replay": Command("answers", "answer a journalled case again from its files", "oncoloop replay 5f2c scan.dcm",
+                      (arg("prediction"), arg("files", type=Path, nargs="+"))),
+    "watch": Command("answers", "look for drift in what came in", "oncoloop watch --task lung-ct", (TASK,)),
+    "ack": Command("answers", "acknowledge a drift, so that it stops asking", "oncoloop ack lung-ct --reason 'known'",
+                   (arg("task"), REASON)),
+    "label": Command("answers", "add the truth of an answered case that became known later",
+                     "oncoloop label 5f2c malignant --source pathology",
+                     (arg("prediction"), arg("label"), arg("--source", default="reader"))),
+    "trace": Command("answers", "the whole chain behind a prediction", "oncoloop trace 5f2c", (arg("prediction"),)),
+    "verify": Command("answers", "check that ledger and journal are whole", "oncoloop verify"),
+    "schedule": Command("setup", "register the Prefect deployments", "oncoloop schedule",
+                        (arg("--work", action="store_true", help="also run what is due, until stopped"),)),
+    "backup": Command("keeping", "write the workspace and its state to one file", "oncoloop backup ward7.tar",
+                      (arg("file", type=Path),)),
+    "restore": Command("keeping", "bring a backup back into an empty folder", "oncoloop restore ward7.tar ward7",
+                       (arg("file", type=Path), arg("folder", type=Path)), inside=False),
+    "user": Command("persons", "add, list or disable people", "oncoloop user add mara --role clinician",
+                    (arg("action", choices=("add", "list", "disable")), arg("name", nargs="?"), arg("--role"))),
+    "login": Command("persons", "a one-time link, or a token for a program", "oncoloop login mara",
+                     (arg("name"), arg("--token", action="store_true", help="a bearer token for programs"),
+                      arg("--days", type=int, default=30))),
+    "status": Command("keeping", "what stands where", "oncoloop status"),
+    "stage": Command("models", "one DVC stage; DVC calls it", "oncoloop stage fit --task lung-ct",
+                     (arg("stage", choices=("prepare", "fit", "evaluate")), arg("--task", required=True)), inside=False),
+}  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="oncoloop", description="Continuous learning for tumour imaging. Research use only."
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.purpose, description=command.purpose.capitalize() + ".",
+                                  epilog=f"example: {command.example}")  # fmt: skip
+        for names, options in command.arguments:
+            sub.add_argument(*names, **options)
+        sub.add_argument("--json", action="store_true", help="the result as JSON, alone on standard output")
+        if command.inside:
+            sub.add_argument("-C", "--workspace", type=Path, default=Path(), help="the workspace (default: here)")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; every failure is one sentence on standard error."""
+    args = parser().parse_args(arguments)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what vendors print goes to standard error; standard output carries the answer alone
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    quiet()
+    code = 1
+    try:
+        answer = run(args)
+        text = json.dumps(answer.result, indent=1, default=str) if args.json else answer.text
+        if text:
+            answers.write(text.rstrip("\n") + "\n")
+            answers.flush()
+        code = answer.code
+    except Fault as fault:
+        sys.stderr.write(f"oncoloop: {fault}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write("oncoloop: interrupted; run the same command again to finish\n")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
+    except Exception as error:
+        sys.stderr.write(f"oncoloop: {args.command} failed: {_first_line(error)}; {_keep_traceback()}\n")
+    logging.shutdown()
+    sys.exit(code)
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """Enter the workspace where the command needs one, and do it."""
+    from pipelines import services, workspace
+
+    command = COMMANDS[args.command]
+    for name in ("folder", "file", "facts"):
+        if isinstance(given := getattr(args, name, None), Path):
+            setattr(args, name, given.expanduser().absolute())
+    if getattr(args, "files", None):
+        args.files = [path.expanduser().absolute() for path in args.files]
+    if command.inside:
+        workspace.enter(args.workspace)
+        services.connect()
+    module = importlib.import_module(f"pipelines.commands.{command.module}")
+    function: Callable[[argparse.Namespace], Answer] = getattr(module, args.command.replace("import", "import_"))
+    return function(args)
+
+
+def quiet() -> None:
+    """Vendors' chatter at warning level; ours stays."""
+    for name in ("httpx", "httpcore", "alembic", "great_expectations", "matplotlib", "dvc", "dvc_data", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def _keep_traceback() -> str:
+    if "ONCOLOOP_HOME" not in os.environ:
+        return "".join(traceback.format_exc(limit=-1).splitlines()[-1:])
+    from lineage import places
+
+    path = places.place("logs", "crash.log")
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(traceback.format_exc() + "\n")
+    return f"the details are in {path}"
+
+
+if __name__ == "__main__":
+    main()

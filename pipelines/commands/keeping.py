@@ -1,0 +1,89 @@
+"""status, backup, restore: what stands where, and how it survives the machine."""
+
+from __future__ import annotations
+
+import argparse
+
+from lineage import journal, ledger, registry
+from pipelines import archive, params, release, repro, services
+from pipelines.cli import Answer
+
+
+def status(_args: argparse.Namespace) -> Answer:
+    """Tasks with their versions, the release, what runs, what waits."""
+    from lineage import outbox
+
+    settings = params.load()
+    wanted = release.wanted()
+    result = {
+        "version": repro.head(),
+        "tasks": {name: registry.roles(name) for name in settings.tasks},
+        "waiting": {name: waiting(name) for name in settings.tasks},
+        "release": wanted.subject if wanted else None,
+        "live": live(),
+        "decisions": decisions(),
+        "running": {
+            name: services.url(name) for name in ("desk", "prefect", "mlflow", "evidently") if services.url(name)
+        },
+        "predictions": journal.count(),
+        "outbox": [{"kind": row.kind, **row.payload} for row in outbox.pending()],
+        "events": len(ledger.events()),
+    }
+    lines = [
+        f"data version {result['version'][:12]}, release {result['release'] or 'none'}, {result['predictions']} predictions"
+    ]
+    for name, roles in result["tasks"].items():
+        known = ", ".join(f"{role} {version}" for role, version in roles.items() if version) or "no model yet"
+        more = f"; waiting for approval: {', '.join(result['waiting'][name])}" if result["waiting"][name] else ""
+        lines.append(f"  {name:14} {known}{more}")
+    lines += [f"  {name:14} {url}" for name, url in result["running"].items()]
+    lines += [
+        f"  asked: retraining of {row['task']}, {row['reason']}" for row in result["outbox"] if row["kind"] == "retrain"
+    ]
+    return Answer(result, "\n".join(lines))
+
+
+def waiting(task: str) -> list[str]:
+    """The versions that a gate let through, or left open, and nobody has decided about."""
+    decided = {str(e.payload["version"]) for kind in ("model.promoted", "model.rejected")
+               for e in ledger.events(kind=kind, subject=task)}  # fmt: skip
+    versions = [str(event.payload["version"]) for event in ledger.events(kind="model.logged", subject=task)]
+    return [version for version in versions if version not in decided]
+
+
+def live() -> dict[str, object] | None:
+    """The release that traffic went to last, with its versions."""
+    activated = ledger.events(kind="release.activated")
+    if not activated:
+        return None
+    built = [e for e in ledger.events(kind="release.built") if e.subject == activated[-1].subject]
+    return {"release": activated[-1].subject, "url": activated[-1].payload["url"], "tasks": built[-1].payload["tasks"]}
+
+
+def decisions() -> list[dict[str, object]]:
+    """The newest verdict and decision about each version."""
+    found = []
+    for event in ledger.events(kind="verdict"):
+        if event.payload["gate"] == "training":
+            task, version = event.subject.split("/")
+            after = [e for kind in ("model.promoted", "model.rejected") for e in ledger.events(kind=kind, subject=task)
+                     if e.payload["version"] == version]  # fmt: skip
+            decision = max(after, key=lambda e: e.seq).kind.removeprefix("model.") if after else "waiting for approval"
+            found.append({"task": task, "version": version, "decision": decision, "verdict": event.payload})
+    return found
+
+
+def backup(args: argparse.Namespace) -> Answer:
+    """One file with everything that can't be made again."""
+    size = archive.write(args.file)
+    return Answer(
+        {"file": str(args.file), "bytes": size}, f"{args.file}: {size / 1e6:.1f} MB; it holds keys, keep it like them"
+    )
+
+
+def restore(args: argparse.Namespace) -> Answer:
+    """A backup in a new folder, its ledger verified."""
+    verdict = archive.restore(args.file, args.folder)
+    return Answer(
+        verdict.to_dict(), f"{args.folder}: {verdict.outcome.value}; {'; '.join(verdict.reasons)}", verdict.exit_code
+    )

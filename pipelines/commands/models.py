@@ -1,0 +1,100 @@
+"""retrain, approve, reject, rollback, reproduce, stage: models and who lets them through."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from lineage.fault import Fault
+from lineage.verdict import EXIT_CODES
+from pipelines import params, workspace
+from pipelines.cli import Answer
+
+log = logging.getLogger(__name__)
+
+
+def retrain(args: argparse.Namespace) -> Answer:
+    """Train, gate, and release what passes; says so where nothing changed."""
+    from pipelines import news
+
+    params.load()
+    with workspace.alone("workspace"):
+        due = news.due(args.task)
+    if not due:
+        return Answer(
+            {"changed": False, "models": []}, "nothing new: data, params and code are those of the last retraining"
+        )
+    from pipelines import retrain as flow
+
+    result = flow.retrain(args.task, args.reason)
+    lines = [f"data version {result['data_version'][:12]}"]
+    for entry in result["models"]:
+        lines.append(f"{entry['task']}/{entry['version']}: {entry['verdict']['outcome']}, {entry['decision']}")
+        lines += [f"  - {reason}" for reason in entry["verdict"]["reasons"]]
+    if result["release"]:
+        lines.append(f"release {result['release']} is built")
+    code = EXIT_CODES[flow.said_no(result)] if any(e["decision"] != "unchanged" for e in result["models"]) else 0
+    return Answer({"changed": True, **result}, "\n".join(lines), code)
+
+
+def _decide(args: argparse.Namespace, decision: str) -> Answer:
+    from pipelines import promote
+    from pipelines.decide import decide
+
+    params.load().task(args.task)
+    promote.judged(args.task, args.version)
+    result = decide(args.task, args.version, decision, "system", args.reason)
+    release = f"; release {result['release']} is built" if result["release"] else ""
+    return Answer(result, f"{args.task}/{args.version}: {decision}d{release}".replace("rejectd", "rejected"))
+
+
+def approve(args: argparse.Namespace) -> Answer:
+    """A person lets a version through."""
+    return _decide(args, "approve")
+
+
+def reject(args: argparse.Namespace) -> Answer:
+    """A person turns a version down."""
+    return _decide(args, "reject")
+
+
+def rollback(args: argparse.Namespace) -> Answer:
+    """Back to the release before this one; `up` moves the traffic within a second or two."""
+    from pipelines import promote
+
+    release, moved = promote.rollback("system", args.reason)
+    return Answer(
+        {"release": release, "models": moved},
+        f"release {release} is wanted again; {', '.join(moved) or 'no model changed'}",
+    )
+
+
+def reproduce(args: argparse.Namespace) -> Answer:
+    """Train a version again from its data, params and code, and compare."""
+    from pipelines import again
+
+    params.load().task(args.task)
+    result = again.reproduce(args.task, args.version)
+    lines = [f"{args.task}/{args.version}, trained again: " + ("the same" if result["same"] else "not the same")]
+    lines += [f"  {name}: {old} then, {new} now" for name, (old, new) in result["figures"].items()]
+    lines += [f"  note: {note}" for note in result["notes"]]
+    return Answer(result, "\n".join(lines), 0 if result["same"] else 1)
+
+
+def stage(args: argparse.Namespace) -> Answer:
+    """One DVC stage, in the folder that DVC chose; its log goes where the flow follows it."""
+    from lineage import places
+    from pipelines import follow, stages
+
+    if not Path(params.NAME).is_file():
+        raise Fault("`oncoloop stage` runs in a workspace or its worktree; DVC calls it")
+    os.environ.setdefault("ONCOLOOP_HOME", str(Path("var").absolute()))
+    places.set_environment()
+    handler = logging.FileHandler(follow.path(args.stage, args.task))
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    log.info("%s@%s starts", args.stage, args.task)
+    stages.RUN[args.stage](args.task)
+    return Answer({"stage": args.stage, "task": args.task}, f"{args.stage}@{args.task} done")

@@ -1,0 +1,45 @@
+"""What a retraining would have to do now: pinned worktree, changed stages, unjudged models. Free of Prefect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lineage import ledger
+from lineage.fault import Fault
+from pipelines import params, promote, repro, stages
+
+
+def trainable(name: str | None) -> list[str]:
+    """The tasks with admitted data; Fault if the asked one, or every one, has none."""
+    known = [params.load().task(name).name] if name else list(params.load().tasks)
+    names = [each for each in known if any(Path("data/batches", each).glob("*.dvc"))]
+    if not names:
+        raise Fault(f"no admitted batch of {name or 'any task'} yet; put one into inbox/ and run `oncoloop ingest`")
+    return names
+
+
+def pin(version: str) -> Path:
+    """The retraining's own worktree of one data version, with the fingerprint of today's code in it."""
+    tree = repro.worktree(version)
+    stages.write_code(tree)
+    return tree
+
+
+def due(name: str | None = None) -> list[str]:
+    """What a retraining would do now, in words; empty if nothing changed since the last one."""
+    names = trainable(name)
+    tree = pin(repro.head())
+    found = repro.changed(tree, names)
+    for each in names:
+        version = logged(each, repro.lock_hash(tree, each))
+        if not found and (version is None or not ledger.events(kind="verdict", subject=f"{each}/{version}")):
+            found.append(f"gate {each}")
+    if not found and promote.pending_release():
+        found.append("release")
+    return found
+
+
+def logged(name: str, lock_hash: str) -> str | None:
+    """The version that this very training was registered as, if it was."""
+    events = [event for event in ledger.events(kind="model.logged", subject=name)]
+    return next((str(e.payload["version"]) for e in reversed(events) if e.payload["lock_hash"] == lock_hash), None)

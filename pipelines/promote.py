@@ -1,0 +1,116 @@
+"""From a verdict to a served release: decide, approve or reject, promote, build, roll back."""
+
+from __future__ import annotations
+
+import logging
+
+from lineage import fingerprint, ledger, registry
+from lineage.fault import Fault
+from lineage.store import now
+from lineage.verdict import Outcome, Verdict, from_dict
+from pipelines import params, release
+
+log = logging.getLogger(__name__)
+digest = fingerprint.digest
+
+
+def decide(task: str, version: str, verdict: Verdict) -> str:
+    """What follows from a verdict: promoted, rejected, or waiting for a person."""
+    if verdict.outcome is Outcome.FAIL:
+        ledger.append("model.rejected", task, {"version": version, "reason": "the training gate said fail"})
+        return "rejected"
+    if verdict.outcome is Outcome.PASS and params.load().promotion.approval == "automatic":
+        promote(task, version, "system", "passed the gate; approval is automatic")
+        return "promoted"
+    return "waiting for approval"
+
+
+def judged(task: str, version: str) -> Verdict:
+    """The verdict on a version; Fault if the gate never saw it."""
+    events = ledger.events(kind="verdict", subject=f"{task}/{version}")
+    if not events:
+        raise Fault(f"there is no verdict on {task}/{version}; `oncoloop status` lists the versions")
+    return from_dict(events[-1].payload)
+
+
+def approve(task: str, version: str, actor: str, reason: str) -> None:
+    """A person lets a version through that passed or was inconclusive; a fail can't be approved."""
+    verdict = judged(task, version)
+    if verdict.outcome is Outcome.FAIL:
+        raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; a fail can't be approved")
+    if not reason.strip():
+        raise Fault("an approval needs a reason (--reason)")
+    if registry.roles(task).get("champion") == version:
+        raise Fault(f"{task}/{version} is the champion already")
+    _sign(task, version, "approve", actor, reason)
+    promote(task, version, actor, reason)
+
+
+def _sign(task: str, version: str, decision: str, actor: str, reason: str) -> None:
+    """Write the decision down, unless the page where it was made has done so."""
+    made = ledger.events(kind="approval", subject=f"{task}/{version}")
+    if not made or (made[-1].actor, made[-1].payload["decision"]) != (actor, decision):
+        ledger.append("approval", f"{task}/{version}", {"decision": decision, "reason": reason}, actor=actor)
+
+
+def reject(task: str, version: str, actor: str, reason: str) -> None:
+    """A person turns a version down."""
+    judged(task, version)
+    if registry.roles(task).get("champion") == version:
+        raise Fault(f"{task}/{version} is the champion; `oncoloop rollback` takes it back")
+    _sign(task, version, "reject", actor, reason)
+    ledger.append("model.rejected", task, {"version": version, "reason": reason}, actor=actor)
+
+
+def promote(task: str, version: str, actor: str, reason: str) -> None:
+    """Make a version the champion: decided in the ledger, projected to MLflow's aliases."""
+    event = ledger.events(kind="verdict", subject=f"{task}/{version}")[-1]
+    tags = registry.tags(task, version)
+    facts: dict[str, object] = {
+        "run_id": tags["run_id"], "data_version": tags["data_version"], "verdict_seq": event.seq,
+        "outcome": event.payload["outcome"], "reason": reason,
+    }  # fmt: skip
+    registry.promote(task, version, facts, actor)
+
+
+def champions() -> dict[str, str]:
+    """The champion version of every task that has one."""
+    found = {task: registry.roles(task).get("champion") for task in params.load().tasks}
+    return {task: version for task, version in found.items() if version}
+
+
+def pending_release() -> bool:
+    """Whether the newest built release holds other versions than the champions."""
+    built = ledger.events(kind="release.built")
+    return bool(champions()) and (not built or built[-1].payload["tasks"] != champions())
+
+
+def release_champions() -> str | None:
+    """Build and check a release of all champions if the newest one is not that; its id, or None if nothing to do."""
+    for task in champions():
+        if wrong := registry.mismatches(task):
+            log.warning("%s; the ledger decides, the aliases are set again", wrong[0])
+            registry.project(task)
+    if not pending_release():
+        return None
+    settings = params.load()
+    built = release.build(settings, champions())
+    ledger.append("release.built", built.id, built.facts())
+    verdict = release.check(built)
+    ledger.record(verdict, release=built.id)
+    return built.id
+
+
+def rollback(actor: str) -> tuple[str, list[str]]:
+    """Name the release before the one that answers now as the wanted one; models follow it. Returns id and tasks."""
+    current, previous = release.wanted(), release.previous()
+    if current is None or previous is None:
+        raise Fault("there is no earlier release to go back to")
+    moved = []
+    for task, version in previous.payload["tasks"].items():
+        if registry.roles(task).get("champion") != version:
+            ledger.append("model.rolled-back", task, {"version": version, "release": previous.subject}, actor=actor)
+            registry.project(task)
+            moved.append(f"{task}/{version}")
+    ledger.append("release.wanted", previous.subject, {"instead_of": current.subject, "at": now()}, actor=actor)
+    return previous.subject, moved

@@ -1,0 +1,106 @@
+"""A release of all champions: manifest, Bento, check against the real server, and which one is wanted."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data import phantom
+from data.record import Task
+from lineage import evidence, fingerprint, ledger, places, registry
+from lineage.ledger import Event
+from lineage.store import now
+from lineage.verdict import Verdict
+from pipelines import page
+from pipelines.params import Params
+from serving import bundle, outlier
+
+GRAPH_FILES = ("graph.onnx", "head.npz", "reference.npz")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A release on disk and in the Bento store."""
+
+    id: str
+    tag: str
+    folder: Path
+    tasks: dict[str, str]
+
+    def facts(self) -> dict[str, Any]:
+        """What the ledger keeps of it."""
+        digest = fingerprint.file_sha256(self.folder / "manifest.json")
+        return {"bento": self.tag, "tasks": self.tasks, "manifest_sha256": digest}
+
+
+def build(settings: Params, champions: dict[str, str]) -> Built:
+    """Assemble the release folder of these versions and build its Bento."""
+    sources = {task: registry.download(task, version) for task, version in champions.items()}
+    tasks = {task: facts(settings, task, version, sources[task]) for task, version in champions.items()}
+    serving = {
+        key: getattr(settings.serving, key) for key in ("engine", "keep_scans", "abstain_below", "max_upload_mb")
+    }
+    name = fingerprint.digest({"tasks": tasks, "serving": serving})[:12]
+    folder = places.place("releases", name)
+    manifest = {"release": name, "created": now(), "tasks": tasks, "serving": serving}
+    warmup = [upload for task in champions for upload in phantom.warmup(settings.task(task))]
+    bundle.assemble(folder, manifest, sources, warmup)
+    tag = bundle.build(folder)
+    return Built(name, tag, folder, champions)
+
+
+def facts(settings: Params, name: str, version: str, source: Path) -> dict[str, Any]:
+    """The manifest's entry of one task: all that serving needs, and all that a person may ask of the model."""
+    task: Task = settings.task(name)
+    calibration, metrics = page.read_json(source / "calibration.json"), page.read_json(source / "metrics.json")
+    tags = registry.tags(name, version)
+    promoted = ledger.events(kind="model.promoted", subject=name)[-1]
+    described = dataclasses.asdict(task)
+    return {
+        **{key: described[key] for key in ("title", "organ", "modality", "body_parts", "classes", "positive", "unit",
+                                           "pixels", "pooling", "note")},
+        "temperature": calibration["temperature"], "threshold": calibration["threshold"],
+        "precision": calibration["precision"],
+        "outlier_distance": outlier.limit(source / "reference.npz", settings.serving.outlier_quantile),
+        "metrics": metrics["test"], "counts": metrics["counts"],
+        "version": version, "run_id": tags["run_id"], "data_version": tags["data_version"],
+        "hashes": {"lock": tags["lock_hash"], "params": tags["params_digest"], "code": tags["code_digest"],
+                   **{Path(file).stem: fingerprint.file_sha256(source / file) for file in GRAPH_FILES}},
+        "change_plan": dataclasses.asdict(settings.change_plan),
+        "approved_by": promoted.actor, "approval_reason": promoted.payload["reason"],
+        "verdict": promoted.payload["outcome"],
+    }  # fmt: skip
+
+
+def check(built: Built) -> Verdict:
+    """Start a copy of the real server, ask it the warm-up scans, compare; then write the release's evidence."""
+    verdict = bundle.check(built.tag, built.folder)
+    evidence.write(built.id, built.folder / "evidence")
+    return verdict
+
+
+def servable() -> list[Event]:
+    """The built releases whose check passed, oldest first."""
+    passed = {event.subject for event in ledger.events(kind="verdict")
+              if event.payload["gate"] == "release" and event.payload["outcome"] == "pass"}  # fmt: skip
+    return [event for event in ledger.events(kind="release.built") if event.subject in passed]
+
+
+def wanted() -> Event | None:
+    """The release that should answer: the newest servable one, unless a rollback named another after it was built."""
+    candidates = servable()
+    if not candidates:
+        return None
+    asked = ledger.events(kind="release.wanted")
+    if asked and asked[-1].seq > candidates[-1].seq:
+        return next(event for event in reversed(candidates) if event.subject == asked[-1].subject)
+    return candidates[-1]
+
+
+def previous() -> Event | None:
+    """The servable release before the wanted one."""
+    now_wanted = wanted()
+    earlier = [event for event in servable() if now_wanted and event.seq < now_wanted.seq]
+    return earlier[-1] if earlier else None

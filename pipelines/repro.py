@@ -1,0 +1,216 @@
+"""The only door to DVC and git: versions, pinned worktree, stages, lock."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lineage import places
+from lineage.fault import Fault
+from lineage.fingerprint import digest
+
+log = logging.getLogger(__name__)
+
+STAGES = ("prepare", "fit", "evaluate")
+PRODUCTS = ("dvc.lock", "code.json")
+
+
+def git(*arguments: str, folder: Path | None = None, check: bool = True) -> str:
+    """Run git in a workspace and return what it printed."""
+    command = ["git", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", *arguments]
+    environment = os.environ | {
+        "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_AUTHOR_NAME": "oncoloop", "GIT_AUTHOR_EMAIL": "oncoloop@localhost",
+        "GIT_COMMITTER_NAME": "oncoloop", "GIT_COMMITTER_EMAIL": "oncoloop@localhost",
+    }  # fmt: skip
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise Fault(f"git {arguments[0]} failed: {' '.join(done.stderr.split())}")
+    return done.stdout.strip()
+
+
+def head(folder: Path | None = None) -> str:
+    """The commit of the workspace: its data version."""
+    return git("rev-parse", "HEAD", folder=folder)
+
+
+def initialise(folder: Path, ignored: str) -> None:
+    """git and DVC in `folder`, cache and remote under ONCOLOOP_HOME, and a first commit."""
+    if not (folder / ".git").exists():
+        git("init", "--quiet", "--initial-branch=main", folder=folder)
+    if not (folder / ".dvc" / "config").is_file():
+        from dvc.repo import Repo
+
+        Repo.init(str(folder), force=True).close()
+        (folder / ".dvc" / "config").write_text(
+            "[core]\n    analytics = false\n    remote = local\n    autostage = false\n['remote \"local\"']\n"
+            "    url = ../var/remote\n",
+            encoding="utf-8",
+        )
+    ignore = folder / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text(ignored, encoding="utf-8")
+    (folder / ".dvcignore").write_text("/var\n/inbox\n/try\n/data/quarantine\n", encoding="utf-8")
+    configure(folder)
+    commit(["."], "Make the workspace", folder)
+
+
+def configure(folder: Path) -> None:
+    """Where this machine keeps cache and remote: in `.dvc/config.local`, which git ignores."""
+    home = places.home()
+    (folder / ".dvc" / "config.local").write_text(
+        f'[cache]\n    dir = {home / "cache"}\n    type = "reflink,hardlink,copy"\n'
+        f"['remote \"local\"']\n    url = {home / 'remote'}\n",
+        encoding="utf-8",
+    )
+    (home / "remote").mkdir(parents=True, exist_ok=True)
+
+
+def commit(paths: list[str], message: str, folder: Path | None = None) -> str:
+    """Commit `paths` if they changed; returns the resulting version either way."""
+    git("add", "--all", "--", *paths, folder=folder)
+    if git("diff", "--cached", "--name-only", folder=folder):
+        git("commit", "--quiet", "--message", message, folder=folder)
+    return head(folder)
+
+
+@contextmanager
+def repository(folder: Path | None = None) -> Iterator[Any]:
+    """DVC's repository of a workspace, which DVC names things relative to; its failures become one sentence."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    root = folder or Path.cwd()
+    try:
+        with chdir(root), Repo(str(root)) as repo:
+            yield repo
+    except DvcException as error:
+        cause = f": {error.__cause__}" if error.__cause__ else ""
+        raise Fault(f"DVC in {root}: {error}{cause}") from error
+
+
+def add(path: Path) -> None:
+    """Give a batch its own `.dvc` file; its bytes go to the cache."""
+    with repository() as repo:
+        repo.add(str(path.absolute()))
+
+
+def push(folder: Path | None = None) -> None:
+    """Send what the remote lacks."""
+    with repository(folder) as repo:
+        repo.push()
+
+
+def recover(folder: Path) -> list[str]:
+    """Put the data folders back to the committed version after an interrupted admission; names what was undone."""
+    left = git("status", "--porcelain", "--untracked-files=all", "--", "data", folder=folder).splitlines()
+    undone = []
+    for line in left:
+        path = folder / line[3:].strip('"')
+        if line.startswith("??"):
+            undone.append(line[3:])
+            path.unlink(missing_ok=True)
+            if path.suffix == ".dvc":
+                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+    git("checkout", "--quiet", "HEAD", "--", "data", folder=folder)
+    for batch in (folder / "data" / "batches").glob("*/*"):
+        if batch.is_dir() and not batch.with_name(batch.name + ".dvc").exists():
+            undone.append(str(batch.relative_to(folder)))
+            shutil.rmtree(batch)
+    return undone
+
+
+def worktree(version: str) -> Path:
+    """The retraining's own checkout of `version`, with the shared cache; earlier products stay where they are."""
+    tree = places.place("worktree")
+    if not (tree / ".git").exists():
+        shutil.rmtree(tree, ignore_errors=True)
+        git("worktree", "prune")
+        git("worktree", "add", "--quiet", "--detach", str(tree), version)
+    git("checkout", "--quiet", "--force", "--detach", version, folder=tree)
+    configure(tree)
+    with repository(tree) as repo:
+        targets = [str(path.relative_to(tree)) for path in (tree / "data" / "batches").glob("*/*.dvc")]
+        if targets:
+            repo.checkout(targets, force=True)
+    _drop_strangers(tree)
+    return tree
+
+
+def _drop_strangers(tree: Path) -> None:
+    """Batches of a later version have no `.dvc` file here: a stage must not read them."""
+    for batch in (tree / "data" / "batches").glob("*/*"):
+        if batch.is_dir() and not batch.with_name(batch.name + ".dvc").exists():
+            shutil.rmtree(batch)
+
+
+def changed(tree: Path, tasks: list[str]) -> list[str]:
+    """The stages, of these tasks, that DVC would run again."""
+    with repository(tree) as repo:
+        names = {f"{stage}@{task}" for task in tasks for stage in STAGES}
+        return sorted(names & set(repo.status(targets=None)))
+
+
+def reproduce(tree: Path, stage: str, task: str, force: bool = False) -> bool:
+    """Run one stage if its inputs changed (or take it from the run cache), always with `force`; True if changed."""
+    before = lock(tree).get(f"{stage}@{task}")
+    with repository(tree) as repo:
+        repo.reproduce(targets=[f"{stage}@{task}"], single_item=True, force=force)
+    return lock(tree).get(f"{stage}@{task}") != before
+
+
+def lock(tree: Path) -> dict[str, Any]:
+    """The stages of `dvc.lock`."""
+    path = tree / "dvc.lock"
+    if not path.is_file():
+        return {}
+    stages: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
+    return stages
+
+
+def lock_hash(tree: Path, task: str) -> str:
+    """What identifies one training of a task: its stages with the hashes of every input and output."""
+    stages = lock(tree)
+    return digest({name: stages.get(name) for name in (f"{stage}@{task}" for stage in STAGES)})
+
+
+def keep(tree: Path, folder: Path, message: str) -> str:
+    """Bring lock and code fingerprint of the worktree home to the workspace and commit them there."""
+    for name in PRODUCTS:
+        if (tree / name).is_file():
+            shutil.copyfile(tree / name, folder / name)
+    version = commit(list(PRODUCTS), message, folder)
+    push(tree)
+    return version
+
+
+def batches_of(version: str) -> set[str]:
+    """The batches, as `task/batch`, that a data version holds."""
+    listed = git("ls-tree", "-r", "--name-only", version, "data/batches").splitlines()
+    return {line.removeprefix("data/batches/").removesuffix(".dvc") for line in listed if line.endswith(".dvc")}
+
+
+def checkout(version: str) -> Path:
+    """A data version with its bytes, in a folder of its own under ONCOLOOP_HOME; the workspace stays as it is."""
+    commit_id = git("rev-parse", "--verify", f"{version}^{{commit}}")
+    target = places.place("versions", commit_id[:12])
+    if not (target / ".git").exists():
+        git("worktree", "add", "--quiet", "--detach", str(target), commit_id)
+    configure(target)
+    with repository(target) as repo:
+        repo.checkout(force=True, allow_missing=True)
+    return target
+
+
+def remove(path: Path) -> None:
+    """Drop a batch's `.dvc` file."""
+    with repository() as repo:
+        repo.remove(str(path.absolute()) + ".dvc")

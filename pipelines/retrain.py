@@ -1,0 +1,114 @@
+"""Flow: pinned worktree -> DVC stages -> challenger -> gate -> approval -> promote -> release."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+
+from data import batches
+from lineage import ledger, registry
+from lineage.verdict import Outcome, Verdict
+from pipelines import follow, news, page, params, promote, repro
+from pipelines.workspace import alone
+from training import compare, evaluate, gate, track
+
+log = logging.getLogger(__name__)
+
+
+@flow(name="retrain")
+def retrain(task: str | None = None, reason: str = "asked by hand") -> dict[str, Any]:
+    """Bring every task with admitted data (or one) to a judged model; promote and release what passes."""
+    with alone("workspace"):
+        names = news.trainable(task)
+        tree = news.pin(repro.head())
+        for name in names:
+            for stage in repro.STAGES:
+                run_stage.with_options(name=f"{stage}@{name}")(str(tree), stage, name)
+        version = repro.keep(tree, Path.cwd(), f"Retrain {', '.join(names)}: {reason}")
+        judged = [challenge.with_options(name=f"gate {name}")(str(tree), name, version, reason) for name in names]
+        release = promote.release_champions()
+    page.table([_row(entry) for entry in judged], "retrain", "What the training gate said")
+    return {"data_version": version, "models": judged, "release": release}
+
+
+@task(persist_result=False)
+def run_stage(tree: str, stage: str, name: str) -> bool:
+    """One DVC stage of one task, in the pinned worktree, its log shown as it grows."""
+    logger = get_run_logger()
+    os.environ["ONCOLOOP_STAGE_LOG"] = str(follow.path(stage, name))
+    with follow.lines(follow.path(stage, name), logger.info):
+        changed = repro.reproduce(Path(tree), stage, name)
+    logger.info("%s@%s %s", stage, name, "done" if changed else "unchanged")
+    return changed
+
+
+@task(persist_result=False)
+def challenge(tree: str, name: str, data_version: str, reason: str) -> dict[str, Any]:
+    """Log and register the model of this lock hash once, let it meet champion and anchor, and act on the verdict."""
+    logger = get_run_logger()
+    version, new = challenger(Path(tree), name, data_version, reason)
+    known = ledger.events(kind="verdict", subject=f"{name}/{version}")
+    if known:
+        return {"task": name, "version": version, "new": new, "verdict": known[-1].payload, "decision": "unchanged"}
+    verdict = judge(Path(tree), name, version)
+    ledger.record(verdict, task=name, version=version, data_version=data_version)
+    track.log_verdict(registry.tags(name, version)["run_id"], verdict)
+    page.verdict(verdict, f"training-{name}")
+    for line in verdict.reasons:
+        logger.info("%s/%s %s: %s", name, version, verdict.outcome.value, line)
+    decision = promote.decide(name, version, verdict)
+    return {"task": name, "version": version, "new": new, "verdict": verdict.to_dict(), "decision": decision}
+
+
+def challenger(tree: Path, name: str, data_version: str, reason: str) -> tuple[str, bool]:
+    """The registered version of this training; logged to MLflow and the ledger once per lock hash."""
+    lock_hash = repro.lock_hash(tree, name)
+    if known := news.logged(name, lock_hash):
+        return known, False
+    settings = params.load()
+    record = page.read_json(tree / "code.json")
+    facts = {"lock_hash": lock_hash, "data_version": data_version, "params_digest": settings.digest,
+             "code_digest": promote.digest(record), "reason": reason,
+             "batches": sorted(path.stem for path in Path("data/batches", name).glob("*.dvc"))}  # fmt: skip
+    run_id = track.find_run(name, lock_hash) or track.log_run(
+        name, tree / "evaluation" / name, tree / "models" / name, params.raw(), {k: str(v) for k, v in facts.items()}
+    )
+    version = registry.register(name, run_id, "model", {"run_id": run_id, **{k: str(v) for k, v in facts.items()}})
+    ledger.append("model.logged", name, {"version": version, "run_id": run_id, **facts})
+    return version, True
+
+
+def judge(tree: Path, name: str, version: str) -> Verdict:
+    """The training gate: the challenger's figures, and paired with champion and anchor on the same test units."""
+    settings = params.load()
+    units = batches.load(tree / "data" / "processed" / name)
+    mine = evaluate.read_predictions(tree / "evaluation" / name)
+    metrics = page.read_json(tree / "evaluation" / name / "metrics.json")
+    roles = registry.roles(name)
+    figures = {}
+    for role in ("champion", "anchor"):
+        rival = roles.get(role)
+        if rival is not None:
+            folder = registry.download(name, rival)
+            theirs = evaluate.predictions(units, folder, settings.task(name), settings.serving.engine)
+            figures[role] = compare.compare(mine, theirs, settings.promotion, f"{role} {rival}")
+    return gate.promote(
+        f"{name}/{version}", metrics, figures.get("champion"), figures.get("anchor"), settings.promotion
+    )
+
+
+def _row(entry: dict[str, Any]) -> dict[str, Any]:
+    verdict = entry["verdict"]
+    return {"task": entry["task"], "version": entry["version"], "verdict": verdict["outcome"],
+            "decision": entry["decision"], "why": "; ".join(verdict["reasons"])}  # fmt: skip
+
+
+def said_no(result: dict[str, Any]) -> Outcome:
+    """The worst outcome of a retraining, for the exit code."""
+    outcomes = {Outcome(entry["verdict"]["outcome"]) for entry in result["models"]}
+    order = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
+    return next(outcome for outcome in order if outcome in outcomes)

@@ -1,0 +1,178 @@
+"""The processes of a running workspace: command, port, health, the file that says where each answers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.error import URLError
+
+import psutil
+
+from lineage import places
+from lineage.fault import Fault
+from pipelines import page
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+
+
+@dataclass
+class Service:
+    """One supervised process. `after` names the service that must be healthy before this one starts."""
+
+    name: str
+    command: list[str]
+    port: int | None = None
+    health: str = "/"
+    after: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    healthy: bool = False
+    started: float = 0.0
+    failures: int = 0
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://{HOST}:{self.port}" if self.port else ""
+
+    def start(self) -> None:
+        """Start the process in a session of its own; its output goes to logs/NAME.log."""
+        if self.port and taken(self.port):
+            raise Fault(f"port {self.port} for {self.name} is in use; free it or choose others with --port")
+        with places.place("logs", f"{self.name}.log").open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                start_new_session=True, env=os.environ | dict(self.environment),
+            )  # fmt: skip
+        self.started, self.healthy = time.monotonic(), False
+        _write(self)
+        log.info("%s starts (process %d)", self.name, self.process.pid)
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def look(self) -> bool:
+        """Ask for its health once; remembers that it was healthy."""
+        if not self.healthy and self.alive() and (not self.port or answers(self.url + self.health)):
+            self.healthy, self.failures = True, 0
+            _write(self)
+            log.info("%s is ready after %.1f s %s", self.name, time.monotonic() - self.started, self.url)
+        return self.healthy
+
+    def stop(self, patience: float = 8.0) -> None:
+        """End the process and all its children."""
+        run_file(self.name).unlink(missing_ok=True)
+        if self.process is not None:
+            end(self.process.pid, patience)
+            self.process.wait(timeout=5)
+        self.process, self.healthy = None, False
+
+
+def program(name: str) -> str:
+    """A console script of this installation."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        raise Fault(f"{path} is missing from this installation; install oncoloop again")
+    return str(path)
+
+
+def taken(port: int) -> bool:
+    """Whether something listens on a loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False
+
+
+def answers(url: str, seconds: float = 1.0) -> bool:
+    """Whether a URL answers with success."""
+    try:
+        with urllib.request.urlopen(url, timeout=seconds) as response:
+            return bool(response.status < 400)
+    except (URLError, OSError, ValueError):
+        return False
+
+
+def run_file(name: str) -> Path:
+    """The file that says where a service answers and which process it is."""
+    return places.place("run", f"{name}.json")
+
+
+def _write(service: Service) -> None:
+    pid = service.process.pid if service.process else None
+    record = {"url": service.url, "pid": pid, "healthy": service.healthy}
+    temporary = run_file(service.name).with_suffix(".tmp")
+    page.write_json(temporary, record)
+    temporary.replace(run_file(service.name))
+
+
+def url(name: str) -> str | None:
+    """Where a healthy service of this workspace answers; None if it does not run."""
+    path = run_file(name)
+    if not path.is_file():
+        return None
+    record = page.read_json(path)
+    running = record["pid"] and psutil.pid_exists(int(record["pid"]))
+    return str(record["url"]) if running and record["healthy"] else None
+
+
+def connect() -> None:
+    """Use the workspace's running Prefect server, if there is one; else Prefect starts its own for the command."""
+    found = url("prefect")
+    if found and "PREFECT_API_URL" not in os.environ:
+        os.environ["PREFECT_API_URL"] = f"{found}/api"
+
+
+def end(pid: int, patience: float = 8.0) -> None:
+    """Ask a process and its descendants to stop, then make them."""
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for process in family[:1]:
+        _send(process, signal.SIGTERM)
+    _, left = psutil.wait_procs(family, timeout=patience)
+    for process in left:
+        _send(process, signal.SIGKILL)
+    psutil.wait_procs(left, timeout=3)
+
+
+def _send(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        log.debug("process %d had ended already", process.pid)
+
+
+def clear_leftovers() -> None:
+    """End what an `up` that was killed left running in this workspace."""
+    for path in places.place("run", "x").parent.glob("*.json"):
+        record = page.read_json(path)
+        pid = record.get("pid")
+        if pid and psutil.pid_exists(int(pid)) and _ours(int(pid)):
+            log.warning("ending %s, left running by an earlier up", path.stem)
+            end(int(pid))
+        path.unlink(missing_ok=True)
+
+
+def _ours(pid: int) -> bool:
+    """Whether a process belongs to this workspace: its environment names our state folder."""
+    try:
+        return psutil.Process(pid).environ().get("ONCOLOOP_HOME") == os.environ["ONCOLOOP_HOME"]
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False

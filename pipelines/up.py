@@ -1,0 +1,202 @@
+"""One supervisor for everything that must run: keeps it alive, drains the outbox, moves traffic to the release."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lineage import ledger, outbox, places
+from lineage.fault import Fault
+from pipelines import params, release, schedule, services
+from pipelines.services import HOST, Service
+from pipelines.workspace import alone
+
+log = logging.getLogger(__name__)
+
+NAMES = ("prefect", "runner", "desk", "release", "mlflow", "evidently")
+PORT = 7800
+KEPT_RELEASES = 2  # the one that answers and the one before it, for a rollback within seconds
+
+
+def lay_out(base: int) -> dict[str, Service]:
+    """The services of a workspace on ports from `base` on: desk, Prefect, MLflow, Evidently."""
+    import os
+
+    prefect, evidently = base + 1, places.place("evidently")
+    evidently.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PREFECT_API_URL", f"http://{HOST}:{prefect}/api")
+    python, tracking = sys.executable, os.environ["MLFLOW_TRACKING_URI"]
+    listed = [
+        Service("desk", [python, "-m", "uvicorn", "--factory", "desk.app:create", "--host", HOST, "--port", str(base),
+                         "--no-server-header", "--log-level", "warning"], base, "/healthz"),
+        Service("prefect", [services.program("prefect"), "server", "start", "--host", HOST, "--port", str(prefect)],
+                prefect, "/api/health", environment={"PREFECT_UI_API_URL": f"http://{HOST}:{prefect}/api"}),
+        Service("runner", [services.program("oncoloop"), "schedule", "--work"], after="prefect",
+                environment={"PREFECT_RUNNER_POLL_FREQUENCY": "2"}),
+        Service("mlflow", [python, "-m", "mlflow", "server", "--backend-store-uri", tracking, "--host", HOST, "--port",
+                           str(base + 2), "--workers", "1"], base + 2, "/health"),
+        Service("evidently", [services.program("evidently"), "ui", "--workspace", str(evidently), "--host", HOST,
+                              "--port", str(base + 3)], base + 3),
+    ]  # fmt: skip
+    return {service.name: service for service in listed}
+
+
+class Supervisor:
+    """Holds the processes; `turn` is called about once a second."""
+
+    def __init__(self, base: int, only: tuple[str, ...]) -> None:
+        """Plan the services of `only` on ports from `base`; release servers get ports from base + 10."""
+        self.base = base
+        self.serve_releases = "release" in only
+        self.services = {name: service for name, service in lay_out(base).items() if name in only}
+        self.releases: dict[str, Service] = {}
+        self.drain_at = 0.0
+
+    def turn(self) -> None:
+        """Restart what fell, follow the wanted release, hand on what the outbox holds."""
+        for service in self.services.values():
+            self._tend(service)
+        if self.serve_releases:
+            self._follow_release()
+        if "prefect" not in self.services or self.services["prefect"].healthy:
+            self._drain()
+
+    def ready(self) -> bool:
+        """Whether everything asked for answers."""
+        wanted = release.wanted() if self.serve_releases else None
+        live = wanted is None or (wanted.subject in self.releases and self.releases[wanted.subject].healthy)
+        return live and all(service.healthy for service in self.services.values())
+
+    def _tend(self, service: Service) -> None:
+        if service.alive():
+            service.look()
+            return
+        if service.after and not self.services[service.after].healthy:
+            return
+        if service.process is not None:
+            service.failures += 1
+            log.warning("%s ended (exit %s); it starts again, see logs/%s.log", service.name,
+                        service.process.returncode, service.name)  # fmt: skip
+        if service.failures >= 5:
+            raise Fault(
+                f"{service.name} ended {service.failures} times; its log {places.home()}/logs/{service.name}.log says why"
+            )
+        service.start()
+
+    def _follow_release(self) -> None:
+        wanted = release.wanted()
+        if wanted is None:
+            return
+        service = self.releases.get(wanted.subject)
+        if service is None:
+            service = self.releases[wanted.subject] = self._release_service(wanted.subject, wanted.payload["bento"])
+        for each in self.releases.values():
+            self._tend(each)
+        if service.healthy and _live() != (wanted.subject, service.url):
+            ledger.append("release.activated", wanted.subject, {"url": service.url, "port": service.port})
+            log.info("release %s answers now at %s", wanted.subject, service.url)
+            self._retire(wanted.subject)
+
+    def _release_service(self, name: str, tag: str) -> Service:
+        from serving import bundle
+
+        used = {service.port for service in self.releases.values()}
+        port = next(p for p in range(self.base + 10, self.base + 60) if p not in used and not services.taken(p))
+        workers = params.load().serving.workers
+        return Service(f"release-{name}", bundle.serve_command(tag, port, workers), port, "/readyz")
+
+    def _retire(self, live: str) -> None:
+        """Stop all but the live release and the one before it."""
+        order = [event.subject for event in ledger.events(kind="release.activated")]
+        recent = list(dict.fromkeys(reversed(order)))[:KEPT_RELEASES]
+        for name in [name for name in self.releases if name not in recent and name != live]:
+            self.releases.pop(name).stop()
+
+    def _drain(self) -> None:
+        if time.monotonic() < self.drain_at:
+            return
+        self.drain_at = time.monotonic() + 1.0
+        try:
+            drain()
+        except Exception as error:
+            if isinstance(error, Fault):
+                raise
+            self.drain_at = time.monotonic() + 10.0
+            log.warning("the outbox waits, Prefect did not take its event: %s", error)
+
+    def stop(self) -> None:
+        """End everything, last started first."""
+        for service in [*self.releases.values(), *reversed(self.services.values())]:
+            service.stop()
+
+
+def _live() -> tuple[str, str] | None:
+    activated = ledger.events(kind="release.activated")
+    return (activated[-1].subject, activated[-1].payload["url"]) if activated else None
+
+
+def drain() -> list[str]:
+    """Tell Prefect what waits in the outbox. A request to retrain waits until there are labels it could learn from."""
+    told = []
+    rows = outbox.pending()
+    for row in [row for row in rows if row.kind == "approval"]:
+        schedule.emit(schedule.APPROVED, row.payload)
+        outbox.done(row.id)
+        told.append(f"approval of {row.payload['task']}/{row.payload['version']}")
+    asked: dict[str, list[outbox.Message]] = {}
+    for row in [row for row in rows if row.kind == "retrain"]:
+        asked.setdefault(row.payload["task"], []).append(row)
+    for task, requests in asked.items():
+        if has_new_labels(task):
+            reason = "; ".join(dict.fromkeys(row.payload["reason"] for row in requests))
+            schedule.emit(schedule.ASKED, {"task": task, "reason": reason})
+            for row in requests:
+                outbox.done(row.id)
+            told.append(f"retraining of {task}: {reason}")
+    for line in told:
+        log.info("told Prefect: %s", line)
+    return told
+
+
+def has_new_labels(task: str) -> bool:
+    """Whether a batch of the task was admitted after its newest model was logged."""
+    batches = [e.seq for e in ledger.events(kind="batch.admitted") if e.payload["task"] == task]
+    models = [e.seq for e in ledger.events(kind="model.logged", subject=task)]
+    return bool(batches) and (not models or batches[-1] > models[-1])
+
+
+def up(base: int = PORT, only: tuple[str, ...] = NAMES, say: Any = log.info) -> None:
+    """Run until Ctrl-C or SIGTERM. Fault if a port is taken or another `up` holds the workspace."""
+    unknown = set(only) - set(NAMES)
+    if unknown:
+        raise Fault(f"up knows no {sorted(unknown)[0]!r}; known: {', '.join(NAMES)}")
+    with alone("up", wait=False):
+        services.clear_leftovers()
+        signal.signal(signal.SIGTERM, _interrupt)
+        supervisor = Supervisor(base, only)
+        told = False
+        try:
+            while True:
+                supervisor.turn()
+                if not told and supervisor.ready():
+                    told = True
+                    say(supervisor)
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            log.info("stopping")
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            supervisor.stop()
+
+
+def _interrupt(_number: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def logs() -> Path:
+    """The folder of the services' logs."""
+    return places.home() / "logs"

@@ -1,0 +1,103 @@
+"""Flow: window of the journal -> drift, outcomes -> gate -> ask for retraining."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from prefect import flow, get_run_logger, task
+
+from lineage import ledger, outbox, places, registry
+from lineage.fault import Fault
+from lineage.store import now
+from lineage.verdict import Outcome, Verdict
+from monitoring import drift, gate, outcome, triage, window
+from pipelines import page, params
+from pipelines.workspace import alone
+
+log = logging.getLogger(__name__)
+
+
+@flow(name="watch")
+def watch(task: str | None = None) -> list[dict[str, Any]]:
+    """Watch every task with a champion (or one): is what comes in still what the model was judged on?"""
+    names = watched(task)
+    return [watch_task(name) for name in names]
+
+
+def watched(name: str | None) -> list[str]:
+    """The tasks that a champion answers for."""
+    known = [params.load().task(name).name] if name else list(params.load().tasks)
+    found = [each for each in known if registry.roles(each).get("champion")]
+    if not found:
+        raise Fault(f"no champion answers for {name or 'any task'} yet; `oncoloop retrain` makes the first one")
+    return found
+
+
+def watch_task(name: str) -> dict[str, Any]:
+    """One task's window through the monitoring gate."""
+    with alone(f"watch-{name}"):
+        verdict, link = examine.with_options(name=f"watch {name}")(name)
+        version = registry.roles(name)["champion"]
+        event = ledger.record(verdict, task=name, version=version, page=link)
+        page.verdict(verdict, f"watch-{name}", link)
+        asked = ask(name, str(version), verdict, event.seq) if verdict.outcome is Outcome.FAIL else False
+        return {"task": name, "verdict": verdict.to_dict(), "page": link, "asked": asked}
+
+
+@task(persist_result=False)
+def examine(name: str) -> tuple[Verdict, str]:
+    """Compare the journal's window with held-out reference patients, and late labels with the operating point."""
+    settings = params.load()
+    monitoring, version = settings.monitoring, registry.roles(name)["champion"]
+    current = window.window(name, monitoring.window_hours)
+    clusters = int(current["cluster"].nunique()) if len(current) else 0
+    labels = outcome.outcomes(name)
+    logger = get_run_logger()
+    logger.info("%s: %d predictions of %d patients in the window", name, len(current), clusters)
+    found, link = None, ""
+    if clusters >= monitoring.min_clusters:
+        folder = registry.download(name, str(version))
+        reference = pd.read_csv(folder / "reference.csv", dtype={"cluster": str})
+        found = drift.drift(reference, folder / "reference.npz", current, monitoring, places.place("evidently"), name)
+        link = str(found.page)
+    verdict = gate.ask(name, found, labels, monitoring, clusters, settings.task(name).sensitivity)
+    _show_triage(name, current)
+    for reason in verdict.reasons:
+        logger.info("%s: %s", name, reason)
+    return verdict, link
+
+
+def _show_triage(name: str, current: pd.DataFrame) -> None:
+    if len(current):
+        ranked = triage.ranking(current).head(20)
+        page.table(ranked.astype(str).to_dict("records"), f"triage-{name}", "What a person should look at first")
+
+
+def ask(name: str, version: str, verdict: Verdict, seq: int) -> bool:
+    """Ask once for the retraining of a task, unless a person acknowledged the drift or it was asked of late."""
+    settings = params.load().monitoring
+    for event in ledger.events(kind="drift.acknowledged", subject=name):
+        if event.payload["version"] == version:
+            log.info("the drift of %s is acknowledged by %s: %s", name, event.actor, event.payload["reason"])
+            return False
+    asked = [e for e in ledger.events(kind="drift.asked", subject=name) if e.payload["version"] == version]
+    cooldown = timedelta(hours=settings.cooldown_hours)
+    if asked and _time(now()) - _time(asked[-1].at) < cooldown:
+        return False
+    reason = verdict.reasons[0]
+    outbox.put("retrain", f"drift/{name}/{version}/{seq}", {"task": name, "reason": f"the watch: {reason}"})
+    ledger.append("drift.asked", name, {"version": version, "verdict_seq": seq, "reason": reason})
+    return True
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def reports() -> list[Path]:
+    """The drift pages written so far."""
+    return sorted((places.home() / "evidently").glob("**/*.html"))

@@ -1,0 +1,98 @@
+"""`oncoloop init`: a folder with its own params.yaml, dvc.yaml, git, DVC, keys and database."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lineage import keys, ledger, places, store
+from lineage.fault import Fault
+from pipelines import params, repro
+
+log = logging.getLogger(__name__)
+
+SHIPPED = ("params.yaml", "dvc.yaml", "requirements.lock")
+IGNORED = "var/\n/data/quarantine/\n/data/processed/\n/models/\n/evaluation/\n/inbox/\n/try/\n"
+
+
+def shipped(name: str) -> Path:
+    """A file that comes with the product: beside the packages in a checkout, under share/ in an installation."""
+    for folder in (Path(__file__).resolve().parent.parent, Path(sys.prefix) / "share" / "oncoloop"):
+        if (folder / name).is_file():
+            return folder / name
+    raise Fault(f"the shipped {name} is missing from this installation; install oncoloop again")
+
+
+def create(folder: Path) -> bool:
+    """Make a workspace of `folder`; finishes a half-made one and leaves a whole one alone (then False)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _settle(folder)
+    before = (folder / ".dvc" / "config").is_file() and places.home().is_dir()
+    for name in ("params.yaml", "dvc.yaml"):
+        if not (folder / name).exists():
+            shutil.copyfile(shipped(name), folder / name)
+    (folder / "inbox").mkdir(exist_ok=True)
+    keys.create()
+    store.migrate()
+    for task in params.load(folder).tasks:
+        prepare_task(folder, task)
+    repro.initialise(folder, IGNORED)
+    if not ledger.events(kind="workspace.created", limit=1):
+        ledger.append("workspace.created", "workspace", {"version": repro.head(folder)})
+    return not before
+
+
+def prepare_task(folder: Path, task: str) -> None:
+    """The folders and the empty cohort table of a task, so that DVC's matrix finds them."""
+    from data.split import COHORTS
+
+    batches, cohorts = folder / "data" / "batches" / task, folder / "data" / "cohorts" / f"{task}.csv"
+    batches.mkdir(parents=True, exist_ok=True)
+    cohorts.parent.mkdir(parents=True, exist_ok=True)
+    (batches / ".gitkeep").touch()
+    if not cohorts.exists():
+        cohorts.write_text(",".join(COHORTS) + "\n", encoding="utf-8")
+
+
+def enter(folder: Path) -> Path:
+    """Make `folder` the workspace of this process: working folder, vendors' paths, a present database."""
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise Fault(f"the workspace {folder} does not exist; make one with `oncoloop init {folder.name}`")
+    missing = [name for name in ("params.yaml", "dvc.yaml", ".dvc/config", ".git") if not (folder / name).exists()]
+    if missing:
+        raise Fault(f"{folder} is not a whole workspace ({missing[0]} is missing); `oncoloop init` makes or mends one")
+    _settle(folder)
+    if not (places.home() / "keys").is_dir():
+        raise Fault(f"{places.home()} holds no keys; `oncoloop init` in {folder} mends it")
+    store.migrate()
+    return folder
+
+
+def _settle(folder: Path) -> None:
+    """Work in `folder`; ONCOLOOP_HOME is fixed now, so that no later change of folder moves the state."""
+    os.chdir(folder)
+    os.environ.setdefault("ONCOLOOP_HOME", str(folder / "var"))
+    os.environ["PYTHONSAFEPATH"] = "1"  # a workspace has a data/ folder that would shadow ours in child processes
+    places.set_environment()
+
+
+@contextmanager
+def alone(name: str, wait: bool = True) -> Iterator[None]:
+    """One at a time in this workspace: ingest and retrain share the lock `workspace`, a watch locks its task."""
+    path = places.place("run", f"{name}.lock")
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if not wait:
+                raise Fault(f"another run holds {path.name}; wait for it or look at `oncoloop status`") from error
+            log.info("waiting for the run that holds %s", path.name)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

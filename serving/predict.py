@@ -1,0 +1,282 @@
+"""Bytes to a Prediction: the one path that answers, for the endpoint, the command line, replay and tests. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data import describe, pixels, read
+from data.record import Pooling, Scan
+from data.series import series
+from lineage import keys
+from lineage.fault import Fault
+from lineage.journal import JournalRow
+from lineage.verdict import Outcome, Verdict
+from serving import explain, gate, outlier
+from serving.release import Model, Release, load_release
+
+__all__ = [
+    "Prediction",
+    "Release",
+    "Upload",
+    "journal_row",
+    "load_release",
+    "pool",
+    "predict",
+    "probabilities",
+    "to_json",
+]
+
+NOTE = "Research use only. Not a medical device, not for clinical decisions."
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One file as it came: the name it had and its bytes."""
+
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer and all that the journal keeps of it: hashes, numbers and the small map; no pixels, no identity.
+
+    `score` is the pooled probability of the positive classes, `slices` holds it for each slice that was judged,
+    `shown` is the index of the slice that the map and the description belong to.
+    """
+
+    id: str
+    at: str
+    release: str
+    task: str
+    title: str
+    version: str
+    cluster: str
+    inputs: tuple[str, ...]
+    description: dict[str, float | str]
+    embedding: tuple[float, ...]
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    answer: str | None
+    score: float
+    threshold: float
+    verdict: Verdict
+    slices: tuple[dict[str, Any], ...]
+    shown: int
+    map: str
+    map_class: str
+    engine: dict[str, Any]
+    note: str
+    duration_ms: float = 0.0
+
+
+def probabilities(logits: Array, temperature: float) -> Array:
+    """Softmax of logits (n, classes) divided by the calibration's temperature."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    exponent = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(exponent / exponent.sum(axis=1, keepdims=True), np.float32)
+
+
+def pool(slices: Array, positive: Sequence[int], pooling: Pooling) -> Array:
+    """A case's probabilities (classes) from its slices' (n, classes): their mean, or that of the k most positive."""
+    if pooling.rule == "mean":
+        return np.asarray(slices.mean(axis=0, dtype=np.float64), np.float32)
+    if pooling.rule != "topk":
+        raise Fault(f"pooling rule {pooling.rule!r} is unknown: use mean or topk")
+    scores = slices[:, list(positive)].sum(axis=1)
+    top = np.argsort(-scores, kind="stable")[: pooling.k]
+    return np.asarray(slices[top].mean(axis=0, dtype=np.float64), np.float32)
+
+
+def decide(case: Array, positive: Sequence[int], threshold: float) -> int:
+    """The class of a case: the most probable positive one at or over the operating point, else the best other one."""
+    inside = float(case[list(positive)].sum()) >= threshold
+    candidates = [index for index in range(len(case)) if (index in positive) == inside]
+    return max(candidates, key=lambda index: float(case[index]))
+
+
+def predict(
+    release: Release, uploads: Sequence[Upload], task: str | None = None, *, id: str = "", at: str = ""
+) -> Prediction:
+    """Answer one case: one file, one DICOM series, or several files of one patient and one kind of scan.
+
+    `task` names the question; without it, modality and body part of the header choose. `id` and `at` are the
+    caller's. Raises Fault for a file that cannot be read, files of several patients, or a task that is not clear.
+    """
+    scans = _case(uploads)
+    model = choose(release, scans[0], task)
+    prepared = np.concatenate([pixels.scan_pixels(scan, model.pixels) for scan in scans])
+    judged = _judged(prepared)
+    logits, features = model.graph.run(prepared[judged])
+    slices = probabilities(logits, model.temperature)
+    case, scores = pool(slices, model.positive, model.pooling), slices[:, list(model.positive)].sum(axis=1)
+    top = int(np.argmax(scores))
+    scan, plane = _slice(scans, int(judged[top]))
+    verdict = _gate(release, model, scan, plane, prepared[judged[top]], features[top], float(case.max()))
+    mapped = max(model.positive, key=lambda index: float(slices[top, index]))
+    return Prediction(
+        id=id,
+        at=at,
+        release=release.name,
+        task=model.task,
+        title=model.title,
+        version=model.version,
+        cluster=_cluster(scans, uploads),
+        inputs=tuple(hashlib.sha256(upload.content).hexdigest() for upload in uploads),
+        description=describe.describe(plane, scan),
+        embedding=tuple(float(value) for value in describe.embed(prepared[judged[top], :, :, 0])),
+        classes=model.classes,
+        probabilities=tuple(float(value) for value in case),
+        answer=model.classes[decide(case, model.positive, model.threshold)]
+        if verdict.outcome is Outcome.PASS
+        else None,
+        score=float(case[list(model.positive)].sum()),
+        threshold=model.threshold,
+        verdict=verdict,
+        slices=tuple({"index": int(at), "score": float(score)} for at, score in zip(judged, scores, strict=True)),
+        shown=int(judged[top]),
+        map=explain.base64_png(explain.heat(features[top], model.kernel, mapped)),
+        map_class=model.classes[mapped],
+        engine=model.graph.facts(),
+        note=" ".join(filter(None, (NOTE, model.note))),
+    )
+
+
+def choose(release: Release, scan: Scan, task: str | None) -> Model:
+    """The model that answers: by name, else by the header's modality and body part. Raises Fault if not exactly one."""
+    offer = f"name one of: {', '.join(sorted(release.models))}"
+    if task:
+        if task not in release.models:
+            raise Fault(f"there is no task {task!r} in release {release.name}; {offer}")
+        return release.models[task]
+    modality, body_part = _modality(scan), scan.header.get("body_part", "")
+    if not modality:
+        raise Fault(f"{scan.name}: the file does not say what kind of scan it is, so no task can be chosen; {offer}")
+    found = [
+        model
+        for model in release.models.values()
+        if model.modality == modality and (not body_part or gate.fits(body_part, model.body_parts))
+    ]
+    if len(found) == 1:
+        return found[0]
+    kind = f"{modality} of {body_part or 'an unnamed body part'}"
+    raise Fault(f"{scan.name}: {'several tasks answer' if found else 'no task answers'} for {kind}; {offer}")
+
+
+def to_json(prediction: Prediction) -> dict[str, Any]:
+    """The answer as the endpoint gives it. `map` covers the shown slice centred in a square; `shape` is that slice's."""
+    verdict = prediction.verdict
+    return {
+        "id": prediction.id,
+        "at": prediction.at,
+        "task": prediction.task,
+        "title": prediction.title,
+        "release": prediction.release,
+        "version": prediction.version,
+        "answer": prediction.answer,
+        "score": prediction.score,
+        "threshold": prediction.threshold,
+        "probabilities": dict(zip(prediction.classes, prediction.probabilities, strict=True)),
+        "verdict": {
+            "outcome": verdict.outcome.value,
+            "reasons": list(verdict.reasons),
+            "figures": dict(verdict.figures),
+        },
+        "map": prediction.map,
+        "map_class": prediction.map_class,
+        "slices": list(prediction.slices),
+        "shown": prediction.shown,
+        "shape": [int(prediction.description[side]) for side in ("rows", "columns")],
+        "inputs": list(prediction.inputs),
+        "engine": prediction.engine,
+        "note": prediction.note,
+        "duration_ms": prediction.duration_ms,
+    }
+
+
+def journal_row(prediction: Prediction, actor: str) -> JournalRow:
+    """What the journal keeps of an answer. `actor` is the name of who asked."""
+    return JournalRow(
+        id=prediction.id,
+        at=prediction.at,
+        actor=actor,
+        release=prediction.release,
+        task=prediction.task,
+        version=prediction.version,
+        cluster=prediction.cluster,
+        inputs=list(prediction.inputs),
+        description=dict(prediction.description),
+        embedding=list(prediction.embedding),
+        probabilities=list(prediction.probabilities),
+        answer=prediction.answer,
+        score=prediction.score,
+        outcome=prediction.verdict.outcome.value,
+        reasons=list(prediction.verdict.reasons),
+        slices=list(prediction.slices),
+        map=prediction.map,
+        engine=prediction.engine,
+        duration_ms=prediction.duration_ms,
+    )
+
+
+def _case(uploads: Sequence[Upload]) -> list[Scan]:
+    """The scans of one case: a DICOM series is put in order by its geometry, other files keep theirs."""
+    if not uploads:
+        raise Fault("no file was sent: send at least one scan as `files`")
+    scans = [read.read(upload.name, upload.content) for upload in uploads]
+    first = scans[0]
+    for scan in scans[1:]:
+        if scan.patient_id != first.patient_id:
+            raise Fault(f"{scan.name} and {first.name} are of different patients; send one case at a time")
+        if (scan.modality, scan.units) != (first.modality, first.units):
+            raise Fault(f"{scan.name} and {first.name} are different kinds of scan; send one kind at a time")
+    if len(scans) > 1 and all(scan.header.get("format") == "dicom" for scan in scans):
+        return [series(scans)]
+    return scans
+
+
+def _judged(prepared: Array) -> NDArray[np.intp]:
+    """Positions of the slices that show something; all of them where none does, for the gate to say so."""
+    shown = np.flatnonzero(prepared.std(axis=(1, 2, 3)) >= gate.BLANK)
+    return shown if len(shown) else np.arange(len(prepared))
+
+
+def _slice(scans: list[Scan], index: int) -> tuple[Scan, Array]:
+    """The scan that holds the case's slice `index`, and that slice's pixels."""
+    for scan in scans:
+        if index < len(scan.pixels):
+            return scan, scan.pixels[index]
+        index -= len(scan.pixels)
+    raise IndexError(index)
+
+
+def _gate(
+    release: Release, model: Model, scan: Scan, plane: Array, prepared: Array, features: Array, confidence: float
+) -> Verdict:
+    return gate.answer(
+        model.task,
+        modality=(_modality(scan), model.modality),
+        body_part=(scan.header.get("body_part", ""), model.body_parts),
+        confidence=(confidence, release.abstain_below),
+        distance=(float(outlier.distance(model.reference, features[np.newaxis])[0]), model.outlier_distance),
+        contrast=float(prepared.std()),
+        shorter_side=min(plane.shape),
+    )
+
+
+def _modality(scan: Scan) -> str:
+    """What the file says it is, also where no task asks for that (US, DX); empty where it does not say."""
+    return scan.modality.value if scan.modality else scan.header.get("modality", "")
+
+
+def _cluster(scans: list[Scan], uploads: Sequence[Upload]) -> str:
+    """Who the case is of, for resampling: a keyed pseudonym, or the content where the file names nobody."""
+    patient = scans[0].patient_id
+    return keys.pseudonym(patient) if patient else "unknown-" + hashlib.sha256(uploads[0].content).hexdigest()[:12]

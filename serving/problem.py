@@ -1,0 +1,128 @@
+"""Errors as RFC 9457 problem details, and the guard in front of the endpoint: who asks, and how much they send."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from anyio import to_thread
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lineage import people
+
+log = logging.getLogger(__name__)
+MEDIA = "application/problem+json"
+GUARDED = ("/predict", "/manifest")
+ENVELOPE = 1 << 20  # bytes that form fields and part headers may add to the files
+
+
+def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """A problem-details response. `detail` is one sentence for the user."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return JSONResponse(body, status, headers, media_type=MEDIA)
+
+
+class Guard:
+    """ASGI middleware: a bearer token with scope `predict`, a bound on the body, every error a problem detail.
+
+    `limit_mb` is called once, when the server starts, and gives the megabytes that one request may send.
+    """
+
+    def __init__(self, app: ASGIApp, limit_mb: Callable[[], float]) -> None:
+        self.app = app
+        self.limit = int(limit_mb() * 1e6)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it with a problem."""
+        if scope["type"] != "http" or scope["path"].rstrip("/") not in GUARDED:
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refused = await self._refusal(scope, headers)
+        if refused:
+            await refused(scope, receive, send)
+            return
+        await self._bounded(scope, receive, send)
+
+    async def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        person = (
+            await to_thread.run_sync(people.bearer, token.strip(), "predict") if scheme.lower() == "bearer" else None
+        )
+        if person is None:
+            detail = "Send a valid bearer token with the scope `predict` (`oncoloop user token`)."
+            return problem(401, detail, {"WWW-Authenticate": 'Bearer realm="oncoloop", scope="predict"'})
+        scope.setdefault("state", {})["actor"] = person.name
+        length = headers.get("content-length", "0")
+        if not length.isdecimal():
+            return problem(400, "The Content-Length header is not a number.")
+        return self._too_large() if int(length) > self.limit + ENVELOPE else None
+
+    def _too_large(self) -> JSONResponse:
+        return problem(413, f"The upload is over {self.limit / 1e6:g} MB; send fewer or smaller files.")
+
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        received, over = 0, False
+
+        async def counted() -> Message:
+            nonlocal received, over
+            message = await receive()
+            received += len(message.get("body", b""))
+            over = received > self.limit + ENVELOPE
+            return {"type": "http.disconnect"} if over else message
+
+        translated = _Translated(send)
+
+        async def answered(message: Message) -> None:
+            if not over:
+                await translated(message)
+
+        await self.app(scope, counted, answered)
+        if over and not translated.started:
+            await self._too_large()(scope, receive, send)
+
+
+class _Translated:
+    """Passes a response on; an error in another form than problem details is rewritten into it."""
+
+    def __init__(self, send: Send) -> None:
+        self.send = send
+        self.started = False
+        self.status = 0
+        self.body = b""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            media = Headers(raw=message["headers"]).get("content-type", "")
+            if message["status"] >= 400 and not media.startswith(MEDIA):
+                self.status = message["status"]
+                return
+        if not self.status:
+            await self.send(message)
+            return
+        self.body += message.get("body", b"")
+        if not message.get("more_body"):
+            response = problem(self.status, _sentence(self.status, self.body))
+            await self.send({"type": "http.response.start", "status": self.status, "headers": response.raw_headers})
+            await self.send({"type": "http.response.body", "body": bytes(response.body)})
+
+
+def _sentence(status: int, body: bytes) -> str:
+    """One sentence out of BentoML's own error body."""
+    try:
+        said: Any = json.loads(body)
+    except ValueError:
+        return f"The request failed: {HTTPStatus(status).phrase}."
+    said = said[0] if isinstance(said, list) and said else said
+    if not isinstance(said, dict):
+        return str(said)
+    fields = said.get("detail")
+    if isinstance(fields, list):
+        return "; ".join(f"{'.'.join(map(str, field['loc']))}: {field['msg']}" for field in fields)
+    return str(said.get("error", said))

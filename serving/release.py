@@ -1,0 +1,129 @@
+"""A release folder, read: manifest, and for every task its compiled graph, linear layer and reference."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.record import PixelSettings, Pooling
+from lineage.fault import Fault
+from serving import outlier
+from serving.graph import Graph
+
+MANIFEST = "manifest.json"
+WARMUP = "warmup"
+GRAPH, HEAD, REFERENCE = "graph.onnx", "head.npz", "reference.npz"
+TASK_KEYS = (
+    "title", "modality", "body_parts", "classes", "positive", "pixels", "pooling", "temperature", "threshold",
+    "precision", "outlier_distance", "version", "note",
+)  # fmt: skip
+SERVING_KEYS = ("engine", "keep_scans", "abstain_below", "max_upload_mb")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One task of a release: what it takes, what it says, and what it runs."""
+
+    task: str
+    title: str
+    modality: str
+    body_parts: tuple[str, ...]
+    classes: tuple[str, ...]
+    positive: tuple[int, ...]
+    pixels: PixelSettings
+    pooling: Pooling
+    temperature: float
+    threshold: float
+    outlier_distance: float
+    version: str
+    note: str
+    graph: Graph
+    kernel: NDArray[np.float32]
+    reference: outlier.Reference
+
+
+@dataclass(frozen=True)
+class Release:
+    """Every task's model, and the rules of the endpoint, as one approved whole."""
+
+    name: str
+    manifest: dict[str, Any]
+    models: dict[str, Model]
+    abstain_below: float
+    max_upload_mb: float
+
+
+def load_release(folder: Path) -> Release:
+    """Read and compile a release folder. Raises Fault that names the missing file or manifest key."""
+    manifest = read_manifest(folder)
+    serving = manifest["serving"]
+    models = {task: _model(folder / task, task, facts, serving["engine"]) for task, facts in manifest["tasks"].items()}
+    return Release(
+        manifest["release"], manifest, models, float(serving["abstain_below"]), float(serving["max_upload_mb"])
+    )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a release folder, with the keys that serving needs present."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise Fault(f"{path}: there is no manifest; this is not a release folder")
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    check_manifest(manifest, str(path))
+    return manifest
+
+
+def check_manifest(manifest: dict[str, Any], name: str) -> None:
+    """Raises Fault for the first key that serving needs and the manifest lacks."""
+    for key in ("release", "tasks", "serving"):
+        if not manifest.get(key):
+            raise Fault(f"{name}: the manifest lacks {key!r}; build the release again")
+    for key in SERVING_KEYS:
+        if key not in manifest["serving"]:
+            raise Fault(f"{name}: the manifest lacks serving.{key}; build the release again")
+    for task, facts in manifest["tasks"].items():
+        for key in TASK_KEYS:
+            if key not in facts:
+                raise Fault(f"{name}: the manifest lacks tasks.{task}.{key}; build the release again")
+
+
+def _model(folder: Path, task: str, facts: dict[str, Any], engine: str) -> Model:
+    graph = Graph.load(folder / GRAPH, engine, facts["precision"])
+    classes, window = tuple(facts["classes"]), facts["pixels"]["window"]
+    kernel = head(folder / HEAD)
+    if graph.classes != len(classes) or kernel.shape[1] != len(classes) or graph.size != facts["pixels"]["size"]:
+        raise Fault(
+            f"{folder}: the graph has {graph.classes} classes at {graph.size} pixels and its head {kernel.shape[1]}, "
+            f"the manifest {len(classes)} at {facts['pixels']['size']}; build the release again"
+        )
+    return Model(
+        task=task,
+        title=facts["title"],
+        modality=facts["modality"],
+        body_parts=tuple(facts["body_parts"]),
+        classes=classes,
+        positive=tuple(classes.index(name) for name in facts["positive"]),
+        pixels=PixelSettings(facts["pixels"]["size"], None if window is None else (window[0], window[1])),
+        pooling=Pooling(facts["pooling"]["rule"], facts["pooling"]["k"]),
+        temperature=float(facts["temperature"]),
+        threshold=float(facts["threshold"]),
+        outlier_distance=float(facts["outlier_distance"]),
+        version=str(facts["version"]),
+        note=facts["note"],
+        graph=graph,
+        kernel=kernel,
+        reference=outlier.load(folder / REFERENCE),
+    )
+
+
+def head(path: Path) -> NDArray[np.float32]:
+    """The kernel (channels, classes) of the linear layer, from `head.npz`."""
+    if not path.is_file():
+        raise Fault(f"{path}: the linear layer's weights are missing; export the graph again")
+    with np.load(path, allow_pickle=False) as arrays:
+        return np.asarray(arrays["kernel"], np.float32)

@@ -1,0 +1,87 @@
+"""The reference is read as it was written, and held against answers as if it had been asked like them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.record import Pooling
+from lineage.fault import Fault
+from monitoring import reference
+
+TOP = Pooling("topk", 2)
+
+
+def write(folder: Path, rows: int, embeddings: int) -> None:
+    table = pd.DataFrame({"cluster": ["007", "", "007"][:rows], "noise": range(rows), "score": [0.1] * rows})
+    table.to_csv(folder / "reference.csv", index=False)
+    np.savez(folder / "reference.npz", embeddings=np.ones((embeddings, 32), dtype=np.float32))
+
+
+def slices(scores: list[float], case: str = "A", cluster: str = "P1") -> pd.DataFrame:
+    return pd.DataFrame({"cluster": cluster, "case": case, "score": scores, "noise": np.arange(len(scores), dtype=float)})
+
+
+def asked(*sizes: int) -> pd.DataFrame:
+    return pd.DataFrame({"slices": [[{"index": place, "score": 0.5} for place in range(size)] for size in sizes]})
+
+
+def test_a_cluster_keeps_its_zeros_and_an_unknown_patient_stands_alone(tmp_path: Path) -> None:
+    write(tmp_path, 3, 3)
+    rows = reference.read(tmp_path)
+    assert rows["cluster"].iloc[0] == rows["cluster"].iloc[2] == "007"
+    assert rows["cluster"].nunique() == 2
+    assert rows["embedding"].iloc[1].shape == (32,)
+
+
+def test_a_missing_or_broken_reference_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(Fault, match="reference.csv is missing"):
+        reference.read(tmp_path)
+    write(tmp_path, 3, 2)
+    with pytest.raises(Fault, match="2 embeddings but .* 3 rows"):
+        reference.read(tmp_path)
+    np.savez(tmp_path / "reference.npz", scores=np.ones(3))
+    with pytest.raises(Fault, match="no embeddings"):
+        reference.read(tmp_path)
+
+
+def test_answers_over_one_slice_leave_the_reference_as_it_is() -> None:
+    rows = slices([0.1, 0.2, 0.3])
+    pd.testing.assert_frame_equal(reference.as_answered(rows, asked(1, 1), TOP), rows)
+    pd.testing.assert_frame_equal(reference.as_answered(rows, pd.DataFrame({"id": []}), TOP), rows)
+
+
+def test_answers_over_whole_series_take_the_most_positive_slice_of_each_case() -> None:
+    rows = pd.concat([slices([0.1, 0.9, 0.5]), slices([0.2, 0.4, 0.3], "B"), slices([0.7], "C", "P2")])
+    answers = reference.as_answered(rows, asked(30), TOP).sort_values("case")
+    assert answers["case"].tolist() == ["A", "B", "C"]
+    assert answers["noise"].tolist() == [1.0, 1.0, 0.0]
+    assert answers["score"].tolist() == pytest.approx([0.7, 0.35, 0.7])
+
+
+def test_answers_over_a_few_slices_deal_a_case_into_full_groups() -> None:
+    answers = reference.as_answered(slices([0.5] * 10), asked(4), Pooling("mean", 1))
+    assert len(answers) == 2  # 4 + 4, and the two that are left make no full group
+
+
+def test_choosing_the_most_positive_slice_is_no_drift() -> None:
+    """What would be seen as drift, held against single slices, is none against the reference as answered."""
+    from monitoring.measure import measure
+
+    generator = np.random.default_rng(3)
+
+    def series(patient: int) -> pd.DataFrame:
+        scores = generator.uniform(size=12)
+        rows = pd.DataFrame({"score": scores, "noise": 2 * scores + generator.normal(size=12)})
+        embedding = [np.full(4, value) for value in generator.normal(size=12)]
+        return rows.assign(cluster=f"P{patient}", case="A", embedding=embedding)
+
+    held_out = pd.concat([series(patient) for patient in range(40)], ignore_index=True)
+    window = pd.concat([series(patient).nlargest(1, "score") for patient in range(30)], ignore_index=True)
+    window["slices"] = [[{}] * 12] * len(window)
+    alike = reference.as_answered(held_out, window, Pooling("topk", 1))
+    assert measure(held_out, window, 499, ["noise"])["p"] < 0.01
+    assert measure(alike, window, 499, ["noise"])["p"] > 0.05

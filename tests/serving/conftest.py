@@ -1,0 +1,153 @@
+"""Tiny networks whose answers can be told by hand, and a release, a Bento and a server made of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+SIZE = 32
+KERNEL = np.array([[0.0, 240.0], [4.0, 0.0]], np.float32)  # channel "bright" speaks for tumour, "dark" for normal
+BIAS = np.array([1.0, 0.0], np.float32)
+
+
+def write_graph(folder: Path, kernel: np.ndarray = KERNEL, size: int = SIZE) -> Path:
+    """Conv, ReLU, pooling, linear: 4x4 blocks over 0.7 light the first channel, blocks under 0.3 the second."""
+    folder.mkdir(parents=True, exist_ok=True)
+    conv = np.stack([np.full((1, 4, 4), 1 / 16), np.full((1, 4, 4), -1 / 16)]).astype(np.float32)
+    weights = {"conv": conv, "shift": np.array([-0.7, 0.3], np.float32), "kernel": kernel, "bias": BIAS}
+    nodes = [
+        helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["planes", "conv", "shift"], ["raw"], strides=[4, 4], kernel_shape=[4, 4]),
+        helper.make_node("Relu", ["raw"], ["maps"]),
+        helper.make_node("Transpose", ["maps"], ["features"], perm=[0, 2, 3, 1]),
+        helper.make_node("GlobalAveragePool", ["maps"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "kernel", "bias"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", size, size, 1])],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", kernel.shape[1]]),
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", size // 4, size // 4, 2]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, folder / "graph.onnx")
+    np.savez(folder / "head.npz", kernel=kernel, bias=BIAS)
+    return folder / "graph.onnx"
+
+
+def picture(bright: bool, seed: int = 0) -> np.ndarray:
+    """A grey plane in [0, 1] with noise, and a bright lesion in its upper left if asked for."""
+    plane = np.random.default_rng(seed).normal(0.5, 0.03, (SIZE, SIZE)).astype(np.float32)
+    if bright:
+        plane[4:12, 4:12] = 0.98
+    return np.clip(plane, 0, 1)
+
+
+def batch(*brights: bool) -> np.ndarray:
+    """Planes as the graph takes them."""
+    return np.stack([picture(bright, seed) for seed, bright in enumerate(brights)])[..., np.newaxis]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the graph, the linear layer and the reference of a tiny network."""
+    from serving import outlier
+    from serving.graph import Graph
+
+    folder = tmp_path_factory.mktemp("tiny")
+    write_graph(folder)
+    _, features = Graph.load(folder / "graph.onnx").run(batch(*[True, False] * 10))
+    outlier.save(folder / "reference.npz", features)
+    return folder
+
+
+def facts(**changed: Any) -> dict[str, Any]:
+    """What a manifest says of one task."""
+    return {
+        "title": "Tumour on a tiny MR slice",
+        "modality": "MR",
+        "organ": "brain",
+        "body_parts": ["BRAIN", "HEAD"],
+        "classes": ["normal", "tumour"],
+        "positive": ["tumour"],
+        "unit": "slice",
+        "pixels": {"size": SIZE, "window": None},
+        "pooling": {"rule": "topk", "k": 2},
+        "temperature": 1.0,
+        "threshold": 0.5,
+        "precision": "float32",
+        "outlier_distance": 100.0,
+        "version": "1",
+        "note": "phantoms only",
+    } | changed
+
+
+def png(bright: bool, seed: int = 0) -> bytes:
+    """A picture as PNG: display greys, no header facts."""
+    stream = io.BytesIO()
+    Image.fromarray((picture(bright, seed) * 255).astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def dicom(bright: bool, seed: int = 0, position: float = 0.0, **changed: str) -> bytes:
+    """One MR slice as DICOM, with a header that says what it is; `changed` are other attributes of it."""
+    header = Dataset()
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = MRImageStorage
+    header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = generate_uid(entropy_srcs=[str(seed)])
+    header.SeriesInstanceUID = generate_uid(entropy_srcs=["series"])
+    header.Modality, header.BodyPartExamined, header.PatientID = "MR", "BRAIN", "Jane^Doe"
+    header.Rows = header.Columns = SIZE
+    header.PixelSpacing, header.SliceThickness = [1.0, 1.0], 2.0
+    header.ImagePositionPatient, header.ImageOrientationPatient = [0.0, 0.0, position], [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    header.SamplesPerPixel, header.PhotometricInterpretation, header.PixelRepresentation = 1, "MONOCHROME2", 0
+    header.BitsAllocated, header.BitsStored, header.HighBit = 16, 16, 15
+    header.PixelData = (picture(bright, seed) * 4000).astype("<u2").tobytes()
+    for keyword, value in changed.items():
+        setattr(header, keyword, value)
+    stream = io.BytesIO()
+    header.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def manifest(name: str = "r1", **tasks: dict[str, Any]) -> dict[str, Any]:
+    """A release's manifest before its warm-up scans."""
+    serving = {"engine": "openvino", "keep_scans": False, "abstain_below": 0.5, "max_upload_mb": 1}
+    return {
+        "release": name,
+        "created": "2026-01-31T12:00:00Z",
+        "tasks": tasks or {"tiny-mr": facts()},
+        "serving": serving,
+    }
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A state folder that lasts for all served tests."""
+    from lineage import keys, places, store
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONCOLOOP_HOME", str(tmp_path_factory.mktemp("house") / "var"))
+        patch.delenv("ONCOLOOP_DATABASE_URL", raising=False)
+        for name, value in places.environment().items():
+            patch.setenv(name, value)
+        keys.create()
+        store.migrate()
+        yield places.home()

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.record import Pooling
+from lineage import journal, keys
+from lineage.fault import Fault
+from lineage.verdict import Outcome
+from serving import bundle
+from serving.predict import Upload, decide, journal_row, pool, predict, probabilities, to_json
+from serving.release import Release, load_release
+
+from .conftest import SIZE, dicom, facts, manifest, png
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def release(tiny: Path, home: Path, **tasks: dict[str, Any]) -> Release:
+    described = manifest(**tasks)
+    return load_release(bundle.assemble(home / "releases" / "r1", described, dict.fromkeys(described["tasks"], tiny)))
+
+
+def test_probabilities_are_softmax_with_temperature() -> None:
+    logits = np.array([[2.0, 0.0], [1000.0, -1000.0]], np.float32)
+    np.testing.assert_allclose(probabilities(logits, 1.0)[0], [0.880797, 0.119203], rtol=1e-5)
+    np.testing.assert_allclose(probabilities(logits, 2.0)[0], [0.731059, 0.268941], rtol=1e-5)
+    assert np.array_equal(probabilities(logits, 1.0)[1], [1, 0])
+
+
+def test_pooling_takes_the_mean_or_the_most_positive_slices() -> None:
+    slices = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [1.0, 0.0]], np.float32)
+    np.testing.assert_allclose(pool(slices, [1], Pooling("topk", 2)), [0.3, 0.7], rtol=1e-6)
+    np.testing.assert_allclose(pool(slices, [1], Pooling("topk", 9)), pool(slices, [1], Pooling("mean", 0)), rtol=1e-6)
+    with pytest.raises(Fault, match="median"):
+        pool(slices, [1], Pooling("median", 1))
+
+
+@pytest.mark.parametrize(
+    ("case", "threshold", "expected"),
+    [([0.6, 0.1, 0.3], 0.3, 2), ([0.6, 0.1, 0.3], 0.31, 0), ([0.1, 0.5, 0.4], 0.5, 1), ([0.0, 0.0, 1.0], 0.5, 2)],
+)
+def test_the_operating_point_decides_not_the_largest_probability(
+    case: list[float], threshold: float, expected: int
+) -> None:
+    assert decide(np.array(case), (2,), threshold) == expected
+
+
+def test_a_lesion_is_answered_shown_and_described(tiny: Path, home: Path) -> None:
+    said = predict(release(tiny, home), [Upload("a.dcm", dicom(True))])
+    assert said.answer == said.map_class == "tumour" and said.score > said.threshold
+    assert said.verdict.outcome is Outcome.PASS and said.verdict.reasons == ()
+    assert said.cluster == keys.pseudonym("Jane^Doe") and "Jane" not in json.dumps(to_json(said))
+    assert said.description["modality"] == "MR" and said.description["rows"] == SIZE
+    assert len(said.embedding) == 32 and sum(said.probabilities) == pytest.approx(1)
+    assert said.note.startswith("Research use only") and said.note.endswith("phantoms only")
+    assert predict(release(tiny, home), [Upload("b.dcm", dicom(False, 1))]).answer == "normal"
+
+
+def test_the_same_bytes_give_the_same_answer_to_the_last_digit(tiny: Path, home: Path) -> None:
+    first, second = (predict(release(tiny, home), [Upload("a.dcm", dicom(True))]) for _ in range(2))
+    assert first == second
+
+
+def test_a_series_is_put_in_order_and_judged_as_one_case(tiny: Path, home: Path) -> None:
+    slices = [Upload(f"{place}.dcm", dicom(place == 3, place, float(place))) for place in (4, 3, 0, 2, 1)]
+    said = predict(release(tiny, home), slices)
+    assert [entry["index"] for entry in said.slices] == [0, 1, 2, 3, 4]
+    assert said.shown == 3 == max(said.slices, key=lambda entry: entry["score"])["index"]
+    top = sorted((entry["score"] for entry in said.slices), reverse=True)[:2]
+    assert said.score == pytest.approx(sum(top) / 2, rel=1e-6)
+    assert len(said.inputs) == 5 == len(set(said.inputs))
+
+
+def test_pictures_of_one_case_keep_their_order_and_blank_ones_are_left_out(tiny: Path, home: Path) -> None:
+    files = [Upload("flat.png", _flat()), Upload("a.png", png(True)), Upload("b.png", png(False))]
+    said = predict(release(tiny, home), files, "tiny-mr")
+    assert [entry["index"] for entry in said.slices] == [1, 2] and said.shown == 1
+    assert said.cluster.startswith("unknown-") and said.answer == "tumour"
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [({"Modality": "CT"}, "the scan is CT"), ({"BodyPartExamined": "KNEE"}, "the scan shows KNEE")],
+)
+def test_a_wrong_kind_of_scan_is_named_and_not_answered(
+    tiny: Path, home: Path, changed: dict[str, str], reason: str
+) -> None:
+    said = predict(release(tiny, home), [Upload("a.dcm", dicom(True, **changed))], "tiny-mr")
+    assert said.answer is None and said.verdict.outcome is Outcome.INCONCLUSIVE
+    assert any(reason in given for given in said.verdict.reasons)
+    assert to_json(said)["answer"] is None and to_json(said)["probabilities"]["tumour"] > 0.5
+
+
+def test_doubt_strangeness_and_blankness_abstain(tiny: Path, home: Path) -> None:
+    unsure = release(tiny, home, unsure=facts(temperature=1000.0, outlier_distance=0.1, classes=["normal", "tumour"]))
+    said = predict(unsure, [Upload("a.dcm", dicom(True))])
+    assert any("unlike those" in reason for reason in said.verdict.reasons)
+    blank = predict(unsure, [Upload("flat.png", _flat())], "unsure")
+    assert any("blank" in reason for reason in blank.verdict.reasons)
+
+
+def test_the_header_chooses_the_task(tiny: Path, home: Path) -> None:
+    both = release(tiny, home, brain=facts(), knee=facts(body_parts=["KNEE"]))
+    assert predict(both, [Upload("a.dcm", dicom(True))]).task == "brain"
+    assert predict(both, [Upload("a.dcm", dicom(True, BodyPartExamined="LEFTKNEE"))]).task == "knee"
+    for changed, said in (
+        ({"BodyPartExamined": ""}, "several tasks answer for MR of an unnamed body part"),
+        ({"BodyPartExamined": "HAND"}, "no task answers for MR of HAND"),
+        ({"Modality": "US"}, "no task answers for US of BRAIN"),
+    ):
+        with pytest.raises(Fault, match=f"a.dcm: {said}; name one of: brain, knee"):
+            predict(both, [Upload("a.dcm", dicom(True, **changed))])
+    with pytest.raises(Fault, match=r"x\.png: the file does not say what kind of scan it is.*brain, knee"):
+        predict(both, [Upload("x.png", png(True))])
+    with pytest.raises(Fault, match="no task 'liver' in release r1; name one of: brain, knee"):
+        predict(both, [Upload("a.dcm", dicom(True))], "liver")
+
+
+def test_what_is_no_case_is_refused_by_name(tiny: Path, home: Path) -> None:
+    known = release(tiny, home)
+    with pytest.raises(Fault, match=r"junk\.dcm"):
+        predict(known, [Upload("junk.dcm", b"\0" * 500)])
+    with pytest.raises(Fault, match="no file was sent"):
+        predict(known, [])
+    with pytest.raises(Fault, match=r"b\.dcm and a\.dcm are of different patients"):
+        predict(known, [Upload("a.dcm", dicom(True)), Upload("b.dcm", dicom(True, 1, 1.0, PatientID="John"))])
+    with pytest.raises(Fault, match="different kinds"):
+        predict(known, [Upload("a.dcm", dicom(True, PatientID="")), Upload("b.png", png(True))], "tiny-mr")
+
+
+def test_a_prediction_fills_a_row_of_the_journal(tiny: Path, home: Path) -> None:
+    said = predict(release(tiny, home), [Upload("a.dcm", dicom(True))], id="p1", at="2026-01-31T12:00:00Z")
+    journal.append(journal_row(said, "eve"))
+    kept = journal.get("p1")
+    assert (kept["actor"], kept["task"], kept["answer"], kept["outcome"]) == ("eve", "tiny-mr", "tumour", "pass")
+    assert kept["inputs"] == list(said.inputs) and kept["map"] == said.map
+    assert "Jane" not in str(kept)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_both_engines_answer_the_same_case_alike(tiny: Path, home: Path, engine: str) -> None:
+    described = manifest()
+    described["serving"]["engine"] = engine
+    known = load_release(bundle.assemble(home / "releases" / engine, described, {"tiny-mr": tiny}))
+    said = predict(known, [Upload("a.dcm", dicom(True))])
+    assert said.engine["engine"] == engine and said.score == pytest.approx(0.97, abs=0.03)
+
+
+def _flat() -> bytes:
+    import io
+
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("L", (SIZE, SIZE), 90).save(stream, "PNG")
+    return stream.getvalue()

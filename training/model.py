@@ -1,0 +1,95 @@
+"""The networks: four backbones by name, each ending in global average pooling and one linear layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import layers
+
+from lineage.fault import Fault
+from training.settings import FitSettings
+
+BACKBONES = ("small", "resnet50", "vgg16", "efficientnetv2b0")
+STAGES = ((24, 1), (48, 1), (96, 1))  # channels and residual blocks of `small` at 1/4, 1/8 and 1/16 of the picture
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CAFFE_MEAN = (103.939, 116.779, 123.68)  # what ResNet-50 and VGG-16 of keras.applications subtract, in grey levels
+
+
+def build(settings: FitSettings, classes: int, size: int) -> Any:
+    """The inference network: `pixels` (n, size, size, 1) in [0, 1] to `logits` (n, classes).
+
+    The layer `features` holds the last feature maps (n, h, w, d); `logits` is linear in their average, so the class
+    activation map of serving/explain.py is exact. Augmentation is not part of it.
+    """
+    if settings.backbone not in BACKBONES:
+        raise Fault(f"fit.backbone {settings.backbone!r} is unknown: use one of {', '.join(BACKBONES)}")
+    pixels = keras.Input((size, size, 1), name="pixels")
+    maps = _small(pixels) if settings.backbone == "small" else _application(pixels, settings)
+    features = layers.Identity(name="features")(maps)
+    pooled = layers.GlobalAveragePooling2D(name="pooled")(features)
+    network = keras.Model(pixels, layers.Dense(classes, name="logits")(pooled), name=settings.backbone)
+    if settings.weights not in ("none", "imagenet"):
+        _load(network, settings.weights)
+    return network
+
+
+def with_features(network: Any) -> Any:
+    """The same network with two outputs, `logits` and `features`: what is exported."""
+    features = network.get_layer("features").output
+    return keras.Model(network.input, {"logits": network.output, "features": features}, name=network.name)
+
+
+def _load(network: Any, path: str) -> None:
+    if not Path(path).is_file():
+        raise Fault(f"fit.weights {path!r} is no file: use none, imagenet, or the path of a .weights.h5 file")
+    try:
+        network.load_weights(path)
+    except (ValueError, KeyError, OSError) as error:
+        raise Fault(f"{path}: these weights do not fit {network.name} ({str(error).splitlines()[0]})") from error
+
+
+def _small(pixels: Any) -> Any:
+    """Our own CNN for a CPU and few scans: a stride of four before the first wide layer, then residual stages."""
+    maps = _convolution(layers.Rescaling(2.0, -1.0)(pixels), 16, kernel=5, stride=2)
+    for channels, blocks in STAGES:
+        maps = _convolution(maps, channels, stride=2)
+        for _ in range(blocks):
+            inner = _convolution(_convolution(maps, channels), channels, activate=False)
+            maps = layers.ReLU()(layers.Add()([maps, inner]))
+    return maps
+
+
+def _convolution(maps: Any, channels: int, kernel: int = 3, stride: int = 1, activate: bool = True) -> Any:
+    """Convolution and batch normalisation; the quick moving average suits runs of a few hundred steps."""
+    maps = layers.Conv2D(
+        channels, kernel, stride, padding="same", use_bias=False, kernel_initializer="he_normal"
+    )(maps)
+    maps = layers.BatchNormalization(momentum=0.9)(maps)
+    return layers.ReLU()(maps) if activate else maps
+
+
+def _application(pixels: Any, settings: FitSettings) -> Any:
+    """A backbone of keras.applications behind the scaling that its ImageNet weights were made with."""
+    grey = layers.Concatenate(name="rgb")([pixels, pixels, pixels])
+    if settings.backbone == "efficientnetv2b0":
+        scale = [1 / std for std in IMAGENET_STD]
+        offset = [-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+        make, extra = keras.applications.EfficientNetV2B0, {"include_preprocessing": False}
+    else:
+        scale, offset = [255.0] * 3, [-mean for mean in CAFFE_MEAN]
+        make = keras.applications.ResNet50 if settings.backbone == "resnet50" else keras.applications.VGG16
+        extra = {}
+    scaled = layers.Rescaling(scale, offset, name="scaled")(grey)
+    weights = "imagenet" if settings.weights == "imagenet" else None
+    try:
+        backbone = make(include_top=False, weights=weights, input_shape=(*pixels.shape[1:3], 3), **extra)
+    except Exception as error:  # the download of keras raises a bare Exception
+        if weights is None:
+            raise
+        raise Fault(
+            f"the ImageNet weights of {settings.backbone} could not be fetched ({error}); fetch them where there is "
+            "a network, or set fit.weights to a weights file or to none"
+        ) from error
+    return backbone(scaled)

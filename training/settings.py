@@ -1,0 +1,66 @@
+"""Settings of the training room, one field for each key of `params.yaml`; free of any framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """Ranges of augmentation: degrees of rotation, shares of the picture for shift and zoom, of the grey range else."""
+
+    rotation: float
+    shift: float
+    zoom: float
+    flip: bool
+    brightness: float
+    contrast: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a network is fitted. `patience` counts epochs without a better validation loss."""
+
+    seed: int
+    backbone: str
+    weights: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    patience: int
+    class_weights: bool
+    augment: AugmentSettings
+
+
+@dataclass(frozen=True)
+class CalibrateSettings:
+    """Conformal level and the clusters of each class that it needs on the validation side."""
+
+    min_clusters: int
+    level: float
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Resamples and confidence of the clustered bootstrap; precision of the graph (auto, float32, bfloat16)."""
+
+    seed: int
+    bootstrap: int
+    confidence: float
+    precision: str
+
+
+@dataclass(frozen=True)
+class PromotionSettings:
+    """What a challenger must show. `alpha` is one-sided, for each claim; margins are differences of the figure."""
+
+    approval: str
+    bootstrap: int
+    seed: int
+    alpha: float
+    margin_auroc: float
+    margin_sensitivity: float
+    floor_auroc: float
+    min_clusters: int
+    min_positive_clusters: int
