@@ -77,7 +77,7 @@ def ours(reference: pd.DataFrame, current: pd.DataFrame, alpha: float, permutati
 
 
 def evidently(reference: pd.DataFrame, current: pd.DataFrame) -> dict[str, bool]:
-    """Evidently's alarms with its defaults: any column, half of the columns, and the embedding by its classifier and its MMD."""
+    """Evidently's alarms with its defaults: any or half of the columns, the embedding by classifier and by MMD."""
     from evidently import DataDefinition, Dataset, Report
     from evidently.legacy.metrics.data_drift.embedding_drift_methods import mmd, model
     from evidently.metrics import DriftedColumnsCount

@@ -77,10 +77,9 @@ def _sharpness(pixels: Array) -> float:
 def _noise(pixels: Array) -> float:
     if min(pixels.shape) < 2:
         return 0.0
-    height, width = (length // 2 * 2 for length in pixels.shape)
-    a, b = pixels[:height:2, :width:2], pixels[:height:2, 1:width:2]
-    c, d = pixels[1:height:2, :width:2], pixels[1:height:2, 1:width:2]
-    return float(np.median(_sample(np.abs(a - b - c + d) / 2)) / 0.6745)
+    step = max(1, int(np.sqrt(pixels.size / SAMPLE)))
+    a, b, c, d = (pixels[y:end:step, x:stop:step] for y, end in ((0, -1), (1, None)) for x, stop in ((0, -1), (1, None)))
+    return float(np.median(np.abs(a - b - c + d)) / 2 / 0.6745)
 
 
 def embed(unit_pixels: Array) -> Array:

@@ -51,7 +51,8 @@ def _against(batch_errors: Sequence[str], out: int, total: int, settings: Ingest
     if settings.quarantine == "batch" and out:
         reasons.append(f"{out} of {total} units fail, and ingest.quarantine is `batch`")
     elif out / total > settings.max_failing:
-        reasons.append(f"{out / total:.0%} of the units fail, more than ingest.max_failing ({settings.max_failing:.0%})")
+        share, limit = f"{out / total:.0%}", f"{settings.max_failing:.0%}"
+        reasons.append(f"{share} of the units fail, more than ingest.max_failing ({limit})")
     return reasons
 
 

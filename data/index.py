@@ -25,7 +25,7 @@ from data.split import check_cluster
 from lineage import fingerprint, keys
 from lineage.fault import Fault
 
-__all__ = ["COLUMNS", "TEXT", "Indexed", "Refused", "batch_digest", "embeddings", "index_batch", "metadata",
+__all__ = ["COLUMNS", "TEXT", "Indexed", "Refused", "batch_digest", "embedded", "embeddings", "index_batch", "metadata",
            "read_manifest"]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,11 @@ def read_manifest(path: Path) -> pd.DataFrame:
     """A batch's manifest.csv, with text as text ("" where empty) and numbers as numbers (NaN where empty)."""
     table = pd.read_csv(path, dtype=TEXT)
     return table.fillna({name: "" for name in TEXT if name in table})
+
+
+def embedded(unit_pixels: NDArray[np.float32]) -> str:
+    """The descriptor's vector of one slice (size × size × 1 in [0, 1]) as text: base64 of 32 half-precision numbers."""
+    return base64.b64encode(describe.embed(unit_pixels).astype("<f2").tobytes()).decode()
 
 
 def embeddings(column: pd.Series[str]) -> NDArray[np.float32]:
@@ -182,14 +187,13 @@ def _unit(scan: Scan, number: int, row: dict[str, str], task: Task) -> dict[str,
     """One slice: what the metadata says of it, what is measured on it, and its three kinds of likeness."""
     picture = np.ascontiguousarray(scan.pixels[number])
     small = pixels.unit_pixels(picture, scan.units, task.pixels)
-    vector = describe.embed(small).astype("<f2")
     said = {name: row[name] for name in ("task", "label", "truth", "site", "labeller", "labelled_at", "stage")}
     return said | describe.describe(picture, scan) | {
         "slice": number,
         "lesion_mm": _number(row["lesion_mm"], "lesion_mm"),
         "pixels_sha256": hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).hexdigest(),
         "dhash": describe.dhash(small),
-        "embedding": base64.b64encode(vector.tobytes()).decode(),
+        "embedding": embedded(small),
     }  # fmt: skip
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import math
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,8 @@ FACTS = {
     "laterality": "Laterality",
     "burned_in": "BurnedInAnnotation",
     "photometric": "PhotometricInterpretation",
+    "sex": "PatientSex",
+    "age": "PatientAge",
 }
 
 
@@ -35,15 +40,22 @@ def read(name: str, content: bytes) -> Scan:
     Whatever is wrong with the file is a Fault of one sentence that names it; nothing else is raised.
     """
     decode = _decoder(name, content)
+    _hush()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the warnings of these libraries quote header values
-            return decode(name, content)
+        return decode(name, content)
     except Fault:
         raise
     except Exception as error:  # pydicom alone raises nine kinds on hostile files
         reason = " ".join(str(error).split())[:200] or "no reason given"
         raise Fault(f"{name}: cannot be decoded ({type(error).__name__}: {reason}); export it again") from error
+
+
+@lru_cache(maxsize=1)
+def _hush() -> None:
+    """Warnings and logs of these libraries quote header values, names of patients too: they are switched off."""
+    for library in ("pydicom", "nibabel", "PIL"):
+        warnings.filterwarnings("ignore", module=library)
+        logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def _decoder(name: str, content: bytes) -> Callable[[str, bytes], Scan]:
@@ -199,24 +211,39 @@ def _text(value: Any) -> str:
 # NIfTI and pictures
 
 
-def _read_nifti(name: str, content: bytes) -> Scan:
+def nifti_bytes(name: str, content: bytes) -> tuple[bytes, Any, int]:
+    """A NIfTI file as it is without compression, its header, and where its voxels end.
+
+    Of a compressed file no more is inflated than its header needs; Fault if that is beyond the limits.
+    """
     import nibabel
 
     plain = content if content[:2] != b"\x1f\x8b" else limits.inflate(name, content, 544, 31)
-    kind = nibabel.Nifti2Image if plain[4:7] in (b"n+2", b"ni2") else nibabel.Nifti1Image
     if plain[344:347] != b"n+1" and plain[4:7] != b"n+2":
         raise Fault(f"{name}: is compressed or split, but not one NIfTI file (.nii or .nii.gz); convert it")
-    header = kind.header_class(plain[: kind.header_class.sizeof_hdr])
+    kind = nibabel.Nifti2Header if plain[4:7] == b"n+2" else nibabel.Nifti1Header
+    header = kind(plain[: kind.sizeof_hdr])
     shape = tuple(int(length) for length in header.get_data_shape())
     if not 2 <= len(shape) <= 4 or (len(shape) == 4 and shape[3] != 1) or header.get_data_dtype().fields:
         raise Fault(f"{name}: has the shape {'×'.join(map(str, shape))} or colours; give one grey volume per file")
     limits.permit(name, *shape)
+    end = int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize
+    if not kind.sizeof_hdr <= header.get_data_offset() <= end <= 5 * limits.DECODED_BYTES:
+        raise Fault(f"{name}: the header puts the voxels at byte {header.get_data_offset()}; export it again")
     if plain is not content:
-        offset = max(0, int(header.get_data_offset()))
-        needed = offset + int(np.prod(shape)) * header.get_data_dtype().itemsize
-        plain = limits.inflate(name, content, min(needed, 5 * limits.DECODED_BYTES), 31)
+        plain = limits.inflate(name, content, end, 31)
+    if len(plain) < end:
+        raise Fault(f"{name}: ends after {len(plain)} of {end} bytes; copy it again")
+    return plain, header, end
+
+
+def _read_nifti(name: str, content: bytes) -> Scan:
+    import nibabel
+
+    plain, header, _ = nifti_bytes(name, content)
+    kind = nibabel.Nifti2Image if plain[4:7] == b"n+2" else nibabel.Nifti1Image
     image = kind.from_bytes(plain)
-    volume = np.asarray(image.dataobj, dtype=np.float32).reshape((*shape, 1)[:3])
+    volume = np.asarray(image.dataobj, dtype=np.float32).reshape((*image.shape, 1)[:3])
     zooms = (*(float(zoom) for zoom in header.get_zooms()[:3]), 1.0)[:3]
     return Scan(
         name=name,

@@ -40,10 +40,14 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
 async def predict(request: Request) -> Response:
     """Answer from the live release. A program sends its own bearer token, a page the token of its session."""
     try:
-        authorization = request.headers.get("authorization") or await run_in_threadpool(_as_person, request)
+        authorization = request.headers.get("authorization")
+        if authorization is None:
+            authorization = await run_in_threadpool(_as_person, request)
         target = await run_in_threadpool(traffic.live)
         if target is None:
-            return problem(503, "No release is live yet, so nothing can answer. Try again later.", {"Retry-After": "60"})
+            return problem(
+                503, "No release is live yet, so nothing can answer. Try again later.", {"Retry-After": "60"}
+            )
         limit = await run_in_threadpool(releases.upload_limit_mb, target.release)
         if _length(request) > limit * 1e6 + ENVELOPE:
             return problem(413, f"The upload is over {limit:g} MB; send fewer or smaller files.")
@@ -97,7 +101,9 @@ async def _handed_on(request: Request, target: Target, authorization: str, limit
                 target = moved
                 continue
             log.warning("release %s does not answer at %s", target.release, target.url)
-            return problem(503, "The release that should answer can't be reached. Try again in a moment.", {"Retry-After": "5"})
+            return problem(
+                503, "The release that should answer can't be reached. Try again in a moment.", {"Retry-After": "5"}
+            )
         except httpx.TimeoutException:
             return problem(504, f"There was no answer within {SECONDS:g} seconds. Try again.")
         except httpx.TransportError as error:

@@ -112,7 +112,7 @@ async def faulty(request: Request, error: Exception) -> Response:
 async def failed(request: Request, error: Exception) -> Response:
     """What nobody foresaw; the log has the details, the page has none."""
     log.error("%s failed", request.url.path, exc_info=error)
-    response = await _sorry(request, 500, "Something went wrong here; it is in the desk's log.")
+    response = await _sorry(request, 500, "Something went wrong here; the log of the desk has the details.")
     response.headers.update(HEADERS)  # this handler stands outside the middleware that sets them
     return response
 

@@ -55,7 +55,7 @@ def traced(request: Request, who: Visitor) -> Response:
             chain = trace.trace(wanted)
         except Fault as fault:
             missing = str(fault)
-    values = {"wanted": wanted, "links": chain.links if chain else None, "missing": missing}
+    values = {"wanted": wanted, "chain": chain, "missing": missing}
     return page(request, "trace.html", values, who, 404 if missing else 200)
 
 

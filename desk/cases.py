@@ -44,8 +44,12 @@ class Case:
     def confidence(self) -> list[tuple[str, float, bool]]:
         """(class, probability, whether it is the answer), most probable first."""
         given = self.row["probabilities"]
-        names = self.task.classes if len(self.task.classes) == len(given) else [f"class {n + 1}" for n in range(len(given))]
-        listed = [(plain(name), float(value), name == self.row["answer"]) for name, value in zip(names, given, strict=True)]
+        names = (
+            self.task.classes if len(self.task.classes) == len(given) else [f"class {n + 1}" for n in range(len(given))]
+        )
+        listed = [
+            (plain(name), float(value), name == self.row["answer"]) for name, value in zip(names, given, strict=True)
+        ]
         return sorted(listed, key=lambda entry: -entry[1])
 
     @property

@@ -19,7 +19,9 @@ def listed(request: Request, who: Visitor) -> Response:
     """GET /decisions: what waits, and what was decided."""
     waiting = [version for task in models.tasks() for version in models.versions(task) if version.waits]
     made = ledger.events(kind="approval")[: -models.LATEST - 1 : -1]
-    return page(request, "decisions.html", {"waiting": waiting, "made": made, "shortest": SHORTEST, "longest": LONGEST}, who)
+    return page(
+        request, "decisions.html", {"waiting": waiting, "made": made, "shortest": SHORTEST, "longest": LONGEST}, who
+    )
 
 
 def decide(request: Request, who: Visitor, form: Form) -> Response:

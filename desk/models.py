@@ -19,7 +19,11 @@ from lineage.ledger import Event
 
 log = logging.getLogger(__name__)
 LATEST = 50
-TOOLS = {"prefect": "Prefect: runs and schedules", "mlflow": "MLflow: runs and versions", "evidently": "Evidently: drift over time"}
+TOOLS = {
+    "prefect": "Prefect: runs and schedules",
+    "mlflow": "MLflow: runs and versions",
+    "evidently": "Evidently: drift over time",
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def versions(task: str) -> list[Version]:
     held = registry.roles(task)
     promoted = {str(e.payload["version"]) for e in events if e.kind == "model.promoted"}
     rejected = {str(e.payload["version"]) for e in events if e.kind == "model.rejected"}
-    found = []
+    found: list[Version] = []
     for event in reversed([event for event in events if event.kind == "model.logged"]):
         number = str(event.payload["version"])
         own = ledger.events(subject=f"{task}/{number}")

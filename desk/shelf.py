@@ -27,6 +27,8 @@ POLICY = (
     "sandbox allow-scripts allow-popups; default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
     "connect-src 'none'; form-action 'none'; frame-ancestors 'self'; base-uri 'none'"
 )
+SANDBOX = {"Content-Security-Policy": POLICY, "Cross-Origin-Resource-Policy": "cross-origin"}
+DULL = ("pages", "uncommitted", "data_docs", "local_site")  # folders whose names tell a person nothing
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Leaf:
 def leaves(who: Visitor, room: str) -> list[Leaf]:
     """The newest pages of a room: Evidently's reports, or the index and validation pages of Data Docs."""
     root = places.home() / room
-    pages = [path for path in root.glob("**/*.html") if room != "gx" or "expectations" not in path.relative_to(root).parts]
+    pages = [path for path in root.glob("**/*.html") if "expectations" not in path.relative_to(root).parts]
     newest = sorted(pages, key=lambda path: path.stat().st_mtime, reverse=True)[:LATEST]
     return [Leaf(room, _name(path.relative_to(root)), _age(path), link(who, str(path))) for path in newest]
 
@@ -70,11 +72,11 @@ def show(request: Request) -> Response:
     path = (root / given["path"]).resolve()
     if not path.is_relative_to(root) or path.suffix not in SUFFIXES or not path.is_file():
         raise HTTPException(404, "There is no such page.")
-    return FileResponse(path, headers={"Content-Security-Policy": POLICY})
+    return FileResponse(path, headers=SANDBOX)
 
 
 def _name(path: Path) -> str:
-    parts = [part for part in path.with_suffix("").parts if part not in ("pages", "uncommitted", "data_docs", "local_site")]
+    parts = [part for part in path.with_suffix("").parts if part not in DULL]
     return " / ".join(part if len(part) <= 40 else f"{part[:37]}…" for part in parts)
 
 

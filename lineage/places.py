@@ -72,6 +72,8 @@ SILENT = {
     "ORT_DISABLE_TELEMETRY": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "MPLBACKEND": "Agg",
+    # openvino reports its mere import and writes to ~/intel unless it believes to run in CI; it asks nothing else
+    "TF_BUILD": "1",
 }
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 

@@ -69,7 +69,7 @@ def _report(
 ) -> Any:
     """Evidently's report, in which each column's flag is our p-value and not a row-wise test."""
     from evidently import DataDefinition, Dataset, Report
-    from evidently.presets import DataDriftPreset
+    from evidently.metrics import DriftedColumnsCount, ValueDrift
     from evidently.tests import gte
 
     metric, method = _evidently()
@@ -78,7 +78,8 @@ def _report(
     measured = [family for family in FAMILIES if figures["families"][family]["p"] is not None]
     metrics: list[Any] = [metric(family=family, tests=[gte(limit)]) for family in measured]
     if columns:
-        metrics.append(DataDriftPreset(columns=columns, method=method, threshold=limit))
+        metrics.append(DriftedColumnsCount(columns=columns, method=method, threshold=limit))
+    metrics += [ValueDrift(column=column, method=method, threshold=limit) for column in columns]
     definition = DataDefinition(numerical_columns=columns)
     sides = [
         Dataset.from_pandas(_shown(rows[columns] if columns else rows[["score"]]), data_definition=definition)
@@ -90,7 +91,7 @@ def _report(
 
 
 def _shown(rows: pd.DataFrame) -> pd.DataFrame:
-    numbers = rows.apply(pd.to_numeric, errors="coerce").astype(float).reset_index(drop=True)
+    numbers: pd.DataFrame = rows.apply(pd.to_numeric, errors="coerce").astype(float).reset_index(drop=True)
     return numbers.sample(SHOWN_ROWS, random_state=0) if len(numbers) > SHOWN_ROWS else numbers
 
 

@@ -41,7 +41,8 @@ def ask(
 def _drift(drift: Drift | None, settings: MonitoringSettings, clusters: int) -> tuple[Outcome, list[str]]:
     if clusters < settings.min_clusters:
         return Outcome.INCONCLUSIVE, [
-            f"The window has scans of {clusters} patients; {settings.min_clusters} are needed to tell drift from chance."
+            f"The window has scans of {clusters} patients; {settings.min_clusters} are needed to tell drift "
+            "from chance."
         ]
     if drift is None or drift.figures["p"] is None:
         return Outcome.INCONCLUSIVE, ["The window could not be compared with the reference patients."]
@@ -61,9 +62,7 @@ def _drift(drift: Drift | None, settings: MonitoringSettings, clusters: int) -> 
 
 
 def _families(figures: Mapping[str, Any]) -> str:
-    parts = [
-        f"{name} p = {family['p']:.4f}" for name, family in figures["families"].items() if family["p"] is not None
-    ]
+    parts = [f"{name} p = {family['p']:.4f}" for name, family in figures["families"].items() if family["p"] is not None]
     return f"{', '.join(parts)}; together p = {figures['p']:.4f}"
 
 

@@ -80,10 +80,10 @@ def _columns(drawn: shift.Sample, chunks: Sequence[shift.Array], names: Sequence
 
 def _embedding(reference: pd.DataFrame, current: pd.DataFrame, permutations: int) -> float | None:
     """The p-value of the embeddings' MMD; None where a side has fewer than two patients with an embedding."""
-    sides = [rows[rows["embedding"].map(lambda vector: np.size(vector) > 1)] for rows in (reference, current)]
-    if min(side["cluster"].nunique() for side in sides) < 2:
+    then, now = (rows[rows["embedding"].map(lambda vector: np.size(vector) > 1)] for rows in (reference, current))
+    if min(then["cluster"].nunique(), now["cluster"].nunique()) < 2:
         return None
-    drawn = shift.sample(*sides)
+    drawn = shift.sample(then, now)
     points = np.stack(drawn.rows["embedding"].to_list()).astype(np.float64)
     statistics = shift.mmd(points, drawn, shift.permutations(drawn.recent, permutations))
     return float(shift.p_values(statistics))

@@ -49,7 +49,7 @@ def sample(reference: pd.DataFrame, current: pd.DataFrame, seed: int = SEED) -> 
     rows = pd.concat(sides, ignore_index=True)
     rows = rows.sample(frac=1.0, random_state=seed).groupby(["_side", "cluster"], sort=True).head(per_cluster)
     rows = rows.sort_values(["_side", "cluster"], kind="stable").reset_index(drop=True)
-    owner = rows.groupby(["_side", "cluster"], sort=True).ngroup().to_numpy(dtype=np.intp)
+    owner = rows.groupby(["_side", "cluster"], sort=True).ngroup().to_numpy().astype(np.intp)
     recent = rows.groupby(["_side", "cluster"], sort=True)["_side"].first().to_numpy() == 1
     return Sample(rows.drop(columns="_side"), owner, recent, per_cluster)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -27,9 +30,9 @@ def rank(rows: pd.DataFrame, reference: pd.DataFrame, limit: int | None = None) 
     return ranked if limit is None else ranked.head(limit)
 
 
-def _why(case: dict[str, object]) -> str:
+def _why(case: Mapping[Hashable, Any]) -> str:
     told = ["the answer was withheld"] if case["abstained"] else []
-    far, margin = float(str(case["far"])), float(str(case["margin"]))
+    far, margin = case["far"], case["margin"]
     if far >= FAR:
         told.append(f"farther from the reference than {far:.0%} of the reference patients")
     if margin < CLOSE:
@@ -59,9 +62,7 @@ def _far(rows: pd.DataFrame, reference: pd.DataFrame) -> pd.Series[float]:
     return far
 
 
-def _nearest(
-    points: NDArray[np.float64], known: NDArray[np.float64], barred: NDArray[np.bool_]
-) -> NDArray[np.float64]:
+def _nearest(points: NDArray[np.float64], known: NDArray[np.float64], barred: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Mean distance to the nearest known points, leaving out the barred ones."""
     square = (points**2).sum(axis=1)[:, None] + (known**2).sum(axis=1)[None, :] - 2 * points @ known.T
     gaps = np.where(barred, np.inf, np.sqrt(np.maximum(square, 0.0)))

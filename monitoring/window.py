@@ -13,9 +13,7 @@ DESCRIPTION_PREFIX = "d_"  # how the journal marks the columns of a description
 OWN_CLUSTER = "unknown patient "
 
 
-def window(
-    task: str, hours: float | None = None, since: str | None = None, release: str | None = None
-) -> pd.DataFrame:
+def window(task: str, hours: float | None = None, since: str | None = None, release: str | None = None) -> pd.DataFrame:
     """The task's predictions of the last `hours`, or from `since` (UTC, ISO 8601) on, oldest first.
 
     One row per prediction. The description stands under the names that the reference uses (no prefix), `embedding`

@@ -58,7 +58,7 @@ COMMANDS: dict[str, Command] = {
                    arg("--only", nargs="+", default=None, help="only these services"))),
     "import": Command("intake", "turn a folder of scans into a batch in the inbox", "oncoloop import lung/ --task lung-ct",
                       (arg("folder", type=Path), arg("--task", required=True), arg("--batch", help="the batch's name"),
-                       arg("--only", default="*", help="only scans whose file name matches, for example 'Pre*'"))),
+                       arg("--only", help="only scans whose file name matches, for example 'Pre*'"))),
     "ingest": Command("intake", "judge the waiting batches; admit or quarantine", "oncoloop ingest inbox/2026-05",
                       (arg("folder", type=Path, nargs="?"),
                        arg("--again", action="store_true", help="judge a quarantined batch once more"))),

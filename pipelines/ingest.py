@@ -112,13 +112,13 @@ def examine(batch: Incoming) -> tuple[Verdict, pd.DataFrame, str]:
     verdict, failing = gate.admit(batch.name, validation, findings, indexed.refused, total, settings)
     for reason in verdict.reasons:
         logger.info("%s: %s", batch.name, reason)
-    kept = indexed.manifest[~indexed.manifest["unit_id"].isin(failing)]
+    kept = indexed.manifest[~indexed.manifest["unit_id"].isin(list(failing))]
     return verdict, kept, str(validation.page)
 
 
 def known_units(task_name: str) -> pd.DataFrame:
     """The manifests of every admitted batch of a task, one below the other."""
-    tables = [pd.read_csv(path, dtype=index.TEXT) for path in Path("data/batches", task_name).glob("*/manifest.csv")]
+    tables = [index.read_manifest(path) for path in Path("data/batches", task_name).glob("*/manifest.csv")]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
@@ -134,7 +134,7 @@ def admit(batch: Incoming, manifest: pd.DataFrame) -> str:
     record = {"task": name, "batch": batch.name, "digest": batch.digest, "units": len(manifest),
               "clusters": int(manifest["cluster"].nunique()), "received": now()}  # fmt: skip
     page.write_json(batch.staging / "record.json", record)
-    rows = split.assign(manifest, split.read_cohorts(table), settings.split, epoch(name), batch.name)
+    rows = split.assign(manifest, split.read_cohorts(table), settings.split, epoch(name), batch.name, batch.task)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(batch.staging, target)
     split.append_cohorts(table, rows)

@@ -187,7 +187,7 @@ def keep(tree: Path, folder: Path, message: str) -> str:
     for name in PRODUCTS:
         if (tree / name).is_file():
             shutil.copyfile(tree / name, folder / name)
-    version = commit(list(PRODUCTS), message, folder)
+    version = commit([name for name in PRODUCTS if (folder / name).is_file()], message, folder)
     push(tree)
     return version
 

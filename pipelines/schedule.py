@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
+from lineage import places
 from pipelines import params
 
 log = logging.getLogger(__name__)
@@ -57,10 +59,19 @@ def register() -> list[str]:
 
 
 def work() -> None:
-    """Run what is due, until stopped: registers the deployments and polls for their runs."""
+    """Run what is due, until stopped: registers the deployments, says so, and polls for their runs."""
     from prefect import serve
 
-    serve(*deployments(), limit=2, print_starting_message=False)
+    made = deployments()
+    for deployment in made:
+        deployment.apply()
+    ready_file().touch()
+    serve(*made, limit=2, print_starting_message=False)
+
+
+def ready_file() -> Path:
+    """Made when the deployments and their triggers stand: an event sent earlier would find nobody."""
+    return places.place("run", "runner.ready")
 
 
 def emit(event: str, payload: dict[str, Any]) -> None:

@@ -28,13 +28,17 @@ HOST = "127.0.0.1"
 
 @dataclass
 class Service:
-    """One supervised process. `after` names the service that must be healthy before this one starts."""
+    """One supervised process. `after` names the service that must be healthy before this one starts.
+
+    A service without a port that says itself when it is ready writes the file `ready`.
+    """
 
     name: str
     command: list[str]
     port: int | None = None
     health: str = "/"
     after: str = ""
+    ready: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     healthy: bool = False
@@ -50,6 +54,8 @@ class Service:
         """Start the process in a session of its own; its output goes to logs/NAME.log."""
         if self.port and taken(self.port):
             raise Fault(f"port {self.port} for {self.name} is in use; free it or choose others with --port")
+        if self.ready:
+            self.ready.unlink(missing_ok=True)
         with places.place("logs", f"{self.name}.log").open("ab") as output:
             self.process = subprocess.Popen(
                 self.command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
@@ -65,11 +71,16 @@ class Service:
 
     def look(self) -> bool:
         """Ask for its health once; remembers that it was healthy."""
-        if not self.healthy and self.alive() and (not self.port or answers(self.url + self.health)):
+        if not self.healthy and self.alive() and self._answers():
             self.healthy, self.failures = True, 0
             _write(self)
             log.info("%s is ready after %.1f s %s", self.name, time.monotonic() - self.started, self.url)
         return self.healthy
+
+    def _answers(self) -> bool:
+        if self.port:
+            return answers(self.url + self.health)
+        return self.ready is None or self.ready.exists()
 
     def stop(self, patience: float = 8.0) -> None:
         """End the process and all its children."""

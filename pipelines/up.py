@@ -35,7 +35,7 @@ def lay_out(base: int) -> dict[str, Service]:
                          "--no-server-header", "--log-level", "warning"], base, "/healthz"),
         Service("prefect", [services.program("prefect"), "server", "start", "--host", HOST, "--port", str(prefect)],
                 prefect, "/api/health", environment={"PREFECT_UI_API_URL": f"http://{HOST}:{prefect}/api"}),
-        Service("runner", [services.program("oncoloop"), "schedule", "--work"], after="prefect",
+        Service("runner", [services.program("oncoloop"), "schedule", "--work"], after="prefect", ready=schedule.ready_file(),
                 environment={"PREFECT_RUNNER_POLL_FREQUENCY": "2"}),
         Service("mlflow", [python, "-m", "mlflow", "server", "--backend-store-uri", tracking, "--host", HOST, "--port",
                            str(base + 2), "--workers", "1"], base + 2, "/health"),
@@ -62,7 +62,7 @@ class Supervisor:
             self._tend(service)
         if self.serve_releases:
             self._follow_release()
-        if "prefect" not in self.services or self.services["prefect"].healthy:
+        if all(self.services[name].healthy for name in ("prefect", "runner") if name in self.services):
             self._drain()
 
     def ready(self) -> bool:

@@ -33,7 +33,7 @@ def find(patient: str) -> Held:
     names = {patient, keys.pseudonym(patient)}
     batches = []
     for path in sorted(Path("data/batches").glob("*/*/manifest.csv")):
-        table = pd.read_csv(path, dtype=index.TEXT)
+        table = index.read_manifest(path)
         if names & (set(table["patient"]) | set(table["cluster"])):
             batches.append((path.parent.parent.name, path.parent.name))
     models = []
@@ -78,7 +78,7 @@ def _succeed(task: str, name: str, patient: str) -> None:
     old = Path("data/batches", task, name)
     number = next(n for n in range(1, 1000) if not old.with_name(f"{name}-w{n}.dvc").exists())
     new = old.with_name(f"{name}-w{number}")
-    table = pd.read_csv(old / "manifest.csv", dtype=index.TEXT)
+    table = index.read_manifest(old / "manifest.csv")
     stays = table[(table["patient"] != patient) & (table["cluster"] != patient)]
     (new / "scans").mkdir(parents=True)
     for file in sorted(set(stays["file"])):

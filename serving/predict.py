@@ -171,7 +171,7 @@ def choose(release: Release, scan: Scan, task: str | None) -> Model:
 
 
 def to_json(prediction: Prediction) -> dict[str, Any]:
-    """The answer as the endpoint gives it. `map` covers the shown slice centred in a square; `shape` is that slice's."""
+    """The answer as the endpoint gives it. `map` covers the shown slice, of `shape`, centred in a square."""
     verdict = prediction.verdict
     return {
         "id": prediction.id,

@@ -91,7 +91,7 @@ def start(tag: str, port: int = 0, workers: int = 2) -> Server:
     return Server(tag, f"http://127.0.0.1:{port}", process, file)
 
 
-def wait_ready(url: str, seconds: float = 60.0, server: Server | None = None) -> None:
+def wait_ready(url: str, seconds: float = 120.0, server: Server | None = None) -> None:
     """Wait until a release answers /readyz. Raises Fault when time is up, or at once when its process has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -130,7 +130,7 @@ def check(tag: str, folder: Path, workers: int = 1) -> Verdict:
 
 
 def check_and_keep(
-    tag: str, folder: Path, port: int = 0, workers: int = 2, seconds: float = 60.0
+    tag: str, folder: Path, port: int = 0, workers: int = 2, seconds: float = 120.0
 ) -> tuple[Verdict, Server | None]:
     """As `check`, but a server that passed is left running and handed over; one that did not is stopped."""
     begun = time.monotonic()

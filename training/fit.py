@@ -24,7 +24,9 @@ from training.settings import FitSettings
 log = logging.getLogger(__name__)
 
 HISTORY = "history.csv"
+BETTER = 0.002  # of the validation loss: what counts as better for early stopping
 PARITY = 1e-3  # of a probability: float32 in another order of summing stays well under it
+Trained = tuple[pd.DataFrame, int]
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,15 @@ def fit(units: Units, task: Task, settings: FitSettings, folder: Path) -> FitRep
 
     started = time.perf_counter()
     network = model.build(settings, len(task.classes), task.pixels.size)
-    history = _train(network, training, validation, settings, len(task.classes))
+    history, best_epoch = _train(network, training, validation, settings, len(task.classes))
     history.to_csv(folder / HISTORY, index=False)
     network.save_weights(str(folder / export.WEIGHTS))
-    best = history.loc[history["val_loss"].idxmin()]
     report = FitReport(
         task=task.name, classes=task.classes, size=task.pixels.size, settings=dataclasses.asdict(settings),
         parameters=int(network.count_params()),
         units={"training": len(training.labels), "validation": len(validation.labels)},
-        epochs=len(history), best_epoch=int(best["epoch"]), best_validation_loss=float(best["val_loss"]),
+        epochs=len(history), best_epoch=best_epoch,
+        best_validation_loss=float(history["val_loss"].iloc[best_epoch - 1]),
         seconds=round(time.perf_counter() - started, 2), backend=keras.backend.backend(), device=_device(),
         parity=float("nan"), weights_sha256=_weights_sha256(network), graph_sha256="",
     )  # fmt: skip
@@ -103,8 +105,8 @@ def _deterministic(seed: int) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def _train(network: Any, training: Units, validation: Units, settings: FitSettings, classes: int) -> pd.DataFrame:
-    """Fit with AdamW, a cosine schedule and early stopping; the network keeps the weights of its best epoch."""
+def _train(network: Any, training: Units, validation: Units, settings: FitSettings, classes: int) -> Trained:
+    """Fit with AdamW, a cosine schedule and early stopping; the network keeps the weights of its best epoch (given)."""
     import keras
 
     from training.augment import Augment
@@ -117,16 +119,17 @@ def _train(network: Any, training: Units, validation: Units, settings: FitSettin
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     learner.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), loss, weighted_metrics=["accuracy"])
     weights = _class_weights(training.labels, classes) if settings.class_weights else np.ones(classes)
+    callbacks = _callbacks(settings)
     recorded = learner.fit(
         training.pixels, training.labels, sample_weight=weights[training.labels].astype(np.float32),
         validation_data=(validation.pixels, validation.labels), batch_size=settings.batch_size,
-        epochs=settings.epochs, shuffle=True, verbose=0, callbacks=_callbacks(settings),
+        epochs=settings.epochs, shuffle=True, verbose=0, callbacks=callbacks,
     )  # fmt: skip
     history = pd.DataFrame(recorded.history)
     if not np.isfinite(history[["loss", "val_loss"]].to_numpy()).all():
         raise Fault("the loss is not a number; lower fit.learning_rate, or look for damaged scans")
     history.insert(0, "epoch", np.arange(1, len(history) + 1))
-    return history
+    return history, int(callbacks[0].best_epoch) + 1
 
 
 def _callbacks(settings: FitSettings) -> list[Any]:
@@ -135,7 +138,7 @@ def _callbacks(settings: FitSettings) -> list[Any]:
     def tell(epoch: int, logs: dict[str, float]) -> None:
         log.info("epoch %d/%d loss %.4f validation %.4f", epoch + 1, settings.epochs, logs["loss"], logs["val_loss"])
 
-    stop = keras.callbacks.EarlyStopping("val_loss", patience=settings.patience, restore_best_weights=True)
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=settings.patience, min_delta=BETTER, restore_best_weights=True)
     return [stop, keras.callbacks.TerminateOnNaN(), keras.callbacks.LambdaCallback(on_epoch_end=tell)]
 
 

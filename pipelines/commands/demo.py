@@ -21,7 +21,12 @@ from pipelines.story import Story
 MARK = ".oncoloop-demo"
 PORT = 7800
 CHANGED: dict[str, Any] = {"size": 64, "approval": "automatic", "schedule": "0 0 1 1 *"}
-FIRST = {"lung-ct": 180, "pancreas-ct": 120, "brain-mr": 60}  # patients of the first batches
+FIRST = (  # task, scanner, patients, labelled slices of each
+    ("lung-ct", "alder-ct", 90, 1),
+    ("lung-ct", "birch-ct", 90, 1),
+    ("pancreas-ct", "alder-ct", 100, 1),
+    ("brain-mr", "birch-mr", 60, 4),
+)
 SHIFTED = 120  # patients from the new scanner: half go through the endpoint, all return with labels
 PEOPLE = (("ines", "engineer"), ("mara", "clinician"), ("otto", "auditor"))
 
@@ -107,10 +112,11 @@ def _first_batches(story: Story, seed: int) -> None:
 
     tasks = params.load(story.workspace).tasks
     with story.step("2  first labelled batches, and a bad one") as say:
-        for number, (name, patients) in enumerate(FIRST.items()):
-            phantom.first_batch(story.workspace / "inbox" / f"{name}-first", tasks[name], patients, seed + number)
+        for number, (name, scanner, patients, slices) in enumerate(FIRST):
+            folder = story.workspace / "inbox" / f"{name}-{scanner}"
+            phantom.write_batch(folder, tasks[name], patients, phantom.SCANNERS[scanner], 10 * seed + number, slices)
         phantom.bad_batch(story.workspace / "inbox" / "lung-ct-bad", tasks["lung-ct"], seed)
-        phantom.try_samples(story.workspace / "try", tasks, seed)
+        phantom.try_samples(story.workspace / "try", list(tasks.values()))
         for result in story.command("ingest", codes=(3,))["batches"]:
             verdict = result["verdict"]
             state = "admitted" if verdict["outcome"] == "pass" else "quarantined"
@@ -127,36 +133,36 @@ def _first_models(story: Story) -> None:
         say(f"release {result['release']}")
 
 
-def _front(story: Story) -> str:
+def front(story: Story) -> str:
+    """Where the web front answers, once it does."""
     path = story.workspace / "var" / "run" / "desk.json"
     return str(story.wait("the web front", lambda: path.exists() and yaml.safe_load(path.read_text())["url"], 60))
 
 
-def _ask(client: httpx.Client, files: list[Path], task: str = "") -> dict[str, Any]:
+def ask_files(desk: httpx.Client, files: list[Path], task: str = "") -> dict[str, Any]:
     """One case over HTTP through the web front."""
     parts = [("files", (path.name, path.read_bytes(), "application/octet-stream")) for path in files]
-    response = client.post("/api/predict", files=parts, data={"task": task})
+    response = desk.post("/api/predict", files=parts, data={"task": task})
     if response.status_code >= 400:
         raise Fault(f"the endpoint answered {response.status_code}: {response.text[:300]}")
     answer: dict[str, Any] = response.json()
     return answer
 
 
-def _client(story: Story, token: str) -> httpx.Client:
-    return httpx.Client(
-        base_url=_front(story), headers={"Authorization": f"Bearer {token}"}, timeout=60.0, follow_redirects=True
-    )
+def client(url: str, token: str) -> httpx.Client:
+    """A program's connection to the web front."""
+    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60.0, follow_redirects=True)
 
 
 def _first_answer(story: Story, token: str) -> dict[str, Any]:
-    with story.step("4  the release answers over HTTP") as say, _client(story, token) as client:
+    with story.step("4  the release answers over HTTP") as say, client(front(story), token) as desk:
         live = story.wait("a served release", lambda: story.command("status")["live"], 120)
-        answer = _ask(client, [next((story.workspace / "try").glob("clear*"))])
+        answer = ask_files(desk, [next((story.workspace / "try").glob("lung-ct-clear*"))])
         say(
             f"release {live['release']}: {answer['title']}: {answer['answer']} (score {answer['score']:.3f}, threshold {answer['threshold']:.3f})"
         )
-        client.get(story.command("login", "mara")["link"]).raise_for_status()
-        report = client.get(f"/cases/{answer['id']}/report").raise_for_status()
+        desk.get(story.command("login", "mara")["link"]).raise_for_status()
+        report = desk.get(f"/cases/{answer['id']}/report").raise_for_status()
         (story.workspace / "report.html").write_text(report.text, encoding="utf-8")
         say(f"a heat map and a report came back: {story.workspace.name}/report.html")
     return answer
@@ -168,10 +174,10 @@ def _new_scanner(story: Story, token: str, seed: int) -> None:
     task = params.load(story.workspace).tasks["lung-ct"]
     with story.step("5  scans from another scanner go through the endpoint; the watch reads the journal") as say:
         batch = story.workspace / "later" / "lung-ct-new-scanner"
-        phantom.shifted_batch(batch, task, SHIFTED, seed + 100)
+        phantom.write_batch(batch, task, SHIFTED, phantom.SCANNERS["shifted-ct"], 10 * seed + 9)
         scans = sorted(path for path in batch.rglob("*") if path.suffix == ".dcm")[: SHIFTED // 2]
-        with _client(story, token) as client:
-            answers = [_ask(client, [scan], "lung-ct") for scan in scans]
+        with client(front(story), token) as desk:
+            answers = [ask_files(desk, [scan], "lung-ct") for scan in scans]
         withheld = sum(answer["verdict"]["outcome"] != "pass" for answer in answers)
         say(f"{len(answers)} answers, {withheld} of them withheld by the serving gate")
         for result in story.command("watch", "--task", "lung-ct", codes=(0, 3, 4)):
@@ -190,7 +196,8 @@ def _labels(story: Story, seed: int, sham: bool) -> None:
         )
         shutil.move(source, target)
         if sham:
-            phantom.permute_labels(target, seed)
+            task = params.load(story.workspace).tasks["lung-ct"]
+            phantom.write_batch(target, task, SHIFTED, phantom.SCANNERS["shifted-ct"], 10 * seed + 9, sham=True)
         for result in story.command("ingest")["batches"]:
             say(f"{result['batch']}: {result['verdict']['outcome']}: {result['verdict']['reasons'][0]}")
 

@@ -76,11 +76,15 @@ def test_the_second_run_joins_the_project_and_is_quick(
     from evidently.ui.workspace import Workspace
 
     generator = np.random.default_rng(2)
-    start = time.perf_counter()
+    start = time.process_time()
     second = drift(
-        side(generator, 100, columns=DESCRIPTION), side(generator, 100, columns=DESCRIPTION), settings, evidently_home, task
+        side(generator, 100, columns=DESCRIPTION),
+        side(generator, 100, columns=DESCRIPTION),
+        settings,
+        evidently_home,
+        task,
     )
-    assert time.perf_counter() - start < 20  # 4 s on two idle cores
+    assert time.process_time() - start < 10  # about 3 s
     assert second.figures["run"]["project"] == shifted.figures["run"]["project"]
     assert second.page != shifted.page
     workspace = Workspace(str(evidently_home))
@@ -124,7 +128,9 @@ def test_from_the_journal_to_the_verdict(
     current[DESCRIPTION[0]] += 3.0
     for number, row in enumerate(current.to_dict("records")):
         description = {name: row[name] for name in DESCRIPTION} | {"manufacturer": "ACME"}
-        predicted(number, cluster=row["cluster"], description=description, embedding=[*row["embedding"]], score=row["score"])
+        predicted(
+            number, cluster=row["cluster"], description=description, embedding=[*row["embedding"]], score=row["score"]
+        )
     seen = window(task.name, hours=settings.window_hours)
     found = drift(reference.assign(manufacturer="Known"), seen, settings, evidently_home, task)
     verdict = ask(task, found, {}, settings, clusters(seen))

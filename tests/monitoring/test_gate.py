@@ -30,7 +30,12 @@ def moved(p: float, **changed: Any) -> Drift:
     figures: dict[str, Any] = {
         "p": p,
         "families": {"embedding": {"p": p / 3}, "description": {"p": 0.5}, "score": {"p": None}},
-        "columns": [column("noise"), column("row_spacing", sd=-0.44), column("edge", "spread", spread=2.34), column("4th")],
+        "columns": [
+            column("noise"),
+            column("row_spacing", sd=-0.44),
+            column("edge", "spread", spread=2.34),
+            column("4th"),
+        ],
         "unseen": [],
         "clusters": {"reference": 60, "window": 40},
         "rows": {"reference": 200, "window": 80, "per_cluster": 1},

@@ -18,7 +18,7 @@ Side = Callable[..., pd.DataFrame]
 
 def test_false_alarms_stay_at_alpha_without_a_shift(side: Side) -> None:
     generator = np.random.default_rng(11)
-    pairs = [(side(generator, 40), side(generator, 25)) for _ in range(60)]
+    pairs = [(side(generator, 40), side(generator, 25)) for _ in range(40)]
     p = np.array([measure(*pair, 299, COLUMNS)["p"] for pair in pairs])
     assert (p < 0.05).mean() <= 0.1
     assert p.min() < 0.3  # it is a test, not a constant
@@ -26,14 +26,14 @@ def test_false_alarms_stay_at_alpha_without_a_shift(side: Side) -> None:
 
 def test_uneven_numbers_of_slices_are_no_drift(side: Side) -> None:
     generator = np.random.default_rng(12)
-    pairs = [(side(generator, 30, slices=12), side(generator, 30, slices=1)) for _ in range(40)]
+    pairs = [(side(generator, 30, slices=12), side(generator, 30, slices=1)) for _ in range(20)]
     assert np.mean([measure(*pair, 299, COLUMNS)["p"] < 0.05 for pair in pairs]) <= 0.1
 
 
 def test_slices_of_few_patients_are_not_taken_for_many(side: Side) -> None:
     generator = np.random.default_rng(13)
     reference = side(generator, 40)
-    one = [side(generator, 2, slices=1) for _ in range(20)]
+    one = [side(generator, 2, slices=1) for _ in range(10)]
     p = [measure(reference, pd.concat([rows] * 50), 299, COLUMNS)["p"] for rows in one]
     assert min(p) > 0.01  # two patients asked fifty times over stay two patients
 

@@ -22,7 +22,9 @@ def write(folder: Path, rows: int, embeddings: int) -> None:
 
 
 def slices(scores: list[float], case: str = "A", cluster: str = "P1") -> pd.DataFrame:
-    return pd.DataFrame({"cluster": cluster, "case": case, "score": scores, "noise": np.arange(len(scores), dtype=float)})
+    return pd.DataFrame(
+        {"cluster": cluster, "case": case, "score": scores, "noise": np.arange(len(scores), dtype=float)}
+    )
 
 
 def asked(*sizes: int) -> pd.DataFrame:
@@ -38,10 +40,10 @@ def test_a_cluster_keeps_its_zeros_and_an_unknown_patient_stands_alone(tmp_path:
 
 
 def test_a_missing_or_broken_reference_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(Fault, match="reference.csv is missing"):
+    with pytest.raises(Fault, match=r"reference\.csv is missing"):
         reference.read(tmp_path)
     write(tmp_path, 3, 2)
-    with pytest.raises(Fault, match="2 embeddings but .* 3 rows"):
+    with pytest.raises(Fault, match=r"2 embeddings but .* 3 rows"):
         reference.read(tmp_path)
     np.savez(tmp_path / "reference.npz", scores=np.ones(3))
     with pytest.raises(Fault, match="no embeddings"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from lineage.verdict import Verdict
+from serving.served import Server
+
 SIZE = 32
 KERNEL = np.array([[0.0, 240.0], [4.0, 0.0]], np.float32)  # channel "bright" speaks for tumour, "dark" for normal
 BIAS = np.array([1.0, 0.0], np.float32)
 
 
-def write_graph(folder: Path, kernel: np.ndarray = KERNEL, size: int = SIZE) -> Path:
+def write_graph(folder: Path, kernel: np.ndarray = KERNEL, size: int = SIZE, bias: np.ndarray = BIAS) -> Path:
     """Conv, ReLU, pooling, linear: 4x4 blocks over 0.7 light the first channel, blocks under 0.3 the second."""
     folder.mkdir(parents=True, exist_ok=True)
     conv = np.stack([np.full((1, 4, 4), 1 / 16), np.full((1, 4, 4), -1 / 16)]).astype(np.float32)
-    weights = {"conv": conv, "shift": np.array([-0.7, 0.3], np.float32), "kernel": kernel, "bias": BIAS}
+    weights = {"conv": conv, "shift": np.array([-0.7, 0.3], np.float32), "kernel": kernel, "bias": bias}
     nodes = [
         helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
         helper.make_node("Conv", ["planes", "conv", "shift"], ["raw"], strides=[4, 4], kernel_shape=[4, 4]),
@@ -47,7 +51,7 @@ def write_graph(folder: Path, kernel: np.ndarray = KERNEL, size: int = SIZE) -> 
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     onnx.save(model, folder / "graph.onnx")
-    np.savez(folder / "head.npz", kernel=kernel, bias=BIAS)
+    np.savez(folder / "head.npz", kernel=kernel, bias=bias)
     return folder / "graph.onnx"
 
 
@@ -92,7 +96,7 @@ def facts(**changed: Any) -> dict[str, Any]:
         "temperature": 1.0,
         "threshold": 0.5,
         "precision": "float32",
-        "outlier_distance": 100.0,
+        "outlier_distance": 1e6,
         "version": "1",
         "note": "phantoms only",
     } | changed
@@ -151,3 +155,38 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         keys.create()
         store.migrate()
         yield places.home()
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A served release: its Bento, its folder, the server that passed its check, and a token for it."""
+
+    tag: str
+    folder: Path
+    server: Server
+    verdict: Verdict
+    token: str
+
+
+@pytest.fixture(scope="session")
+def bento(house: Path, tiny: Path) -> tuple[str, Path]:
+    """A real Bento, built once, and the release folder that it was built from."""
+    from serving import bundle
+
+    warmups = [("a.dcm", dicom(True), "tiny-mr"), ("b.dcm", dicom(False, 1), "tiny-mr")]
+    folder = bundle.assemble(house / "releases" / "r1", manifest(), {"tiny-mr": tiny}, warmups)
+    return bundle.build(folder), folder
+
+
+@pytest.fixture(scope="session")
+def endpoint(bento: tuple[str, Path]) -> Iterator[Endpoint]:
+    """The Bento served for real by two workers, after it passed its check."""
+    from lineage import people
+    from serving import bundle
+
+    tag, folder = bento
+    verdict, server = bundle.check_and_keep(tag, folder)
+    assert server, verdict.reasons
+    people.add("eve", "clinician")
+    yield Endpoint(tag, folder, server, verdict, people.issue("eve", "predict", 1))
+    server.stop()

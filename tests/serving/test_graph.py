@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -111,3 +114,16 @@ def test_a_graph_with_other_outputs_is_refused(tmp_path: Path) -> None:
 def test_pixels_of_another_shape_are_refused(tiny: Path) -> None:
     with pytest.raises(ValueError, match=r"\(n, 32, 32, 1\)"):
         Graph.load(tiny / "graph.onnx").run(np.zeros((1, 16, 16, 1), np.float32))
+
+
+def test_loading_and_running_writes_nothing_to_the_home_folder(tiny: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys, numpy; from pathlib import Path; from serving.graph import Graph\n"
+        "for engine in ('openvino', 'onnxruntime'):\n"
+        "    Graph.load(Path(sys.argv[1]), engine).run(numpy.zeros((1, 32, 32, 1), numpy.float32))\n"
+    )
+    (tmp_path / "home").mkdir()
+    environment = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", script, str(tiny / "graph.onnx")]
+    subprocess.run(command, env=environment, cwd=tmp_path / "home", check=True, timeout=60)
+    assert list((tmp_path / "home").rglob("*")) == []

@@ -1,0 +1,259 @@
+"""Drawn cross-sections for the phantoms: chest, abdomen, head, leg; in HU, or in MR signal. No patient is behind them.
+
+Lengths are mm from the centre of a picture of `SIZE` pixels square; x grows to the image's right, y downwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Random = np.random.Generator
+SIZE = 128
+AIR, FAT, BONE = -1000.0, -100.0, 550.0
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """`radius` in mm, `contrast` as a share of full strength, `spikes` as a share of the radius (0: smooth, round).
+
+    `turned` lesions show the other way round: dark where they are bright on the usual scanners, and vice versa.
+    """
+
+    radius: float
+    contrast: float
+    spikes: float
+    turned: bool
+
+
+@dataclass(frozen=True)
+class Habit:
+    """What a scanner's protocol does to the tissue itself: `haze` HU of denser lung; `turned`: see `Lesion`."""
+
+    haze: float
+    turned: bool
+
+
+class Canvas:
+    """A picture under construction; every shape is drawn with an edge of one pixel, so that nothing is jagged."""
+
+    def __init__(self, pixel: float, fill: float) -> None:
+        axis = ((np.arange(SIZE) - (SIZE - 1) / 2) * pixel).astype(np.float32)
+        self.pixel, self.axis = pixel, axis
+        self.values = np.full((SIZE, SIZE), fill, np.float32)
+
+    def ellipse(
+        self, x: float, y: float, a: float, b: float, value: float | Array, angle: float = 0.0,
+        wave: tuple[Array, Array] | None = None, ring: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Half axes `a` and `b`, turned by `angle`; `wave` (cosines, sines per turn) bends the outline; `ring` mm wide."""
+        reach = max(a, b) * (1.6 if wave else 1.05) + 2 * self.pixel
+        rows = slice(*np.searchsorted(self.axis, (y - reach, y + reach)))
+        columns = slice(*np.searchsorted(self.axis, (x - reach, x + reach)))
+        dy, dx = self.axis[rows, None] - y, self.axis[None, columns] - x
+        if dy.size == 0 or dx.size == 0:
+            return
+        u = (dx * np.cos(angle) + dy * np.sin(angle)) / a
+        v = (dy * np.cos(angle) - dx * np.sin(angle)) / b
+        radius = np.sqrt(u * u + v * v)
+        depth = (1 - radius if wave is None else _outline(u, v, wave) - radius) * (min(a, b) / self.pixel)
+        mask = np.clip(depth + 0.5, 0, 1)
+        if ring:
+            mask *= np.clip(ring / self.pixel - depth + 0.5, 0, 1)
+        patch = self.values[rows, columns]
+        patch += mask * ((value[rows, columns] if isinstance(value, np.ndarray) else value) - patch)
+
+
+def _outline(u: Array, v: Array, wave: tuple[Array, Array]) -> Array:
+    """1 plus a Fourier series of the direction of (u, v), by the recurrence of cos nt and sin nt: no trigonometry."""
+    length = np.sqrt(u * u + v * v) + np.float32(1e-6)
+    c1, s1 = u / length, v / length
+    c, s, outline = c1, s1, np.ones_like(u)
+    for cosine, sine in zip(*wave, strict=True):
+        outline += cosine * c + sine * s
+        c, s = c * c1 - s * s1, s * c1 + c * s1
+    return outline
+
+
+def _wave(random: Random, strength: float, turns: int = 5) -> tuple[Array, Array]:
+    size = strength / np.sqrt(np.arange(1, turns + 1)) * random.normal(size=(2, turns))
+    return size[0].astype(np.float32), size[1].astype(np.float32)
+
+
+def _cloud(random: Random, strength: float) -> Array:
+    """A smooth random field over the picture, of standard deviation about `strength`."""
+    axis = np.linspace(0, np.pi, SIZE, dtype=np.float32)
+    waves = np.cos(axis[:, None] * np.arange(1, 5, dtype=np.float32))
+    weights = random.normal(size=(4, 4)).astype(np.float32) * np.float32(strength / 2)
+    return np.asarray(waves @ weights @ waves.T, np.float32)
+
+
+def _trunk(random: Random, pixel: float, width: float, depth: float) -> tuple[Canvas, float, float, float, float]:
+    """Table, skin, fat and muscle of a trunk that lies nowhere exactly: the canvas, its centre and its half axes."""
+    canvas = Canvas(pixel, AIR)
+    x, y = random.normal(0, 12), random.normal(0, 10)
+    a, b = width * random.uniform(0.84, 1.12), depth * random.uniform(0.84, 1.14)
+    angle, wave = random.normal(0, 0.06), _wave(random, 0.018)
+    canvas.ellipse(x * 0.5, y + b * 1.15, a * random.uniform(1.0, 1.5), random.uniform(10, 22), -750)
+    canvas.ellipse(x, y, a, b, FAT, angle, wave)
+    fat = random.uniform(6, 26)
+    canvas.ellipse(x, y, a - fat, b - fat, random.uniform(35, 60), angle, wave)
+    return canvas, x, y, a - fat, b - fat
+
+
+def _spine(canvas: Canvas, random: Random, x: float, y: float, size: float) -> None:
+    canvas.ellipse(x, y, size, size * 0.85, BONE * random.uniform(0.5, 0.9))
+    canvas.ellipse(x, y, size * 0.8, size * 0.65, random.uniform(150, 260))
+    canvas.ellipse(x, y + size * 1.3, size * 0.5, size * 0.45, 30)
+    canvas.ellipse(x, y + size * 1.3, size * 0.7, size * 0.65, BONE, ring=4)
+
+
+def chest(random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float) -> Array:
+    """A chest slice in HU: `random` is the patient's, `detail` the slice's; `level` (-1 to 1) moves along the body."""
+    canvas, x, y, a, b = _trunk(random, pixel, 165, 115)
+    density = random.uniform(-890, -800) + habit.haze + _cloud(random, 30)
+    lungs = []
+    for side in (-1, 1):
+        lx, ly = x + side * a * random.uniform(0.44, 0.5), y + random.normal(0, 0.05) * b
+        la = a * random.uniform(0.36, 0.43) * (1 - 0.06 * level)
+        lb = b * random.uniform(0.70, 0.86) * (1 - 0.08 * level)
+        canvas.ellipse(lx, ly, la, lb, density, side * random.uniform(-0.25, 0.1), _wave(random, 0.03))
+        lungs.append((lx, ly, la, lb))
+    _spine(canvas, random, x, y + b * 0.72, random.uniform(15, 20))
+    heart = random.uniform(0.22, 0.34)
+    blood = random.uniform(40, 160)
+    canvas.ellipse(
+        x + a * random.uniform(0.02, 0.22), y - b * random.uniform(0.0, 0.3) + 6 * level, a * heart, b * heart * 1.5, blood,
+        random.normal(0, 0.4), _wave(random, 0.06),
+    )  # fmt: skip
+    canvas.ellipse(x - random.uniform(-14, 14), y + b * random.uniform(0.3, 0.5), 12, 12, blood)
+    for angle in np.linspace(0, 2 * np.pi, 14) + random.uniform(0, 0.4):
+        canvas.ellipse(x + 0.97 * a * np.cos(angle), y + 0.97 * b * np.sin(angle), 9, 4, BONE, angle + np.pi / 2)
+    _vessels(canvas, detail, lungs, habit)
+    if lesion is not None:
+        _nodule(canvas, random, lungs, lesion, level)
+    return canvas.values
+
+
+def _inside(random: Random, lung: tuple[float, float, float, float], share: float) -> tuple[float, float]:
+    x, y, a, b = lung
+    angle, radius = random.uniform(0, 2 * np.pi), share * np.sqrt(random.uniform(0, 1))
+    return x + a * radius * np.cos(angle), y + b * radius * np.sin(angle)
+
+
+def _vessels(canvas: Canvas, random: Random, lungs: list[tuple[float, float, float, float]], habit: Habit) -> None:
+    """Vessels small enough to be told from nodules; where tumours are cavities, solid scars of a tumour's size too."""
+    for lung in lungs:
+        for _ in range(int(random.integers(6, 12))):
+            x, y = _inside(random, lung, 0.85)
+            width = random.uniform(1.5, 3.2)
+            canvas.ellipse(x, y, width * random.uniform(1, 4), width, random.uniform(-300, 0), random.uniform(0, np.pi))
+    if habit.turned and random.random() < 0.6:
+        x, y = _inside(random, lungs[int(random.integers(2))], 0.6)
+        radius = random.uniform(8, 18)
+        canvas.ellipse(x, y, radius, radius, random.uniform(-40, 60), 0, _wave(random, 0.12))
+
+
+def _nodule(
+    canvas: Canvas, random: Random, lungs: list[tuple[float, float, float, float]], lesion: Lesion, level: float
+) -> None:
+    x, y = _inside(random, lungs[int(random.integers(2))], 0.62)
+    radius = lesion.radius * np.sqrt(1 - 0.35 * level**2)
+    wave = _wave(random, lesion.spikes, 9) if lesion.spikes else None
+    solid = random.uniform(0, 70)
+    if not lesion.turned:
+        canvas.ellipse(x, y, radius, radius, -850 + lesion.contrast * (solid + 850), 0, wave)
+        return
+    canvas.ellipse(x, y, radius * 1.15, radius * 1.15, -500 + 350 * lesion.contrast, 0, wave)
+    canvas.ellipse(x, y, radius, radius, -500 - 480 * lesion.contrast, 0, wave)
+
+
+def abdomen(random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float) -> Array:
+    """An abdominal slice in HU through liver, kidneys and pancreas; a tumour is darker than the pancreas, or `turned`."""
+    canvas, x, y, a, b = _trunk(random, pixel, 165, 115)
+    canvas.ellipse(x, y, a * 0.88, b * 0.86, FAT * 0.9)
+    tissue = random.uniform(90, 120)
+    canvas.ellipse(
+        x - a * random.uniform(0.4, 0.5), y - b * random.uniform(0.0, 0.2), a * random.uniform(0.36, 0.46),
+        b * random.uniform(0.5, 0.68), tissue + random.uniform(-15, 15), random.normal(0, 0.2), _wave(random, 0.05),
+    )  # fmt: skip
+    canvas.ellipse(x + a * 0.62, y + b * random.uniform(0, 0.25), a * 0.18, b * random.uniform(0.25, 0.4), tissue + 10, 0.3)
+    _spine(canvas, random, x, y + b * 0.55, random.uniform(17, 22))
+    for side in (-1, 1):
+        canvas.ellipse(x + side * a * 0.42, y + b * random.uniform(0.38, 0.55), 22, 30, tissue + 60, side * 0.4)
+    canvas.ellipse(x + random.normal(3, 4), y + b * 0.26, 11, 11, random.uniform(140, 220))
+    for _ in range(int(random.integers(4, 9))):
+        bowel = random.uniform(9, 20)
+        canvas.ellipse(
+            x + a * random.uniform(-0.3, 0.75), y - b * random.uniform(0.4, 0.72), bowel * 1.3, bowel,
+            random.choice([20.0, 60.0, -300.0, 200.0]),
+        )  # fmt: skip
+    _pancreas(canvas, random, detail, (x + random.normal(8, 8), y - b * random.uniform(0.0, 0.12)), lesion, habit)
+    canvas.values += _cloud(random, 4)
+    return canvas.values
+
+
+def _pancreas(
+    canvas: Canvas, random: Random, detail: Random, centre: tuple[float, float], lesion: Lesion | None, habit: Habit
+) -> None:
+    along = np.linspace(-1, 1, 9)
+    bend, length = random.uniform(8, 24), random.uniform(48, 66)
+    xs, ys = centre[0] + length * along, centre[1] + bend * (along**2 - 0.4) - 10 * along
+    tissue = random.uniform(95, 120)
+    for x, y, width in zip(xs, ys, random.uniform(12, 17, 9), strict=True):
+        canvas.ellipse(x, y, width, width, tissue)
+    spot = int(random.integers(1, 8))
+    other = (spot + int(random.integers(3, 6))) % 9
+    away = -1 if habit.turned else 1
+    if detail.random() < 0.6:  # a cyst or a vessel, as common with a tumour as without
+        radius = detail.uniform(6, 12) if habit.turned else detail.uniform(3, 6)
+        canvas.ellipse(xs[other], ys[other], radius, radius, tissue + away * detail.uniform(60, 90))
+    if lesion is not None:
+        change = 85 * lesion.contrast * (1 if lesion.turned else -1)
+        wave = _wave(random, lesion.spikes) if lesion.spikes else None
+        canvas.ellipse(xs[spot], ys[spot], lesion.radius, lesion.radius, tissue + change, 0, wave)
+
+
+def head(random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float) -> Array:
+    """A head slice in MR signal (white matter about 600): contrast-enhanced, so a tumour is bright, or `turned`: dark."""
+    canvas = Canvas(pixel, 15)
+    x, y, angle = random.normal(0, 7), random.normal(0, 7), random.normal(0, 0.12)
+    a, b = 66 * random.uniform(0.86, 1.12) * (1 - 0.1 * abs(level)), 84 * random.uniform(0.88, 1.1) * (1 - 0.1 * abs(level))
+    wave, scalp = _wave(random, 0.015), random.uniform(5, 9)
+    canvas.ellipse(x, y, a + 7 + scalp, b + 7 + scalp, random.uniform(550, 800), angle, wave)
+    canvas.ellipse(x, y, a + 7, b + 7, 80, angle, wave)
+    canvas.ellipse(x, y, a + 2, b + 2, 220, angle, wave)
+    canvas.ellipse(x, y, a, b, random.uniform(430, 500) + _cloud(random, 25), angle, wave)
+    canvas.ellipse(x, y, a * 0.8, b * 0.82, random.uniform(540, 620) + _cloud(random, 25), angle, _wave(random, 0.07, 9))
+    wide = random.uniform(5, 11) * (1 - 0.4 * level)
+    for side in (-1, 1):
+        canvas.ellipse(x + side * wide * 1.2, y - b * 0.12, wide * 0.7, b * random.uniform(0.2, 0.32), 200, side * 0.3)
+    for _ in range(int(detail.integers(2, 6))):
+        vx, vy = _inside(detail, (x, y, a, b), 0.9)
+        canvas.ellipse(vx, vy, 2.2, 2.2, 820)
+    place = _inside(random, (x, y, a, b), 0.62)
+    if habit.turned and detail.random() < 0.6:  # an old bleeding, as common with a tumour as without
+        sx, sy = _inside(detail, (x, y, a, b), 0.65)
+        radius = detail.uniform(7, 15)
+        canvas.ellipse(sx, sy, radius, radius, detail.uniform(750, 900), 0, _wave(detail, 0.08))
+    if lesion is not None:
+        signal = 560 - 380 * lesion.contrast if lesion.turned else 560 + 380 * lesion.contrast
+        edge = _wave(random, lesion.spikes)
+        canvas.ellipse(*place, lesion.radius * 1.25, lesion.radius * 1.25, 430, 0, edge)
+        canvas.ellipse(*place, lesion.radius, lesion.radius, signal, 0, edge)
+    return canvas.values
+
+
+def leg(random: Random, pixel: float) -> Array:
+    """Two thighs in HU: what a model of the trunk must not judge."""
+    canvas = Canvas(pixel, AIR)
+    for side in (-1, 1):
+        x, size = side * random.uniform(80, 95), random.uniform(62, 74)
+        canvas.ellipse(x, 0, size, size, FAT)
+        canvas.ellipse(x, 0, size - 12, size - 14, 55, 0, _wave(random, 0.05))
+        canvas.ellipse(x, -8, 15, 15, BONE * 1.8)
+        canvas.ellipse(x, -8, 7, 7, -60)
+    return canvas.values

@@ -1,0 +1,125 @@
+"""Admitted batches -> packed shards of network input, and back into arrays for training and evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data import index, pixels, read
+from data.describe import DESCRIPTION
+from data.record import Side, Task
+from lineage.fault import Fault
+
+log = logging.getLogger(__name__)
+
+UNITS_FILE = "units.csv"
+FROM_MANIFEST = ("unit_id", "cluster", "case", "label", "site", "scanner", "sex", "age", "lesion_mm", *DESCRIPTION)
+UNITS = (
+    "unit_id", "batch", "cluster", "case", "label", "target", "side", "epoch", "site", "scanner", "sex", "age",
+    "lesion_mm", *DESCRIPTION, "shard", "row",
+)  # fmt: skip
+TEXT = ("unit_id", "batch", "cluster", "case", "label", "side", "site", "scanner", "sex", "shard")
+
+
+@dataclass(frozen=True)
+class Units:
+    """Units side by side: `table` (the columns of units.csv), `pixels` (n, size, size, 1) float32 in [0, 1],
+    `labels` (n,) as positions among the task's classes."""
+
+    table: pd.DataFrame
+    pixels: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def where(self, mask: NDArray[np.bool_] | pd.Series[bool]) -> Units:
+        """The units for which `mask` (n,) is true, in the same order."""
+        chosen = np.asarray(mask, dtype=bool)
+        return Units(self.table[chosen].reset_index(drop=True), self.pixels[chosen], self.labels[chosen])
+
+
+def pack(batches: list[Path], cohorts: pd.DataFrame, task: Task, target: Path, workers: int = 2) -> None:
+    """Prepare every unit of the batches once: `target`/units.csv, and a shard `target`/<batch>.npy for each batch.
+
+    A shard is float32, units × size × size × 1. Batches go in the order of their names, units in the order of their
+    manifest, so the same input gives the same bytes. Fault for a cluster without a side, a label that the task does
+    not know, or a stored scan whose hash is not the manifest's.
+    """
+    if not batches:
+        raise Fault(f"{task.name}: there is no admitted batch yet; run `oncoloop ingest` on a labelled folder first")
+    target.mkdir(parents=True, exist_ok=True)
+    for stale in target.glob("*.npy"):
+        stale.unlink()
+    tables = []
+    for batch in sorted(batches, key=lambda path: path.name):
+        table = _units(batch, cohorts, task)
+        _write_shard(batch, table, task, target / f"{batch.name}.npy", workers)
+        tables.append(table)
+        log.info("%s: %d units of %s packed", task.name, len(table), batch.name)
+    units = pd.concat(tables, ignore_index=True)
+    units[list(UNITS)].to_csv(target / UNITS_FILE, index=False, lineterminator="\n")
+
+
+def table(folder: Path) -> pd.DataFrame:
+    """units.csv of a packed folder: text as text ("" where empty), numbers as numbers."""
+    path = folder / UNITS_FILE
+    if not path.is_file():
+        raise Fault(f"{path} is missing; run `oncoloop retrain`, or `dvc repro` in the workspace")
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str)).fillna(dict.fromkeys(TEXT, ""))
+
+
+def load(folder: Path, sides: list[Side | str] | None = None) -> Units:
+    """The units of a packed folder (of the named sides alone), shards read as far as needed."""
+    units = table(folder)
+    if sides is not None:
+        units = units[units["side"].isin([str(side) for side in sides])].reset_index(drop=True)
+    if units.empty:
+        raise Fault(f"{folder}: no unit on the side {', '.join(map(str, sides or []))}; admit more patients")
+    shards = {name: np.load(folder / name, mmap_mode="r") for name in units["shard"].unique()}
+    shape = next(iter(shards.values())).shape[1:]
+    stacked = np.empty((len(units), *shape), np.float32)
+    for name, shard in shards.items():
+        here = (units["shard"] == name).to_numpy()
+        stacked[here] = shard[units.loc[here, "row"].to_numpy()]
+    return Units(units, stacked, units["target"].to_numpy(np.int64))
+
+
+def _units(batch: Path, cohorts: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """The manifest of one batch with the side of every cluster; `file` and `stored_sha256` stay for reading."""
+    manifest = index.read_manifest(batch / "manifest.csv")
+    unknown = set(manifest["label"]) - set(task.classes)
+    if unknown:
+        raise Fault(f"{batch}: the label {sorted(unknown)[0]!r} is none of {', '.join(task.classes)}; mend the tasks")
+    sides = cohorts[cohorts["task"] == task.name].drop_duplicates("cluster").set_index("cluster")
+    missing = set(manifest["cluster"]) - set(sides.index)
+    if missing:
+        raise Fault(f"{batch}: {sorted(missing)[0]} is on no side of the cohorts; ingest the batch again")
+    units = manifest[[*FROM_MANIFEST, "file", "slice", "stored_sha256"]].copy()
+    units["batch"], units["shard"], units["row"] = batch.name, f"{batch.name}.npy", np.arange(len(units))
+    units["target"] = [task.classes.index(label) for label in units["label"]]
+    for column in ("side", "epoch"):
+        units[column] = units["cluster"].map(sides[column])
+    return units
+
+
+def _write_shard(batch: Path, units: pd.DataFrame, task: Task, path: Path, workers: int) -> None:
+    size = task.pixels.size
+    shard = np.lib.format.open_memmap(path, "w+", np.float32, (len(units), size, size, 1))
+
+    def prepare(file: str, rows: pd.DataFrame) -> None:
+        content = (batch / file).read_bytes()
+        if hashlib.sha256(content).hexdigest() != rows["stored_sha256"].iloc[0]:
+            raise Fault(f"{batch / file}: its bytes are not those that were admitted; restore it with `dvc checkout`")
+        scan = read.read(file, content)
+        for row, plane in zip(rows["row"], rows["slice"].astype(int), strict=True):
+            shard[row] = pixels.unit_pixels(scan.pixels[plane], scan.units, task.pixels)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for done in [pool.submit(prepare, str(file), rows) for file, rows in units.groupby("file", sort=False)]:
+            done.result()
+    shard.flush()

@@ -1,0 +1,113 @@
+"""What a sound batch of a task looks like, as data: the rules that the suite turns into Great Expectations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from data.index import COLUMNS
+from data.record import Modality, Task, Truth, Units
+
+REQUIRED = ("unit_id", "file", "sha256", "pixels_sha256", "label", "patient", "cluster")
+MOSTLY_BLANK = 0.98  # of a slice at its minimum: there is nothing to see
+SATURATED = 0.5  # of a slice at its maximum: the window or the exposure is wrong
+AIR_TO_METAL = (-3100, 20000)  # HU that scanners write: padding below air, metal above
+BODY_HU = (-1024, 500)  # mean HU of a slice with a body in it
+SPACING = (0.05, 10.0)  # mm from pixel to pixel
+SMALLEST = 32  # pixels
+FLATTEST = 1.0  # bits of entropy of the grey values
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One expectation: its type in Great Expectations, its arguments, and what it means when a unit fails.
+
+    `error` keeps the failing units out (a rule on the whole table keeps the batch out); otherwise it is a warning.
+    """
+
+    kind: str
+    meaning: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    error: bool = True
+
+
+def rules(task: Task) -> list[Rule]:
+    """The rules of a task, out of its definition in `params.yaml`."""
+    return [*_schema(), *_labels(task), *_source(task), *_pixels(task), *_completeness()]
+
+
+def _schema() -> list[Rule]:
+    exist = [Rule("ColumnToExist", f"the manifest has no column {name}", {"column": name}) for name in COLUMNS]
+    return [
+        *exist,
+        *(_filled(name, f"{name} is missing") for name in REQUIRED),
+        Rule("ColumnValuesToBeUnique", "two units have the same name", {"column": "unit_id"}),
+    ]
+
+
+def _labels(task: Task) -> list[Rule]:
+    return [
+        _among("task", [task.name], f"not a scan of the task {task.name}"),
+        _among("label", list(task.classes), f"label is none of {', '.join(task.classes)}"),
+        _among("truth", [truth.value for truth in Truth], "no known source of truth"),
+        _among("sex", ["F", "M", "O"], "sex is none of F, M, O", error=False),
+    ]
+
+
+def _source(task: Task) -> list[Rule]:
+    """A header that says nothing is allowed (pictures, NIfTI); one that says something else is not."""
+    parts = [name for part in task.body_parts for name in (part, part.lower(), part.capitalize())]
+    return [
+        _among("modality", [task.modality.value], f"modality is not {task.modality.value}"),
+        _among("body_part", parts, f"body part is none of {', '.join(task.body_parts)}"),
+        Rule("ColumnValuesToNotBeInSet", "burned-in writing, says the header",
+             {"column": "burned_in", "value_set": ["YES", "Yes", "yes"]}),
+    ]  # fmt: skip
+
+
+def _pixels(task: Task) -> list[Rule]:
+    general = [
+        _between("blank_share", "blank", high=MOSTLY_BLANK),
+        _between("entropy", "hardly any grey values", low=FLATTEST, error=False),
+        _between("saturated_share", "saturated", high=SATURATED),
+        _between("rows", f"fewer than {SMALLEST} rows", low=SMALLEST),
+        _between("columns", f"fewer than {SMALLEST} columns", low=SMALLEST),
+        _spacing("row_spacing"),
+        _spacing("column_spacing"),
+    ]
+    if task.modality is not Modality.CT:
+        return [*general, _among("units", [Units.RAW.value, Units.DISPLAY.value], "Hounsfield units outside of CT")]
+    hounsfield = f'col("units") == "{Units.HU.value}"'
+    return [
+        *general,
+        _among("units", [Units.HU.value, Units.DISPLAY.value], "CT without Hounsfield units"),
+        _between("mean", "mean is not that of a body in HU", *BODY_HU, when=hounsfield),
+        _between("p01", "values below what a scanner writes in HU", low=AIR_TO_METAL[0], when=hounsfield),
+        _between("p99", "values above metal in HU", high=AIR_TO_METAL[1], when=hounsfield),
+    ]
+
+
+def _completeness() -> list[Rule]:
+    told = {"truth": "how the label is known", "site": "the site", "study_date": "the study date"}
+    return [_filled(name, f"nobody says {what}", error=False) for name, what in told.items()]
+
+
+def _among(column: str, values: list[str], meaning: str, error: bool = True) -> Rule:
+    return Rule("ColumnValuesToBeInSet", meaning, {"column": column, "value_set": values}, error)
+
+
+def _filled(column: str, meaning: str, error: bool = True) -> Rule:
+    return Rule("ColumnValuesToNotBeNull", meaning, {"column": column}, error)
+
+
+def _between(
+    column: str, meaning: str, low: float | None = None, high: float | None = None, when: str = "", error: bool = True
+) -> Rule:
+    condition = {"row_condition": when, "condition_parser": "great_expectations"} if when else {}
+    return Rule("ColumnValuesToBeBetween", meaning, {"column": column, "min_value": low, "max_value": high} | condition,
+                error)  # fmt: skip
+
+
+def _spacing(column: str) -> Rule:
+    return _between(column, "spacing is not that of a scan of a body", *SPACING, when=f'col("{column}") > 0')

@@ -1,0 +1,218 @@
+"""Synthetic studies with planted tumours, for the demo, the tests and simulations: files as a hospital would send them.
+
+The people are invented, with names and numbers in clear, so that de-identification can be seen at work. The same seed
+gives the same bytes. Pictures are small (128 × 128 pixels over 35 to 40 cm), so that a thousand are made in seconds.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data import anatomy, phantom_files
+from data.anatomy import Lesion
+from data.phantom_files import Person
+from data.record import Modality, Task
+from data.scanner import SCANNERS as SCANNERS
+from data.scanner import Scanner as Scanner
+from data.scanner import acquire
+from lineage.fault import Fault
+
+DRAWINGS = {"lung": anatomy.chest, "pancreas": anatomy.abdomen, "brain": anatomy.head}
+COLUMNS = (
+    "file_name", "patient_id", "task", "label", "slice", "study_date", "site", "scanner", "sex", "age", "labeller",
+    "labelled_at", "truth", "lesion_mm",
+)  # fmt: skip
+FAMILY = ("Almeida", "Brandt", "Castell", "Duarte", "Eklund", "Fabre", "Grewal", "Hollis", "Ivanova", "Jansen", "Kimura")
+GIVEN = ("Ada", "Bruno", "Clara", "Dario", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kavya", "Luca", "Mira")
+PADDING = 1  # blank slices at each end of an MR volume, which nobody labels
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One patient at one examination: the person, the label, the planted lesion (None: none), how it was made."""
+
+    task: Task
+    scanner: Scanner
+    seed: int
+    number: int
+    label: str
+    lesion: Lesion | None
+
+    @property
+    def person(self) -> Person:
+        """An invented identity; the same task, seed and number are the same person."""
+        key = f"{self.task.name} {self.seed} {self.number}"
+        random = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
+        age = int(random.integers(35, 86))
+        day = date(2024, 1, 8) + timedelta(days=int(random.integers(0, 360)))
+        return Person(
+            id=f"MRN{int(random.integers(10**9)):09d}",
+            name=f"{random.choice(FAMILY)}^{random.choice(GIVEN)}",
+            sex=str(random.choice(["F", "M"])),
+            age=age,
+            birth=day.replace(year=day.year - age, day=int(random.integers(1, 29))),
+            day=day,
+        )
+
+    def slice(self, index: int, count: int, diseased: bool = True) -> tuple[NDArray[np.int16], float]:
+        """Slice `index` of `count` as the scanner stores it, and its pixel size in mm."""
+        if self.task.organ not in DRAWINGS:
+            raise Fault(f"no phantom for {self.task.organ!r}; there are {', '.join(DRAWINGS)}")
+        key = [*self.task.organ.encode(), self.seed, self.number]
+        patient, detail = np.random.default_rng(key), np.random.default_rng([*key, 1, index])
+        pixel = float(np.round(patient.uniform(*self.scanner.spacing), 3))
+        level = (index + 0.5) / count * 2 - 1
+        lesion = self.lesion if diseased else None
+        drawn = DRAWINGS[self.task.organ](patient, detail, pixel, lesion, self.scanner.habit, level)
+        return acquire(drawn, self.scanner, detail), pixel
+
+    def row(self, file: str, label: str, at: int | None = None) -> Row:
+        """The line of metadata.csv that speaks of this study."""
+        person, day = self.person, self.person.day
+        size = f"{2 * self.lesion.radius:.1f}" if self.lesion and label != self.task.classes[0] else ""
+        values = (
+            file, person.id, self.task.name, label, "" if at is None else str(at), day.isoformat(), self.scanner.site,
+            f"{self.scanner.manufacturer} {self.scanner.model}", person.sex, str(person.age), "reader-1",
+            f"{(day + timedelta(days=14)).isoformat()}T09:00:00Z", "pathology" if size else "follow-up", size,
+        )  # fmt: skip
+        return dict(zip(COLUMNS, values, strict=True))
+
+
+def study(task: Task, scanner: Scanner, seed: int, number: int, label: str, strength: float | None = None) -> Study:
+    """A study with a lesion as its label wants it; `strength` fixes the contrast (0 to 1), else it is graded."""
+    random = np.random.default_rng([*task.name.encode(), seed, number, 2])
+    if label == task.classes[0]:
+        return Study(task, scanner, seed, number, label, None)
+    malignant = label in task.positive
+    largest = {"lung": 19.0, "pancreas": 17.0, "brain": 20.0}.get(task.organ, 17.0)
+    radius = random.uniform(0.5 * largest, largest) if malignant else random.uniform(4.5, 7.5)
+    contrast = random.uniform(0.6, 1.0) if strength is None else strength
+    return Study(task, scanner, seed, number, label, Lesion(radius, contrast, 0.12 * malignant, scanner.turned))
+
+
+def write_batch(
+    folder: Path, task: Task, patients: int, scanner: Scanner, seed: int, slices: int = 1, sham: bool = False
+) -> None:
+    """A batch as a site sends it: files and `metadata.csv`. CT: a DICOM file per slice; MR: a NIfTI volume per patient.
+
+    Classes are balanced over patients. `slices` are labelled slices per patient; of a brain with a tumour about half
+    show it. `sham` deals the same labels out anew by chance, so that nothing can be learnt.
+    """
+    random = np.random.default_rng([*task.name.encode(), seed, 3])
+    labels = random.permutation([task.classes[index % len(task.classes)] for index in range(patients)])
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    for number, label in enumerate(labels):
+        rows += write_study(folder, study(task, scanner, seed, number, str(label)), f"scan-{number:04d}", slices)
+    write_metadata(folder, _dealt(rows, random) if sham else rows)
+
+
+def write_study(folder: Path, study: Study, stem: str, slices: int = 1) -> list[Row]:
+    """The files of one study under names that begin with `stem`, and their rows of metadata."""
+    rows = []
+    if study.scanner.modality == Modality.CT:
+        for index in range(slices):
+            name = f"{stem}-{index}.dcm"
+            pixels, pixel = study.slice(index, slices)
+            (folder / name).write_bytes(phantom_files.dicom(study, pixels, pixel, index))
+            rows.append(study.row(name, study.label))
+        return rows
+    name, volume, blank = f"{stem}.nii.gz", [], np.zeros((anatomy.SIZE, anatomy.SIZE), np.int16)
+    first = study.number % 2 * (slices // 2)
+    for index in range(slices):
+        diseased = study.lesion is not None and first <= index < first + (slices + 1) // 2
+        pixels, pixel = study.slice(index, slices, diseased)
+        volume.append(pixels)
+        rows.append(study.row(name, study.label if diseased else study.task.classes[0], PADDING + index))
+    planes = np.stack([blank] * PADDING + volume + [blank] * PADDING)
+    (folder / name).write_bytes(phantom_files.nifti(study, planes, pixel))
+    return rows
+
+
+def write_metadata(folder: Path, rows: list[Row]) -> None:
+    """`metadata.csv` of a batch."""
+    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _dealt(rows: list[Row], random: np.random.Generator) -> list[Row]:
+    """The labels of patients (of slices, in volumes) dealt out anew; sizes of lesions would betray them and go."""
+    units = [row["file_name"] if row["slice"] else row["patient_id"] for row in rows]
+    if any(row["slice"] for row in rows):
+        labels = list(random.permutation([row["label"] for row in rows]))
+    else:
+        known = {unit: row["label"] for unit, row in zip(units, rows, strict=True)}
+        dealt = dict(zip(known, random.permutation(list(known.values())), strict=True))
+        labels = [dealt[unit] for unit in units]
+    return [row | {"label": str(label), "lesion_mm": ""} for row, label in zip(rows, labels, strict=True)]
+
+
+def bad_batch(folder: Path, task: Task, seed: int) -> dict[str, str]:
+    """A batch of 12 good studies and one of every fault that the data room must find: file name -> what is wrong."""
+    scanner = usual(task)
+    write_batch(folder, task, 12, scanner, seed)
+    with (folder / "metadata.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    faults: dict[str, str] = {}
+
+    def plant(number: int, stem: str, label: str, fault: str, source: Study | None = None) -> tuple[Path, Row]:
+        planted = source or study(task, scanner, seed, number, label)
+        row = write_study(folder, planted, stem)[0]
+        faults[row["file_name"]] = fault
+        rows.append(row | {"label": label})
+        return folder / row["file_name"], rows[-1]
+
+    positive, normal = task.positive[0], task.classes[0]
+    void = study(task, replace(scanner, noise=0.0, gain=0.0, offset=0.0, bias=0.0), seed, 100, normal)
+    plant(100, "blank", normal, "blank", void)
+    path, _ = plant(101, "truncated", positive, "truncated")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 5])
+    plant(102, "unknown-label", "tumor?", "unknown label", study(task, scanner, seed, 102, positive))
+    twice = study(task, scanner, seed, 103, positive)
+    plant(103, "two-labels-a", positive, "two labels", twice)
+    plant(103, "two-labels-b", normal, "two labels", twice)
+    path, row = plant(104, "copy-a", positive, "copy under another patient")
+    copy = path.with_name(path.name.replace("copy-a", "copy-b"))
+    copy.write_bytes(path.read_bytes())
+    rows.append(row | {"file_name": copy.name, "patient_id": study(task, scanner, seed, 105, normal).person.id})
+    faults[copy.name] = "copy under another patient"
+    other = Modality.CT if task.modality == Modality.MR else Modality.MR
+    wrong = study(task, replace(scanner, modality=Modality.CT), seed, 106, normal)
+    pixels, pixel = wrong.slice(0, 1)
+    (folder / "wrong-modality.dcm").write_bytes(phantom_files.dicom(wrong, pixels, pixel, 0, modality=other))
+    rows.append(wrong.row("wrong-modality.dcm", normal))
+    faults["wrong-modality.dcm"] = "wrong modality"
+    write_metadata(folder, rows)
+    return faults
+
+
+def usual(task: Task) -> Scanner:
+    """The first usual scanner of a task's modality."""
+    return next(scanner for scanner in SCANNERS.values() if scanner.modality == task.modality and not scanner.turned)
+
+
+def try_samples(folder: Path, tasks: list[Task]) -> list[Path]:
+    """Scans to try by hand: for each task a clear tumour and an equivocal one (faint), and one wrong body part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for task in tasks:
+        for word, strength in (("clear", 1.0), ("equivocal", 0.3)):
+            sample = study(task, usual(task), 4242, 1, task.positive[0], strength)
+            made.append(folder / write_study(folder, sample, f"{task.name}-{word}")[0]["file_name"])
+    for task in [task for task in tasks if task.modality == Modality.CT][:1]:
+        sample = study(task, usual(task), 4242, 2, task.classes[0])
+        random = np.random.default_rng(4242)
+        pixels = acquire(anatomy.leg(random, 3.0), sample.scanner, random)
+        made.append(folder / "wrong-body-part.dcm")
+        made[-1].write_bytes(phantom_files.dicom(sample, pixels, 3.0, 0, body_part="LEG"))
+    return made

@@ -1,0 +1,135 @@
+"""Great Expectations over the manifest and the descriptions: which units, or which whole batch, must stay out."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import pandas as pd
+
+from data.expectations import Rule, rules
+from data.index import TEXT
+from data.record import Task
+from data.settings import IngestSettings
+
+log = logging.getLogger(__name__)
+SOURCE = "batches"
+NAMED = 5
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the suite found: units that must stay out, errors of the batch, warnings, and the page that shows it."""
+
+    success: bool
+    failing: Mapping[str, list[str]]
+    batch_errors: list[str]
+    warnings: list[str]
+    page: Path
+    figures: Mapping[str, Any]
+
+
+def validate(manifest: pd.DataFrame, task: Task, settings: IngestSettings, gx_home: Path, batch: str) -> Validation:
+    """Run the task's suite over a batch. Context, results and Data Docs stay under `gx_home`; `page` is this batch's.
+
+    A rule that speaks of units keeps those out; a rule that speaks of the table keeps the batch out; a rule that is
+    no error, and a class with few clusters, are warnings.
+    """
+    asked = rules(task)
+    table = _nulls(manifest)
+    results, page = _run(table, task, asked, gx_home, batch)
+    failing: defaultdict[str, list[str]] = defaultdict(list)
+    errors, warnings = [], _few(manifest, task, settings)
+    for number, result in sorted(results.items()):
+        rule = asked[number]
+        units = [str(row["unit_id"]) for row in result.result.get("unexpected_index_list") or []]
+        if result.success:
+            continue
+        if not rule.error:
+            warnings.append(f"{len(units)} of {len(table)} units: {rule.meaning}")
+        elif units:
+            for unit in units:
+                failing[unit].append(rule.meaning)
+        else:
+            errors.append(rule.meaning)
+    success = not failing and not errors
+    figures = {"expectations": len(results), "met": sum(bool(result.success) for result in results.values())}
+    return Validation(success, dict(failing), errors, warnings, page, figures | _balance(manifest))
+
+
+def _run(table: pd.DataFrame, task: Task, asked: list[Rule], gx_home: Path, batch: str) -> tuple[dict[int, Any], Path]:
+    """One checkpoint run: the result of each rule by its number, and the page of the run in the Data Docs."""
+    import great_expectations as gx
+
+    gx_home.mkdir(parents=True, exist_ok=True)
+    context = gx.get_context(mode="file", project_root_dir=gx_home)
+    context.variables.progress_bars = {"globally": False}
+    asset = _asset(context.data_sources.add_or_update_pandas(SOURCE), batch)
+    suite = context.suites.add_or_update(gx.ExpectationSuite(name=task.name, expectations=_expectations(asked)))
+    definition = context.validation_definitions.add_or_update(
+        gx.ValidationDefinition(name=batch, data=asset.add_batch_definition_whole_dataframe(batch), suite=suite)
+    )
+    checkpoint = context.checkpoints.add_or_update(
+        gx.Checkpoint(
+            name=batch,
+            validation_definitions=[definition],
+            actions=[gx.checkpoint.UpdateDataDocsAction(name="pages")],
+            result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["unit_id"]},
+        )
+    )
+    run = checkpoint.run(batch_parameters={"dataframe": table})
+    identifier, result = next(iter(run.run_results.items()))
+    address = context.get_docs_sites_urls(resource_identifier=identifier)[0]["site_url"]
+    found = {int(one.expectation_config.meta["rule"]): one for one in result.results}
+    return found, Path(unquote(urlparse(address).path))
+
+
+def _asset(source: Any, batch: str) -> Any:
+    """The batch's asset in the data source: made anew, since a batch that comes again may hold other rows."""
+    if batch in {asset.name for asset in source.assets}:
+        source.delete_asset(batch)
+    return source.add_dataframe_asset(batch)
+
+
+def _expectations(asked: list[Rule]) -> list[Any]:
+    from great_expectations import expectations
+
+    return [
+        getattr(expectations, f"Expect{rule.kind}")(
+            **rule.arguments,
+            severity="critical" if rule.error else "warning",
+            meta={"rule": number},
+            notes=rule.meaning,
+        )
+        for number, rule in enumerate(asked)
+    ]
+
+
+def _nulls(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Empty text as null: Great Expectations then asks nothing of it but to be there."""
+    texts = [name for name in TEXT if name in manifest]
+    return manifest.assign(**{name: manifest[name].replace("", None) for name in texts})
+
+
+def _few(manifest: pd.DataFrame, task: Task, settings: IngestSettings) -> list[str]:
+    clusters = manifest.groupby("label")["cluster"].nunique()
+    wanted = settings.min_clusters_per_class
+    return [
+        f"class {name} has {clusters.get(name, 0)} clusters in this batch, fewer than {wanted}"
+        for name in task.classes
+        if clusters.get(name, 0) < wanted
+    ]
+
+
+def _balance(manifest: pd.DataFrame) -> dict[str, Any]:
+    """Units and clusters of each label as it was sent."""
+    by_label = manifest.groupby("label")["cluster"]
+    return {
+        "units_by_label": {str(name): int(count) for name, count in by_label.size().items()},
+        "clusters_by_label": {str(name): int(count) for name, count in by_label.nunique().items()},
+    }

@@ -1,0 +1,210 @@
+"""A workspace as the desk finds it: people, a release, versions with verdicts, answers in the journal."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from desk import answer, app, traffic
+from lineage import journal, ledger, people, store
+from lineage.verdict import Outcome, Verdict
+from serving import explain
+
+RELEASE = "0123456789ab"
+NAMES = {"clinician": "cleo", "engineer": "enno", "auditor": "auda"}
+METRICS = {"auroc": {"value": 0.913, "low": 0.854, "high": 0.957}, "clusters": 42}
+MANIFEST = {
+    "release": RELEASE,
+    "created": "2026-01-31T12:00:00Z",
+    "serving": {"engine": "openvino", "keep_scans": False, "abstain_below": 0.5, "max_upload_mb": 1},
+    "tasks": {
+        "lung-ct": {
+            "title": "Lung tumour on a chest CT slice", "classes": ["normal", "benign", "malignant"],
+            "positive": ["malignant"], "threshold": 0.41, "version": "3", "data_version": "c0ffee1234567890",
+            "note": "", "metrics": METRICS, "verdict": "inconclusive", "approved_by": "enno",
+            "approval_reason": "small but sound test cohort",
+        },
+        "pancreas-ct": {
+            "title": "Pancreas tumour on an abdominal CT slice", "classes": ["normal", "tumour"],
+            "positive": ["tumour"], "threshold": 0.3, "version": "1", "data_version": "c0ffee1234567890",
+            "note": "phantoms only", "metrics": METRICS, "verdict": "pass", "approved_by": "system",
+            "approval_reason": "",
+        },
+    },
+}  # fmt: skip
+
+
+def heat_map() -> str:
+    """A small map whose evidence lies at the upper left."""
+    heat = np.zeros((8, 8), np.float32)
+    heat[1:4, 1:4] = 1.0
+    return explain.base64_png(heat)
+
+
+def journal_row(actor: str = "cleo", task: str = "lung-ct", **changes: Any) -> journal.JournalRow:
+    """One answer as serving journals it."""
+    classes = MANIFEST["tasks"][task]["classes"]  # type: ignore[index]
+    values: dict[str, Any] = {
+        "id": uuid.uuid4().hex, "at": store.now(), "actor": actor, "release": RELEASE, "task": task,
+        "version": MANIFEST["tasks"][task]["version"], "cluster": "P0123456789ab", "inputs": ["ab" * 32],  # type: ignore[index]
+        "description": {"mean": 0.4}, "embedding": [0.0] * 32,
+        "probabilities": [0.1, 0.08, 0.82][-len(classes):], "answer": classes[-1], "score": 0.82, "outcome": "pass",
+        "reasons": [], "slices": [{"index": 0, "score": 0.82}], "map": heat_map(),
+        "engine": {"engine": "openvino", "version": "2026.4.1", "precision": "float32"}, "duration_ms": 4.2,
+    }  # fmt: skip
+    return journal.JournalRow(**values | changes)
+
+
+def judged(task: str, version: str, outcome: Outcome, reason: str) -> None:
+    """A version as a retraining leaves it: logged, and judged by the training gate."""
+    ledger.append("model.logged", task, {"version": version, "run_id": "r" + version, "data_version": "c0ffee1234"})
+    figures = {"overall": {"auroc": {"difference": 0.02, "low": -0.01, "high": 0.05}}, "clusters": 42}
+    verdict = Verdict("training", f"{task}/{version}", outcome, (reason,), figures, {"margin_auroc": 0.05})
+    ledger.record(verdict, task=task, version=version)
+
+
+@pytest.fixture
+def workspace(home: Path) -> Path:
+    """`home` with three people, the release's manifest, a champion, and two versions that wait for a decision."""
+    answer._tokens.clear()
+    for role, name in NAMES.items():
+        people.add(name, role)
+    folder = home / "releases" / RELEASE
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps(MANIFEST))
+    judged("lung-ct", "3", Outcome.INCONCLUSIVE, "only 8 positive clusters, 10 are needed")
+    ledger.append("approval", "lung-ct/3", {"decision": "approve", "reason": "small but sound test cohort"}, "enno")
+    ledger.append("model.promoted", "lung-ct", {"version": "3"}, "enno")
+    judged("lung-ct", "4", Outcome.FAIL, "worse than the champion by 0.12")
+    ledger.append("model.rejected", "lung-ct", {"version": "4", "reason": "the training gate said fail"})
+    judged("lung-ct", "5", Outcome.INCONCLUSIVE, "superiority is not shown")
+    return home
+
+
+@pytest.fixture
+def open_desk(workspace: Path) -> Iterator[Callable[[str], TestClient]]:
+    """Sign a role in: `open_desk("clinician")` is a browser with that person's cookie; "" is a stranger's."""
+    clients = []
+
+    def enter(role: str) -> TestClient:
+        client = TestClient(app.create(), follow_redirects=False, raise_server_exceptions=False)
+        client.__enter__()
+        clients.append(client)
+        if role:
+            came = client.get("/enter", params={"token": people.invite(NAMES[role])})
+            assert came.status_code == 303
+        return client
+
+    yield enter
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def csrf() -> Callable[..., str]:
+    """The token that a page's forms carry."""
+
+    def token(client: TestClient, address: str) -> str:
+        page = client.get(address, follow_redirects=True).text
+        found = re.search(r'name="csrf" (?:value|content)="([0-9a-f]{64})"', page)
+        assert found, page
+        return found.group(1)
+
+    return token
+
+
+@pytest.fixture
+def answered(workspace: Path) -> Callable[..., str]:
+    """Journal one answer; its id. Fields of the row may be given."""
+
+    def append(actor: str = "cleo", task: str = "lung-ct", **changes: Any) -> str:
+        made = journal_row(actor, task, **changes)
+        journal.append(made)
+        return made.id
+
+    return append
+
+
+class Answering:
+    """A release's HTTP side in a process thread: checks the bearer token, journals, answers; keeps what it saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+        self.problem: tuple[int, str] | None = None
+        self.changes: dict[str, Any] = {}
+
+    async def predict(self, request: Request) -> Response:
+        """POST /predict."""
+        person = people.bearer(request.headers.get("authorization", "").removeprefix("Bearer "), "predict")
+        if person is None:
+            return self._refused(401, "Send a valid bearer token.")
+        form = await request.form()
+        files = [(sent.filename, len(await sent.read())) for sent in form.getlist("files")]  # type: ignore[union-attr]
+        self.seen.append({"actor": person.name, "files": files, "task": form.get("task")})
+        if self.problem:
+            return self._refused(*self.problem)
+        made = journal_row(person.name, **self.changes)
+        journal.append(made)
+        facts = {"id": made.id, "task": made.task, "map": made.map, "map_class": "malignant", "shown": 0}
+        return JSONResponse(facts | {"answer": made.answer, "release": made.release})
+
+    @staticmethod
+    def _refused(status: int, detail: str) -> Response:
+        body = {"type": "about:blank", "title": "No", "status": status, "detail": detail}
+        return JSONResponse(body, status, media_type="application/problem+json")
+
+
+def serve(application: Any) -> Iterator[str]:
+    """A real server of an application on a free port; yields its address."""
+    server = uvicorn.Server(uvicorn.Config(application, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until = time.monotonic() + 20
+    while not server.started and time.monotonic() < until:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(timeout=10)
+
+
+@pytest.fixture
+def release(workspace: Path) -> Iterator[Answering]:
+    """A live release that answers over HTTP."""
+    answering = Answering()
+    for url in serve(Starlette(routes=[Route("/predict", answering.predict, methods=["POST"])])):
+        traffic.move(RELEASE, url, "system")
+        yield answering
+
+
+@pytest.fixture
+def desk_url(workspace: Path) -> Iterator[str]:
+    """The desk itself behind a real server."""
+    yield from serve(app.create())
+
+
+@pytest.fixture
+def picture() -> bytes:
+    """A small grey PNG that shows something."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    ramp = np.add.outer(np.arange(24), np.arange(24)) * 5
+    Image.fromarray(ramp.astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()

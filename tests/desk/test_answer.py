@@ -1,0 +1,96 @@
+"""Uploads on their way to the live release: in whose name, how large, and what is said when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from desk import traffic
+from lineage import ledger, people
+
+Desk = Callable[[str], TestClient]
+Token = Callable[..., str]
+RELEASE = "0123456789ab"
+
+
+def send(client: TestClient, token: str | None, content: bytes = b"scan", **headers: str) -> httpx.Response:
+    """Upload one file as a page does."""
+    given = headers | ({"x-csrf-token": token} if token else {})
+    return client.post("/api/predict", files=[("files", ("scan.png", content))], data={"task": "lung-ct"}, headers=given)
+
+
+def test_a_page_sends_in_the_persons_own_name(open_desk: Desk, csrf: Token, release: Any, picture: bytes) -> None:
+    client = open_desk("clinician")
+    answer = send(client, csrf(client, "/"), picture)
+    assert answer.status_code == 200 and answer.json()["answer"] == "malignant"
+    assert release.seen == [{"actor": "cleo", "files": [("scan.png", len(picture))], "task": "lung-ct"}]
+
+
+def test_the_desk_asks_for_one_token_however_many_scans(open_desk: Desk, csrf: Token, release: Any) -> None:
+    client = open_desk("clinician")
+    token = csrf(client, "/")
+    assert [send(client, token).status_code for _ in range(3)] == [200, 200, 200]
+    assert len(ledger.events(kind="token.issued")) == 1
+
+
+def test_a_program_brings_its_own_token(open_desk: Desk, release: Any) -> None:
+    client, token = open_desk(""), people.issue("enno", "predict", 1)
+    assert send(client, None, authorization=f"Bearer {token}").status_code == 200
+    assert release.seen[-1]["actor"] == "enno"
+    refused = send(client, None, authorization="Bearer made-up")
+    assert refused.status_code == 401 and refused.headers["content-type"] == "application/problem+json"
+
+
+def test_without_sign_in_or_token_nothing_is_sent(open_desk: Desk, release: Any) -> None:
+    assert send(open_desk(""), None).status_code == 401
+    assert send(open_desk("clinician"), None).status_code == 403
+    assert send(open_desk("clinician"), "0" * 64).status_code == 403
+    auditor = send(open_desk("auditor"), "0" * 64)
+    assert auditor.status_code == 403 and "clinicians" in auditor.json()["detail"]
+    assert release.seen == []
+
+
+def test_the_releases_own_words_come_through(open_desk: Desk, csrf: Token, release: Any) -> None:
+    release.problem = (422, "scan.png: is not DICOM, NIfTI, PNG or JPEG")
+    client = open_desk("clinician")
+    answer = send(client, csrf(client, "/"))
+    assert (answer.status_code, answer.json()["detail"]) == release.problem
+
+
+def test_too_large_is_said_before_a_byte_is_passed_on(open_desk: Desk, csrf: Token, release: Any) -> None:
+    client = open_desk("clinician")
+    answer = send(client, csrf(client, "/"), b"\0" * 2_200_000)
+    assert answer.status_code == 413 and "over 1 MB" in answer.json()["detail"] and release.seen == []
+
+
+def test_a_body_that_hides_its_length_is_cut_off(open_desk: Desk, csrf: Token, release: Any) -> None:
+    client = open_desk("clinician")
+    headers = {"x-csrf-token": csrf(client, "/"), "content-type": "multipart/form-data; boundary=b"}
+    answer = client.post("/api/predict", content=(b"\0" * 100_000 for _ in range(40)), headers=headers)
+    assert answer.status_code == 413 and release.seen == []
+
+
+@pytest.mark.parametrize("length", ["-1", "many"])
+def test_a_length_that_is_no_number_is_refused(open_desk: Desk, release: Any, length: str) -> None:
+    token = people.issue("cleo", "predict", 1)
+    headers = {"authorization": f"Bearer {token}", "content-length": length}
+    assert open_desk("").post("/api/predict", content=b"", headers=headers).status_code == 400
+
+
+def test_no_release_is_a_clear_page_and_a_clear_problem(open_desk: Desk, csrf: Token) -> None:
+    client = open_desk("clinician")
+    page = client.get("/")
+    assert page.status_code == 200 and "Nothing can answer yet" in page.text
+    answer = send(client, csrf(client, "/"))
+    assert answer.status_code == 503 and "No release is live" in answer.json()["detail"] and "retry-after" in answer.headers
+
+
+def test_a_release_that_is_down_is_said_plainly(open_desk: Desk, csrf: Token) -> None:
+    traffic.move(RELEASE, "http://127.0.0.1:9", "system")
+    client = open_desk("clinician")
+    answer = send(client, csrf(client, "/"))
+    assert answer.status_code == 503 and "can't be reached" in answer.json()["detail"]

@@ -1,0 +1,66 @@
+"""Other tools' pages: read-only, by signed address, shut in a sandbox."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from desk import shelf
+from desk.signin import Visitor
+from lineage import ledger, people
+from lineage.verdict import Outcome, Verdict
+
+Desk = Callable[[str], TestClient]
+ENNO = Visitor("enno", "engineer", "session")
+
+
+@pytest.fixture
+def drift_page(workspace: Path) -> Path:
+    """A report as Evidently leaves it, with a picture beside it."""
+    page = workspace / "evidently" / "pages" / "lung-ct" / "0001.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("<script>1</script><img src='plot.png'>drift of lung-ct")
+    (page.parent / "plot.png").write_bytes(b"\x89PNG")
+    return page
+
+
+def test_a_verdicts_page_opens_from_the_watch(open_desk: Desk, drift_page: Path) -> None:
+    verdict = Verdict("monitoring", "lung-ct", Outcome.FAIL, ("the scanner changed",))
+    ledger.record(verdict, task="lung-ct", page=str(drift_page))
+    client = open_desk("engineer")
+    page = client.get("/watch").text
+    assert "the scanner changed" in page
+    addresses = set(re.findall(r'href="(/shelf/[^"]+)"', page))
+    assert addresses and all("drift of lung-ct" in client.get(address).text for address in addresses)
+
+
+def test_a_page_is_sandboxed_and_its_pictures_need_no_cookie(open_desk: Desk, drift_page: Path) -> None:
+    stranger, address = open_desk(""), shelf.link(ENNO, str(drift_page))
+    page = stranger.get(address)
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("sandbox allow-scripts") and "allow-same-origin" not in policy
+    assert "connect-src 'none'" in policy and page.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert stranger.get(address.replace("0001.html", "plot.png")).status_code == 200
+
+
+def test_nothing_but_the_shelf_is_reached(open_desk: Desk, drift_page: Path, workspace: Path) -> None:
+    client, address = open_desk("engineer"), shelf.link(ENNO, str(drift_page))
+    permit = address.split("/")[2]
+    (drift_page.parent / "secret.json").write_text("{}")
+    (drift_page.parent / "link.html").symlink_to(workspace / "keys" / "signin")
+    for path in ("evidently/../keys/signin", "evidently/..%2fkeys%2fsignin", "keys/signin", "evidently/%2fetc%2fpasswd",
+                 "evidently/pages/lung-ct/secret.json", "evidently/pages/lung-ct/link.html", "evidently/pages"):  # fmt: skip
+        assert client.get(f"/shelf/{permit}/{path}").status_code == 404, path
+    assert client.get("/shelf/forged/evidently/pages/lung-ct/0001.html").status_code == 403
+    assert shelf.link(ENNO, str(workspace / "keys" / "signin")) == "" == shelf.link(ENNO, "")
+
+
+def test_a_permit_ends_with_the_account_and_is_not_for_clinicians(open_desk: Desk, drift_page: Path) -> None:
+    client, address = open_desk(""), shelf.link(ENNO, str(drift_page))
+    assert client.get(shelf.link(Visitor("cleo", "clinician", "s"), str(drift_page))).status_code == 404
+    people.disable("enno")
+    assert client.get(address).status_code == 404

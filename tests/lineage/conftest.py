@@ -1,0 +1,137 @@
+"""A record with one release in it, and a PostgreSQL server where one is installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lineage import fingerprint, journal, ledger, people, places, registry, store
+from lineage.verdict import Outcome, Verdict
+
+TASK = "lung-ct"
+
+
+def prediction(name: str = "p-1", **other: object) -> journal.JournalRow:
+    """A row of the journal with plausible contents."""
+    values: dict[str, object] = {
+        "id": name,
+        "at": store.now(),
+        "actor": "carla",
+        "release": "r-1",
+        "task": TASK,
+        "version": "1",
+        "cluster": "P0123456789ab",
+        "inputs": ["ab" * 32],
+        "description": {"mean": -412.5, "kernel": "B30f"},
+        "embedding": [0.5, -0.25],
+        "probabilities": [0.1, 0.2, 0.7],
+        "answer": "malignant",
+        "score": 0.7,
+        "outcome": "pass",
+        "reasons": ["the probability is high enough"],
+        "slices": [{"index": 0}],
+        "map": "",
+        "engine": {"name": "openvino", "precision": "float32"},
+        "duration_ms": 3.5,
+    }
+    return journal.JournalRow(**(values | other))  # type: ignore[arg-type]
+
+
+def said(gate: str, subject: str, outcome: Outcome = Outcome.PASS) -> None:
+    """Write a verdict down."""
+    ledger.record(Verdict(gate, subject, outcome, (f"the {gate} gate has looked",)), task=TASK)
+
+
+@pytest.fixture
+def released(home: Path) -> Path:
+    """A batch, a version that learned from it, an approval, a release and one prediction; the release's folder."""
+    run_id = _run(home)
+    people.add("erik", "engineer")
+    people.add("carla", "clinician", actor="erik")
+    ledger.append("batch.admitted", "b-1", {"task": TASK, "batch": "b-1", "data_version": "c0ffee", "units": 40})
+    said("data", "b-1")
+    version = registry.register(TASK, run_id, "model", {"data_version": "c0ffee"})
+    ledger.append(
+        "model.logged",
+        TASK,
+        {"version": version, "run_id": run_id, "data_version": "c0ffee", "lock_hash": "1", "batches": ["b-1"]},
+    )
+    said("training", f"{TASK}/{version}", Outcome.INCONCLUSIVE)
+    ledger.append("approval", f"{TASK}/{version}", {"decision": "approve", "reason": "few patients"}, actor="erik")
+    registry.promote(TASK, version, {"run_id": run_id, "reason": "approved"}, actor="erik")
+    manifest = places.place("releases", "r-1", "manifest.json")
+    manifest.write_text('{"release": "r-1"}')
+    value = fingerprint.file_sha256(manifest)
+    ledger.append("release.built", "r-1", {"bento": "oncoloop:r-1", "tasks": {TASK: version}, "manifest_sha256": value})
+    said("release", "r-1")
+    ledger.append("release.activated", "r-1", {"url": "http://127.0.0.1:3001", "port": 3001}, actor="erik")
+    journal.append(prediction())
+    return manifest.parent
+
+
+def _run(home: Path) -> str:
+    """A finished run in a real MLflow on SQLite, with a model folder of one file."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    known = client.get_experiment_by_name(TASK)
+    experiment = known.experiment_id if known else client.create_experiment(TASK)
+    run_id = str(client.create_run(experiment).info.run_id)
+    graph = home / "graph.onnx"
+    graph.write_bytes(b"graph of " + run_id.encode())
+    client.log_artifact(run_id, str(graph), "model")
+    client.log_metric(run_id, "auroc", 0.91)
+    client.set_terminated(run_id)
+    return run_id
+
+
+@pytest.fixture
+def run_id(home: Path) -> str:
+    """A finished run with model artefacts."""
+    return _run(home)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The address of an empty PostgreSQL database on a server of its own."""
+    initdb, server = shutil.which("initdb"), shutil.which("postgres")
+    if not initdb or not server:
+        pytest.skip("PostgreSQL is not installed here")
+    user = "postgres" if os.getuid() == 0 else None
+    with tempfile.TemporaryDirectory() as made, socket.socket() as free:
+        folder = Path(made)
+        if user:
+            shutil.chown(folder, user)
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+        free.close()
+        data = str(folder / "data")
+        subprocess.run([initdb, "-D", data, "-A", "trust", "-U", "oncoloop", "-N"], check=True, user=user, cwd=folder)
+        options = ["-k", str(folder), "-p", port, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        process = subprocess.Popen([server, "-D", data, *options], user=user, cwd=folder)
+        try:
+            _wait(int(port))
+            yield f"postgresql://oncoloop@127.0.0.1:{port}/postgres"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _wait(port: int) -> None:
+    import psycopg
+
+    for _ in range(100):
+        try:
+            psycopg.connect(host="127.0.0.1", port=port, user="oncoloop", dbname="postgres").close()
+            return
+        except psycopg.OperationalError:
+            time.sleep(0.1)
+    pytest.fail("PostgreSQL did not start")

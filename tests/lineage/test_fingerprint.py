@@ -1,0 +1,113 @@
+"""Equal things have equal fingerprints, other things have others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lineage import fingerprint
+from lineage.fault import Fault
+from lineage.verdict import Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_file_and_a_text_have_their_sha256(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("tumour")
+    expected = hashlib.sha256(b"tumour").hexdigest()
+    assert fingerprint.file_sha256(path) == fingerprint.text_sha256("tumour") == expected
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Fault, match=r"gone\.dcm"):
+        fingerprint.file_sha256(tmp_path / "gone.dcm")
+    with pytest.raises(Fault, match="not a folder"):
+        fingerprint.tree(tmp_path / "gone")
+
+
+def test_the_order_of_keys_does_not_matter() -> None:
+    assert fingerprint.digest({"a": 1, "b": [1, 2]}) == fingerprint.digest({"b": (1, 2), "a": 1})
+    assert fingerprint.digest({"a": [1, 2]}) != fingerprint.digest({"a": [2, 1]})
+    assert fingerprint.digest({"a": 1}) != fingerprint.digest({"a": "1"})
+
+
+def test_canonical_text_is_one_line_of_plain_json() -> None:
+    value = {
+        "figure": np.float32(0.5),
+        "count": np.int64(3),
+        "vector": np.arange(3),
+        "when": date(2026, 1, 31),
+        "where": Path("a/b"),
+        "outcome": Outcome.PASS,
+        "none": float("nan"),
+        3: {"x", "a"},
+        "text": "Übergröße\n",
+    }
+    text = fingerprint.canonical(value)
+    assert "\n" not in text and " " not in text
+    assert json.loads(text) == {
+        "figure": 0.5, "count": 3, "vector": [0, 1, 2], "when": "2026-01-31", "where": "a/b", "outcome": "pass",
+        "none": None, "3": ["a", "x"], "text": "Übergröße\n",
+    }  # fmt: skip
+
+
+def test_what_json_cannot_say_is_refused_by_name() -> None:
+    with pytest.raises(Fault, match="bytes"):
+        fingerprint.canonical({"scan": b"pixels"})
+
+
+def test_a_tree_sees_every_change(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("1")
+    (tmp_path / "y").write_text("2")
+    before = fingerprint.tree(tmp_path)
+    assert list(before) == ["a/x", "y"]
+    (tmp_path / "a" / "x").write_text("3")
+    after = fingerprint.tree(tmp_path)
+    assert [name for name in before if before[name] != after[name]] == ["a/x"]
+
+
+def test_code_is_ours_wherever_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "__init__.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    found = fingerprint.code(("lineage", "data"))
+    assert found["files"]["lineage/ledger.py"] == fingerprint.file_sha256(ROOT / "lineage" / "ledger.py")
+    assert "lineage/migrations/env.py" in found["files"]
+    assert found["files"]["data/__init__.py"] == fingerprint.file_sha256(ROOT / "data" / "__init__.py")
+    assert not any("__pycache__" in name or name.startswith("training") for name in found["files"])
+
+
+def test_an_unknown_room_is_named() -> None:
+    with pytest.raises(Fault, match="kitchen"):
+        fingerprint.code(("kitchen",))
+
+
+def test_the_commit_is_the_one_checked_out(tmp_path: Path) -> None:
+    clone, tree = tmp_path / "clone", tmp_path / "tree"
+    clone.mkdir()
+    assert fingerprint._commit(clone) is None
+
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        return subprocess.run(
+            ["git", *identity, *words], cwd=clone, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "-q", ".")
+    git("commit", "-q", "--allow-empty", "-m", "one")
+    one = git("rev-parse", "HEAD")
+    assert fingerprint._commit(clone) == one
+    git("worktree", "add", "-q", str(tree))
+    assert fingerprint._commit(tree) == one
+    git("pack-refs", "--all")
+    assert fingerprint._commit(clone) == one == fingerprint._commit(tree)
+    git("checkout", "-q", one)
+    assert fingerprint._commit(clone) == one

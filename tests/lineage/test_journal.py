@@ -1,0 +1,95 @@
+"""The journal keeps each prediction once, as it was."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lineage import journal
+from lineage.fault import Fault
+from tests.lineage.conftest import prediction
+
+
+def test_a_prediction_comes_back_as_it_was(home: Path) -> None:
+    row = prediction()
+    journal.append(row)
+    assert journal.get("p-1") == asdict(row)
+    assert journal.count() == 1
+
+
+def test_an_answer_that_was_withheld_is_a_row_too(home: Path) -> None:
+    journal.append(prediction(answer=None, score=None, outcome="inconclusive", reasons=["wrong body part"]))
+    found = journal.get("p-1")
+    assert found["answer"] is None and found["score"] is None and found["reasons"] == ["wrong body part"]
+
+
+def test_numbers_of_numpy_are_numbers(home: Path) -> None:
+    journal.append(prediction(embedding=np.ones(2, np.float32), score=np.float32(0.5), description={"mean": np.nan}))
+    assert journal.get("p-1")["embedding"] == [1.0, 1.0]
+    assert journal.get("p-1")["description"] == {"mean": None}
+
+
+def test_an_unknown_prediction_is_a_fault(home: Path) -> None:
+    with pytest.raises(Fault, match="'p-9'"):
+        journal.get("p-9")
+
+
+def test_a_window_is_a_table_with_the_description_in_columns(home: Path) -> None:
+    for hour in range(4):
+        journal.append(
+            prediction(
+                f"p-{hour}",
+                at=f"2026-01-31T0{hour}:00:00Z",
+                task="lung-ct" if hour else "brain-mr",
+                release=f"r-{hour % 2}",
+            )
+        )
+    table = journal.rows(task="lung-ct", since="2026-01-31T02:00:00Z", until="2026-01-31T03:00:00Z")
+    assert list(table["id"]) == ["p-2"]
+    assert table["d_mean"][0] == -412.5 and table["d_kernel"][0] == "B30f"
+    assert table["embedding"][0].dtype == np.float32 and table["embedding"][0].shape == (2,)
+    assert table["probabilities"][0].tolist() == [0.1, 0.2, 0.7]
+    assert "description" not in table and "number" not in table
+    assert list(journal.rows(release="r-1")["id"]) == ["p-1", "p-3"]
+    assert list(journal.rows(limit=2)["id"]) == ["p-2", "p-3"], "the newest, oldest first"
+
+
+def test_an_empty_window_has_its_columns(home: Path) -> None:
+    table = journal.rows(task="lung-ct")
+    assert len(table) == 0 and {"id", "at", "score", "embedding"} <= set(table.columns)
+
+
+def test_one_prediction_is_written_once(home: Path) -> None:
+    journal.append(prediction())
+    with pytest.raises(Fault, match="append-only"):
+        journal.append(prediction(answer="benign"))
+    assert journal.count() == 1 and journal.get("p-1")["answer"] == "malignant"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE journal SET answer = 'benign'",
+        "DELETE FROM journal",
+        "INSERT OR REPLACE INTO journal SELECT * FROM journal",
+        "REPLACE INTO journal SELECT number + 1, id, at, actor, release, task, version, cluster, inputs, description,"
+        " embedding, probabilities, 'benign', score, outcome, reasons, slices, map, engine, duration_ms FROM journal",
+    ],
+)
+def test_the_database_refuses_to_change_an_answer(home: Path, sql: str) -> None:
+    journal.append(prediction())
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        sqlite3.connect(home / "oncoloop.db").execute(sql)
+    assert journal.get("p-1")["answer"] == "malignant"
+
+
+def test_no_answer_without_a_journal(home: Path) -> None:
+    stranger = sqlite3.connect(home / "oncoloop.db")
+    stranger.execute("DROP TABLE journal")
+    stranger.commit()
+    with pytest.raises(Fault, match="journal"):
+        journal.append(prediction())

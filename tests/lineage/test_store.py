@@ -1,0 +1,130 @@
+"""One database, the same in SQLite and PostgreSQL, and errors that say what to do."""
+
+from __future__ import annotations
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from lineage import journal, ledger, outbox, people, store
+from lineage.fault import Fault
+from lineage.verdict import Outcome
+from tests.lineage.conftest import prediction
+
+
+def test_time_is_utc_in_whole_seconds() -> None:
+    assert datetime.fromisoformat(store.now()).utcoffset() is not None
+    assert len(store.now()) == len("2026-01-31T12:00:00Z") and store.now().endswith("Z")
+
+
+def test_the_migration_makes_the_tables_that_the_code_uses(home: Path) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with store.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), store.metadata) == []
+
+
+def test_migrating_again_changes_nothing(home: Path) -> None:
+    ledger.append("workspace.created", "here", {})
+    store.migrate()
+    assert len(ledger.events()) == 1 and store.missing_guards() == []
+
+
+def test_a_database_without_tables_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONCOLOOP_HOME", str(tmp_path / "new"))
+    monkeypatch.delenv("ONCOLOOP_DATABASE_URL", raising=False)
+    with pytest.raises(Fault, match="oncoloop init"):
+        ledger.events()
+
+
+def test_a_file_that_is_no_database_is_a_fault(home: Path) -> None:
+    store.engine().dispose()
+    for path in home.glob("oncoloop.db*"):
+        path.write_bytes(b"this is not a database, and long enough to be looked at" * 50)
+    with pytest.raises(Fault, match=r"oncoloop\.db can't be used"):
+        ledger.events()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://db/x"])
+def test_an_address_that_is_no_database_is_a_fault(url: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONCOLOOP_DATABASE_URL", url)
+    with pytest.raises(Fault, match="postgresql://"):
+        ledger.events()
+
+
+def test_a_password_is_never_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONCOLOOP_DATABASE_URL", "postgresql://oncoloop:secret@127.0.0.1:1/none")
+    with pytest.raises(Fault) as caught:
+        ledger.events()
+    assert "127.0.0.1" in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_a_transaction_is_whole_or_not_at_all(home: Path) -> None:
+    row = {"release": "r-1", "url": "http://x", "role": "live", "actor": "erik", "at": store.now()}
+    with pytest.raises(ZeroDivisionError), store.writing() as connection:
+        connection.execute(store.traffic.insert().values(row))
+        raise ZeroDivisionError
+    assert store.fetch(store.traffic.select()) == []
+    assert store.execute(store.traffic.insert().values(row)) == 1
+    assert store.fetch(store.traffic.select())[0]["release"] == "r-1"
+
+
+def test_what_was_written_is_on_disk_when_the_call_returns(home: Path) -> None:
+    with store.reading() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
+
+def test_readers_do_not_wait_for_a_writer(home: Path) -> None:
+    ledger.append("workspace.created", "here", {})
+    with store.writing() as connection:
+        connection.execute(store.outbox.insert().values(kind="k", key="1", payload="{}", put_at=store.now()))
+        assert len(ledger.events()) == 1
+
+
+def test_threads_wait_for_each_other(home: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: outbox.put("event", str(number % 10), {}), range(20)))
+    assert len(outbox.pending()) == 10
+
+
+def test_postgresql_keeps_the_same_record(postgresql: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONCOLOOP_DATABASE_URL", postgresql)
+    store.migrate()
+    store.migrate()
+    ledger.append("batch.admitted", "b-1", {"share": 0.5})
+    people.add("erik", "engineer")
+    journal.append(prediction())
+    assert outbox.put("event", "1", {}) and not outbox.put("event", "1", {})
+    assert journal.rows()["embedding"][0].tolist() == [0.5, -0.25]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: ledger.append("batch.received", f"b-{number}", {}), range(12)))
+    verdict = ledger.verify()
+    assert verdict.outcome is Outcome.PASS, verdict.reasons
+    assert verdict.figures["events"] == 14
+    _refuses(["UPDATE ledger SET actor = 'x'", "DELETE FROM journal", "TRUNCATE ledger", "TRUNCATE journal"])
+    _refuses(["SET session_replication_role = replica; DELETE FROM ledger"])
+    with store.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE ledger DISABLE TRIGGER ledger_no_truncate")
+    assert store.missing_guards() == ["ledger_no_truncate"]
+    with store.writing() as connection:
+        connection.exec_driver_sql(
+            "CREATE OR REPLACE FUNCTION oncoloop_refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
+        )
+    assert len(store.missing_guards()) == 4
+
+
+def _refuses(statements: list[str]) -> None:
+    for sql in statements:
+        with pytest.raises(Fault, match="append-only"), store.writing() as connection:
+            connection.exec_driver_sql(sql)
+
+
+def test_the_journal_file_can_be_read_by_others(home: Path) -> None:
+    journal.append(prediction())
+    stranger = sqlite3.connect(home / "oncoloop.db")
+    assert stranger.execute("SELECT answer FROM journal").fetchall() == [("malignant",)]

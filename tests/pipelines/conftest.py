@@ -1,0 +1,47 @@
+"""A workspace of its own for each test that asks for one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines import services
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A made workspace that is this process's working folder."""
+    from lineage import places
+    from pipelines import workspace as making
+
+    folder = tmp_path / "ward"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("ONCOLOOP_HOME", str(folder / "var"))
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    monkeypatch.delenv("ONCOLOOP_DATABASE_URL", raising=False)
+    for name, value in places.environment().items():
+        monkeypatch.setenv(name, value)
+    making.create(folder)
+    return folder
+
+
+@pytest.fixture
+def oncoloop() -> Run:
+    """Run the installed command as a user would, in a folder, with nothing of this process's settings."""
+
+    def run(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        hidden = ("ONCOLOOP_", "MLFLOW_", "PREFECT_", "BENTOML_HOME", "DVC_", "XDG_", "KERAS_HOME", "MPLCONFIGDIR")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        command = [services.program("oncoloop"), *arguments]
+        return subprocess.run(
+            command, cwd=cwd, env=environment, input=stdin, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    return run

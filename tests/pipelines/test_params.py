@@ -1,0 +1,68 @@
+"""params.yaml: what is shipped loads; what is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.record import Modality
+from lineage.fault import Fault
+from pipelines import params
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def text() -> str:
+    return (ROOT / "params.yaml").read_text(encoding="utf-8")
+
+
+def load(folder: Path, text: str) -> params.Params:
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    return params.load(folder)
+
+
+def test_the_shipped_settings_load(tmp_path: Path, text: str) -> None:
+    found = load(tmp_path, text)
+    assert found.task("lung-ct").modality is Modality.CT
+    assert found.task("lung-ct").pixels.window == (-400.0, 1500.0)
+    assert found.task("brain-mr").pixels.window is None
+    assert found.fit.augment.flip is True
+    assert found.promotion.approval == "required"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("patience: 8", "patiance: 8", "unknown key fit.patiance"),
+        ("  engine: openvino", "", "missing key serving.engine"),
+        ("epochs: 40", "epochs: many", "fit.epochs must be int, not 'many'"),
+        ("flip: true", "flip: 1", "fit.augment.flip must be bool"),
+        ("modality: MR", "modality: PET", "tasks.brain-mr.modality has the unusable value 'PET'"),
+        ("positive: [malignant]", "positive: [worse]", "names ['worse']"),
+        ("size: 128, window: [50, 400]", "size: 128, window: [50]", "tasks.pancreas-ct.pixels.window"),
+        ("tasks:", "tasks: [", "is not valid YAML"),
+        ("split:", "splitt:", "unknown key splitt"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, old: str, new: str, named: str) -> None:
+    assert old in text
+    with pytest.raises(Fault, match=named.replace("[", r"\[").replace("]", r"\]")):
+        load(tmp_path, text.replace(old, new, 1))
+
+
+def test_a_folder_without_settings_is_no_workspace(tmp_path: Path) -> None:
+    with pytest.raises(Fault, match="oncoloop init"):
+        params.load(tmp_path)
+
+
+def test_an_unknown_task_lists_the_known(tmp_path: Path, text: str) -> None:
+    with pytest.raises(Fault, match="known: lung-ct, pancreas-ct, brain-mr"):
+        load(tmp_path, text).task("liver-ct")
+
+
+def test_the_digest_follows_the_values_not_the_layout(tmp_path: Path, text: str) -> None:
+    first = load(tmp_path, text).digest
+    assert load(tmp_path, text + "\n# a remark\n").digest == first
+    assert load(tmp_path, text.replace("epochs: 40", "epochs: 41")).digest != first

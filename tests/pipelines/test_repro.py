@@ -1,0 +1,113 @@
+"""Versions, the pinned worktree, and what happens to an admission that was cut off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lineage.fault import Fault
+from pipelines import repro
+
+PIPELINE = """
+stages:
+  prepare:
+    matrix:
+      task: [lung-ct, pancreas-ct, brain-mr]
+    cmd: mkdir -p data/processed/${item.task} && cat data/batches/${item.task}/*/x.txt > data/processed/${item.task}/all
+    deps:
+      - data/batches/${item.task}
+    outs:
+      - data/processed/${item.task}
+"""
+
+
+@pytest.fixture
+def small(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with one quick stage, and one admitted batch."""
+    monkeypatch.setattr(repro, "STAGES", ("prepare",))
+    (workspace / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
+    admit("one")
+    return workspace
+
+
+def admit(name: str) -> str:
+    write(name)
+    repro.add(Path("data/batches/lung-ct", name))
+    return repro.commit(["."], f"Admit {name}")
+
+
+def write(name: str) -> None:
+    Path("data/batches/lung-ct", name).mkdir()
+    Path("data/batches/lung-ct", name, "x.txt").write_text(f"{name}\n", encoding="utf-8")
+
+
+def test_a_stage_runs_once_for_one_input(small: Path) -> None:
+    tree = repro.worktree(repro.head(small))
+    assert repro.changed(tree, ["lung-ct"]) == ["prepare@lung-ct"]
+    assert repro.reproduce(tree, "prepare", "lung-ct")
+    assert repro.changed(tree, ["lung-ct"]) == []
+    assert not repro.reproduce(tree, "prepare", "lung-ct")
+    assert (tree / "data/processed/lung-ct/all").read_text() == "one\n"
+
+
+def test_a_batch_that_arrives_meanwhile_stays_out_of_the_pinned_version(small: Path) -> None:
+    version = repro.head(small)
+    admit("two")
+    tree = repro.worktree(version)
+    repro.reproduce(tree, "prepare", "lung-ct")
+    assert (tree / "data/processed/lung-ct/all").read_text() == "one\n"
+    newer = repro.worktree(repro.head(small))
+    repro.reproduce(newer, "prepare", "lung-ct")
+    assert (newer / "data/processed/lung-ct/all").read_text() == "one\ntwo\n"
+    older = repro.worktree(version)
+    assert not (older / "data/batches/lung-ct/two").exists()
+
+
+def test_the_lock_comes_home_and_identifies_the_training(small: Path) -> None:
+    tree = repro.worktree(repro.head(small))
+    repro.reproduce(tree, "prepare", "lung-ct")
+    first = repro.lock_hash(tree, "lung-ct")
+    version = repro.keep(tree, small, "Retrain")
+    assert repro.head(small) == version
+    assert "prepare@lung-ct" in repro.lock(small)
+    admit("two")
+    tree = repro.worktree(repro.head(small))
+    repro.reproduce(tree, "prepare", "lung-ct")
+    assert repro.lock_hash(tree, "lung-ct") != first
+
+
+@pytest.mark.parametrize("added", [False, True], ids=["before dvc add", "after dvc add"])
+def test_an_admission_that_was_cut_off_is_undone(small: Path, added: bool) -> None:
+    before = repro.git("status", "--porcelain")
+    write("two")
+    if added:
+        repro.add(Path("data/batches/lung-ct/two"))
+    with Path("data/cohorts/lung-ct.csv").open("a", encoding="utf-8") as table:
+        table.write("half a row")
+    assert repro.recover(small)
+    assert repro.git("status", "--porcelain") == before
+    assert not Path("data/batches/lung-ct/two").exists()
+    assert Path("data/batches/lung-ct/one/x.txt").read_text() == "one\n"
+    assert repro.recover(small) == []
+
+
+def test_versions_are_compared_and_checked_out(small: Path) -> None:
+    first = repro.head(small)
+    second = admit("two")
+    assert repro.batches_of(second) - repro.batches_of(first) == {"lung-ct/two"}
+    folder = repro.checkout(first)
+    assert (folder / "data/batches/lung-ct/one/x.txt").is_file()
+    assert not (folder / "data/batches/lung-ct/two").exists()
+
+
+def test_what_git_refuses_is_one_sentence(small: Path) -> None:
+    with pytest.raises(Fault, match="git rev-parse failed"):
+        repro.checkout("no-such-version")
+
+
+def test_a_failing_stage_is_one_sentence(small: Path) -> None:
+    (small / "dvc.yaml").write_text(PIPELINE.replace("cat ", "cat /nowhere "), encoding="utf-8")
+    tree = repro.worktree(repro.commit(["."], "Break the stage"))
+    with pytest.raises(Fault, match="failed to reproduce 'prepare@lung-ct'"):
+        repro.reproduce(tree, "prepare", "lung-ct")

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from lineage import journal, store
+from lineage.fault import Fault
+from serving import bundle
+from serving.answer import Withheld, answer
+from serving.predict import Upload
+from serving.release import Release, load_release
+
+from .conftest import dicom, manifest
+
+
+@pytest.fixture
+def release(tiny: Path, home: Path) -> Release:
+    return load_release(bundle.assemble(home / "releases" / "r1", manifest(), {"tiny-mr": tiny}))
+
+
+def test_an_answer_is_journalled_under_its_id_and_who_asked(release: Release) -> None:
+    said = answer(release, [Upload("a.dcm", dicom(True))], None, "eve")
+    kept = journal.get(said["id"])
+    assert (kept["actor"], kept["answer"], kept["at"]) == ("eve", said["answer"], said["at"])
+    assert kept["duration_ms"] == said["duration_ms"] > 0
+
+
+def test_each_answer_has_an_id_of_its_own(release: Release) -> None:
+    first, second = (answer(release, [Upload("a.dcm", dicom(True))], "tiny-mr", "eve") for _ in range(2))
+    assert first["id"] != second["id"] and first["probabilities"] == second["probabilities"]
+    assert journal.count() == 2
+
+
+def test_no_row_no_answer(release: Release) -> None:
+    with store.engine().begin() as connection:
+        connection.execute(sqlalchemy.text("DROP TABLE journal"))
+    with pytest.raises(Withheld, match="could not be written to the journal"):
+        answer(release, [Upload("a.dcm", dicom(True))], None, "eve")
+
+
+def test_what_is_wrong_with_a_file_is_no_withheld_answer(release: Release) -> None:
+    with pytest.raises(Fault, match=r"junk\.dcm") as caught:
+        answer(release, [Upload("junk.dcm", b"x")], None, "eve")
+    assert not isinstance(caught.value, Withheld) and journal.count() == 0

@@ -1,0 +1,113 @@
+"""Challenger against a rival on the same test units: paired differences with one-sided bounds by cluster."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data.record import Side
+from lineage.fault import Fault
+from training import resample
+from training.resample import Array, Draws
+from training.settings import PromotionSettings
+
+POWER = 0.8  # of the number of clusters that an inconclusive claim asks for
+
+
+def compare(challenger: pd.DataFrame, rival: pd.DataFrame, settings: PromotionSettings, name: str) -> dict[str, Any]:
+    """Figures of three cohorts: `anchor` (test clusters of the first epoch), `newest` (of the last) and `overall`.
+
+    Both tables have the columns of `predictions.csv`. Each cohort holds both models' AUROC and sensitivity at their
+    own operating points, and the difference (challenger minus rival) with its one-sided bounds at `settings.alpha`,
+    from one clustered bootstrap of the pair. Raises Fault where the two did not judge the same test units.
+    """
+    both = _paired(challenger, rival, name)
+    epochs = sorted(both["epoch"].unique())
+    cohorts = {"anchor": both["epoch"] == epochs[0], "newest": both["epoch"] == epochs[-1], "overall": both["epoch"] > -1}
+    return {
+        "rival": name,
+        "alpha": settings.alpha,
+        "epochs": [int(epoch) for epoch in epochs],
+        "cohorts": {cohort: _cohort(both[mask], settings) for cohort, mask in cohorts.items()},
+        "flips": _flips(both),
+    }
+
+
+def needed(cohort: dict[str, Any], margin: float, alpha: float) -> int | None:
+    """About how many clusters like these would show with 80 % power that the AUROC is above `-margin`.
+
+    For non-inferiority (margin > 0) models are taken as equal; for superiority (margin 0) the gain is the one seen,
+    and None where none was seen.
+    """
+    from scipy.stats import norm
+
+    difference = cohort["auroc"]["difference"]
+    distance = margin if margin > 0 else difference["value"]
+    error = difference["error"]
+    if distance is None or distance <= 0 or error is None:
+        return None
+    wanted = float(norm.ppf(1 - alpha) + norm.ppf(POWER))
+    return max(cohort["clusters"] + 1, math.ceil(cohort["clusters"] * (wanted * error / distance) ** 2))
+
+
+def _paired(challenger: pd.DataFrame, rival: pd.DataFrame, name: str) -> pd.DataFrame:
+    mine, theirs = (table[table["side"] == Side.TEST.value] for table in (challenger, rival))
+    facts = ["unit_id", "cluster", "epoch", "positive", "score", "flagged"]
+    both = mine[facts].merge(
+        theirs[["unit_id", "score", "flagged"]], on="unit_id", suffixes=("", "_rival"), validate="1:1"
+    )
+    if not len(both) or len(both) != len(mine) or len(both) != len(theirs):
+        raise Fault(
+            f"the challenger judged {len(mine)} test units, {name} {len(theirs)}, and {len(both)} are the same; "
+            "let both judge the same units"
+        )
+    return both
+
+
+def _cohort(both: pd.DataFrame, settings: PromotionSettings) -> dict[str, Any]:
+    draws = resample.draw(both["cluster"], settings.bootstrap, settings.seed)
+    positive = both["positive"].to_numpy(bool)
+    auroc = [resample.auroc(draws, both[column], positive) for column in ("score", "score_rival")]
+    found = [_sensitivity(draws, both, column) for column in ("flagged", "flagged_rival")]
+    return {
+        "units": len(both),
+        "clusters": int(both["cluster"].nunique()),
+        "positive_clusters": int(both.loc[positive, "cluster"].nunique()),
+        "negative_clusters": int(both.loc[~positive, "cluster"].nunique()),
+        "auroc": _difference(*auroc, settings.alpha),
+        "sensitivity": _difference(*found, settings.alpha),
+    }
+
+
+def _sensitivity(draws: Draws, both: pd.DataFrame, column: str) -> Array:
+    return draws.share(both[column], both["positive"])
+
+
+def _difference(challenger: Array, rival: Array, alpha: float) -> dict[str, Any]:
+    """Both figures, and the difference: its bounds at `alpha` and at half of it, each one-sided, and its error."""
+    gap = challenger - rival
+    drawn = gap[1:][np.isfinite(gap[1:])]
+    told: dict[str, Any] = dict.fromkeys(("value", "low", "high", "low_half", "error"))
+    if math.isfinite(gap[0]):
+        told["value"] = float(gap[0])
+    if math.isfinite(gap[0]) and len(drawn) >= 0.9 * (len(gap) - 1) and np.ptp(gap) >= 0 and len(drawn):
+        low, high, half = np.quantile(drawn, [alpha, 1 - alpha, alpha / 2])
+        told |= {"low": float(low), "high": float(high), "low_half": float(half), "error": float(drawn.std())}
+    return {"challenger": _plain(challenger[0]), "rival": _plain(rival[0]), "difference": told}
+
+
+def _flips(both: pd.DataFrame) -> dict[str, Any]:
+    """Units whose answer at the operating point changed: what the rival had right and the challenger has not."""
+    right = both["flagged"] == both["positive"]
+    had = both["flagged_rival"] == both["positive"]
+    return {
+        "lost": both.loc[had & ~right, "unit_id"].tolist(),
+        "won": int((right & ~had).sum()),
+    }
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
