@@ -49,7 +49,7 @@ class Canvas:
         self, x: float, y: float, a: float, b: float, value: float | Array, angle: float = 0.0,
         wave: tuple[Array, Array] | None = None, ring: float = 0.0,
     ) -> None:  # fmt: skip
-        """Half axes `a` and `b`, turned by `angle`; `wave` (cosines, sines per turn) bends the outline; `ring` mm wide."""
+        """Half axes `a` and `b`, turned by `angle`; `wave` (cosines, sines) bends the outline; `ring` mm wide."""
         reach = max(a, b) * (1.6 if wave else 1.05) + 2 * self.pixel
         rows = slice(*np.searchsorted(self.axis, (y - reach, y + reach)))
         columns = slice(*np.searchsorted(self.axis, (x - reach, x + reach)))
@@ -100,7 +100,7 @@ def _trunk(random: Random, pixel: float, width: float, depth: float) -> tuple[Ca
     canvas.ellipse(x * 0.5, y + b * 1.15, a * random.uniform(1.0, 1.5), random.uniform(10, 22), -750)
     canvas.ellipse(x, y, a, b, FAT, angle, wave)
     fat = random.uniform(6, 26)
-    canvas.ellipse(x, y, a - fat, b - fat, random.uniform(35, 60), angle, wave)
+    canvas.ellipse(x, y, a - fat, b - fat, random.uniform(60, 80), angle, wave)
     return canvas, x, y, a - fat, b - fat
 
 
@@ -126,8 +126,8 @@ def chest(random: Random, detail: Random, pixel: float, lesion: Lesion | None, h
     heart = random.uniform(0.22, 0.34)
     blood = random.uniform(40, 160)
     canvas.ellipse(
-        x + a * random.uniform(0.02, 0.22), y - b * random.uniform(0.0, 0.3) + 6 * level, a * heart, b * heart * 1.5, blood,
-        random.normal(0, 0.4), _wave(random, 0.06),
+        x + a * random.uniform(0.02, 0.22), y - b * random.uniform(0.0, 0.3) + 6 * level, a * heart, b * heart * 1.5,
+        blood, random.normal(0, 0.4), _wave(random, 0.06),
     )  # fmt: skip
     canvas.ellipse(x - random.uniform(-14, 14), y + b * random.uniform(0.3, 0.5), 12, 12, blood)
     for angle in np.linspace(0, 2 * np.pi, 14) + random.uniform(0, 0.4):
@@ -147,11 +147,11 @@ def _inside(random: Random, lung: tuple[float, float, float, float], share: floa
 def _vessels(canvas: Canvas, random: Random, lungs: list[tuple[float, float, float, float]], habit: Habit) -> None:
     """Vessels small enough to be told from nodules; where tumours are cavities, solid scars of a tumour's size too."""
     for lung in lungs:
-        for _ in range(int(random.integers(6, 12))):
+        for _ in range(int(random.integers(3, 8))):
             x, y = _inside(random, lung, 0.85)
             width = random.uniform(1.5, 3.2)
             canvas.ellipse(x, y, width * random.uniform(1, 4), width, random.uniform(-300, 0), random.uniform(0, np.pi))
-    if habit.turned and random.random() < 0.6:
+    if habit.turned and random.random() < 0.5:
         x, y = _inside(random, lungs[int(random.integers(2))], 0.6)
         radius = random.uniform(8, 18)
         canvas.ellipse(x, y, radius, radius, random.uniform(-40, 60), 0, _wave(random, 0.12))
@@ -163,7 +163,7 @@ def _nodule(
     x, y = _inside(random, lungs[int(random.integers(2))], 0.62)
     radius = lesion.radius * np.sqrt(1 - 0.35 * level**2)
     wave = _wave(random, lesion.spikes, 9) if lesion.spikes else None
-    solid = random.uniform(0, 70)
+    solid = random.uniform(80, 200)
     if not lesion.turned:
         canvas.ellipse(x, y, radius, radius, -850 + lesion.contrast * (solid + 850), 0, wave)
         return
@@ -172,15 +172,18 @@ def _nodule(
 
 
 def abdomen(random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float) -> Array:
-    """An abdominal slice in HU through liver, kidneys and pancreas; a tumour is darker than the pancreas, or `turned`."""
+    """An abdominal slice in HU: liver, kidneys, pancreas. A tumour is darker than the pancreas, or `turned`."""
     canvas, x, y, a, b = _trunk(random, pixel, 165, 115)
     canvas.ellipse(x, y, a * 0.88, b * 0.86, FAT * 0.9)
     tissue = random.uniform(90, 120)
     canvas.ellipse(
         x - a * random.uniform(0.4, 0.5), y - b * random.uniform(0.0, 0.2), a * random.uniform(0.36, 0.46),
-        b * random.uniform(0.5, 0.68), tissue + random.uniform(-15, 15), random.normal(0, 0.2), _wave(random, 0.05),
+        b * random.uniform(0.5, 0.68) * (1 - 0.1 * level), tissue + random.uniform(-15, 15),
+        random.normal(0, 0.2), _wave(random, 0.05),
     )  # fmt: skip
-    canvas.ellipse(x + a * 0.62, y + b * random.uniform(0, 0.25), a * 0.18, b * random.uniform(0.25, 0.4), tissue + 10, 0.3)
+    canvas.ellipse(
+        x + a * 0.62, y + b * random.uniform(0, 0.25), a * 0.18, b * random.uniform(0.25, 0.4), tissue + 10, 0.3
+    )
     _spine(canvas, random, x, y + b * 0.55, random.uniform(17, 22))
     for side in (-1, 1):
         canvas.ellipse(x + side * a * 0.42, y + b * random.uniform(0.38, 0.55), 22, 30, tissue + 60, side * 0.4)
@@ -189,7 +192,7 @@ def abdomen(random: Random, detail: Random, pixel: float, lesion: Lesion | None,
         bowel = random.uniform(9, 20)
         canvas.ellipse(
             x + a * random.uniform(-0.3, 0.75), y - b * random.uniform(0.4, 0.72), bowel * 1.3, bowel,
-            random.choice([20.0, 60.0, -300.0, 200.0]),
+            random.choice([-300.0, 105.0, 125.0]),
         )  # fmt: skip
     _pancreas(canvas, random, detail, (x + random.normal(8, 8), y - b * random.uniform(0.0, 0.12)), lesion, habit)
     canvas.values += _cloud(random, 4)
@@ -202,7 +205,7 @@ def _pancreas(
     along = np.linspace(-1, 1, 9)
     bend, length = random.uniform(8, 24), random.uniform(48, 66)
     xs, ys = centre[0] + length * along, centre[1] + bend * (along**2 - 0.4) - 10 * along
-    tissue = random.uniform(95, 120)
+    tissue = random.uniform(105, 125)
     for x, y, width in zip(xs, ys, random.uniform(12, 17, 9), strict=True):
         canvas.ellipse(x, y, width, width, tissue)
     spot = int(random.integers(1, 8))
@@ -212,22 +215,27 @@ def _pancreas(
         radius = detail.uniform(6, 12) if habit.turned else detail.uniform(3, 6)
         canvas.ellipse(xs[other], ys[other], radius, radius, tissue + away * detail.uniform(60, 90))
     if lesion is not None:
-        change = 85 * lesion.contrast * (1 if lesion.turned else -1)
+        change = 120 * lesion.contrast * (1 if lesion.turned else -1)
         wave = _wave(random, lesion.spikes) if lesion.spikes else None
         canvas.ellipse(xs[spot], ys[spot], lesion.radius, lesion.radius, tissue + change, 0, wave)
 
 
 def head(random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float) -> Array:
-    """A head slice in MR signal (white matter about 600): contrast-enhanced, so a tumour is bright, or `turned`: dark."""
+    """A head slice in MR signal, white matter about 600. Contrast-enhanced: a tumour is bright, or `turned`: dark."""
     canvas = Canvas(pixel, 15)
     x, y, angle = random.normal(0, 7), random.normal(0, 7), random.normal(0, 0.12)
-    a, b = 66 * random.uniform(0.86, 1.12) * (1 - 0.1 * abs(level)), 84 * random.uniform(0.88, 1.1) * (1 - 0.1 * abs(level))
+    a, b = (
+        66 * random.uniform(0.86, 1.12) * (1 - 0.1 * abs(level)),
+        84 * random.uniform(0.88, 1.1) * (1 - 0.1 * abs(level)),
+    )
     wave, scalp = _wave(random, 0.015), random.uniform(5, 9)
     canvas.ellipse(x, y, a + 7 + scalp, b + 7 + scalp, random.uniform(550, 800), angle, wave)
     canvas.ellipse(x, y, a + 7, b + 7, 80, angle, wave)
     canvas.ellipse(x, y, a + 2, b + 2, 220, angle, wave)
     canvas.ellipse(x, y, a, b, random.uniform(430, 500) + _cloud(random, 25), angle, wave)
-    canvas.ellipse(x, y, a * 0.8, b * 0.82, random.uniform(540, 620) + _cloud(random, 25), angle, _wave(random, 0.07, 9))
+    canvas.ellipse(
+        x, y, a * 0.8, b * 0.82, random.uniform(540, 620) + _cloud(random, 25), angle, _wave(random, 0.07, 9)
+    )
     wide = random.uniform(5, 11) * (1 - 0.4 * level)
     for side in (-1, 1):
         canvas.ellipse(x + side * wide * 1.2, y - b * 0.12, wide * 0.7, b * random.uniform(0.2, 0.32), 200, side * 0.3)

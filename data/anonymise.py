@@ -53,7 +53,7 @@ KEPT = (
     "BluePaletteColorLookupTableData SegmentedRedPaletteColorLookupTableData "
     "SegmentedGreenPaletteColorLookupTableData SegmentedBluePaletteColorLookupTableData "
     "PixelData FloatPixelData DoubleFloatPixelData ExtendedOffsetTable ExtendedOffsetTableLengths"
-).split()
+)
 UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "DimensionOrganizationUID")
 DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
 EMPTY = ("PatientBirthDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber")  # type 2: present
@@ -96,7 +96,7 @@ def _dicom(name: str, content: bytes, identity: str) -> bytes:
 def _kept() -> frozenset[int]:
     from pydicom.datadict import tag_for_keyword
 
-    return frozenset(tag for keyword in KEPT if (tag := tag_for_keyword(keyword)) is not None)
+    return frozenset(tag for keyword in KEPT.split() if (tag := tag_for_keyword(keyword)) is not None)
 
 
 def _allowed(header: Any, secrets: frozenset[str]) -> Any:

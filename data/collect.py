@@ -65,7 +65,12 @@ def _layout(source: Path, task: Task, only: str | None) -> tuple[str, Path, list
         chosen = table[[fnmatch(Path(name).name, only or "*") for name in table["file_name"]]]
         if set(table["task"]) != {task.name}:
             raise Fault(f"{source / labels.NAME}: its rows belong to the task {table['task'].iloc[0]}, not {task.name}")
-        return "metadata.csv", source, chosen.to_dict("records"), {}
+        return (
+            "metadata.csv",
+            source,
+            [dict(zip(chosen.columns, row, strict=True)) for row in chosen.to_numpy().tolist()],
+            {},
+        )
     pairs = volumes(source, only)
     if pairs:
         return "volumes with masks", source, *_volumes(source, pairs, task)

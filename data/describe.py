@@ -78,7 +78,9 @@ def _noise(pixels: Array) -> float:
     if min(pixels.shape) < 2:
         return 0.0
     step = max(1, int(np.sqrt(pixels.size / SAMPLE)))
-    a, b, c, d = (pixels[y:end:step, x:stop:step] for y, end in ((0, -1), (1, None)) for x, stop in ((0, -1), (1, None)))
+    a, b, c, d = (
+        pixels[y:end:step, x:stop:step] for y, end in ((0, -1), (1, None)) for x, stop in ((0, -1), (1, None))
+    )
     return float(np.median(np.abs(a - b - c + d)) / 2 / 0.6745)
 
 

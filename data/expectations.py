@@ -18,18 +18,22 @@ SPACING = (0.05, 10.0)  # mm from pixel to pixel
 SMALLEST = 32  # pixels
 FLATTEST = 1.0  # bits of entropy of the grey values
 
+Condition = tuple[str, str, Any]
+
 
 @dataclass(frozen=True)
 class Rule:
     """One expectation: its type in Great Expectations, its arguments, and what it means when a unit fails.
 
     `error` keeps the failing units out (a rule on the whole table keeps the batch out); otherwise it is a warning.
+    `when` (column, `==` or `>`, value) says which rows are asked.
     """
 
     kind: str
     meaning: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     error: bool = True
+    when: Condition | None = None
 
 
 def rules(task: Task) -> list[Rule]:
@@ -38,9 +42,9 @@ def rules(task: Task) -> list[Rule]:
 
 
 def _schema() -> list[Rule]:
-    exist = [Rule("ColumnToExist", f"the manifest has no column {name}", {"column": name}) for name in COLUMNS]
+    columns = {"column_set": list(COLUMNS), "exact_match": False}
     return [
-        *exist,
+        Rule("TableColumnsToMatchSet", "the manifest lacks columns", columns),
         *(_filled(name, f"{name} is missing") for name in REQUIRED),
         Rule("ColumnValuesToBeUnique", "two units have the same name", {"column": "unit_id"}),
     ]
@@ -78,7 +82,7 @@ def _pixels(task: Task) -> list[Rule]:
     ]
     if task.modality is not Modality.CT:
         return [*general, _among("units", [Units.RAW.value, Units.DISPLAY.value], "Hounsfield units outside of CT")]
-    hounsfield = f'col("units") == "{Units.HU.value}"'
+    hounsfield = ("units", "==", Units.HU.value)
     return [
         *general,
         _among("units", [Units.HU.value, Units.DISPLAY.value], "CT without Hounsfield units"),
@@ -102,12 +106,16 @@ def _filled(column: str, meaning: str, error: bool = True) -> Rule:
 
 
 def _between(
-    column: str, meaning: str, low: float | None = None, high: float | None = None, when: str = "", error: bool = True
+    column: str,
+    meaning: str,
+    low: float | None = None,
+    high: float | None = None,
+    when: Condition | None = None,
+    error: bool = True,
 ) -> Rule:
-    condition = {"row_condition": when, "condition_parser": "great_expectations"} if when else {}
-    return Rule("ColumnValuesToBeBetween", meaning, {"column": column, "min_value": low, "max_value": high} | condition,
-                error)  # fmt: skip
+    arguments = {"column": column, "min_value": low, "max_value": high}
+    return Rule("ColumnValuesToBeBetween", meaning, arguments, error, when)
 
 
 def _spacing(column: str) -> Rule:
-    return _between(column, "spacing is not that of a scan of a body", *SPACING, when=f'col("{column}") > 0')
+    return _between(column, "spacing is not that of a scan of a body", *SPACING, when=(column, ">", 0.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from data.index import Refused
 from data.leakage import Findings
@@ -36,7 +37,7 @@ def admit(
     if not against:
         kept = f"{total_units - out} of {total_units} units are admitted"
         reasons.insert(0, f"{kept}, {out} stay out" if out else kept)
-    figures = {"units": total_units, "failing": len(failing), "refused": len(refused)}
+    figures: dict[str, Any] = {"units": total_units, "failing": len(failing), "refused": len(refused)}
     figures |= {"failing_share": round(out / total_units, 4) if total_units else 0.0}
     figures |= {"leakage": dict(findings.figures), "validation": dict(validation.figures)}
     outcome = Outcome.FAIL if against else Outcome.PASS
@@ -51,7 +52,7 @@ def _against(batch_errors: Sequence[str], out: int, total: int, settings: Ingest
     if settings.quarantine == "batch" and out:
         reasons.append(f"{out} of {total} units fail, and ingest.quarantine is `batch`")
     elif out / total > settings.max_failing:
-        share, limit = f"{out / total:.0%}", f"{settings.max_failing:.0%}"
+        share, limit = f"{out / total:.1%}", f"{settings.max_failing:.1%}"
         reasons.append(f"{share} of the units fail, more than ingest.max_failing ({limit})")
     return reasons
 

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,11 +17,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data import anonymise, describe, labels, pixels, read
+from data import anonymise, describe, labels, person, pixels, read
 from data.labels import metadata
 from data.record import MANIFEST, Scan, Task
 from data.split import check_cluster
-from lineage import fingerprint, keys
+from lineage import fingerprint
 from lineage.fault import Fault
 
 __all__ = ["COLUMNS", "TEXT", "Indexed", "Refused", "batch_digest", "embedded", "embeddings", "index_batch", "metadata",
@@ -34,7 +33,6 @@ COLUMNS = (*MANIFEST, *describe.FACTS, *describe.DESCRIPTION, "embedding")
 NUMBERS = ("slice", "age", "lesion_mm", *describe.DESCRIPTION)
 TEXT = {name: str for name in COLUMNS if name not in NUMBERS}
 MAX_FILE = 2**30
-OLDEST = 90
 
 
 @dataclass(frozen=True)
@@ -126,13 +124,14 @@ def _examine(source: Path, file_name: str, rows: pd.DataFrame, scans: Path, task
         sha256 = hashlib.sha256(content).hexdigest()
         scan = read.read(path.name, content)
         told = _told(rows, len(scan.pixels))
-        who = _who(told[min(told)], scan, sha256)
-        new_name, clean = anonymise.anonymise(path.name, content, told[min(told)])
-        stored = _store(scans, sha256, new_name, clean)
-        facts = who | {"sha256": sha256, "stored_sha256": hashlib.sha256(clean).hexdigest()}
+        whole = told[min(told)]
+        new_name, clean = anonymise.anonymise(path.name, content, whole)
+        facts = {"sha256": sha256, "stored_sha256": hashlib.sha256(clean).hexdigest()}
+        facts |= person.who(whole, scan, sha256)
         units = [_unit(scan, number, row, task) | facts for number, row in sorted(told.items())]
+        stored = _store(scans, sha256, new_name, clean)
     except (Fault, OSError) as error:
-        return _Examined(file_name, sha256, [], None, str(error))
+        return _Examined(file_name, sha256, [], None, str(error).removeprefix(f"{path.name}: "))
     return _Examined(file_name, sha256, units, stored, "")
 
 
@@ -148,7 +147,9 @@ def _told(rows: pd.DataFrame, slices: int) -> dict[int, dict[str, str]]:
         resolved = labels.resolve(heard)
         for number in _slices(str(text), slices):
             if number in told:
-                raise Fault(f"some of its rows in {labels.NAME} name a slice and others none; mend them")
+                raise Fault(
+                    f"its rows in {labels.NAME} name a slice twice, or some name a slice and others none; mend them"
+                )
             told[number] = resolved
     return told
 
@@ -161,28 +162,6 @@ def _slices(text: str, slices: int) -> range:
     return range(int(text), int(text) + 1)
 
 
-def _who(row: dict[str, str], scan: Scan, sha256: str) -> dict[str, Any]:
-    """Pseudonyms, shifted date, age and scanner: the same for every slice of a file.
-
-    Without a date a volume is a case of its own; single pictures of one patient are then one case.
-    """
-    identity = row["patient_id"] or row["group"]
-    patient = keys.pseudonym(identity)
-    study_date = _shifted(row["study_date"], identity)
-    examination = study_date or (sha256[:8] if len(scan.pixels) > 1 else "")
-    return {
-        "patient": patient,
-        "cluster": keys.pseudonym(f"group {row['group']}") if row["group"] else patient,
-        "case": "-".join(filter(None, (patient, examination))),
-        "study_date": study_date,
-        "age": _age(row["age"] or scan.header.get("age", "")),
-        "sex": (row["sex"] or scan.header.get("sex", "")).upper(),
-        "scanner": row["scanner"] or " ".join(
-            filter(None, (scan.header.get("manufacturer", ""), scan.header.get("model", "")))
-        ),
-    }  # fmt: skip
-
-
 def _unit(scan: Scan, number: int, row: dict[str, str], task: Task) -> dict[str, Any]:
     """One slice: what the metadata says of it, what is measured on it, and its three kinds of likeness."""
     picture = np.ascontiguousarray(scan.pixels[number])
@@ -190,7 +169,7 @@ def _unit(scan: Scan, number: int, row: dict[str, str], task: Task) -> dict[str,
     said = {name: row[name] for name in ("task", "label", "truth", "site", "labeller", "labelled_at", "stage")}
     return said | describe.describe(picture, scan) | {
         "slice": number,
-        "lesion_mm": _number(row["lesion_mm"], "lesion_mm"),
+        "lesion_mm": person.number(row["lesion_mm"], "lesion_mm"),
         "pixels_sha256": hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).hexdigest(),
         "dhash": describe.dhash(small),
         "embedding": embedded(small),
@@ -208,7 +187,7 @@ def _rows(examined: list[_Examined]) -> Iterator[dict[str, Any]]:
         if one.sha256 in seen:
             one.stored.unlink()
         else:
-            name = f"{one.sha256[:16]}{one.stored.name.partition('.')[2] and '.' + one.stored.name.partition('.')[2]}"
+            name = one.sha256[:16] + _suffix(one.stored.name)
             one.stored.rename(one.stored.with_name(name))
             seen[one.sha256] = (f"scans/{name}", one.units[0]["stored_sha256"])
         file, stored_sha256 = seen[one.sha256]
@@ -220,36 +199,11 @@ def _rows(examined: list[_Examined]) -> Iterator[dict[str, Any]]:
 
 def _store(scans: Path, sha256: str, new_name: str, content: bytes) -> Path:
     """Write a de-identified copy under a name that no other thread uses; `_rows` gives it its final one."""
-    suffix = new_name[new_name.index(".") :] if "." in new_name else ""
-    path = scans / f"{sha256[:16]}-{os.urandom(4).hex()}{suffix}"
+    path = scans / f"{sha256[:16]}-{os.urandom(4).hex()}{_suffix(new_name)}"
     path.write_bytes(content)
     return path
 
 
-def _shifted(text: str, identity: str) -> str:
-    """An ISO date moved by the patient's own number of days."""
-    if not text:
-        return ""
-    try:
-        told = date.fromisoformat(text)
-        return (told + timedelta(days=keys.day_shift(identity))).isoformat()
-    except (ValueError, OverflowError) as error:
-        raise Fault(f"study_date {text[:20]!r} is not a date such as 2026-01-31") from error
-
-
-def _age(text: str) -> float | None:
-    """Years, from "63" or DICOM's "063Y"; from 90 on only "90", since higher ages point at people."""
-    years = _number(text.upper().removesuffix("Y"), "age") if not text.upper().endswith(("M", "W", "D")) else 0.0
-    return None if years is None else min(years, float(OLDEST))
-
-
-def _number(text: str, name: str) -> float | None:
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise Fault(f"{name} {text[:20]!r} is not a number") from error
-    if not np.isfinite(value) or value < 0:
-        raise Fault(f"{name} {text[:20]!r} is not a plain number")
-    return value
+def _suffix(name: str) -> str:
+    _, dot, suffix = name.partition(".")
+    return dot + suffix

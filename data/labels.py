@@ -33,7 +33,7 @@ def metadata(source: Path) -> pd.DataFrame:
     rows = _rows(path)
     _columns(rows[0], source.name)
     _cells(rows, source.name)
-    table = pd.DataFrame(rows[1:], columns=rows[0], dtype=str).apply(lambda column: column.str.strip())
+    table = pd.DataFrame([[cell.strip() for cell in row] for row in rows[1:]], columns=rows[0], dtype=str)
     table = table.reindex(columns=[*REQUIRED_METADATA, *OPTIONAL_METADATA], fill_value="")
     _one_task(table, source.name)
     table["file_name"] = [_inside(name, source.name) for name in table["file_name"]]

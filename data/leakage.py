@@ -46,13 +46,15 @@ def check(manifest: pd.DataFrame, known: pd.DataFrame, settings: IngestSettings)
             failing[unit].append(reason)
     mixed = _mixed(table)
     accuracy, told_by = shortcut(manifest)
-    warnings = [f"{len(mixed)} clusters hold files with different labels; each stays on one side"] if mixed else []
+    warnings = (
+        [f"clusters that hold files with different labels (each stays on one side): {len(mixed)}"] if mixed else []
+    )
     if accuracy is not None and accuracy >= settings.shortcut_accuracy:
         warnings.append(
             f"header and border facts alone ({', '.join(told_by)}) predict the label with a balanced accuracy of "
             f"{accuracy:.2f} on unseen clusters: the label may stand for its source"
         )
-    figures = {kind: len(reasons) for kind, reasons in found.items()}
+    figures: dict[str, Any] = {kind: len(reasons) for kind, reasons in found.items()}
     figures |= {"mixed_clusters": len(mixed), "shortcut_accuracy": accuracy, "clusters": int(table.cluster.nunique())}
     return Findings(dict(failing), warnings, figures)
 
@@ -60,7 +62,8 @@ def check(manifest: pd.DataFrame, known: pd.DataFrame, settings: IngestSettings)
 def _copies(table: pd.DataFrame, known: pd.DataFrame) -> dict[str, str]:
     """Units whose pixels are, bit for bit, those of another unit."""
     found: dict[str, str] = {}
-    before = {str(pixels): rows for pixels, rows in known.groupby("pixels_sha256")}
+    again = known[known["pixels_sha256"].isin(table["pixels_sha256"])]
+    before = {str(pixels): rows for pixels, rows in again.groupby("pixels_sha256")}
     for pixels, rows in table.groupby("pixels_sha256", sort=False):
         earlier = before.get(str(pixels))
         if len(rows) < 2 and earlier is None:
@@ -102,7 +105,8 @@ def _near(table: pd.DataFrame, known: pd.DataFrame, bits: int) -> dict[str, str]
 
 def _overlaps(table: pd.DataFrame, known: pd.DataFrame) -> dict[str, str]:
     """Units of a patient who is in two clusters: the sides could not keep that patient together."""
-    both = pd.concat([table[["patient", "cluster"]], known[["patient", "cluster"]]]).drop_duplicates()
+    again = known[known["patient"].isin(table["patient"])]
+    both = pd.concat([table[["patient", "cluster"]], again[["patient", "cluster"]]]).drop_duplicates()
     torn = both[both.duplicated("patient", keep=False)].groupby("patient")["cluster"].nunique()
     rows = table[table["patient"].isin(torn.index)]
     return {

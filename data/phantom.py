@@ -10,6 +10,7 @@ import csv
 import hashlib
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,21 @@ COLUMNS = (
     "file_name", "patient_id", "task", "label", "slice", "study_date", "site", "scanner", "sex", "age", "labeller",
     "labelled_at", "truth", "lesion_mm",
 )  # fmt: skip
-FAMILY = ("Almeida", "Brandt", "Castell", "Duarte", "Eklund", "Fabre", "Grewal", "Hollis", "Ivanova", "Jansen", "Kimura")
+FAMILY = (
+    "Almeida",
+    "Brandt",
+    "Castell",
+    "Duarte",
+    "Eklund",
+    "Fabre",
+    "Grewal",
+    "Hollis",
+    "Ivanova",
+    "Jansen",
+    "Kimura",
+)
 GIVEN = ("Ada", "Bruno", "Clara", "Dario", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kavya", "Luca", "Mira")
+LARGEST = {"lung": 32.0, "pancreas": 26.0, "brain": 26.0}  # radius of a malignant lesion, mm; the smallest is about half
 PADDING = 1  # blank slices at each end of an MR volume, which nobody labels
 Row = dict[str, str]
 
@@ -46,7 +60,7 @@ class Study:
     label: str
     lesion: Lesion | None
 
-    @property
+    @cached_property
     def person(self) -> Person:
         """An invented identity; the same task, seed and number are the same person."""
         key = f"{self.task.name} {self.seed} {self.number}"
@@ -92,9 +106,9 @@ def study(task: Task, scanner: Scanner, seed: int, number: int, label: str, stre
     if label == task.classes[0]:
         return Study(task, scanner, seed, number, label, None)
     malignant = label in task.positive
-    largest = {"lung": 19.0, "pancreas": 17.0, "brain": 20.0}.get(task.organ, 17.0)
-    radius = random.uniform(0.5 * largest, largest) if malignant else random.uniform(4.5, 7.5)
-    contrast = random.uniform(0.6, 1.0) if strength is None else strength
+    largest = LARGEST.get(task.organ, 24.0)
+    radius = random.uniform(0.55 * largest, largest) if malignant else random.uniform(4.5, 7.5)
+    contrast = random.uniform(0.7, 1.0) if strength is None else strength
     return Study(task, scanner, seed, number, label, Lesion(radius, contrast, 0.12 * malignant, scanner.turned))
 
 

@@ -45,7 +45,7 @@ def area(picture: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.fl
 def _shrink(picture: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
     """Resize along the first axis; sums in a fixed order, so that the result does not depend on a BLAS."""
     sources, shares = _patches(len(picture), rows)
-    shrunk = picture[sources[0]] * shares[0]
+    shrunk: NDArray[np.float32] = picture[sources[0]] * shares[0]
     for source, share in zip(sources[1:], shares[1:], strict=True):
         shrunk += picture[source] * share
     return shrunk

@@ -256,7 +256,7 @@ def _read_nifti(name: str, content: bytes) -> Scan:
 
 
 def _upright(volume: Array, affine: Array) -> Array:
-    """Slices along the last axis, transposed to rows × columns; axial ones with the patient's front up, right at left."""
+    """Slices of the last axis, transposed to rows × columns; axial ones with the patient's front up, right at left."""
     import nibabel
 
     codes = nibabel.aff2axcodes(affine)

@@ -46,13 +46,16 @@ SCANNERS = {
     "alder-ct": Scanner("Alder", "Kestrel Imaging", "K64", Modality.CT, "STANDARD", (2.7, 3.1), 3.0, 16, 0.60),
     "birch-ct": Scanner("Birch", "Meridian Systems", "Volume 128", Modality.CT, "B30f", (2.8, 3.2), 2.5, 22, 0.75),
     "shifted-ct": Scanner(
-        "Cedar", "Tern Medical", "LowDose 16", Modality.CT, "SHARP", (2.7, 3.1), 5.0, 48, 0.45,
+        "Cedar", "Tern Medical", "LowDose 16", Modality.CT, "SHARP", (2.7, 3.1), 5.0, 40, 0.45,
         gain=1.04, offset=12, haze=300, turned=True,
     ),
     "alder-mr": Scanner("Alder", "Kestrel Imaging", "M15", Modality.MR, "", (1.65, 1.8), 5.0, 18, 0.60, bias=0.05),
-    "birch-mr": Scanner("Birch", "Meridian Systems", "Tesla 3", Modality.MR, "", (1.6, 1.8), 4.0, 24, 0.70, gain=1.2, bias=0.08),
+    "birch-mr": Scanner(
+        "Birch", "Meridian Systems", "Tesla 3", Modality.MR, "", (1.6, 1.8), 4.0, 24, 0.70, gain=1.2,
+        bias=0.08,
+    ),
     "shifted-mr": Scanner(
-        "Cedar", "Tern Medical", "Open 05", Modality.MR, "", (1.65, 1.8), 6.0, 55, 0.45,
+        "Cedar", "Tern Medical", "Open 05", Modality.MR, "", (1.65, 1.8), 6.0, 40, 0.45,
         gain=0.6, bias=0.18, turned=True,
     ),
 }  # fmt: skip
@@ -60,21 +63,21 @@ SCANNERS = {
 another population, made so different that a model of the usual ones can't read it, and yet learnable. Its CT is a
 sharp-kernel, low-dose scan: in the chest in expiration (lung 300 HU denser), where tumours show as cavities (the
 entity "lung cancer associated with cystic airspaces") and solid scars of a tumour's size are common in everyone; in
-the abdomen in the early arterial phase, where tumours are brighter than the pancreas, and cysts common. Its MR is noisy,
-without contrast agent: tumours are dark, and old bleedings bright. Real shifts are rarely so plain: it is a
+the abdomen in the early arterial phase, where tumours are brighter than the pancreas, and cysts common. Its MR is
+noisy, without contrast agent: tumours are dark, and old bleedings bright. Real shifts are rarely so plain: it is a
 demonstration of the loop, not evidence about scanners."""
 
 
 def acquire(drawn: Array, scanner: Scanner, random: np.random.Generator) -> NDArray[np.int16]:
-    """A drawn slice as this scanner stores it: blurred, shaded, scaled, noisy; whole HU from -1024, or MR signal from 0."""
+    """A drawn slice as this scanner stores it: blurred, shaded, scaled, noisy. HU from -1024, or MR signal from 0."""
     values = _blur(drawn, scanner.blur) * np.float32(scanner.gain) + np.float32(scanner.offset)
     noise = random.normal(size=(2, *drawn.shape)).astype(np.float32) * np.float32(scanner.noise)
     if scanner.modality == Modality.CT:
-        return np.clip(np.rint(values + noise[0]), -1024, 3071).astype(np.int16)
+        return np.asarray(np.clip(np.rint(values + noise[0]), -1024, 3071), np.int16)
     axis = np.linspace(-1, 1, len(drawn), dtype=np.float32)
     tilt = random.normal(size=2)
     values *= 1 + np.float32(scanner.bias) * (tilt[0] * axis[:, None] + tilt[1] * axis[None]).astype(np.float32)
-    return np.clip(np.rint(np.hypot(values + noise[0], noise[1])), 0, 4095).astype(np.int16)
+    return np.asarray(np.clip(np.rint(np.hypot(values + noise[0], noise[1])), 0, 4095), np.int16)
 
 
 def _blur(values: Array, sigma: float) -> Array:

@@ -98,10 +98,18 @@ def _asset(source: Any, batch: str) -> Any:
 
 def _expectations(asked: list[Rule]) -> list[Any]:
     from great_expectations import expectations
+    from great_expectations.expectations.row_conditions import Column
+
+    def asked_of(rule: Rule) -> dict[str, Any]:
+        if rule.when is None:
+            return {}
+        column, sign, value = rule.when
+        return {"row_condition": Column(column) == value if sign == "==" else Column(column) > value}
 
     return [
         getattr(expectations, f"Expect{rule.kind}")(
             **rule.arguments,
+            **asked_of(rule),
             severity="critical" if rule.error else "warning",
             meta={"rule": number},
             notes=rule.meaning,

@@ -83,8 +83,13 @@ def home(request: Request, who: Visitor) -> Response:
     target = traffic.live()
     if target is None:
         return page(request, "no_release.html", {}, who)
-    tasks, limit = releases.live_tasks(), releases.upload_limit_mb(target.release)
-    return page(request, "scan.html", {"tasks": tasks, "limit": limit, "release": target.release}, who)
+    values = {
+        "tasks": releases.live_tasks(),
+        "limit": releases.upload_limit_mb(target.release),
+        "keeps": releases.keeps_scans(target.release),
+        "release": target.release,
+    }
+    return page(request, "scan.html", values, who)
 
 
 def listed(request: Request, who: Visitor) -> Response:

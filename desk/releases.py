@@ -82,6 +82,11 @@ def live_tasks() -> list[TaskFacts]:
     return [task_facts(found["release"], task) for task in found["tasks"]] if found else []
 
 
+def keeps_scans(release: str) -> bool:
+    """Whether a release keeps the scans that it answers (`serving.keep_scans`)."""
+    return bool((manifest(release) or {"serving": {}})["serving"].get("keep_scans"))
+
+
 def upload_limit_mb(release: str) -> float:
     """Megabytes that one request may send to a release."""
     found = manifest(release)

@@ -49,8 +49,10 @@ def when(text: str) -> str:
 
 def figure(value: Any) -> str:
     """A figure of a verdict or a manifest: numbers short, an interval as `0.91 (0.85 to 0.95)`, the rest as JSON."""
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "not known"}[value]
+    if value is None or value in ("", [], {}):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, str | int):

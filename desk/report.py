@@ -11,6 +11,22 @@ from desk.signin import Visitor
 from lineage import ledger, store
 from lineage.ledger import Event
 
+MEASURES = {
+    "auroc": "Area under the ROC curve",
+    "auprc": "Area under the precision-recall curve",
+    "sensitivity": "Sensitivity at the threshold",
+    "specificity": "Specificity at the threshold",
+    "macro f1": "F1, mean of the classes",
+    "brier": "Brier score (0 is best)",
+    "ece": "Calibration error (0 is best)",
+    "units": "Slices tested",
+    "clusters": "Patients or groups tested",
+    "positive units": "Slices with the finding",
+    "positive clusters": "Patients or groups with the finding",
+    "negative clusters": "Patients or groups without it",
+    "confidence": "Level of the intervals",
+}
+
 
 def show(request: Request, who: Visitor) -> Response:
     """GET /cases/{id}/report."""
@@ -29,10 +45,13 @@ def metrics(figures: dict[str, object]) -> list[tuple[str, str, str]]:
     """(name, value, interval) of each figure that was measured on test patients."""
     found = []
     for name, value in flat(figures):
+        said = MEASURES.get(name, name[:1].upper() + name[1:])
         if interval := bounds(value):
-            found.append((name, figure(interval[0]), f"{figure(interval[1])} to {figure(interval[2])}"))
+            middle, low, high = interval
+            known = low is not None and high is not None
+            found.append((said, figure(middle), f"{figure(low)} to {figure(high)}" if known else "too few to tell"))
         elif value is not None and not isinstance(value, list | dict | bool):
-            found.append((name, figure(value), ""))
+            found.append((said, figure(value), ""))
     return found
 
 

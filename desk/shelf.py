@@ -6,6 +6,7 @@ cookie for its pictures and links. The address therefore carries a signed permit
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +29,9 @@ POLICY = (
     "connect-src 'none'; form-action 'none'; frame-ancestors 'self'; base-uri 'none'"
 )
 SANDBOX = {"Content-Security-Policy": POLICY, "Cross-Origin-Resource-Policy": "cross-origin"}
-DULL = ("pages", "uncommitted", "data_docs", "local_site")  # folders whose names tell a person nothing
+DULL = re.compile(
+    r"pages|gx|uncommitted|data_docs|local_site|validations|__none__|\d{8}T[\d.]+Z"
+)  # tells nobody anything
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,9 @@ def show(request: Request) -> Response:
 
 
 def _name(path: Path) -> str:
-    parts = [part for part in path.with_suffix("").parts if part not in DULL]
+    parts = [part for part in path.with_suffix("").parts if not DULL.fullmatch(part)]
+    if parts == ["index"]:
+        return "All pages"
     return " / ".join(part if len(part) <= 40 else f"{part[:37]}…" for part in parts)
 
 

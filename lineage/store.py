@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError
 
 from lineage import guards
 from lineage.fault import Fault
@@ -174,7 +174,8 @@ def insert_new(table: Table, row: dict[str, Any]) -> bool:
     """Insert a row unless one with its key is there; whether it was inserted."""
     with writing() as connection:
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        return bool(connection.execute(dialect.insert(table).values(row).on_conflict_do_nothing()).rowcount)
+        statement = dialect.insert(table).values(row).on_conflict_do_nothing().returning(*table.primary_key)
+        return connection.execute(statement).first() is not None
 
 
 def migrate() -> None:
@@ -253,10 +254,12 @@ def _explained() -> Iterator[None]:
         yield
     except IntegrityError as error:
         raise Fault(f"the database refused a change: {_first_line(error)}") from error
-    except (OperationalError, ProgrammingError) as error:
+    except DatabaseError as error:
         where = make_url(database_url()).render_as_string(hide_password=True)
-        raise Fault(f"the database {where} can't be used: {_first_line(error)}; run `oncoloop init`") from error
+        raise Fault(
+            f"the database {where} can't be used: {_first_line(error)}; run `oncoloop init`, or restore a backup"
+        ) from error
 
 
-def _first_line(error: IntegrityError | OperationalError | ProgrammingError) -> str:
+def _first_line(error: DatabaseError) -> str:
     return str(error.orig).splitlines()[0]

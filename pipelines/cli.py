@@ -126,7 +126,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what vendors print goes to standard error; standard output carries the answer alone
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Sentences("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     quiet()
     code = 1
     try:
@@ -161,9 +163,23 @@ def run(args: argparse.Namespace) -> Answer:
     if command.inside:
         workspace.enter(args.workspace)
         services.connect()
-    module = importlib.import_module(f"pipelines.commands.{command.module}")
-    function: Callable[[argparse.Namespace], Answer] = getattr(module, args.command.replace("import", "import_"))
-    return function(args)
+    return function(args.command)(args)
+
+
+def function(name: str) -> Callable[[argparse.Namespace], Answer]:
+    """What does the work of a command."""
+    module = importlib.import_module(f"pipelines.commands.{COMMANDS[name].module}")
+    found: Callable[[argparse.Namespace], Answer] = getattr(module, "import_" if name == "import" else name)
+    return found
+
+
+class Sentences(logging.Formatter):
+    """Log lines without tracebacks: those are kept in logs/crash.log, and on Prefect's page."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        shown = logging.makeLogRecord(record.__dict__ | {"exc_info": None, "exc_text": None, "stack_info": None})
+        return super().format(shown).splitlines()[0]
 
 
 def quiet() -> None:

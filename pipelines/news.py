@@ -8,6 +8,8 @@ from lineage import ledger
 from lineage.fault import Fault
 from pipelines import params, promote, repro, stages
 
+SETTINGS = ("params.yaml", "dvc.yaml")
+
 
 def trainable(name: str | None) -> list[str]:
     """The tasks with admitted data; Fault if the asked one, or every one, has none."""
@@ -18,9 +20,9 @@ def trainable(name: str | None) -> list[str]:
     return names
 
 
-def pin(version: str) -> Path:
-    """The retraining's own worktree of one data version, with the fingerprint of today's code in it."""
-    tree = repro.worktree(version)
+def pin() -> Path:
+    """The retraining's own worktree of today's data and settings, with the fingerprint of today's code in it."""
+    tree = repro.worktree(repro.commit(list(SETTINGS), "Change the settings"))
     stages.write_code(tree)
     return tree
 
@@ -28,7 +30,7 @@ def pin(version: str) -> Path:
 def due(name: str | None = None) -> list[str]:
     """What a retraining would do now, in words; empty if nothing changed since the last one."""
     names = trainable(name)
-    tree = pin(repro.head())
+    tree = pin()
     found = repro.changed(tree, names)
     for each in names:
         version = logged(each, repro.lock_hash(tree, each))

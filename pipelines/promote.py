@@ -6,7 +6,6 @@ import logging
 
 from lineage import fingerprint, ledger, registry
 from lineage.fault import Fault
-from lineage.store import now
 from lineage.verdict import Outcome, Verdict, from_dict
 from pipelines import params, release
 
@@ -101,7 +100,7 @@ def release_champions() -> str | None:
     return built.id
 
 
-def rollback(actor: str) -> tuple[str, list[str]]:
+def rollback(actor: str, reason: str) -> tuple[str, list[str]]:
     """Name the release before the one that answers now as the wanted one; models follow it. Returns id and tasks."""
     current, previous = release.wanted(), release.previous()
     if current is None or previous is None:
@@ -109,8 +108,9 @@ def rollback(actor: str) -> tuple[str, list[str]]:
     moved = []
     for task, version in previous.payload["tasks"].items():
         if registry.roles(task).get("champion") != version:
-            ledger.append("model.rolled-back", task, {"version": version, "release": previous.subject}, actor=actor)
+            facts = {"version": version, "release": previous.subject, "reason": reason}
+            ledger.append("model.rolled-back", task, facts, actor=actor)
             registry.project(task)
             moved.append(f"{task}/{version}")
-    ledger.append("release.wanted", previous.subject, {"instead_of": current.subject, "at": now()}, actor=actor)
+    ledger.append("release.wanted", previous.subject, {"instead_of": current.subject, "reason": reason}, actor=actor)
     return previous.subject, moved

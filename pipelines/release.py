@@ -43,7 +43,8 @@ def build(settings: Params, champions: dict[str, str]) -> Built:
     serving = {
         key: getattr(settings.serving, key) for key in ("engine", "keep_scans", "abstain_below", "max_upload_mb")
     }
-    name = fingerprint.digest({"tasks": tasks, "serving": serving})[:12]
+    code = fingerprint.code(bundle.CARRIED)["files"]
+    name = fingerprint.digest({"tasks": tasks, "serving": serving, "code": code})[:12]
     folder = places.place("releases", name)
     manifest = {"release": name, "created": now(), "tasks": tasks, "serving": serving}
     bundle.assemble(folder, manifest, sources, [warmup(settings.task(task)) for task in champions])
@@ -57,9 +58,9 @@ def warmup(task: Task) -> tuple[str, bytes, str]:
     drawn = dataclasses.replace(task, organ=organ)
     study = phantom.study(drawn, phantom.usual(drawn), 1, 1, task.positive[0])
     with tempfile.TemporaryDirectory(dir=places.place("staging", "x").parent.parent) as folder:
-        name = phantom.write_study(Path(folder), study, task.name)[0]["file_name"]
-        content = (Path(folder) / name).read_bytes()
-    return *anonymise.anonymise(name, content), task.name
+        row = phantom.write_study(Path(folder), study, task.name)[0]
+        content = (Path(folder) / row["file_name"]).read_bytes()
+    return *anonymise.anonymise(row["file_name"], content, row), task.name
 
 
 def facts(settings: Params, name: str, version: str, source: Path) -> dict[str, Any]:

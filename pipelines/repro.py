@@ -88,6 +88,7 @@ def repository(folder: Path | None = None) -> Iterator[Any]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
+    logging.getLogger("dvc").setLevel(logging.WARNING)  # DVC's advice to people at a prompt
     root = folder or Path.cwd()
     try:
         with chdir(root), Repo(str(root)) as repo:

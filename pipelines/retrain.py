@@ -24,7 +24,7 @@ def retrain(task: str | None = None, reason: str = "asked by hand") -> dict[str,
     """Bring every task with admitted data (or one) to a judged model; promote and release what passes."""
     with alone("workspace"):
         names = news.trainable(task)
-        tree = news.pin(repro.head())
+        tree = news.pin()
         for name in names:
             for stage in repro.STAGES:
                 run_stage.with_options(name=f"{stage}@{name}")(str(tree), stage, name)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from prefect import flow, get_run_logger, task
 
 from lineage import ledger, outbox, places, registry
 from lineage.fault import Fault
 from lineage.store import now
 from lineage.verdict import Outcome, Verdict
-from monitoring import drift, gate, outcome, triage, window
+from monitoring import drift, gate, outcome, reference, triage, window
 from pipelines import page, params
 from pipelines.workspace import alone
 
@@ -51,30 +49,23 @@ def watch_task(name: str) -> dict[str, Any]:
 @task(persist_result=False)
 def examine(name: str) -> tuple[Verdict, str]:
     """Compare the journal's window with held-out reference patients, and late labels with the operating point."""
-    settings = params.load()
-    monitoring, version = settings.monitoring, registry.roles(name)["champion"]
-    current = window.window(name, monitoring.window_hours)
-    clusters = int(current["cluster"].nunique()) if len(current) else 0
-    labels = outcome.outcomes(name)
-    logger = get_run_logger()
-    logger.info("%s: %d predictions of %d patients in the window", name, len(current), clusters)
-    found, link = None, ""
-    if clusters >= monitoring.min_clusters:
-        folder = registry.download(name, str(version))
-        reference = pd.read_csv(folder / "reference.csv", dtype={"cluster": str})
-        found = drift.drift(reference, folder / "reference.npz", current, monitoring, places.place("evidently"), name)
-        link = str(found.page)
-    verdict = gate.ask(name, found, labels, monitoring, clusters, settings.task(name).sensitivity)
-    _show_triage(name, current)
-    for reason in verdict.reasons:
-        logger.info("%s: %s", name, reason)
-    return verdict, link
-
-
-def _show_triage(name: str, current: pd.DataFrame) -> None:
+    settings, version = params.load(), str(registry.roles(name)["champion"])
+    asked, monitoring = settings.task(name), settings.monitoring
+    rows = window.window(name, monitoring.window_hours)
+    current = rows[rows["version"].astype(str) == version] if len(rows) else rows
+    clusters = window.clusters(current)
+    get_run_logger().info("%s/%s: %d predictions of %d patients in the window", name, version, len(current), clusters)
+    known = reference.read(registry.download(name, version))
+    found = drift.drift(known, current, monitoring, places.home() / "evidently", asked) if clusters > 1 else None
+    verdict = gate.ask(asked, found, outcome.outcomes(asked, current), monitoring, clusters)
     if len(current):
-        ranked = triage.ranking(current).head(20)
-        page.table(ranked.astype(str).to_dict("records"), f"triage-{name}", "What a person should look at first")
+        ranked = triage.rank(current, known, limit=20)
+        page.table(
+            [{str(k): str(v) for k, v in row.items()} for row in ranked.to_dict("records")],
+            f"triage-{name}",
+            "What a person should look at first",
+        )
+    return verdict, str(found.page) if found else ""
 
 
 def ask(name: str, version: str, verdict: Verdict, seq: int) -> bool:
@@ -96,8 +87,3 @@ def ask(name: str, version: str, verdict: Verdict, seq: int) -> bool:
 
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
-
-
-def reports() -> list[Path]:
-    """The drift pages written so far."""
-    return sorted((places.home() / "evidently").glob("**/*.html"))

@@ -79,6 +79,9 @@ def _settle(folder: Path) -> None:
     """Work in `folder`; ONCOLOOP_HOME is fixed now, so that no later change of folder moves the state."""
     os.chdir(folder)
     os.environ.setdefault("ONCOLOOP_HOME", str(folder / "var"))
+    scripts = str(Path(sys.executable).parent)
+    if scripts not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")  # DVC calls `oncoloop stage`
     os.environ["PYTHONSAFEPATH"] = "1"  # a workspace has a data/ folder that would shadow ours in child processes
     places.set_environment()
 

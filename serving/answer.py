@@ -14,6 +14,7 @@ from lineage.fault import Fault
 from serving.predict import Release, Upload, journal_row, predict, to_json
 
 log = logging.getLogger(__name__)
+LONGEST = 60  # characters of a file name that are kept: with a longer one it would not fit a file system
 
 
 class Withheld(Fault):
@@ -34,3 +35,9 @@ def answer(release: Release, uploads: Sequence[Upload], task: str | None, actor:
         log.exception("prediction %s could not be journalled", prediction.id)
         raise Withheld("the answer could not be written to the journal, so it is withheld; try again") from error
     return to_json(prediction)
+
+
+def clean_name(name: str) -> str:
+    """A sender's file name made safe to print and store: no folder, no control character, at most 60 characters."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return "".join(letter for letter in last if letter.isprintable())[-LONGEST:] or "upload"

@@ -55,7 +55,7 @@ class Guard:
             await to_thread.run_sync(people.bearer, token.strip(), "predict") if scheme.lower() == "bearer" else None
         )
         if person is None:
-            detail = "Send a valid bearer token with the scope `predict` (`oncoloop user token`)."
+            detail = "Send a valid bearer token with the scope `predict` (`oncoloop login NAME --token`)."
             return problem(401, detail, {"WWW-Authenticate": 'Bearer realm="oncoloop", scope="predict"'})
         scope.setdefault("state", {})["actor"] = person.name
         length = headers.get("content-length", "0")

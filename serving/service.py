@@ -19,13 +19,12 @@ from starlette.routing import Route
 from lineage import keys, places
 from lineage.fault import Fault
 from serving import release as releases
-from serving.answer import Withheld, answer
+from serving.answer import Withheld, answer, clean_name
 from serving.predict import Upload
 from serving.problem import Guard, problem
 
 FOLDER = Path(__file__).resolve().parent.parent / "release"  # where a Bento keeps it, beside this code
 MARK = "~"  # parts BentoML's temporary file name from the name that the file came with
-LONGEST = 60  # characters of a name that are kept: a longer one would not fit a file system
 
 
 class UploadsOnly(serde.MultipartSerde):  # type: ignore[misc]
@@ -45,17 +44,11 @@ class UploadsOnly(serde.MultipartSerde):  # type: ignore[misc]
         """A sent file, renamed; text in the place of a file is refused."""
         if isinstance(obj, str):
             raise InvalidArgument("the field `files` holds text; send the files themselves")
-        obj.filename = MARK + clean(obj.filename or "")
+        obj.filename = MARK + clean_name(obj.filename or "")
         return obj
 
 
 serde.ALL_SERDE.update(dict.fromkeys(("multipart/form-data", "application/x-www-form-urlencoded"), UploadsOnly))
-
-
-def clean(name: str) -> str:
-    """A sender's file name made safe to print and store: no folder, no control character, at most 60 characters."""
-    last = name.replace("\\", "/").rpartition("/")[2]
-    return "".join(letter for letter in last if letter.isprintable())[-LONGEST:] or "upload"
 
 
 def limit_mb() -> float:

@@ -49,7 +49,7 @@ def calibrate(
     """Calibrate on the validation units' logits (n, classes), labels (n) and clusters (n)."""
     heat = temperature(logits, labels)
     sure = probabilities(logits, heat)
-    scores = sure[:, task.positive_index].sum(axis=1)
+    scores = sure[:, task.positive_index].sum(axis=1).astype(np.float64)
     positives = np.isin(labels, task.positive_index)
     threshold = operating_point(scores, positives, task.sensitivity)
     called = scores >= threshold
@@ -70,26 +70,28 @@ def calibrate(
 def temperature(logits: Array, labels: Labels) -> float:
     """The temperature with the smallest cross-entropy (Guo et al., ICML 2017), within `TEMPERATURES`."""
     from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    gaps = (logits - logits[np.arange(len(labels)), labels][:, np.newaxis]).astype(np.float64)
 
     def loss(logarithm: float) -> float:
-        chosen = probabilities(logits, math.exp(logarithm))[np.arange(len(labels)), labels]
-        return float(-np.log(np.maximum(chosen, 1e-12)).mean())
+        return float(logsumexp(gaps / math.exp(logarithm), axis=1).mean())
 
     low, high = (math.log(edge) for edge in TEMPERATURES)
     return round(math.exp(float(minimize_scalar(loss, bounds=(low, high), method="bounded").x)), 4)
 
 
-def operating_point(scores: Array, positives: NDArray[np.bool_], sensitivity: float) -> float:
+def operating_point(scores: NDArray[np.float64], positives: NDArray[np.bool_], sensitivity: float) -> float:
     """A threshold that finds at least that share of the positives with the fewest false alarms.
 
     Between the positives it finds and the next negative below it lies in the middle, so that rounding in another
     engine flips nobody, and positives that cost no further false alarm are found too.
     """
-    found = np.sort(scores[positives].astype(np.float64))[::-1]
+    found = np.sort(scores[positives])[::-1]
     if not len(found):
         return DEFAULT_POINT
     needed = min(len(found), max(1, math.ceil(sensitivity * len(found) - 1e-9)))
-    negatives = scores[~positives].astype(np.float64)
+    negatives = scores[~positives]
     below = float(negatives[negatives < found[needed - 1]].max(initial=0.0))
     lowest = float(found[found > below].min())
     return (below + lowest) / 2

@@ -11,7 +11,7 @@ import pandas as pd
 from data.record import Side
 from lineage.fault import Fault
 from training import resample
-from training.resample import Array, Draws
+from training.resample import Array
 from training.settings import PromotionSettings
 
 POWER = 0.8  # of the number of clusters that an inconclusive claim asks for
@@ -25,13 +25,14 @@ def compare(challenger: pd.DataFrame, rival: pd.DataFrame, settings: PromotionSe
     from one clustered bootstrap of the pair. Raises Fault where the two did not judge the same test units.
     """
     both = _paired(challenger, rival, name)
-    epochs = sorted(both["epoch"].unique())
-    cohorts = {"anchor": both["epoch"] == epochs[0], "newest": both["epoch"] == epochs[-1], "overall": both["epoch"] > -1}
+    epochs = tuple(sorted(int(epoch) for epoch in both["epoch"].unique()))
+    cohorts = {"anchor": epochs[:1], "newest": epochs[-1:], "overall": epochs}
+    figures = {held: _cohort(both[both["epoch"].isin(held)], settings) for held in set(cohorts.values())}
     return {
         "rival": name,
         "alpha": settings.alpha,
-        "epochs": [int(epoch) for epoch in epochs],
-        "cohorts": {cohort: _cohort(both[mask], settings) for cohort, mask in cohorts.items()},
+        "epochs": list(epochs),
+        "cohorts": {cohort: figures[held] for cohort, held in cohorts.items()},
         "flips": _flips(both),
     }
 
@@ -50,7 +51,8 @@ def needed(cohort: dict[str, Any], margin: float, alpha: float) -> int | None:
     if distance is None or distance <= 0 or error is None:
         return None
     wanted = float(norm.ppf(1 - alpha) + norm.ppf(POWER))
-    return max(cohort["clusters"] + 1, math.ceil(cohort["clusters"] * (wanted * error / distance) ** 2))
+    clusters = int(cohort["clusters"])
+    return max(clusters + 1, math.ceil(clusters * (wanted * float(error) / float(distance)) ** 2))
 
 
 def _paired(challenger: pd.DataFrame, rival: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -70,30 +72,29 @@ def _paired(challenger: pd.DataFrame, rival: pd.DataFrame, name: str) -> pd.Data
 def _cohort(both: pd.DataFrame, settings: PromotionSettings) -> dict[str, Any]:
     draws = resample.draw(both["cluster"], settings.bootstrap, settings.seed)
     positive = both["positive"].to_numpy(bool)
-    auroc = [resample.auroc(draws, both[column], positive) for column in ("score", "score_rival")]
-    found = [_sensitivity(draws, both, column) for column in ("flagged", "flagged_rival")]
+    auroc, auroc_rival = (resample.auroc(draws, both[column], positive) for column in ("score", "score_rival"))
+    found, found_rival = (draws.share(both[column], positive) for column in ("flagged", "flagged_rival"))
     return {
         "units": len(both),
         "clusters": int(both["cluster"].nunique()),
         "positive_clusters": int(both.loc[positive, "cluster"].nunique()),
         "negative_clusters": int(both.loc[~positive, "cluster"].nunique()),
-        "auroc": _difference(*auroc, settings.alpha),
-        "sensitivity": _difference(*found, settings.alpha),
+        "auroc": _difference(auroc, auroc_rival, settings.alpha),
+        "sensitivity": _difference(found, found_rival, settings.alpha),
     }
 
 
-def _sensitivity(draws: Draws, both: pd.DataFrame, column: str) -> Array:
-    return draws.share(both[column], both["positive"])
-
-
 def _difference(challenger: Array, rival: Array, alpha: float) -> dict[str, Any]:
-    """Both figures, and the difference: its bounds at `alpha` and at half of it, each one-sided, and its error."""
+    """Both figures, and the difference: its bounds at `alpha` and at half of it, each one-sided, and its error.
+
+    Two models that both rank every unit rightly have a difference of 0 in every draw: bounds and error are 0 then.
+    """
     gap = challenger - rival
     drawn = gap[1:][np.isfinite(gap[1:])]
     told: dict[str, Any] = dict.fromkeys(("value", "low", "high", "low_half", "error"))
     if math.isfinite(gap[0]):
         told["value"] = float(gap[0])
-    if math.isfinite(gap[0]) and len(drawn) >= 0.9 * (len(gap) - 1) and np.ptp(gap) >= 0 and len(drawn):
+    if math.isfinite(gap[0]) and len(drawn) > 1 and len(drawn) >= 0.9 * (len(gap) - 1):
         low, high, half = np.quantile(drawn, [alpha, 1 - alpha, alpha / 2])
         told |= {"low": float(low), "high": float(high), "low_half": float(half), "error": float(drawn.std())}
     return {"challenger": _plain(challenger[0]), "rival": _plain(rival[0]), "difference": told}

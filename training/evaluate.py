@@ -45,7 +45,7 @@ def evaluate(
     validation = (held.table["side"] == Side.VALIDATION.value).to_numpy()
     for side, present in (("validation", validation.any()), ("test", (~validation).any())):
         if not present:
-            raise Fault(f"{task.name}: no unit on the {side} side; admit more patients, or change the shares in `split`")
+            raise Fault(f"{task.name}: no unit on the {side} side; admit more patients, or change `split`")
     target.mkdir(parents=True, exist_ok=True)
     precision, check = _precision(graph_folder / GRAPH, held.where(validation), task, settings.precision)
     logits, features = Graph.load(graph_folder / GRAPH, "openvino", precision).run(held.pixels)
@@ -83,21 +83,21 @@ def read_predictions(folder: Path) -> pd.DataFrame:
     if not path.is_file():
         raise Fault(f"{path} is missing: evaluate the task again")
     texts = dict.fromkeys((name for name in FACTS if name != "epoch"), str)
-    return pd.read_csv(path, dtype=texts, keep_default_na=False)
+    return pd.read_csv(path, dtype=texts, keep_default_na=False, float_precision="round_trip")
 
 
 def judge(table: pd.DataFrame, logits: Array, temperature: float, threshold: float, task: Task) -> pd.DataFrame:
     """One row per unit: who it is of, the truth (`positive` 0 or 1), `score`, `flagged` (score at or over the
     operating point), `predicted`, and the probability `p_<class>` of each class."""
     sure = probabilities(logits, temperature)
-    scores = sure[:, task.positive_index].sum(axis=1)
+    scores = sure[:, task.positive_index].sum(axis=1).astype(np.float64)  # exact in the CSV and back
     facts = table[list(FACTS)].reset_index(drop=True).fillna({name: "" for name in FACTS if name != "epoch"})
     return facts.assign(
         positive=facts["label"].isin(task.positive).astype(int),
         score=scores,
         flagged=(scores >= threshold).astype(int),
         predicted=[task.classes[decide(row, task.positive_index, threshold)] for row in sure],
-        **{f"p_{name}": sure[:, index] for index, name in enumerate(task.classes)},
+        **{f"p_{name}": sure[:, index].astype(np.float64) for index, name in enumerate(task.classes)},
     )
 
 

@@ -89,19 +89,39 @@ def _write_graph(network: Any, path: Path) -> None:
         return tf.identity(outputs["logits"], name="logits"), tf.identity(outputs["features"], name="features")
 
     graph, _ = tf2onnx.convert.from_function(answer, input_signature=signature, opset=OPSET)
-    _name_outputs(graph, ("logits", "features"))
+    _rename(graph, ("logits", "features"))
     onnx.checker.check_model(graph)
     path.write_bytes(graph.SerializeToString(deterministic=True))
 
 
-def _name_outputs(graph: Any, names: tuple[str, ...]) -> None:
-    """Give the outputs their names in the contract: the tracing calls them Identity, Identity_1."""
-    renamed = {old.name: new for old, new in zip(graph.graph.output, names, strict=True)}
-    for node in graph.graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
-    for output in graph.graph.output:
-        output.name = renamed[output.name]
+def _rename(proto: Any, outputs: tuple[str, ...]) -> None:
+    """Names by order of use, so that equal networks are equal bytes: the tracing's own names count what ran before.
+
+    The outputs get their names in the contract; the tracing calls them Identity, Identity_1.
+    """
+    graph = proto.graph
+    names = {port.name: port.name for port in graph.input}
+    names |= {port.name: name for port, name in zip(graph.output, outputs, strict=True)}
+    for place, node in enumerate(graph.node):
+        for value in (*node.input, *node.output):
+            names.setdefault(value, f"value_{len(names)}" if value else "")
+        node.name = f"{node.op_type.lower()}_{place}"
+        node.input[:] = [names[value] for value in node.input]
+        node.output[:] = [names[value] for value in node.output]
+    order = {name: place for place, name in enumerate(names)}
+    weights = sorted((weight for weight in graph.initializer if weight.name in names), key=lambda w: order[w.name])
+    kept = [type(weight).FromString(weight.SerializeToString()) for weight in weights]
+    for weight in kept:
+        weight.name = names[weight.name]
+    for field in ("initializer", "value_info"):
+        graph.ClearField(field)
+    graph.initializer.extend(kept)
+    for port in (*graph.input, *graph.output):
+        port.name = names[port.name]
+        for axis in port.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = "units"
+    graph.name, graph.doc_string = "oncoloop", ""
 
 
 def _elsewhere(folder: Path) -> Path:

@@ -86,7 +86,7 @@ def _sides(units: Units, task: Task) -> tuple[Units, Units]:
     training, validation = (units.where(units.table["side"] == side.value) for side in (Side.TRAINING, Side.VALIDATION))
     for side, part in (("training", training), ("validation", validation)):
         if not len(part.labels):
-            raise Fault(f"{task.name}: no unit on the {side} side; admit more patients, or change the shares in `split`")
+            raise Fault(f"{task.name}: no unit on the {side} side; admit more patients, or change `split`")
     counts = np.bincount(training.labels, minlength=len(task.classes))
     empty = [name for name, count in zip(task.classes, counts, strict=True) if not count]
     if empty:
@@ -138,7 +138,9 @@ def _callbacks(settings: FitSettings) -> list[Any]:
     def tell(epoch: int, logs: dict[str, float]) -> None:
         log.info("epoch %d/%d loss %.4f validation %.4f", epoch + 1, settings.epochs, logs["loss"], logs["val_loss"])
 
-    stop = keras.callbacks.EarlyStopping("val_loss", patience=settings.patience, min_delta=BETTER, restore_best_weights=True)
+    stop = keras.callbacks.EarlyStopping(
+        "val_loss", patience=settings.patience, min_delta=BETTER, restore_best_weights=True
+    )
     return [stop, keras.callbacks.TerminateOnNaN(), keras.callbacks.LambdaCallback(on_epoch_end=tell)]
 
 

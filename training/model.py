@@ -62,9 +62,7 @@ def _small(pixels: Any) -> Any:
 
 def _convolution(maps: Any, channels: int, kernel: int = 3, stride: int = 1, activate: bool = True) -> Any:
     """Convolution and batch normalisation; the quick moving average suits runs of a few hundred steps."""
-    maps = layers.Conv2D(
-        channels, kernel, stride, padding="same", use_bias=False, kernel_initializer="he_normal"
-    )(maps)
+    maps = layers.Conv2D(channels, kernel, stride, padding="same", use_bias=False, kernel_initializer="he_normal")(maps)
     maps = layers.BatchNormalization(momentum=0.9)(maps)
     return layers.ReLU()(maps) if activate else maps
 

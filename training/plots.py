@@ -100,7 +100,7 @@ def _positive(task: Task) -> str:
 
 def _curve(path: Path, line: tuple[Any, Any], point: tuple[float, float], names: tuple[str, str], title: str) -> None:
     figure, axes = _figure()
-    axes.plot(*line, drawstyle="default")
+    axes.plot(*line)
     axes.plot(*point, "o", label="operating point")
     axes.set(xlabel=names[0], ylabel=names[1], title=title, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.legend(loc="lower right")

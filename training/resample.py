@@ -86,7 +86,9 @@ def average_precision(draws: Draws, scores: ArrayLike, positive: ArrayLike) -> A
 
 def ratio(above: Array, below: Array, empty: float = math.nan) -> Array:
     """`above / below`, `empty` where there is nothing below."""
-    return np.divide(above, below, out=np.full(np.broadcast(above, below).shape, empty), where=below > 0)
+    divided = np.full(np.broadcast(above, below).shape, empty)
+    np.divide(above, below, out=divided, where=below > 0)
+    return divided
 
 
 def interval(values: Array, confidence: float, clusters: int) -> dict[str, float | None]:

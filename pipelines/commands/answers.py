@@ -38,7 +38,8 @@ def predict(args: argparse.Namespace) -> Answer:
     """Answer one case in this process, through the code that serves; journalled like any answer."""
     from serving.answer import answer
 
-    prediction = answer(_release(), _uploads(args.files), args.task, "system")
+    uploads = _uploads(args.files)
+    prediction = answer(_release(), uploads, args.task, "system")
     return Answer(prediction, _told(prediction), EXIT_CODES[Outcome(prediction["verdict"]["outcome"])])
 
 
@@ -108,7 +109,7 @@ def label(args: argparse.Namespace) -> Answer:
     classes = params.load().task(row["task"]).classes
     if args.label not in classes:
         raise Fault(f"{args.label!r} is no class of {row['task']}; its classes are {', '.join(classes)}")
-    outcome.add(args.prediction, args.label, args.source, "system")
+    outcome.add(args.prediction, args.label, args.source, "system", classes)
     return Answer({"prediction": args.prediction, "label": args.label}, f"{args.prediction}: {args.label}")
 
 

@@ -20,7 +20,7 @@ from pipelines.story import Story
 
 MARK = ".oncoloop-demo"
 PORT = 7800
-CHANGED: dict[str, Any] = {"size": 64, "approval": "automatic", "schedule": "0 0 1 1 *"}
+CHANGED: dict[str, Any] = {"approval": "automatic", "schedule": "0 0 1 1 *"}
 FIRST = (  # task, scanner, patients, labelled slices of each
     ("lung-ct", "alder-ct", 90, 1),
     ("lung-ct", "birch-ct", 90, 1),
@@ -93,8 +93,7 @@ def _set_up(story: Story) -> Any:
 def _adapt(workspace: Path) -> None:
     """The demo's params.yaml: other sizes, approval automatic, cron lines that stay silent; no threshold changes."""
     path = workspace / params.NAME
-    text = path.read_text(encoding="utf-8").replace("size: 128", f"size: {CHANGED['size']}")
-    text = text.replace("approval: required ", f"approval: {CHANGED['approval']}")
+    text = path.read_text(encoding="utf-8").replace("approval: required ", f"approval: {CHANGED['approval']}")
     record = yaml.safe_load(text)
     for line in record["schedule"].values():
         text = text.replace(f'"{line}"', f'"{CHANGED["schedule"]}"')

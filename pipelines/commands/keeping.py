@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from lineage import journal, ledger, registry
 from pipelines import archive, params, release, repro, services
@@ -15,7 +16,7 @@ def status(_args: argparse.Namespace) -> Answer:
 
     settings = params.load()
     wanted = release.wanted()
-    result = {
+    result: dict[str, Any] = {
         "version": repro.head(),
         "tasks": {name: registry.roles(name) for name in settings.tasks},
         "waiting": {name: waiting(name) for name in settings.tasks},
@@ -51,7 +52,7 @@ def waiting(task: str) -> list[str]:
     return [version for version in versions if version not in decided]
 
 
-def live() -> dict[str, object] | None:
+def live() -> dict[str, Any] | None:
     """The release that traffic went to last, with its versions."""
     activated = ledger.events(kind="release.activated")
     if not activated:
@@ -60,9 +61,9 @@ def live() -> dict[str, object] | None:
     return {"release": activated[-1].subject, "url": activated[-1].payload["url"], "tasks": built[-1].payload["tasks"]}
 
 
-def decisions() -> list[dict[str, object]]:
+def decisions() -> list[dict[str, Any]]:
     """The newest verdict and decision about each version."""
-    found = []
+    found: list[dict[str, Any]] = []
     for event in ledger.events(kind="verdict"):
         if event.payload["gate"] == "training":
             task, version = event.subject.split("/")

@@ -100,6 +100,7 @@ def workspace(home: Path) -> Path:
 @pytest.fixture
 def open_desk(workspace: Path) -> Iterator[Callable[[str], TestClient]]:
     """Sign a role in: `open_desk("clinician")` is a browser with that person's cookie; "" is a stranger's."""
+    assert workspace.is_dir()
     clients = []
 
     def enter(role: str) -> TestClient:
@@ -132,6 +133,7 @@ def csrf() -> Callable[..., str]:
 @pytest.fixture
 def answered(workspace: Path) -> Callable[..., str]:
     """Journal one answer; its id. Fields of the row may be given."""
+    assert workspace.is_dir()
 
     def append(actor: str = "cleo", task: str = "lung-ct", **changes: Any) -> str:
         made = journal_row(actor, task, **changes)
@@ -187,6 +189,7 @@ def serve(application: Any) -> Iterator[str]:
 @pytest.fixture
 def release(workspace: Path) -> Iterator[Answering]:
     """A live release that answers over HTTP."""
+    assert workspace.is_dir()
     answering = Answering()
     for url in serve(Starlette(routes=[Route("/predict", answering.predict, methods=["POST"])])):
         traffic.move(RELEASE, url, "system")
@@ -196,6 +199,7 @@ def release(workspace: Path) -> Iterator[Answering]:
 @pytest.fixture
 def desk_url(workspace: Path) -> Iterator[str]:
     """The desk itself behind a real server."""
+    assert workspace.is_dir()
     yield from serve(app.create())
 
 

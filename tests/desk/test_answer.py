@@ -20,7 +20,9 @@ RELEASE = "0123456789ab"
 def send(client: TestClient, token: str | None, content: bytes = b"scan", **headers: str) -> httpx.Response:
     """Upload one file as a page does."""
     given = headers | ({"x-csrf-token": token} if token else {})
-    return client.post("/api/predict", files=[("files", ("scan.png", content))], data={"task": "lung-ct"}, headers=given)
+    return client.post(
+        "/api/predict", files=[("files", ("scan.png", content))], data={"task": "lung-ct"}, headers=given
+    )
 
 
 def test_a_page_sends_in_the_persons_own_name(open_desk: Desk, csrf: Token, release: Any, picture: bytes) -> None:
@@ -30,7 +32,8 @@ def test_a_page_sends_in_the_persons_own_name(open_desk: Desk, csrf: Token, rele
     assert release.seen == [{"actor": "cleo", "files": [("scan.png", len(picture))], "task": "lung-ct"}]
 
 
-def test_the_desk_asks_for_one_token_however_many_scans(open_desk: Desk, csrf: Token, release: Any) -> None:
+@pytest.mark.usefixtures("release")
+def test_the_desk_asks_for_one_token_however_many_scans(open_desk: Desk, csrf: Token) -> None:
     client = open_desk("clinician")
     token = csrf(client, "/")
     assert [send(client, token).status_code for _ in range(3)] == [200, 200, 200]
@@ -75,7 +78,8 @@ def test_a_body_that_hides_its_length_is_cut_off(open_desk: Desk, csrf: Token, r
 
 
 @pytest.mark.parametrize("length", ["-1", "many"])
-def test_a_length_that_is_no_number_is_refused(open_desk: Desk, release: Any, length: str) -> None:
+@pytest.mark.usefixtures("release")
+def test_a_length_that_is_no_number_is_refused(open_desk: Desk, length: str) -> None:
     token = people.issue("cleo", "predict", 1)
     headers = {"authorization": f"Bearer {token}", "content-length": length}
     assert open_desk("").post("/api/predict", content=b"", headers=headers).status_code == 400
@@ -86,7 +90,11 @@ def test_no_release_is_a_clear_page_and_a_clear_problem(open_desk: Desk, csrf: T
     page = client.get("/")
     assert page.status_code == 200 and "Nothing can answer yet" in page.text
     answer = send(client, csrf(client, "/"))
-    assert answer.status_code == 503 and "No release is live" in answer.json()["detail"] and "retry-after" in answer.headers
+    assert (
+        answer.status_code == 503
+        and "No release is live" in answer.json()["detail"]
+        and "retry-after" in answer.headers
+    )
 
 
 def test_a_release_that_is_down_is_said_plainly(open_desk: Desk, csrf: Token) -> None:

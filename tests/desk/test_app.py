@@ -52,7 +52,9 @@ def test_every_page_carries_the_warning_the_name_and_strict_headers(open_desk: D
         for name, value in app.HEADERS.items():
             assert page.headers[name] == value
         assert "<script>" not in page.text and " style=" not in page.text and " onclick" not in page.text
-        assert "http://" not in page.text.replace("http://www.w3.org", "") or role == "engineer", "nothing from elsewhere"
+        assert "http://" not in page.text.replace("http://www.w3.org", "") or role == "engineer", (
+            "nothing from elsewhere"
+        )
 
 
 def test_static_files_are_there_and_nothing_beside_them(open_desk: Desk) -> None:

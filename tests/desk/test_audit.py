@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -64,7 +63,8 @@ def test_an_unknown_prediction_is_said_plainly(open_desk: Desk, wanted: str) -> 
     assert page.status_code == 404 and "has no prediction" in page.text and "<script>" not in page.text
 
 
-def test_people_are_listed_with_those_who_left(open_desk: Desk, workspace: Path) -> None:
+@pytest.mark.usefixtures("workspace")
+def test_people_are_listed_with_those_who_left(open_desk: Desk) -> None:
     people.disable("cleo")
     page = open_desk("auditor").get("/people").text
     assert all(name in page for name in ("cleo", "enno", "auda")) and page.count("closed 2") == 1

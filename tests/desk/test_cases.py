@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from desk import cases
+from desk import cases, report
 
 Desk = Callable[[str], TestClient]
 Answered = Callable[..., str]
@@ -27,7 +27,7 @@ def test_a_case_shows_verdict_confidence_threshold_and_map(open_desk: Desk, answ
     assert "Malignant" in said and "Confidence for malignant is 82 %: at or over the threshold of 41 %" in said
     assert "Normal 10 %" in said and "Benign 8 %" in said
     assert 'class="answer found"' in page.text and "data:image/png;base64,iVBOR" in page.text
-    assert "scans are not kept here" in said
+    assert "the scan itself is not part of the record" in said
 
 
 def test_a_negative_answer_is_under_the_threshold(open_desk: Desk, answered: Answered) -> None:
@@ -86,9 +86,7 @@ def test_one_sees_ones_own_cases_alone(open_desk: Desk, answered: Answered) -> N
         assert client.get(address).status_code == 404, address
 
 
-def test_long_histories_come_in_pages(
-    open_desk: Desk, answered: Answered, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_histories_come_in_pages(open_desk: Desk, answered: Answered, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "PAGE", 2)
     made, client = [answered() for _ in range(5)], open_desk("clinician")
     seen, address = [], "/cases"
@@ -107,6 +105,23 @@ def test_what_a_file_or_a_model_says_is_never_markup(open_desk: Desk, answered: 
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
 
 
-def test_the_scan_page_offers_the_live_releases_tasks(open_desk: Desk, release: object) -> None:
+@pytest.mark.usefixtures("release")
+def test_the_scan_page_offers_the_live_releases_tasks(open_desk: Desk) -> None:
     page = open_desk("clinician").get("/").text
     assert "Lung tumour on a chest CT slice" in page and "(phantoms only)" in page and "At most 1 MB" in page
+
+
+def test_measures_have_names_that_people_read() -> None:
+    figures = {
+        "auroc": {"value": 0.9, "low": 0.8, "high": 0.95},
+        "ece": {"value": 0.1, "low": None, "high": None},
+        "specificity": {"value": None, "low": None, "high": None},
+        "confusion": [[1, 0], [0, 1]],
+        "clusters": 12,
+    }
+    assert report.metrics(figures) == [
+        ("Area under the ROC curve", "0.9", "0.8 to 0.95"),
+        ("Calibration error (0 is best)", "0.1", "too few to tell"),
+        ("Specificity at the threshold", "–", "too few to tell"),
+        ("Patients or groups tested", "12", ""),
+    ]

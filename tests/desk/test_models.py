@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from starlette.testclient import TestClient
 
 from desk import models, traffic
@@ -14,7 +15,8 @@ from lineage import ledger
 Desk = Callable[[str], TestClient]
 
 
-def test_versions_carry_roles_verdicts_and_decisions(workspace: Path) -> None:
+@pytest.mark.usefixtures("workspace")
+def test_versions_carry_roles_verdicts_and_decisions() -> None:
     newest, failed, champion = models.versions("lung-ct")
     assert (newest.version, newest.roles, newest.waits) == ("5", ("challenger",), True)
     assert (failed.version, failed.settled, failed.waits) == ("4", "rejected", False)
@@ -22,7 +24,8 @@ def test_versions_carry_roles_verdicts_and_decisions(workspace: Path) -> None:
     assert champion.decision and champion.decision.payload["reason"] == "small but sound test cohort"
 
 
-def test_a_version_that_failed_never_waits_for_a_person(workspace: Path) -> None:
+@pytest.mark.usefixtures("workspace")
+def test_a_version_that_failed_never_waits_for_a_person() -> None:
     ledger.append("model.logged", "brain-mr", {"version": "1", "run_id": "r1"})
     assert models.versions("brain-mr")[0].waits is False, "the gate has not spoken"
     ledger.append("verdict", "brain-mr/1", {"gate": "training", "outcome": "fail", "reasons": ["floor"]})

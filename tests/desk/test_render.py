@@ -22,10 +22,11 @@ def test_a_probability_is_never_rounded_to_certainty(value: float | None, said: 
     [
         (0.91234, "0.912"),
         (True, "yes"),
-        (None, "not known"),
+        (None, "–"),
+        ([], "–"),
         (12345.6, "12,346"),
         ({"value": 0.9, "low": 0.8, "high": 0.95}, "0.9 (0.8 to 0.95)"),
-        ({"difference": 0.02, "low": None, "high": 0.05}, "0.02 (not known to 0.05)"),
+        ({"difference": 0.02, "low": None, "high": 0.05}, "0.02 (– to 0.05)"),
         (["a", 1], "a, 1"),
         ({"a": {"b": 1}}, '{"a": {"b": 1}}'),
     ],

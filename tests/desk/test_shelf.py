@@ -52,8 +52,15 @@ def test_nothing_but_the_shelf_is_reached(open_desk: Desk, drift_page: Path, wor
     permit = address.split("/")[2]
     (drift_page.parent / "secret.json").write_text("{}")
     (drift_page.parent / "link.html").symlink_to(workspace / "keys" / "signin")
-    for path in ("evidently/../keys/signin", "evidently/..%2fkeys%2fsignin", "keys/signin", "evidently/%2fetc%2fpasswd",
-                 "evidently/pages/lung-ct/secret.json", "evidently/pages/lung-ct/link.html", "evidently/pages"):  # fmt: skip
+    for path in (
+        "evidently/../keys/signin",
+        "evidently/..%2fkeys%2fsignin",
+        "keys/signin",
+        "evidently/%2fetc%2fpasswd",
+        "evidently/pages/lung-ct/secret.json",
+        "evidently/pages/lung-ct/link.html",
+        "evidently/pages",
+    ):
         assert client.get(f"/shelf/{permit}/{path}").status_code == 404, path
     assert client.get("/shelf/forged/evidently/pages/lung-ct/0001.html").status_code == 403
     assert shelf.link(ENNO, str(workspace / "keys" / "signin")) == "" == shelf.link(ENNO, "")
@@ -64,3 +71,20 @@ def test_a_permit_ends_with_the_account_and_is_not_for_clinicians(open_desk: Des
     assert client.get(shelf.link(Visitor("cleo", "clinician", "s"), str(drift_page))).status_code == 404
     people.disable("enno")
     assert client.get(address).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("evidently/pages/lung-ct/0001.html", "lung-ct / 0001"),
+        ("gx/gx/uncommitted/data_docs/local_site/index.html", "All pages"),
+        (
+            "gx/gx/uncommitted/data_docs/local_site/validations/lung-ct/__none__/20260131T120000.1Z/b1.html",
+            "lung-ct / b1",
+        ),
+    ],
+)
+def test_a_page_is_named_by_what_it_is_about(workspace: Path, path: str, name: str) -> None:
+    (workspace / path).parent.mkdir(parents=True, exist_ok=True)
+    (workspace / path).write_text("page")
+    assert [leaf.name for leaf in shelf.leaves(ENNO, path.split("/")[0])] == [name]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from desk import traffic
@@ -11,23 +9,24 @@ from desk.traffic import Target
 from lineage import ledger, store
 from lineage.fault import Fault
 
+pytestmark = pytest.mark.usefixtures("home")
 BLUE, GREEN = Target("blue", "http://127.0.0.1:7811"), Target("green", "http://127.0.0.1:7812")
 
 
-def test_before_the_first_release_nothing_answers(home: Path) -> None:
+def test_before_the_first_release_nothing_answers() -> None:
     assert traffic.live() is None and traffic.previous() is None
     with pytest.raises(Fault, match="no earlier release"):
         traffic.rollback("enno")
 
 
-def test_a_move_makes_the_old_release_the_previous_one(home: Path) -> None:
+def test_a_move_makes_the_old_release_the_previous_one() -> None:
     traffic.move(BLUE.release, BLUE.url, "system")
     assert (traffic.live(), traffic.previous()) == (BLUE, None)
     traffic.move(GREEN.release, GREEN.url, "system")
     assert (traffic.live(), traffic.previous()) == (GREEN, BLUE)
 
 
-def test_rollback_goes_back_and_back_again(home: Path) -> None:
+def test_rollback_goes_back_and_back_again() -> None:
     traffic.move(BLUE.release, BLUE.url, "system")
     traffic.move(GREEN.release, GREEN.url, "system")
     assert traffic.rollback("enno") == BLUE
@@ -37,36 +36,38 @@ def test_rollback_goes_back_and_back_again(home: Path) -> None:
     assert [event.actor for event in ledger.events(kind="release.activated")][-2:] == ["enno", "enno"]
 
 
-def test_the_same_move_twice_is_one_move(home: Path) -> None:
+def test_the_same_move_twice_is_one_move() -> None:
     for _ in range(3):
         traffic.move(BLUE.release, BLUE.url + "/", "system")
     assert len(ledger.events(kind="release.activated")) == 1 and len(traffic.history()) == 1
 
 
-def test_a_restart_at_another_port_changes_the_address_alone(home: Path) -> None:
+def test_a_restart_at_another_port_changes_the_address_alone() -> None:
     traffic.move(BLUE.release, BLUE.url, "system")
     traffic.move(GREEN.release, GREEN.url, "system")
     moved = traffic.move("green", "http://127.0.0.1:7813", "system")
     assert (traffic.live(), traffic.previous()) == (moved, BLUE)
 
 
-def test_an_activation_of_the_supervisor_is_followed(home: Path) -> None:
+def test_an_activation_of_the_supervisor_is_followed() -> None:
     traffic.move(BLUE.release, BLUE.url, "system")
     ledger.append("release.activated", "green", {"url": GREEN.url, "port": 7812})
     assert (traffic.live(), traffic.previous()) == (GREEN, BLUE)
     assert [row["role"] for row in traffic.history()] == ["live", "previous", "live"]
 
 
-def test_a_shadow_never_answers(home: Path) -> None:
+def test_a_shadow_never_answers() -> None:
     traffic.move(BLUE.release, BLUE.url, "system")
     store.execute(
-        store.traffic.insert().values(at=store.now(), release="dark", url=GREEN.url, role=traffic.SHADOW, actor="system")
+        store.traffic.insert().values(
+            at=store.now(), release="dark", url=GREEN.url, role=traffic.SHADOW, actor="system"
+        )
     )
     assert (traffic.live(), traffic.previous()) == (BLUE, None)
 
 
 @pytest.mark.parametrize(("release", "url"), [("", "http://x"), ("blue", "file:///etc/passwd"), ("blue", "")])
-def test_traffic_moves_to_a_release_at_an_http_address_only(home: Path, release: str, url: str) -> None:
+def test_traffic_moves_to_a_release_at_an_http_address_only(release: str, url: str) -> None:
     with pytest.raises(Fault, match="http address"):
         traffic.move(release, url, "system")
     assert traffic.live() is None

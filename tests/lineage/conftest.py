@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from lineage.verdict import Outcome, Verdict
 TASK = "lung-ct"
 
 
-def prediction(name: str = "p-1", **other: object) -> journal.JournalRow:
+def predicted(name: str = "p-1", **other: object) -> journal.JournalRow:
     """A row of the journal with plausible contents."""
     values: dict[str, object] = {
         "id": name,
@@ -45,15 +46,41 @@ def prediction(name: str = "p-1", **other: object) -> journal.JournalRow:
     return journal.JournalRow(**(values | other))  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def prediction() -> Callable[..., journal.JournalRow]:
+    """Makes rows of the journal."""
+    return predicted
+
+
 def said(gate: str, subject: str, outcome: Outcome = Outcome.PASS) -> None:
     """Write a verdict down."""
     ledger.record(Verdict(gate, subject, outcome, (f"the {gate} gate has looked",)), task=TASK)
 
 
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database without contents: it takes MLflow many seconds to make one, and no time to copy it."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONCOLOOP_HOME", str(path.parent / "home"))
+        for name, value in places.environment().items():
+            patch.setenv(name, value)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+        registry.versions("none")
+    return path
+
+
 @pytest.fixture
-def released(home: Path) -> Path:
+def mlflow_home(home: Path, empty_mlflow: Path) -> Path:
+    """A state folder with MLflow's database in it."""
+    shutil.copyfile(empty_mlflow, home / "mlflow" / "mlflow.db")
+    return home
+
+
+@pytest.fixture
+def released(mlflow_home: Path) -> Path:
     """A batch, a version that learned from it, an approval, a release and one prediction; the release's folder."""
-    run_id = _run(home)
+    run_id = _run(mlflow_home)
     people.add("erik", "engineer")
     people.add("carla", "clinician", actor="erik")
     ledger.append("batch.admitted", "b-1", {"task": TASK, "batch": "b-1", "data_version": "c0ffee", "units": 40})
@@ -73,7 +100,7 @@ def released(home: Path) -> Path:
     ledger.append("release.built", "r-1", {"bento": "oncoloop:r-1", "tasks": {TASK: version}, "manifest_sha256": value})
     said("release", "r-1")
     ledger.append("release.activated", "r-1", {"url": "http://127.0.0.1:3001", "port": 3001}, actor="erik")
-    journal.append(prediction())
+    journal.append(predicted())
     return manifest.parent
 
 
@@ -94,9 +121,9 @@ def _run(home: Path) -> str:
 
 
 @pytest.fixture
-def run_id(home: Path) -> str:
+def run_id(mlflow_home: Path) -> str:
     """A finished run with model artefacts."""
-    return _run(home)
+    return _run(mlflow_home)
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +148,7 @@ def postgresql() -> Iterator[str]:
             _wait(int(port))
             yield f"postgresql://oncoloop@127.0.0.1:{port}/postgres"
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # the fast way: it waits for no client
             process.wait()
 
 

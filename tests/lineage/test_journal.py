@@ -1,8 +1,11 @@
 """The journal keeps each prediction once, as it was."""
 
+# ruff: noqa: ARG001 - a fixture may be asked for what it sets up alone
+
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,23 +14,24 @@ import pytest
 
 from lineage import journal
 from lineage.fault import Fault
-from tests.lineage.conftest import prediction
+
+Prediction = Callable[..., journal.JournalRow]
 
 
-def test_a_prediction_comes_back_as_it_was(home: Path) -> None:
+def test_a_prediction_comes_back_as_it_was(home: Path, prediction: Prediction) -> None:
     row = prediction()
     journal.append(row)
     assert journal.get("p-1") == asdict(row)
     assert journal.count() == 1
 
 
-def test_an_answer_that_was_withheld_is_a_row_too(home: Path) -> None:
+def test_an_answer_that_was_withheld_is_a_row_too(home: Path, prediction: Prediction) -> None:
     journal.append(prediction(answer=None, score=None, outcome="inconclusive", reasons=["wrong body part"]))
     found = journal.get("p-1")
     assert found["answer"] is None and found["score"] is None and found["reasons"] == ["wrong body part"]
 
 
-def test_numbers_of_numpy_are_numbers(home: Path) -> None:
+def test_numbers_of_numpy_are_numbers(home: Path, prediction: Prediction) -> None:
     journal.append(prediction(embedding=np.ones(2, np.float32), score=np.float32(0.5), description={"mean": np.nan}))
     assert journal.get("p-1")["embedding"] == [1.0, 1.0]
     assert journal.get("p-1")["description"] == {"mean": None}
@@ -38,7 +42,7 @@ def test_an_unknown_prediction_is_a_fault(home: Path) -> None:
         journal.get("p-9")
 
 
-def test_a_window_is_a_table_with_the_description_in_columns(home: Path) -> None:
+def test_a_window_is_a_table_with_the_description_in_columns(home: Path, prediction: Prediction) -> None:
     for hour in range(4):
         journal.append(
             prediction(
@@ -63,7 +67,7 @@ def test_an_empty_window_has_its_columns(home: Path) -> None:
     assert len(table) == 0 and {"id", "at", "score", "embedding"} <= set(table.columns)
 
 
-def test_one_prediction_is_written_once(home: Path) -> None:
+def test_one_prediction_is_written_once(home: Path, prediction: Prediction) -> None:
     journal.append(prediction())
     with pytest.raises(Fault, match="append-only"):
         journal.append(prediction(answer="benign"))
@@ -80,14 +84,14 @@ def test_one_prediction_is_written_once(home: Path) -> None:
         " embedding, probabilities, 'benign', score, outcome, reasons, slices, map, engine, duration_ms FROM journal",
     ],
 )
-def test_the_database_refuses_to_change_an_answer(home: Path, sql: str) -> None:
+def test_the_database_refuses_to_change_an_answer(home: Path, sql: str, prediction: Prediction) -> None:
     journal.append(prediction())
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         sqlite3.connect(home / "oncoloop.db").execute(sql)
     assert journal.get("p-1")["answer"] == "malignant"
 
 
-def test_no_answer_without_a_journal(home: Path) -> None:
+def test_no_answer_without_a_journal(home: Path, prediction: Prediction) -> None:
     stranger = sqlite3.connect(home / "oncoloop.db")
     stranger.execute("DROP TABLE journal")
     stranger.commit()

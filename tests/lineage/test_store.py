@@ -1,8 +1,11 @@
 """One database, the same in SQLite and PostgreSQL, and errors that say what to do."""
 
+# ruff: noqa: ARG001 - a fixture may be asked for what it sets up alone
+
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +15,8 @@ import pytest
 from lineage import journal, ledger, outbox, people, store
 from lineage.fault import Fault
 from lineage.verdict import Outcome
-from tests.lineage.conftest import prediction
+
+Prediction = Callable[..., journal.JournalRow]
 
 
 def test_time_is_utc_in_whole_seconds() -> None:
@@ -92,7 +96,9 @@ def test_threads_wait_for_each_other(home: Path) -> None:
     assert len(outbox.pending()) == 10
 
 
-def test_postgresql_keeps_the_same_record(postgresql: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postgresql_keeps_the_same_record(
+    postgresql: str, home: Path, monkeypatch: pytest.MonkeyPatch, prediction: Prediction
+) -> None:
     monkeypatch.setenv("ONCOLOOP_DATABASE_URL", postgresql)
     store.migrate()
     store.migrate()
@@ -124,7 +130,7 @@ def _refuses(statements: list[str]) -> None:
             connection.exec_driver_sql(sql)
 
 
-def test_the_journal_file_can_be_read_by_others(home: Path) -> None:
+def test_the_journal_file_can_be_read_by_others(home: Path, prediction: Prediction) -> None:
     journal.append(prediction())
     stranger = sqlite3.connect(home / "oncoloop.db")
     assert stranger.execute("SELECT answer FROM journal").fetchall() == [("malignant",)]

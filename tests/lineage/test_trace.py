@@ -1,15 +1,21 @@
 """From one prediction to everybody behind it, and honest about what is missing."""
 
+# ruff: noqa: ARG001 - a fixture may be asked for what it sets up alone
+
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lineage import journal, ledger, store, trace
 from lineage.fault import Fault
-from tests.lineage.conftest import TASK, prediction
+
+Prediction = Callable[..., journal.JournalRow]
+
+TASK = "lung-ct"
 
 
 def _links(chain: trace.Chain, step: str) -> list[trace.Link]:
@@ -52,7 +58,7 @@ def test_without_mlflow_the_rest_is_still_followed(released: Path, monkeypatch: 
     assert _links(chain, "batch") and _links(chain, "approval")
 
 
-def test_every_missing_link_is_named(home: Path) -> None:
+def test_every_missing_link_is_named(home: Path, prediction: Prediction) -> None:
     journal.append(prediction(release="r-9", version="9"))
     chain = trace.trace("p-1")
     assert [text.split(":")[0] for text in chain.missing] == [

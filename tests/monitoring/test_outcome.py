@@ -87,3 +87,8 @@ def test_where_all_agree_the_patients_count() -> None:
     assert found is not None
     assert found["high"] == 1.0
     assert found["low"] == pytest.approx(0.025 ** (1 / 4), abs=1e-3)
+
+
+def test_an_empty_window_has_no_figures_though_others_have_labels(predicted: Predicted, task: Task) -> None:
+    outcome.add(predicted(1), "benign", "pathology", "dr-lee")
+    assert outcome.outcomes(task, window("brain-mr", hours=24))["labelled"] == 0

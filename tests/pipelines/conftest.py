@@ -32,7 +32,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def oncoloop() -> Run:
     """Run the installed command as a user would, in a folder, with nothing of this process's settings."""
 

@@ -180,11 +180,13 @@ def bento(house: Path, tiny: Path) -> tuple[str, Path]:
 
 @pytest.fixture(scope="session")
 def endpoint(bento: tuple[str, Path]) -> Iterator[Endpoint]:
-    """The Bento served for real by two workers, after it passed its check."""
+    """The Bento served for real by two workers, after it passed its check; one word of its own code is changed."""
     from lineage import people
-    from serving import bundle
+    from serving import bundle, served
 
     tag, folder = bento
+    code = served.bento(tag) / "src" / "serving" / "predict.py"
+    code.write_text(code.read_text().replace('"Research use only.', '"Packaged. Research use only.'))
     verdict, server = bundle.check_and_keep(tag, folder)
     assert server, verdict.reasons
     people.add("eve", "clinician")

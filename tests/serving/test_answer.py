@@ -8,7 +8,7 @@ import sqlalchemy
 from lineage import journal, store
 from lineage.fault import Fault
 from serving import bundle
-from serving.answer import Withheld, answer
+from serving.answer import Withheld, answer, clean_name
 from serving.predict import Upload
 from serving.release import Release, load_release
 
@@ -44,3 +44,19 @@ def test_what_is_wrong_with_a_file_is_no_withheld_answer(release: Release) -> No
     with pytest.raises(Fault, match=r"junk\.dcm") as caught:
         answer(release, [Upload("junk.dcm", b"x")], None, "eve")
     assert not isinstance(caught.value, Withheld) and journal.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "cleaned"),
+    [
+        ("a.dcm", "a.dcm"),
+        ("../../etc/passwd", "passwd"),
+        (r"C:\scans\b.dcm", "b.dcm"),
+        ("a\0b\r\nc.png", "abc.png"),
+        ("", "upload"),
+        ("/", "upload"),
+        ("x" * 99 + ".nii.gz", "x" * 53 + ".nii.gz"),
+    ],
+)
+def test_a_senders_file_name_is_made_safe(name: str, cleaned: str) -> None:
+    assert clean_name(name) == cleaned

@@ -1,0 +1,72 @@
+"""The three tasks and a way to write the table of a batch by hand."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data import phantom
+from data.index import Indexed, index_batch
+from data.record import Modality, PixelSettings, Pooling, Task
+from data.settings import IngestSettings
+
+Row = dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def lung() -> Task:
+    """Lung CT in three classes."""
+    return Task(
+        "lung-ct", "Lung tumour", "lung", Modality.CT, ("CHEST", "LUNG"), ("normal", "benign", "malignant"),
+        ("malignant",), "slice", "patient", False, PixelSettings(64, (-400, 1500)), Pooling("topk", 3), 0.9, "",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def brain(lung: Task) -> Task:
+    """Brain MR in two classes."""
+    return replace(
+        lung, name="brain-mr", organ="brain", modality=Modality.MR, body_parts=("BRAIN", "HEAD"),
+        classes=("no_tumour", "tumour"), positive=("tumour",), pixels=PixelSettings(64, None),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def ingest() -> IngestSettings:
+    """The shipped thresholds."""
+    return IngestSettings("scan", 0.2, 1, 4, 0.98)
+
+
+@pytest.fixture
+def batch(home: Path, lung: Task) -> Path:
+    """A lung CT batch of six patients, two slices each, in the inbox."""
+    folder = home.parent / "inbox" / "first"
+    phantom.write_batch(folder, lung, 6, phantom.usual(lung), seed=1, slices=2)
+    return folder
+
+
+@pytest.fixture
+def indexed(batch: Path, lung: Task) -> Indexed:
+    """That batch, indexed into staging/first."""
+    return index_batch(batch, batch.parent.parent / "staging" / "first", lung)
+
+
+@pytest.fixture
+def edit(batch: Path) -> Callable[[Callable[[list[Row]], list[Row] | None]], None]:
+    """Change the rows of that batch's metadata.csv."""
+
+    def change(how: Callable[[list[Row]], list[Row] | None]) -> None:
+        path = batch / "metadata.csv"
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        rows = how(rows) or rows
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    return change

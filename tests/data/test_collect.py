@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data import phantom
+from data.collect import import_folder
+from data.gate import admit
+from data.index import index_batch, metadata
+from data.leakage import check
+from data.record import Task
+from data.settings import IngestSettings
+from data.suite import Validation
+from lineage.fault import Fault
+
+CLEAN = Validation(True, {}, [], [], Path("page"), {})
+
+
+@pytest.fixture
+def classes(tmp_path: Path, lung: Task) -> Path:
+    """A folder for each class with pictures of two patients, three of each, which differ by noise alone."""
+    random = np.random.default_rng(0)
+    for label in lung.classes:
+        for person in range(2):
+            number = 10 * lung.classes.index(label) + person
+            plane, _ = phantom.study(lung, phantom.usual(lung), 5, number, label).slice(0, 1)
+            grey = np.clip((plane.astype(np.float32) + 1150) / 1500 * 255, 0, 255)
+            for copy in range(3):
+                path = tmp_path / "set" / label.capitalize() / f"{label} ({person}-{copy}).png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                noisy = np.clip(grey + random.normal(0, 1, grey.shape), 0, 255)
+                Image.fromarray(noisy.astype(np.uint8)).save(path)
+    return tmp_path / "set"
+
+
+def test_a_folder_for_each_class_becomes_a_batch_of_pseudo_patients(classes: Path, tmp_path: Path, lung: Task) -> None:
+    record = import_folder(classes, tmp_path / "batch", lung, site="S1")
+    table = metadata(tmp_path / "batch")
+    assert record["files"] == len(table) == 18 and record["clusters"] == table["group"].nunique() == 6
+    assert record["patients_from"].startswith("near-duplicates")
+    person = table["file_name"].str.replace(r"-\d\)\.png", "", regex=True)
+    assert (table.groupby(person)["group"].nunique() == 1).all()
+    assert set(table["truth"]) == {"reader"} and set(table["site"]) == {"S1"}
+    assert set(table["label"]) == set(lung.classes)
+    assert json.loads((tmp_path / "batch" / "import.json").read_text()) == record
+
+
+def test_groups_csv_names_the_groups(classes: Path, tmp_path: Path, lung: Task) -> None:
+    (classes / "images").mkdir()
+    for folder in [path for path in classes.iterdir() if path.name != "images"]:
+        shutil.move(folder, classes / "images" / folder.name)
+    names = sorted(path.relative_to(classes / "images").as_posix() for path in classes.glob("images/*/*"))
+    groups = [name.split("(")[1][0] for name in names]  # every class holds pictures of both groups
+    table = pd.DataFrame({"file": names, "label": [name.split("/")[0].lower() for name in names], "group": groups})
+    table.to_csv(classes / "groups.csv", index=False)
+    record = import_folder(classes, tmp_path / "batch", lung)
+    assert (record["clusters"], record["clusters_with_two_labels"]) == (2, 2)
+    assert record["patients_from"] == "groups.csv"
+
+    table.iloc[1:].to_csv(classes / "groups.csv", index=False)
+    with pytest.raises(Fault, match="is not in it exactly once"):
+        import_folder(classes, tmp_path / "other", lung)
+    table.assign(label="malignant").to_csv(classes / "groups.csv", index=False)
+    with pytest.raises(Fault, match="'malignant' there and lies in the folder 'benign'"):
+        import_folder(classes, tmp_path / "other", lung)
+    assert not (tmp_path / "other").exists()
+
+
+def test_dicom_headers_name_the_patients(batch: Path, tmp_path: Path, lung: Task) -> None:
+    table = pd.read_csv(batch / "metadata.csv", dtype=str)
+    for name, label in table[["file_name", "label"]].itertuples(index=False):
+        (tmp_path / "set" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(batch / name, tmp_path / "set" / label / name)
+    record = import_folder(tmp_path / "set", tmp_path / "batch", lung)
+    assert record["patients_from"] == "DICOM headers"
+    assert set(metadata(tmp_path / "batch")["patient_id"]) == set(table["patient_id"])
+
+
+def test_a_ready_batch_is_taken_over(batch: Path, tmp_path: Path, lung: Task, brain: Task) -> None:
+    record = import_folder(batch, tmp_path / "batch", lung, only="scan-000[01]*")
+    assert record["layout"] == "metadata.csv" and record["files"] == 4
+    assert set(metadata(tmp_path / "batch")["truth"]) <= {"pathology", "follow-up"}
+    with pytest.raises(Fault, match="belong to the task lung-ct, not brain-mr"):
+        import_folder(batch, tmp_path / "other", brain)
+
+
+def test_an_interrupted_import_is_made_anew_and_a_finished_one_is_kept(
+    classes: Path, tmp_path: Path, lung: Task
+) -> None:
+    target = tmp_path / "batch"
+    target.mkdir()
+    (target / "metadata.csv.part").write_text("half")
+    (target / "stale.png").write_bytes(b"x")
+    import_folder(classes, target, lung)
+    assert not (target / "stale.png").exists() and len(metadata(target)) == 18
+    with pytest.raises(Fault, match="exists already"):
+        import_folder(classes, target, lung)
+
+
+def test_wrong_folders_are_named(classes: Path, tmp_path: Path, lung: Task) -> None:
+    with pytest.raises(Fault, match="is not a folder"):
+        import_folder(tmp_path / "nowhere", tmp_path / "batch", lung)
+    with pytest.raises(Fault, match=r"no scan whose name matches 'x\*'"):
+        import_folder(classes, tmp_path / "batch", lung, only="x*")
+    with pytest.raises(Fault, match="truth 'hearsay' is none of pathology"):
+        import_folder(classes, tmp_path / "batch", lung, truth="hearsay")
+    (classes / "unsure").mkdir()
+    with pytest.raises(Fault, match="'unsure' is none of the classes of lung-ct"):
+        import_folder(classes, tmp_path / "batch", lung)
+
+
+def test_real_volumes_are_labelled_by_their_masks(real_data: Path, tmp_path: Path, brain: Task) -> None:
+    told = pd.read_csv(real_data / "brain-mr-tumor-progression" / "slices.csv", dtype={"patient": str})
+    told = told[(told["timepoint"] == "Pre") & (told["blank"] == 0)]
+    record = import_folder(real_data / "brain-mr-tumor-progression", tmp_path / "pre", brain, only="Pre*")
+    found = metadata(tmp_path / "pre")
+    assert record["blank_slices_left_out"] == 28 and record["clusters"] == 7
+    ours = found.astype({"slice": int}).set_index(["patient_id", "slice"])["label"]
+    assert ours.to_dict() == told.set_index(["patient", "slice"])["label"].to_dict()
+    assert ((found["lesion_mm"] != "") == (found["label"] == "tumour")).all()
+
+
+def test_masks_are_never_paired_by_position(real_data: Path, tmp_path: Path, brain: Task, lung: Task) -> None:
+    source = tmp_path / "set" / "01"
+    source.mkdir(parents=True)
+    for name in ("Pre_Scan_T1.nii.gz", "Pre_Mask.nii.gz"):
+        shutil.copy(real_data / "brain-mr-tumor-progression" / "01" / name, source / name)
+    with pytest.raises(Fault, match="two classes, one positive"):
+        import_folder(source.parent, tmp_path / "batch", lung)
+    (source / "Pre_Mask.nii.gz").rename(source / "Post_Mask.nii.gz")
+    with pytest.raises(Fault, match="0 masks belong to it by name"):
+        import_folder(source.parent, tmp_path / "batch", brain)
+
+
+@pytest.mark.usefixtures("home")
+def test_the_real_lung_set_loses_its_extra_copies_and_nothing_else(
+    real_data: Path, tmp_path: Path, lung: Task, ingest: IngestSettings
+) -> None:
+    source = real_data / "lung-ct-iq-oth-nccd"
+    groups = pd.read_csv(source / "groups.csv", dtype=str)
+    copies = groups[groups["sha256"].duplicated(keep=False)]
+    mixed = groups[groups["group"].isin(groups.groupby("group")["label"].nunique().loc[lambda n: n > 1].index)]
+    record = import_folder(source, tmp_path / "lung", lung)
+    assert (record["files"], record["clusters"], record["clusters_with_two_labels"]) == (857, 91, 1)
+
+    chosen = pd.concat([copies, mixed, groups.iloc[::12]])["file"].drop_duplicates()
+    table = pd.read_csv(tmp_path / "lung" / "metadata.csv", dtype=str)
+    table[table["file_name"].isin(chosen)].to_csv(tmp_path / "lung" / "metadata.csv", index=False)
+    indexed = index_batch(tmp_path / "lung", tmp_path / "staging", replace(lung, pixels=replace(lung.pixels, size=128)))
+    findings = check(indexed.manifest, pd.DataFrame(), ingest)
+    assert not indexed.refused and len(findings.failing) == 28
+    assert all(reasons[0].startswith("exact copy: ") for reasons in findings.failing.values())
+    assert findings.figures["near_duplicates"] == 0 and findings.figures["mixed_clusters"] == 1
+    verdict, _ = admit("lung", CLEAN, findings, indexed.refused, 857, ingest)
+    assert verdict.reasons[0] == "829 of 857 units are admitted, 28 stay out"

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from data.record import Side, Task
+from data.settings import SplitSettings
+from data.split import COHORTS, append_cohorts, assign, read_cohorts
+from lineage.fault import Fault
+from lineage.fingerprint import text_sha256
+
+SETTINGS = SplitSettings(seed=7, test=0.3, validation=0.2)
+
+
+def manifest(clusters: dict[str, tuple[list[str], str]], key: str = "") -> pd.DataFrame:
+    """Units of clusters: name -> (labels of its units, site). The content depends on the name, not on `key`."""
+    rows = [
+        {"cluster": key + name, "label": label, "site": site, "sha256": text_sha256(f"{name} {number}")}
+        for name, (labels, site) in clusters.items()
+        for number, label in enumerate(labels)
+    ]
+    return pd.DataFrame(rows)
+
+
+def people(count: int, label: str, site: str = "A", prefix: str = "") -> dict[str, tuple[list[str], str]]:
+    return {f"{prefix}{label}{number}": ([label], site) for number in range(count)}
+
+
+@pytest.fixture
+def nobody(tmp_path: Path) -> pd.DataFrame:
+    return read_cohorts(tmp_path / "none.csv")
+
+
+def sides(rows: pd.DataFrame, start: str = "") -> Counter[str]:
+    return Counter(rows.loc[rows["cluster"].str.startswith(start), "side"])
+
+
+def test_each_class_and_the_whole_come_out_in_the_wanted_shares(lung: Task, nobody: pd.DataFrame) -> None:
+    table = manifest(people(50, "normal") | people(20, "benign") | people(30, "malignant"))
+    rows = assign(table, nobody, SETTINGS, 1, "first", lung)
+    assert tuple(rows.columns) == COHORTS
+    assert sides(rows, "normal") == {"training": 25, "test": 15, "validation": 10}
+    assert sides(rows, "benign") == {"training": 10, "test": 6, "validation": 4}
+    assert set(rows["batch"]) == {"first"} and set(rows["epoch"]) == {1} and set(rows["task"]) == {"lung-ct"}
+
+
+def test_the_order_of_rows_and_the_pseudonym_key_move_nobody(lung: Task, nobody: pd.DataFrame) -> None:
+    clusters = people(20, "normal") | people(9, "malignant")
+    first = assign(manifest(clusters), nobody, SETTINGS, 1, "b", lung)
+    shuffled = manifest(clusters).sample(frac=1, random_state=3)
+    assert assign(shuffled, nobody, SETTINGS, 1, "b", lung)["side"].tolist() == first["side"].tolist()
+    other_key = assign(manifest(clusters, key="K"), nobody, SETTINGS, 1, "b", lung)
+    assert other_key["cluster"].str[1:].tolist() == first["cluster"].tolist()
+    assert other_key["side"].tolist() == first["side"].tolist()
+    other_seed = assign(manifest(clusters), nobody, replace(SETTINGS, seed=8), 1, "b", lung)
+    assert other_seed["side"].tolist() != first["side"].tolist()
+
+
+def test_three_clusters_of_a_class_are_enough_to_train_validate_and_test_it(lung: Task, nobody: pd.DataFrame) -> None:
+    rows = assign(manifest(people(30, "normal") | people(3, "benign")), nobody, SETTINGS, 1, "b", lung)
+    assert sides(rows, "benign") == {"training": 1, "test": 1, "validation": 1}
+
+
+def test_many_sites_with_one_patient_each_still_reach_every_side(lung: Task, nobody: pd.DataFrame) -> None:
+    clusters = {f"m{site}": (["malignant"], f"site {site}") for site in range(20)}
+    found = sides(assign(manifest(clusters), nobody, SETTINGS, 1, "b", lung))
+    assert min(found[side] for side in Side) >= 3 and found["training"] >= 8
+
+
+def test_a_new_site_is_tested_too(lung: Task, nobody: pd.DataFrame) -> None:
+    first = assign(manifest(people(40, "normal", "A")), nobody, SETTINGS, 1, "a", lung)
+    second = assign(manifest(people(10, "normal", "B", "b")), first, SETTINGS, 2, "b", lung)
+    assert sides(second)["test"] == 3 and sides(second)["validation"] >= 1
+
+
+def test_a_cluster_that_has_a_side_is_never_assigned_again(lung: Task, nobody: pd.DataFrame) -> None:
+    clusters = people(12, "normal")
+    first = assign(manifest(clusters), nobody, SETTINGS, 1, "a", lung)
+    assert assign(manifest(clusters), first, SETTINGS, 2, "b", lung).empty
+    grown = assign(manifest(clusters | people(3, "malignant")), first, SETTINGS, 2, "b", lung)
+    assert list(grown["cluster"]) == ["malignant0", "malignant1", "malignant2"]
+    assert set(grown["epoch"]) == {2}
+
+
+def test_the_worst_label_of_a_cluster_decides_its_stratum(lung: Task, nobody: pd.DataFrame) -> None:
+    table = manifest({"x": (["normal", "malignant", "benign"], "A"), "y": (["normal", "benign"], "A")})
+    rows = assign(table, nobody, SETTINGS, 1, "b", lung).set_index("cluster")
+    assert list(rows["stratum"]) == ["malignant|A", "benign|A"]
+
+
+def test_a_side_without_a_share_stays_empty(lung: Task, nobody: pd.DataFrame) -> None:
+    rows = assign(manifest(people(20, "normal")), nobody, SplitSettings(7, 0.0, 0.2), 1, "b", lung)
+    assert "test" not in set(rows["side"])
+    with pytest.raises(Fault, match="must be shares"):
+        assign(manifest(people(20, "normal")), nobody, SplitSettings(7, 0.7, 0.5), 1, "b", lung)
+
+
+def test_a_split_by_image_is_refused(lung: Task, nobody: pd.DataFrame) -> None:
+    with pytest.raises(Fault, match="`cluster: image` would put pictures of one patient on both sides"):
+        assign(manifest(people(3, "normal")), nobody, SETTINGS, 1, "b", replace(lung, cluster="image"))
+
+
+def test_the_table_on_disk_only_grows(lung: Task, nobody: pd.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "cohorts" / "lung-ct.csv"
+    first = assign(manifest(people(5, "normal")), nobody, SETTINGS, 1, "a", lung)
+    append_cohorts(path, first)
+    before = path.read_text()
+    second = assign(manifest(people(5, "benign")), read_cohorts(path), SETTINGS, 2, "b", lung)
+    append_cohorts(path, second)
+    assert path.read_text().startswith(before)
+    pd.testing.assert_frame_equal(read_cohorts(path), pd.concat([first, second], ignore_index=True))
+    with pytest.raises(Fault, match="already have a side"):
+        append_cohorts(path, first.head(1))
+    assert [entry.name for entry in path.parent.iterdir()] == ["lung-ct.csv"]
+
+
+def test_a_damaged_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lung-ct.csv").write_text("cluster,side\nP1,test\n")
+    with pytest.raises(Fault, match="restore it from git"):
+        read_cohorts(tmp_path / "lung-ct.csv")

@@ -1,0 +1,209 @@
+"""The desk in a real browser: a scan goes in, the answer and the map over the scan come out."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lineage import people
+
+pytestmark = pytest.mark.usefixtures("release")
+CHROMIUM = Path("/usr/bin/chromium")
+RAMP = np.add.outer(np.arange(24), np.arange(24) * 2).astype(np.int16)  # brighter to the right than downwards
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """The installed Chromium; skipped where there is none, but never in CI."""
+    if not CHROMIUM.exists():
+        if os.environ.get("CI"):
+            pytest.fail(f"there is no browser at {CHROMIUM}")
+        pytest.skip(f"there is no browser at {CHROMIUM}; `apt-get install chromium` brings it")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def desk_page(chromium: Any, desk_url: str) -> Iterator[Any]:
+    """A page signed in as the clinician; whatever the browser complains of fails the test."""
+    context = chromium.new_context(viewport={"width": 1100, "height": 900})
+    page, complaints = context.new_page(), []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if "Security Policy" in said.text else None)
+    page.goto(f"{desk_url}/enter?token={people.invite('cleo')}")
+    yield page
+    context.close()
+    assert complaints == []
+
+
+def dicom(stored: np.ndarray, position: float, explicit: bool) -> bytes:
+    """One CT slice with a nested sequence of undefined length before its pixels."""
+    import io
+
+    import pydicom
+    from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian if explicit else ImplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+    scan = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    scan.Rows, scan.Columns = stored.shape
+    scan.SamplesPerPixel, scan.BitsAllocated, scan.BitsStored, scan.HighBit = 1, 16, 16, 15
+    scan.PixelRepresentation, scan.PhotometricInterpretation = 1, "MONOCHROME2"
+    scan.RescaleSlope, scan.RescaleIntercept = 2, -40
+    scan.WindowCenter, scan.WindowWidth = 29, 138  # -40 to 98, as the ramp times 2 minus 40 goes
+    scan.ImageOrientationPatient, scan.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, position]
+    inner = Dataset()
+    inner.CodeValue, inner.ReferencedImageSequence = "x", pydicom.Sequence([Dataset()])
+    scan.ProcedureCodeSequence = pydicom.Sequence([inner])
+    scan["ProcedureCodeSequence"].is_undefined_length = True
+    scan.PixelData = stored.astype("<i2").tobytes()
+    stream = io.BytesIO()
+    scan.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def nifti(volume: np.ndarray) -> bytes:
+    """A gzipped NIfTI-1 volume (x, y, z) whose first axis runs to the right and second to the front."""
+    header = bytearray(352)
+    struct.pack_into("<i", header, 0, 348)
+    struct.pack_into("<8h", header, 40, 3, *volume.shape, 1, 1, 1, 1)
+    struct.pack_into("<hh", header, 70, 4, 16)
+    struct.pack_into("<8f", header, 76, 1, 1, 1, 1, 0, 0, 0, 0)
+    struct.pack_into("<f", header, 108, 352)
+    struct.pack_into("<hh", header, 252, 0, 1)
+    for axis in range(3):
+        struct.pack_into("<f", header, 280 + 20 * axis, 1.0)
+    header[344:348] = b"n+1\0"
+    return gzip.compress(bytes(header) + volume.astype("<i2").tobytes(order="F"))
+
+
+def ask(page: Any, *files: tuple[str, bytes]) -> None:
+    """Choose the files and send them."""
+    sent = [{"name": name, "mimeType": "", "buffer": content} for name, content in files]
+    page.set_input_files("#files", [entry | {"mimeType": _type(entry["name"])} for entry in sent])
+    page.click("#send")
+    page.wait_for_selector("#result:not([hidden])", timeout=15_000)
+
+
+def _type(name: str) -> str:
+    return "image/png" if name.endswith(".png") else "application/octet-stream"
+
+
+def drawn(page: Any) -> np.ndarray:
+    """The grey values of what the page has drawn."""
+    script = """() => {
+      const canvas = document.getElementById('scan-view');
+      const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+      return [canvas.height, canvas.width, Array.from(data.filter((_, position) => position % 4 === 0))];
+    }"""
+    height, width, values = page.evaluate(script)
+    return np.array(values, float).reshape(height, width)
+
+
+def same(shown: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether two slices agree, each from its black to its white."""
+    return bool(shown.shape == expected.shape and np.corrcoef(shown.ravel(), expected.ravel())[0, 1] > 0.999)
+
+
+def test_a_picture_is_answered_with_its_map_over_it(desk_page: Any, picture: bytes) -> None:
+    desk_page.reload()
+    ask(desk_page, ("scan.png", picture))
+    assert "Malignant" in desk_page.inner_text("#card h2") and "82 %" in desk_page.inner_text("#card")
+    assert same(drawn(desk_page), np.add.outer(np.arange(24), np.arange(24)) * 5.0)
+    box, frame = desk_page.locator("#map").bounding_box(), desk_page.locator("#frame").bounding_box()
+    assert all(abs(box[side] - frame[side]) < 1 for side in box), "the map covers the square that the model saw"
+    desk_page.click("text=Printable report")
+    assert desk_page.inner_text("h1").startswith("Report") and "82 %" in desk_page.inner_text("article")
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_a_dicom_slice_is_drawn_by_its_window(desk_page: Any, explicit: bool) -> None:
+    desk_page.reload()
+    ask(desk_page, ("slice.dcm", dicom(RAMP, 0, explicit)))
+    assert same(drawn(desk_page), RAMP.astype(float)) and drawn(desk_page).max() == 255
+
+
+def test_a_series_shows_the_slice_of_the_map(desk_page: Any) -> None:
+    desk_page.reload()
+    ask(desk_page, ("b.dcm", dicom(RAMP.T, 9.0, True)), ("a.dcm", dicom(RAMP, 1.0, True)))
+    assert same(drawn(desk_page), RAMP.astype(float)), "slice 0 of the series is the lower one, not the first file"
+    assert "Slice 1 of 2" in desk_page.inner_text("#caption")
+
+
+def test_a_volume_is_drawn_the_way_the_model_saw_it(desk_page: Any) -> None:
+    from data import read
+
+    volume = np.arange(24)[:, None, None] * 2 + np.arange(20)[None, :, None] + np.zeros((1, 1, 3), int)
+    content = nifti(volume)
+    desk_page.reload()
+    desk_page.select_option("#task", "lung-ct")
+    ask(desk_page, ("volume.nii.gz", content))
+    assert same(drawn(desk_page), read.read("volume.nii.gz", content).pixels[0])
+
+
+def test_what_cannot_be_drawn_leaves_the_map_alone_and_says_why(desk_page: Any) -> None:
+    desk_page.reload()
+    ask(desk_page, ("scan.bin", b"something else altogether" * 20))
+    assert not desk_page.is_visible("#scan-view") and desk_page.is_visible("#map")
+    assert "The heat map alone" in desk_page.inner_text("#caption")
+
+
+def test_a_refusal_is_shown_and_announced(desk_page: Any, release: Any, picture: bytes) -> None:
+    release.problem = (422, "scan.png: is too small; send the whole slice")
+    desk_page.reload()
+    desk_page.set_input_files("#files", [{"name": "scan.png", "mimeType": "image/png", "buffer": picture}])
+    desk_page.click("#send")
+    desk_page.wait_for_selector("#problem:not([hidden])")
+    assert desk_page.inner_text("#problem[role=alert]") == "scan.png: is too small; send the whole slice"
+
+
+def test_an_abstention_has_its_own_colour(desk_page: Any, release: Any, picture: bytes) -> None:
+    colours: list[str] = []
+    colour: Callable[[], str] = lambda: desk_page.evaluate(  # noqa: E731
+        "() => getComputedStyle(document.querySelector('.answer')).borderLeftColor"
+    )
+    for changes in ({}, {"answer": "normal", "score": 0.1}, {"answer": None, "outcome": "inconclusive"}):
+        release.changes = changes
+        desk_page.reload()
+        ask(desk_page, ("scan.png", picture))
+        colours.append(colour())
+    assert len(set(colours)) == 3
+
+
+def test_the_keyboard_alone_is_enough(desk_page: Any, picture: bytes) -> None:
+    desk_page.reload()
+    desk_page.set_input_files("#files", [{"name": "scan.png", "mimeType": "image/png", "buffer": picture}])
+    reached = []
+    for _ in range(14):
+        desk_page.keyboard.press("Tab")
+        reached.append(
+            desk_page.evaluate("() => document.activeElement.id || document.activeElement.textContent.trim()")
+        )
+    assert reached[0] == "Skip to the page" and {"files", "task", "send", "Remove"} <= set(reached)
+    desk_page.focus("#send")
+    desk_page.keyboard.press("Enter")
+    desk_page.wait_for_selector("#result:not([hidden])")
+    assert desk_page.evaluate("() => document.activeElement.id") == "result"
+
+
+def test_nothing_overflows_on_a_phone(desk_page: Any, picture: bytes) -> None:
+    desk_page.set_viewport_size({"width": 360, "height": 740})
+    desk_page.reload()
+    ask(desk_page, ("a-file-with-a-very-long-name-as-scanners-like-to-give-them-0001.png", picture))
+    for address in ("", "/cases"):
+        if address:
+            desk_page.goto(desk_page.url.rstrip("/") + address)
+        assert desk_page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), address

@@ -1,0 +1,131 @@
+"""One small task, its units, and one fitted and evaluated network for all tests of the room."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.batches import Units
+from data.record import Modality, PixelSettings, Pooling, Task
+from training.settings import AugmentSettings, CalibrateSettings, EvaluateSettings, FitSettings, PromotionSettings
+
+SIZE = 32
+TASK = Task(
+    name="lung-ct", title="Lung tumour", organ="lung", modality=Modality.CT, body_parts=("CHEST",),
+    classes=("normal", "benign", "malignant"), positive=("malignant",), unit="slice", cluster="patient", ordered=False,
+    pixels=PixelSettings(SIZE, None), pooling=Pooling("topk", 3), sensitivity=0.9, note="",
+)  # fmt: skip
+FIT = FitSettings(
+    seed=7, backbone="small", weights="none", epochs=3, batch_size=32, learning_rate=0.004, patience=3,
+    class_weights=True, augment=AugmentSettings(10, 0.05, 0.1, True, 0.1, 0.1, 0.02),
+)  # fmt: skip
+CALIBRATE = CalibrateSettings(min_clusters=19, level=0.95)
+EVALUATE = EvaluateSettings(seed=7, bootstrap=300, confidence=0.95, precision="auto")
+PROMOTION = PromotionSettings(
+    approval="required", bootstrap=500, seed=7, alpha=0.05, margin_auroc=0.05, margin_sensitivity=0.10,
+    floor_auroc=0.60, min_clusters=10, min_positive_clusters=4,
+)  # fmt: skip
+
+
+def units(clusters: int = 120, seed: int = 0) -> Units:
+    """Two slices a patient: nothing, a faint wide spot (benign) or a bright small one (malignant), on noise."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat(random.integers(0, 3, clusters), 2)
+    pixels = random.normal(0.4, 0.05, (len(labels), SIZE, SIZE, 1))
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    for picture, label in zip(pixels, labels, strict=True):
+        y, x = random.uniform(8, SIZE - 8, 2)
+        distance = np.hypot(rows - y, columns - x)[..., np.newaxis]
+        picture += (0, 0.12, 0.5)[label] * (distance < (1, 6, 4)[label])
+    place = np.arange(len(labels)) // 2
+    side = np.array(["training", "validation", "test"])[np.searchsorted([0.4, 0.65], place / clusters, side="right")]
+    table = pd.DataFrame(
+        {
+            "unit_id": [f"unit-{index:03d}" for index in range(len(labels))],
+            "batch": "first",
+            "cluster": [f"P{index:03d}" for index in place],
+            "case": [f"C{index:03d}" for index in place],
+            "label": np.array(TASK.classes)[labels],
+            "side": side,
+            "epoch": np.where(place % 3 == 0, 2, 1),
+            "site": np.where(place % 2 == 0, "north", ""),
+            "scanner": "one",
+            "mean": pixels.mean(axis=(1, 2, 3)),
+        }
+    )
+    return Units(table, np.clip(pixels, 0, 1).astype(np.float32), labels.astype(np.int64))
+
+
+@pytest.fixture(scope="session")
+def samples() -> ModuleType:
+    """The settings and makers of this file, for tests: under importlib's import mode a test can't import them."""
+    return sys.modules[__name__]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fitted and evaluated model on disk."""
+
+    units: Units
+    models: Path
+    evaluation: Path
+    metrics: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """`small`, fitted for three epochs and evaluated once in this session."""
+    from lineage import places
+    from training import evaluate, fit
+
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONCOLOOP_HOME", str(folder / "var"))
+        for name, value in places.environment().items():
+            patch.setenv(name, value)
+        made = units()
+        fit.fit(made, TASK, FIT, folder / "models")
+        metrics = evaluate.evaluate(made, TASK, folder / "models", CALIBRATE, EVALUATE, folder / "evaluation")
+        yield Trained(made, folder / "models", folder / "evaluation", metrics)
+
+
+def judged(
+    scores: np.ndarray, positive: np.ndarray, epochs: np.ndarray | int = 1, slices: int = 1, threshold: float = 0.5
+) -> pd.DataFrame:
+    """A table of judged test units of a task with two classes, `slices` to a cluster."""
+    count = len(scores)
+    clusters = [f"P{index // slices:04d}" for index in range(count)]
+    return pd.DataFrame(
+        {
+            "unit_id": [f"unit-{index}" for index in range(count)],
+            "cluster": clusters, "case": clusters, "batch": "first", "side": "test", "epoch": epochs, "site": "north",
+            "scanner": "one", "label": np.where(positive, "tumour", "normal"), "positive": positive.astype(int),
+            "score": scores, "flagged": (scores >= threshold).astype(int),
+            "predicted": np.where(scores >= threshold, "tumour", "normal"), "p_normal": 1 - scores, "p_tumour": scores,
+        }
+    )  # fmt: skip
+
+
+def pair(
+    clusters: int, seed: int, auroc: float = 0.97, shared: float = 0.9, gain: float = 0.0, epochs: np.ndarray | int = 1
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Challenger and rival: binormal scores of that AUROC that share most of their noise, 40 % positive."""
+    from scipy.stats import norm
+
+    random = np.random.default_rng(seed)
+    positive = random.permutation(clusters) < 0.4 * clusters
+    common = np.sqrt(shared) * random.normal(size=clusters)
+    tables = []
+    for area in (min(auroc + gain, 0.9999), auroc):
+        raised = np.sqrt(2) * norm.ppf(area) * (positive - 0.5)
+        own = np.sqrt(1 - shared) * random.normal(size=clusters)
+        tables.append(judged(norm.cdf(raised + common + own), positive, epochs))
+    return tables[0], tables[1]

@@ -1,0 +1,82 @@
+"""Calibration: temperature, operating point and conformal quantiles do what a user may rely on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.predict import probabilities
+from training import calibrate
+from training.settings import CalibrateSettings
+
+
+def test_temperature_undoes_overconfidence() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 4000)
+    logits = random.normal(0, 1, (4000, 2)) + 1.5 * np.eye(2)[labels]
+    honest = calibrate.temperature(logits.astype(np.float32), labels)
+    assert calibrate.temperature((3 * logits).astype(np.float32), labels) == pytest.approx(3 * honest, rel=0.02)
+
+
+def test_temperature_of_an_errorless_side_is_bounded() -> None:
+    labels = np.array([0, 1, 0, 1])
+    assert calibrate.temperature((9 * np.eye(2)[labels]).astype(np.float32), labels) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_operating_point_reaches_the_sensitivity_with_the_fewest_false_alarms(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    positive = random.uniform(size=80) < 0.4
+    scores = np.clip(random.normal(0.4 + 0.2 * positive, 0.15), 0, 1)
+    point = calibrate.operating_point(scores, positive, 0.9)
+    assert (scores[positive] >= point).mean() >= 0.9
+    alarms = (scores[~positive] >= point).sum()
+    for other in np.unique(scores):
+        if (scores[positive] >= other).mean() >= 0.9:
+            assert (scores[~positive] >= other).sum() >= alarms
+    assert np.abs(scores - point).min() > 1e-6  # rounding of an engine flips nobody
+
+
+def test_operating_point_of_separated_scores_lies_between_them() -> None:
+    scores = np.array([0.1, 0.2, 0.8, 0.85, 0.95])
+    assert calibrate.operating_point(scores, scores > 0.5, 0.6) == pytest.approx(0.5)
+
+
+def test_operating_point_without_positives_is_one_half() -> None:
+    assert calibrate.operating_point(np.array([0.2, 0.3]), np.array([False, False]), 0.9) == 0.5
+
+
+def sure_of(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    logits = random.normal(0, 1, (count, 2)) + 2 * np.eye(2)[labels]
+    return probabilities(logits.astype(np.float32), 1.0), labels, np.arange(count).astype(str)
+
+
+def test_a_class_with_few_clusters_is_not_calibratable() -> None:
+    sure, labels, clusters = sure_of(38)
+    settings = CalibrateSettings(19, 0.95)
+    assert calibrate.conformal(sure, labels, clusters, ("a", "b"), settings)["status"] == "calibrated"
+    told = calibrate.conformal(sure[:-1], labels[:-1], clusters[:-1], ("a", "b"), settings)
+    assert told["status"] == "not calibratable"
+    assert told["classes"]["a"] == {"clusters": 19, "quantile": pytest.approx(told["classes"]["a"]["quantile"]),
+                                    "status": "calibrated"}  # fmt: skip
+    assert told["classes"]["b"] == {"clusters": 18, "quantile": None, "status": "not calibratable"}
+
+
+def test_conformal_sets_hold_the_true_class_as_often_as_promised() -> None:
+    held = []
+    for seed in range(60):
+        sure, labels, clusters = sure_of(100, seed)
+        told = calibrate.conformal(sure[:60], labels[:60], clusters[:60], ("a", "b"), CalibrateSettings(19, 0.9))
+        limits = np.array([told["classes"][name]["quantile"] for name in ("a", "b")])[labels[60:]]
+        held.append((1 - sure[60:][np.arange(40), labels[60:]] <= limits).mean())
+    assert np.mean(held) >= 0.9 - 0.01
+
+
+def test_many_slices_of_a_patient_count_once(samples: Any) -> None:
+    sure, labels, _ = sure_of(40)
+    same = calibrate.conformal(sure, labels, labels.astype(str), ("a", "b"), samples.CALIBRATE)
+    assert [entry["clusters"] for entry in same["classes"].values()] == [1, 1]

@@ -1,0 +1,83 @@
+"""Fitting: what it leaves behind, that it repeats itself, and that it never looks at the test side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lineage.fault import Fault
+from lineage.fingerprint import file_sha256
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def test_report_tells_what_the_fit_was(trained: Any) -> None:
+    report = json.loads((trained.models / "fit.json").read_text())
+    assert report["backend"] == "tensorflow"
+    assert report["parameters"] < 1_500_000
+    assert report["units"] == {"training": 96, "validation": 60}
+    assert 1 <= report["best_epoch"] <= report["epochs"] <= 3
+    assert report["parity"] < 1e-4
+    assert report["graph_sha256"] == file_sha256(trained.models / "graph.onnx")
+    history = pd.read_csv(trained.models / "history.csv")
+    assert list(history["epoch"]) == list(range(1, report["epochs"] + 1))
+    assert report["best_validation_loss"] == pytest.approx(history["val_loss"][report["best_epoch"] - 1])
+
+
+def test_same_seed_gives_the_same_weights_whatever_the_test_side_holds(
+    samples: Any, trained: Any, tmp_path: Path
+) -> None:
+    from training import fit
+
+    first = json.loads((trained.models / "fit.json").read_text())
+    units = samples.units()
+    test = (units.table["side"] == "test").to_numpy()
+    units.pixels[test] = 7.0
+    units.labels[test] = 0
+    again = fit.fit(units, samples.TASK, samples.FIT, tmp_path / "again")
+    assert again.weights_sha256 == first["weights_sha256"]
+    assert file_sha256(tmp_path / "again" / "graph.onnx") == first["graph_sha256"]
+    assert pd.read_csv(tmp_path / "again" / "history.csv").equals(pd.read_csv(trained.models / "history.csv"))
+
+
+@pytest.mark.parametrize("side", ["training", "validation"])
+def test_an_empty_side_is_named(samples: Any, side: str, tmp_path: Path) -> None:
+    from training import fit
+
+    units = samples.units()
+    with pytest.raises(Fault, match=f"no unit on the {side} side"):
+        fit.fit(units.where(units.table["side"] != side), samples.TASK, samples.FIT, tmp_path / "models")
+
+
+def test_a_class_without_training_units_is_named(samples: Any, tmp_path: Path) -> None:
+    from training import fit
+
+    units = samples.units()
+    absent = (units.table["side"] == "training") & (units.table["label"] == "benign")
+    with pytest.raises(Fault, match="no training unit of class benign"):
+        fit.fit(units.where(~absent), samples.TASK, samples.FIT, tmp_path / "models")
+
+
+def test_a_loss_that_is_no_number_leaves_no_model(samples: Any, tmp_path: Path) -> None:
+    from training import fit
+
+    units = samples.units(60)
+    units.pixels[units.table["side"] == "training"] = np.nan
+    with pytest.raises(Fault, match="loss is not a number"):
+        fit.fit(units, samples.TASK, replace(samples.FIT, epochs=1), tmp_path / "models")
+    assert not (tmp_path / "models" / "graph.onnx").exists()
+    assert not (tmp_path / "models" / "fit.json").exists()
+
+
+def test_class_weights_give_each_class_the_same_sum() -> None:
+    from training.fit import _class_weights
+
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    weights = _class_weights(labels, 3)
+    assert np.allclose([weights[index] * (labels == index).sum() for index in range(3)], 10 / 3)

@@ -1,0 +1,157 @@
+"""The training gate: three verdicts, never silent, and right often enough with few patients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lineage.verdict import Outcome, Verdict
+from training.compare import compare
+from training.gate import promote
+
+FEW, MANY = 12, 40
+
+
+def metrics(auroc: float | None = 0.9, low: float | None = 0.8, clusters: int = MANY, positive: int = 16) -> Any:
+    return {
+        "test": {
+            "auroc": {"value": auroc, "low": low, "high": 1.0},
+            "clusters": clusters,
+            "positive_clusters": positive,
+            "negative_clusters": clusters - positive,
+        }
+    }
+
+
+def judge(samples: Any, mine: Any, theirs: Any, anchor: Any = None, **changes: Any) -> Verdict:
+    settings = replace(samples.PROMOTION, **changes)
+    champion = compare(mine, theirs, settings, "champion 1")
+    other = champion if anchor is None else compare(mine, anchor, settings, "anchor 1")
+    auroc = champion["cohorts"]["overall"]["auroc"]["challenger"]
+    return promote("lung-ct/2", metrics(auroc), champion, other, settings)
+
+
+def test_a_first_model_passes_above_the_floor(samples: Any) -> None:
+    verdict = promote("lung-ct/1", metrics(), None, None, samples.PROMOTION)
+    assert (verdict.gate, verdict.subject, verdict.outcome) == ("training", "lung-ct/1", Outcome.PASS)
+    assert verdict.thresholds["floor_auroc"] == 0.6
+    assert any("no champion to beat" in reason for reason in verdict.reasons)
+
+
+@pytest.mark.parametrize(
+    ("told", "outcome", "reason"),
+    [
+        (metrics(auroc=0.59, low=0.55), Outcome.FAIL, "0.590 is under the floor of 0.6"),
+        (metrics(auroc=0.7, low=0.48), Outcome.INCONCLUSIVE, "cannot be told from chance"),
+        (metrics(clusters=9, positive=5), Outcome.INCONCLUSIVE, "9 clusters, and 10 are needed"),
+        (metrics(positive=3), Outcome.INCONCLUSIVE, "3 clusters with a positive unit, and 4 are needed"),
+        (metrics(positive=38), Outcome.INCONCLUSIVE, "2 clusters with a negative unit"),
+        (metrics(auroc=None, low=None, positive=0), Outcome.INCONCLUSIVE, "one kind of patient alone"),
+    ],
+)
+def test_a_first_model_is_stopped_and_told_why(samples: Any, told: Any, outcome: Outcome, reason: str) -> None:
+    verdict = promote("lung-ct/1", told, None, None, samples.PROMOTION)
+    assert verdict.outcome is outcome
+    assert reason in verdict.reasons[0]
+
+
+def test_the_floor_holds_for_a_challenger_too(samples: Any) -> None:
+    positive = np.arange(MANY) < 16
+    noise = np.random.default_rng(0).uniform(size=MANY)
+    verdict = judge(samples, samples.judged(noise, positive), samples.judged(1 - noise, positive), floor_auroc=0.99)
+    assert verdict.outcome is Outcome.FAIL
+
+
+def new_scanner(samples: Any, seed: int, old: int = 36, new: int = 24) -> tuple[Any, Any]:
+    """A challenger that kept what the champion knew (AUROC 0.97) and learnt a scanner on which that one is lost."""
+    epochs = np.repeat([1, 2], [old, new])
+    mine, theirs = samples.pair(old + new, seed, epochs=epochs)
+    random = np.random.default_rng(seed)
+    theirs.loc[epochs == 2, "score"] = random.uniform(size=new)
+    return mine, theirs.assign(flagged=(theirs["score"] >= 0.5).astype(int))
+
+
+def test_a_large_gain_on_a_new_scanner_passes_with_the_shipped_thresholds(samples: Any) -> None:
+    passed = [judge(samples, *new_scanner(samples, seed)).outcome is Outcome.PASS for seed in range(40)]
+    assert np.mean(passed) >= 0.6
+
+
+def test_a_pass_names_what_it_rests_on(samples: Any) -> None:
+    verdicts = [judge(samples, *new_scanner(samples, seed)) for seed in range(10)]
+    verdict = next(found for found in verdicts if found.outcome is Outcome.PASS)
+    assert any("superior to champion 1 on the newest test cohort" in reason for reason in verdict.reasons)
+    assert any("not inferior to champion 1 on the anchor cohort" in reason for reason in verdict.reasons)
+    assert verdict.figures["champion"]["cohorts"]["newest"]["clusters"] == 24
+
+
+def test_equal_challengers_hardly_ever_pass(samples: Any) -> None:
+    epochs = np.repeat([1, 2], [40, 30])
+    verdicts = [judge(samples, *samples.pair(70, seed, auroc=0.9, epochs=epochs), bootstrap=200) for seed in range(60)]
+    assert np.mean([verdict.outcome is Outcome.PASS for verdict in verdicts]) <= 0.08
+    assert not [verdict for verdict in verdicts if verdict.outcome is Outcome.FAIL]
+
+
+def test_a_sham_challenger_fails(samples: Any) -> None:
+    for seed in range(10):
+        _, theirs = samples.pair(60, seed)
+        noise = np.random.default_rng(seed).uniform(size=60)
+        verdict = judge(samples, samples.judged(noise, theirs["positive"].to_numpy(bool)), theirs, floor_auroc=0.0)
+        assert verdict.outcome is Outcome.FAIL
+        assert "AUROC is worse than that of champion 1 by more than 0.05" in verdict.reasons[0]
+
+
+def test_better_on_the_new_but_worse_than_the_anchor_is_no_pass(samples: Any) -> None:
+    """Small steps down are measured against the anchor, not against the last champion."""
+    mine, theirs = new_scanner(samples, 1)
+    old = (mine["epoch"] == 1).to_numpy()
+    for table in (mine, theirs):
+        table.loc[old, "score"] = np.random.default_rng(5).uniform(size=int(old.sum()))
+    anchor = samples.pair(len(mine), 1, epochs=mine["epoch"].to_numpy())[1]
+    verdict = judge(samples, mine, theirs, anchor)
+    assert verdict.outcome is Outcome.FAIL
+    assert "anchor 1" in verdict.reasons[0]
+
+
+def test_inconclusive_says_how_many_patients_would_do(samples: Any) -> None:
+    verdicts = [judge(samples, *samples.pair(30, seed, auroc=0.85, shared=0.5)) for seed in range(5)]
+    told = [reason for found in verdicts if found.outcome is Outcome.INCONCLUSIVE for reason in found.reasons]
+    assert any("test clusters would be needed" in reason for reason in told)
+
+
+def test_a_small_new_cohort_is_named_and_the_whole_side_decides(samples: Any) -> None:
+    mine, theirs = new_scanner(samples, 2, old=52, new=8)
+    verdict = judge(samples, mine, theirs)
+    assert any("newest test cohort has 8 clusters" in reason for reason in verdict.reasons) or (
+        verdict.outcome is Outcome.PASS and any("on the whole test side" in reason for reason in verdict.reasons)
+    )
+
+
+def test_a_small_anchor_cohort_decides_nothing(samples: Any) -> None:
+    mine, theirs = new_scanner(samples, 3, old=8, new=52)
+    verdict = judge(samples, mine, theirs)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "the anchor cohort has 8 clusters" in verdict.reasons[0]
+
+
+def test_lost_sensitivity_on_old_patients_is_for_a_person_to_read(samples: Any) -> None:
+    mine, theirs = new_scanner(samples, 4)
+    old_positive = (mine["epoch"] == 1) & (mine["positive"] == 1)
+    mine.loc[old_positive, "flagged"] = (np.arange(int(old_positive.sum())) % 3 > 0).astype(int)
+    theirs.loc[old_positive, "flagged"] = 1
+    verdict = judge(samples, mine, theirs)
+    assert verdict.outcome is not Outcome.PASS
+    assert any("ensitivity" in reason for reason in verdict.reasons)
+
+
+def test_every_verdict_gives_a_reason_and_survives_json(samples: Any) -> None:
+    import json
+
+    from lineage.verdict import from_dict
+
+    for seed in range(4):
+        verdict = judge(samples, *samples.pair(FEW, seed))
+        assert verdict.reasons
+        assert from_dict(json.loads(json.dumps(verdict.to_dict(), allow_nan=False))).outcome is verdict.outcome
