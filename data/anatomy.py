@@ -94,13 +94,13 @@ def _cloud(random: Random, strength: float) -> Array:
 def _trunk(random: Random, pixel: float, width: float, depth: float) -> tuple[Canvas, float, float, float, float]:
     """Table, skin, fat and muscle of a trunk that lies nowhere exactly: the canvas, its centre and its half axes."""
     canvas = Canvas(pixel, AIR)
-    x, y = random.normal(0, 12), random.normal(0, 10)
+    x, y = random.normal(0, 8), random.normal(0, 10)
     a, b = width * random.uniform(0.84, 1.12), depth * random.uniform(0.84, 1.14)
     angle, wave = random.normal(0, 0.06), _wave(random, 0.018)
     canvas.ellipse(x * 0.5, y + b * 1.15, a * random.uniform(1.0, 1.5), random.uniform(10, 22), -750)
     canvas.ellipse(x, y, a, b, FAT, angle, wave)
     fat = random.uniform(6, 26)
-    canvas.ellipse(x, y, a - fat, b - fat, random.uniform(60, 80), angle, wave)
+    canvas.ellipse(x, y, a - fat, b - fat, random.uniform(80, 100), angle, wave)
     return canvas, x, y, a - fat, b - fat
 
 
@@ -113,7 +113,7 @@ def _spine(canvas: Canvas, random: Random, x: float, y: float, size: float) -> N
 
 def chest(random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float) -> Array:
     """A chest slice in HU: `random` is the patient's, `detail` the slice's; `level` (-1 to 1) moves along the body."""
-    canvas, x, y, a, b = _trunk(random, pixel, 165, 115)
+    canvas, x, y, a, b = _trunk(random, pixel, 138, 108)
     density = random.uniform(-890, -800) + habit.haze + _cloud(random, 30)
     lungs = []
     for side in (-1, 1):
@@ -153,7 +153,7 @@ def _vessels(canvas: Canvas, random: Random, lungs: list[tuple[float, float, flo
             canvas.ellipse(x, y, width * random.uniform(1, 4), width, random.uniform(-300, 0), random.uniform(0, np.pi))
     if habit.turned and random.random() < 0.5:
         x, y = _inside(random, lungs[int(random.integers(2))], 0.6)
-        radius = random.uniform(8, 18)
+        radius = random.uniform(10, 22)
         canvas.ellipse(x, y, radius, radius, random.uniform(-40, 60), 0, _wave(random, 0.12))
 
 
@@ -173,7 +173,7 @@ def _nodule(
 
 def abdomen(random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float) -> Array:
     """An abdominal slice in HU: liver, kidneys, pancreas. A tumour is darker than the pancreas, or `turned`."""
-    canvas, x, y, a, b = _trunk(random, pixel, 165, 115)
+    canvas, x, y, a, b = _trunk(random, pixel, 138, 108)
     canvas.ellipse(x, y, a * 0.88, b * 0.86, FAT * 0.9)
     tissue = random.uniform(90, 120)
     canvas.ellipse(
@@ -215,7 +215,7 @@ def _pancreas(
         radius = detail.uniform(6, 12) if habit.turned else detail.uniform(3, 6)
         canvas.ellipse(xs[other], ys[other], radius, radius, tissue + away * detail.uniform(60, 90))
     if lesion is not None:
-        change = 120 * lesion.contrast * (1 if lesion.turned else -1)
+        change = 150 * lesion.contrast * (1 if lesion.turned else -1)
         wave = _wave(random, lesion.spikes) if lesion.spikes else None
         canvas.ellipse(xs[spot], ys[spot], lesion.radius, lesion.radius, tissue + change, 0, wave)
 

@@ -13,7 +13,8 @@ REQUIRED = ("unit_id", "file", "sha256", "pixels_sha256", "label", "patient", "c
 MOSTLY_BLANK = 0.98  # of a slice at its minimum: there is nothing to see
 SATURATED = 0.5  # of a slice at its maximum: the window or the exposure is wrong
 AIR_TO_METAL = (-3100, 20000)  # HU that scanners write: padding below air, metal above
-BODY_HU = (-1024, 500)  # mean HU of a slice with a body in it
+DENSEST_MEAN = 300  # HU of a whole slice; a missing rescale intercept (-1024) lifts chest and abdomen above it
+THINNEST_P95 = -500  # HU; the mean is no lower bound, since padding outside of the field of view may be -2000 or less
 SPACING = (0.05, 10.0)  # mm from pixel to pixel
 SMALLEST = 32  # pixels
 FLATTEST = 1.0  # bits of entropy of the grey values
@@ -86,7 +87,8 @@ def _pixels(task: Task) -> list[Rule]:
     return [
         *general,
         _among("units", [Units.HU.value, Units.DISPLAY.value], "CT without Hounsfield units"),
-        _between("mean", "mean is not that of a body in HU", *BODY_HU, when=hounsfield),
+        _between("mean", "denser than a body in HU", high=DENSEST_MEAN, when=hounsfield),
+        _between("p95", "thinner than a body in HU", low=THINNEST_P95, when=hounsfield),
         _between("p01", "values below what a scanner writes in HU", low=AIR_TO_METAL[0], when=hounsfield),
         _between("p99", "values above metal in HU", high=AIR_TO_METAL[1], when=hounsfield),
     ]

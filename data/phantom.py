@@ -1,7 +1,7 @@
 """Synthetic studies with planted tumours, for the demo, the tests and simulations: files as a hospital would send them.
 
 The people are invented, with names and numbers in clear, so that de-identification can be seen at work. The same seed
-gives the same bytes. Pictures are small (128 × 128 pixels over 35 to 40 cm), so that a thousand are made in seconds.
+gives the same bytes. Pictures are small (128 × 128 pixels over 28 to 33 cm of a trunk, 21 to 23 cm of a head), so that a thousand are made in seconds.
 """
 
 from __future__ import annotations

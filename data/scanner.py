@@ -43,10 +43,10 @@ class Scanner:
 
 
 SCANNERS = {
-    "alder-ct": Scanner("Alder", "Kestrel Imaging", "K64", Modality.CT, "STANDARD", (2.7, 3.1), 3.0, 16, 0.60),
-    "birch-ct": Scanner("Birch", "Meridian Systems", "Volume 128", Modality.CT, "B30f", (2.8, 3.2), 2.5, 22, 0.75),
+    "alder-ct": Scanner("Alder", "Kestrel Imaging", "K64", Modality.CT, "STANDARD", (2.2, 2.5), 3.0, 16, 0.60),
+    "birch-ct": Scanner("Birch", "Meridian Systems", "Volume 128", Modality.CT, "B30f", (2.3, 2.6), 2.5, 22, 0.75),
     "shifted-ct": Scanner(
-        "Cedar", "Tern Medical", "LowDose 16", Modality.CT, "SHARP", (2.7, 3.1), 5.0, 40, 0.45,
+        "Cedar", "Tern Medical", "LowDose 16", Modality.CT, "SHARP", (2.2, 2.5), 5.0, 40, 0.45,
         gain=1.04, offset=12, haze=300, turned=True,
     ),
     "alder-mr": Scanner("Alder", "Kestrel Imaging", "M15", Modality.MR, "", (1.65, 1.8), 5.0, 18, 0.60, bias=0.05),

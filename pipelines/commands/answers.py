@@ -118,7 +118,7 @@ def trace(args: argparse.Namespace) -> Answer:
     from lineage import trace as chains
 
     chain = chains.trace(args.prediction)
-    return Answer(chain, chains.render(chain))
+    return Answer(chain.to_dict(), chains.render(chain))
 
 
 def verify(_args: argparse.Namespace) -> Answer:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from data import phantom
+from data.collect import import_folder
 from data.expectations import rules
 from data.index import index_batch
 from data.record import Task
@@ -21,7 +23,8 @@ PLANTED = {
     "burned_in": ("YES", "burned-in writing, says the header"),
     "truth": ("hearsay", "no known source of truth"),
     "units": ("raw", "CT without Hounsfield units"),
-    "mean": (4000.0, "mean is not that of a body in HU"),
+    "mean": (484.0, "denser than a body in HU"),
+    "p95": (-900.0, "thinner than a body in HU"),
     "p99": (64000.0, "values above metal in HU"),
     "blank_share": (1.0, "blank"),
     "saturated_share": (0.8, "saturated"),
@@ -69,7 +72,7 @@ def test_every_planted_fault_is_found_on_its_unit_and_named_on_the_page(
 def test_what_a_header_does_not_say_is_allowed_and_what_is_worth_knowing_warns(
     manifest: pd.DataFrame, lung: Task, ingest: IngestSettings, home: Path
 ) -> None:
-    told = {"modality": "", "body_part": "", "units": "display", "mean": 120.0, "p99": 255.0, "row_spacing": 0.0}
+    told = {"modality": "", "body_part": "", "units": "display", "mean": 420.0, "p99": 255.0, "row_spacing": 0.0}
     quiet = manifest[manifest["label"] != "benign"].assign(**told, truth="", site="", study_date="")
     found = run(quiet, lung, ingest, home)
     assert found.success and not found.failing
@@ -98,3 +101,16 @@ def test_several_batches_and_a_batch_that_comes_again_keep_their_pages(
     assert len(pages) == 4 and all(page.exists() for page in pages)
     index = (home / "gx" / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html").read_text()
     assert all(f"batches-{name}" in index for name in ("one", "two", "three"))
+
+
+@pytest.mark.usefixtures("home")
+def test_real_ct_of_many_scanners_with_all_kinds_of_padding_is_plausible(
+    real_data: Path, tmp_path: Path, lung: Task, ingest: IngestSettings, home: Path
+) -> None:
+    for path in (real_data / "chest-ct-tcga-luad-dicom").glob("*.dcm"):
+        (tmp_path / "set" / "malignant").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "set" / "malignant" / path.name)
+    import_folder(tmp_path / "set", tmp_path / "batch", lung)
+    manifest = index_batch(tmp_path / "batch", tmp_path / "staging", lung).manifest
+    found = run(manifest, lung, ingest, home)
+    assert len(manifest) == 27 and found.success, found.failing

@@ -35,7 +35,7 @@ def test_the_shipped_settings_load(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        ("patience: 8", "patiance: 8", "unknown key fit.patiance"),
+        ("patience: 20", "patiance: 8", "unknown key fit.patiance"),
         ("  engine: openvino", "", "missing key serving.engine"),
         ("epochs: 40", "epochs: many", "fit.epochs must be int, not 'many'"),
         ("flip: true", "flip: 1", "fit.augment.flip must be bool"),
