@@ -52,7 +52,9 @@ def source() -> Path:
     """The folder of real scans."""
     folder = Path(os.environ.get("ONCOLOOP_REAL_DATA", "")).expanduser()
     if not os.environ.get("ONCOLOOP_REAL_DATA") or not folder.is_dir():
-        raise Fault("set ONCOLOOP_REAL_DATA to the folder of the public sets; docs/real-data.md says where they come from")
+        raise Fault(
+            "set ONCOLOOP_REAL_DATA to the folder of the public sets; docs/real-data.md says where they come from"
+        )
     return folder.absolute()
 
 
@@ -151,7 +153,9 @@ def random_split(workspace: Path, task: str) -> dict[str, Any]:
     dealt = dataclasses.replace(units, table=table)
     folder = workspace / "random-split" / task
     fit.fit(dealt, settings.task(task), settings.fit, folder / "model")
-    evaluate.evaluate(dealt, settings.task(task), folder / "model", settings.calibrate, settings.evaluate, folder / "out")
+    evaluate.evaluate(
+        dealt, settings.task(task), folder / "model", settings.calibrate, settings.evaluate, folder / "out"
+    )
     found: dict[str, Any] = json.loads((folder / "out" / "metrics.json").read_text(encoding="utf-8"))
     return found
 
@@ -174,7 +178,12 @@ def write(story: Story, leaked: dict[str, Any], answers: list[dict[str, Any]], s
         honest = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         lines += [f"## {task}", "", f"Data: {citation}.", "", *section(workspace, task, honest, leaked[task]), ""]
     lines += ["## pancreas-ct", "", "Phantoms only: there is no openly licensed set at hand. No figure is given.", ""]
-    lines += ["## Chest CT from elsewhere, through the served endpoint", "", f"Data: {CHEST}. No slice has a label.", ""]
+    lines += [
+        "## Chest CT from elsewhere, through the served endpoint",
+        "",
+        f"Data: {CHEST}. No slice has a label.",
+        "",
+    ]
     lines += told(answers)
     lines += ["", "## Durations", "", "| step | seconds |", "|---|---|"]
     lines += [f"| {name} | {took:.0f} |" for name, _, took in story.happened]
@@ -185,7 +194,9 @@ def section(workspace: Path, task: str, honest: dict[str, Any], leaked: dict[str
     """One task: sides, then figures beside those under leakage, then the gate's word."""
     import pandas as pd
 
-    table = pd.read_csv(workspace / "var" / "worktree" / "data" / "processed" / task / "units.csv", dtype={"cluster": str})
+    table = pd.read_csv(
+        workspace / "var" / "worktree" / "data" / "processed" / task / "units.csv", dtype={"cluster": str}
+    )
     yield from ("| side | clusters | units | by class |", "|---|---|---|---|")
     for side, part in table.groupby("side"):
         classes = ", ".join(f"{name} {count}" for name, count in part["label"].value_counts().sort_index().items())
@@ -194,7 +205,10 @@ def section(workspace: Path, task: str, honest: dict[str, Any], leaked: dict[str
     for name in FIGURES:
         yield f"| {name.replace('_', ' ')} | {shown(honest['test'].get(name))} | {shown(leaked['test'].get(name))} |"
     for event in decisions(workspace, task):
-        yield from ("", f"Version {event['version']}: the gate said **{event['verdict']['outcome']}**, then {event['decision']}.")
+        yield from (
+            "",
+            f"Version {event['version']}: the gate said **{event['verdict']['outcome']}**, then {event['decision']}.",
+        )
         yield from (f"- {reason}" for reason in event["verdict"]["reasons"])
 
 
@@ -214,14 +228,18 @@ def shown(figure: Any) -> str:
 def told(answers: list[dict[str, Any]]) -> list[str]:
     """What was said about the chest slices, counted."""
     given = [answer for answer in answers if answer["verdict"]["outcome"] == "pass"]
-    counts = {name: sum(answer["answer"] == name for answer in given) for name in sorted({str(a["answer"]) for a in given})}
+    counts = {
+        name: sum(answer["answer"] == name for answer in given) for name in sorted({str(a["answer"]) for a in given})
+    }
     reasons: dict[str, int] = {}
     for answer in answers:
         if answer["verdict"]["outcome"] != "pass":
             for reason in answer["verdict"]["reasons"]:
                 text = reason.split(":")[0].split("(")[0].strip()
                 reasons[text] = reasons.get(text, 0) + 1
-    lines = [f"{len(answers)} slices of {len(answers)} patients: {len(given)} answered, {len(answers) - len(given)} withheld."]
+    lines = [
+        f"{len(answers)} slices of {len(answers)} patients: {len(given)} answered, {len(answers) - len(given)} withheld."
+    ]
     lines += [f"- answered {name}: {count}" for name, count in counts.items()]
     return lines + [f"- withheld, {reason}: {count}" for reason, count in reasons.items()]
 

@@ -174,7 +174,7 @@ def _nodule(
 def abdomen(random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float) -> Array:
     """An abdominal slice in HU: liver, kidneys, pancreas. A tumour is darker than the pancreas, or `turned`."""
     canvas, x, y, a, b = _trunk(random, pixel, 138, 108)
-    canvas.ellipse(x, y, a * 0.88, b * 0.86, FAT * 0.9)
+    canvas.ellipse(x, y, a * 0.88, b * 0.86, random.uniform(60, 80))
     tissue = random.uniform(90, 120)
     canvas.ellipse(
         x - a * random.uniform(0.4, 0.5), y - b * random.uniform(0.0, 0.2), a * random.uniform(0.36, 0.46),
@@ -192,7 +192,7 @@ def abdomen(random: Random, detail: Random, pixel: float, lesion: Lesion | None,
         bowel = random.uniform(9, 20)
         canvas.ellipse(
             x + a * random.uniform(-0.3, 0.75), y - b * random.uniform(0.4, 0.72), bowel * 1.3, bowel,
-            random.choice([-300.0, 105.0, 125.0]),
+            random.uniform(95, 140),
         )  # fmt: skip
     _pancreas(canvas, random, detail, (x + random.normal(8, 8), y - b * random.uniform(0.0, 0.12)), lesion, habit)
     canvas.values += _cloud(random, 4)

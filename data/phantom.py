@@ -44,7 +44,11 @@ FAMILY = (
     "Kimura",
 )
 GIVEN = ("Ada", "Bruno", "Clara", "Dario", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kavya", "Luca", "Mira")
-LARGEST = {"lung": 32.0, "pancreas": 26.0, "brain": 26.0}  # radius of a malignant lesion, mm; the smallest is about half
+LARGEST = {
+    "lung": 32.0,
+    "pancreas": 26.0,
+    "brain": 26.0,
+}  # radius of a malignant lesion, mm; the smallest is about half
 PADDING = 1  # blank slices at each end of an MR volume, which nobody labels
 Row = dict[str, str]
 
@@ -220,7 +224,7 @@ def try_samples(folder: Path, tasks: list[Task]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for task in tasks:
-        for word, strength in (("clear", 1.0), ("equivocal", 0.3)):
+        for word, strength in (("clear", 0.85), ("equivocal", 0.3)):
             sample = study(task, usual(task), 4242, 1, task.positive[0], strength)
             made.append(folder / write_study(folder, sample, f"{task.name}-{word}")[0]["file_name"])
     for task in [task for task in tasks if task.modality == Modality.CT][:1]:

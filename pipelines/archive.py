@@ -28,15 +28,16 @@ def write(target: Path) -> int:
             f"the state lies outside the workspace, in {places.home()}; back up both folders with a tool of yours"
         )
     temporary = target.with_name(target.name + ".part")
-    with workspace.alone("workspace"), tempfile.TemporaryDirectory(dir=places.home()) as folder:
-        with tarfile.open(temporary, "w") as archive:
-            for path in sorted(Path.cwd().rglob("*")):
-                name = path.relative_to(Path.cwd())
-                if _left_out(name) or path.is_dir() or not path.exists():
-                    continue
-                archive.add(
-                    _copy(path, Path(folder)) if path.suffix == ".db" else path, arcname=str(name), recursive=False
-                )
+    with (
+        workspace.alone("workspace"),
+        tempfile.TemporaryDirectory(dir=places.home()) as folder,
+        tarfile.open(temporary, "w") as archive,
+    ):
+        for path in sorted(Path.cwd().rglob("*")):
+            name = path.relative_to(Path.cwd())
+            if not _left_out(name) and path.is_file():
+                source = _copy(path, Path(folder)) if path.suffix == ".db" else path
+                archive.add(source, arcname=str(name), recursive=False)
     temporary.replace(target)
     return target.stat().st_size
 

@@ -35,6 +35,7 @@ class Command:
     example: str
     arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = field(default_factory=tuple)
     inside: bool = True  # runs in a workspace
+    flows: bool = False  # runs Prefect flows, so it needs a server
 
 
 def arg(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -56,30 +57,34 @@ COMMANDS: dict[str, Command] = {
     "up": Command("setup", "run everything: Prefect, MLflow, Evidently, release, web front", "oncoloop up --port 7800",
                   (arg("--port", type=int, default=7800, help="first of the ports used"),
                    arg("--only", nargs="+", default=None, help="only these services"))),
-    "import": Command("intake", "turn a folder of scans into a batch in the inbox", "oncoloop import lung/ --task lung-ct",
+    "import": Command("intake", "turn a folder of scans into a batch in the inbox",
+                      "oncoloop import lung/ --task lung-ct",
                       (arg("folder", type=Path), arg("--task", required=True), arg("--batch", help="the batch's name"),
                        arg("--only", help="only scans whose file name matches, for example 'Pre*'"))),
     "ingest": Command("intake", "judge the waiting batches; admit or quarantine", "oncoloop ingest inbox/2026-05",
                       (arg("folder", type=Path, nargs="?"),
-                       arg("--again", action="store_true", help="judge a quarantined batch once more"))),
+                       arg("--again", action="store_true", help="judge a quarantined batch once more")), flows=True),
     "data": Command("intake", "list, compare or check out data versions", "oncoloop data list",
                     (arg("action", choices=("list", "diff", "checkout")), arg("versions", nargs="*"))),
-    "withdraw": Command("withdrawal", "remove a patient, and say where the patient was", "oncoloop withdraw 4711 --reason "
-                        "'consent withdrawn'", (arg("patient"), REASON, arg("--yes", action="store_true"))),
+    "withdraw": Command("withdrawal", "remove a patient, and say where the patient was",
+                        "oncoloop withdraw 4711 --reason 'consent withdrawn'", 
+                        (arg("patient"), REASON, arg("--yes", action="store_true"))),
     "task": Command("tasks", "list the tasks, or add one", "oncoloop task new",
                     (arg("action", choices=("list", "new")), arg("--facts", type=Path, help="answers as a YAML file"))),
     "retrain": Command("models", "train, gate, and release what passes", "oncoloop retrain --task lung-ct",
-                       (TASK, arg("--reason", default="asked by hand"))),
-    "approve": Command("models", "let a version through that waits for a person", "oncoloop approve lung-ct 3 --reason 'read'",
-                       (*VERSION, REASON)),
-    "reject": Command("models", "turn a version down", "oncoloop reject lung-ct 3 --reason 'artefacts'", (*VERSION, REASON)),
+                       (TASK, arg("--reason", default="asked by hand")), flows=True),
+    "approve": Command("models", "let a version through that waits for a person",
+                       "oncoloop approve lung-ct 3 --reason 'read'", (*VERSION, REASON), flows=True),
+    "reject": Command("models", "turn a version down", "oncoloop reject lung-ct 3 --reason 'artefacts'",
+                      (*VERSION, REASON), flows=True),
     "reproduce": Command("models", "train a version again and compare", "oncoloop reproduce lung-ct 1", VERSION),
-    "rollback": Command("models", "go back to the release before this one", "oncoloop rollback --reason 'wrong site'", (REASON,)),
+    "rollback": Command("models", "go back to the release before this one", "oncoloop rollback --reason 'wrong site'",
+                        (REASON,)),
     "predict": Command("answers", "answer one case from files", "oncoloop predict scan.dcm",
                        (arg("files", type=Path, nargs="+"), TASK)),
     "replay": Command("answers", "answer a journalled case again from its files", "oncoloop replay 5f2c scan.dcm",
                       (arg("prediction"), arg("files", type=Path, nargs="+"))),
-    "watch": Command("answers", "look for drift in what came in", "oncoloop watch --task lung-ct", (TASK,)),
+    "watch": Command("answers", "look for drift in what came in", "oncoloop watch --task lung-ct", (TASK,), flows=True),
     "ack": Command("answers", "acknowledge a drift, so that it stops asking", "oncoloop ack lung-ct --reason 'known'",
                    (arg("task"), REASON)),
     "label": Command("answers", "add the truth of an answered case that became known later",
@@ -88,7 +93,7 @@ COMMANDS: dict[str, Command] = {
     "trace": Command("answers", "the whole chain behind a prediction", "oncoloop trace 5f2c", (arg("prediction"),)),
     "verify": Command("answers", "check that ledger and journal are whole", "oncoloop verify"),
     "schedule": Command("setup", "register the Prefect deployments", "oncoloop schedule",
-                        (arg("--work", action="store_true", help="also run what is due, until stopped"),)),
+                        (arg("--work", action="store_true", help="also run what is due, until stopped"),), flows=True),
     "backup": Command("keeping", "write the workspace and its state to one file", "oncoloop backup ward7.tar",
                       (arg("file", type=Path),)),
     "restore": Command("keeping", "bring a backup back into an empty folder", "oncoloop restore ward7.tar ward7",
@@ -100,7 +105,8 @@ COMMANDS: dict[str, Command] = {
                       arg("--days", type=int, default=30))),
     "status": Command("keeping", "what stands where", "oncoloop status"),
     "stage": Command("models", "one DVC stage; DVC calls it", "oncoloop stage fit --task lung-ct",
-                     (arg("stage", choices=("prepare", "fit", "evaluate")), arg("--task", required=True)), inside=False),
+                     (arg("stage", choices=("prepare", "fit", "evaluate")), arg("--task", required=True)),
+                     inside=False),
 }  # fmt: skip
 
 
@@ -162,6 +168,7 @@ def run(args: argparse.Namespace) -> Answer:
         args.files = [path.expanduser().absolute() for path in args.files]
     if command.inside:
         workspace.enter(args.workspace)
+    if command.flows:
         services.connect()
     return function(args.command)(args)
 

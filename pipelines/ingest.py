@@ -101,7 +101,7 @@ def examine(batch: Incoming) -> tuple[Verdict, pd.DataFrame, str]:
     """Read, de-identify and describe every scan once, then ask the suite, the leakage checks and the gate."""
     settings = params.load().ingest
     logger = get_run_logger()
-    taken = [path for path in Path("data/batches").glob(f"*/{batch.name}.dvc")]
+    taken = list(Path("data/batches").glob(f"*/{batch.name}.dvc"))
     if taken:
         raise Fault(f"a batch named {batch.name} is already admitted with other content; give the folder a new name")
     indexed = index.index_batch(batch.source, batch.staging, batch.task)

@@ -43,5 +43,5 @@ def due(name: str | None = None) -> list[str]:
 
 def logged(name: str, lock_hash: str) -> str | None:
     """The version that this very training was registered as, if it was."""
-    events = [event for event in ledger.events(kind="model.logged", subject=name)]
+    events = list(ledger.events(kind="model.logged", subject=name))
     return next((str(e.payload["version"]) for e in reversed(events) if e.payload["lock_hash"] == lock_hash), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from lineage import fingerprint, ledger, registry
+from lineage import evidence, fingerprint, ledger, registry
 from lineage.fault import Fault
 from lineage.verdict import Outcome, Verdict, from_dict
 from pipelines import params, release
@@ -79,8 +79,9 @@ def champions() -> dict[str, str]:
 
 
 def pending_release() -> bool:
-    """Whether the newest built release holds other versions than the champions."""
-    built = ledger.events(kind="release.built")
+    """Whether the newest checked release holds other versions than the champions."""
+    checked = {event.subject for event in ledger.events(kind="verdict") if event.payload["gate"] == "release"}
+    built = [event for event in ledger.events(kind="release.built") if event.subject in checked]
     return bool(champions()) and (not built or built[-1].payload["tasks"] != champions())
 
 
@@ -97,6 +98,8 @@ def release_champions() -> str | None:
     ledger.append("release.built", built.id, built.facts())
     verdict = release.check(built)
     ledger.record(verdict, release=built.id)
+    if not (built.folder.parent / f"evidence-{built.id}").exists():
+        evidence.write(built.id, built.folder.parent)
     return built.id
 
 

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import psutil
@@ -134,19 +135,35 @@ def _write(service: Service) -> None:
 
 def url(name: str) -> str | None:
     """Where a healthy service of this workspace answers; None if it does not run."""
+    record = _running(name)
+    return str(record["url"]) if record and record["healthy"] else None
+
+
+def starting(name: str) -> bool:
+    """Whether a service of this workspace was started and does not answer yet."""
+    record = _running(name)
+    return bool(record and not record["healthy"])
+
+
+def _running(name: str) -> dict[str, Any] | None:
     path = run_file(name)
-    if not path.is_file():
-        return None
-    record = page.read_json(path)
-    running = record["pid"] and psutil.pid_exists(int(record["pid"]))
-    return str(record["url"]) if running and record["healthy"] else None
+    record = page.read_json(path) if path.is_file() else None
+    return record if record and record["pid"] and psutil.pid_exists(int(record["pid"])) else None
 
 
-def connect() -> None:
-    """Use the workspace's running Prefect server, if there is one; else Prefect starts its own for the command."""
-    found = url("prefect")
-    if found and "PREFECT_API_URL" not in os.environ:
-        os.environ["PREFECT_API_URL"] = f"{found}/api"
+def connect(seconds: float = 120.0) -> None:
+    """Use the workspace's running Prefect server, if there is one; else Prefect starts its own for the command.
+
+    A server that is starting is waited for: a second one beside it would cost more.
+    """
+    deadline = time.monotonic() + seconds
+    while "PREFECT_API_URL" not in os.environ and time.monotonic() < deadline:
+        if found := url("prefect"):
+            os.environ["PREFECT_API_URL"] = f"{found}/api"
+        elif not starting("prefect"):
+            return
+        else:
+            time.sleep(0.5)
 
 
 def end(pid: int, patience: float = 8.0) -> None:

@@ -35,8 +35,8 @@ def lay_out(base: int) -> dict[str, Service]:
                          "--no-server-header", "--log-level", "warning"], base, "/healthz"),
         Service("prefect", [services.program("prefect"), "server", "start", "--host", HOST, "--port", str(prefect)],
                 prefect, "/api/health", environment={"PREFECT_UI_API_URL": f"http://{HOST}:{prefect}/api"}),
-        Service("runner", [services.program("oncoloop"), "schedule", "--work"], after="prefect", ready=schedule.ready_file(),
-                environment={"PREFECT_RUNNER_POLL_FREQUENCY": "2"}),
+        Service("runner", [services.program("oncoloop"), "schedule", "--work"], after="prefect",
+                ready=schedule.ready_file(), environment={"PREFECT_RUNNER_POLL_FREQUENCY": "2"}),
         Service("mlflow", [python, "-m", "mlflow", "server", "--backend-store-uri", tracking, "--host", HOST, "--port",
                            str(base + 2), "--workers", "1"], base + 2, "/health"),
         Service("evidently", [services.program("evidently"), "ui", "--workspace", str(evidently), "--host", HOST,
@@ -82,9 +82,8 @@ class Supervisor:
             log.warning("%s ended (exit %s); it starts again, see logs/%s.log", service.name,
                         service.process.returncode, service.name)  # fmt: skip
         if service.failures >= 5:
-            raise Fault(
-                f"{service.name} ended {service.failures} times; its log {places.home()}/logs/{service.name}.log says why"
-            )
+            log_file = places.home() / "logs" / f"{service.name}.log"
+            raise Fault(f"{service.name} ended {service.failures} times; its log {log_file} says why")
         service.start()
 
     def _follow_release(self) -> None:

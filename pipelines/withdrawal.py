@@ -8,8 +8,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from data import index
 from lineage import journal, keys, ledger, outbox, places
 from lineage.fault import Fault
@@ -66,7 +64,7 @@ def withdraw(held: Held, reason: str) -> str:
     repro.git("worktree", "prune")
     repro.push()
     facts = {"batches": [f"{task}/{name}" for task, name in held.batches], "models": held.models, "reason": reason,
-             "predictions": len(held.predictions), "data_version": version, "not_reproducible": held.models}  # fmt: skip
+             "predictions": len(held.predictions), "data_version": version}  # fmt: skip
     ledger.append("patient.withdrawn", held.patient, facts)
     for task in {task for task, _ in held.batches}:
         outbox.put("retrain", f"withdrawal/{task}/{version}", {"task": task, "reason": "a patient was withdrawn"})

@@ -69,8 +69,8 @@ def replay(args: argparse.Namespace) -> Answer:
     same = difference == 0.0 and now["answer"] == before["answer"]
     result = {"same": same, "difference": difference, "engine_then": before["engine"], "engine_now": now["engine"],
               "answer": now["answer"]}  # fmt: skip
-    return Answer(result, f"{'the same answer' if same else 'another answer'}: {now['answer']}, largest difference {difference:.3g}",
-                  0 if same else 1)  # fmt: skip
+    word = "the same answer" if same else "another answer"
+    return Answer(result, f"{word}: {now['answer']}, largest difference {difference:.3g}", 0 if same else 1)
 
 
 def watch(args: argparse.Namespace) -> Answer:

@@ -126,9 +126,9 @@ def _first_models(story: Story) -> None:
     with story.step("3  first models: fitted, judged, registered, released") as say:
         result = story.command("retrain", "--reason", "first models", codes=(0, 3, 4))
         for entry in result["models"]:
-            say(
-                f"{entry['task']}/{entry['version']}: {entry['verdict']['outcome']}, {entry['decision']}: {entry['verdict']['reasons'][0]}"
-            )
+            verdict = entry["verdict"]
+            name = f"{entry['task']}/{entry['version']}"
+            say(f"{name}: {verdict['outcome']}, {entry['decision']}: {verdict['reasons'][0]}")
         say(f"release {result['release']}")
 
 
@@ -157,9 +157,8 @@ def _first_answer(story: Story, token: str) -> dict[str, Any]:
     with story.step("4  the release answers over HTTP") as say, client(front(story), token) as desk:
         live = story.wait("a served release", lambda: story.command("status")["live"], 120)
         answer = ask_files(desk, [next((story.workspace / "try").glob("lung-ct-clear*"))])
-        say(
-            f"release {live['release']}: {answer['title']}: {answer['answer']} (score {answer['score']:.3f}, threshold {answer['threshold']:.3f})"
-        )
+        score = f"score {answer['score']:.3f}, threshold {answer['threshold']:.3f}"
+        say(f"release {live['release']}: {answer['title']}: {answer['answer']} ({score})")
         desk.get(story.command("login", "mara")["link"]).raise_for_status()
         report = desk.get(f"/cases/{answer['id']}/report").raise_for_status()
         (story.workspace / "report.html").write_text(report.text, encoding="utf-8")

@@ -61,7 +61,7 @@ def _list(_versions: list[str]) -> Answer:
         for event in ledger.events(kind="batch.admitted")
     ]
     text = "\n".join(
-        f"{r['version'][:12]}  {r['at']}  {r['task']:12} {r['batch']:24} {r['units']:5} units of {r['clusters']} clusters"
+        f"{r['version'][:12]}  {r['at']}  {r['task']:12} {r['batch']:24} {r['units']} units of {r['clusters']} clusters"
         for r in rows
     )
     return Answer(rows, text or "no batch is admitted yet")

@@ -30,9 +30,8 @@ def status(_args: argparse.Namespace) -> Answer:
         "outbox": [{"kind": row.kind, **row.payload} for row in outbox.pending()],
         "events": len(ledger.events()),
     }
-    lines = [
-        f"data version {result['version'][:12]}, release {result['release'] or 'none'}, {result['predictions']} predictions"
-    ]
+    answered = f"release {result['release'] or 'none'}, {result['predictions']} predictions"
+    lines = [f"data version {result['version'][:12]}, {answered}"]
     for name, roles in result["tasks"].items():
         known = ", ".join(f"{role} {version}" for role, version in roles.items() if version) or "no model yet"
         more = f"; waiting for approval: {', '.join(result['waiting'][name])}" if result["waiting"][name] else ""

@@ -40,7 +40,7 @@ def task(args: argparse.Namespace) -> Answer:
         text = "\n".join(
             f"{each.name:14} {each.modality:3} {', '.join(each.classes)}: {each.title}" for each in tasks.values()
         )
-        return Answer([name for name in tasks], text)
+        return Answer(list(tasks), text)
     facts = _answers(args.facts)
     with workspace.alone("workspace"):
         return _add(facts)
@@ -77,8 +77,8 @@ def _add(facts: dict[str, Any]) -> Answer:
     if name in record["tasks"]:
         raise Fault(f"the task {name} exists already")
     entry = {key: facts[key] for key in ("title", "organ", "modality", "body_parts", "classes", "positive")}
-    entry |= {"unit": "slice", "cluster": "patient", "ordered": False, "sensitivity": facts["sensitivity"], "note": "",
-              "pixels": {"size": facts["size"], "window": facts["window"]}, "pooling": {"rule": "topk", "k": 3}}  # fmt: skip
+    entry |= {"unit": "slice", "cluster": "patient", "ordered": False, "sensitivity": facts["sensitivity"], "note": ""}
+    entry |= {"pixels": {"size": facts["size"], "window": facts["window"]}, "pooling": {"rule": "topk", "k": 3}}
     before = {file: Path(file).read_text(encoding="utf-8") for file in (params.NAME, "dvc.yaml")}
     try:
         path.write_text(_with_task(before[params.NAME], name, entry), encoding="utf-8")

@@ -1,6 +1,6 @@
 """Evidence can be checked by a stranger with Python alone, and every change to it is found."""
 
-# ruff: noqa: ARG001 - a fixture may be asked for what it sets up alone
+
 
 from __future__ import annotations
 

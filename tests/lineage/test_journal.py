@@ -1,6 +1,6 @@
 """The journal keeps each prediction once, as it was."""
 
-# ruff: noqa: ARG001 - a fixture may be asked for what it sets up alone
+
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One key for each purpose, kept from others, and what is made with them."""
 
-# ruff: noqa: ARG001 - a fixture may be asked for what it sets up alone
+
 
 from __future__ import annotations
 

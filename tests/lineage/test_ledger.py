@@ -1,6 +1,6 @@
 """The ledger grows, and whoever changes it is seen."""
 
-# ruff: noqa: ARG001 - a fixture may be asked for what it sets up alone
+
 
 from __future__ import annotations
 

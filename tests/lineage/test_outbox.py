@@ -1,6 +1,6 @@
 """Nothing that must be told is lost or told twice by us."""
 
-# ruff: noqa: ARG001 - a fixture may be asked for what it sets up alone
+
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Who people are, how they come in, and what they may do."""
 
-# ruff: noqa: ARG001 - a fixture may be asked for what it sets up alone
+
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """State is where it was asked for, and no vendor writes anywhere else."""
 
-# ruff: noqa: ARG001 - a fixture may be asked for what it sets up alone
+
 
 from __future__ import annotations
 

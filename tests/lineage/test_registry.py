@@ -1,6 +1,6 @@
 """Versions live in a real MLflow; who has which role is decided in the ledger."""
 
-# ruff: noqa: ARG001 - a fixture may be asked for what it sets up alone
+
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One database, the same in SQLite and PostgreSQL, and errors that say what to do."""
 
-# ruff: noqa: ARG001 - a fixture may be asked for what it sets up alone
+
 
 from __future__ import annotations
 

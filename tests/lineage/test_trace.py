@@ -1,6 +1,6 @@
 """From one prediction to everybody behind it, and honest about what is missing."""
 
-# ruff: noqa: ARG001 - a fixture may be asked for what it sets up alone
+
 
 from __future__ import annotations
 

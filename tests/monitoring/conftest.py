@@ -54,7 +54,7 @@ def settings() -> MonitoringSettings:
 
 
 @pytest.fixture
-def predicted(home: Path) -> Callable[..., str]:  # noqa: ARG001
+def predicted(home: Path) -> Callable[..., str]:
     """Writes one prediction into the journal and gives its id."""
 
     def predict(number: int, **changed: Any) -> str:

@@ -40,12 +40,12 @@ def test_unknown_patients_are_not_one_patient(predicted: Predicted) -> None:
     assert clusters(window("lung-ct", hours=24)) == 3
 
 
-def test_an_empty_window_is_empty_and_not_an_error(home: object) -> None:  # noqa: ARG001
+def test_an_empty_window_is_empty_and_not_an_error(home: object) -> None:
     rows = window("lung-ct", hours=24)
     assert len(rows) == 0
     assert clusters(rows) == 0
 
 
-def test_hours_and_since_exclude_each_other(home: object) -> None:  # noqa: ARG001
+def test_hours_and_since_exclude_each_other(home: object) -> None:
     with pytest.raises(Fault, match="not by both"):
         window("lung-ct", hours=1, since="2020-01-01T00:00:00Z")

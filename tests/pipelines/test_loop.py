@@ -1,0 +1,268 @@
+"""The loop, turned once for real: Prefect, DVC, MLflow, Great Expectations, a served Bento and the desk."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from data import phantom
+from pipelines import params, services
+from tests.pipelines.conftest import Run
+
+PATIENTS, SLICES = 24, 4
+
+
+@dataclass
+class Ward:
+    """A workspace with its running servers, and how to talk to it."""
+
+    folder: Path
+    run: Run
+    port: int
+
+    def say(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> Any:
+        """The JSON result of a command."""
+        done = self.run(*arguments, "--json", cwd=self.folder)
+        assert done.returncode in codes, f"{arguments}: {done.returncode}\n{done.stderr[-3000:]}"
+        return json.loads(done.stdout)
+
+    def until(self, found: Any, seconds: float = 180) -> Any:
+        """Ask until there is an answer."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if answer := found():
+                return answer
+            time.sleep(1)
+        raise AssertionError(f"nothing after {seconds} s")
+
+    def post(self, path: Path, task: str = "") -> httpx.Response:
+        """One case through the web front, as a program."""
+        token = self.say("login", "mara", "--token", "--days", "1")["token"]
+        files = [("files", (path.name, path.read_bytes()))]
+        headers = {"Authorization": f"Bearer {token}"}
+        url = f"http://127.0.0.1:{self.port}/api/predict"
+        return httpx.post(url, files=files, data={"task": task}, headers=headers, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator[Ward]:
+    folder = tmp_path_factory.mktemp("loop") / "ward"
+    port = next(p for p in range(8600, 9600, 100) if not any(services.taken(p + n) for n in range(4)))
+    ward = Ward(folder, oncoloop, port)
+    assert oncoloop("init", str(folder), cwd=folder.parent).returncode == 0
+    path = folder / params.NAME
+    text = path.read_text(encoding="utf-8")
+    path.write_text(
+        re.sub(r'"[^"]* \* \*[^"]*"', '"0 0 1 1 *"', text).replace("epochs: 40", "epochs: 8"), encoding="utf-8"
+    )
+    ward.say("user", "add", "mara", "--role", "clinician")
+    task = params.load(folder).tasks["brain-mr"]
+    phantom.write_batch(folder / "inbox" / "first", task, PATIENTS, phantom.SCANNERS["alder-mr"], 5, SLICES)
+    phantom.try_samples(folder / "try", [task])
+    command = [services.program("oncoloop"), "up", "--port", str(port), "--only", "prefect,runner,desk,release"]
+    with (folder / "up.log").open("w") as log:
+        house = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=clean(), start_new_session=True)
+    yield ward
+    house.send_signal(signal.SIGINT)
+    assert house.wait(60) == 0, (folder / "up.log").read_text()[-3000:]
+
+
+def clean() -> dict[str, str]:
+    """The environment without another test's state."""
+    import os
+
+    hidden = ("ONCOLOOP_", "MLFLOW_", "PREFECT_", "BENTOML_HOME", "DVC_", "XDG_", "KERAS_HOME", "MPLCONFIGDIR")
+    return {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+
+
+@pytest.fixture(scope="module")
+def admitted(ward: Ward) -> dict[str, Any]:
+    return dict(ward.say("ingest")["batches"][0])
+
+
+@pytest.fixture(scope="module")
+def trained(ward: Ward, admitted: dict[str, Any]) -> dict[str, Any]:
+    return dict(ward.say("retrain", "--reason", "first model", codes=(0, 3, 4)))
+
+
+@pytest.fixture(scope="module")
+def released(ward: Ward, trained: dict[str, Any]) -> dict[str, Any]:
+    model = trained["models"][0]
+    assert model["verdict"]["outcome"] in ("pass", "inconclusive"), model["verdict"]["reasons"]
+    ward.say("approve", "brain-mr", model["version"], "--reason", "read by two, few patients")
+    return dict(ward.until(lambda: ward.say("status")["live"]))
+
+
+@pytest.fixture(scope="module")
+def answered(ward: Ward, released: dict[str, Any]) -> dict[str, Any]:
+    response = ward.post(ward.folder / "try" / "brain-mr-clear.nii.gz", "brain-mr")
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def test_a_good_batch_is_admitted_as_a_version(ward: Ward, admitted: dict[str, Any]) -> None:
+    assert admitted["verdict"]["outcome"] == "pass"
+    assert Path(admitted["page"]).is_file()
+    listed = ward.say("data", "list")
+    assert [(row["batch"], row["units"]) for row in listed] == [("first", PATIENTS * SLICES)]
+    sides = (ward.folder / "data/cohorts/brain-mr.csv").read_text().splitlines()[1:]
+    assert len(sides) == PATIENTS
+    assert {line.split(",")[2] for line in sides} == {"training", "validation", "test"}
+
+
+def test_no_identity_of_a_patient_is_kept(ward: Ward, admitted: dict[str, Any]) -> None:
+    metadata = (ward.folder / "inbox/first/metadata.csv").read_text().splitlines()
+    identity = metadata[1].split(",")[1]
+    assert identity.startswith("MRN")
+    kept = [path for path in (ward.folder / "data").rglob("*") if path.is_file()]
+    assert not [path for path in kept if identity.encode() in path.read_bytes()]
+
+
+def test_the_same_batch_again_is_admitted_once(ward: Ward, admitted: dict[str, Any]) -> None:
+    assert ward.say("ingest")["batches"] == []
+    shutil.copytree(ward.folder / "inbox/first", ward.folder / "inbox/first-again")
+    try:
+        assert ward.say("ingest")["batches"] == []
+    finally:
+        shutil.rmtree(ward.folder / "inbox/first-again")
+
+
+def test_the_first_model_is_judged_with_figures(trained: dict[str, Any]) -> None:
+    model = trained["models"][0]
+    assert (model["task"], model["version"]) == ("brain-mr", "1")
+    assert model["decision"] == "waiting for approval"
+    assert 0.5 < model["verdict"]["figures"]["auroc"]["value"] <= 1
+
+
+def test_an_unchanged_retraining_changes_nothing_and_says_so(ward: Ward, released: dict[str, Any]) -> None:
+    before = ward.say("status")
+    done = ward.run("retrain", cwd=ward.folder)
+    assert (done.returncode, done.stdout.startswith("nothing new")) == (0, True)
+    after = ward.say("status")
+    assert (after["version"], after["tasks"], after["release"]) == (
+        before["version"],
+        before["tasks"],
+        before["release"],
+    )
+
+
+def test_mlflow_holds_the_version_and_its_alias(ward: Ward, released: dict[str, Any]) -> None:
+    code = (
+        "from mlflow import MlflowClient\n"
+        "found = MlflowClient().get_model_version_by_alias('brain-mr', 'champion')\n"
+        "print(found.version, sorted(found.tags))"
+    )
+    from pipelines.services import program
+
+    environment = clean() | {"MLFLOW_TRACKING_URI": f"sqlite:///{ward.folder}/var/mlflow/mlflow.db"}
+    done = subprocess.run([program("python"), "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.startswith("1 ")
+    assert "lock_hash" in done.stdout
+
+
+def test_prefect_shows_a_task_for_each_stage(ward: Ward, trained: dict[str, Any]) -> None:
+    body = {"limit": 200}
+    runs = httpx.post(f"http://127.0.0.1:{ward.port + 1}/api/task_runs/filter", json=body, timeout=30).json()
+    names = {run["name"].rsplit("-", 1)[0] for run in runs}
+    assert {"prepare@brain-mr", "fit@brain-mr", "evaluate@brain-mr"} <= names
+    kept = httpx.post(f"http://127.0.0.1:{ward.port + 1}/api/artifacts/filter", json=body, timeout=30).json()
+    assert {"data-first", "training-brain-mr"} <= {artifact["key"] for artifact in kept}
+
+
+def test_the_deployments_are_registered(ward: Ward, admitted: dict[str, Any]) -> None:
+    def names() -> set[str]:
+        url = f"http://127.0.0.1:{ward.port + 1}/api/deployments/filter"
+        return {deployment["name"] for deployment in httpx.post(url, json={}, timeout=30).json()}
+
+    assert ward.until(lambda: names() >= {"inbox", "scheduled", "asked"})
+
+
+def test_the_endpoint_answers_with_a_heat_map(answered: dict[str, Any], released: dict[str, Any]) -> None:
+    assert answered["task"] == "brain-mr"
+    assert answered["release"] == released["release"]
+    assert answered["verdict"]["outcome"] in ("pass", "inconclusive")
+    assert abs(sum(answered["probabilities"].values()) - 1) < 1e-5
+    assert len(answered["map"]) > 100
+
+
+def test_garbage_is_refused_with_a_reason(ward: Ward, released: dict[str, Any]) -> None:
+    bad = ward.folder / "bad.dcm"
+    bad.write_bytes(b"not a scan at all")
+    response = ward.post(bad)
+    assert 400 <= response.status_code < 500
+    assert "bad.dcm" in response.json()["detail"]
+
+
+def test_the_command_line_gives_the_same_answer(ward: Ward, answered: dict[str, Any]) -> None:
+    sample = str(ward.folder / "try" / "brain-mr-clear.nii.gz")
+    told = ward.say("predict", sample, "--task", "brain-mr", codes=(0, 4))
+    assert told["probabilities"] == answered["probabilities"]
+    again = ward.say("replay", answered["id"], sample)
+    assert again["same"]
+    other = str(ward.folder / "try" / "brain-mr-equivocal.nii.gz")
+    assert "are not the files" in ward.run("replay", answered["id"], other, cwd=ward.folder).stderr
+
+
+def test_a_late_label_is_kept_and_checked(ward: Ward, answered: dict[str, Any]) -> None:
+    ward.say("label", answered["id"], "tumour", "--source", "pathology")
+    assert "is no class of brain-mr" in ward.run("label", answered["id"], "cancer", cwd=ward.folder).stderr
+
+
+def test_the_watch_says_what_is_missing(ward: Ward, answered: dict[str, Any]) -> None:
+    result = ward.say("watch", codes=(4,))[0]
+    assert result["verdict"]["outcome"] == "inconclusive"
+    assert result["asked"] is False
+
+
+def test_the_chain_behind_a_prediction_is_whole(ward: Ward, answered: dict[str, Any]) -> None:
+    chain = ward.say("trace", answered["id"])
+    steps = [link["step"] for link in chain["links"]]
+    assert steps[0] == "prediction"
+    assert {"release", "version", "run", "data"} <= {step.split()[-1] for step in steps}, steps
+    assert chain["missing"] == []
+    assert ward.say("verify")["outcome"] == "pass"
+
+
+def test_a_backup_comes_back_whole(ward: Ward, answered: dict[str, Any], tmp_path: Path) -> None:
+    ward.say("backup", str(tmp_path / "ward.tar"))
+    done = ward.run("restore", str(tmp_path / "ward.tar"), str(tmp_path / "again"), "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["outcome"] == "pass", done.stderr
+    status = ward.run("status", "--json", cwd=tmp_path / "again")
+    assert json.loads(status.stdout)["tasks"]["brain-mr"]["champion"] == "1"
+    refused = ward.run("restore", str(tmp_path / "ward.tar"), str(tmp_path / "again"), cwd=tmp_path)
+    assert "is not empty" in refused.stderr
+
+
+def test_a_changed_room_is_due_for_retraining(ward: Ward, released: dict[str, Any]) -> None:
+    from pipelines import repro
+
+    tree = ward.folder / "var" / "worktree"
+    record = json.loads((tree / "code.json").read_text())
+    record["training"]["training/fit.py"] = "another hash"
+    (tree / "code.json").write_text(json.dumps(record))
+    assert repro.changed(tree, ["brain-mr"]) == ["evaluate@brain-mr", "fit@brain-mr"]
+
+
+def test_a_withdrawn_patient_is_gone_from_data_and_cache(ward: Ward, answered: dict[str, Any]) -> None:
+    manifest = (ward.folder / "data/batches/brain-mr/first/manifest.csv").read_text().splitlines()
+    columns = manifest[0].split(",")
+    row = dict(zip(columns, manifest[1].split(","), strict=False))
+    stored = (ward.folder / "data/batches/brain-mr/first" / row["file"]).read_bytes()
+    shown = ward.say("withdraw", row["patient"], "--reason", "consent withdrawn")
+    assert shown["batches"] == [["brain-mr", "first"]] and shown["models"] == ["brain-mr/1"]
+    assert (ward.folder / "data/batches/brain-mr/first").exists()
+    ward.say("withdraw", row["patient"], "--reason", "consent withdrawn", "--yes")
+    kept = [path for place in ("data", "var/cache", "var/remote") for path in (ward.folder / place).rglob("*")]
+    assert not [path for path in kept if path.is_file() and path.read_bytes() == stored]
+    assert ward.say("data", "list")[-1]["units"] == PATIENTS * SLICES - SLICES
