@@ -238,7 +238,7 @@ def told(answers: list[dict[str, Any]]) -> list[str]:
                 text = reason.split(":")[0].split("(")[0].strip()
                 reasons[text] = reasons.get(text, 0) + 1
     lines = [
-        f"{len(answers)} slices of {len(answers)} patients: {len(given)} answered, {len(answers) - len(given)} withheld."
+        f"{len(answers)} slices, each of its own patient: {len(given)} answered, {len(answers) - len(given)} withheld."
     ]
     lines += [f"- answered {name}: {count}" for name, count in counts.items()]
     return lines + [f"- withheld, {reason}: {count}" for reason, count in reasons.items()]

@@ -1,7 +1,8 @@
 """Synthetic studies with planted tumours, for the demo, the tests and simulations: files as a hospital would send them.
 
 The people are invented, with names and numbers in clear, so that de-identification can be seen at work. The same seed
-gives the same bytes. Pictures are small (128 × 128 pixels over 28 to 33 cm of a trunk, 21 to 23 cm of a head), so that a thousand are made in seconds.
+gives the same bytes, and another seed other people: every batch needs its own. Pictures are small, 128 × 128 pixels
+over 28 to 33 cm of a trunk or 21 to 23 cm of a head, so that a thousand are made in seconds.
 """
 
 from __future__ import annotations
@@ -44,11 +45,7 @@ FAMILY = (
     "Kimura",
 )
 GIVEN = ("Ada", "Bruno", "Clara", "Dario", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kavya", "Luca", "Mira")
-LARGEST = {
-    "lung": 32.0,
-    "pancreas": 26.0,
-    "brain": 26.0,
-}  # radius of a malignant lesion, mm; the smallest is about half
+LARGEST = {"lung": 32.0, "pancreas": 26.0, "brain": 26.0}  # radius of a malignant lesion, mm
 PADDING = 1  # blank slices at each end of an MR volume, which nobody labels
 Row = dict[str, str]
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lineage import journal
 from lineage.fault import Fault
+from serving.served import PROBE
 
 DESCRIPTION_PREFIX = "d_"  # how the journal marks the columns of a description
 OWN_CLUSTER = "unknown patient "
@@ -17,12 +18,14 @@ def window(task: str, hours: float | None = None, since: str | None = None, rele
     """The task's predictions of the last `hours`, or from `since` (UTC, ISO 8601) on, oldest first.
 
     One row per prediction. The description stands under the names that the reference uses (no prefix), `embedding`
-    holds arrays. With `release` only its answers count: scores and distances mean nothing across releases.
+    holds arrays. The warm-up scans of a release's check are left out. With `release` only its answers count: scores
+    and distances mean nothing across releases.
     """
     if hours is not None and since is not None:
         raise Fault("a window is told either by `hours` or by `since`, not by both")
     start = since if hours is None else _before(hours)
     rows = journal.rows(task=task, since=start, release=release)
+    rows = rows[rows["actor"] != PROBE] if len(rows) else rows
     named = {
         name: name.removeprefix(DESCRIPTION_PREFIX)
         for name in rows.columns

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from data import batches
 from lineage import ledger, registry
@@ -19,15 +19,13 @@ from training import compare, evaluate, gate, track
 log = logging.getLogger(__name__)
 
 
-@flow(name="retrain")
+@flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=2))
 def retrain(task: str | None = None, reason: str = "asked by hand") -> dict[str, Any]:
     """Bring every task with admitted data (or one) to a judged model; promote and release what passes."""
     with alone("workspace"):
         names = news.trainable(task)
         tree = news.pin()
-        for name in names:
-            for stage in repro.STAGES:
-                run_stage.with_options(name=f"{stage}@{name}")(str(tree), stage, name)
+        run_stages(str(tree), names)
         version = repro.keep(tree, Path.cwd(), f"Retrain {', '.join(names)}: {reason}")
         judged = [challenge.with_options(name=f"gate {name}")(str(tree), name, version, reason) for name in names]
         release = promote.release_champions()
@@ -35,11 +33,22 @@ def retrain(task: str | None = None, reason: str = "asked by hand") -> dict[str,
     return {"data_version": version, "models": judged, "release": release}
 
 
+def run_stages(tree: str, names: list[str]) -> None:
+    """Every stage of every task; the stages of one task in order, two tasks at a time."""
+    last = []
+    for name in names:
+        chain: list[Any] = []
+        for stage in repro.STAGES:
+            chain.append(run_stage.with_options(name=f"{stage}@{name}").submit(tree, stage, name, wait_for=chain[-1:]))
+        last.append(chain[-1])
+    for future in last:
+        future.result()
+
+
 @task(persist_result=False)
 def run_stage(tree: str, stage: str, name: str) -> bool:
     """One DVC stage of one task, in the pinned worktree, its log shown as it grows."""
     logger = get_run_logger()
-    os.environ["ONCOLOOP_STAGE_LOG"] = str(follow.path(stage, name))
     with follow.lines(follow.path(stage, name), logger.info):
         changed = repro.reproduce(Path(tree), stage, name)
     logger.info("%s@%s %s", stage, name, "done" if changed else "unchanged")

@@ -80,7 +80,7 @@ class Story:
         while time.monotonic() < end:
             if answer := found():
                 return answer
-            time.sleep(1.0)
+            time.sleep(2.5)
         raise Fault(
             f"waited {seconds:.0f} s for {what}; see {self.workspace / 'demo.log'} and {self.workspace / 'var/logs'}"
         )

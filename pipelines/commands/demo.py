@@ -22,12 +22,12 @@ MARK = ".oncoloop-demo"
 PORT = 7800
 CHANGED: dict[str, Any] = {"approval": "automatic", "schedule": "0 0 1 1 *"}
 FIRST = (  # task, scanner, patients, labelled slices of each
-    ("lung-ct", "alder-ct", 90, 1),
-    ("lung-ct", "birch-ct", 90, 1),
-    ("pancreas-ct", "alder-ct", 100, 1),
-    ("brain-mr", "birch-mr", 60, 4),
+    ("lung-ct", "alder-ct", 120, 1),
+    ("pancreas-ct", "birch-ct", 70, 1),
+    ("brain-mr", "birch-mr", 50, 3),
 )
-SHIFTED = 120  # patients from the new scanner: half go through the endpoint, all return with labels
+WATCHED, SHIFTED_SCANNER, SHIFTED = "brain-mr", "shifted-mr", 60  # the task that meets a new scanner, and its patients
+ASKED = 36  # of those patients, how many go through the endpoint before their labels arrive
 PEOPLE = (("ines", "engineer"), ("mara", "clinician"), ("otto", "auditor"))
 
 
@@ -169,16 +169,16 @@ def _first_answer(story: Story, token: str) -> dict[str, Any]:
 def _new_scanner(story: Story, token: str, seed: int) -> None:
     from data import phantom
 
-    task = params.load(story.workspace).tasks["lung-ct"]
+    task = params.load(story.workspace).tasks[WATCHED]
     with story.step("5  scans from another scanner go through the endpoint; the watch reads the journal") as say:
-        batch = story.workspace / "later" / "lung-ct-new-scanner"
-        phantom.write_batch(batch, task, SHIFTED, phantom.SCANNERS["shifted-ct"], 10 * seed + 9)
-        scans = sorted(path for path in batch.rglob("*") if path.suffix == ".dcm")[: SHIFTED // 2]
+        batch = story.workspace / "later" / f"{WATCHED}-new-scanner"
+        phantom.write_batch(batch, task, SHIFTED, phantom.SCANNERS[SHIFTED_SCANNER], 10 * seed + 9, 3)
+        scans = sorted(path for path in batch.iterdir() if path.name != "metadata.csv")[:ASKED]
         with client(front(story), token) as desk:
-            answers = [ask_files(desk, [scan], "lung-ct") for scan in scans]
+            answers = [ask_files(desk, [scan], WATCHED) for scan in scans]
         withheld = sum(answer["verdict"]["outcome"] != "pass" for answer in answers)
         say(f"{len(answers)} answers, {withheld} of them withheld by the serving gate")
-        for result in story.command("watch", "--task", "lung-ct", codes=(0, 3, 4)):
+        for result in story.command("watch", "--task", WATCHED, codes=(0, 3, 4)):
             say(f"watch: {result['verdict']['outcome']}: {'; '.join(result['verdict']['reasons'][:2])}")
             if not result["asked"]:
                 raise Fault("the watch did not ask for retraining; its page says why")
@@ -188,14 +188,12 @@ def _labels(story: Story, seed: int, sham: bool) -> None:
     from data import phantom
 
     with story.step("6  their labels arrive as a batch" + (", permuted" if sham else "")) as say:
-        source, target = (
-            story.workspace / "later" / "lung-ct-new-scanner",
-            story.workspace / "inbox" / "lung-ct-new-scanner",
-        )
+        name = f"{WATCHED}-new-scanner"
+        source, target = story.workspace / "later" / name, story.workspace / "inbox" / name
         shutil.move(source, target)
         if sham:
-            task = params.load(story.workspace).tasks["lung-ct"]
-            phantom.write_batch(target, task, SHIFTED, phantom.SCANNERS["shifted-ct"], 10 * seed + 9, sham=True)
+            task = params.load(story.workspace).tasks[WATCHED]
+            phantom.write_batch(target, task, SHIFTED, phantom.SCANNERS[SHIFTED_SCANNER], 10 * seed + 9, 3, sham=True)
         for result in story.command("ingest")["batches"]:
             say(f"{result['batch']}: {result['verdict']['outcome']}: {result['verdict']['reasons'][0]}")
 
@@ -206,27 +204,27 @@ def _retrained(story: Story) -> dict[str, Any]:
         def judged() -> Any:
             status = story.command("status")
             return next(
-                (entry for entry in status["decisions"] if entry["task"] == "lung-ct" and entry["version"] != "1"), None
+                (entry for entry in status["decisions"] if entry["task"] == WATCHED and entry["version"] != "1"), None
             )
 
         decision: dict[str, Any] = story.wait("the retraining by event", judged, 240)
         verdict = decision["verdict"]
-        say(f"lung-ct/{decision['version']}: {verdict['outcome']}, {decision['decision']}")
+        say(f"{WATCHED}/{decision['version']}: {verdict['outcome']}, {decision['decision']}")
         for reason in verdict["reasons"]:
             say(reason)
     with story.step("8  what passed is released and served") as say:
         if decision["decision"] == "promoted":
             release = story.wait("the new release", lambda: _served(story, decision["version"]), 120)
-            say(f"release {release} answers with lung-ct/{decision['version']}")
+            say(f"release {release} answers with {WATCHED}/{decision['version']}")
         else:
-            say("the gate said no; the champion stays: " + str(story.command("status")["tasks"]["lung-ct"]["champion"]))
+            say("the gate said no; the champion stays: " + str(story.command("status")["tasks"][WATCHED]["champion"]))
     return {"challenger": verdict["outcome"], "decision": decision["decision"], "reasons": verdict["reasons"]}
 
 
 def _served(story: Story, version: str) -> str | None:
     status = story.command("status")
     live = status["live"]
-    return str(live["release"]) if live and live["tasks"].get("lung-ct") == version else None
+    return str(live["release"]) if live and live["tasks"].get(WATCHED) == version else None
 
 
 def _records(story: Story, first: dict[str, Any]) -> None:

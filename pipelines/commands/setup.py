@@ -32,13 +32,14 @@ def up(args: argparse.Namespace) -> Answer:
 def _addresses(house: object) -> str:
     """Where everything answers, and a one-time link for each person."""
     from lineage import people
+    from serving.served import PROBE
 
     found = {name: services.url(name) for name in ("desk", "prefect", "mlflow", "evidently")}
     lines = ["", "everything is up; Ctrl-C stops it all"]
     lines += [f"  {name:10} {url}" for name, url in found.items() if url]
     if found["desk"]:
         for person in people.people():
-            if person.disabled_at is None:
+            if person.disabled_at is None and person.name != PROBE:
                 lines.append(
                     f"  {person.name} ({person.role}), once: {found['desk']}/enter?token={people.invite(person.name)}"
                 )

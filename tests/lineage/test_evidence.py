@@ -1,7 +1,5 @@
 """Evidence can be checked by a stranger with Python alone, and every change to it is found."""
 
-
-
 from __future__ import annotations
 
 import json

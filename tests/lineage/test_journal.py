@@ -1,7 +1,5 @@
 """The journal keeps each prediction once, as it was."""
 
-
-
 from __future__ import annotations
 
 import sqlite3

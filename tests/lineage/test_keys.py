@@ -1,7 +1,5 @@
 """One key for each purpose, kept from others, and what is made with them."""
 
-
-
 from __future__ import annotations
 
 import stat

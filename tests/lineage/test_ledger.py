@@ -1,7 +1,5 @@
 """The ledger grows, and whoever changes it is seen."""
 
-
-
 from __future__ import annotations
 
 import hashlib

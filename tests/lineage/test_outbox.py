@@ -1,7 +1,5 @@
 """Nothing that must be told is lost or told twice by us."""
 
-
-
 from __future__ import annotations
 
 from pathlib import Path

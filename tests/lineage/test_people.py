@@ -1,7 +1,5 @@
 """Who people are, how they come in, and what they may do."""
 
-
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,7 +1,5 @@
 """State is where it was asked for, and no vendor writes anywhere else."""
 
-
-
 from __future__ import annotations
 
 import os

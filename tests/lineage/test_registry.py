@@ -1,7 +1,5 @@
 """Versions live in a real MLflow; who has which role is decided in the ledger."""
 
-
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One database, the same in SQLite and PostgreSQL, and errors that say what to do."""
 
-
-
 from __future__ import annotations
 
 import sqlite3

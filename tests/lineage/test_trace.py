@@ -1,7 +1,5 @@
 """From one prediction to everybody behind it, and honest about what is missing."""
 
-
-
 from __future__ import annotations
 
 import json

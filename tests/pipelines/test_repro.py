@@ -109,5 +109,5 @@ def test_what_git_refuses_is_one_sentence(small: Path) -> None:
 def test_a_failing_stage_is_one_sentence(small: Path) -> None:
     (small / "dvc.yaml").write_text(PIPELINE.replace("cat ", "cat /nowhere "), encoding="utf-8")
     tree = repro.worktree(repro.commit(["."], "Break the stage"))
-    with pytest.raises(Fault, match="failed to reproduce 'prepare@lung-ct'"):
+    with pytest.raises(Fault, match="the stage prepare@lung-ct failed"):
         repro.reproduce(tree, "prepare", "lung-ct")
