@@ -166,9 +166,9 @@ def write(story: Story, leaked: dict[str, Any], answers: list[dict[str, Any]], s
     settings = params.load(workspace)
     lines = [
         "# Results on real scans", "",
-        "Written by `make real` (bench/real.py). Research use only. Every interval resamples clusters (patients, or groups",
-        "of neighbouring slices where patients are unknown), never images. The column *split by image* is what the same",
-        "network seems to reach when slices of one patient may fall on both sides: it is leakage, not skill.", "",
+        "Written by `make real` (bench/real.py). Research use only. Every interval resamples clusters (patients, or",
+        "groups of neighbouring slices where patients are unknown), never images. The column *split by image* is what",
+        "the same network seems to reach when slices of one patient may fall on both sides: leakage, not skill.", "",
         f"Whole run {seconds / 60:.1f} minutes on {os.cpu_count()} cores, backbone `{settings.fit.backbone}`, seeds "
         f"split {settings.split.seed}, fit {settings.fit.seed}, evaluate {settings.evaluate.seed}. "
         + ", ".join(f"{name} {version(name)}" for name in PACKAGES) + ".", "",

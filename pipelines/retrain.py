@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from training import compare, evaluate, gate, track
 
 log = logging.getLogger(__name__)
 
+TWO_AT_A_TIME = threading.BoundedSemaphore(2)  # a waiting stage holds a thread of the runner, but not one of these
 
-@flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=2))
+
+@flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=64))
 def retrain(task: str | None = None, reason: str = "asked by hand") -> dict[str, Any]:
     """Bring every task with admitted data (or one) to a judged model; promote and release what passes."""
     with alone("workspace"):
@@ -35,13 +38,13 @@ def retrain(task: str | None = None, reason: str = "asked by hand") -> dict[str,
 
 def run_stages(tree: str, names: list[str]) -> None:
     """Every stage of every task; the stages of one task in order, two tasks at a time."""
-    last = []
+    every: list[Any] = []
     for name in names:
         chain: list[Any] = []
         for stage in repro.STAGES:
             chain.append(run_stage.with_options(name=f"{stage}@{name}").submit(tree, stage, name, wait_for=chain[-1:]))
-        last.append(chain[-1])
-    for future in last:
+        every += chain
+    for future in every:
         future.result()
 
 
@@ -49,7 +52,7 @@ def run_stages(tree: str, names: list[str]) -> None:
 def run_stage(tree: str, stage: str, name: str) -> bool:
     """One DVC stage of one task, in the pinned worktree, its log shown as it grows."""
     logger = get_run_logger()
-    with follow.lines(follow.path(stage, name), logger.info):
+    with TWO_AT_A_TIME, follow.lines(follow.path(stage, name), logger.info):
         changed = repro.reproduce(Path(tree), stage, name)
     logger.info("%s@%s %s", stage, name, "done" if changed else "unchanged")
     return changed
