@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from data.settings import IngestSettings
 log = logging.getLogger(__name__)
 SOURCE = "batches"
 NAMED = 5
+ELSEWHERE = re.compile(r'\b(src|href)="https?://[^"]*"')
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,17 @@ def _run(table: pd.DataFrame, task: Task, asked: list[Rule], gx_home: Path, batc
     run = checkpoint.run(batch_parameters={"dataframe": table})
     identifier, result = next(iter(run.run_results.items()))
     address = context.get_docs_sites_urls(resource_identifier=identifier)[0]["site_url"]
+    _keep_local(gx_home)
     found = {int(one.expectation_config.meta["rule"]): one for one in result.results}
     return found, Path(unquote(urlparse(address).path))
+
+
+def _keep_local(gx_home: Path) -> None:
+    """Take out of the Data Docs what would call other servers when a page is opened: style sheets, scripts, a logo."""
+    for page in gx_home.rglob("local_site/**/*.html"):
+        text = page.read_text(encoding="utf-8")
+        if ELSEWHERE.search(text):
+            page.write_text(ELSEWHERE.sub(r'data-left-out-\1=""', text), encoding="utf-8")
 
 
 def _asset(source: Any, batch: str) -> Any:

@@ -38,13 +38,13 @@ class Story:
 
     @contextmanager
     def step(self, title: str) -> Iterator[Callable[[str], None]]:
-        """One step: shown while it works, remembered with what it says of its outcome."""
+        """One step: shown while it works, remembered with the first thing it says of its outcome."""
         self.progress.update(self.bar, description=title)
         said: list[str] = []
         began = time.monotonic()
         yield said.append
         seconds = time.monotonic() - began
-        self.happened.append((title, "; ".join(said) or "done", seconds))
+        self.happened.append((title, said[0] if said else "done", seconds))
         self.progress.console.print(f"[bold]{title}[/bold] ({seconds:.0f} s)")
         for line in said:
             self.progress.console.print(f"    {line}", highlight=False, markup=False)

@@ -176,12 +176,12 @@ def _new_scanner(story: Story, token: str, seed: int) -> None:
         scans = sorted(path for path in batch.iterdir() if path.name != "metadata.csv")[:ASKED]
         with client(front(story), token) as desk:
             answers = [ask_files(desk, [scan], WATCHED) for scan in scans]
-        withheld = sum(answer["verdict"]["outcome"] != "pass" for answer in answers)
-        say(f"{len(answers)} answers, {withheld} of them withheld by the serving gate")
         for result in story.command("watch", "--task", WATCHED, codes=(0, 3, 4)):
             say(f"watch: {result['verdict']['outcome']}: {'; '.join(result['verdict']['reasons'][:2])}")
             if not result["asked"]:
                 raise Fault("the watch did not ask for retraining; its page says why")
+        withheld = sum(answer["verdict"]["outcome"] != "pass" for answer in answers)
+        say(f"{len(answers)} answers before, {withheld} of them withheld by the serving gate")
 
 
 def _labels(story: Story, seed: int, sham: bool) -> None:

@@ -54,6 +54,13 @@ def test_a_sound_batch_meets_every_expectation_and_gets_its_page(
     assert found.page.is_relative_to(home / "gx") and "lung-ct" in found.page.read_text()
 
 
+def test_the_pages_call_no_other_server(manifest: pd.DataFrame, lung: Task, ingest: IngestSettings, home: Path) -> None:
+    page = run(manifest, lung, ingest, home).page
+    pages = [*(home / "gx").rglob("*.html")]
+    assert page in pages
+    assert not [path for path in pages if re.search(r'\s(src|href)="https?:', path.read_text(encoding="utf-8"))]
+
+
 def test_every_planted_fault_is_found_on_its_unit_and_named_on_the_page(
     manifest: pd.DataFrame, lung: Task, ingest: IngestSettings, home: Path
 ) -> None:
