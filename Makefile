@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export UV_LINK_MODE ?= copy
+export UV_SYSTEM_CERTS ?= true
 
 .PHONY: install demo up test soak check format real clean
 
