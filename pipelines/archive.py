@@ -36,7 +36,7 @@ def write(target: Path) -> int:
         for path in sorted(Path.cwd().rglob("*")):
             name = path.relative_to(Path.cwd())
             if not _left_out(name) and path.is_file():
-                source = _copy(path, Path(folder)) if path.suffix == ".db" else path
+                source = _copy(path, Path(folder)) if _is_sqlite(path) else path
                 archive.add(source, arcname=str(name), recursive=False)
     temporary.replace(target)
     return target.stat().st_size
@@ -46,6 +46,12 @@ def _left_out(name: Path) -> bool:
     parts = name.parts
     gone = parts[0] == places.home().name and len(parts) > 1 and (parts[1] in LEFT_OUT or parts[1].startswith("tmp"))
     return gone or name.name.endswith(("-wal", "-shm", ".lock", ".part")) or parts[:2] == (".git", "worktrees")
+
+
+def _is_sqlite(path: Path) -> bool:
+    """Whether a file is a SQLite database, by its header (sqlite.org/fileformat2.html, section 1.3)."""
+    with path.open("rb") as handle:
+        return handle.read(16) == b"SQLite format 3\x00"
 
 
 def _copy(path: Path, folder: Path) -> Path:

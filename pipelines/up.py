@@ -175,7 +175,8 @@ def up(base: int = PORT, only: tuple[str, ...] = NAMES, say: Any = log.info) -> 
         raise Fault(f"up knows no {sorted(unknown)[0]!r}; known: {', '.join(NAMES)}")
     with alone("up", wait=False):
         services.clear_leftovers()
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
+            signal.signal(number, _interrupt)
         supervisor = Supervisor(base, only)
         told = False
         try:
@@ -188,7 +189,8 @@ def up(base: int = PORT, only: tuple[str, ...] = NAMES, say: Any = log.info) -> 
         except KeyboardInterrupt:
             log.info("stopping")
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
             supervisor.stop()
 
 
