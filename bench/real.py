@@ -35,8 +35,8 @@ SETS = {
     ),
 }
 CAUTION = {
-    "lung-ct": "The groups are near-duplicates put together, not patients, and pictures of one class may share a scanner "
-    "or a window: read these figures as an upper bound.",
+    "lung-ct": "The groups are near-duplicates put together, not patients, and pictures of one class may share a "
+    "scanner or a window: read these figures as an upper bound.",
     "brain-mr": "Seven patients: two on the test side. The interval resamples two clusters and says little.",
 }
 CHEST = "TCGA-LUAD, Albertina et al. 2016, TCIA, doi 10.7937/K9/TCIA.2016.JGNIHEP5, CC BY 3.0"
@@ -133,8 +133,8 @@ def models(story: Story, say: Any) -> None:
         verdict = entry["verdict"]
         say(f"{entry['task']}/{entry['version']}: {verdict['outcome']}: {verdict['reasons'][0]}")
     for task, versions in story.command("status")["waiting"].items():  # also what an event's run judged meanwhile
-        for version in versions:
-            story.command("approve", task, version, "--reason", REASON)
+        for number in versions:
+            story.command("approve", task, number, "--reason", REASON)
 
 
 def chest(story: Story, data: Path, token: str) -> list[dict[str, Any]]:
