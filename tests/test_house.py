@@ -108,3 +108,13 @@ def test_the_architecture_names_every_file() -> None:
         if path.stem != "__init__" and "migrations" not in path.parts and path.stem not in text
     ]
     assert not unnamed
+
+
+def test_the_readme_names_every_command_and_no_other() -> None:
+    from pipelines import cli
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`oncoloop ([a-z]+)", text)) | set(
+        re.findall(r"^    oncoloop ([a-z]+)", text, re.MULTILINE)
+    )
+    assert named == set(cli.COMMANDS)
