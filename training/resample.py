@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
@@ -36,10 +37,13 @@ class Draws:
 
 
 def draw(clusters: ArrayLike, count: int, seed: int) -> Draws:
-    """Draw as many clusters as there are, with replacement, `count` times (Efron and Tibshirani 1993, chapter 6)."""
-    names, place = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
+    """Draw as many clusters as there are, with replacement, `count` times (Efron and Tibshirani 1993, chapter 6).
+
+    Clusters count in the order in which they come, not by name: pseudonyms differ between two workspaces.
+    """
+    place, names = pd.factorize(np.asarray(clusters).astype(str))
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), count)
-    return Draws(np.vstack([np.ones(len(names)), drawn]), place.ravel())
+    return Draws(np.vstack([np.ones(len(names)), drawn]), place)
 
 
 def auroc(draws: Draws, scores: ArrayLike, positive: ArrayLike) -> Array:
