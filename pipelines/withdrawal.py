@@ -28,24 +28,27 @@ class Held:
 
 def find(patient: str) -> Held:
     """Look for a patient, by the identity in the scans or by the pseudonym."""
-    names = {patient, keys.pseudonym(patient)}
-    batches = []
-    for path in sorted(Path("data/batches").glob("*/*/manifest.csv")):
-        table = index.read_manifest(path)
-        if names & (set(table["patient"]) | set(table["cluster"])):
-            batches.append((path.parent.parent.name, path.parent.name))
-    models = []
-    for event in ledger.events(kind="model.logged"):
-        if any((event.subject, name) in batches for name in event.payload["batches"]):
-            models.append(f"{event.subject}/{event.payload['version']}")
+    tables = {path.parent: index.read_manifest(path) for path in sorted(Path("data/batches").glob("*/*/manifest.csv"))}
     rows = journal.rows()
-    predictions = list(rows.loc[rows["cluster"].isin(names), "id"]) if len(rows) else []
-    if not (batches or predictions):
+    seen = {name for table in tables.values() for name in (*table["patient"], *table["cluster"])}
+    seen |= set(rows["cluster"]) if len(rows) else set()
+    seen.discard("")
+    name = next((name for name in (keys.pseudonym(patient), patient) if name in seen), None)
+    if name is None:
         raise Fault(
             "no batch and no prediction holds this patient; give the patient id as in the scans, or the pseudonym"
         )
-    pseudonym = next(name for name in names if name.startswith("P"))
-    return Held(pseudonym if patient not in (pseudonym,) else patient, batches, models, predictions)
+    batches = [
+        (folder.parent.name, folder.name)
+        for folder, table in tables.items()
+        if name in set(table["patient"]) | set(table["cluster"])
+    ]
+    models = []
+    for event in ledger.events(kind="model.logged"):
+        if any((event.subject, batch) in batches for batch in event.payload["batches"]):
+            models.append(f"{event.subject}/{event.payload['version']}")
+    predictions = list(rows.loc[rows["cluster"] == name, "id"]) if len(rows) else []
+    return Held(name, batches, models, predictions)
 
 
 def withdraw(held: Held, reason: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -70,7 +71,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator[Wa
     task = params.load(folder).tasks["brain-mr"]
     phantom.write_batch(folder / "inbox" / "first", task, PATIENTS, phantom.SCANNERS["alder-mr"], 5, SLICES)
     phantom.try_samples(folder / "try", [task])
-    command = [services.program("oncoloop"), "up", "--port", str(port), "--only", "prefect,runner,desk,release"]
+    command = [services.program("oncoloop"), "up", "--port", str(port)]
     with (folder / "up.log").open("w") as log:
         house = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=clean(), start_new_session=True)
     yield ward
@@ -80,8 +81,6 @@ def ward(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator[Wa
 
 def clean() -> dict[str, str]:
     """The environment without another test's state."""
-    import os
-
     hidden = ("ONCOLOOP_", "MLFLOW_", "PREFECT_", "BENTOML_HOME", "DVC_", "XDG_", "KERAS_HOME", "MPLCONFIGDIR")
     return {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
 
@@ -92,7 +91,23 @@ def admitted(ward: Ward) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(ward: Ward, admitted: dict[str, Any]) -> dict[str, Any]:
+def killed(ward: Ward, admitted: dict[str, Any]) -> str:
+    """A retraining that is killed while it fits, with everything it had started."""
+    log = ward.folder / "var/logs/fit-brain-mr.log"
+    command = [services.program("oncoloop"), "retrain", "--reason", "first model"]
+    with (ward.folder / "killed.log").open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=ward.folder, stdout=output, stderr=output, env=clean(), start_new_session=True
+        )
+    ward.until(lambda: log.is_file() and "epoch" in log.read_text())
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+    return log.read_text()
+
+
+@pytest.fixture(scope="module")
+def trained(ward: Ward, killed: str) -> dict[str, Any]:
+    """The same command again."""
     return dict(ward.say("retrain", "--reason", "first model", codes=(0, 3, 4)))
 
 
@@ -136,6 +151,21 @@ def test_the_same_batch_again_is_admitted_once(ward: Ward, admitted: dict[str, A
         assert ward.say("ingest")["batches"] == []
     finally:
         shutil.rmtree(ward.folder / "inbox/first-again")
+
+
+def test_a_killed_retraining_is_finished_by_the_same_command(ward: Ward, killed: str, trained: dict[str, Any]) -> None:
+    assert "epoch" in killed
+    assert [model["version"] for model in trained["models"]] == ["1"]
+    assert ward.run("retrain", cwd=ward.folder).returncode == 0
+
+
+def test_every_server_answers(ward: Ward) -> None:
+    asked = {0: "healthz", 1: "api/health", 2: "health", 3: "api/version"}
+    for offset, path in asked.items():
+        url = f"http://127.0.0.1:{ward.port + offset}/{path}"
+        assert ward.until(lambda url=url: services.answers(url)), url
+    found = httpx.get(f"http://127.0.0.1:{ward.port + 3}/api/version", timeout=30).json()
+    assert found["application"] == "Evidently UI"
 
 
 def test_the_first_model_is_judged_with_figures(trained: dict[str, Any]) -> None:
@@ -254,12 +284,21 @@ def test_a_changed_room_is_due_for_retraining(ward: Ward, released: dict[str, An
     assert repro.changed(tree, ["brain-mr"]) == ["evaluate@brain-mr", "fit@brain-mr"]
 
 
+def manifest_text(ward: Ward) -> str:
+    return (ward.folder / "data/batches/brain-mr/first/manifest.csv").read_text()
+
+
 def test_a_withdrawn_patient_is_gone_from_data_and_cache(ward: Ward, answered: dict[str, Any]) -> None:
-    manifest = (ward.folder / "data/batches/brain-mr/first/manifest.csv").read_text().splitlines()
+    manifest = manifest_text(ward).splitlines()
     columns = manifest[0].split(",")
     row = dict(zip(columns, manifest[1].split(","), strict=False))
     stored = (ward.folder / "data/batches/brain-mr/first" / row["file"]).read_bytes()
     shown = ward.say("withdraw", row["patient"], "--reason", "consent withdrawn")
+    identities = {
+        line.split(",")[1] for line in (ward.folder / "inbox/first/metadata.csv").read_text().splitlines()[1:]
+    }
+    found = [ward.say("withdraw", name, "--reason", "which one is it") for name in sorted(identities)[:2]]
+    assert all(each["patient"] in manifest_text(ward) and each["patient"] not in identities for each in found)
     assert shown["batches"] == [["brain-mr", "first"]] and shown["models"] == ["brain-mr/1"]
     assert (ward.folder / "data/batches/brain-mr/first").exists()
     ward.say("withdraw", row["patient"], "--reason", "consent withdrawn", "--yes")
