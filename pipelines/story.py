@@ -74,13 +74,13 @@ class Story:
             return subprocess.Popen([services.program("oncoloop"), *arguments], cwd=self.workspace, stdout=output,
                                     stderr=output, stdin=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
 
-    def wait(self, what: str, found: Callable[[], Any], seconds: float) -> Any:
-        """Ask until there is an answer; Fault after `seconds`."""
+    def wait(self, what: str, found: Callable[[], Any], seconds: float, every: float = 2.5) -> Any:
+        """Ask until there is an answer, `every` so many seconds; Fault after `seconds`."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if answer := found():
                 return answer
-            time.sleep(2.5)
+            time.sleep(every)
         raise Fault(
             f"waited {seconds:.0f} s for {what}; see {self.workspace / 'demo.log'} and {self.workspace / 'var/logs'}"
         )

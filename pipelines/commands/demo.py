@@ -24,9 +24,9 @@ CHANGED: dict[str, Any] = {"approval": "automatic", "schedule": "0 0 1 1 *"}
 FIRST = (  # task, scanner, patients, labelled slices of each
     ("lung-ct", "alder-ct", 120, 1),
     ("pancreas-ct", "birch-ct", 70, 1),
-    ("brain-mr", "birch-mr", 50, 3),
+    ("brain-mr", "birch-mr", 60, 2),
 )
-WATCHED, SHIFTED_SCANNER, SHIFTED = "brain-mr", "shifted-mr", 60  # the task that meets a new scanner, and its patients
+WATCHED, SHIFTED_SCANNER, SHIFTED, SLICES = "brain-mr", "shifted-mr", 60, 2  # the task that meets a new scanner
 ASKED = 36  # of those patients, how many go through the endpoint before their labels arrive
 PEOPLE = (("ines", "engineer"), ("mara", "clinician"), ("otto", "auditor"))
 
@@ -172,7 +172,7 @@ def _new_scanner(story: Story, token: str, seed: int) -> None:
     task = params.load(story.workspace).tasks[WATCHED]
     with story.step("5  scans from another scanner go through the endpoint; the watch reads the journal") as say:
         batch = story.workspace / "later" / f"{WATCHED}-new-scanner"
-        phantom.write_batch(batch, task, SHIFTED, phantom.SCANNERS[SHIFTED_SCANNER], 10 * seed + 9, 3)
+        phantom.write_batch(batch, task, SHIFTED, phantom.SCANNERS[SHIFTED_SCANNER], 10 * seed + 9, SLICES)
         scans = sorted(path for path in batch.iterdir() if path.name != "metadata.csv")[:ASKED]
         with client(front(story), token) as desk:
             answers = [ask_files(desk, [scan], WATCHED) for scan in scans]
@@ -193,7 +193,7 @@ def _labels(story: Story, seed: int, sham: bool) -> None:
         shutil.move(source, target)
         if sham:
             task = params.load(story.workspace).tasks[WATCHED]
-            phantom.write_batch(target, task, SHIFTED, phantom.SCANNERS[SHIFTED_SCANNER], 10 * seed + 9, 3, sham=True)
+            phantom.write_batch(target, task, SHIFTED, phantom.SCANNERS[SHIFTED_SCANNER], 10 * seed + 9, SLICES, sham=True)
         for result in story.command("ingest")["batches"]:
             say(f"{result['batch']}: {result['verdict']['outcome']}: {result['verdict']['reasons'][0]}")
 
@@ -207,7 +207,7 @@ def _retrained(story: Story) -> dict[str, Any]:
                 (entry for entry in status["decisions"] if entry["task"] == WATCHED and entry["version"] != "1"), None
             )
 
-        decision: dict[str, Any] = story.wait("the retraining by event", judged, 240)
+        decision: dict[str, Any] = story.wait("the retraining by event", judged, 240, every=5.0)
         verdict = decision["verdict"]
         say(f"{WATCHED}/{decision['version']}: {verdict['outcome']}, {decision['decision']}")
         for reason in verdict["reasons"]:

@@ -1,0 +1,146 @@
+"""The demo's story over many seeds, without its servers: how often do the first models and the challenger pass?
+
+    python bench/seeds.py                  seeds 1 to 10
+    python bench/seeds.py --sham           the same with the new scanner's labels dealt out by chance
+
+Phantom batches, de-identification, cohorts, shards, fit, evaluation, comparison and gate are the product's own
+functions with the shipped params.yaml; two seeds run side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def story(job: tuple[int, bool]) -> dict[str, Any]:
+    """One seed: the first model of each task, then the challenger that also learned from the new scanner."""
+    from data import phantom
+    from lineage import keys, places
+    from pipelines import params
+    from pipelines.commands import demo
+
+    seed, sham = job
+    settings = params.load(ROOT)
+    row: dict[str, Any] = {"seed": seed}
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["ONCOLOOP_HOME"] = f"{scratch}/var"
+        places.set_environment()
+        keys.create()
+        for number, (name, scanner, patients, slices) in enumerate(demo.FIRST):
+            batch, source = Path(scratch, name, "first"), Path(scratch, "inbox", name)
+            task = settings.tasks[name]
+            phantom.write_batch(source, task, patients, phantom.SCANNERS[scanner], 10 * seed + number, slices)
+            admit(source, batch, task, settings, epoch=1)
+            metrics, _ = learn(batch.parent, task, settings, "1")
+            verdict = judge(metrics, None, None, settings, f"{name}/1")
+            row[name] = f"{verdict.outcome.value} {metrics['test']['auroc']['value']:.3f}"
+        task = settings.tasks[demo.WATCHED]
+        source, folder = Path(scratch, "inbox", "shifted"), Path(scratch, demo.WATCHED)
+        scanner = phantom.SCANNERS[demo.SHIFTED_SCANNER]
+        phantom.write_batch(source, task, demo.SHIFTED, scanner, 10 * seed + 9, demo.SLICES, sham=sham)
+        admit(source, folder / "shifted", task, settings, epoch=2)
+        metrics, predictions = learn(folder, task, settings, "2")
+        verdict = judge(metrics, predictions, folder, settings, f"{task.name}/2")
+    figures = verdict.to_dict()["figures"]["champion"]
+    row["challenger"] = verdict.outcome.value
+    row["newest gain"] = round(figures["newest"]["auroc"]["difference"]["value"], 3)
+    row["why"] = verdict.reasons[0]
+    row["seconds"] = round(time.perf_counter() - began)
+    return row
+
+
+def admit(source: Path, target: Path, task: Any, settings: Any, epoch: int) -> None:
+    """The batch de-identified and described, its clusters assigned to sides."""
+    from data import index, split
+
+    target.mkdir(parents=True)
+    manifest = index.index_batch(source, target, task, workers=1).manifest
+    manifest.to_csv(target / "manifest.csv", index=False)
+    cohorts = target.parent / "cohorts.csv"
+    known = split.read_cohorts(cohorts)
+    split.append_cohorts(cohorts, split.assign(manifest, known, settings.split, epoch, target.name, task))
+
+
+def learn(folder: Path, task: Any, settings: Any, version: str) -> tuple[dict[str, Any], Any]:
+    """Pack, fit and evaluate all that was admitted; metrics and predictions on the test side."""
+    from data import batches, split
+    from training import evaluate, fit
+
+    shards, model, evaluation = (folder / f"{name}-{version}" for name in ("shards", "model", "evaluation"))
+    admitted = sorted(path.parent for path in folder.glob("*/manifest.csv"))
+    batches.pack(admitted, split.read_cohorts(folder / "cohorts.csv"), task, shards, workers=1)
+    units = batches.load(shards)
+    fit.fit(units, task, settings.fit, model)
+    evaluate.evaluate(units, task, model, settings.calibrate, settings.evaluate, evaluation)
+    return json.loads((evaluation / "metrics.json").read_text()), evaluate.read_predictions(evaluation)
+
+
+def judge(metrics: dict[str, Any], mine: Any, folder: Path | None, settings: Any, subject: str) -> Any:
+    """The training gate; the first model of `folder`, if given, is champion and anchor at once."""
+    from data import batches
+    from training import compare, evaluate, gate
+
+    champion = None
+    if folder is not None:
+        task = settings.tasks[subject.split("/")[0]]
+        units = batches.load(folder / "shards-2")
+        theirs = evaluate.predictions(units, served(folder), task, settings.serving.engine)
+        champion = compare.compare(mine, theirs, settings.promotion, "champion 1")
+    return gate.promote(subject, metrics, champion, champion, settings.promotion)
+
+
+def served(folder: Path) -> Path:
+    """The first model as it is registered: graph, linear layer and calibration in one folder."""
+    import shutil
+
+    whole = folder / "registered-1"
+    for part in ("model-1", "evaluation-1"):
+        shutil.copytree(folder / part, whole, dirs_exist_ok=True)
+    return whole
+
+
+def _alone() -> None:
+    """One core for each process, and no chatter."""
+    os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    logging.disable(logging.WARNING)
+    sys.path.insert(0, str(ROOT))
+
+
+def main() -> None:
+    """Run the seeds and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--sham", action="store_true", help="the new scanner's labels are permuted")
+    parser.add_argument("--json", action="store_true", help="the figures alone, as JSON")
+    arguments = parser.parse_args()
+    jobs = [(seed, arguments.sham) for seed in range(1, arguments.seeds + 1)]
+    rows = []
+    with multiprocessing.get_context("spawn").Pool(2, _alone, maxtasksperchild=3) as pool:
+        for row in pool.imap(story, jobs):
+            rows.append(row)
+            sys.stderr.write(json.dumps(row) + "\n")
+    whole = sum(all(str(row[part]).startswith("pass") for part in row if part.endswith(("-ct", "-mr", "ger")))
+                for row in rows)  # fmt: skip
+    if arguments.json:
+        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+    else:
+        import pandas as pd
+
+        sys.stdout.write(pd.DataFrame(rows).drop(columns="why").to_string(index=False) + "\n")
+        sys.stdout.write(f"{whole} of {len(rows)} seeds pass every gate of the story\n")
+
+
+if __name__ == "__main__":
+    main()
