@@ -192,8 +192,8 @@ def _labels(story: Story, seed: int, sham: bool) -> None:
         source, target = story.workspace / "later" / name, story.workspace / "inbox" / name
         shutil.move(source, target)
         if sham:
-            task = params.load(story.workspace).tasks[WATCHED]
-            phantom.write_batch(target, task, SHIFTED, phantom.SCANNERS[SHIFTED_SCANNER], 10 * seed + 9, SLICES, sham=True)
+            task, scanner = params.load(story.workspace).tasks[WATCHED], phantom.SCANNERS[SHIFTED_SCANNER]
+            phantom.write_batch(target, task, SHIFTED, scanner, 10 * seed + 9, SLICES, sham=True)
         for result in story.command("ingest")["batches"]:
             say(f"{result['batch']}: {result['verdict']['outcome']}: {result['verdict']['reasons'][0]}")
 
