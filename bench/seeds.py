@@ -55,7 +55,7 @@ def story(job: tuple[int, bool]) -> dict[str, Any]:
         verdict = judge(metrics, predictions, folder, settings, f"{task.name}/2")
     figures = verdict.to_dict()["figures"]["champion"]
     row["challenger"] = verdict.outcome.value
-    row["newest gain"] = round(figures["newest"]["auroc"]["difference"]["value"], 3)
+    row["newest gain"] = round(figures["cohorts"]["newest"]["auroc"]["difference"]["value"], 3)
     row["why"] = verdict.reasons[0]
     row["seconds"] = round(time.perf_counter() - began)
     return row

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
@@ -27,8 +28,13 @@ def page(
 ) -> HTMLResponse:
     """A template as a response. `who` is whose page it is; their name, role and menu stand in its head."""
     menu = MENU[who.role] if who else ()
-    shared = {"who": who, "menu": menu, "here": request.url.path, "warning": WARNING}
+    shared = {"who": who, "menu": menu, "here": request.url.path, "warning": WARNING, "style": ""}
     return HTMLResponse(_templates.get_template(name).render(shared | (values or {})), status)
+
+
+def style() -> str:
+    """The style sheet, for a page that is kept as a file of its own."""
+    return (FOLDER / "static" / "desk.css").read_text(encoding="utf-8")
 
 
 def percent(value: float | None) -> str:
@@ -42,9 +48,10 @@ def percent(value: float | None) -> str:
     return f"{value * 100:.0f} %"
 
 
-def when(text: str) -> str:
-    """A written time for people: `31 January 2026, 12:00 UTC` stays sortable as 2026-01-31 12:00 UTC."""
-    return text.replace("T", " ").removesuffix("Z")[:16] + " UTC" if text else ""
+def when(text: str) -> Markup:
+    """A written time for people, sortable and in one piece: 2026-01-31 12:00 UTC."""
+    told = text.replace("T", " ").removesuffix("Z")[:16] + " UTC" if text else ""
+    return Markup("<time>{}</time>").format(told)
 
 
 def figure(value: Any) -> str:

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from desk.cases import GONE, own
-from desk.render import bounds, figure, flat, page
+from desk.render import bounds, figure, flat, page, style
 from desk.signin import Visitor
 from lineage import ledger, store
 from lineage.ledger import Event
@@ -29,7 +29,7 @@ MEASURES = {
 
 
 def show(request: Request, who: Visitor) -> Response:
-    """GET /cases/{id}/report."""
+    """GET /cases/{id}/report; with `?file=1` as a file that needs no server to be read."""
     case = own(request, who)
     values = {
         "case": case,
@@ -38,7 +38,11 @@ def show(request: Request, who: Visitor) -> Response:
         "judged": judged(case.row["task"], case.row["version"]),
         "printed": store.now(),
     }
-    return page(request, "report.html", values, who)
+    if "file" not in request.query_params:
+        return page(request, "report.html", values, who)
+    response = page(request, "report.html", values | {"style": style()}, who)
+    response.headers["Content-Disposition"] = f'attachment; filename="report-{case.row["id"]}.html"'
+    return response
 
 
 def metrics(figures: dict[str, object]) -> list[tuple[str, str, str]]:

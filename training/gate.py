@@ -62,13 +62,14 @@ def promote(
 
 
 def _floor(findings: Findings, test: Figures, settings: PromotionSettings) -> None:
-    auroc = test["auroc"]["value"]
+    auroc, low, high = (test["auroc"][name] for name in ("value", "low", "high"))
+    seen = f"test AUROC {_figure(auroc)} ({_figure(low)} to {_figure(high)} over {test['clusters']} clusters)"
     if auroc is None:
         findings.add(Outcome.INCONCLUSIVE, "the test side holds one kind of patient alone: admit both kinds")
     elif auroc < settings.floor_auroc:
-        findings.add(Outcome.FAIL, f"test AUROC {auroc:.3f} is under the floor of {settings.floor_auroc:g}")
+        findings.add(Outcome.FAIL, f"{seen} is under the floor of {settings.floor_auroc:g}")
     else:
-        findings.add(Outcome.PASS, f"test AUROC {auroc:.3f} is not under the floor of {settings.floor_auroc:g}")
+        findings.add(Outcome.PASS, f"{seen}, floor {settings.floor_auroc:g}")
 
 
 def _first(findings: Findings, test: Figures, settings: PromotionSettings) -> None:
@@ -77,7 +78,7 @@ def _first(findings: Findings, test: Figures, settings: PromotionSettings) -> No
         findings.add(Outcome.INCONCLUSIVE, f"the test cohort has {lacking}")
     elif test["auroc"]["low"] is None or test["auroc"]["low"] <= CHANCE:
         findings.add(Outcome.INCONCLUSIVE, f"the AUROC cannot be told from chance over {test['clusters']} test clusters"
-                     f" (lower bound {_told(test['auroc']['low'])})")  # fmt: skip
+                     f" (lower bound {_figure(test['auroc']['low'])})")  # fmt: skip
     else:
         findings.add(Outcome.PASS, "the first model of its task: there is no champion to beat")
 
@@ -157,6 +158,10 @@ def _cohort(name: str) -> str:
 
 def _word(name: str) -> str:
     return {"auroc": "AUROC", "sensitivity": "sensitivity"}[name]
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
 
 
 def _told(value: float | None) -> str:

@@ -160,7 +160,7 @@ def _first_answer(story: Story, token: str) -> dict[str, Any]:
         score = f"score {answer['score']:.3f}, threshold {answer['threshold']:.3f}"
         say(f"release {live['release']}: {answer['title']}: {answer['answer']} ({score})")
         desk.get(story.command("login", "mara")["link"]).raise_for_status()
-        report = desk.get(f"/cases/{answer['id']}/report").raise_for_status()
+        report = desk.get(f"/cases/{answer['id']}/report", params={"file": "1"}).raise_for_status()
         (story.workspace / "report.html").write_text(report.text, encoding="utf-8")
         say(f"a heat map and a report came back: {story.workspace.name}/report.html")
     return answer

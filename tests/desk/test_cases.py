@@ -70,6 +70,14 @@ def test_the_report_holds_what_stands_behind_the_answer(open_desk: Desk, answere
     assert said.count("Research use only. Not for clinical decisions.") == 2
 
 
+def test_a_report_kept_as_a_file_needs_nothing_else(open_desk: Desk, answered: Answered) -> None:
+    kept = open_desk("clinician").get(f"/cases/{answered()}/report?file=1")
+    assert kept.headers["content-disposition"].startswith("attachment")
+    assert "<style>" in kept.text and "csrf" not in kept.text
+    assert not re.findall(r'(?:src|href)="(?!data:)[^"]*"', kept.text)
+    assert words(kept.text).count("Research use only. Not for clinical decisions.") == 2
+
+
 def test_a_case_outlives_its_release(open_desk: Desk, answered: Answered, workspace: Path) -> None:
     made, client = answered(), open_desk("clinician")
     (workspace / "releases" / "0123456789ab" / "manifest.json").unlink()

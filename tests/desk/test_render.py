@@ -41,4 +41,5 @@ def test_nested_figures_become_one_list() -> None:
 
 
 def test_a_time_names_its_zone() -> None:
-    assert render.when("2026-01-31T12:00:59Z") == "2026-01-31 12:00 UTC" and render.when("") == ""
+    assert render.when("2026-01-31T12:00:59Z") == "<time>2026-01-31 12:00 UTC</time>"
+    assert render.when("<b>") == "<time>&lt;b&gt; UTC</time>"
