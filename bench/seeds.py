@@ -55,7 +55,8 @@ def story(job: tuple[int, bool]) -> dict[str, Any]:
         verdict = judge(metrics, predictions, folder, settings, f"{task.name}/2")
     figures = verdict.to_dict()["figures"]["champion"]
     row["challenger"] = verdict.outcome.value
-    row["newest gain"] = round(figures["cohorts"]["newest"]["auroc"]["difference"]["value"], 3)
+    newest = figures["cohorts"]["newest"]["auroc"]
+    row["newest"] = f"{newest['challenger']:.3f} from {newest['rival']:.3f}"
     row["why"] = verdict.reasons[0]
     row["seconds"] = round(time.perf_counter() - began)
     return row
@@ -121,11 +122,11 @@ def _alone() -> None:
 def main() -> None:
     """Run the seeds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(1, 11)))
     parser.add_argument("--sham", action="store_true", help="the new scanner's labels are permuted")
     parser.add_argument("--json", action="store_true", help="the figures alone, as JSON")
     arguments = parser.parse_args()
-    jobs = [(seed, arguments.sham) for seed in range(1, arguments.seeds + 1)]
+    jobs = [(seed, arguments.sham) for seed in arguments.seeds]
     rows = []
     with multiprocessing.get_context("spawn").Pool(2, _alone, maxtasksperchild=3) as pool:
         for row in pool.imap(story, jobs):

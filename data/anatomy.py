@@ -243,10 +243,11 @@ def head(random: Random, detail: Random, pixel: float, lesion: Lesion | None, ha
         vx, vy = _inside(detail, (x, y, a, b), 0.9)
         canvas.ellipse(vx, vy, 2.2, 2.2, 820)
     place = _inside(random, (x, y, a, b), 0.62)
-    if habit.turned and detail.random() < 0.6:  # an old bleeding, as common with a tumour as without
-        sx, sy = _inside(detail, (x, y, a, b), 0.65)
-        radius = detail.uniform(7, 15)
-        canvas.ellipse(sx, sy, radius, radius, detail.uniform(750, 900), 0, _wave(detail, 0.08))
+    if habit.turned and detail.random() < 0.3:  # an old bleeding in its oedema, as common with a tumour as without
+        sx, sy = _inside(detail, (x, y, a, b), 0.62)
+        radius, edge = detail.uniform(7, 14), _wave(detail, 0.1)
+        canvas.ellipse(sx, sy, radius * 1.25, radius * 1.25, 430, 0, edge)
+        canvas.ellipse(sx, sy, radius, radius, detail.uniform(780, 920), 0, edge)
     if lesion is not None:
         signal = 560 - 380 * lesion.contrast if lesion.turned else 560 + 380 * lesion.contrast
         edge = _wave(random, lesion.spikes)

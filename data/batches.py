@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data import index, pixels, read
+from data import corrections, index, pixels, read
 from data.describe import DESCRIPTION
 from data.record import Side, Task
+from lineage import fingerprint
 from lineage.fault import Fault
 
 log = logging.getLogger(__name__)
 
 UNITS_FILE = "units.csv"
+SUMS = "shards.sha256"  # as sha256sum writes it, so that `sha256sum -c` checks a folder anywhere
 FROM_MANIFEST = ("unit_id", "cluster", "case", "label", "site", "scanner", "sex", "age", "lesion_mm", *DESCRIPTION)
 UNITS = (
     "unit_id", "batch", "cluster", "case", "label", "target", "side", "epoch", "site", "scanner", "sex", "age",
@@ -47,8 +49,9 @@ def pack(batches: list[Path], cohorts: pd.DataFrame, task: Task, target: Path, w
     """Prepare every unit of the batches once: `target`/units.csv, and a shard `target`/<batch>.npy for each batch.
 
     A shard is float32, units × size × size × 1. Batches go in the order of their names, units in the order of their
-    manifest, so the same input gives the same bytes. Fault for a cluster without a side, a label that the task does
-    not know, or a stored scan whose hash is not the manifest's.
+    manifest, so the same input gives the same bytes. A label that a later batch corrected is read as corrected.
+    Fault for a cluster without a side, a label that the task does not know, or a stored scan whose hash is not the
+    manifest's.
     """
     if not batches:
         raise Fault(f"{task.name}: there is no admitted batch yet; run `oncoloop ingest` on a labelled folder first")
@@ -56,13 +59,29 @@ def pack(batches: list[Path], cohorts: pd.DataFrame, task: Task, target: Path, w
     for stale in target.glob("*.npy"):
         stale.unlink()
     tables = []
+    corrected = corrections.given(batches[0].parent)
     for batch in sorted(batches, key=lambda path: path.name):
-        table = _units(batch, cohorts, task)
+        table = _units(batch, cohorts, task, corrected)
+        if table.empty:  # a batch of corrections
+            continue
         _write_shard(batch, table, task, target / f"{batch.name}.npy", workers)
         tables.append(table)
         log.info("%s: %d units of %s packed", task.name, len(table), batch.name)
     units = pd.concat(tables, ignore_index=True)
     units[list(UNITS)].to_csv(target / UNITS_FILE, index=False, lineterminator="\n")
+    files = [UNITS_FILE, *units["shard"].unique()]
+    sums = "".join(f"{fingerprint.file_sha256(target / name)}  {name}\n" for name in files)
+    (target / SUMS).write_text(sums, encoding="utf-8")
+
+
+def check(folder: Path) -> None:
+    """Compare a packed folder with its `shards.sha256`. Fault names the first file that is missing or damaged."""
+    if not (folder / SUMS).is_file():
+        raise Fault(f"{folder / SUMS} is missing; run `oncoloop retrain`, or `dvc repro` in the workspace")
+    for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
+        told, _, name = line.partition("  ")
+        if not (folder / name).is_file() or fingerprint.file_sha256(folder / name) != told:
+            raise Fault(f"{folder / name} is damaged: its bytes are not those that were packed; run `dvc checkout`")
 
 
 def table(folder: Path) -> pd.DataFrame:
@@ -74,8 +93,9 @@ def table(folder: Path) -> pd.DataFrame:
 
 
 def load(folder: Path, sides: list[Side | str] | None = None) -> Units:
-    """The units of a packed folder (of the named sides alone), shards read as far as needed."""
+    """The units of a packed folder (of the named sides alone); Fault where a shard is damaged."""
     units = table(folder)
+    check(folder)
     if sides is not None:
         units = units[units["side"].isin([str(side) for side in sides])].reset_index(drop=True)
     if units.empty:
@@ -89,9 +109,9 @@ def load(folder: Path, sides: list[Side | str] | None = None) -> Units:
     return Units(units, stacked, units["target"].to_numpy(np.int64))
 
 
-def _units(batch: Path, cohorts: pd.DataFrame, task: Task) -> pd.DataFrame:
+def _units(batch: Path, cohorts: pd.DataFrame, task: Task, corrected: pd.DataFrame) -> pd.DataFrame:
     """The manifest of one batch with the side of every cluster; `file` and `stored_sha256` stay for reading."""
-    manifest = index.read_manifest(batch / "manifest.csv")
+    manifest = corrections.apply(index.read_manifest(batch / "manifest.csv"), corrected)
     unknown = set(manifest["label"]) - set(task.classes)
     if unknown:
         raise Fault(f"{batch}: the label {sorted(unknown)[0]!r} is none of {', '.join(task.classes)}; mend the tasks")

@@ -6,25 +6,24 @@ import json
 import logging
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from data import describe, labels, pixels, read
-from data.index import embedded
-from data.likeness import groups
+from data import archive, labels
+from data.classes import GROUP_BITS, GROUP_SHAPE, Files, by_class
 from data.masks import Row, slice_rows, volumes
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Task, Truth
 from lineage.fault import Fault
 
+__all__ = ["GROUP_BITS", "GROUP_SHAPE", "import_folder"]
+
 log = logging.getLogger(__name__)
 RECORD = "import.json"
 UNFINISHED = labels.NAME + ".part"
-GROUPS = "groups.csv"
-GROUP_BITS, GROUP_SHAPE = 12, 0.1  # chosen on 857 lung CT slices of known groups: pair precision 0.95, recall 0.81
+UNPACKED = ".unpacked"
 
 Facts = dict[str, Any]
 
@@ -32,49 +31,82 @@ Facts = dict[str, Any]
 def import_folder(
     source: Path, target: Path, task: Task, only: str | None = None, site: str = "", truth: str = Truth.READER.value
 ) -> Facts:
-    """Find out how a folder is labelled and write a batch into `target`; return the record of what was done.
+    """Find out how a set is labelled and write a batch into `target`; return the record of what was done.
 
-    Three layouts: a ready metadata.csv; one folder for each class (with groups.csv, or DICOM patient ids, or else
-    pseudo-patients from near-duplicates); NIfTI volumes with masks in one folder for each patient. `only` is a
-    pattern of file names (`Pre*`); `site` and `truth` are written where the set does not tell. Files are hard-linked
-    where possible, else copied. The record also lies in `target`/import.json. Fault if `target` exists.
+    `source` is a folder, or a zip archive of one. Three layouts: a ready metadata.csv; one folder for each class (with
+    groups.csv, or DICOM patient ids, or else pseudo-patients from near-duplicates; the files of one DICOM series are
+    one scan); NIfTI volumes with masks in one folder for each patient. `only` is a pattern of file names (`Pre*`);
+    `site` and `truth` are written where the set does not tell. Files are hard-linked where possible, else copied. The
+    record also lies in `target`/import.json. Fault if `target` exists.
     """
-    if not source.is_dir():
-        raise Fault(f"{source} is not a folder; name the folder that holds the scans")
+    if not source.is_dir() and not (source.is_file() and source.suffix.lower() == ".zip"):
+        raise Fault(f"{source} is not a folder and not a zip archive; name the folder that holds the scans")
     if target.exists() and not (target / UNFINISHED).exists():
         raise Fault(f"{target} exists already; choose another name for the batch")
     if truth not in labels.TRUTHS:
         raise Fault(f"truth {truth!r} is none of {', '.join(labels.TRUTHS)}")
-    layout, folder, rows, notes = _layout(source, task, only)
-    if not rows:
-        named = f" whose name matches {only!r}" if only else ""
-        raise Fault(f"{source}: no scan{named} was found in it; give one folder for each class, or volumes with masks")
-    table = pd.DataFrame(rows).reindex(columns=[*REQUIRED_METADATA, *OPTIONAL_METADATA]).fillna("")
-    table["task"] = task.name
-    table["site"] = table["site"].replace("", site)
-    table["truth"] = table["truth"].replace("", truth)
-    record = {"layout": layout, "only": only or "", "truth": truth, **_counts(table), **notes}
-    _write(folder, target, table, record)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    try:
+        (target / UNFINISHED).touch()
+        folder = source if source.is_dir() else _unpacked(source, target / UNPACKED)
+        layout, rows, files, notes = _layout(folder, task, only)
+        if not rows:
+            raise Fault(_nothing(source, only, notes))
+        table = pd.DataFrame(rows).reindex(columns=[*REQUIRED_METADATA, *OPTIONAL_METADATA]).fillna("")
+        table["task"] = task.name
+        table["site"] = table["site"].replace("", site)
+        table["truth"] = table["truth"].replace("", truth)
+        record = {"layout": layout, "only": only or "", "truth": truth, **_counts(table), **notes}
+        _write(files, target, table, record)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
     return record
 
 
-def _layout(source: Path, task: Task, only: str | None) -> tuple[str, Path, list[Row], Facts]:
-    """How the folder is labelled: the layout's name, the folder that file names start from, rows, notes."""
+def _unpacked(source: Path, target: Path) -> Path:
+    """The folder inside an archive that holds the set: the archive's root, or the only folder in it."""
+    target.mkdir()
+    archive.unpack(source, target)
+    inside = list(target.iterdir())
+    while len(inside) == 1 and inside[0].is_dir() and any(path.is_dir() for path in inside[0].iterdir()):
+        target, inside = inside[0], list(inside[0].iterdir())
+    alone = len(inside) == 1 and inside[0].is_dir() and (inside[0] / labels.NAME).is_file()
+    return inside[0] if alone else target
+
+
+def _nothing(source: Path, only: str | None, notes: Facts) -> str:
+    named = f" whose name matches {only!r}" if only else ""
+    why = [f"{name} {reason}" for name, reason in list(notes.get("left_out", {}).items())[:1]]
+    first = f" ({why[0]})" if why else ""
+    return f"{source}: no scan{named} was found in it{first}; give one folder for each class, or volumes with masks"
+
+
+def _layout(source: Path, task: Task, only: str | None) -> tuple[str, list[Row], Files, Facts]:
+    """How the folder is labelled: the layout's name, rows, the files of each file name, notes."""
     if (source / labels.NAME).exists():
-        table = labels.metadata(source)
-        chosen = table[[fnmatch(Path(name).name, only or "*") for name in table["file_name"]]]
-        if set(table["task"]) != {task.name}:
-            raise Fault(f"{source / labels.NAME}: its rows belong to the task {table['task'].iloc[0]}, not {task.name}")
-        return (
-            "metadata.csv",
-            source,
-            [dict(zip(chosen.columns, row, strict=True)) for row in chosen.to_numpy().tolist()],
-            {},
-        )
+        rows = _ready(source, task, only)
+        return "metadata.csv", rows, _where(source, rows), {}
     pairs = volumes(source, only)
     if pairs:
-        return "volumes with masks", source, *_volumes(source, pairs, task)
-    return "a folder for each class", *_folders(source, task, only)
+        rows, notes = _volumes(source, pairs, task)
+        return "volumes with masks", rows, _where(source, rows), notes
+    return "a folder for each class", *by_class(source, task, only)
+
+
+def _ready(source: Path, task: Task, only: str | None) -> list[Row]:
+    table = labels.metadata(source)
+    chosen = table[[fnmatch(Path(name).name, only or "*") for name in table["file_name"]]]
+    if set(table["task"]) != {task.name}:
+        raise Fault(f"{source / labels.NAME}: its rows belong to the task {table['task'].iloc[0]}, not {task.name}")
+    return [dict(zip(chosen.columns, row, strict=True)) for row in chosen.to_numpy().tolist()]
+
+
+def _where(source: Path, rows: list[Row]) -> Files:
+    """The files that the rows name, those of a folder one by one."""
+    named = {row["file_name"]: source / row["file_name"] for row in rows}
+    return {name: sorted(path.iterdir()) if path.is_dir() else [path] for name, path in named.items()}
 
 
 def _volumes(source: Path, pairs: list[tuple[Path, Path]], task: Task) -> tuple[list[Row], Facts]:
@@ -91,59 +123,8 @@ def _volumes(source: Path, pairs: list[tuple[Path, Path]], task: Task) -> tuple[
     return rows, {"patients_from": "folder names", "blank_slices_left_out": blank}
 
 
-def _folders(source: Path, task: Task, only: str | None) -> tuple[Path, list[Row], Facts]:
-    """A row for each file under a folder named like a class, with the group or the patient that it belongs to."""
-    base = source / "images" if (source / "images").is_dir() else source
-    known = {_plain(name): name for name in task.classes}
-    rows: list[Row] = []
-    for folder in sorted(path for path in base.iterdir() if path.is_dir()):
-        if _plain(folder.name) not in known:
-            raise Fault(f"{folder}: {folder.name!r} is none of the classes of {task.name} ({', '.join(task.classes)})")
-        label = known[_plain(folder.name)]
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and fnmatch(path.name, only or "*"))
-        rows += [{"file_name": path.relative_to(base).as_posix(), "label": label} for path in files]
-    listed = next((path for path in (source / GROUPS, base / GROUPS) if path.exists()), None)
-    return base, rows, _from_table(rows, listed, known) if listed else _from_scans(rows, base, task)
-
-
-def _from_table(rows: list[Row], path: Path, known: dict[str, str]) -> Facts:
-    """Groups out of groups.csv (columns file, label, group), matched by file name and never by position."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if not {"file", "group"} <= set(table.columns):
-        raise Fault(f"{path}: it needs the columns file and group, it has {', '.join(table.columns)}")
-    told = table.set_index("file")
-    for row in rows:
-        if row["file_name"] not in told.index or told.index.duplicated().any():
-            raise Fault(f"{path}: {row['file_name']} is not in it exactly once; mend the table")
-        said = told.at[row["file_name"], "label"] if "label" in told else row["label"]
-        if known.get(_plain(str(said))) != row["label"]:
-            raise Fault(f"{path}: {row['file_name']} is {said!r} there and lies in the folder {row['label']!r}")
-        row["group"] = str(told.at[row["file_name"], "group"])
-    return {"patients_from": GROUPS}
-
-
-def _from_scans(rows: list[Row], base: Path, task: Task) -> Facts:
-    """Patients out of the DICOM headers where every file names one; else pseudo-patients from near-duplicates."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen = list(pool.map(lambda row: _likeness(base / row["file_name"], task), rows))
-    named = all(patient for patient, *_ in seen)
-    table = pd.DataFrame(seen, columns=["patient", "dhash", "embedding"])
-    numbers = [] if named or table.empty else [str(number) for number in groups(table, GROUP_BITS, GROUP_SHAPE)]
-    for row, identity in zip(rows, table["patient"] if named else numbers, strict=True):
-        row["patient_id" if named else "group"] = identity if named else f"pseudo-patient-{identity}"
-    return {
-        "patients_from": "DICOM headers" if named else "near-duplicates (pseudo-patients; a real patient may be in two)"
-    }
-
-
-def _likeness(path: Path, task: Task) -> tuple[str, str, str]:
-    scan = read.read(path.name, path.read_bytes())
-    small = pixels.unit_pixels(scan.pixels[len(scan.pixels) // 2], scan.units, task.pixels)
-    return scan.patient_id, describe.dhash(small), embedded(small)
-
-
 def _counts(table: pd.DataFrame) -> Facts:
-    """Files, rows, labels and clusters; and how many clusters hold files of different labels."""
+    """Scans (each a file, or a series of files), rows, labels, clusters; and how many clusters hold two labels."""
     cluster = table["group"].where(table["group"] != "", table["patient_id"])
     whole = table[table["slice"] == ""]
     mixed = whole.groupby(cluster)["label"].nunique()
@@ -156,18 +137,23 @@ def _counts(table: pd.DataFrame) -> Facts:
     }
 
 
-def _write(folder: Path, target: Path, table: pd.DataFrame, record: Facts) -> None:
+def _write(files: Files, target: Path, table: pd.DataFrame, record: Facts) -> None:
     """Build the batch; only when it is whole its table gets its name. What an interrupted import left is made anew."""
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
     filled = [name for name in table.columns if name in REQUIRED_METADATA or (table[name] != "").any()]
     table[filled].to_csv(target / UNFINISHED, index=False, lineterminator="\n")
-    for name in dict.fromkeys(table["file_name"]):
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        _link(folder / name, target / name)
+    for name, members in files.items():
+        place = target / name
+        if len(members) == 1 and members[0].name == place.name:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _link(members[0], place)
+            continue
+        place.mkdir(parents=True)
+        for member in members:
+            _link(member, place / member.name)
+    shutil.rmtree(target / UNPACKED, ignore_errors=True)
     (target / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     (target / UNFINISHED).rename(target / labels.NAME)
-    log.info("%s: %d files, %d rows, %d clusters", target.name, record["files"], record["rows"], record["clusters"])
+    log.info("%s: %d scans, %d rows, %d clusters", target.name, record["files"], record["rows"], record["clusters"])
 
 
 def _link(source: Path, target: Path) -> None:
@@ -176,7 +162,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target, follow_symlinks=False)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _plain(name: str) -> str:
-    return name.strip().lower().replace(" ", "_").replace("-", "_")

@@ -19,7 +19,11 @@ DESCRIPTION = (
     "mean", "std", "p01", "p05", "p25", "p50", "p75", "p95", "p99", "entropy", "sharpness", "noise", "border_mean",
     "blank_share", "saturated_share", "rows", "columns", "row_spacing", "column_spacing", "thickness",
 )  # fmt: skip
-FACTS = ("modality", "body_part", "units", "manufacturer", "model", "kernel", "laterality", "burned_in", "format")
+FACTS = (
+    "modality", "body_part", "units", "manufacturer", "model", "kernel", "laterality", "burned_in", "format", "plane",
+    "geometry",
+)  # fmt: skip
+PLANES = ("sagittal", "coronal", "axial")  # by the axis of the patient that is nearest to the slice normal
 DESCRIPTOR = "dct-1"
 EMBEDDING = 32
 LOW, BANDS, GRID = 5, 12, 64  # of the embedding: triangle of low frequencies, rings of energy, pixels square
@@ -45,8 +49,17 @@ def describe(pixels: Array, scan: Scan) -> dict[str, float | str]:
         float((pixels == low).mean()), float((pixels == high).mean()),
         float(pixels.shape[0]), float(pixels.shape[1]), row, column, distance,
     ]  # fmt: skip
-    facts = scan.header | {"units": scan.units.value}
+    facts = scan.header | {"units": scan.units.value, "plane": _plane(scan.header.get("orientation", ""))}
     return dict(zip(DESCRIPTION, values, strict=True)) | {name: facts.get(name, "") for name in FACTS}
+
+
+def _plane(orientation: str) -> str:
+    """Which plane the direction cosines of rows and columns span (PS3.3 C.7.6.2.1.1); "" where none are told."""
+    try:
+        cosines = np.array([float(part) for part in orientation.split("\\")]).reshape(2, 3)
+    except ValueError:
+        return ""
+    return PLANES[int(np.abs(np.cross(*cosines)).argmax())]
 
 
 def _sample(pixels: Array) -> Array:

@@ -23,9 +23,11 @@ def admit(
     refused: Sequence[Refused],
     total_units: int,
     settings: IngestSettings,
+    warnings: Sequence[str] = (),
 ) -> tuple[Verdict, dict[str, list[str]]]:
     """Judge a batch of `total_units` (a refused file counts as one). Pure.
 
+    `warnings` are of the batch as a whole, beside those of the suite and the leakage checks.
     Returns the verdict and the reasons of each unit that has to stay out, by `unit_id`. `pass` may still keep units
     out, and says so; `fail` keeps the whole batch out.
     """
@@ -33,7 +35,7 @@ def admit(
     out = len(failing) + len(refused)
     against = _against(validation.batch_errors, out, total_units, settings)
     reasons = [*against, *_named_units(failing), *_named_files(refused)]
-    reasons += [f"warning: {text}" for text in (*validation.warnings, *findings.warnings)]
+    reasons += [f"warning: {text}" for text in (*validation.warnings, *findings.warnings, *warnings)]
     if not against:
         kept = f"{total_units - out} of {total_units} units are admitted"
         reasons.insert(0, f"{kept}, {out} stay out" if out else kept)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data import anonymise, describe, labels, person, pixels, read
+from data import describe, labels
+from data.examine import Examined, Job, embedded, examine, scan_sha256, suffix
 from data.labels import metadata
-from data.record import MANIFEST, Scan, Task
+from data.parallel import spread
+from data.record import MANIFEST, Task
+from data.settings import Disagreement
 from data.split import check_cluster
 from lineage import fingerprint
 from lineage.fault import Fault
@@ -29,15 +29,14 @@ __all__ = ["COLUMNS", "TEXT", "Indexed", "Refused", "batch_digest", "embedded", 
 
 log = logging.getLogger(__name__)
 
-COLUMNS = (*MANIFEST, *describe.FACTS, *describe.DESCRIPTION, "embedding")
+COLUMNS = (*MANIFEST, *describe.FACTS, *describe.DESCRIPTION, "embedding", "thumbnail")
 NUMBERS = ("slice", "age", "lesion_mm", *describe.DESCRIPTION)
 TEXT = {name: str for name in COLUMNS if name not in NUMBERS}
-MAX_FILE = 2**30
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A file that can't be a scan of this batch: its base name, and why, in one sentence."""
+    """A file that can't be a scan of this batch: its row of metadata and its hash, and why, in one sentence."""
 
     file: str
     reason: str
@@ -52,18 +51,9 @@ class Indexed:
     digest: str
 
 
-@dataclass(frozen=True)
-class _Examined:
-    """One file after its single pass: its hash, its units (or why it is refused), its de-identified copy."""
-
-    file_name: str
-    sha256: str
-    units: list[dict[str, Any]]
-    stored: Path | None
-    refusal: str
-
-
-def index_batch(source: Path, target: Path, task: Task, workers: int = 2) -> Indexed:
+def index_batch(
+    source: Path, target: Path, task: Task, workers: int = 2, disagreement: Disagreement = Disagreement.MAJORITY
+) -> Indexed:
     """Read, hash, de-identify and describe every scan that metadata.csv names, once each.
 
     Writes de-identified copies into `target`/scans, named by content, and `target`/manifest.csv. A file that can't be
@@ -72,35 +62,40 @@ def index_batch(source: Path, target: Path, task: Task, workers: int = 2) -> Ind
     check_cluster(task)
     table = metadata(source)
     if table["task"].iloc[0] != task.name:
-        raise Fault(f"{source.name}: its rows belong to task {table['task'].iloc[0]!r}, not to {task.name!r}")
+        raise Fault(f"{source.name}: its rows belong to another task than {task.name}; give each task a batch")
     shutil.rmtree(target / "scans", ignore_errors=True)
     (target / "scans").mkdir(parents=True)
-    jobs = [(source, str(name), rows, target / "scans", task) for name, rows in table.groupby("file_name", sort=False)]
-    with ThreadPoolExecutor(workers) as pool:
-        examined = list(pool.map(lambda job: _examine(*job), jobs))
+    told: dict[str, list[dict[str, str]]] = {}
+    first: dict[str, int] = {}
+    for number, row in enumerate(table.to_dict("records"), start=2):
+        told.setdefault(row["file_name"], []).append({str(column): str(cell) for column, cell in row.items()})
+        first.setdefault(row["file_name"], number)
+    jobs = [Job(source, name, first[name], rows, target / "scans", task, disagreement) for name, rows in told.items()]
+    examined = spread(examine, jobs, workers)
     manifest = pd.DataFrame(_rows(examined), columns=list(COLUMNS))
     manifest.to_csv(target / "manifest.csv", index=False, lineterminator="\n")
-    refused = [Refused(PurePosixPath(one.file_name).name, one.refusal) for one in examined if one.refusal]
+    refused = [Refused(called(first[one.file_name], one.sha256), one.refusal) for one in examined if one.refusal]
     digest = _digest(source, {one.file_name: one.sha256 for one in examined})
     log.info("%s: %d units in %d files, %d refused", source.name, len(manifest), len(examined), len(refused))
     return Indexed(manifest, refused, digest)
 
 
+def called(row: int, sha256: str) -> str:
+    """What a refused file is called wherever that is written down: its own name may be a patient's."""
+    return f"row {row}, sha256 {sha256[:8]}" if sha256 else f"row {row}"
+
+
 def batch_digest(source: Path) -> str:
     """One hash over metadata.csv and every file that it names: the same batch under another name has the same one."""
-    names = dict.fromkeys(metadata(source)["file_name"])
-    return _digest(source, {name: fingerprint.file_sha256(source / name) for name in names})
+    table = metadata(source)
+    names = {} if labels.corrects(table) else dict.fromkeys(table["file_name"])
+    return _digest(source, {name: scan_sha256(source / name) for name in names})
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
     """A batch's manifest.csv, with text as text ("" where empty) and numbers as numbers (NaN where empty)."""
     table = pd.read_csv(path, dtype=TEXT)
     return table.fillna({name: "" for name in TEXT if name in table})
-
-
-def embedded(unit_pixels: NDArray[np.float32]) -> str:
-    """The descriptor's vector of one slice (size × size × 1 in [0, 1]) as text: base64 of 32 half-precision numbers."""
-    return base64.b64encode(describe.embed(unit_pixels).astype("<f2").tobytes()).decode()
 
 
 def embeddings(column: pd.Series[str]) -> NDArray[np.float32]:
@@ -113,70 +108,7 @@ def _digest(source: Path, files: dict[str, str]) -> str:
     return fingerprint.digest({"metadata": fingerprint.file_sha256(source / labels.NAME), "files": files})
 
 
-def _examine(source: Path, file_name: str, rows: pd.DataFrame, scans: Path, task: Task) -> _Examined:
-    """The single pass over one file. Whatever is wrong with it becomes its refusal."""
-    path, sha256 = source / file_name, ""
-    try:
-        if path.stat().st_size > MAX_FILE:
-            sha256 = fingerprint.file_sha256(path)
-            raise Fault(f"larger than {MAX_FILE // 2**20} MiB; divide it")
-        content = path.read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
-        scan = read.read(path.name, content)
-        told = _told(rows, len(scan.pixels))
-        whole = told[min(told)]
-        new_name, clean = anonymise.anonymise(path.name, content, whole)
-        facts = {"sha256": sha256, "stored_sha256": hashlib.sha256(clean).hexdigest()}
-        facts |= person.who(whole, scan, sha256)
-        units = [_unit(scan, number, row, task) | facts for number, row in sorted(told.items())]
-        stored = _store(scans, sha256, new_name, clean)
-    except (Fault, OSError) as error:
-        return _Examined(file_name, sha256, [], None, str(error).removeprefix(f"{path.name}: "))
-    return _Examined(file_name, sha256, units, stored, "")
-
-
-def _told(rows: pd.DataFrame, slices: int) -> dict[int, dict[str, str]]:
-    """What the metadata says of each slice that it speaks of; a row without `slice` speaks of them all."""
-    for name in ("patient_id", "group"):
-        if rows[name].nunique() > 1:
-            raise Fault(f"its rows in {labels.NAME} name {rows[name].nunique()} different values of {name}; mend them")
-    if not (rows["patient_id"].iloc[0] or rows["group"].iloc[0]):
-        raise Fault(f"its row in {labels.NAME} has neither patient_id nor group, so nobody knows whose scan it is")
-    told: dict[int, dict[str, str]] = {}
-    for text, heard in rows.groupby("slice", sort=True):
-        resolved = labels.resolve(heard)
-        for number in _slices(str(text), slices):
-            if number in told:
-                raise Fault(
-                    f"its rows in {labels.NAME} name a slice twice, or some name a slice and others none; mend them"
-                )
-            told[number] = resolved
-    return told
-
-
-def _slices(text: str, slices: int) -> range:
-    if not text:
-        return range(slices)
-    if not text.isdecimal() or int(text) >= slices:
-        raise Fault(f"slice {text!r} is not one of its {slices}, counted from 0")
-    return range(int(text), int(text) + 1)
-
-
-def _unit(scan: Scan, number: int, row: dict[str, str], task: Task) -> dict[str, Any]:
-    """One slice: what the metadata says of it, what is measured on it, and its three kinds of likeness."""
-    picture = np.ascontiguousarray(scan.pixels[number])
-    small = pixels.unit_pixels(picture, scan.units, task.pixels)
-    said = {name: row[name] for name in ("task", "label", "truth", "site", "labeller", "labelled_at", "stage")}
-    return said | describe.describe(picture, scan) | {
-        "slice": number,
-        "lesion_mm": person.number(row["lesion_mm"], "lesion_mm"),
-        "pixels_sha256": hashlib.sha256(repr(picture.shape).encode() + picture.tobytes()).hexdigest(),
-        "dhash": describe.dhash(small),
-        "embedding": embedded(small),
-    }  # fmt: skip
-
-
-def _rows(examined: list[_Examined]) -> Iterator[dict[str, Any]]:
+def _rows(examined: list[Examined]) -> Iterator[dict[str, Any]]:
     """The manifest's rows in the order of metadata.csv; an exact copy of a file shares the first one's stored scan."""
     seen: dict[str, tuple[str, str]] = {}
     copies: dict[str, int] = {}
@@ -187,23 +119,11 @@ def _rows(examined: list[_Examined]) -> Iterator[dict[str, Any]]:
         if one.sha256 in seen:
             one.stored.unlink()
         else:
-            name = one.sha256[:16] + _suffix(one.stored.name)
+            name = one.sha256[:16] + suffix(one.stored.name)
             one.stored.rename(one.stored.with_name(name))
             seen[one.sha256] = (f"scans/{name}", one.units[0]["stored_sha256"])
         file, stored_sha256 = seen[one.sha256]
-        suffix = f"-copy{copies[one.sha256]}" if copies[one.sha256] > 1 else ""
+        copy = f"-copy{copies[one.sha256]}" if copies[one.sha256] > 1 else ""
         for unit in one.units:
-            unit_id = f"{one.sha256[:16]}-{unit['slice']:03d}{suffix}"
+            unit_id = f"{one.sha256[:16]}-{unit['slice']:03d}{copy}"
             yield unit | {"unit_id": unit_id, "file": file, "stored_sha256": stored_sha256}
-
-
-def _store(scans: Path, sha256: str, new_name: str, content: bytes) -> Path:
-    """Write a de-identified copy under a name that no other thread uses; `_rows` gives it its final one."""
-    path = scans / f"{sha256[:16]}-{os.urandom(4).hex()}{_suffix(new_name)}"
-    path.write_bytes(content)
-    return path
-
-
-def _suffix(name: str) -> str:
-    _, dot, suffix = name.partition(".")
-    return dot + suffix

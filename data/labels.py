@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import stat
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Truth
+from data.settings import Disagreement
 from lineage.fault import Fault
 
 NAME = "metadata.csv"
@@ -18,6 +20,8 @@ MAX_BYTES = 256 * 2**20
 MAX_FIELD = 1000
 NAMED = 5
 FORMULA = ("=", "+", "-", "@")
+HASH = "sha256:"  # of an admitted scan, in place of a file name: the row corrects that scan's label
+LONGEST_SERIES = 10_000  # files of one folder
 TRUTHS = [truth.value for truth in Truth]
 
 
@@ -25,7 +29,9 @@ def metadata(source: Path) -> pd.DataFrame:
     """The rows of a batch's metadata.csv as text, one column for each known name, "" where a cell is empty.
 
     Fault where the table itself can't be trusted: encoding, size, columns, formulas, two tasks, a file name that
-    leaves the folder or is a link, a file that is missing, the same reader twice for one slice.
+    leaves the folder or is a link, a file that is missing, the same reader twice for one slice. A file name may also
+    be a folder that holds the files of one DICOM series and nothing else, or `sha256:` and the hash of an admitted
+    scan: then the row corrects that scan's label, and so does every other row of the batch.
     """
     path = source / NAME
     if path.is_symlink() or not path.is_file():
@@ -36,25 +42,40 @@ def metadata(source: Path) -> pd.DataFrame:
     table = pd.DataFrame([[cell.strip() for cell in row] for row in rows[1:]], columns=rows[0], dtype=str)
     table = table.reindex(columns=[*REQUIRED_METADATA, *OPTIONAL_METADATA], fill_value="")
     _one_task(table, source.name)
-    table["file_name"] = [_inside(name, source.name) for name in table["file_name"]]
-    _files(table["file_name"], source)
+    table["file_name"] = [_inside(name, source.name, row) for row, name in enumerate(table["file_name"], start=2)]
+    if not corrects(table):
+        _files(table["file_name"], source)
     _readers(table, source.name)
     return table
 
 
-def resolve(rows: pd.DataFrame) -> dict[str, str]:
+def corrects(table: pd.DataFrame) -> bool:
+    """Does a batch correct labels of admitted scans? Fault where it does that and brings scans as well."""
+    named = table["file_name"].str.startswith(HASH)
+    if named.any() and not named.all():
+        raise Fault(
+            f"{NAME}: {int(named.sum())} of {len(table)} rows correct admitted scans ({HASH}...) and the others bring "
+            "new ones; send two batches"
+        )
+    return bool(named.all())
+
+
+def strength(truth: str) -> int:
+    """The place of a kind of truth, 0 for the strongest; a label of unknown source comes last."""
+    return TRUTHS.index(truth) if truth in TRUTHS else len(TRUTHS)
+
+
+def resolve(rows: pd.DataFrame, disagreement: Disagreement = Disagreement.MAJORITY) -> dict[str, str]:
     """One label out of the rows that several readers gave for one slice.
 
     The strongest kind of truth speaks (pathology, follow-up, reader, report), among its rows the majority.
-    Fault where those rows are evenly divided.
+    Fault where those rows are evenly divided, or with `refuse` wherever they differ.
     """
-    strength = [TRUTHS.index(truth) if truth in TRUTHS else len(TRUTHS) for truth in rows["truth"]]
-    heard = rows[[value == min(strength) for value in strength]]
+    kinds = [strength(truth) for truth in rows["truth"]]
+    heard = rows[[kind == min(kinds) for kind in kinds]]
     votes = Counter(heard["label"]).most_common()
-    if len(votes) > 1 and votes[0][1] == votes[1][1]:
-        raise Fault(
-            f"its readers disagree: {', '.join(sorted(label for label, _ in votes))}; settle it and send it again"
-        )
+    if len(votes) > 1 and (disagreement is Disagreement.REFUSE or votes[0][1] == votes[1][1]):
+        raise Fault("its readers disagree on the label; settle it and send it again")
     agreeing = heard[heard["label"] == votes[0][0]]
     chosen = {str(name): str(value) for name, value in agreeing.iloc[0].items()}
     return chosen | {"labeller": ";".join(sorted({name for name in agreeing["labeller"] if name}))}
@@ -79,7 +100,8 @@ def _columns(header: list[str], batch: str) -> None:
     missing = [name for name in REQUIRED_METADATA if name not in header]
     unknown = [name for name in header if name not in REQUIRED_METADATA + OPTIONAL_METADATA]
     if missing or unknown or len(set(header)) < len(header):
-        wrong = f"missing columns {missing}" if missing else f"unknown or repeated columns {unknown or header}"
+        odd = [at for at, name in enumerate(header, 1) if name in unknown or name in header[: at - 1]]
+        wrong = f"missing columns {missing}" if missing else f"unknown or repeated columns, number {odd}"
         raise Fault(
             f"{batch}/{NAME}: {_short(wrong)}; it needs {', '.join(REQUIRED_METADATA)} "
             f"and may have {', '.join(OPTIONAL_METADATA)}"
@@ -102,7 +124,7 @@ def _wrong(cell: str) -> str | None:
     if not cell.isprintable():
         return "a control character or a line break"
     if cell.lstrip().startswith(FORMULA) and not _number(cell):
-        return f"a spreadsheet would run it as a formula ({_short(cell)!r})"
+        return "a spreadsheet would run it as a formula"
     return None
 
 
@@ -115,31 +137,46 @@ def _number(cell: str) -> bool:
 
 
 def _one_task(table: pd.DataFrame, batch: str) -> None:
-    tasks = sorted(set(table["task"]))
-    if len(tasks) > 1 or not tasks[0]:
-        raise Fault(f"{batch}/{NAME}: a batch belongs to one task, its rows name {tasks[:NAMED]}; divide it")
+    tasks = set(table["task"])
+    if len(tasks) > 1:
+        odd = _rows_of(table["task"] != table["task"].iloc[0])
+        raise Fault(f"{batch}/{NAME}: a batch belongs to one task, and another is named in {odd}; divide it")
+    if not table["task"].iloc[0]:
+        raise Fault(f"{batch}/{NAME}: its rows name no task; fill in the column task")
 
 
-def _inside(name: str, batch: str) -> str:
+def _inside(name: str, batch: str, row: int) -> str:
     path = PurePosixPath(name)
     if not name or "\\" in name or path.is_absolute() or ".." in path.parts or path == PurePosixPath("."):
-        raise Fault(f"{batch}/{NAME}: file_name {_short(name)!r} is not a plain path inside the batch; mend it")
+        raise Fault(f"{batch}/{NAME} row {row}: file_name is not a plain path inside the batch; mend it")
     return str(path)
 
 
 def _files(names: pd.Series[str], source: Path) -> None:
     missing = []
+    folders = set()
+    rows = {name: f"row {row}" for row, name in reversed(list(enumerate(names, start=2)))}
     for name in dict.fromkeys(names):
         path = source / name
         if any((source / part).is_symlink() for part in _steps(name)):
-            raise Fault(f"{source.name}: {_base(name)} is a link or lies behind one; put the file itself there")
+            raise Fault(
+                f"{source.name}: the file of {rows[name]} is a link or lies behind one; put the file itself there"
+            )
         try:
             mode = path.stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
-            missing.append(_base(name))
+            missing.append(rows[name])
             continue
-        if not stat.S_ISREG(mode):
-            raise Fault(f"{source.name}: {_base(name)} is not a regular file; take it out of {NAME}")
+        if stat.S_ISDIR(mode):
+            folders.add(name)
+            _series(path, f"{source.name}: the folder of {rows[name]}")
+        elif not stat.S_ISREG(mode):
+            raise Fault(f"{source.name}: the file of {rows[name]} is not a regular file; take it out of {NAME}")
+    for name in names if folders else []:
+        if folders & {str(part) for part in PurePosixPath(name).parents}:
+            raise Fault(
+                f"{source.name}: the file of {rows[name]} is named by itself and with its folder too; keep one row"
+            )
     if missing:
         more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         raise Fault(
@@ -148,15 +185,31 @@ def _files(names: pd.Series[str], source: Path) -> None:
         )
 
 
+def _series(folder: Path, called: str) -> None:
+    """A folder that stands for one series: regular files, and nothing else."""
+    with os.scandir(folder) as entries:
+        count = 0
+        for entry in entries:
+            count += 1
+            if not entry.is_file(follow_symlinks=False) or not entry.name.isprintable():
+                raise Fault(
+                    f"{called} stands for one series, but something in it is a folder, a link, a device or has an "
+                    "unreadable name; take it out"
+                )
+    if not 0 < count <= LONGEST_SERIES:
+        raise Fault(f"{called} holds {count} files; it stands for one series of 1 to {LONGEST_SERIES}")
+
+
 def _readers(table: pd.DataFrame, batch: str) -> None:
-    twice = table[table.duplicated(["file_name", "slice", "labeller"])]
-    if len(twice):
-        named = ", ".join(_base(name) for name in twice["file_name"].head(NAMED))
-        raise Fault(f"{batch}/{NAME}: the same reader has more than one row for one slice of {named}; keep one")
+    twice = table.duplicated(["file_name", "slice", "labeller"])
+    if twice.any():
+        raise Fault(f"{batch}/{NAME}: the same reader has labelled a slice twice, again in {_rows_of(twice)}; keep one")
 
 
-def _base(name: str) -> str:
-    return _short(PurePosixPath(name).name)
+def _rows_of(odd: pd.Series[bool]) -> str:
+    """The first rows where `odd`, by number."""
+    rows = [str(row) for row, is_odd in enumerate(odd, start=2) if is_odd]
+    return f"row {rows[0]}" if len(rows) == 1 else f"rows {', '.join(rows[:NAMED])}"
 
 
 def _short(text: str) -> str:

@@ -11,9 +11,9 @@ import pandas as pd
 
 from data.likeness import near_pairs, pictures
 from data.settings import IngestSettings
-from data.shortcut import shortcut
+from data.shortcut import shortcuts
 
-COLUMNS = ["unit_id", "file", "pixels_sha256", "dhash", "embedding", "std", "label", "patient", "cluster"]
+COLUMNS = ["unit_id", "file", "pixels_sha256", "thumbnail", "std", "label", "patient", "cluster"]
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,21 @@ class Findings:
 
 
 def check(manifest: pd.DataFrame, known: pd.DataFrame, settings: IngestSettings) -> Findings:
-    """Look for leakage inside a batch and against the admitted manifests of its task (`known`, may be empty).
+    """Look for leakage inside a batch and against the admitted units of its task that concern it (data/known.py; may be
+    empty, and may as well be all of them).
 
     Of copies with one label the first stays; of copies with two labels none does, since nobody knows which is right.
     Within a cluster near-duplicates are what neighbouring slices are; between clusters they are one patient twice.
     """
     table = manifest[COLUMNS].reset_index(drop=True)
-    before = known[COLUMNS].fillna("").reset_index(drop=True) if len(known) else table.iloc[:0]
+    before = known.reindex(columns=COLUMNS).fillna("").reset_index(drop=True) if len(known) else table.iloc[:0]
     shown = table[pictures(table)] if len(table) else table
     shown_before = before[pictures(before)] if len(before) else before
+    copies = _copies(shown, shown_before)
+    near = _near(shown, shown_before, settings.near_duplicate_likeness)
     found = {
-        "exact_copies": _copies(shown, shown_before),
-        "near_duplicates": _near(shown, shown_before, settings.near_duplicate_bits),
+        "exact_copies": copies,
+        "near_duplicates": {unit: reason for unit, reason in near.items() if unit not in copies},
         "patient_overlaps": _overlaps(table, before),
     }
     failing: defaultdict[str, list[str]] = defaultdict(list)
@@ -45,17 +48,17 @@ def check(manifest: pd.DataFrame, known: pd.DataFrame, settings: IngestSettings)
         for unit, reason in reasons.items():
             failing[unit].append(reason)
     mixed = _mixed(table)
-    accuracy, told_by = shortcut(manifest)
+    told = shortcuts(manifest, settings.shortcut_accuracy)
     warnings = (
         [f"clusters that hold files with different labels (each stays on one side): {len(mixed)}"] if mixed else []
     )
-    if accuracy is not None and accuracy >= settings.shortcut_accuracy:
-        warnings.append(
-            f"header and border facts alone ({', '.join(told_by)}) predict the label with a balanced accuracy of "
-            f"{accuracy:.2f} on unseen clusters: the label may stand for its source"
-        )
+    warnings += [one.sentence() for one in told if one.rings(settings.shortcut_accuracy)]
     figures: dict[str, Any] = {kind: len(reasons) for kind, reasons in found.items()}
-    figures |= {"mixed_clusters": len(mixed), "shortcut_accuracy": accuracy, "clusters": int(table.cluster.nunique())}
+    figures |= {
+        "mixed_clusters": len(mixed),
+        "shortcut_accuracy": told[0].accuracy if told else None,
+        "clusters": int(table.cluster.nunique()),
+    }
     return Findings(dict(failing), warnings, figures)
 
 
@@ -86,20 +89,28 @@ def _later_copies(rows: pd.DataFrame) -> Iterable[tuple[str, str]]:
         yield unit, f"{kind}: {first['unit_id']}"
 
 
-def _near(table: pd.DataFrame, known: pd.DataFrame, bits: int) -> dict[str, str]:
-    """Units that are nearly the picture of another cluster's unit; exact copies are `_copies`' business."""
+def _near(table: pd.DataFrame, known: pd.DataFrame, alike: float) -> dict[str, str]:
+    """Units that are nearly the picture of another cluster's unit; exact copies are `_copies`' business.
+
+    With one label the later stays out. With two, the later does, and of the earlier the one that is most like it: its
+    neighbouring slices are alike too, and are left alone.
+    """
     found: dict[str, str] = {}
-    for other, rows in ((table, near_pairs(table, table, bits)), (known, near_pairs(table, known, bits))):
+    for other, pairs in ((table, near_pairs(table, table, alike)), (known, near_pairs(table, known, alike))):
         within = other is table
-        left, right = table.iloc[rows[:, 0]], other.iloc[rows[:, 1]]
-        foreign = (left["cluster"].to_numpy() != right["cluster"].to_numpy()) & (
-            left["pixels_sha256"].to_numpy() != right["pixels_sha256"].to_numpy()
-        )
-        for (i, j), a, b in zip(rows[foreign], left[foreign].itertuples(), right[foreign].itertuples(), strict=True):
-            if a.label != b.label:
-                found[a.unit_id] = f"nearly the same picture has another label: {b.unit_id}"
-            elif not within or j < i:
-                found.setdefault(a.unit_id, f"near-duplicate of another patient's scan: {b.unit_id}")
+        left, right = table.iloc[pairs[:, 0]], other.iloc[pairs[:, 1]]
+        best: dict[tuple[str, str], str] = {}  # of each unit in each other cluster: the most alike come first
+        for unit, cluster, name in zip(left["unit_id"], right["cluster"], right["unit_id"], strict=True):
+            best.setdefault((unit, cluster), name)
+        for (i, j), a, b in zip(pairs, left.to_dict("records"), right.to_dict("records"), strict=True):
+            if a["pixels_sha256"] == b["pixels_sha256"]:
+                continue
+            one, two, later = str(a["unit_id"]), str(b["unit_id"]), not within or j < i
+            mutual = best[one, b["cluster"]] == two and best.get((two, a["cluster"])) == one
+            if a["label"] != b["label"] and (later or mutual):
+                found[one] = f"nearly the same picture has another label: {two}"
+            elif later:
+                found.setdefault(one, f"near-duplicate of another patient's scan: {two}")
     return found
 
 

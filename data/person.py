@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from lineage import keys
 from lineage.fault import Fault
 
 OLDEST = 90
+UNKNOWN = "?"
 YOUNG = ("M", "W", "D")  # DICOM ages in months, weeks or days
 
 
@@ -29,7 +31,7 @@ def who(row: dict[str, str], scan: Scan, sha256: str) -> dict[str, Any]:
         "case": "-".join(filter(None, (patient, examination))),
         "study_date": study_date,
         "age": age(row["age"] or scan.header.get("age", "")),
-        "sex": (row["sex"] or scan.header.get("sex", "")).upper(),
+        "sex": among((row["sex"] or scan.header.get("sex", "")).upper(), ("F", "M", "O", "")),
         "scanner": row["scanner"] or " ".join(
             filter(None, (scan.header.get("manufacturer", ""), scan.header.get("model", "")))
         ),
@@ -44,7 +46,7 @@ def shifted(text: str, identity: str) -> str:
         told = date.fromisoformat(text)
         return (told + timedelta(days=keys.day_shift(identity))).isoformat()
     except (ValueError, OverflowError) as error:
-        raise Fault(f"study_date {text[:20]!r} is not a date such as 2026-01-31") from error
+        raise Fault("the study_date of its row is not a date such as 2026-01-31; mend the cell") from error
 
 
 def age(text: str) -> float | None:
@@ -55,14 +57,19 @@ def age(text: str) -> float | None:
     return None if years is None else min(years, float(OLDEST))
 
 
+def among(text: str, known: Sequence[str]) -> str:
+    """A term of a closed list, else "?": a cell that slipped by a column, with a name in it, is not kept."""
+    return text if text in known else UNKNOWN
+
+
 def number(text: str, name: str) -> float | None:
-    """A number of 0 or more, None for an empty cell. Fault names the column."""
+    """A number of 0 or more, None for an empty cell. Fault names the column and does not quote the cell."""
     if not text:
         return None
     try:
         value = float(text)
     except ValueError as error:
-        raise Fault(f"{name} {text[:20]!r} is not a number") from error
+        raise Fault(f"the {name} of its row is not a number; mend the cell") from error
     if not math.isfinite(value) or value < 0:
-        raise Fault(f"{name} {text[:20]!r} is not a plain number")
+        raise Fault(f"the {name} of its row is not a plain number of 0 or more; mend the cell")
     return value

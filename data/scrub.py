@@ -5,14 +5,18 @@ from __future__ import annotations
 import gzip
 import re
 
-from data.read import nifti_bytes
+from data.nifti import nifti_bytes
 from lineage.fault import Fault
 
-# Free text of the headers: nifti1.h (data_type, db_name, descrip, aux_file, intent_name), nifti2.h.
-NIFTI1_TEXT = ((4, 14), (14, 32), (148, 228), (228, 252), (328, 344))
-NIFTI2_TEXT = ((240, 320), (320, 344), (508, 524))
+# Free text and unused numbers of the headers: nifti1.h (data_type, db_name, extents, session_error; glmax, glmin,
+# descrip, aux_file; intent_name), nifti2.h (descrip, aux_file; intent_name; unused_str).
+NIFTI1_TEXT = ((4, 38), (140, 252), (328, 344))
+NIFTI2_TEXT = ((240, 344), (508, 524), (525, 540))
 PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # PS: FF00 and restart markers are entropy-coded data
+# FF00 and restart markers are entropy-coded data; so is FF before anything under 80 in JPEG-LS (T.87, A.1).
+MARKER = re.compile(rb"\xff+([\x80-\xcf\xd8-\xfe])")
+KEPT_SEGMENTS = {(0xEE, b"Adob"): 14, (0xE8, b"mrfx"): 7}  # colour transforms of JPEG and JPEG-LS, and their lengths
+CODESTREAM = b"\xff\x4f\xff\x51"  # JPEG 2000 (T.800, A.4): SOC and SIZ
 
 
 def nifti(name: str, content: bytes) -> bytes:
@@ -45,21 +49,51 @@ def png(name: str, content: bytes) -> bytes:
 def jpeg(name: str, content: bytes) -> bytes:
     """The file without comments and application segments (ITU-T T.81, B.2.4), EXIF and thumbnails among them.
 
-    Of these only Adobe's colour transform stays, which decoding needs. Bytes after the end of the image are dropped.
+    Of these only a colour transform stays, which decoding needs. Bytes after the end of the image are dropped.
     """
+    kept, whole = _segments(content)
+    if not whole:
+        raise Fault(f"{name}: ends in the middle of a picture; copy it again")
+    return kept
+
+
+def frame(content: bytes) -> bytes:
+    """One compressed frame of a DICOM file as `jpeg` leaves it; one that ends too early stays without its comments."""
+    if content.startswith(b"\xff\xd8"):
+        kept, _ = _segments(content)
+        return kept
+    start = content.find(CODESTREAM, 0, 256) if content[4:8] == b"jP  " else 0
+    return _codestream(content[start:]) if content.startswith(CODESTREAM, max(start, 0)) else content
+
+
+def _segments(content: bytes) -> tuple[bytes, bool]:
+    """The marker segments of a JPEG that carry its picture, and whether its end was found."""
     kept, at = [content[:2]], 2
     while (found := MARKER.match(content, at)) is not None:
         marker, start = found.group(1)[0], found.end()
         if marker == 0xD9:
-            return b"".join([*kept, b"\xff\xd9"])
+            return b"".join([*kept, b"\xff\xd9"]), True
         stop = start + int.from_bytes(content[start : start + 2])
         segment = content[start:stop]
         if marker == 0xDA:
             following = MARKER.search(content, stop)
             if following is None:
-                break
+                return b"".join([*kept, b"\xff\xda", content[start:]]), False
             segment, stop = content[start : following.start()], following.start()
-        if not (marker == 0xFE or 0xE0 <= marker <= 0xEF) or (marker == 0xEE and segment[2:7] == b"Adobe"):
-            kept.append(bytes([0xFF, marker]) + (segment[:14] if marker == 0xEE else segment))
+        if length := KEPT_SEGMENTS.get((marker, segment[2:6])):
+            kept.append(bytes([0xFF, marker]) + segment[:length])
+        elif not (marker == 0xFE or 0xE0 <= marker <= 0xEF):
+            kept.append(bytes([0xFF, marker]) + segment)
         at = stop
-    raise Fault(f"{name}: ends in the middle of a picture; copy it again")
+    return b"".join([*kept, content[at:]]), False
+
+
+def _codestream(content: bytes) -> bytes:
+    """A JPEG 2000 codestream without the comments of its main header (T.800, A.9.2); the tiles stay as they are."""
+    kept, at = [content[:2]], 2
+    while at + 4 <= len(content) and content[at] == 0xFF and content[at + 1] != 0x90:
+        end = at + 2 + int.from_bytes(content[at + 2 : at + 4])
+        if content[at + 1] != 0x64:
+            kept.append(content[at:end])
+        at = end
+    return b"".join([*kept, content[at:]])

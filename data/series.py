@@ -1,8 +1,9 @@
-"""The single-slice files of one series -> one scan, its slices in the order of the body."""
+"""Slices -> one scan, in the order of the body: the single-slice files of a series, or the frames of one file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,54 +15,100 @@ from lineage.fault import Fault
 Array = NDArray[Any]
 EVEN = 0.05  # share by which slice distances of an even series may differ
 TILT = 0.02  # share of a step between slices that may run beside the slice normal: about 1 degree
+TURNED = 1e-3  # difference of direction cosines that a scanner's rounding explains: 0.06 degrees
+NEAREST = 1e-3  # mm: slices that are nearer than this share their place
+ODD = ("uneven distances", "missing slices", "gantry tilt", "several slices at one place")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """How slices lie above each other: their `order` along the normal, their usual `distance` in mm, what is odd."""
+
+    order: NDArray[np.int64]
+    distance: float
+    geometry: str
 
 
 def series(scans: Sequence[Scan]) -> Scan:
     """One scan out of the single-slice DICOM files of a series, ordered along the slice normal (PS3.3 C.7.6.2.1.1).
 
     Fault where the files do not belong together. `header["geometry"]` is "even", or names what is odd:
-    uneven distances (a missing slice), gantry tilt.
+    uneven distances, missing slices, gantry tilt.
     """
     if len(scans) == 1:
         return scans[0]
-    first = scans[0]
-    for scan in scans:
-        for fact in ("orientation", "series", "modality"):
-            if scan.header.get(fact) != first.header.get(fact):
-                raise Fault(f"{scan.name}: differs from {first.name} in {fact}; give the files of one series together")
-        if scan.pixels.shape != first.pixels.shape or len(scan.pixels) != 1 or scan.units != first.units:
-            raise Fault(f"{scan.name}: differs from {first.name} in size; give the files of one series together")
-    places = np.array([_numbers(scan, "position", 3) for scan in scans])
-    axes = _numbers(first, "orientation", 6)
-    along = places @ np.cross(axes[:3], axes[3:])
-    order = np.argsort(along, kind="stable")
-    steps = np.diff(along[order])
-    if (steps < 1e-3).any():
-        raise Fault(f"{scans[order[int(steps.argmin())]].name}: shares its position with another slice of the series")
+    first, arranged = scans[0], arrange(scans)
     row, column = first.spacing[1:] if first.spacing else (1.0, 1.0)
-    geometry = _geometry(steps, np.diff(places[order], axis=0))
     return Scan(
         name=first.name,
-        pixels=np.concatenate([scans[index].pixels for index in order]),
+        pixels=np.concatenate([scans[index].pixels for index in arranged.order]),
         units=first.units,
         modality=first.modality,
-        spacing=(float(np.median(steps)), row, column),
-        header=first.header | {"geometry": geometry},
+        spacing=(arranged.distance, row, column),
+        header=first.header | {"geometry": arranged.geometry},
         patient_id=first.patient_id,
     )
 
 
-def _geometry(steps: Array, moves: Array) -> str:
+def arrange(scans: Sequence[Scan]) -> Stack:
+    """How the files of a series lie, by their headers and shapes alone. Fault where they do not belong together."""
+    first = scans[0]
+    axes = _numbers(first, "orientation", 6)
+    for scan in scans:
+        for fact in ("series", "modality"):
+            if scan.header.get(fact) != first.header.get(fact):
+                raise Fault(f"{scan.name}: differs from {first.name} in {fact}; give the files of one series together")
+        if np.abs(_numbers(scan, "orientation", 6) - axes).max() > TURNED:
+            raise Fault(f"{scan.name}: differs from {first.name} in orientation; give the files of one series together")
+        if scan.pixels.shape != first.pixels.shape or len(scan.pixels) != 1 or scan.units != first.units:
+            raise Fault(f"{scan.name}: differs from {first.name} in size; give the files of one series together")
+        if scan.patient_id != first.patient_id:
+            raise Fault(f"{scan.name}: differs from {first.name} in patient; give the files of one series together")
+    stack = stacked(np.array([_numbers(scan, "position", 3) for scan in scans]), axes)
+    if ODD[3] in stack.geometry:
+        along = np.array([_numbers(scan, "position", 3) for scan in scans])[stack.order] @ _normal(axes)
+        again = scans[stack.order[int(np.diff(along).argmin()) + 1]]
+        raise Fault(f"{again.name}: shares its position with another slice of the series; leave one of them out")
+    return stack
+
+
+def stacked(places: Array, axes: Array) -> Stack:
+    """Order slices by the positions of their corners (n × 3, mm) along the normal of their rows and columns (6,)."""
+    along = places @ _normal(axes)
+    order = np.argsort(along, kind="stable")
+    steps = np.diff(along[order])
+    apart = steps > NEAREST
+    if not apart.any():
+        return Stack(order, 0.0, ODD[3] if len(steps) else "")
+    odd = _odd(steps[apart], np.diff(places[order], axis=0)[apart]) + ([] if apart.all() else [ODD[3]])
+    return Stack(order, float(np.median(steps[apart])), ", ".join(odd) or "even")
+
+
+def _normal(axes: Array) -> Array:
+    return np.cross(axes[:3], axes[3:])
+
+
+def _odd(steps: Array, moves: Array) -> list[str]:
+    """What is odd about the steps (mm along the normal) and moves (n × 3, mm) from slice to slice.
+
+    Slices are missing where a step is a whole multiple of the usual one.
+    """
     odd = []
-    if (np.abs(steps / np.median(steps) - 1) > EVEN).any():
-        odd.append("uneven distances")
+    ratio = steps / np.median(steps)
+    wide = np.abs(ratio - 1) > EVEN
+    if wide.any():
+        whole = np.abs(ratio - np.rint(ratio)) <= EVEN
+        odd.append(ODD[1] if (whole & (ratio > 1))[wide].all() else ODD[0])
     if (np.sqrt(np.maximum((moves**2).sum(1) - steps**2, 0)) > TILT * np.linalg.norm(moves, axis=1)).any():
-        odd.append("gantry tilt")
-    return ", ".join(odd) or "even"
+        odd.append(ODD[2])
+    return odd
 
 
 def _numbers(scan: Scan, fact: str, count: int) -> Array:
     parts = scan.header.get(fact, "").split("\\")
     if len(parts) != count:
         raise Fault(f"{scan.name}: has no image {fact}, so its slices cannot be put in order; upload them one by one")
-    return np.array([float(part) for part in parts])
+    numbers = np.array([float(part) for part in parts])
+    if not np.isfinite(numbers).all():
+        raise Fault(f"{scan.name}: its image {fact} is not made of plain numbers; export it again")
+    return numbers

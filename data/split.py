@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from data.record import Side, Task
 from data.settings import SplitSettings
@@ -15,6 +18,7 @@ from lineage.fault import Fault
 
 COHORTS = ("task", "cluster", "side", "epoch", "stratum", "batch", "assigned_at")
 INDEPENDENT = ("patient", "group")
+FEW = 20  # clusters under which a test side of its own says next to nothing
 
 
 def check_cluster(task: Task) -> None:
@@ -42,9 +46,14 @@ def append_cohorts(path: Path, rows: pd.DataFrame) -> None:
     twice = sorted(set(table["cluster"]) & set(rows["cluster"]))
     if twice:
         raise Fault(f"{path}: {len(twice)} clusters already have a side ({', '.join(twice[:3])}); it never changes")
+    write_cohorts(path, pd.concat([table, rows[list(COHORTS)]]))
+
+
+def write_cohorts(path: Path, table: pd.DataFrame) -> None:
+    """Put a whole table in the place of the old one: on disk when this returns, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    text = pd.concat([table, rows[list(COHORTS)]]).to_csv(index=False, lineterminator="\n")
+    text = table.to_csv(index=False, lineterminator="\n")
     with part.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
@@ -72,6 +81,32 @@ def assign(
         strata[stratum][side] += 1
         rows.append((task.name, cluster, side.value, epoch, stratum, batch, store.now()))
     return pd.DataFrame(rows, columns=list(COHORTS)).sort_values("cluster", ignore_index=True)
+
+
+def few(manifest: pd.DataFrame, cohorts: pd.DataFrame) -> list[str]:
+    """The warning of a set that is too small for sides, with these units and all that is admitted; else none."""
+    count = len(set(manifest["cluster"]) | set(cohorts["cluster"]))
+    if count >= FEW:
+        return []
+    return [
+        f"{count} clusters are fewer than {FEW}: a test side of so few says next to nothing; leave-one-cluster-out "
+        "evaluation judges such a set by all of them in turn"
+    ]
+
+
+def leave_one_cluster_out(manifest: pd.DataFrame) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64]]]:
+    """The folds of a small set: each cluster in turn is held out of all the others.
+
+    Yields (cluster, positions to learn from, positions held out) among the rows of `manifest`, in the order of the
+    clusters' names. Fault under two clusters, which leaves nothing to learn from.
+    """
+    clusters = manifest["cluster"].to_numpy(dtype=object)
+    names = sorted(set(clusters))
+    if len(names) < 2:
+        raise Fault(f"leave-one-cluster-out needs at least 2 clusters, there are {len(names)}; admit more patients")
+    for name in names:
+        held = clusters == name
+        yield str(name), np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def _shares(settings: SplitSettings) -> dict[Side, float]:

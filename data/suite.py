@@ -5,23 +5,28 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 import pandas as pd
 
+from data import population
+from data.agreement import Agreement
 from data.expectations import Rule, rules
 from data.index import TEXT
+from data.population import Population
 from data.record import Task
 from data.settings import IngestSettings
 
 log = logging.getLogger(__name__)
 SOURCE = "batches"
-NAMED = 5
+UNBALANCED = 10  # times as many clusters in the largest class as in the smallest
 ELSEWHERE = re.compile(r'\b(src|href)="https?://[^"]*"')
+NOTHING = re.compile(r'<img\b[^>]*data-left-out-src=""[^>]*>|<footer\b.*?</footer>', re.DOTALL)  # logo, news
 
 
 @dataclass(frozen=True)
@@ -36,32 +41,47 @@ class Validation:
     figures: Mapping[str, Any]
 
 
-def validate(manifest: pd.DataFrame, task: Task, settings: IngestSettings, gx_home: Path, batch: str) -> Validation:
+def validate(
+    manifest: pd.DataFrame, task: Task, settings: IngestSettings, gx_home: Path, batch: str,
+    reference: Population | None = None, agreement: Agreement | None = None,
+) -> Validation:  # fmt: skip
     """Run the task's suite over a batch. Context, results and Data Docs stay under `gx_home`; `page` is this batch's.
 
     A rule that speaks of units keeps those out; a rule that speaks of the table keeps the batch out; a rule that is
-    no error, and a class with few clusters, are warnings.
+    no error is a warning. So is what readers disagree on, and what differs from `reference`, the population that the
+    champion learned from: both are told at the head of the page.
     """
-    asked = rules(task)
+    asked = rules(task, settings)
     table = _nulls(manifest)
     results, page = _run(table, task, asked, gx_home, batch)
     failing: defaultdict[str, list[str]] = defaultdict(list)
-    errors, warnings = [], _few(manifest, task, settings)
+    errors, warnings = [], _unbalanced(manifest, task)
     for number, result in sorted(results.items()):
         rule = asked[number]
         units = [str(row["unit_id"]) for row in result.result.get("unexpected_index_list") or []]
         if result.success:
             continue
         if not rule.error:
-            warnings.append(f"{len(units)} of {len(table)} units: {rule.meaning}")
+            warnings.append(f"{len(units)} of {len(table)} units: {rule.meaning}" if units else rule.meaning)
         elif units:
             for unit in units:
                 failing[unit].append(rule.meaning)
         else:
             errors.append(rule.meaning)
+    figures: dict[str, Any] = {
+        "expectations": len(results),
+        "met": sum(bool(result.success) for result in results.values()),
+    }
+    figures |= _balance(manifest)
+    if agreement is not None:
+        warnings += agreement.warnings()
+        figures["agreement"] = agreement.figures()
+    if reference is not None:
+        different, figures["population"] = population.compare(population.describe(manifest), reference)
+        warnings += different
+    _tell(page, warnings, dict(failing), figures)
     success = not failing and not errors
-    figures = {"expectations": len(results), "met": sum(bool(result.success) for result in results.values())}
-    return Validation(success, dict(failing), errors, warnings, page, figures | _balance(manifest))
+    return Validation(success, dict(failing), errors, warnings, page, figures)
 
 
 def _run(table: pd.DataFrame, task: Task, asked: list[Rule], gx_home: Path, batch: str) -> tuple[dict[int, Any], Path]:
@@ -97,7 +117,30 @@ def _keep_local(gx_home: Path) -> None:
     for page in gx_home.rglob("local_site/**/*.html"):
         text = page.read_text(encoding="utf-8")
         if ELSEWHERE.search(text):
-            page.write_text(ELSEWHERE.sub(r'data-left-out-\1=""', text), encoding="utf-8")
+            page.write_text(NOTHING.sub("", ELSEWHERE.sub(r'data-left-out-\1=""', text)), encoding="utf-8")
+
+
+def _tell(page: Path, warnings: list[str], failing: Mapping[str, list[str]], figures: Mapping[str, Any]) -> None:
+    """At the head of a page: the failing scans with their reasons, how far readers agree, the warnings."""
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace("<body>", "<body>" + "".join(_head(warnings, failing, figures)), 1), encoding="utf-8")
+
+
+def _head(warnings: list[str], failing: Mapping[str, list[str]], figures: Mapping[str, Any]) -> Iterator[str]:
+    yield '<section id="in-short" style="margin: 24px 48px; font: 16px/1.5 sans-serif"><h2>In short</h2>'
+    agreement = figures.get("agreement")
+    if agreement:
+        kappa = "not defined" if agreement["kappa"] is None else f"{agreement['kappa']:.2f}"
+        yield (
+            f"<p>{agreement['readers']} readers gave one label to {agreement['agreed']:.0%} of {agreement['units']} "
+            f"units; {escape(agreement['statistic'])} kappa {kappa} on {agreement['rated']} units</p>"
+        )
+    for title, lines in (
+        (f"Failing scans: {len(failing)}", [f"{unit}: {'; '.join(why)}" for unit, why in sorted(failing.items())]),
+        (f"Warnings: {len(warnings)}", warnings),
+    ):
+        yield f"<h3>{title}</h3><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+    yield "</section>"
 
 
 def _asset(source: Any, batch: str) -> Any:
@@ -135,14 +178,12 @@ def _nulls(manifest: pd.DataFrame) -> pd.DataFrame:
     return manifest.assign(**{name: manifest[name].replace("", None) for name in texts})
 
 
-def _few(manifest: pd.DataFrame, task: Task, settings: IngestSettings) -> list[str]:
-    clusters = manifest.groupby("label")["cluster"].nunique()
-    wanted = settings.min_clusters_per_class
-    return [
-        f"class {name} has {clusters.get(name, 0)} clusters in this batch, fewer than {wanted}"
-        for name in task.classes
-        if clusters.get(name, 0) < wanted
-    ]
+def _unbalanced(manifest: pd.DataFrame, task: Task) -> list[str]:
+    clusters = manifest.groupby("label")["cluster"].nunique().reindex(list(task.classes)).dropna().astype(int)
+    if clusters.empty or clusters.max() <= UNBALANCED * clusters.min():
+        return []
+    counted = ", ".join(f"{count} of {name}" for name, count in clusters.items())
+    return [f"unbalanced classes: clusters {counted}"]
 
 
 def _balance(manifest: pd.DataFrame) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import hashlib
 import hmac
 import os
 import secrets
+from functools import lru_cache
+from pathlib import Path
 
 from lineage.fault import Fault
 from lineage.places import place
@@ -36,9 +38,17 @@ def key(purpose: str) -> bytes:
         raise Fault(f"there is no key for {purpose!r}; the purposes are {', '.join(PURPOSES)}")
     path = place("keys", purpose)
     try:
-        value = bytes.fromhex(path.read_text().strip())
+        seen = path.stat()
     except FileNotFoundError as error:
         raise Fault(f"the key {path} is missing; run `oncoloop init` in the workspace, or restore a backup") from error
+    return _read(path, seen.st_ino, seen.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, _inode: int, _changed: int) -> bytes:
+    """The key in a file, read once for as long as the file stays as it is."""
+    try:
+        value = bytes.fromhex(path.read_text().strip())
     except ValueError as error:
         raise Fault(f"the key {path} is not hexadecimal; restore it from a backup") from error
     if len(value) != KEY_BYTES:

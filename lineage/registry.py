@@ -59,6 +59,14 @@ def tags(task: str, version: str) -> dict[str, str]:
     return {**found.tags, "run_id": str(found.run_id)}
 
 
+def mark(task: str, version: str, facts: dict[str, str]) -> None:
+    """Add tags to a version and to the run that it came from."""
+    client, found = _client(), _version(task, version)
+    for name, value in facts.items():
+        client.set_model_version_tag(task, version, name, value)
+        client.set_tag(str(found.run_id), name, value)
+
+
 def versions(task: str) -> list[str]:
     """The registered versions of a task, oldest first."""
     return [str(number) for number in sorted(int(v.version) for v in _client().search_model_versions(f"name='{task}'"))]

@@ -54,6 +54,7 @@ def trace(prediction_id: str) -> Chain:
     links += _data(row["task"], row["version"], batches, logged, missing)
     links += _verdicts([*batches, f"{row['task']}/{row['version']}", row["release"]], row["task"], missing)
     links += _approvals(row["task"], row["version"])
+    links += _withdrawals(f"{row['task']}/{row['version']}")
     links += _people(links)
     links.append(_record())
     return Chain(prediction_id, tuple(links), tuple(missing))
@@ -165,6 +166,15 @@ def _approvals(task: str, version: str) -> list[Link]:
     """Decisions of people; there are none where the change plan lets a passing challenger through by itself."""
     name = f"{task}/{version}"
     return [Link("approval", name, event.at, event.actor, event.payload) for event in ledger.events("approval", name)]
+
+
+def _withdrawals(version: str) -> list[Link]:
+    """Patients who were withdrawn after a version had learned from them: it can't be made again since."""
+    return [
+        Link("withdrawal", event.subject[:12], event.at, event.actor, {"not reproducible since": event.at[:10]})
+        for event in ledger.events("patient.withdrawn")
+        if version in event.payload.get("models", [])
+    ]
 
 
 def _people(links: list[Link]) -> Iterator[Link]:

@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from lineage import registry
-from pipelines import page, params, promote, repro, stages
+from lineage.fault import Fault
+from pipelines import page, params, promote, repro, stages, withdrawal
 
 log = logging.getLogger(__name__)
 
 
 def reproduce(task: str, version: str) -> dict[str, Any]:
-    """Train `task/version` again in a folder of its own; nothing is registered and no stage result is reused."""
+    """Train `task/version` again in a folder of its own; nothing is registered and no stage result is reused.
+
+    Fault if a patient of its data was withdrawn.
+    """
+    if lost := withdrawal.since(f"{task}/{version}"):
+        raise Fault(f"{task}/{version} is not reproducible since {lost}: a patient it has learned from was withdrawn")
     tags, folder = registry.tags(task, version), registry.download(task, version)
     tree = repro.checkout(tags["data_version"])
     record = stages.write_code(tree)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from dataclasses import dataclass
@@ -11,13 +12,26 @@ from typing import Any
 import pandas as pd
 from prefect import flow, get_run_logger, task
 
-from data import gate, index, leakage, split, suite
+from data import (
+    agreement,
+    aside,
+    corrections,
+    gate,
+    identity,
+    index,
+    known,
+    labels,
+    leakage,
+    population,
+    split,
+    suite,
+    withdrawn,
+)
 from data.record import Task
-from lineage import ledger, outbox, places
+from lineage import ledger, places
 from lineage.fault import Fault
-from lineage.store import now
 from lineage.verdict import Outcome, Verdict
-from pipelines import page, params, repro
+from pipelines import correction, page, params, repro, settle
 from pipelines.workspace import alone
 
 log = logging.getLogger(__name__)
@@ -54,46 +68,46 @@ _JUDGED = ("batch.admitted", "batch.quarantined")
 def incoming(folder: Path) -> Incoming:
     """Read what a folder says it is: its task and its digest. Fault if it is no batch."""
     if not folder.is_dir():
-        raise Fault(f"the batch folder {folder} does not exist")
-    table = index.metadata(folder)
-    name = folder.resolve().name
-    return Incoming(name, folder, params.load().task(str(table["task"].iloc[0])), index.batch_digest(folder))
+        raise Fault("the batch folder does not exist; name a folder of the inbox")
+    table, settings = index.metadata(folder), params.load()
+    name, told = folder.resolve().name, str(table["task"].iloc[0])
+    if told not in settings.tasks:  # not quoted: a row that slipped by a column would put a patient here
+        raise Fault(f"{name}: the task in its metadata.csv is none of {', '.join(settings.tasks)}; mend the column")
+    people = {str(text) for column in ("patient_id", "group") for text in table[column].unique()}
+    if any(identity.betrays(name, identity.of_row({"patient_id": one}), words=False) for one in people):
+        raise Fault("the folder's name holds the name or number of one of its patients; rename it")
+    return Incoming(name, folder, settings.task(told), index.batch_digest(folder))
 
 
 @flow(name="ingest")
 def ingest(source: str | None = None, again: bool = False) -> list[dict[str, Any]]:
     """Judge every waiting batch; each is admitted whole, without the scans that fail, or quarantined."""
     with alone("workspace"):
-        settle()
+        settle.settle()
         return [judge(batch) for batch in waiting(Path(source) if source else None, again)]
-
-
-def settle() -> None:
-    """Finish or undo what an interrupted ingest left behind."""
-    for path in repro.recover(Path.cwd()):
-        log.warning("undone after an interruption: %s", path)
-    shutil.rmtree(places.home() / "staging", ignore_errors=True)
-    known = {event.subject for event in ledger.events(kind="batch.admitted")}
-    for record in Path("data/batches").glob("*/*/record.json"):
-        if record.parent.name not in known:
-            _announce(page.read_json(record), repro.head())
-            repro.push()
 
 
 def judge(batch: Incoming) -> dict[str, Any]:
     """One batch through the data gate."""
-    ledger.append("batch.received", batch.name, {"task": batch.task.name, "digest": batch.digest})
+    arrived = received(batch)
     verdict, manifest, validation_page = examine.with_options(name=f"examine {batch.name}")(batch)
     ledger.record(verdict, task=batch.task.name, digest=batch.digest, page=validation_page)
     page.verdict(verdict, f"data-{batch.name}", validation_page)
     version = None
     if verdict.outcome is Outcome.PASS:
-        version = admit.with_options(name=f"admit {batch.name}")(batch, manifest)
+        version = admit.with_options(name=f"admit {batch.name}")(batch, manifest, arrived)
     else:
         quarantine(batch, verdict)
     shutil.rmtree(batch.staging, ignore_errors=True)
     return {"batch": batch.name, "task": batch.task.name, "verdict": verdict.to_dict(), "data_version": version,
             "page": validation_page}  # fmt: skip
+
+
+def received(batch: Incoming) -> str:
+    """When this very batch first came, in UTC; written down once, however often an interrupted run begins again."""
+    facts = {"task": batch.task.name, "digest": batch.digest}
+    known = [event for event in ledger.events(kind="batch.received", subject=batch.name) if event.payload == facts]
+    return (known[0] if known else ledger.append("batch.received", batch.name, facts)).at
 
 
 @task(persist_result=False)
@@ -104,58 +118,97 @@ def examine(batch: Incoming) -> tuple[Verdict, pd.DataFrame, str]:
     taken = list(Path("data/batches").glob(f"*/{batch.name}.dvc"))
     if taken:
         raise Fault(f"a batch named {batch.name} is already admitted with other content; give the folder a new name")
-    indexed = index.index_batch(batch.source, batch.staging, batch.task)
+    told = labels.metadata(batch.source)
+    if labels.corrects(told):
+        return correction.examine(batch.name, batch.source, batch.task, settings)
+    indexed = index.index_batch(batch.source, batch.staging, batch.task, disagreement=settings.disagreement)
+    indexed = turn_away(indexed, batch.staging)
     logger.info("%s: %d units read, %d files refused", batch.name, len(indexed.manifest), len(indexed.refused))
-    validation = suite.validate(indexed.manifest, batch.task, settings, places.place("gx"), batch.name)
-    findings = leakage.check(indexed.manifest, known_units(batch.task.name), settings)
+    cohorts = split.read_cohorts(Path("data/cohorts", f"{batch.task.name}.csv"))
+    validation = suite.validate(
+        indexed.manifest, batch.task, settings, places.place("gx"), batch.name,
+        reference(batch.task.name, cohorts), agreement.measure(told, batch.task),
+    )  # fmt: skip
+    findings = leakage.check(indexed.manifest, known_units(batch.task.name, indexed.manifest), settings)
     total = len(indexed.manifest) + len(indexed.refused)
-    verdict, failing = gate.admit(batch.name, validation, findings, indexed.refused, total, settings)
+    small = split.few(indexed.manifest, cohorts)
+    verdict, failing = gate.admit(batch.name, validation, findings, indexed.refused, total, settings, small)
+    aside.note(batch.staging, failing, indexed.refused)
     for reason in verdict.reasons:
         logger.info("%s: %s", batch.name, reason)
     kept = indexed.manifest[~indexed.manifest["unit_id"].isin(list(failing))]
     return verdict, kept, str(validation.page)
 
 
-def known_units(task_name: str) -> pd.DataFrame:
-    """The manifests of every admitted batch of a task, one below the other."""
-    tables = [index.read_manifest(path) for path in Path("data/batches", task_name).glob("*/manifest.csv")]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+def reference(task_name: str, cohorts: pd.DataFrame) -> population.Population:
+    """The training side of what the champion learned from; before there is one, of all that is admitted."""
+    promoted = ledger.events(kind="model.promoted", subject=task_name, limit=1)
+    champion = str(promoted[-1].payload["version"]) if promoted else ""
+    logged = ledger.events(kind="model.logged", subject=task_name) if champion else []
+    learned = {name for event in logged if event.payload["version"] == champion for name in event.payload["batches"]}
+    folders = sorted(path.parent for path in Path("data/batches", task_name).glob("*/manifest.csv"))
+    wanted = [folder for folder in folders if not champion or folder.name in learned]
+    training = set(cohorts.loc[cohorts["side"] == "training", "cluster"])
+    return population.reference(wanted, training, places.place("population"))
+
+
+def turn_away(indexed: index.Indexed, staging: Path) -> index.Indexed:
+    """Without the scans of patients who were withdrawn: their copies are deleted, their files refused by name."""
+    marks = {event.subject for event in ledger.events(kind="withdrawal.begun")}
+    gone = withdrawn.concerned(indexed.manifest, marks)
+    if not gone.any():
+        return indexed
+    files = sorted(set(indexed.manifest.loc[gone, "file"]))
+    for file in files:
+        (staging / file).unlink(missing_ok=True)
+    manifest = indexed.manifest[~gone].reset_index(drop=True)
+    manifest.to_csv(staging / "manifest.csv", index=False, lineterminator="\n")
+    why = "the patient was withdrawn; take the file out of the batch"
+    refused = [*indexed.refused, *(index.Refused(Path(file).name, why) for file in files)]
+    return dataclasses.replace(indexed, manifest=manifest, refused=refused)
+
+
+def known_units(task_name: str, manifest: pd.DataFrame) -> pd.DataFrame:
+    """The admitted units of a task that the leakage checks of a batch have to see, with their labels as of today."""
+    folder = Path("data/batches", task_name)
+    concerned = known.related(folder, places.place("known", task_name), manifest)
+    return corrections.apply(concerned, corrections.given(folder))
 
 
 @task(persist_result=False)
-def admit(batch: Incoming, manifest: pd.DataFrame) -> str:
-    """Move the batch in, assign its new clusters, and commit: the commit is the data version."""
+def admit(batch: Incoming, manifest: pd.DataFrame, arrived: str) -> str:
+    """Move the batch in, assign its new clusters, and commit: the commit is the data version.
+
+    Killed before the commit, the next run undoes it all; killed after it, the next run finishes. What is written holds
+    no time but that of the arrival, so that the bytes are those of an undisturbed run.
+    """
     settings, name = params.load(), batch.task.name
+    if corrections.WAS in manifest:
+        return correction.admit(batch.name, batch.task, batch.digest, manifest, arrived)
+    aside.set_aside(batch.staging, Path("data/quarantine", batch.name))
     target, table = Path("data/batches", name, batch.name), Path("data/cohorts", f"{name}.csv")
+    kept = set(manifest["file"])
     for path in batch.staging.glob("scans/*"):
-        if f"scans/{path.name}" not in set(manifest["file"]):
+        if f"scans/{path.name}" not in kept:
             path.unlink()
-    manifest.to_csv(batch.staging / "manifest.csv", index=False)
+    manifest.to_csv(batch.staging / "manifest.csv", index=False, lineterminator="\n")
     record = {"task": name, "batch": batch.name, "digest": batch.digest, "units": len(manifest),
-              "clusters": int(manifest["cluster"].nunique()), "received": now()}  # fmt: skip
+              "clusters": int(manifest["cluster"].nunique()), "received": arrived}  # fmt: skip
     page.write_json(batch.staging / "record.json", record)
     rows = split.assign(manifest, split.read_cohorts(table), settings.split, epoch(name), batch.name, batch.task)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(batch.staging, target)
-    split.append_cohorts(table, rows)
+    split.append_cohorts(table, rows.assign(assigned_at=arrived))
     repro.add(target)
     version = repro.commit(["data"], f"Admit {batch.name} to {name}")
-    repro.push()
-    _announce(record, version)
+    repro.push(batch=target)
+    settle.announce(record, version)
     return version
 
 
 def epoch(task_name: str) -> int:
     """The epoch of what is admitted now: one more with every promoted model, so the newest is news to the champion."""
     return 1 + len(ledger.events(kind="model.promoted", subject=task_name))
-
-
-def _announce(record: dict[str, Any], version: str) -> None:
-    ledger.append("batch.admitted", record["batch"], record | {"data_version": version})
-    threshold = params.load().monitoring.retrain_labels
-    if ledger.events(kind="model.promoted", subject=record["task"]) and record["units"] >= threshold:
-        reason = f"{record['units']} newly labelled units in batch {record['batch']}"
-        outbox.put("retrain", f"volume/{record['task']}/{version}", {"task": record["task"], "reason": reason})
 
 
 def quarantine(batch: Incoming, verdict: Verdict) -> None:

@@ -77,7 +77,8 @@ def configure(folder: Path) -> None:
 
 def commit(paths: list[str], message: str, folder: Path | None = None) -> str:
     """Commit `paths` if they changed; returns the resulting version either way."""
-    git("add", "--all", "--", *paths, folder=folder)
+    here = folder or Path.cwd()
+    git("add", "--all", "--", *(path for path in paths if (here / path).exists()), folder=folder)
     if git("diff", "--cached", "--name-only", folder=folder):
         git("commit", "--quiet", "--message", message, folder=folder)
     return head(folder)
@@ -105,29 +106,61 @@ def add(path: Path) -> None:
         repo.add(str(path.absolute()))
 
 
-def push(folder: Path | None = None) -> None:
-    """Send what the remote lacks."""
+def push(folder: Path | None = None, batch: Path | None = None) -> None:
+    """Send what the remote lacks: of one batch alone (its cost is that batch's), or of everything."""
     with repository(folder) as repo:
-        repo.push()
+        repo.push(targets=[f"{batch}.dvc"] if batch else None)
+
+
+def admission(batch: Path) -> str:
+    """The commit that admitted a batch: the newest one that added its `.dvc` file."""
+    return git("log", "-1", "--format=%H", "--diff-filter=A", "--", f"{batch}.dvc") or head()
+
+
+def committed(path: str, version: str = "HEAD") -> str:
+    """The text of a file as a version holds it; empty if there is no such version or it has no such file."""
+    blob = git("rev-parse", "--verify", "--quiet", f"{version}:{path}", check=False)
+    return git("cat-file", "blob", blob) if blob else ""
 
 
 def recover(folder: Path) -> list[str]:
-    """Put the data folders back to the committed version after an interrupted admission; names what was undone."""
-    left = git("status", "--porcelain", "--untracked-files=all", "--", "data", folder=folder).splitlines()
-    undone = []
-    for line in left:
-        path = folder / line[3:].strip('"')
-        if line.startswith("??"):
-            undone.append(line[3:])
-            path.unlink(missing_ok=True)
-            if path.suffix == ".dvc":
-                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-    git("checkout", "--quiet", "HEAD", "--", "data", folder=folder)
-    for batch in (folder / "data" / "batches").glob("*/*"):
-        if batch.is_dir() and not batch.with_name(batch.name + ".dvc").exists():
+    """Put the data folders back to the committed version after an interrupted admission; names what was undone.
+
+    What the commit does not know goes, whether or not git was told of it; a batch whose files are not all there is
+    fetched from the cache again.
+    """
+    git("reset", "--quiet", "HEAD", "--", "data", folder=folder)
+    undone = _names(git("diff", "--name-only", "-z", "HEAD", "--", "data", folder=folder))
+    strangers = _names(git("ls-files", "--others", "--exclude-standard", "-z", "--", "data", folder=folder))
+    for name in strangers:
+        (folder / name).unlink(missing_ok=True)
+    if undone:
+        git("checkout", "--quiet", "HEAD", "--", "data", folder=folder)
+    if "dvc.lock" in _names(git("diff", "--name-only", "-z", "HEAD", "--", "dvc.lock", folder=folder)):
+        git("checkout", "--quiet", "HEAD", "--", "dvc.lock", folder=folder)
+    left = [batch for batch in (folder / "data" / "batches").glob("*/*") if batch.is_dir()]
+    for batch in left:
+        if not batch.with_name(batch.name + ".dvc").exists():
             undone.append(str(batch.relative_to(folder)))
             shutil.rmtree(batch)
-    return undone
+    lost = [path for path in (folder / "data" / "batches").glob("*/*.dvc") if not _whole(path.with_suffix(""))]
+    if lost:
+        with repository(folder) as repo:
+            repo.checkout([str(path.relative_to(folder)) for path in lost], force=True)
+        undone += [f"{path.with_suffix('').relative_to(folder)} (fetched again)" for path in lost]
+    inside = tuple(f"{name}/" for name in undone)
+    return sorted({*undone, *(name for name in strangers if not name.startswith(inside))})
+
+
+def _names(text: str) -> list[str]:
+    """The paths of a list that git ends with zeros, so that no name is quoted."""
+    return [name for name in text.split("\0") if name]
+
+
+def _whole(batch: Path) -> bool:
+    """Whether a batch's folder holds as many files as were admitted; each is checked by hash whenever it is used."""
+    out = yaml.safe_load(batch.with_name(batch.name + ".dvc").read_text(encoding="utf-8"))["outs"][0]
+    return batch.is_dir() and sum(len(files) for _, _, files in os.walk(batch)) == int(out["nfiles"])
 
 
 def worktree(version: str) -> Path:
@@ -217,6 +250,16 @@ def checkout(version: str) -> Path:
     with repository(target) as repo:
         repo.checkout(force=True, allow_missing=True)
     return target
+
+
+def forget(tasks: list[str]) -> None:
+    """Take the stages of these tasks out of the workspace's dvc.lock: what they made is no longer kept."""
+    stages = lock(Path.cwd())
+    left = {name: stage for name, stage in stages.items() if name.split("@")[1] not in tasks}
+    if left != stages:
+        part = Path("dvc.lock.part")
+        part.write_text(yaml.safe_dump({"schema": "2.0", "stages": left}, sort_keys=False), encoding="utf-8")
+        part.replace("dvc.lock")
 
 
 def remove(path: Path) -> None:

@@ -162,10 +162,11 @@ def drain() -> list[str]:
 
 
 def has_new_labels(task: str) -> bool:
-    """Whether a batch of the task was admitted after its newest model was logged."""
+    """Whether a batch of the task was admitted or a patient withdrawn after its newest model was logged."""
     batches = [e.seq for e in ledger.events(kind="batch.admitted") if e.payload["task"] == task]
+    batches += [e.seq for e in ledger.events(kind="patient.withdrawn") if batches and task in e.payload["tasks"]]
     models = [e.seq for e in ledger.events(kind="model.logged", subject=task)]
-    return bool(batches) and (not models or batches[-1] > models[-1])
+    return bool(batches) and (not models or max(batches) > models[-1])
 
 
 def up(base: int = PORT, only: tuple[str, ...] = NAMES, say: Any = log.info) -> None:

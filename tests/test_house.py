@@ -26,6 +26,7 @@ DOORS = {
     "openvino": {"serving/graph.py"},
     "onnxruntime": {"serving/graph.py"},
     "sqlalchemy": {"lineage/store.py"},
+    "faiss": {"data/neighbours.py"},
 }
 VAGUE = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 

@@ -24,7 +24,7 @@ CHANGED: dict[str, Any] = {"approval": "automatic", "schedule": "0 0 1 1 *"}
 FIRST = (  # task, scanner, patients, labelled slices of each
     ("lung-ct", "alder-ct", 120, 1),
     ("pancreas-ct", "birch-ct", 70, 1),
-    ("brain-mr", "birch-mr", 60, 2),
+    ("brain-mr", "birch-mr", 72, 2),
 )
 WATCHED, SHIFTED_SCANNER, SHIFTED, SLICES = "brain-mr", "shifted-mr", 60, 2  # the task that meets a new scanner
 ASKED = 36  # of those patients, how many go through the endpoint before their labels arrive
@@ -61,7 +61,14 @@ def demo(args: argparse.Namespace) -> Answer:
         "sham": args.sham,
         **decision,
     }
-    return Answer(result, _to_open(workspace, args.at), 0)
+    return Answer(result, _to_open(workspace, args.at), _code(decision, args.sham))
+
+
+def _code(decision: dict[str, Any], sham: bool) -> int:
+    """0 where the gate said what the story planted: yes to new knowledge, no to permuted labels."""
+    if (decision["decision"] == "promoted") is not sham:
+        return 0
+    return {"fail": 3, "inconclusive": 4}.get(str(decision["challenger"]), 1)
 
 
 def _fresh(workspace: Path) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lineage import ledger
 from lineage.fault import Fault
 from lineage.verdict import Outcome, from_dict, worst
-from pipelines import params, repro
+from pipelines import params, versions
 from pipelines.cli import Answer
 
 
@@ -17,7 +16,7 @@ def import_(args: argparse.Namespace) -> Answer:
     from data import collect
 
     task = params.load().task(args.task)
-    name = args.batch or args.folder.name
+    name = args.batch or args.folder.name.removesuffix(".zip")
     target = Path("inbox", name)
     if target.exists():
         raise Fault(f"inbox/{name} exists already; name the batch otherwise with --batch")
@@ -44,36 +43,64 @@ def ingest(args: argparse.Namespace) -> Answer:
 
 
 def data(args: argparse.Namespace) -> Answer:
-    """list, diff A B, checkout VERSION."""
-    wanted = {"list": 0, "diff": 2, "checkout": 1}[args.action]
+    """list, diff A B, checkout VERSION, history SCAN, quality [TASK]."""
+    if args.action == "quality":
+        return _quality(args.versions)
+    wanted = {"list": 0, "diff": 2, "checkout": 1, "history": 1}[args.action]
     if len(args.versions) != wanted:
-        raise Fault(f"`oncoloop data {args.action}` takes {wanted} versions; `oncoloop data list` shows them")
-    return {"list": _list, "diff": _diff, "checkout": _checkout}[args.action](args.versions)
+        what = "scan, by its SHA-256 or its unit" if args.action == "history" else "versions"
+        raise Fault(f"`oncoloop data {args.action}` takes {wanted} {what}; `oncoloop data list` shows what there is")
+    return {"list": _list, "diff": _diff, "checkout": _checkout, "history": _history}[args.action](args.versions)
 
 
 def _list(_versions: list[str]) -> Answer:
-    rows = [
-        {
-            "version": event.payload["data_version"],
-            "at": event.at,
-            **{k: event.payload[k] for k in ("task", "batch", "units", "clusters")},
-        }
-        for event in ledger.events(kind="batch.admitted")
+    rows = versions.listed()
+    lines = []
+    for row in rows:
+        what = f"{row['units']} units of {row['clusters']} clusters"
+        lost = f"  {versions.LOST.format(row['lost'])}" if row["lost"] else ""
+        lines.append(f"{row['version'][:12]}  {row['at']}  {row['task']:12} {row['batch']:24} {what}{lost}")
+    return Answer(rows, "\n".join(lines) or "no batch is admitted yet")
+
+
+def _diff(asked: list[str]) -> Answer:
+    result = versions.diff(*asked)
+    return Answer(result, versions.told(result))
+
+
+def _checkout(asked: list[str]) -> Answer:
+    folder, lost = versions.checkout(asked[0])
+    more = f"; it is {lost}, so that scans are missing in it" if lost else ""
+    return Answer({"folder": str(folder), "lost": lost}, f"version {asked[0]} lies in {folder}{more}")
+
+
+def _history(keys: list[str]) -> Answer:
+    """Who said what of a scan, when, and which batch brought it."""
+    from data import corrections
+
+    folders = sorted(Path("data/batches").glob("*/"))
+    steps = [step for folder in folders for step in corrections.history(folder, keys[0])]
+    if not steps:
+        raise Fault(f"no admitted scan is called {keys[0][:80]!r}; give a unit, or the SHA-256 of the file as sent")
+    lines = [
+        f"{step['unit']}  {step['at'] or 'undated'}  {step['who'] or 'nobody named'}"
+        f"{' (' + step['truth'] + ')' if step['truth'] else ''}: "
+        f"{step['from'] + ' -> ' if step['from'] else ''}{step['to']}  in {step['batch']}"
+        for step in steps
     ]
-    text = "\n".join(
-        f"{r['version'][:12]}  {r['at']}  {r['task']:12} {r['batch']:24} {r['units']} units of {r['clusters']} clusters"
-        for r in rows
-    )
-    return Answer(rows, text or "no batch is admitted yet")
+    return Answer(steps, "\n".join(lines))
 
 
-def _diff(versions: list[str]) -> Answer:
-    older, newer = (repro.batches_of(version) for version in versions)
-    result = {"added": sorted(newer - older), "removed": sorted(older - newer)}
-    text = "\n".join([*(f"+ {name}" for name in result["added"]), *(f"- {name}" for name in result["removed"])])
-    return Answer(result, text or "the same batches")
+def _quality(names: list[str]) -> Answer:
+    """One page over everything that came in, of one task or all."""
+    from data import quality
+    from lineage import ledger, places
 
-
-def _checkout(versions: list[str]) -> Answer:
-    folder = repro.checkout(versions[0])
-    return Answer({"folder": str(folder)}, f"version {versions[0]} lies in {folder}")
+    settings = params.load()
+    if len(names) > 1:
+        raise Fault("`oncoloop data quality` takes one task, or none for all of them")
+    tasks = [settings.task(names[0])] if names else list(settings.tasks.values())
+    verdicts = [event.payload | {"at": event.at} for event in ledger.events(kind="verdict")
+                if event.payload["gate"] == "data"]  # fmt: skip
+    page = quality.write(Path("data"), tasks, verdicts, places.place("quality", f"{names[0] if names else 'all'}.html"))
+    return Answer({"page": str(page)}, f"{page}: data quality of {', '.join(task.name for task in tasks)}")

@@ -38,7 +38,7 @@ def brain(lung: Task) -> Task:
 @pytest.fixture(scope="session")
 def ingest() -> IngestSettings:
     """The shipped thresholds."""
-    return IngestSettings("scan", 0.2, 1, 4, 0.98)
+    return IngestSettings("scan", 0.2, 1, 0.97, 0.98)
 
 
 @pytest.fixture

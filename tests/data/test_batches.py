@@ -60,7 +60,7 @@ def test_the_same_input_gives_the_same_bytes(admitted: tuple[list[Path], pd.Data
     assert fingerprint.tree(tmp_path / "one") == fingerprint.tree(tmp_path / "two")
     (tmp_path / "one" / "withdrawn.npy").write_bytes(b"old")
     batches.pack(folders[:1], cohorts, BRAIN, tmp_path / "one")
-    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["first.npy", "units.csv"]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["first.npy", "shards.sha256", "units.csv"]
 
 
 def test_sides_and_masks(admitted: tuple[list[Path], pd.DataFrame], tmp_path: Path) -> None:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from PIL import Image
 
@@ -18,6 +20,7 @@ from data.leakage import check
 from data.record import Task
 from data.settings import IngestSettings
 from data.suite import Validation
+from lineage import fingerprint
 from lineage.fault import Fault
 
 CLEAN = Validation(True, {}, [], [], Path("page"), {})
@@ -160,3 +163,72 @@ def test_the_real_lung_set_loses_its_extra_copies_and_nothing_else(
     assert findings.figures["near_duplicates"] == 0 and findings.figures["mixed_clusters"] == 1
     verdict, _ = admit("lung", CLEAN, findings, indexed.refused, 857, ingest)
     assert verdict.reasons[0] == "829 of 857 units are admitted, 28 stay out"
+
+
+def dicom_classes(folder: Path, batch: Path) -> pd.DataFrame:
+    """A folder for each class, a folder for each patient in it, with that patient's slices; returns the old rows."""
+    table = pd.read_csv(batch / "metadata.csv", dtype=str)
+    for row in table.itertuples():
+        place = folder / row.label / row.patient_id
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(batch / row.file_name, place / row.file_name)
+    return table
+
+
+def test_the_slices_of_a_series_become_one_scan(batch: Path, tmp_path: Path, lung: Task) -> None:
+    told = dicom_classes(tmp_path / "set", batch)
+    record = import_folder(tmp_path / "set", tmp_path / "batch", lung)
+    table = metadata(tmp_path / "batch")
+    assert record["series"] == record["files"] == record["clusters"] == 6 and "left_out" not in record
+    assert table["file_name"].str.contains("/series-").all()
+    assert set(table["patient_id"]) == set(told["patient_id"])
+    indexed = index_batch(tmp_path / "batch", tmp_path / "staging", lung)
+    assert len(indexed.manifest) == 12 and not indexed.refused
+    assert sorted(indexed.manifest["slice"]) == [0] * 6 + [1] * 6
+
+
+def test_what_is_no_scan_is_left_out_and_named(batch: Path, tmp_path: Path, lung: Task) -> None:
+    dicom_classes(tmp_path / "set", batch)
+    folder = next(path for path in (tmp_path / "set").glob("*/*"))
+    (folder / "readme.txt").write_text("no scan")
+    (folder / ".DS_Store").write_bytes(b"x")
+    first = sorted(folder.glob("*.dcm"))[0]
+    shutil.copy(first, folder / "zz copy.dcm")
+    turned = pydicom.dcmread(first)
+    turned.ImageOrientationPatient = ["0", "1", "0", "0", "0", "1"]
+    other = next(path for path in (tmp_path / "set").glob("*/*") if path != folder)
+    turned.SeriesInstanceUID = pydicom.dcmread(next(other.glob("*.dcm"))).SeriesInstanceUID
+    turned.save_as(other / "turned.dcm")
+    record = import_folder(tmp_path / "set", tmp_path / "batch", lung)
+    reasons = {Path(name).name: reason for name, reason in record["left_out"].items()}
+    assert "is not DICOM" in reasons["readme.txt"] and "is a copy of" in reasons["zz copy.dcm"]
+    assert "is of a series that is none" in reasons["turned.dcm"] and len(reasons) == 5
+    assert record["series"] == 5 and not list((tmp_path / "batch").rglob("readme.txt"))
+    (tmp_path / "empty" / "normal").mkdir(parents=True)
+    (tmp_path / "empty" / "normal" / "readme.txt").write_text("no scan")
+    with pytest.raises(Fault, match=r"no scan was found in it \(normal/readme.txt is not DICOM"):
+        import_folder(tmp_path / "empty", tmp_path / "none", lung)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("top", ["", "set/"])
+def test_an_archive_of_a_set_is_imported_like_its_folder(classes: Path, tmp_path: Path, lung: Task, top: str) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as made:
+        for path in classes.rglob("*.png"):
+            made.write(path, f"{top}{path.relative_to(classes)}")
+        made.writestr("__MACOSX/._junk", b"x")
+    record = import_folder(tmp_path / "set.zip", tmp_path / "zipped", lung)
+    assert record == import_folder(classes, tmp_path / "plain", lung)
+    assert fingerprint.tree(tmp_path / "zipped") == fingerprint.tree(tmp_path / "plain")
+
+
+def test_an_archive_with_its_table_and_one_that_leads_outside(batch: Path, tmp_path: Path, lung: Task) -> None:
+    with zipfile.ZipFile(tmp_path / "ready.zip", "w") as made:
+        for path in batch.iterdir():
+            made.write(path, f"ready/{path.name}")
+    assert import_folder(tmp_path / "ready.zip", tmp_path / "ready", lung)["layout"] == "metadata.csv"
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as made:
+        made.writestr("normal/../../../evil.png", b"x")
+    with pytest.raises(Fault, match=r"^evil\.zip: evil\.png has a path that leaves the archive"):
+        import_folder(tmp_path / "evil.zip", tmp_path / "evil", lung)
+    assert not (tmp_path / "evil").exists() and not list(tmp_path.parent.glob("evil*"))

@@ -76,3 +76,8 @@ def test_an_empty_batch_and_one_of_bad_scans_only_fail(ingest: IngestSettings) -
     tolerant = replace(ingest, max_failing=1.0)
     verdict, _ = admit("b", validation(u1=["blank"]), CLEAN, [Refused("x", "y")], 2, tolerant)
     assert verdict.outcome is Outcome.FAIL and verdict.reasons[0] == "nothing can be admitted: all 2 units fail"
+
+
+def test_warnings_of_the_whole_set_travel_last(ingest: IngestSettings) -> None:
+    verdict, _ = admit("b", validation(), CLEAN, [], 10, ingest, ["12 clusters are few"])
+    assert verdict.outcome is Outcome.PASS and verdict.reasons[-1] == "warning: 12 clusters are few"

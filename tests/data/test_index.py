@@ -77,7 +77,7 @@ def test_a_second_run_leaves_nothing_of_the_first(batch: Path, indexed: Indexed,
     assert len(list((staging / "scans").iterdir())) == 12
 
 
-def test_a_broken_file_is_refused_by_its_base_name_and_the_rest_goes_on(batch: Path, edit: Edit, lung: Task) -> None:
+def test_a_broken_file_is_refused_by_its_row_and_the_rest_goes_on(batch: Path, edit: Edit, lung: Task) -> None:
     names = sorted(path.name for path in batch.glob("*.dcm"))
     (batch / "deep").mkdir()
     (batch / names[0]).rename(batch / "deep" / "cut.dcm")
@@ -90,7 +90,10 @@ def test_a_broken_file_is_refused_by_its_base_name_and_the_rest_goes_on(batch: P
 
     edit(moved)
     found = index_batch(batch, batch.parent / "out", lung)
-    assert {item.file for item in found.refused} == {"cut.dcm", names[1]}
+    cut = hashlib.sha256((batch / "deep" / "cut.dcm").read_bytes()).hexdigest()
+    assert found.refused[0].file == f"row 2, sha256 {cut[:8]}"
+    assert [item.file.split(",")[0] for item in found.refused] == ["row 2", "row 3"]
+    assert "cut.dcm" not in str(found.refused) and names[1] not in str(found.refused)
     assert all(item.reason and not item.reason.startswith(item.file) for item in found.refused)
     assert len(found.manifest) == 10 == len(list((batch.parent / "out" / "scans").iterdir()))
 
@@ -98,11 +101,11 @@ def test_a_broken_file_is_refused_by_its_base_name_and_the_rest_goes_on(batch: P
 @pytest.mark.parametrize(
     ("cells", "reason"),
     [
-        ({"age": "old"}, "age 'old' is not a number"),
+        ({"age": "old"}, "the age of its row is not a number"),
         ({"study_date": "yesterday"}, "not a date"),
         ({"patient_id": ""}, "neither patient_id nor group"),
-        ({"slice": "1"}, "slice '1' is not one of its 1, counted from 0"),
-        ({"slice": "-1"}, "slice '-1' is not one"),
+        ({"slice": "1"}, "the slice of its row is not one of its 1, counted from 0"),
+        ({"slice": "-1"}, "the slice of its row is not one"),
     ],
 )
 def test_a_row_that_makes_no_sense_refuses_its_file(
@@ -153,14 +156,14 @@ def test_copies_of_a_file_share_one_stored_scan_but_no_name(batch: Path, edit: E
 
 
 def test_another_task_and_a_split_by_image_are_refused(batch: Path, lung: Task, brain: Task) -> None:
-    with pytest.raises(Fault, match="'lung-ct', not to 'brain-mr'"):
+    with pytest.raises(Fault, match="another task than brain-mr"):
         index_batch(batch, batch.parent / "out", brain)
     with pytest.raises(Fault, match="both sides of the split"):
         index_batch(batch, batch.parent / "out", replace(lung, cluster="image"))
 
 
 def test_a_file_larger_than_the_limit_is_not_read(batch: Path, lung: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.index.MAX_FILE", 1000)
+    monkeypatch.setattr("data.examine.MAX_FILE", 1000)
     found = index_batch(batch, batch.parent / "out", lung)
     assert len(found.refused) == 12 and found.manifest.empty
     assert list(found.manifest.columns) == list(COLUMNS)

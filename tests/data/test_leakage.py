@@ -8,7 +8,7 @@ import pytest
 from data.index import Indexed
 from data.leakage import check
 from data.settings import IngestSettings
-from data.shortcut import NUMBERS
+from data.shortcut import GREYS, NUMBERS
 
 NOTHING = pd.DataFrame()
 
@@ -68,7 +68,7 @@ def test_near_duplicates_fail_between_clusters_only(sound: pd.DataFrame, ingest:
 
 
 def test_blank_slices_are_copies_of_nobody(sound: pd.DataFrame, ingest: IngestSettings) -> None:
-    blank = sound.assign(std=0.0, pixels_sha256="0" * 64, dhash="0" * 16)
+    blank = sound.assign(std=0.0, pixels_sha256="0" * 64)
     assert check(blank, blank, ingest).failing == {}
 
 
@@ -79,7 +79,7 @@ def test_a_patient_in_two_groups_cannot_be_kept_on_one_side(sound: pd.DataFrame,
     found = check(moved, NOTHING, ingest)
     assert sorted(found.failing) == sorted(units)
     assert "patient in two groups" in found.failing[units[0]][0]
-    known = sound.assign(cluster="G-before", pixels_sha256="x", dhash="0" * 16, std=0.0)
+    known = sound.assign(cluster="G-before", pixels_sha256="x", std=0.0)
     assert set(check(sound, known, ingest).failing) == set(sound["unit_id"])
 
 
@@ -96,7 +96,7 @@ def test_a_header_that_tells_the_label_is_named(sound: pd.DataFrame, ingest: Ing
     many = pd.concat(
         [sound.assign(unit_id=sound["unit_id"] + str(n), cluster=sound["cluster"] + str(n)) for n in range(3)],
         ignore_index=True,
-    ).assign(std=0.0, **dict.fromkeys(NUMBERS, 1.0))
+    ).assign(std=0.0, **dict.fromkeys((*NUMBERS, *GREYS), 1.0), thumbnail="")
     betrayed = many.assign(kernel=["SHARP" if label == "malignant" else label for label in many["label"]])
     found = check(betrayed, NOTHING, replace(ingest, shortcut_accuracy=0.95))
     assert found.figures["shortcut_accuracy"] == 1.0

@@ -18,7 +18,7 @@ from lineage.fault import Fault
 STORED = np.arange(12, dtype="<u2").reshape(3, 4)
 
 
-def dicom(stored: np.ndarray[Any, Any] = STORED, **attributes: Any) -> bytes:
+def dicom(stored: np.ndarray[Any, Any] = STORED, pixel_data: bytes = b"", **attributes: Any) -> bytes:
     """A small CT file; keyword arguments set attributes, None leaves one out."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
@@ -34,7 +34,7 @@ def dicom(stored: np.ndarray[Any, Any] = STORED, **attributes: Any) -> bytes:
     for keyword, value in (plain | attributes).items():
         if value is not None:
             setattr(image, keyword, value)
-    image.PixelData = stored.tobytes()
+    image.PixelData = pixel_data or stored.tobytes()
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     stream = io.BytesIO()
@@ -196,13 +196,13 @@ def test_a_series_is_ordered_by_geometry() -> None:
     assert whole.pixels[:, 0, 0].tolist() == [1, 2, 3] and whole.spacing == (5.0, 0.5, 0.7)
     assert whole.header["geometry"] == "even"
     gap = series([*scans, read("20.dcm", one(20, 4))])
-    assert gap.header["geometry"] == "uneven distances"
+    assert gap.header["geometry"] == "missing slices"
     with pytest.raises(Fault, match="shares its position"):
         series([*scans, read("again.dcm", one(5, 9))])
     turned = read("turned.dcm", one(15, 9, ImageOrientationPatient=["0", "1", "0", "0", "0", "1"]))
     with pytest.raises(Fault, match=r"turned\.dcm: differs .* orientation"):
         series([*scans, turned])
-    with pytest.raises(Fault, match="no image position"):
+    with pytest.raises(Fault, match="no image orientation"):
         series([read("a.dcm", dicom()), read("b.dcm", dicom())])
 
 

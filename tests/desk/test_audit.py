@@ -16,7 +16,7 @@ Desk = Callable[[str], TestClient]
 
 def subjects(page: str) -> list[str]:
     """The subjects of a page's events."""
-    return re.findall(r'<td class="number">\d+</td><td>[^<]*</td><td>[^<]*</td><td>([^<]*)</td>', page)
+    return re.findall(r'<td class="number">\d+</td><td><time>[^<]*</time></td><td>[^<]*</td><td>([^<]*)</td>', page)
 
 
 def test_the_ledger_is_filtered_by_kind_subject_and_person(open_desk: Desk) -> None:
@@ -67,4 +67,4 @@ def test_an_unknown_prediction_is_said_plainly(open_desk: Desk, wanted: str) -> 
 def test_people_are_listed_with_those_who_left(open_desk: Desk) -> None:
     people.disable("cleo")
     page = open_desk("auditor").get("/people").text
-    assert all(name in page for name in ("cleo", "enno", "auda")) and page.count("closed 2") == 1
+    assert all(name in page for name in ("cleo", "enno", "auda")) and page.count("closed <time>2") == 1

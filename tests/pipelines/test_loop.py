@@ -65,7 +65,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator[Wa
     path = folder / params.NAME
     text = path.read_text(encoding="utf-8")
     path.write_text(
-        re.sub(r'"[^"]* \* \*[^"]*"', '"0 0 1 1 *"', text).replace("epochs: 40", "epochs: 8"), encoding="utf-8"
+        re.sub(r'"[^"]* \* \*[^"]*"', '"0 0 1 1 *"', text).replace("epochs: 30", "epochs: 8"), encoding="utf-8"
     )
     ward.say("user", "add", "mara", "--role", "clinician")
     task = params.load(folder).tasks["brain-mr"]
@@ -301,7 +301,14 @@ def test_a_withdrawn_patient_is_gone_from_data_and_cache(ward: Ward, answered: d
     assert all(each["patient"] in manifest_text(ward) and each["patient"] not in identities for each in found)
     assert shown["batches"] == [["brain-mr", "first"]] and shown["models"] == ["brain-mr/1"]
     assert (ward.folder / "data/batches/brain-mr/first").exists()
-    ward.say("withdraw", row["patient"], "--reason", "consent withdrawn", "--yes")
+    assert shown["releases"] and shown["inbox"] == ["inbox/first"]
+    done = ward.say("withdraw", row["patient"], "--reason", "consent withdrawn", "--yes")
+    assert done["left"] == []
     kept = [path for place in ("data", "var/cache", "var/remote") for path in (ward.folder / place).rglob("*")]
     assert not [path for path in kept if path.is_file() and path.read_bytes() == stored]
     assert ward.say("data", "list")[-1]["units"] == PATIENTS * SLICES - SLICES
+    assert ward.say("data", "list")[0]["lost"] and not ward.say("data", "list")[-1]["lost"]
+    steps = {link["step"] for link in ward.say("trace", answered["id"])["links"]}
+    assert "withdrawal" in steps
+    refused = ward.run("reproduce", "brain-mr", "1", cwd=ward.folder)
+    assert "brain-mr/1 is not reproducible since" in refused.stderr

@@ -35,9 +35,9 @@ def test_the_shipped_settings_load(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        ("patience: 20", "patiance: 8", "unknown key fit.patiance"),
+        ("patience: 15", "patiance: 8", "unknown key fit.patiance"),
         ("  engine: openvino", "", "missing key serving.engine"),
-        ("epochs: 40", "epochs: many", "fit.epochs must be int, not 'many'"),
+        ("epochs: 30", "epochs: many", "fit.epochs must be int, not 'many'"),
         ("flip: true", "flip: 1", "fit.augment.flip must be bool"),
         ("modality: MR", "modality: PET", "tasks.brain-mr.modality has the unusable value 'PET'"),
         ("positive: [malignant]", "positive: [worse]", "names ['worse']"),
@@ -65,4 +65,4 @@ def test_an_unknown_task_lists_the_known(tmp_path: Path, text: str) -> None:
 def test_the_digest_follows_the_values_not_the_layout(tmp_path: Path, text: str) -> None:
     first = load(tmp_path, text).digest
     assert load(tmp_path, text + "\n# a remark\n").digest == first
-    assert load(tmp_path, text.replace("epochs: 40", "epochs: 41")).digest != first
+    assert load(tmp_path, text.replace("epochs: 30", "epochs: 31")).digest != first

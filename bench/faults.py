@@ -1,0 +1,166 @@
+"""A batch with planted faults, for bench/planted.py: what is at fault, and in which file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from pydicom import Dataset, dcmread
+
+from data import phantom, phantom_files
+from data.phantom import Row
+from data.record import Modality, Task
+
+FUZZY = ("JPEG quality 60", "crop 5 %", "brightness ±10 %")
+
+
+class Batch:
+    """A batch folder that is being written: its rows, and which files are at fault."""
+
+    def __init__(self, folder: Path, task: Task, seed: int) -> None:
+        self.folder, self.task, self.seed, self.next = folder, task, seed, 0
+        self.rows: list[Row] = []
+        self.faults: dict[str, str] = {}
+        self.excused: set[str] = set()  # the other one of a pair: either may go
+        folder.mkdir(parents=True)
+
+    def study(self, label: str | None = None, **scanner: float) -> phantom.Study:
+        """The next patient."""
+        self.next += 1
+        made = replace(phantom.usual(self.task), **scanner)  # type: ignore[arg-type]
+        return phantom.study(self.task, made, self.seed, self.next, label or self.task.classes[self.next % 3])
+
+    def add(self, study: phantom.Study, kind: str | None = None, label: str | None = None) -> Row:
+        """One slice of a patient, with the fault that it has."""
+        row = phantom.write_study(self.folder, study, f"scan-{len(self.rows):05d}")[0]
+        return self.tell(row | {"label": label or row["label"]}, kind)
+
+    def tell(self, row: Row, kind: str | None) -> Row:
+        """A row of metadata, and the fault that its file has."""
+        self.rows.append(row)
+        if kind:
+            self.faults[row["file_name"]] = kind
+        return row
+
+    def header(self, row: Row, change: Callable[[Dataset], None]) -> None:
+        """Change a written file."""
+        path = self.folder / row["file_name"]
+        image = dcmread(path)
+        change(image)
+        image.save_as(path)
+
+
+def plant(batch: Batch, clean: int, each: int, random: np.random.Generator) -> None:
+    """`clean` patients without fault, then `each` of every kind, of patients and on patients chosen by chance."""
+    good = [batch.add(batch.study()) for _ in range(clean)]
+    chosen = iter(random.permutation(len(good)).tolist() * 3)
+    for _ in range(each):
+        original = good[next(chosen)]
+        content = (batch.folder / original["file_name"]).read_bytes()
+        name = f"copy-{len(batch.rows):05d}.dcm"
+        (batch.folder / name).write_bytes(content)
+        batch.tell(original | {"file_name": name, "patient_id": batch.study().person.id}, "exact copy")
+        batch.excused.add(original["file_name"])
+    for kind, change in zip(FUZZY, (_recompressed, _cropped, _brightened), strict=True):
+        for _ in range(each):
+            original = good[next(chosen)]
+            _picture(batch, original, kind, change, random)
+            batch.excused.add(original["file_name"])
+    for _ in range(each):
+        study = batch.study()
+        others = [name for name in batch.task.classes if name != study.label]
+        batch.add(study, "conflicting labels")
+        batch.add(study, "conflicting labels", str(random.choice(others)))
+    _overlaps(batch, each)
+    for _ in range(each):
+        _wrong_modality(batch)
+    for number in range(each):
+        _wrong_window(batch, number)
+    for number in range(each):
+        _blank_or_cut(batch, number)
+    pd.DataFrame(batch.rows).fillna("").to_csv(batch.folder / "metadata.csv", index=False, lineterminator="\n")
+
+
+def _picture(
+    batch: Batch, original: Row, kind: str, change: Callable[[Any, np.random.Generator], bytes], random: Any
+) -> None:
+    """A changed picture of an admitted patient, as PNG or JPEG in the task's window, under another patient's name."""
+    image = dcmread(batch.folder / original["file_name"])
+    centre, width = batch.task.pixels.window or (0.0, 1.0)
+    hounsfield = image.pixel_array.astype(np.float32) + float(image.RescaleIntercept)
+    grey = np.clip((hounsfield - centre + width / 2) / width * 255, 0, 255)
+    content = change(np.rint(grey), random)
+    name = f"picture-{len(batch.rows):05d}.{'jpg' if kind == FUZZY[0] else 'png'}"
+    (batch.folder / name).write_bytes(content)
+    batch.tell(original | {"file_name": name, "patient_id": batch.study().person.id}, kind)
+
+
+def _recompressed(grey: Any, _: np.random.Generator) -> bytes:
+    return _encoded(grey, "JPEG", quality=60)
+
+
+def _cropped(grey: Any, random: np.random.Generator) -> bytes:
+    """5 % of height and width less: at one corner, around, or on each of the four sides."""
+    side, kind = grey.shape[0], int(random.integers(3))
+    cut = round(side * 0.05)
+    windows = ((cut, side, cut, side), (cut // 2, side - (cut - cut // 2)) * 2, (cut, side - cut) * 2)
+    top, bottom, left, right = windows[kind]
+    return _encoded(grey[top:bottom, left:right], "PNG")
+
+
+def _brightened(grey: Any, random: np.random.Generator) -> bytes:
+    return _encoded(np.clip(grey * random.choice([0.9, 1.1]), 0, 255), "PNG")
+
+
+def _encoded(grey: Any, kind: str, **options: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.rint(grey).astype(np.uint8)).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def _overlaps(batch: Batch, each: int) -> None:
+    """One patient in two groups: two different slices, of which each names another group."""
+    for number in range(each):
+        study = batch.study()
+        rows = phantom.write_study(batch.folder, study, f"twice-{number:04d}", 2)
+        for side, row in enumerate(rows):
+            batch.tell(row | {"group": f"group-{number}-{side}"}, "patient overlap")
+
+
+def _wrong_modality(batch: Batch) -> None:
+    study = batch.study()
+    pixels, pixel = study.slice(0, 1)
+    name = f"scan-{len(batch.rows):05d}.dcm"
+    content = phantom_files.dicom(study, pixels, pixel, 0, modality=Modality.MR)
+    (batch.folder / name).write_bytes(content)
+    batch.tell(study.row(name, study.label), "wrong modality")
+
+
+def _wrong_window(batch: Batch, number: int) -> None:
+    """By turns: no rescale intercept (air at 0 HU), and grey of a display told as HU."""
+    row = batch.add(batch.study(), "wrong window")
+
+    def no_intercept(image: Dataset) -> None:
+        image.RescaleIntercept = "0"
+
+    def display(image: Dataset) -> None:
+        hounsfield = image.pixel_array.astype(np.float32) + float(image.RescaleIntercept)
+        image.PixelData = np.clip((hounsfield + 1150) / 1500 * 255, 0, 255).astype("<i2").tobytes()
+        image.RescaleIntercept = "0"
+
+    batch.header(row, display if number % 2 else no_intercept)
+
+
+def _blank_or_cut(batch: Batch, number: int) -> None:
+    if number % 2:
+        batch.add(batch.study(noise=0.0, gain=0.0, offset=0.0, bias=0.0), "blank or truncated")
+        return
+    row = batch.add(batch.study(), "blank or truncated")
+    path = batch.folder / row["file_name"]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 5])

@@ -1,0 +1,208 @@
+"""One scan of a batch on its way in: read, hashed, de-identified, described and stored in a single pass."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data import anonymise, archive, burned, describe, identity, labels, person, pixels, read
+from data.record import Scan, Task
+from data.settings import Disagreement
+from data.thumbnail import thumbnail
+from lineage import fingerprint
+from lineage.fault import Fault
+
+MAX_FILE = 2**30  # bytes of one file, or of the files of one folder
+SAID = ("task", "label", "truth", "site", "labeller", "labelled_at", "stage")
+
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan to examine: its path `file_name` below `source`, its rows of metadata (`row` is the first one's number,
+    the heading's is 1), where its copy is stored.
+    """
+
+    source: Path
+    file_name: str
+    row: int
+    rows: list[dict[str, str]]
+    scans: Path
+    task: Task
+    disagreement: Disagreement
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One scan after its single pass: its hash, its units (or why it is refused), its de-identified copy."""
+
+    file_name: str
+    sha256: str
+    units: list[dict[str, Any]]
+    stored: Path | None
+    refusal: str
+
+
+def examine(job: Job) -> Examined:
+    """The single pass over one scan: a file, an archive, or a folder of one series.
+
+    Whatever is wrong with it becomes its refusal; OSError only where the copy can't be written. No message names the
+    file, since file names hold names of people: it is its row.
+    """
+    path, name, sha256 = job.source / job.file_name, f"row {job.row}", ""
+    try:
+        named, sha256 = _parts(path)
+        parts = {name if len(named) == 1 else f"file {at}": content for at, content in enumerate(named.values(), 1)}
+        scan, opened = _opened(name, parts)
+        told = _told(job.rows, len(scan.pixels), job.disagreement)
+        whole = told[min(told)]
+        scan = replace(scan, header=identity.silent(scan.header, opened[0][2], whole, [job.file_name, *named]))
+        new_name, clean = _clean(opened, whole, [job.file_name, *named], identity.cells(told.values()))
+        facts = {"sha256": sha256, "stored_sha256": hashlib.sha256(clean).hexdigest()}
+        facts |= person.who(whole, scan, sha256) | burned.facts(scan)
+        units = [_unit(scan, number, row, job.task) | facts for number, row in sorted(told.items())]
+    except (Fault, OSError) as error:
+        why = str(error) if isinstance(error, Fault) else f"cannot be read ({error.strerror})"
+        return Examined(job.file_name, sha256, [], None, why.removeprefix(f"{name}: "))
+    return Examined(job.file_name, sha256, units, _store(job.scans, sha256, new_name, clean), "")
+
+
+def scan_sha256(path: Path) -> str:
+    """The hash of a file's bytes; of a folder of one series that of its files' hashes, whatever their names."""
+    if not path.is_dir():
+        return fingerprint.file_sha256(path)
+    return _together(fingerprint.file_sha256(file) for file in _files(path))
+
+
+def embedded(unit_pixels: NDArray[np.float32]) -> str:
+    """The descriptor's vector of one slice (size × size × 1 in [0, 1]) as text: base64 of 32 half-precision numbers."""
+    return base64.b64encode(describe.embed(unit_pixels).astype("<f2").tobytes()).decode()
+
+
+def _parts(path: Path) -> tuple[dict[str, bytes], str]:
+    """The files that a scan is made of, by name, and its hash."""
+    files = _files(path) if path.is_dir() else [path]
+    if sum(file.stat().st_size for file in files) > MAX_FILE:
+        raise Fault(f"larger than {MAX_FILE // 2**20} MiB; divide it")
+    contents = {file.name: file.read_bytes() for file in files}
+    if path.is_dir():
+        return contents, _together(hashlib.sha256(content).hexdigest() for content in contents.values())
+    sha256 = hashlib.sha256(contents[path.name]).hexdigest()
+    if archive.is_archive(contents[path.name]):
+        return _members(path.name, contents[path.name]), sha256
+    return contents, sha256
+
+
+def _members(name: str, content: bytes) -> dict[str, bytes]:
+    """The files of an archive; what is wrong with it is said without the names in it."""
+    try:
+        return dict(archive.members(name, content))
+    except Fault as fault:
+        raise Fault(identity.unquoted(str(fault).removeprefix(f"{name}: "), content)) from None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not archive.hidden(path.name))
+
+
+def _together(hashes: Iterator[str]) -> str:
+    return fingerprint.text_sha256("\n".join(sorted(hashes)))
+
+
+def _opened(name: str, parts: dict[str, bytes]) -> tuple[Scan, list[tuple[str, bytes, Any]]]:
+    """The scan, and of each of its files the name, the bytes and the parsed DICOM header."""
+    opened: list[tuple[str, bytes, Any]] = []
+
+    def each() -> Iterator[Scan]:
+        for inside, content in parts.items():
+            scan, header = read.opened(name, content) if inside == name else read.member(name, inside, content)
+            opened.append((scan.name, content, header))
+            yield scan
+
+    return read.assemble(name, each()), opened
+
+
+def _clean(
+    opened: list[tuple[str, bytes, Any]], row: Row, names: list[str], cells: Mapping[str, str]
+) -> tuple[str, bytes]:
+    """Name by content and bytes of the de-identified copy: one file, or an archive of the files of a series."""
+    clean = dict(anonymise.anonymise(name, content, row, header, names, cells) for name, content, header in opened)
+    if len(clean) == 1:
+        return next(iter(clean.items()))
+    packed = archive.packed(clean)
+    return f"{hashlib.sha256(packed).hexdigest()[:16]}.zip", packed
+
+
+def _told(rows: list[dict[str, str]], slices: int, disagreement: Disagreement) -> dict[int, dict[str, str]]:
+    """What the metadata says of each slice that it speaks of; a row without `slice` speaks of them all."""
+    for name in ("patient_id", "group"):
+        values = {row[name] for row in rows}
+        if len(values) > 1:
+            raise Fault(f"its rows in {labels.NAME} name {len(values)} different values of {name}; mend them")
+    if not (rows[0]["patient_id"] or rows[0]["group"]):
+        raise Fault(f"its row in {labels.NAME} has neither patient_id nor group, so nobody knows whose scan it is")
+    heard: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        heard.setdefault(row["slice"], []).append(row)
+    told: dict[int, dict[str, str]] = {}
+    for text, readings in sorted(heard.items()):
+        one = readings[0] if len(readings) == 1 else labels.resolve(pd.DataFrame(readings), disagreement)
+        for number in _slices(text, slices):
+            if number in told:
+                raise Fault(
+                    f"its rows in {labels.NAME} name a slice twice, or some name a slice and others none; mend them"
+                )
+            told[number] = one
+    return told
+
+
+def _slices(text: str, slices: int) -> range:
+    if not text:
+        return range(slices)
+    if not text.isdecimal() or int(text) >= slices:
+        raise Fault(f"the slice of its row is not one of its {slices}, counted from 0")
+    return range(int(text), int(text) + 1)
+
+
+def _unit(scan: Scan, number: int, row: Row, task: Task) -> dict[str, Any]:
+    """One slice: what the metadata says of it, what is measured on it, and its three kinds of likeness."""
+    picture = np.ascontiguousarray(scan.pixels[number])
+    small = pixels.unit_pixels(picture, scan.units, task.pixels)
+    likeness = hashlib.sha256(repr(picture.shape).encode())
+    likeness.update(picture.data)
+    said = {name: row[name] for name in SAID}
+    said |= {
+        "label": person.among(row["label"], task.classes),
+        "truth": person.among(row["truth"], (*labels.TRUTHS, "")),
+    }
+    return said | describe.describe(picture, scan) | {
+        "slice": number,
+        "lesion_mm": person.number(row["lesion_mm"], "lesion_mm"),
+        "pixels_sha256": likeness.hexdigest(),
+        "dhash": describe.dhash(small),
+        "embedding": embedded(small),
+        "thumbnail": thumbnail(small),
+    }  # fmt: skip
+
+
+def _store(scans: Path, sha256: str, new_name: str, content: bytes) -> Path:
+    """Write a de-identified copy under a name that nobody else uses; the index gives it its final one."""
+    path = scans / f"{sha256[:16]}-{os.urandom(4).hex()}{suffix(new_name)}"
+    path.write_bytes(content)
+    return path
+
+
+def suffix(name: str) -> str:
+    """All from the first dot: `.nii.gz` of `a.nii.gz`."""
+    _, dot, rest = name.partition(".")
+    return dot + rest

@@ -1,0 +1,144 @@
+"""What betrays a person: the parts of names and numbers that no text which is kept may hold."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from lineage.fault import Fault
+
+LONG = 4  # letters or digits: a part as long as this betrays wherever it stands, inside of another word too
+SHORT = 2  # letters: a name as short as this (Ng, Roy) betrays as a word of its own; single letters are initials
+SPOKEN = ("body_part", "manufacturer", "model", "kernel", "laterality")  # facts of a scan that are free text
+INSIDE = 6  # letters or digits: in a cell of metadata, what is shorter betrays as a whole word alone
+PATIENT = ("PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName",
+           "PatientMotherBirthName", "AccessionNumber", "PatientTelephoneNumbers", "ResponsiblePerson")  # fmt: skip
+STAFF = ("ReferringPhysicianName", "OperatorsName", "PerformingPhysicianName", "PhysiciansOfRecord",
+         "NameOfPhysiciansReadingStudy", "RequestingPhysician")  # fmt: skip
+PLACES = ("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName", "PatientAddress")
+CELLS = ("site", "scanner", "labeller", "labelled_at", "stage")  # free text of metadata that the manifest keeps
+# ruff: noqa: SIM905  lists of words read better as text
+# Words that file names and institutions share with honest headers: they are no part of anybody's name.
+TERMS = frozenset(
+    "abdomen abdominal anatomic angio anonymous arterial axial batch benign body brain breast canon case center "
+    "centre chest class clinic clinical colon contrast coronal ct cancer carestream data deid delayed department "
+    "derived diagnostic dicom elscint electric examination export female file flair frame fuji fujifilm general group "
+    "head health healthcare helical hitachi hospital image images imaging import institute jpeg kidney kingdom large "
+    "lesion liver localizer lung lungs magnetic male malignant mask medical medicine mr national neck nema neusoft "
+    "nifti none normal number organ original oncoloop pancreas patient pelvis phantom philips phase picture plain "
+    "portal post prostate primary project radiology real research resonance sagittal scan scanner secondary segment "
+    "sequence series shimadzu siemens single slice spine spiral spin study subject system systems task test thorax "
+    "tissue tomography toshiba train tumor tumour unit united university unknown vendor venous view volume whole "
+    "window with without year".split()
+)
+GAP = "…"
+WORD = re.compile(r"[^\W_]+")
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Parts of names and numbers, folded: `long` ones betray anywhere, `short` ones as whole words."""
+
+    long: frozenset[str] = frozenset()
+    short: frozenset[str] = frozenset()
+
+    def __or__(self, other: Secrets) -> Secrets:
+        """Both."""
+        return Secrets(self.long | other.long, self.short | other.short)
+
+
+def of_row(row: Mapping[str, str]) -> Secrets:
+    """What the row of metadata says of who it is."""
+    return _numbers([row.get("patient_id", ""), row.get("group", "")])
+
+
+def of_names(names: Iterable[str]) -> Secrets:
+    """Words of file, folder and archive names, as far as they are no common word of this field."""
+    words = {folded(word) for name in names for word in WORD.findall(name)}
+    return Secrets(frozenset(word for word in words if len(word) >= LONG and not _common(word)))
+
+
+def of_patient(header: Any) -> Secrets:
+    """The patient's names, numbers and birth date out of a DICOM data set (its top level)."""
+    born = re.sub(r"\D", "", str(header.get("PatientBirthDate") or ""))[:8]
+    dates = {born, born[6:] + born[4:6] + born[:4], born[4:6] + born[6:] + born[:4]} if len(born) == 8 else set()
+    return _numbers(text for keyword in PATIENT for text in _texts(header.get(keyword))) | Secrets(frozenset(dates))
+
+
+def of_hospital(header: Any) -> Secrets:
+    """Staff and institution out of a DICOM data set (its top level)."""
+    staff = _numbers(text for keyword in STAFF for text in _texts(header.get(keyword)))
+    return staff | of_names(text for keyword in PLACES for text in _texts(header.get(keyword)))
+
+
+def betrays(text: str, secrets: Secrets, words: bool = True) -> bool:
+    """Does a text hold a secret? `words` asks for short names too: not in codes, whose terms are as short."""
+    plain = folded(text)
+    squeezed = "".join(WORD.findall(plain))
+    if any(secret in plain or secret in squeezed for secret in secrets.long):
+        return True
+    return words and bool(secrets.short) and not secrets.short.isdisjoint(WORD.findall(plain))
+
+
+def silent(facts: Mapping[str, str], header: Any, row: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Facts that a DICOM header states of a scan, empty where one betrays somebody (`header` None: another format)."""
+    secrets = of_row(row) | of_names(names)
+    if header is not None:
+        secrets |= of_patient(header) | of_hospital(header)
+    return {name: "" if name in SPOKEN and betrays(text, secrets) else text for name, text in facts.items()}
+
+
+def cells(rows: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """The free texts of metadata that the manifest keeps -> the column where each stands."""
+    return {row[name]: name for row in rows for name in CELLS if row.get(name)}
+
+
+def check_cells(name: str, kept: Mapping[str, str], secrets: Secrets) -> None:
+    """Fault, without quoting it, where a text that the manifest keeps repeats the patient's name or number."""
+    for text, column in kept.items():
+        plain = folded(text)
+        squeezed, words = "".join(WORD.findall(plain)), set(re.split(r"[\s,;]+", plain)) | set(WORD.findall(plain))
+        for secret in secrets.long:
+            if secret in words or (len(secret) >= INSIDE and (secret in plain or secret in squeezed)):
+                raise Fault(
+                    f"{name}: the column {column} of its row repeats the patient's name or number; mend the cell"
+                )
+
+
+def unquoted(text: str, content: bytes) -> str:
+    """A foreign message without the words that it quotes from a file: those that stand in the file's own bytes."""
+    return WORD.sub(lambda found: GAP if _stands(found[0], content) else found[0], text)
+
+
+def _stands(word: str, content: bytes) -> bool:
+    return not word.isascii() or (len(word) >= LONG and word.encode() in content)
+
+
+@lru_cache(maxsize=4096)
+def folded(text: str) -> str:
+    """Lower case, without accents: Müller and MULLER are one."""
+    return "".join(one for one in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(one))
+
+
+def _numbers(texts: Iterable[str]) -> Secrets:
+    """Parts of names and numbers: split where DICOM and people split names, numbers also without their hyphens."""
+    parts = {part for text in texts for part in re.split(r"[\s^=,;_\\]+", folded(text)) if part}
+    parts |= {"".join(WORD.findall(part)) for part in parts}
+    long = frozenset(part for part in parts if len(part) >= LONG and not _common(part))
+    short = frozenset(part for part in parts if SHORT <= len(part) < LONG and part.isalpha() and not _common(part))
+    return Secrets(long, short)
+
+
+def _common(word: str) -> bool:
+    return word in TERMS
+
+
+def _texts(value: Any) -> list[str]:
+    """The text of a DICOM value, or of each of its values."""
+    if value is None:
+        return []
+    return [str(one) for one in value] if hasattr(value, "append") else [str(value)]

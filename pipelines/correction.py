@@ -1,0 +1,45 @@
+"""A batch that corrects labels of admitted scans: the same door, the same gate, a version of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+
+from data import corrections, gate, index, labels, suite
+from data.leakage import Findings
+from data.record import Task
+from data.settings import IngestSettings
+from lineage import places
+from lineage.verdict import Verdict
+from pipelines import page, repro, settle
+
+
+def examine(name: str, source: Path, task: Task, settings: IngestSettings) -> tuple[Verdict, pd.DataFrame, str]:
+    """The verdict, the corrections that may be admitted, and the page: the suite sees the units as they will be."""
+    folder = Path("data/batches", task.name)
+    found = corrections.check(labels.metadata(source), folder, task, settings.disagreement)
+    some = dataclasses.replace(settings, min_clusters_per_class=0)  # classes of a few corrections say nothing
+    validation = suite.validate(found.manifest, task, some, places.place("gx"), name)
+    total = len(found.rows) + len(found.refused)
+    verdict, failing = gate.admit(name, validation, Findings({}, [], {}), found.refused, total, settings)
+    return verdict, found.without(failing), str(validation.page)
+
+
+def admit(name: str, task: Task, digest: str, rows: pd.DataFrame, arrived: str) -> str:
+    """Write and commit the corrections, beside an empty manifest; no cohort changes. Killed, it is mended as any is."""
+    staging, target = places.place("staging", name), Path("data/batches", task.name, name)
+    staging.mkdir(parents=True, exist_ok=True)
+    rows.to_csv(staging / corrections.NAME, index=False, lineterminator="\n")
+    pd.DataFrame(columns=list(index.COLUMNS)).to_csv(staging / "manifest.csv", index=False, lineterminator="\n")
+    record = {"task": task.name, "batch": name, "digest": digest, "units": len(rows), "corrects": len(rows),
+              "clusters": int(rows["patient"].nunique()), "received": arrived}  # fmt: skip
+    page.write_json(staging / "record.json", record)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging.rename(target)
+    repro.add(target)
+    version = repro.commit(["data"], f"Correct {len(rows)} labels of {task.name} by {name}")
+    repro.push(batch=target)
+    settle.announce(record, version)
+    return version

@@ -1,0 +1,76 @@
+"""What a killed run left behind, finished or undone before anything else is done to the workspace."""
+
+from __future__ import annotations
+
+import io
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data import split, withdrawn
+from lineage import ledger, outbox, places
+from lineage.fault import Fault
+from pipelines import locks, page, params, repro, withdrawal
+
+log = logging.getLogger(__name__)
+
+
+def settle() -> None:
+    """Mend locks, undo what no commit knows, tell the ledger what a commit knows and it does not, finish withdrawals.
+
+    Call it while holding the lock `workspace`. Fault where a cohort table was changed by hand: it can only grow.
+    """
+    locks.mend(Path.cwd())
+    check_cohorts()
+    for undone in repro.recover(Path.cwd()):
+        log.warning("undone after an interruption: %s", undone)
+    shutil.rmtree(places.home() / "staging", ignore_errors=True)
+    known = {event.subject for event in ledger.events(kind="batch.admitted")}
+    for path in sorted(Path("data/batches").glob("*/*/record.json")):
+        if path.parent.name not in known:
+            repro.push(batch=path.parent)
+            announce(page.read_json(path), repro.admission(path.parent))
+            log.warning("admitted before an interruption, and told to the ledger now: %s", path.parent.name)
+    for begun in withdrawal.unfinished():
+        log.warning("the withdrawal %s was interrupted; it is finished now", begun.subject[:12])
+        withdrawal.finish(begun)
+
+
+def announce(record: dict[str, Any], version: str) -> None:
+    """Write an admission down; enough new labels of a task with a model ask for its retraining."""
+    threshold = params.load().monitoring.retrain_labels
+    if ledger.events(kind="model.promoted", subject=record["task"]) and record["units"] >= threshold:
+        reason = f"{record['units']} newly labelled units in batch {record['batch']}"
+        outbox.put("retrain", f"volume/{record['task']}/{version}", {"task": record["task"], "reason": reason})
+    ledger.append("batch.admitted", record["batch"], record | {"data_version": version})
+
+
+def check_cohorts() -> None:
+    """Fault that names the first old assignment which somebody changed, here or in a commit of their own."""
+    admitted = {event.payload["task"]: event.payload["data_version"] for event in ledger.events(kind="batch.admitted")}
+    for task, version in admitted.items():
+        path = Path("data/cohorts", f"{task}.csv")
+        before = _table(str(path), version)
+        for now, where in ((_table(str(path), "HEAD"), "a commit"), (_here(path), "the file")):
+            wrong = withdrawn.changed_row(before, now)
+            if wrong:
+                raise Fault(
+                    f"{path}: {where} changed an old assignment ({wrong}); it never changes: bring it back with "
+                    f"`git checkout {version[:12]} -- {path}` and commit it"
+                )
+
+
+def _table(path: str, version: str) -> pd.DataFrame:
+    frame = io.StringIO(repro.committed(path, version) or ",".join(split.COHORTS))
+    return pd.read_csv(frame, dtype=str, keep_default_na=False)
+
+
+def _here(path: Path) -> pd.DataFrame:
+    """The table as it lies there; a half-written row at its end counts for nothing."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    width = len(split.COHORTS)
+    cells = [line.split(",") for line in lines[1:]]
+    return pd.DataFrame([row for row in cells if len(row) == width], columns=list(split.COHORTS), dtype=str)

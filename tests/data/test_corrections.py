@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from data import batches, corrections, index, labels, split
+from data.record import Task
+from data.settings import Disagreement, SplitSettings
+from lineage.fault import Fault
+
+HEADER = "file_name,patient_id,task,label,labeller,labelled_at,truth,slice,lesion_mm"
+Send = Callable[..., corrections.Corrections]
+
+
+@pytest.fixture
+def admitted(indexed: index.Indexed, home: Path, lung: Task) -> Path:
+    """The batch of six patients as it lies in data/batches/lung-ct/first."""
+    target = home.parent / "data" / "batches" / "lung-ct" / "first"
+    target.parent.mkdir(parents=True)
+    shutil.copytree(home.parent / "staging" / "first", target)
+    return target
+
+
+@pytest.fixture
+def send(admitted: Path, home: Path, lung: Task) -> Send:
+    """Send a batch of corrections, and admit what may be admitted of it."""
+
+    def sent(*rows: str, batch: str = "fix", rule: Disagreement = Disagreement.MAJORITY) -> corrections.Corrections:
+        source = home.parent / "inbox" / batch
+        source.mkdir(parents=True)
+        (source / "metadata.csv").write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+        found = corrections.check(labels.metadata(source), admitted.parent, lung, rule)
+        if len(found.rows):
+            (admitted.parent / batch).mkdir()
+            found.rows.to_csv(admitted.parent / batch / corrections.NAME, index=False)
+        return found
+
+    return sent
+
+
+def scan(admitted: Path, label: str) -> pd.Series[str]:
+    manifest = index.read_manifest(admitted / "manifest.csv")
+    return manifest[manifest["label"] == label].iloc[0]
+
+
+def row(sha256: str, label: str, at: str = "2025-05-01T10:00:00Z", who: str = "dr-b", truth: str = "pathology") -> str:
+    return f"sha256:{sha256},,lung-ct,{label},{who},{at},{truth},,"
+
+
+def test_a_correction_is_read_by_prepare_and_moves_nobody(admitted: Path, send: Send, lung: Task, home: Path) -> None:
+    unit = scan(admitted, "malignant")
+    manifest = index.read_manifest(admitted / "manifest.csv")
+    nobody = split.read_cohorts(home / "none.csv")
+    cohorts = split.assign(manifest, nobody, SplitSettings(7, 0.3, 0.2), 1, "first", lung)
+    packed = home.parent / "processed"
+    batches.pack([admitted], cohorts, lung, packed)
+    before = batches.table(packed).set_index("unit_id")
+    assert send(row(unit["sha256"], "benign")).refused == []
+    batches.pack([admitted], cohorts, lung, packed)
+    after = batches.table(packed).set_index("unit_id")
+    assert before.loc[unit["unit_id"], "label"] == "malignant" and before.loc[unit["unit_id"], "target"] == 2
+    assert after.loc[unit["unit_id"], "label"] == "benign" and after.loc[unit["unit_id"], "target"] == 1
+    assert after["side"].equals(before["side"])
+    others = before.index != unit["unit_id"]
+    assert after["label"][others].equals(before["label"][others])
+
+
+def test_the_history_tells_who_when_from_and_to(admitted: Path, send: Send) -> None:
+    unit = scan(admitted, "malignant")
+    send(row(unit["sha256"], "benign"), batch="one")
+    send(row(unit["sha256"], "normal", "2025-07-01T12:00:00+02:00", "dr-c") + "0", batch="two")
+    steps = corrections.history(admitted.parent, unit["sha256"][:12])
+    told = [(step["from"], step["to"], step["who"], step["at"], step["batch"]) for step in steps]
+    assert told == [
+        ("", "malignant", "reader-1", unit["labelled_at"], "first"),
+        ("malignant", "benign", "dr-b", "2025-05-01T10:00:00Z", "one"),
+        ("benign", "normal", "dr-c", "2025-07-01T10:00:00Z", "two"),
+    ]
+    assert corrections.history(admitted.parent, unit["unit_id"]) == steps
+    assert corrections.history(admitted.parent, "f" * 64) == []
+    with pytest.raises(Fault, match="at least 8 characters"):
+        corrections.history(admitted.parent, "ab")
+
+
+WRONG = [
+    ("SHA", "0" * 64, "is no admitted scan of lung-ct"),
+    ("SHA", "abc", "is not the whole SHA-256"),
+    ("dr-b", "", "without labeller"),
+    ("2025-05-01T10:00:00Z", "", "without labelled_at"),
+    ("2025-05-01T10:00:00Z", "yesterday", "is no time such as"),
+    ("2025", "2999", "lies in the future"),
+    ("2025", "2019", "present label is not older"),
+    ("pathology", "report", "which report does not correct"),
+    ("benign", "malignant", "is malignant by pathology already"),
+    ("benign", "tumour", "lung-ct does not know"),
+    (",,lung-ct", ",MRN1,lung-ct", "belongs to another patient"),
+    ("pathology,,", "pathology,7,", "no admitted slice"),
+]
+
+
+def test_what_cannot_be_taken_is_refused_by_name(admitted: Path, send: Send) -> None:
+    sha = scan(admitted, "malignant")["sha256"]
+    for number, (old, new, why) in enumerate(WRONG):
+        found = send(row("SHA", "benign").replace(old, new).replace("SHA", sha), batch=f"b{number}")
+        assert found.rows.empty and len(found.refused) == 1
+        assert why in found.refused[0].reason and found.refused[0].file.startswith("sha256:")
+
+
+def test_readers_of_a_correction_who_disagree_are_settled_as_ever(admitted: Path, send: Send) -> None:
+    sha = scan(admitted, "malignant")["sha256"]
+    said = [row(sha, "benign", who="a"), row(sha, "benign", who="b"), row(sha, "normal", who="c")]
+    assert list(send(*said, batch="m").rows["label"]) == ["benign"]
+    strict = send(*(text.replace("2025-05", "2025-06") for text in said), batch="r", rule=Disagreement.REFUSE)
+    assert strict.rows.empty and "disagree" in strict.refused[0].reason
+
+
+def test_scans_and_corrections_do_not_travel_together(admitted: Path, home: Path) -> None:
+    sha = scan(admitted, "malignant")["sha256"]
+    (home.parent / "one.png").write_bytes(b"1")
+    text = "\n".join([HEADER, row(sha, "benign"), "one.png,7,lung-ct,normal,,,,,"])
+    (home.parent / "metadata.csv").write_text(text + "\n", encoding="utf-8")
+    with pytest.raises(Fault, match="1 of 2 rows correct admitted scans"):
+        labels.metadata(home.parent)

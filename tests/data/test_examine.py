@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data import archive, batches, parallel, phantom, read
+from data.examine import scan_sha256
+from data.index import Indexed, batch_digest, index_batch
+from data.pixels import unit_pixels
+from data.record import Task
+from data.series import series
+from lineage import fingerprint
+from lineage.fault import Fault
+
+SLICES = 5
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in files.items():
+            made.writestr(name, content)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def together(home: Path, lung: Task) -> Callable[[str], Path]:
+    """A batch of three patients, five slices each: every series a folder, or every series an archive."""
+
+    def make(kind: str) -> Path:
+        folder = home.parent / "inbox" / kind
+        phantom.write_batch(folder, lung, 3, phantom.usual(lung), seed=1, slices=SLICES)
+        with (folder / "metadata.csv").open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        kept = []
+        for patient in dict.fromkeys(row["patient_id"] for row in rows):
+            mine = [row for row in rows if row["patient_id"] == patient]
+            files = {row["file_name"]: (folder / row["file_name"]).read_bytes() for row in reversed(mine)}
+            name = f"case-{len(kept)}" + (".zip" if kind == "zips" else "")
+            if kind == "zips":
+                (folder / name).write_bytes(zipped(files | {"__MACOSX/._x": b"x"}))
+            else:
+                (folder / name).mkdir()
+                for at, (_, content) in enumerate(files.items()):
+                    (folder / name / f"slice {at}").write_bytes(content)
+            for file in files:
+                (folder / file).unlink()
+            kept.append(mine[0] | {"file_name": name, "slice": "", "lesion_mm": ""})
+        phantom.write_metadata(folder, kept)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["folders", "zips"])
+def test_a_series_is_stored_as_one_archive_and_read_back_in_order(
+    kind: str, together: Callable[[str], Path], lung: Task, tmp_path: Path
+) -> None:
+    source = together(kind)
+    indexed = index_batch(source, tmp_path / "out", lung)
+    assert not indexed.refused and indexed.manifest["cluster"].nunique() == 3
+    assert list(indexed.manifest.groupby("file", sort=False)["slice"].apply(list)) == [list(range(SLICES))] * 3
+    assert set(indexed.manifest["geometry"]) == {"even"}
+    for file, rows in indexed.manifest.groupby("file"):
+        content = (tmp_path / "out" / str(file)).read_bytes()
+        assert str(file).endswith(".zip") and set(rows["case"]) == {rows["case"].iloc[0]}
+        scan = read.read("stored", content)
+        for row in rows.itertuples():
+            assert row.mean == pytest.approx(float(scan.pixels[row.slice].mean()), abs=1e-4)
+        members = dict(archive.members("stored", content))
+        assert len(members) == SLICES
+        for name, member in members.items():
+            assert name == f"{hashlib.sha256(member).hexdigest()[:16]}.dcm"
+        heights = [float(read.read(name, member).header["position"].split("\\")[2]) for name, member in members.items()]
+        whole = series([read.read(name, member) for name, member in members.items()])
+        assert float(whole.header["position"].split("\\")[2]) in heights
+        np.testing.assert_array_equal(whole.pixels, scan.pixels)
+
+
+def test_the_same_series_gives_the_same_bytes_whatever_the_files_are_called(
+    together: Callable[[str], Path], lung: Task, tmp_path: Path
+) -> None:
+    source = together("folders")
+    first = index_batch(source, tmp_path / "one", lung)
+    assert first.digest == batch_digest(source)
+    for number, path in enumerate(sorted((source / "case-0").iterdir(), reverse=True)):
+        path.rename(path.with_name(f"renamed {number}"))
+    (source / "case-0" / ".DS_Store").write_bytes(b"left by a viewer")
+    again = index_batch(source, tmp_path / "two", lung)
+    assert again.digest == first.digest == batch_digest(source)
+    assert fingerprint.tree(tmp_path / "one") == fingerprint.tree(tmp_path / "two")
+    (source / "case-0" / "renamed 0").unlink()
+    assert batch_digest(source) != first.digest
+    assert scan_sha256(source / "case-0") != scan_sha256(source / "case-1")
+
+
+def test_a_packed_series_shows_what_its_slices_show(
+    together: Callable[[str], Path], lung: Task, tmp_path: Path
+) -> None:
+    manifest = index_batch(together("zips"), tmp_path / "batches" / "b", lung).manifest
+    sides = [{"task": lung.name, "cluster": name, "side": "training", "epoch": 1} for name in set(manifest["cluster"])]
+    batches.pack([tmp_path / "batches" / "b"], pd.DataFrame(sides), lung, tmp_path / "packed")
+    units = batches.load(tmp_path / "packed")
+    assert units.pixels.shape == (3 * SLICES, 64, 64, 1)
+    last = manifest.iloc[-1]
+    scan = read.read("x", (tmp_path / "batches" / "b" / last["file"]).read_bytes())
+    np.testing.assert_array_equal(units.pixels[-1], unit_pixels(scan.pixels[SLICES - 1], scan.units, lung.pixels))
+
+
+def test_a_series_that_is_none_is_refused_by_its_row_and_the_rest_goes_on(
+    together: Callable[[str], Path], lung: Task, tmp_path: Path
+) -> None:
+    source = together("folders")
+    stranger = next((source / "case-1").iterdir())
+    (source / "case-0" / "stranger").write_bytes(stranger.read_bytes())
+    (source / "case-2" / "note.txt").write_text("no slice")
+    found = index_batch(source, tmp_path / "out", lung)
+    assert "two series" in found.refused[0].reason and "is not DICOM" in found.refused[1].reason
+    assert len(found.manifest) == SLICES and len(list((tmp_path / "out" / "scans").iterdir())) == 1
+
+
+def test_processes_and_threads_give_the_same_rows(
+    batch: Path, indexed: Indexed, lung: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "ENOUGH", 2)
+    found = index_batch(batch, tmp_path / "out", lung)
+    pd.testing.assert_frame_equal(found.manifest, indexed.manifest)
+    assert {path.name for path in (tmp_path / "out" / "scans").iterdir()} == {
+        Path(file).name for file in indexed.manifest["file"]
+    }
+
+
+def end(number: int) -> int:
+    """Ends its process without a word, as the kernel does when memory is short."""
+    import os
+
+    if number == 3:
+        os._exit(9)
+    return number
+
+
+def test_a_process_that_is_killed_is_a_sentence() -> None:
+    with pytest.raises(Fault, match="ended from outside"):
+        parallel.spread(end, list(range(8)), 2, enough=2)
+
+
+def test_a_full_disk_is_no_fault_of_the_scan(batch: Path, lung: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if path.parent.name == "scans":
+            raise OSError(28, "No space left on device")
+        return real(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        index_batch(batch, batch.parent / "out", lung)

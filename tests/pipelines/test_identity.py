@@ -1,0 +1,231 @@
+"""Identities are planted wherever files and people put them; afterwards every byte that was written is searched."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import subprocess
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from data import phantom, phantom_files
+from pipelines import params
+from tests.pipelines.conftest import Run
+
+NAME, GIVEN, MRN, ACCESSION = "Quillfeather", "Zeldamira", "MRN77418529", "ACC88932147"
+BORN, CLINIC, STREET, DOCTOR = "19630717", "Wolkenstein", "Königsgäßchen", "Hexelbarth"
+SECRETS = (NAME, GIVEN, MRN, ACCESSION, BORN, CLINIC, STREET, DOCTOR, "1963-07-17")
+FILE = f"{NAME}_{GIVEN}"
+
+
+def image(content: bytes) -> Any:
+    return pydicom.dcmread(io.BytesIO(content))
+
+
+def stored(header: Any) -> bytes:
+    stream = io.BytesIO()
+    header.save_as(stream)
+    return stream.getvalue()
+
+
+def told(content: bytes) -> bytes:
+    """A DICOM file with the identity at the top, deep in sequences, in private blocks, overlays and kept texts."""
+    header = image(content)
+    header.SpecificCharacterSet = "ISO_IR 192"
+    header.PatientName, header.PatientID, header.PatientBirthDate = f"{NAME}^{GIVEN}", MRN, BORN
+    header.AccessionNumber, header.InstitutionName, header.PatientAddress = ACCESSION, f"{CLINIC} Klinik", STREET
+    header.ReferringPhysicianName, header.StudyDescription = f"{DOCTOR}^Ivo", f"{NAME}, {GIVEN} {BORN}"
+    header.Manufacturer, header.ConvolutionKernel = f"ACME for {GIVEN}", MRN
+    header.ImageType = ["ORIGINAL", "PRIMARY", NAME.upper()]
+    deep, deeper = Dataset(), Dataset()
+    deeper.PersonName, deeper.TextValue = f"{NAME}^{GIVEN}", f"{MRN} {STREET}"
+    deep.ContentSequence, deep.CodeMeaning = [deeper], f"as {NAME} wished"
+    header.AnatomicRegionSequence = header.RequestAttributesSequence = [deep]
+    header.private_block(0x0019, "ACME", create=True).add_new(0x10, "LT", f"{NAME} {ACCESSION}")
+    header.add_new((0x6000, 0x4000), "LT", f"{NAME} {DOCTOR}")
+    header.PixelData += f"{NAME} {MRN}".encode().ljust(24)
+    return stored(header)
+
+
+def picture() -> bytes:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x013B] = f"{NAME} {MRN}"
+    grey = np.random.default_rng(0).integers(0, 255, (128, 128), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(grey).save(stream, "JPEG", exif=exif, comment=f"{GIVEN} {STREET}".encode())
+    return stream.getvalue()
+
+
+def volume(content: bytes) -> bytes:
+    plain = bytearray(gzip.decompress(content))
+    plain[148:228] = f"{NAME} {GIVEN} {BORN}".encode().ljust(80, b"\0")
+    plain[228:252] = MRN.encode().ljust(24, b"\0")
+    return gzip.compress(bytes(plain) + f"{ACCESSION} {CLINIC}".encode())
+
+
+def zipped(first: bytes, second: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(f"{FILE}/{MRN}-1.dcm", first)
+        archive.writestr(f"{FILE}/{MRN}-2.dcm", second)
+        archive.comment = NAME.encode()
+    return stream.getvalue()
+
+
+def scan(number: int, index: int = 0) -> bytes:
+    """A slice of a patient who is in no batch yet, with the identity in it."""
+    task = params.load().task("lung-ct")
+    study = phantom.study(task, phantom.usual(task), 31, number, task.classes[0])
+    pixels, pixel = study.slice(index, 2)
+    return told(phantom_files.dicom(study, pixels, pixel, index))
+
+
+def lung_batch(folder: Path) -> None:
+    """Sound patients, one more with the identity everywhere; then every way to be refused, each with it."""
+    task = params.load().task("lung-ct")
+    phantom.write_batch(folder, task, 18, phantom.usual(task), seed=31, slices=4)
+    with (folder / "metadata.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    one, two = scan(500), scan(500, 1)
+    odd = image(one)
+    odd[0x00280030] = pydicom.DataElement(0x00280030, "LO", f"{NAME} {MRN}")  # PixelSpacing
+    good = {f"{FILE}_1.dcm": scan(501), f"{FILE}.zip": zipped(one, two), f"{FILE}.jpg": picture()}
+    broken = {
+        f"{FILE}_cut.dcm": one[:3000], f"{FILE}_text.dcm": f"{NAME} {MRN}".encode() * 40,
+        f"{FILE}_odd.dcm": stored(odd),
+        f"{FILE}_cut.jpg": picture()[:900], f"{FILE}_cut.nii.gz": gzip.compress(f"{NAME} {MRN}".encode() * 99),
+        f"{FILE}_cut.zip": zipped(one, two)[:-60],
+    }  # fmt: skip
+    cells: list[dict[str, str]] = [
+        {"site": f"ward of {NAME}"}, {"label": NAME}, {"sex": NAME}, {"study_date": BORN[:4] + NAME}, {"age": MRN},
+        {"slice": NAME}, {"labeller": f"told by {GIVEN} {NAME}"}, {"truth": NAME}, {"lesion_mm": MRN},
+    ]  # fmt: skip
+    odd_rows = [(f"{FILE}_cell{number}.dcm", cell) for number, cell in enumerate(cells)]
+    others = {name: scan(510 + number) for number, (name, _) in enumerate(odd_rows)}
+    for name, content in (good | broken | others).items():
+        (folder / name).write_bytes(content)
+    known = rows[0] | {"label": task.classes[0], "patient_id": f"{NAME}, {GIVEN} {MRN}", "lesion_mm": ""}
+    rows += [known | {"file_name": name} for name in good | broken]
+    rows += [known | {"file_name": name} | cell for name, cell in odd_rows]
+    phantom.write_metadata(folder, rows)
+
+
+def brain_batch(folder: Path) -> None:
+    task = params.load().task("brain-mr")
+    phantom.write_batch(folder, task, 6, phantom.usual(task), seed=32, slices=2)
+    path = sorted(folder.glob("*.nii.gz"))[0]
+    path.with_name(f"{FILE}.nii.gz").write_bytes(volume(path.read_bytes()))
+    table = (folder / "metadata.csv").read_text(encoding="utf-8")
+    number = next(row.split(",")[1] for row in table.splitlines() if row.startswith(path.name))
+    (folder / "metadata.csv").write_text(table.replace(path.name, f"{FILE}.nii.gz").replace(number, MRN))
+    path.unlink()
+
+
+def failing_batch(folder: Path) -> None:
+    """Nothing of it can be admitted: labels that nobody knows, under names of people."""
+    task = params.load().task("lung-ct")
+    phantom.write_batch(folder, task, 2, phantom.usual(task), seed=33)
+    with (folder / "metadata.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for number, row in enumerate(rows):
+        (folder / row["file_name"]).rename(folder / f"{FILE}_{number}.dcm")
+    named = [row | {"file_name": f"{FILE}_{number}.dcm", "label": MRN} for number, row in enumerate(rows)]
+    phantom.write_metadata(folder, named)
+
+
+def patterns() -> list[tuple[str, re.Pattern[bytes]]]:
+    """Every secret in every encoding that may be met."""
+    found = []
+    for secret in SECRETS:
+        forms = {secret.encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be", "latin-1")}
+        forms |= {quote(secret).encode(), json.dumps(secret)[1:-1].encode(), secret.encode("unicode_escape")}
+        found.append((secret, re.compile(b"|".join(map(re.escape, forms)), re.IGNORECASE)))
+    return found
+
+
+def inflated(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
+    """A file's bytes, and what is packed in them: gzip, zip, zlib."""
+    yield name, content
+    if content[:2] == b"\x1f\x8b":
+        yield f"{name} (gunzipped)", zlib.decompressobj(31).decompress(content)
+    elif content[:1] == b"\x78":
+        try:
+            yield f"{name} (inflated)", zlib.decompressobj().decompress(content)
+        except zlib.error:
+            return
+    elif zipfile.is_zipfile(io.BytesIO(content)):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for member in archive.namelist():
+                yield from inflated(f"{name}/{member}", archive.read(member))
+
+
+def search(contents: Iterator[tuple[str, bytes]]) -> set[tuple[str, str]]:
+    wanted = patterns()
+    return {
+        (secret, name)
+        for name, content in contents
+        for secret, pattern in wanted
+        if pattern.search(content) or pattern.search(name.encode("utf-8", "surrogateescape"))
+    }
+
+
+def written(folder: Path, but: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file below a folder (databases with their journals among them) and its own name; git's objects unpacked."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and but not in path.parents:
+            yield from inflated(str(path.relative_to(folder)), path.read_bytes())
+        elif path.is_dir() and path != but and but not in path.parents:
+            yield str(path.relative_to(folder)), b""
+    for repository in folder.rglob(".git"):
+        command = ["git", "cat-file", "--batch-all-objects", "--batch"]
+        yield "git", subprocess.run(command, cwd=repository.parent, capture_output=True, check=True).stdout
+
+
+def test_no_planted_identity_is_written_anywhere(
+    tmp_path: Path, oncoloop: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward, inbox = tmp_path / "ward", tmp_path / "ward" / "inbox"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert oncoloop("init", str(ward), cwd=tmp_path).returncode == 0
+    monkeypatch.chdir(ward)
+    for make, name in ((lung_batch, "spring"), (brain_batch, "summer"), (failing_batch, "autumn")):
+        make(inbox / name)
+    done = [oncoloop("ingest", "--json", cwd=ward)]
+    wrong = inbox / "winter"
+    failing_batch(wrong)
+    with (wrong / "metadata.csv").open("a", encoding="utf-8") as stream:
+        stream.write(f"{FILE}_missing.dcm" + f",{MRN},lung-ct,=normal" + ",x" * 10 + "\n")
+    done += [oncoloop("ingest", str(wrong), cwd=ward), oncoloop("withdraw", MRN, "--reason", "asked", cwd=ward)]
+    done += [oncoloop("ingest", "inbox/spring", "--label", "x", cwd=ward), oncoloop("status", cwd=ward)]
+    assert done[0].returncode == 3, done[0].stderr
+    outcome = {one["batch"]: one["verdict"]["outcome"] for one in json.loads(done[0].stdout)["batches"]}
+    assert outcome == {"autumn": "fail", "spring": "pass", "summer": "pass"}
+    said = "\n".join(json.loads(done[0].stdout)["batches"][1]["verdict"]["reasons"])
+    assert re.search(r"row \d+, sha256 [0-9a-f]{8} \(", said), said
+    assert len(list((ward / "data/batches/lung-ct/spring/scans").iterdir())) > 72
+
+    for number, one in enumerate(done):
+        (tmp_path / f"said-{number}.txt").write_text(one.stdout + one.stderr, encoding="utf-8")
+    planted = search(inflated_of(inbox))
+    assert {secret for secret, _ in planted} >= set(SECRETS) - {"1963-07-17"}
+    assert search(written(tmp_path, inbox)) == set()
+
+
+def inflated_of(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            yield from inflated(path.name, path.read_bytes())

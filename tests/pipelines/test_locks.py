@@ -1,0 +1,117 @@
+"""Locks that a killed git or DVC left behind do not stop the next run; those of the living are left alone."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lineage.fault import Fault
+from pipelines import locks, repro
+from pipelines import workspace as workspaces
+
+DEAD = 2**22 - 3  # above the largest process number that Linux gives by default
+
+
+def test_what_the_dead_left_is_mended_by_name(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    left = [workspace / ".git" / name for name in ("index.lock", "HEAD.lock", "refs/heads/main.lock")]
+    for path in left:
+        path.touch()
+    with pytest.raises(Fault, match=r"index\.lock"):
+        repro.git("add", "--all")
+    half = workspace / "var/cache/files/md5/ab/cd.Xyz.tmp"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    reader = {"pid": DEAD, "cmd": "dvc repro"}
+    (workspace / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {"/x": reader}, "read": {"/y": [reader]}}))
+    mended = locks.mend(workspace)
+    assert {*map(str, left), str(half)} < set(mended)
+    assert json.loads((workspace / ".dvc/tmp/rwlock").read_text()) == {}
+    assert "left behind by a killed run and removed" in caplog.text
+    repro.git("add", "--all")
+    assert locks.mend(workspace) == []
+
+
+def test_a_table_that_was_cut_off_while_it_was_written_is_removed(workspace: Path) -> None:
+    path, batch = workspace / ".dvc/tmp/rwlock", Path("data/batches/brain-mr/one")
+    batch.mkdir()
+    (batch / "x.txt").write_text("one")
+    path.write_text('{"write": {"/x"')
+    with pytest.raises(Fault, match="JSON structure is corrupted"):
+        repro.add(batch)
+    assert locks.mend(workspace) == [str(path)]
+    repro.add(batch)
+    assert batch.with_name("one.dvc").is_file()
+
+
+def test_the_lock_of_a_living_process_stays(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "WAIT_S", 0.5)
+    command = "import time; time.sleep(60)  # dvc"
+    alive = subprocess.Popen([sys.executable, "-c", command])
+    git = subprocess.Popen(["git", "cat-file", "--batch"], cwd=workspace, stdin=subprocess.PIPE)
+    try:
+        table = {"write": {"/x": {"pid": alive.pid, "cmd": "dvc repro"}}}
+        (workspace / ".dvc/tmp/rwlock").write_text(json.dumps(table))
+        (workspace / ".git/index.lock").touch()
+        with pytest.raises(Fault, match=rf"git \(process {git.pid}\) still holds .*index\.lock"):
+            locks.mend(workspace)
+        assert (workspace / ".git/index.lock").exists()
+        git.kill()
+        git.wait()
+        assert locks.mend(workspace) == [str(workspace / ".git/index.lock")]
+        assert json.loads((workspace / ".dvc/tmp/rwlock").read_text()) == table
+    finally:
+        alive.kill()
+        alive.wait()
+
+
+def test_while_dvc_writes_its_table_nobody_touches_it(workspace: Path) -> None:
+    (workspace / ".dvc/tmp/rwlock").write_text("{half")
+    with (workspace / ".dvc/tmp/rwlock.lock").open("a+") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        assert locks.mend(workspace) == []
+
+
+def test_of_two_runs_at_once_one_waits_and_a_dead_one_frees_the_workspace(tmp_path: Path, home: Path) -> None:
+    marks = [tmp_path / "first", tmp_path / "second"]
+
+    def first() -> None:
+        with workspaces.alone("workspace"):
+            marks[0].touch()
+            time.sleep(60)
+
+    def second() -> None:
+        with workspaces.alone("workspace"):
+            marks[1].touch()
+
+    pids = []
+    for work in (first, second):
+        pids.append(_start(work))
+        until = time.monotonic() + 10
+        while not marks[0].exists() and time.monotonic() < until:
+            time.sleep(0.02)
+    time.sleep(0.5)
+    assert marks[0].exists() and not marks[1].exists()
+    os.kill(pids[0], 9)
+    os.waitpid(pids[0], 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pids[1], 0)[1]) == 0
+    assert marks[1].exists()
+
+
+def _start(work: object) -> int:
+    number = os.fork()
+    if number == 0:
+        code = 1
+        try:
+            assert callable(work)
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return number
