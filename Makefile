@@ -24,10 +24,10 @@ up: install              ## bring the demo's workspace up again, with a one-time
 	$(BIN)/oncoloop up -C var/demo
 
 test: install            ## the tests; heavy checks as a seeded sample
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 soak: install            ## every heavy check in full
-	ONCOLOOP_SOAK=1 $(BIN)/python -m pytest -q
+	ONCOLOOP_SOAK=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: install           ## style, types
 	$(BIN)/ruff check .

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 
 from data import corrections, index, pixels, read
 from data.describe import DESCRIPTION
-from data.record import Side, Task
+from data.parallel import spread
+from data.record import PixelSettings, Side, Task
 from lineage import fingerprint
 from lineage.fault import Fault
 
@@ -127,19 +127,40 @@ def _units(batch: Path, cohorts: pd.DataFrame, task: Task, corrected: pd.DataFra
     return units
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """One stored scan to prepare: its bytes' hash, its `slices`, and their `rows` in the shard."""
+
+    path: Path
+    sha256: str
+    slices: list[int]
+    rows: list[int]
+    shard: Path
+    settings: PixelSettings
+
+
 def _write_shard(batch: Path, units: pd.DataFrame, task: Task, path: Path, workers: int) -> None:
     size = task.pixels.size
-    shard = np.lib.format.open_memmap(path, "w+", np.float32, (len(units), size, size, 1))
+    np.lib.format.open_memmap(path, "w+", np.float32, (len(units), size, size, 1)).flush()
+    columns = units[["file", "stored_sha256", "slice", "row"]].to_numpy().tolist()
+    found: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
+    for file, sha256, number, row in columns:
+        slices, rows = found.setdefault((str(file), str(sha256)), ([], []))
+        slices.append(int(number))
+        rows.append(int(row))
+    jobs = [
+        _Stored(batch / file, sha256, slices, rows, path, task.pixels)
+        for (file, sha256), (slices, rows) in found.items()
+    ]
+    spread(_prepare, jobs, workers)
 
-    def prepare(file: str, rows: pd.DataFrame) -> None:
-        content = (batch / file).read_bytes()
-        if hashlib.sha256(content).hexdigest() != rows["stored_sha256"].iloc[0]:
-            raise Fault(f"{batch / file}: its bytes are not those that were admitted; restore it with `dvc checkout`")
-        scan = read.read(file, content)
-        for row, plane in zip(rows["row"], rows["slice"].astype(int), strict=True):
-            shard[row] = pixels.unit_pixels(scan.pixels[plane], scan.units, task.pixels)
 
-    with ThreadPoolExecutor(workers) as pool:
-        for done in [pool.submit(prepare, str(file), rows) for file, rows in units.groupby("file", sort=False)]:
-            done.result()
-    shard.flush()
+def _prepare(stored: _Stored) -> None:
+    """Write the slices of one scan into their rows of the shard."""
+    content = stored.path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != stored.sha256:
+        raise Fault(f"{stored.path}: its bytes are not those that were admitted; restore it with `dvc checkout`")
+    scan = read.read(stored.path.name, content)
+    shard = np.load(stored.shard, mmap_mode="r+")
+    for number, row in zip(stored.slices, stored.rows, strict=True):
+        shard[row] = pixels.unit_pixels(scan.pixels[number], scan.units, stored.settings)

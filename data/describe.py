@@ -46,7 +46,7 @@ def describe(pixels: Array, scan: Scan) -> dict[str, float | str]:
     values = [
         float(pixels.mean()), float(pixels.std()), *map(float, sample[ranks]),
         _entropy(sample), _sharpness(pixels), _noise(pixels), float(edge.mean()),
-        float((pixels == low).mean()), float((pixels == high).mean()),
+        np.count_nonzero(pixels == low) / pixels.size, np.count_nonzero(pixels == high) / pixels.size,
         float(pixels.shape[0]), float(pixels.shape[1]), row, column, distance,
     ]  # fmt: skip
     facts = scan.header | {"units": scan.units.value, "plane": _plane(scan.header.get("orientation", ""))}

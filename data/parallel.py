@@ -11,12 +11,14 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TypeVar
 
 from lineage.fault import Fault
 
-ENOUGH = 400  # jobs that outweigh the start of processes, about 2 seconds of imports on each core
+ENOUGH = 400  # jobs that outweigh the start of the first process, 2 seconds of imports; later ones start at once
 CHUNK = 16  # jobs handed over at once
 
 Job = TypeVar("Job")
@@ -26,17 +28,18 @@ Result = TypeVar("Result")
 def spread(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int, enough: int = 0) -> list[Result]:
     """`work` of every job, in their order; the first exception is raised. `work`, jobs and results can be pickled.
 
-    Processes are started anew, not forked, since a fork copies the locks of other threads as they are. They end with
-    the process that started them, however that ends. Fault where one of them is killed, for memory as a rule.
+    Processes are forked from a server that has no threads, since a fork of this process would copy the locks of its
+    other threads as they are. They end with the process that asked for them, however that ends. Fault where one of them
+    is killed, for memory as a rule.
     """
     if workers < 2 or len(jobs) < 2:
         return [work(job) for job in jobs]
     if len(jobs) < (enough or ENOUGH):
         with ThreadPoolExecutor(workers) as threads:
             return list(threads.map(work, jobs))
-    context = multiprocessing.get_context("spawn")
     chunk = max(1, min(CHUNK, len(jobs) // (4 * workers)))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as processes:
+    begun = (dict(os.environ), Path.cwd())
+    with ProcessPoolExecutor(workers, mp_context=_context(), initializer=_begin, initargs=begun) as processes:
         try:
             return list(processes.map(work, jobs, chunksize=chunk))
         except BrokenExecutor as error:
@@ -46,8 +49,20 @@ def spread(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int, eno
             raise
 
 
-def _begin() -> None:
-    """In a new process: leave the interrupt key to the parent, and end when the parent is gone."""
+def _context() -> BaseContext:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["data.examine", "data.batches"])
+    return context
+
+
+def _begin(environment: dict[str, str], folder: Path) -> None:
+    """In a new process: take over what the server was started without, leave the interrupt key to the parent, and end
+    when the parent is gone."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -38,7 +38,8 @@ def lay_out(base: int) -> dict[str, Service]:
         Service("runner", [services.program("oncoloop"), "schedule", "--work"], after="prefect",
                 ready=schedule.ready_file(), environment={"PREFECT_RUNNER_POLL_FREQUENCY": "2"}),
         Service("mlflow", [python, "-m", "mlflow", "server", "--backend-store-uri", tracking, "--host", HOST, "--port",
-                           str(base + 2), "--workers", "1"], base + 2, "/health"),
+                           str(base + 2), "--workers", "1"], base + 2, "/health",
+                environment={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}),  # seven processes that nothing here uses
         Service("evidently", [services.program("evidently"), "ui", "--workspace", str(evidently), "--host", HOST,
                               "--port", str(base + 3)], base + 3),
     ]  # fmt: skip

@@ -18,7 +18,6 @@ from data.pixels import unit_pixels
 from data.record import Task
 from data.series import series
 from lineage import fingerprint
-from lineage.fault import Fault
 
 SLICES = 5
 
@@ -136,20 +135,6 @@ def test_processes_and_threads_give_the_same_rows(
     assert {path.name for path in (tmp_path / "out" / "scans").iterdir()} == {
         Path(file).name for file in indexed.manifest["file"]
     }
-
-
-def end(number: int) -> int:
-    """Ends its process without a word, as the kernel does when memory is short."""
-    import os
-
-    if number == 3:
-        os._exit(9)
-    return number
-
-
-def test_a_process_that_is_killed_is_a_sentence() -> None:
-    with pytest.raises(Fault, match="ended from outside"):
-        parallel.spread(end, list(range(8)), 2, enough=2)
 
 
 def test_a_full_disk_is_no_fault_of_the_scan(batch: Path, lung: Task, monkeypatch: pytest.MonkeyPatch) -> None:
