@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from data.record import Scan
 
@@ -81,6 +80,8 @@ def lines(picture: NDArray[np.float32]) -> list[Line]:
 
 
 def _bright(band: NDArray[np.float32], zone: NDArray[np.bool_], highest: float) -> Iterator[Line]:
+    from scipy import ndimage
+
     strokes = band - ndimage.grey_opening(band, size=(STROKE, STROKE))
     marks = [mark for mark in _marks(band, (strokes > CONTRAST) & zone) if mark.is_letter(max(highest, HEIGHTS[0] + 1))]
     for letters in _lines(marks):
@@ -93,6 +94,8 @@ def _bright(band: NDArray[np.float32], zone: NDArray[np.bool_], highest: float) 
 
 
 def _marks(band: NDArray[np.float32], strokes: NDArray[np.bool_]) -> list[_Mark]:
+    from scipy import ndimage
+
     labelled, count = ndimage.label(strokes, structure=np.ones((3, 3)))
     if not count:
         return []
@@ -119,6 +122,8 @@ def _zone(shape: tuple[int, ...]) -> NDArray[np.bool_]:
 
 def _busy(rises: NDArray[np.bool_], zone: NDArray[np.bool_]) -> list[slice]:
     """The bands of neighbouring rows that rise steeply often enough for a line of letters: a quick look."""
+    from scipy import ndimage
+
     often = np.count_nonzero(rises & zone[:, 2:], axis=1) >= 2 * LETTERS
     if not often.any():
         return []
