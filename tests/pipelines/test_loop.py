@@ -8,9 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +18,9 @@ import pytest
 from data import phantom
 from pipelines import params, services
 from tests.pipelines.conftest import Run
+from tests.pipelines.ward import Ward, clean
 
 PATIENTS, SLICES = 24, 4
-
-
-@dataclass
-class Ward:
-    """A workspace with its running servers, and how to talk to it."""
-
-    folder: Path
-    run: Run
-    port: int
-
-    def say(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> Any:
-        """The JSON result of a command."""
-        done = self.run(*arguments, "--json", cwd=self.folder)
-        assert done.returncode in codes, f"{arguments}: {done.returncode}\n{done.stderr[-3000:]}"
-        return json.loads(done.stdout)
-
-    def until(self, found: Any, seconds: float = 180) -> Any:
-        """Ask until there is an answer."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if answer := found():
-                return answer
-            time.sleep(1)
-        raise AssertionError(f"nothing after {seconds} s")
-
-    def post(self, path: Path, task: str = "") -> httpx.Response:
-        """One case through the web front, as a program."""
-        token = self.say("login", "mara", "--token", "--days", "1")["token"]
-        files = [("files", (path.name, path.read_bytes()))]
-        headers = {"Authorization": f"Bearer {token}"}
-        url = f"http://127.0.0.1:{self.port}/api/predict"
-        return httpx.post(url, files=files, data={"task": task}, headers=headers, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +44,6 @@ def ward(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator[Wa
     yield ward
     house.send_signal(signal.SIGINT)
     assert house.wait(60) == 0, (folder / "up.log").read_text()[-3000:]
-
-
-def clean() -> dict[str, str]:
-    """The environment without another test's state."""
-    hidden = ("ONCOLOOP_", "MLFLOW_", "PREFECT_", "BENTOML_HOME", "DVC_", "XDG_", "KERAS_HOME", "MPLCONFIGDIR")
-    return {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
 
 
 @pytest.fixture(scope="module")
