@@ -224,7 +224,8 @@ def _retrained(story: Story) -> dict[str, Any]:
             release = story.wait("the new release", lambda: _served(story, decision["version"]), 120)
             say(f"release {release} answers with {WATCHED}/{decision['version']}")
         else:
-            say("the gate said no; the champion stays: " + str(story.command("status")["tasks"][WATCHED]["champion"]))
+            champion = story.command("status")["tasks"][WATCHED]["champion"]
+            say(f"the gate said {verdict['outcome']}, so nothing is released; the champion stays: {WATCHED}/{champion}")
     return {"challenger": verdict["outcome"], "decision": decision["decision"], "reasons": verdict["reasons"]}
 
 
