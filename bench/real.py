@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lineage.fault import Fault
 from pipelines import params, services
@@ -199,8 +200,6 @@ def write(story: Story, leaked: dict[str, Any], answers: list[dict[str, Any]], s
 
 def section(workspace: Path, task: str, honest: dict[str, Any], leaked: dict[str, Any]) -> Iterable[str]:
     """One task: sides, then figures beside those under leakage, then the gate's word."""
-    import pandas as pd
-
     table = pd.read_csv(
         workspace / "var" / "worktree" / "data" / "processed" / task / "units.csv", dtype={"cluster": str}
     )
@@ -208,6 +207,7 @@ def section(workspace: Path, task: str, honest: dict[str, Any], leaked: dict[str
     for side, part in table.groupby("side"):
         classes = ", ".join(f"{name} {count}" for name, count in part["label"].value_counts().sort_index().items())
         yield f"| {side} | {part['cluster'].nunique()} | {len(part)} | {classes} |"
+    yield from remarks(workspace, table)
     yield from ("", "| figure on the test side | by cluster (95 %) | split by image (95 %) |", "|---|---|---|")
     for name in FIGURES:
         yield f"| {name.replace('_', ' ')} | {shown(honest['test'].get(name))} | {shown(leaked['test'].get(name))} |"
@@ -217,6 +217,19 @@ def section(workspace: Path, task: str, honest: dict[str, Any], leaked: dict[str
             f"Version {event['version']}: the gate said **{event['verdict']['outcome']}**, then {event['decision']}.",
         )
         yield from (f"- {reason}" for reason in event["verdict"]["reasons"])
+
+
+def remarks(workspace: Path, table: pd.DataFrame) -> Iterable[str]:
+    """What the import had to say of the batches: blank slices, and groups whose files carry two labels."""
+    for batch, rows in table.groupby("batch"):
+        record = json.loads((workspace / "inbox" / str(batch) / "import.json").read_text(encoding="utf-8"))
+        if blank := record.get("blank_slices_left_out"):
+            yield from ("", f"{batch}: {blank} blank slices are padding and were left out.")
+        if record["clusters_with_two_labels"]:
+            for _, group in rows.groupby("cluster"):
+                if group["label"].nunique() > 1:
+                    labels, sides = (" and ".join(sorted(set(group[name]))) for name in ("label", "side"))
+                    yield from ("", f"{batch}: one group holds two labels ({labels}), all of it on one side ({sides}).")
 
 
 def decisions(workspace: Path, task: str) -> list[dict[str, Any]]:
