@@ -38,7 +38,8 @@ SETS = {
 CAUTION = {
     "lung-ct": "The groups are near-duplicates put together, not patients, and pictures of one class may share a "
     "scanner or a window: read these figures as an upper bound. In the gallery of the worst errors the heat maps lie "
-    "mostly on the back of the chest wall and beside the body, not in the lung: the network leans on more than tumours.",
+    "mostly on the back of the chest wall and beside the body, not in the lung: the network leans on more than "
+    "tumours.",
     "brain-mr": "Seven patients: two on the test side. The interval resamples two clusters and says little.",
 }
 CHEST = "TCGA-LUAD, Albertina et al. 2016, TCIA, doi 10.7937/K9/TCIA.2016.JGNIHEP5, CC BY 3.0"
