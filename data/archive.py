@@ -81,7 +81,7 @@ def _opened(name: str, stream: io.BytesIO | io.BufferedReader, size: int, most: 
         raise Fault(f"{name}: has a directory for more than {most:,} files; divide the archive")
     try:
         archive = zipfile.ZipFile(stream)
-    except (zipfile.BadZipFile, ValueError, struct.error, OSError, NotImplementedError, OverflowError) as error:
+    except (zipfile.BadZipFile, ValueError, struct.error, OSError, RuntimeError, OverflowError) as error:
         why = "a file name in it is not UTF-8" if isinstance(error, UnicodeDecodeError) else "it is damaged"
         raise Fault(f"{name}: cannot be opened as a zip archive, {why}; pack it again") from error
     if len(archive.infolist()) > most:

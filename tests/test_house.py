@@ -80,7 +80,7 @@ def test_a_file_is_short_and_says_what_it_is(path: Path) -> None:
 
 
 def test_nothing_is_swallowed_or_left_to_do() -> None:
-    pattern = re.compile(r"except( Exception)?:\s*(pass|\.\.\.)|\bTODO\b|\bFIXME\b|raise NotImplementedError")
+    pattern = re.compile(r"except( Exception)?:\s*(pass|\.\.\.)|\bTODO\b|\bFIXME\b|NotImplementedError")
     assert not [str(path.relative_to(ROOT)) for path in sources() if pattern.search(path.read_text(encoding="utf-8"))]
 
 
