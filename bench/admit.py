@@ -48,7 +48,7 @@ def simulated(task: Task, sound: pd.DataFrame, count: int) -> None:
         table = pd.concat([sound] * -(-size // len(sound)), ignore_index=True).iloc[:size]
         marks = [f"{number:04d}{at:06d}" for at in range(size)]
         table = table.assign(
-            unit_id=marks, patient=marks, cluster=marks, sha256=marks, pixels_sha256=marks,
+            unit_id=marks, patient=marks, cluster=marks, sha256=marks, pixels_blake3=marks,
             thumbnail=random.choice(shown, size),
         )  # fmt: skip
         (folder / name).mkdir(parents=True)

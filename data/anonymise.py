@@ -24,6 +24,8 @@ from lineage.fault import Fault
 
 OLDEST = 89
 UID = re.compile(r"[0-9.]{1,64}")  # PS3.5, section 9.1
+NUMBERS = re.compile(rb"[0-9+\-.eE \\]*\0?")  # DS and IS of PS3.5, section 6.2
+TEXTS = {"UI": re.compile(rb"[0-9.]{1,64}\0?"), "DS": NUMBERS, "IS": NUMBERS}
 _NONE: Mapping[str, str] = {}
 
 
@@ -35,7 +37,7 @@ def anonymise(
     names: Iterable[str] = (),
     cells: Mapping[str, str] = _NONE,
 ) -> tuple[str, bytes]:
-    """A new name (of the new content's hash) and the de-identified bytes.
+    """The suffix of the format, and the de-identified bytes.
 
     `metadata` is the scan's row: its `patient_id`, else `group`, is the identity behind pseudonym and dates; without
     either it is the PatientID of the DICOM header. `header` is the parsed data set, where it is at hand. `names` are
@@ -55,7 +57,7 @@ def anonymise(
         clean, secrets = _dicom(name, header, told, secrets, identity.of_names(names))
         suffix = ".dcm"
     identity.check_cells(name, cells, secrets)
-    return hashlib.sha256(clean).hexdigest()[:16] + suffix, clean
+    return suffix, clean
 
 
 def _parsed(name: str, content: bytes) -> Any:
@@ -84,19 +86,25 @@ def _dicom(name: str, header: Any, told: str, row: Secrets, names: Secrets) -> t
 
 
 @lru_cache(maxsize=1)
-def _kept() -> frozenset[int]:
-    from pydicom.datadict import tag_for_keyword
+def _kept() -> dict[int, str]:
+    """The attributes that may stay, and the value representation of each (PS3.6)."""
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-    return frozenset(tag for keyword in profile.KEPT.split() if (tag := tag_for_keyword(keyword)) is not None)
+    tags = (tag_for_keyword(keyword) for keyword in profile.KEPT.split())
+    return {tag: dictionary_VR(tag) for tag in tags if tag is not None}
 
 
 def _allowed(header: Any, secrets: Secrets) -> Any:
     """The attributes that may stay, of this data set and of the items of its sequences; UIDs and dates replaced."""
     from pydicom.dataset import Dataset
 
-    clean = Dataset()
+    clean, kept = Dataset(), _kept()
     for tag in header.keys():  # noqa: SIM118  the values of a Dataset are parsed when iterated, its keys are not
-        if tag not in _kept():
+        if tag not in kept:
+            continue
+        stored = header.get_item(tag)  # its bytes, as long as nobody asked for the value
+        if stored.is_raw and _harmless(stored, stored.VR or kept[tag]):  # implicit files do not say it
+            clean[tag] = stored
             continue
         element = header[tag]
         if element.VR == "SQ":
@@ -106,12 +114,23 @@ def _allowed(header: Any, secrets: Secrets) -> Any:
         elif element.VR in profile.PLAIN:
             if element.VR != "UI" or UID.fullmatch(str(element.value)):
                 clean.add(element)
+        elif (said := _silent(element, secrets)) == element.value and stored.is_raw and stored.value.isascii():
+            clean[tag] = stored
         else:
-            setattr(clean, element.keyword, _silent(element, secrets))
+            setattr(clean, element.keyword, said)
     for keyword in _there(header, profile.UIDS):
         if header.get(keyword):
             setattr(clean, keyword, _uid(str(header.get(keyword))))
+    clean.set_original_encoding(*header.original_encoding, header.original_character_set)
     return clean
+
+
+def _harmless(stored: Any, representation: str) -> bool:
+    """Can these bytes go on as they are? Numbers can, and text that is nothing but numbers or a UID."""
+    if stored.value is None or representation not in profile.PLAIN:
+        return False
+    allowed = TEXTS.get(representation)
+    return allowed is None or allowed.fullmatch(stored.value) is not None
 
 
 def _there(header: Any, keywords: tuple[str, ...]) -> list[str]:

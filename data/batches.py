@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data import corrections, index, pixels, read
+from data import corrections, index, pixels, prepared, read
 from data.describe import DESCRIPTION
 from data.parallel import spread
 from data.record import PixelSettings, Side, Task
@@ -140,6 +141,10 @@ class _Stored:
 
 
 def _write_shard(batch: Path, units: pd.DataFrame, task: Task, path: Path, workers: int) -> None:
+    made = prepared.ready(batch, units["unit_id"].tolist(), task)
+    if made is not None:
+        shutil.copyfile(made, path)
+        return
     size = task.pixels.size
     np.lib.format.open_memmap(path, "w+", np.float32, (len(units), size, size, 1)).flush()
     columns = units[["file", "stored_sha256", "slice", "row"]].to_numpy().tolist()

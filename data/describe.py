@@ -27,7 +27,7 @@ PLANES = ("sagittal", "coronal", "axial")  # by the axis of the patient that is 
 DESCRIPTOR = "dct-1"
 EMBEDDING = 32
 LOW, BANDS, GRID = 5, 12, 64  # of the embedding: triangle of low frequencies, rings of energy, pixels square
-SAMPLE = 128 * 128  # pixels that order statistics are taken from, on a regular grid
+SAMPLE = 128 * 128  # pixels that order statistics, sharpness and noise are taken from, on a regular grid
 GREYS = 64
 
 
@@ -63,8 +63,12 @@ def _plane(orientation: str) -> str:
 
 
 def _sample(pixels: Array) -> Array:
-    step = max(1, int(np.sqrt(pixels.size / SAMPLE)))
+    step = _step(pixels)
     return pixels[::step, ::step]
+
+
+def _step(pixels: Array) -> int:
+    return max(1, int(np.sqrt(pixels.size / SAMPLE)))
 
 
 def _entropy(sample: Array) -> float:
@@ -80,17 +84,17 @@ def _entropy(sample: Array) -> float:
 def _sharpness(pixels: Array) -> float:
     if min(pixels.shape) < 3:
         return 0.0
-    detail = pixels[:-2, 1:-1] + pixels[2:, 1:-1]
-    detail += pixels[1:-1, :-2]
-    detail += pixels[1:-1, 2:]
-    detail -= 4 * pixels[1:-1, 1:-1]
-    return float(detail.var())
+    step = _step(pixels)
+    rows, columns = (slice(1, length - 1, step) for length in pixels.shape)
+    above, below = pixels[:-2:step, columns], pixels[2::step, columns]
+    left, right = pixels[rows, :-2:step], pixels[rows, 2::step]
+    return float((above + below + left + right - 4 * pixels[rows, columns]).var())
 
 
 def _noise(pixels: Array) -> float:
     if min(pixels.shape) < 2:
         return 0.0
-    step = max(1, int(np.sqrt(pixels.size / SAMPLE)))
+    step = _step(pixels)
     a, b, c, d = (
         pixels[y:end:step, x:stop:step] for y, end in ((0, -1), (1, None)) for x, stop in ((0, -1), (1, None))
     )

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from blake3 import blake3
 from numpy.typing import NDArray
 
-from data import anonymise, archive, burned, describe, identity, labels, person, pixels, read
+from data import anonymise, archive, burned, describe, identity, labels, person, pixels, prepared, read
 from data.record import Scan, Task
 from data.settings import Disagreement
 from data.thumbnail import thumbnail
@@ -30,26 +31,28 @@ Row = Mapping[str, str]
 @dataclass(frozen=True)
 class Job:
     """One scan to examine: its path `file_name` below `source`, its rows of metadata (`row` is the first one's number,
-    the heading's is 1), where its copy is stored.
+    the heading's is 1), the folder of the batch in whose `scans` its copy is stored.
     """
 
     source: Path
     file_name: str
     row: int
     rows: list[dict[str, str]]
-    scans: Path
+    target: Path
     task: Task
     disagreement: Disagreement
 
 
 @dataclass(frozen=True)
 class Examined:
-    """One scan after its single pass: its hash, its units (or why it is refused), its de-identified copy."""
+    """One scan after its single pass: its hash, its units (or why it is refused), its de-identified copy, and the
+    network's input of its units."""
 
     file_name: str
     sha256: str
     units: list[dict[str, Any]]
     stored: Path | None
+    prepared: Path | None
     refusal: str
 
 
@@ -67,14 +70,16 @@ def examine(job: Job) -> Examined:
         told = _told(job.rows, len(scan.pixels), job.disagreement)
         whole = told[min(told)]
         scan = replace(scan, header=identity.silent(scan.header, opened[0][2], whole, [job.file_name, *named]))
-        new_name, clean = _clean(opened, whole, [job.file_name, *named], identity.cells(told.values()))
+        ending, clean = _clean(opened, whole, [job.file_name, *named], identity.cells(told.values()))
         facts = {"sha256": sha256, "stored_sha256": hashlib.sha256(clean).hexdigest()}
         facts |= person.who(whole, scan, sha256) | burned.facts(scan)
-        units = [_unit(scan, number, row, job.task) | facts for number, row in sorted(told.items())]
+        seen = [_unit(scan, number, row, job.task) for number, row in sorted(told.items())]
     except (Fault, OSError) as error:
         why = str(error) if isinstance(error, Fault) else f"cannot be read ({error.strerror})"
-        return Examined(job.file_name, sha256, [], None, why.removeprefix(f"{name}: "))
-    return Examined(job.file_name, sha256, units, _store(job.scans, sha256, new_name, clean), "")
+        return Examined(job.file_name, sha256, [], None, None, why.removeprefix(f"{name}: "))
+    stored = _store(job.target / "scans", sha256, ending, clean)
+    prepared_part = prepared.part(job.target, [small for _, small in seen])
+    return Examined(job.file_name, sha256, [unit | facts for unit, _ in seen], stored, prepared_part, "")
 
 
 def scan_sha256(path: Path) -> str:
@@ -135,12 +140,11 @@ def _opened(name: str, parts: dict[str, bytes]) -> tuple[Scan, list[tuple[str, b
 def _clean(
     opened: list[tuple[str, bytes, Any]], row: Row, names: list[str], cells: Mapping[str, str]
 ) -> tuple[str, bytes]:
-    """Name by content and bytes of the de-identified copy: one file, or an archive of the files of a series."""
-    clean = dict(anonymise.anonymise(name, content, row, header, names, cells) for name, content, header in opened)
+    """Suffix and bytes of the de-identified copy: a file, or an archive of the files of a series, named by content."""
+    clean = [anonymise.anonymise(name, content, row, header, names, cells) for name, content, header in opened]
     if len(clean) == 1:
-        return next(iter(clean.items()))
-    packed = archive.packed(clean)
-    return f"{hashlib.sha256(packed).hexdigest()[:16]}.zip", packed
+        return clean[0]
+    return ".zip", archive.packed({hashlib.sha256(part).hexdigest()[:16] + ending: part for ending, part in clean})
 
 
 def _told(rows: list[dict[str, str]], slices: int, disagreement: Disagreement) -> dict[int, dict[str, str]]:
@@ -174,30 +178,32 @@ def _slices(text: str, slices: int) -> range:
     return range(int(text), int(text) + 1)
 
 
-def _unit(scan: Scan, number: int, row: Row, task: Task) -> dict[str, Any]:
-    """One slice: what the metadata says of it, what is measured on it, and its three kinds of likeness."""
+def _unit(scan: Scan, number: int, row: Row, task: Task) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """One slice: what the metadata says of it, what is measured on it, its three kinds of likeness; and the network's
+    input."""
     picture = np.ascontiguousarray(scan.pixels[number])
     small = pixels.unit_pixels(picture, scan.units, task.pixels)
-    likeness = hashlib.sha256(repr(picture.shape).encode())
-    likeness.update(picture.data)
+    likeness = blake3(repr(picture.shape).encode())
+    likeness.update(picture.data.cast("B"))
     said = {name: row[name] for name in SAID}
     said |= {
         "label": person.among(row["label"], task.classes),
         "truth": person.among(row["truth"], (*labels.TRUTHS, "")),
     }
-    return said | describe.describe(picture, scan) | {
+    facts = {
         "slice": number,
         "lesion_mm": person.number(row["lesion_mm"], "lesion_mm"),
-        "pixels_sha256": likeness.hexdigest(),
+        "pixels_blake3": likeness.hexdigest(),
         "dhash": describe.dhash(small),
         "embedding": embedded(small),
         "thumbnail": thumbnail(small),
-    }  # fmt: skip
+    }
+    return said | describe.describe(picture, scan) | facts, small
 
 
-def _store(scans: Path, sha256: str, new_name: str, content: bytes) -> Path:
+def _store(scans: Path, sha256: str, ending: str, content: bytes) -> Path:
     """Write a de-identified copy under a name that nobody else uses; the index gives it its final one."""
-    path = scans / f"{sha256[:16]}-{os.urandom(4).hex()}{suffix(new_name)}"
+    path = scans / f"{sha256[:16]}-{os.urandom(4).hex()}{ending}"
     path.write_bytes(content)
     return path
 

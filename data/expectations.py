@@ -11,7 +11,7 @@ from data.record import Modality, Task, Truth, Units
 from data.series import ODD
 from data.settings import IngestSettings
 
-REQUIRED = ("unit_id", "file", "sha256", "pixels_sha256", "label", "patient", "cluster")
+REQUIRED = ("unit_id", "file", "sha256", "pixels_blake3", "label", "patient", "cluster")
 MOSTLY_BLANK = 0.98  # of a slice at its minimum: there is nothing to see
 SATURATED = 0.5  # of a slice at its maximum: the window or the exposure is wrong
 AIR_TO_METAL = (-3100, 20000)  # HU that scanners write: padding below air, metal above

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data import describe, labels
+from data import describe, labels, prepared
 from data.examine import Examined, Job, embedded, examine, scan_sha256, suffix
 from data.labels import metadata
 from data.parallel import spread
@@ -56,24 +56,27 @@ def index_batch(
 ) -> Indexed:
     """Read, hash, de-identify and describe every scan that metadata.csv names, once each.
 
-    Writes de-identified copies into `target`/scans, named by content, and `target`/manifest.csv. A file that can't be
+    Writes de-identified copies into `target`/scans, named by content, `target`/manifest.csv, and what a network would
+    see of every unit (data/prepared.py). A file that can't be
     used is refused by name and the rest goes on; Fault where the batch as a whole can't be trusted.
     """
     check_cluster(task)
     table = metadata(source)
     if table["task"].iloc[0] != task.name:
         raise Fault(f"{source.name}: its rows belong to another task than {task.name}; give each task a batch")
-    shutil.rmtree(target / "scans", ignore_errors=True)
-    (target / "scans").mkdir(parents=True)
+    for name in ("scans", prepared.PARTS):
+        shutil.rmtree(target / name, ignore_errors=True)
+        (target / name).mkdir(parents=True)
     told: dict[str, list[dict[str, str]]] = {}
     first: dict[str, int] = {}
     for number, row in enumerate(table.to_dict("records"), start=2):
         told.setdefault(row["file_name"], []).append({str(column): str(cell) for column, cell in row.items()})
         first.setdefault(row["file_name"], number)
-    jobs = [Job(source, name, first[name], rows, target / "scans", task, disagreement) for name, rows in told.items()]
+    jobs = [Job(source, name, first[name], rows, target, task, disagreement) for name, rows in told.items()]
     examined = spread(examine, jobs, workers)
     manifest = pd.DataFrame(_rows(examined), columns=list(COLUMNS))
     manifest.to_csv(target / "manifest.csv", index=False, lineterminator="\n")
+    prepared.join(target, [one.prepared for one in examined if one.prepared], manifest["unit_id"].tolist(), task)
     refused = [Refused(called(first[one.file_name], one.sha256), one.refusal) for one in examined if one.refusal]
     digest = _digest(source, {one.file_name: one.sha256 for one in examined})
     log.info("%s: %d units in %d files, %d refused", source.name, len(manifest), len(examined), len(refused))

@@ -19,20 +19,20 @@ from data.index import read_manifest
 from data.likeness import Array, Clusters, Positions, candidates, pictures
 
 log = logging.getLogger(__name__)
-VERSION = 1  # of tables, thumbnails and vectors: another one is built anew
+VERSION = 2  # of tables, thumbnails and vectors: another one is built anew
 COLUMNS = (
-    "unit_id", "file", "sha256", "pixels_sha256", "label", "patient", "cluster", "std", "thumbnail", "batch",
+    "unit_id", "file", "sha256", "pixels_blake3", "label", "patient", "cluster", "std", "thumbnail", "batch",
 )  # fmt: skip
 TABLES = """
 CREATE TABLE batches (batch TEXT PRIMARY KEY, content TEXT NOT NULL, units INTEGER NOT NULL);
 CREATE TABLE units (
     id INTEGER PRIMARY KEY, unit_id TEXT NOT NULL, file TEXT NOT NULL, sha256 TEXT NOT NULL,
-    pixels_sha256 TEXT NOT NULL, label TEXT NOT NULL, patient TEXT NOT NULL, cluster TEXT NOT NULL, std REAL NOT NULL,
+    pixels_blake3 TEXT NOT NULL, label TEXT NOT NULL, patient TEXT NOT NULL, cluster TEXT NOT NULL, std REAL NOT NULL,
     batch TEXT NOT NULL, segment INTEGER
 );
 CREATE TABLE pictures (id INTEGER PRIMARY KEY, thumbnail TEXT NOT NULL, vector BLOB NOT NULL);
 CREATE TABLE owners (patient TEXT, cluster TEXT, batch TEXT, id INTEGER, PRIMARY KEY (patient, cluster, batch));
-CREATE INDEX unit_pixels ON units (pixels_sha256);
+CREATE INDEX unit_pixels ON units (pixels_blake3);
 CREATE INDEX unit_files ON units (sha256);
 CREATE INDEX unit_batch ON units (batch);
 CREATE INDEX unit_segment ON units (segment);
@@ -73,7 +73,7 @@ def _asked(batches: Path, place: Path, new: pd.DataFrame) -> pd.DataFrame:
     with _opened(place) as database:
         _bring_up_to_date(database, batches, place)
         numbers = {
-            *_matching(database, "units", "pixels_sha256", new["pixels_sha256"]),
+            *_matching(database, "units", "pixels_blake3", new["pixels_blake3"]),
             *_matching(database, "units", "sha256", new["sha256"]),
             *_matching(database, "owners", "patient", new["patient"]),
             *_near(database, place, new[pictures(new)] if len(new) else new),

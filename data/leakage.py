@@ -13,7 +13,7 @@ from data.likeness import near_pairs, pictures
 from data.settings import IngestSettings
 from data.shortcut import shortcuts
 
-COLUMNS = ["unit_id", "file", "pixels_sha256", "thumbnail", "std", "label", "patient", "cluster"]
+COLUMNS = ["unit_id", "file", "pixels_blake3", "thumbnail", "std", "label", "patient", "cluster"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def check(manifest: pd.DataFrame, known: pd.DataFrame, settings: IngestSettings)
 def _copies(table: pd.DataFrame, known: pd.DataFrame) -> dict[str, str]:
     """Units whose pixels are, bit for bit, those of another unit."""
     found: dict[str, str] = {}
-    again = known[known["pixels_sha256"].isin(table["pixels_sha256"])]
-    before = {str(pixels): rows for pixels, rows in again.groupby("pixels_sha256")}
-    for pixels, rows in table.groupby("pixels_sha256", sort=False):
+    again = known[known["pixels_blake3"].isin(table["pixels_blake3"])]
+    before = {str(pixels): rows for pixels, rows in again.groupby("pixels_blake3")}
+    for pixels, rows in table.groupby("pixels_blake3", sort=False):
         earlier = before.get(str(pixels))
         if len(rows) < 2 and earlier is None:
             continue
@@ -103,7 +103,7 @@ def _near(table: pd.DataFrame, known: pd.DataFrame, alike: float) -> dict[str, s
         for unit, cluster, name in zip(left["unit_id"], right["cluster"], right["unit_id"], strict=True):
             best.setdefault((unit, cluster), name)
         for (i, j), a, b in zip(pairs, left.to_dict("records"), right.to_dict("records"), strict=True):
-            if a["pixels_sha256"] == b["pixels_sha256"]:
+            if a["pixels_blake3"] == b["pixels_blake3"]:
                 continue
             one, two, later = str(a["unit_id"]), str(b["unit_id"]), not within or j < i
             mutual = best[one, b["cluster"]] == two and best.get((two, a["cluster"])) == one

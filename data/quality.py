@@ -21,7 +21,7 @@ from lineage.fault import Fault
 
 TEMPLATE = Path(__file__).with_name("quality.html")
 SHOWN = 24  # pictures or pairs of one kind
-NEEDED = ("unit_id", "file", "slice", "pixels_sha256", "label", "cluster", "patient", "lesion_mm", "thumbnail")
+NEEDED = ("unit_id", "file", "slice", "pixels_blake3", "label", "cluster", "patient", "lesion_mm", "thumbnail")
 KINDS = {
     "Exact copies": ("exact copy", "copy of an admitted scan"),
     "Near-duplicates": ("near-duplicate",),
@@ -128,7 +128,7 @@ def _kinds(data: Path, task: Task, units: pd.DataFrame, batches: list[str]) -> l
             for kind in dict.fromkeys(_kind(reason) for reason in reasons):
                 found[kind].append((unit, reasons))
     table = units.drop_duplicates("unit_id", keep="last").set_index("unit_id", drop=False)
-    twins = {str(same): [str(unit) for unit in rows["unit_id"]] for same, rows in units.groupby("pixels_sha256")}
+    twins = {str(same): [str(unit) for unit in rows["unit_id"]] for same, rows in units.groupby("pixels_blake3")}
     return [
         {
             "name": kind,
@@ -148,7 +148,7 @@ def _kind(reason: str) -> str:
 def _case(unit: str, reasons: list[str], table: pd.DataFrame, twins: Mapping[str, list[str]], task: Task) -> Case:
     row: pd.Series[Any] = table.loc[unit]  # type: ignore[assignment]  # names are unique
     named = [other for reason in reasons for other in UNIT.findall(reason)]
-    likes = [other for other in (*named, *twins[str(row["pixels_sha256"])]) if other != unit and other in table.index]
+    likes = [other for other in (*named, *twins[str(row["pixels_blake3"])]) if other != unit and other in table.index]
     other: pd.Series[Any] | None = table.loc[likes[0]] if likes and _likened(reasons) else None
     return Case(_picture(row, task), reasons, None if other is None else _picture(other, task))
 

@@ -36,18 +36,30 @@ def read(name: str, content: bytes) -> Scan:
 
 
 def opened(name: str, content: bytes) -> tuple[Scan, Any]:
-    """One file that is no archive, decoded, and its parsed DICOM header (None for the other formats): one pass."""
+    """One file that is no archive, decoded, and its DICOM header (None for the other formats): one pass.
+
+    No value of the header has been asked for yet: de-identification hands their bytes on as they are.
+    """
     kind = _kind(name, content)
     _hush()
     try:
         header = dataset(name, content) if kind == "dicom" else None
-        scan = scan_of(name, header) if kind == "dicom" else (_FORMATS[kind](name, content))
-        return replace(scan, pixels=_finite(name, scan.pixels)), header
+        untouched = _untouched(header) if header is not None else None
+        scan = scan_of(name, header) if header is not None else _FORMATS[kind](name, content)
+        return replace(scan, pixels=_finite(name, scan.pixels)), untouched
     except Fault:
         raise
     except Exception as error:  # pydicom alone raises nine kinds on hostile files
         reason = identity.unquoted(" ".join(str(error).split()), content)[:200] or "no reason given"
         raise Fault(f"{name}: cannot be decoded ({type(error).__name__}: {reason}); export it again") from error
+
+
+def _untouched(header: Any) -> Any:
+    """The same data set, whose values stay bytes when those of the other are asked for."""
+    same = header[:]
+    if hasattr(header, "file_meta"):
+        same.file_meta = header.file_meta
+    return same
 
 
 def member(name: str, inside: str, content: bytes) -> tuple[Scan, Any]:

@@ -111,7 +111,7 @@ OPTIONAL_METADATA = (
 
 # One row of a batch's manifest.csv is one unit (a slice). Descriptions of `data/describe.py` follow these columns.
 MANIFEST = (
-    "unit_id", "file", "slice", "sha256", "stored_sha256", "pixels_sha256", "dhash", "task", "label", "truth",
+    "unit_id", "file", "slice", "sha256", "stored_sha256", "pixels_blake3", "dhash", "task", "label", "truth",
     "patient", "cluster", "case", "study_date", "site", "scanner", "sex", "age", "labeller", "labelled_at", "stage",
     "lesion_mm",
 )  # fmt: skip

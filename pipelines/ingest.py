@@ -23,6 +23,7 @@ from data import (
     labels,
     leakage,
     population,
+    prepared,
     split,
     suite,
     withdrawn,
@@ -52,14 +53,30 @@ class Incoming:
         return places.place("staging", self.name)
 
 
-def waiting(source: Path | None, again: bool = False) -> list[Incoming]:
-    """The batches that no gate has judged yet: of one folder, or all folders of the inbox."""
-    folders = [source] if source else sorted(path.parent for path in Path("inbox").glob("*/metadata.csv"))
-    judged = {event.payload["digest"] for kind in _JUDGED for event in ledger.events(kind=kind)}
-    found = [incoming(folder) for folder in folders]
-    if again:
-        judged = {event.payload["digest"] for event in ledger.events(kind="batch.admitted")}
-    return [batch for batch in found if batch.digest not in judged]
+def waiting(source: Path | None, again: bool = False, broken: dict[str, str] | None = None) -> list[Incoming]:
+    """The batches that no gate has judged yet: of one folder (Fault if it is no batch), or all folders of the inbox.
+
+    A folder of the inbox that is no batch stops no other: `broken` is given its name and the reason. The log tells
+    their number alone, since nobody knows whose name a folder bears whose table can't be read.
+    """
+    kinds = ("batch.admitted",) if again else _JUDGED
+    judged = {event.payload["digest"] for kind in kinds for event in ledger.events(kind=kind)}
+    if source:
+        return [batch for batch in [incoming(source)] if batch.digest not in judged]
+    found, faults = [], {} if broken is None else broken
+    for folder in sorted(path.parent for path in Path("inbox").glob("*/metadata.csv")):
+        try:
+            batch = incoming(folder)
+            if batch.digest in judged:
+                continue
+            if any(Path("data/batches").glob(f"*/{batch.name}.dvc")):
+                raise Fault(f"a batch named {batch.name} is already admitted with other content; rename the folder")
+            found.append(batch)
+        except Fault as fault:
+            faults[folder.name] = str(fault)
+    if faults:
+        log.warning("%d folders of the inbox are broken and left alone; `oncoloop ingest` names them", len(faults))
+    return found
 
 
 _JUDGED = ("batch.admitted", "batch.quarantined")
@@ -192,6 +209,7 @@ def admit(batch: Incoming, manifest: pd.DataFrame, arrived: str) -> str:
         if f"scans/{path.name}" not in kept:
             path.unlink()
     manifest.to_csv(batch.staging / "manifest.csv", index=False, lineterminator="\n")
+    prepared.narrow(batch.staging, batch.staging, manifest["unit_id"].tolist())
     record = {"task": name, "batch": batch.name, "digest": batch.digest, "units": len(manifest),
               "clusters": int(manifest["cluster"].nunique()), "received": arrived}  # fmt: skip
     page.write_json(batch.staging / "record.json", record)
@@ -217,6 +235,7 @@ def quarantine(batch: Incoming, verdict: Verdict) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     if batch.staging.exists():
+        prepared.drop(batch.staging)
         shutil.move(batch.staging, target)
     target.mkdir(exist_ok=True)
     page.write_json(target / "verdict.json", verdict.to_dict())

@@ -60,7 +60,8 @@ def warmup(task: Task) -> tuple[str, bytes, str]:
     with tempfile.TemporaryDirectory(dir=places.place("staging", "x").parent.parent) as folder:
         row = phantom.write_study(Path(folder), study, task.name)[0]
         content = (Path(folder) / row["file_name"]).read_bytes()
-    return *anonymise.anonymise(row["file_name"], content, row), task.name
+    ending, clean = anonymise.anonymise(row["file_name"], content, row)
+    return f"warm-up{ending}", clean, task.name
 
 
 def facts(settings: Params, name: str, version: str, source: Path) -> dict[str, Any]:

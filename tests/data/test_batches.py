@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data import batches, index, phantom
+from data import batches, index, phantom, prepared
 from data.describe import DESCRIPTION
 from data.pixels import unit_pixels
 from data.read import read
@@ -78,6 +78,7 @@ def test_sides_and_masks(admitted: tuple[list[Path], pd.DataFrame], tmp_path: Pa
 
 def test_changed_bytes_are_refused(admitted: tuple[list[Path], pd.DataFrame], tmp_path: Path) -> None:
     folders, cohorts = admitted
+    prepared.drop(folders[0])  # with it the scan is not read again; see test_prepared.py
     scan = next((folders[0] / "scans").iterdir())
     scan.write_bytes(scan.read_bytes() + b"\0")
     with pytest.raises(Fault, match="not those that were admitted"):

@@ -33,7 +33,7 @@ def units(first: int, count: int) -> pd.DataFrame:
             "unit_id": [f"u{number}" for number in numbers],
             "file": [f"scans/{number}.dcm" for number in numbers],
             "sha256": [f"{number:064x}" for number in numbers],
-            "pixels_sha256": [f"{number:064x}" for number in numbers],
+            "pixels_blake3": [f"{number:064x}" for number in numbers],
             "label": "normal",
             "patient": [f"p{number}" for number in numbers],
             "cluster": [f"p{number}" for number in numbers],
@@ -67,7 +67,7 @@ def place(tmp_path: Path) -> Path:
 
 def test_copies_files_patients_and_likes_are_related(batches: Path, place: Path) -> None:
     new = units(100, 5)
-    new.loc[0, "pixels_sha256"] = f"{7:064x}"
+    new.loc[0, "pixels_blake3"] = f"{7:064x}"
     new.loc[1, "sha256"] = f"{23:064x}"
     new.loc[2, "patient"] = "p41"
     new.loc[3, "thumbnail"] = drawn(55)

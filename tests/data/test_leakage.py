@@ -56,7 +56,7 @@ def test_what_was_admitted_before_is_not_admitted_again(sound: pd.DataFrame, ing
 
 
 def test_near_duplicates_fail_between_clusters_only(sound: pd.DataFrame, ingest: IngestSettings) -> None:
-    again = {"pixels_sha256": "f" * 64}
+    again = {"pixels_blake3": "f" * 64}
     assert check(planted(sound, 3, **again), NOTHING, ingest).failing == {}
     foreign = again | {"cluster": "P-other", "patient": "P-other"}
     found = check(planted(sound, 3, **foreign), NOTHING, ingest)
@@ -68,7 +68,7 @@ def test_near_duplicates_fail_between_clusters_only(sound: pd.DataFrame, ingest:
 
 
 def test_blank_slices_are_copies_of_nobody(sound: pd.DataFrame, ingest: IngestSettings) -> None:
-    blank = sound.assign(std=0.0, pixels_sha256="0" * 64)
+    blank = sound.assign(std=0.0, pixels_blake3="0" * 64)
     assert check(blank, blank, ingest).failing == {}
 
 
@@ -79,7 +79,7 @@ def test_a_patient_in_two_groups_cannot_be_kept_on_one_side(sound: pd.DataFrame,
     found = check(moved, NOTHING, ingest)
     assert sorted(found.failing) == sorted(units)
     assert "patient in two groups" in found.failing[units[0]][0]
-    known = sound.assign(cluster="G-before", pixels_sha256="x", std=0.0)
+    known = sound.assign(cluster="G-before", pixels_blake3="x", std=0.0)
     assert set(check(sound, known, ingest).failing) == set(sound["unit_id"])
 
 

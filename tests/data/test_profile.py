@@ -178,9 +178,9 @@ def test_the_result_keeps_what_its_kind_of_image_requires(home: Path, real_data:
         before = pydicom.dcmread(io.BytesIO(content), force=True)
         if before.get("SOPClassUID") not in IODS:
             continue
-        name, clean = anonymise(path.name, content, {"patient_id": "one"})
+        ending, clean = anonymise(path.name, content, {"patient_id": "one"})
         assert complaints(before, opened(clean)) == [], path.name
-        np.testing.assert_array_equal(read(path.name, content).pixels, read(name, clean).pixels)
+        np.testing.assert_array_equal(read(path.name, content).pixels, read(ending, clean).pixels)
         seen[IODS[before.SOPClassUID]] = seen.get(IODS[before.SOPClassUID], 0) + 1
     assert set(seen) == set(IODS.values()), seen
     whole = opened(dicom())

@@ -54,9 +54,9 @@ def test_comments_in_the_frames_of_a_dicom_file_are_gone() -> None:
     header["PixelData"].is_undefined_length = True
     stream = io.BytesIO()
     header.save_as(stream)
-    name, clean = anonymise("a.dcm", stream.getvalue(), {"patient_id": "x"})
+    ending, clean = anonymise("a.dcm", stream.getvalue(), {"patient_id": "x"})
     assert b"Quill" in stream.getvalue() and b"Quill" not in clean
-    np.testing.assert_array_equal(read("a", stream.getvalue()).pixels, read(name, clean).pixels)
+    np.testing.assert_array_equal(read("a", stream.getvalue()).pixels, read(ending, clean).pixels)
 
 
 def test_bytes_under_eighty_after_ff_are_picture_in_jpeg_ls() -> None:
