@@ -81,7 +81,7 @@ def learn(folder: Path, task: Any, settings: Any, version: str) -> tuple[dict[st
 
     shards, model, evaluation = (folder / f"{name}-{version}" for name in ("shards", "model", "evaluation"))
     admitted = sorted(path.parent for path in folder.glob("*/manifest.csv"))
-    batches.pack(admitted, split.read_cohorts(folder / "cohorts.csv"), task, shards, workers=1)
+    batches.pack(admitted, split.named(split.read_cohorts(folder / "cohorts.csv"), admitted), task, shards, workers=1)
     units = batches.load(shards)
     fit.fit(units, task, settings.fit, model)
     evaluate.evaluate(units, task, model, settings.calibrate, settings.evaluate, evaluation)

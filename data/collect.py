@@ -13,12 +13,10 @@ from typing import Any
 import pandas as pd
 
 from data import archive, labels
-from data.classes import GROUP_BITS, GROUP_SHAPE, Files, by_class
+from data.classes import Files, by_class
 from data.masks import Row, slice_rows, volumes
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Task, Truth
 from lineage.fault import Fault
-
-__all__ = ["GROUP_BITS", "GROUP_SHAPE", "import_folder"]
 
 log = logging.getLogger(__name__)
 RECORD = "import.json"
@@ -98,6 +96,8 @@ def _layout(source: Path, task: Task, only: str | None) -> tuple[str, list[Row],
 def _ready(source: Path, task: Task, only: str | None) -> list[Row]:
     table = labels.metadata(source)
     chosen = table[[fnmatch(Path(name).name, only or "*") for name in table["file_name"]]]
+    if labels.corrects(table):
+        raise Fault(f"{source / labels.NAME} corrects admitted scans; unpack it, and import the folder that holds it")
     if set(table["task"]) != {task.name}:
         raise Fault(f"{source / labels.NAME}: its rows belong to the task {table['task'].iloc[0]}, not {task.name}")
     return [dict(zip(chosen.columns, row, strict=True)) for row in chosen.to_numpy().tolist()]
@@ -154,6 +154,8 @@ def _write(files: Files, target: Path, table: pd.DataFrame, record: Facts) -> No
     (target / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     (target / UNFINISHED).rename(target / labels.NAME)
     log.info("%s: %d scans, %d rows, %d clusters", target.name, record["files"], record["rows"], record["clusters"])
+    if "warning" in record:
+        log.warning("%s: %s", target.name, record["warning"])
 
 
 def _link(source: Path, target: Path) -> None:

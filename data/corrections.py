@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from data import labels, person
-from data.index import Refused, read_manifest
+from data import identity, labels, person
+from data.index import Refused, called, read_manifest
 from data.record import Task
 from data.settings import Disagreement
 from lineage import keys
@@ -50,11 +50,12 @@ def check(table: pd.DataFrame, folder: Path, task: Task, disagreement: Disagreem
     units = admitted(folder, set(table["file_name"].str.removeprefix(labels.HASH)))
     rows: list[dict[str, Any]] = []
     refused = []
-    for name, said in table.groupby("file_name", sort=False):
+    for name, said in table.reset_index(drop=True).groupby("file_name", sort=False):
         try:
             rows += _corrected(str(name), said, units, task, disagreement)
         except Fault as fault:
-            refused.append(Refused(labels.HASH + str(name).removeprefix(labels.HASH)[:16], str(fault)))
+            sha256 = str(name).removeprefix(labels.HASH) if WHOLE.fullmatch(str(name)) else ""
+            refused.append(Refused(called(int(said.index[0]) + 2, sha256), str(fault)))
     new = pd.DataFrame(rows, columns=list(COLUMNS))
     return Corrections(new, apply(units[units["unit_id"].isin(new["unit_id"])], new), refused)
 
@@ -98,7 +99,7 @@ def history(folder: Path, key: str) -> list[dict[str, str]]:
     name.
     """
     if len(key) < SHORTEST:
-        raise Fault(f"{key!r} is too short for a scan; give at least {SHORTEST} characters of its SHA-256")
+        raise Fault(f"{len(key)} characters are too few for a scan; give at least {SHORTEST} of its SHA-256")
     steps = []
     for path in sorted(folder.glob("*/manifest.csv")):
         manifest = read_manifest(path)
@@ -138,7 +139,7 @@ def _corrected(
         chosen = labels.resolve(heard, disagreement)
         mine = scan if slice_ == "" else scan[scan["slice"].astype(int).astype(str) == slice_]
         if mine.empty:
-            raise Fault(f"has no admitted slice {str(slice_)[:20]!r}, counted from 0")
+            raise Fault("names in the column slice no admitted slice of its scan; they are counted from 0")
         if told.keys() & set(mine["unit_id"]):
             raise Fault("is corrected twice for one slice; keep one of the rows")
         told |= dict.fromkeys(mine["unit_id"], chosen)
@@ -150,8 +151,10 @@ def _row(unit: Mapping[Any, Any], said: dict[str, str], task: Task) -> dict[str,
     missing = [name for name in NEEDED if not said[name]]
     if missing:
         raise Fault(f"is corrected without {' and '.join(missing)}; a correction says what, who, when and how known")
-    if said["label"] not in task.classes or said["truth"] not in labels.TRUTHS:
-        raise Fault(f"is corrected to {said['label']!r} by {said['truth']!r}, which {task.name} does not know")
+    odd = [name for name, known in (("label", task.classes), ("truth", labels.TRUTHS)) if said[name] not in known]
+    if odd:
+        raise Fault(f"has in the column {' and '.join(odd)} what {task.name} does not know; mend the cell")
+    _silent(said)
     if said["patient_id"] and keys.pseudonym(said["patient_id"]) != unit["patient"]:
         raise Fault("belongs to another patient than the row says; look whether the hash is the right one")
     at = _moment(said["labelled_at"])
@@ -168,6 +171,14 @@ def _row(unit: Mapping[Any, Any], said: dict[str, str], task: Task) -> dict[str,
     return kept | new | {"was": unit["label"], "labelled_at": at, "stage": stage, "lesion_mm": lesion}
 
 
+def _silent(said: dict[str, str]) -> None:
+    """Fault where a text that is kept repeats who it is of."""
+    secrets = identity.of_row(said)
+    for text, column in identity.cells([said]).items():
+        if identity.betrays(text, secrets, words=False):
+            raise Fault(f"repeats in the column {column} the patient's name or number; mend the cell")
+
+
 def _dated(text: str) -> bool:
     """Is it a time at all? What was said at no known time may be corrected at any."""
     return bool(re.match(r"\d{4}-\d\d-\d\d", text))
@@ -179,7 +190,7 @@ def _moment(text: str) -> str:
         told = datetime.fromisoformat(text)
         told = told.replace(tzinfo=UTC) if told.tzinfo is None else told.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise Fault(f"has the labelled_at {text[:40]!r}, which is no time such as 2026-01-31T09:00:00Z") from error
+        raise Fault("has in the column labelled_at no time such as 2026-01-31T09:00:00Z; mend the cell") from error
     if told > datetime.now(UTC) + timedelta(days=1):
-        raise Fault(f"has the labelled_at {text[:40]!r}, which lies in the future")
+        raise Fault("has in the column labelled_at a time that lies in the future; mend the cell")
     return told.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -110,8 +110,9 @@ def check_cells(name: str, kept: Mapping[str, str], secrets: Secrets) -> None:
 
 
 def unquoted(text: str, content: bytes) -> str:
-    """A foreign message without the words that it quotes from a file: those that stand in the file's own bytes."""
-    return WORD.sub(lambda found: GAP if _stands(found[0], content) else found[0], text)
+    """A foreign message without what it quotes from a file: words that stand in its bytes, and control characters."""
+    plain = WORD.sub(lambda found: GAP if _stands(found[0], content) else found[0], text)
+    return "".join(one if one.isprintable() else GAP for one in plain)
 
 
 def _stands(word: str, content: bytes) -> bool:

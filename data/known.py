@@ -19,7 +19,7 @@ from data.index import read_manifest
 from data.likeness import Array, Clusters, Positions, candidates, pictures
 
 log = logging.getLogger(__name__)
-VERSION = 2  # of tables, thumbnails and vectors: another one is built anew
+VERSION = 3  # of tables, thumbnails and vectors: another one is built anew
 COLUMNS = (
     "unit_id", "file", "sha256", "pixels_blake3", "label", "patient", "cluster", "std", "thumbnail", "batch",
 )  # fmt: skip

@@ -13,6 +13,7 @@ import pandas as pd
 
 from data.describe import DESCRIPTION
 from data.index import read_manifest
+from lineage.mark import mark
 
 DIFFERENT = 0.8  # standard deviations between patients; "large" (Cohen 1988)
 SURE = 3.5  # standard errors, since twenty features are looked at
@@ -53,7 +54,7 @@ def together(parts: Sequence[Population]) -> Population:
 
 
 def reference(batches: Sequence[Path], training: set[str], kept: Path) -> Population:
-    """The training side (the clusters `training`) of admitted batches.
+    """The training side (the clusters `training`, by name or mark) of admitted batches.
 
     Each batch is immutable and so is the side of a cluster: what was worked out once is kept in the folder `kept`.
     """
@@ -64,7 +65,8 @@ def reference(batches: Sequence[Path], training: set[str], kept: Path) -> Popula
             parts.append(Population(**json.loads(path.read_text(encoding="utf-8"))))
             continue
         manifest = read_manifest(batch / "manifest.csv")
-        parts.append(describe(manifest[manifest["cluster"].isin(training)]))
+        known = manifest["cluster"].isin(training) | manifest["cluster"].map(mark).isin(training)
+        parts.append(describe(manifest[known]))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(parts[-1])) + "\n", encoding="utf-8")
     return together(parts)

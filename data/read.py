@@ -56,7 +56,10 @@ def opened(name: str, content: bytes) -> tuple[Scan, Any]:
 
 def _untouched(header: Any) -> Any:
     """The same data set, whose values stay bytes when those of the other are asked for."""
-    same = header[:]
+    from pydicom.dataset import Dataset
+
+    same = Dataset({tag: header.get_item(tag) for tag in header.keys()})  # noqa: SIM118  iterating parses the values
+    same.set_original_encoding(*header.original_encoding, header.original_character_set)
     if hasattr(header, "file_meta"):
         same.file_meta = header.file_meta
     return same

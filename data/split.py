@@ -1,4 +1,4 @@
-"""Cohorts by patient: an append-only table that says on which side a cluster is, for ever."""
+"""Cohorts by patient: an append-only table that says on which side each cluster (its mark) is, for ever."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from data.record import Side, Task
 from data.settings import SplitSettings
+from data.withdrawn import STAND_IN, marked
 from lineage import fingerprint, store
 from lineage.fault import Fault
+from lineage.mark import mark
 
 COHORTS = ("task", "cluster", "side", "epoch", "stratum", "batch", "assigned_at")
 INDEPENDENT = ("patient", "group")
@@ -31,7 +33,7 @@ def check_cluster(task: Task) -> None:
 
 
 def read_cohorts(path: Path) -> pd.DataFrame:
-    """The table of assignments of one task; empty before its first batch."""
+    """The table of assignments of one task, clusters under their marks; empty before its first batch."""
     if not path.exists():
         return pd.DataFrame({name: pd.Series(dtype=int if name == "epoch" else str) for name in COHORTS})
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -41,21 +43,45 @@ def read_cohorts(path: Path) -> pd.DataFrame:
 
 
 def append_cohorts(path: Path, rows: pd.DataFrame) -> None:
-    """Add new assignments under the old ones, in one atomic step. A cluster that is already there is refused."""
-    table = read_cohorts(path)
-    twice = sorted(set(table["cluster"]) & set(rows["cluster"]))
+    """Add new assignments under the old ones, in one atomic step. A cluster that is already there is refused.
+
+    The table lies in git, whose old commits nobody rewrites: it holds the marks of clusters and never their names.
+    """
+    old = read_cohorts(path)
+    table, new = (marked(part) for part in (old, rows[list(COHORTS)]))
+    twice = sorted(set(table["cluster"]) & set(new["cluster"]))
     if twice:
-        raise Fault(f"{path}: {len(twice)} clusters already have a side ({', '.join(twice[:3])}); it never changes")
-    write_cohorts(path, pd.concat([table, rows[list(COHORTS)]]))
+        raise Fault(f"{path}: {len(twice)} clusters already have a side ({twice[0][:12]}); it never changes")
+    if len(old) and table["cluster"].equals(old["cluster"]):
+        _put(path, path.read_bytes() + new.to_csv(index=False, header=False, lineterminator="\n").encode())
+    else:
+        write_cohorts(path, pd.concat([table, new]))
+
+
+def called(clusters: pd.Series[str], cohorts: pd.DataFrame) -> pd.Series[str]:
+    """What the cohorts call each cluster (n): its mark, or in what `assign` has just dealt its name."""
+    known = set(cohorts["cluster"])
+    return clusters.map({name: name if name in known else mark(str(name)) for name in clusters.unique()})
+
+
+def named(cohorts: pd.DataFrame, batches: list[Path]) -> pd.DataFrame:
+    """The cohorts with the clusters of some admitted batches under the names that their manifests know."""
+    tables = [pd.read_csv(path / "manifest.csv", usecols=["cluster"], dtype=str) for path in batches]
+    names = {name for table in tables for name in table["cluster"].dropna()}
+    marks = {mark(name): name for name in names}
+    return cohorts.assign(cluster=[marks.get(cluster, cluster) for cluster in cohorts["cluster"]])
 
 
 def write_cohorts(path: Path, table: pd.DataFrame) -> None:
     """Put a whole table in the place of the old one: on disk when this returns, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _put(path, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def _put(path: Path, content: bytes) -> None:
     part = path.with_suffix(".part")
-    text = table.to_csv(index=False, lineterminator="\n")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with part.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
@@ -85,7 +111,7 @@ def assign(
 
 def few(manifest: pd.DataFrame, cohorts: pd.DataFrame) -> list[str]:
     """The warning of a set that is too small for sides, with these units and all that is admitted; else none."""
-    count = len(set(manifest["cluster"]) | set(cohorts["cluster"]))
+    count = len(set(called(manifest["cluster"], cohorts)) | set(_staying(cohorts)["cluster"]))
     if count >= FEW:
         return []
     return [
@@ -126,15 +152,21 @@ class _Tally(dict[str, Counter[Side]]):
 
 def _counts(cohorts: pd.DataFrame) -> tuple[_Tally, _Tally]:
     classes, strata = _Tally(), _Tally()
-    for stratum, side in zip(cohorts["stratum"], cohorts["side"], strict=True):
-        classes[stratum.split("|", 1)[0]][Side(side)] += 1
-        strata[stratum][Side(side)] += 1
+    staying = _staying(cohorts)
+    for (stratum, side), count in Counter(zip(staying["stratum"], staying["side"], strict=True)).items():
+        classes[stratum.split("|", 1)[0]][Side(side)] += count
+        strata[stratum][Side(side)] += count
     return classes, strata
+
+
+def _staying(cohorts: pd.DataFrame) -> pd.DataFrame:
+    """Without the clusters that were withdrawn: their rows stay, and nothing is balanced against them."""
+    return cohorts[~cohorts["cluster"].str.startswith(STAND_IN)]
 
 
 def _ballots(manifest: pd.DataFrame, cohorts: pd.DataFrame, seed: int, task: Task) -> list[tuple[str, str, str, str]]:
     """(ballot, cluster, worst label, site) of each new cluster, in the order of the ballots."""
-    new = manifest[~manifest["cluster"].isin(cohorts["cluster"])]
+    new = manifest[~called(manifest["cluster"], cohorts).isin(cohorts["cluster"])]
     ballots = []
     for cluster, units in new.groupby("cluster", sort=True):
         ballot = fingerprint.text_sha256(f"{units['sha256'].min()}:{seed}")

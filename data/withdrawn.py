@@ -6,20 +6,23 @@ import re
 
 import pandas as pd
 
-from lineage.fingerprint import text_sha256
+from lineage.mark import mark
+
+__all__ = ["blinded", "changed_row", "concerned", "mark", "marked", "named", "rows_of", "stand_in"]
 
 PSEUDONYM = re.compile(r"P[0-9a-f]{12}")
+MARK = re.compile(r"[0-9a-f]{64}")
 STAND_IN = "withdrawn-"
-
-
-def mark(pseudonym: str) -> str:
-    """What the ledger keeps of a withdrawn patient: the SHA-256 of the pseudonym, from which nobody gets it back."""
-    return text_sha256(f"withdrawn {pseudonym}")
 
 
 def stand_in(pseudonym: str) -> str:
     """The name under which the cohorts keep a withdrawn cluster's row, so that the table still only grows."""
-    return STAND_IN + mark(pseudonym)[:12]
+    return _blind(mark(pseudonym))
+
+
+def marked(cohorts: pd.DataFrame) -> pd.DataFrame:
+    """The cohorts with every cluster under its mark; withdrawn ones stay under their stand-ins."""
+    return cohorts.assign(cluster=[_mark_of(str(cluster)) for cluster in cohorts["cluster"]])
 
 
 def named(text: str, marks: set[str]) -> set[str]:
@@ -37,19 +40,20 @@ def concerned(manifest: pd.DataFrame, marks: set[str]) -> pd.Series[bool]:
 
 def blinded(cohorts: pd.DataFrame, marks: set[str]) -> pd.DataFrame:
     """The cohorts with each withdrawn cluster under its stand-in; side, epoch and stratum stay as they were dealt."""
-    names = [stand_in(name) if mark(name) in marks else name for name in cohorts["cluster"]]
-    return cohorts.assign(cluster=names)
+    table = marked(cohorts)
+    return table.assign(cluster=[_blind(each) if each in marks else each for each in table["cluster"]])
 
 
 def changed_row(before: pd.DataFrame, now: pd.DataFrame) -> str | None:
     """The first old row of the cohorts that `now` lacks or tells otherwise, in words; None where it only grew.
 
-    A cluster that stands under its stand-in has not changed.
+    A cluster that stands under its mark now, or its stand-in, has not changed.
     """
     if len(now) < len(before):
         return f"only {len(now)} of {len(before)} rows are left"
     for old, new in zip(before.to_dict("records"), now.to_dict("records"), strict=False):
-        allowed = (old["cluster"], stand_in(str(old["cluster"])))
+        key = _mark_of(str(old["cluster"]))
+        allowed = (old["cluster"], key, _blind(key))
         wrong = [name for name in old if name != "cluster" and str(old[name]) != str(new[name])]
         if new["cluster"] not in allowed:
             return f"the row of {old['cluster']} is now that of {new['cluster']}"
@@ -67,3 +71,12 @@ def rows_of(table: pd.DataFrame, units: set[str], marks: set[str]) -> pd.Series[
         if column in table:
             found |= table[column].map(lambda name: mark(str(name)) in marks)
     return found
+
+
+def _mark_of(cluster: str) -> str:
+    """The mark of what the cohorts call a cluster: tables of before called it by its pseudonym."""
+    return cluster if MARK.fullmatch(cluster) or cluster.startswith(STAND_IN) else mark(cluster)
+
+
+def _blind(mark: str) -> str:
+    return mark if mark.startswith(STAND_IN) else STAND_IN + mark[:12]

@@ -1,4 +1,4 @@
-"""The journal: one row for each prediction. Hashes, description, output and engine; no pixels, no identity."""
+"""The journal: one row for each prediction. Hashes, description, output and engine; no pixels, no identity, no name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lineage import store
 from lineage.fault import Fault
 from lineage.fingerprint import canonical
+from lineage.mark import mark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,9 +22,11 @@ JSON_COLUMNS = ("inputs", "description", "embedding", "probabilities", "reasons"
 class JournalRow:
     """One prediction as it was answered or withheld.
 
-    `inputs` are SHA-256 of the files, `description` the figures and facts of `data.describe`, `embedding` the
-    descriptor's vector, `probabilities` in the order of the task's classes, `answer` None if it was withheld, `score`
-    the pooled positive score, `outcome` and `reasons` those of the serving gate, `map` a small PNG in base64.
+    `cluster` says whose it is, "" where that is unknown: a pseudonym on the way in, of which the journal keeps the mark
+    alone, so that what is read from it tells patients apart and names none. `inputs` are SHA-256 of the files,
+    `description` the figures and facts of `data.describe`, `embedding` the descriptor's vector, `probabilities` in the
+    order of the task's classes, `answer` None if it was withheld, `score` the pooled positive score, `outcome` and
+    `reasons` those of the serving gate, `map` a small PNG in base64.
     """
 
     id: str
@@ -51,6 +54,7 @@ def append(row: JournalRow) -> None:
     """Write one prediction down, on disk when this returns. Fault if it can't be: then the answer is not given."""
     values = asdict(row)
     values |= {name: canonical(values[name]) for name in JSON_COLUMNS}
+    values["cluster"] = mark(row.cluster) if row.cluster else ""
     for name in ("score", "duration_ms"):
         values[name] = None if values[name] is None else float(values[name])
     store.execute(store.journal.insert().values(values))
@@ -93,6 +97,13 @@ def rows(
         record.update({f"d_{name}": value for name, value in description.items()})
     names = [column.name for column in table.columns if column.name not in ("number", "description")]
     return pd.DataFrame(records) if records else pd.DataFrame(columns=names)
+
+
+def predictions(pseudonym: str) -> list[dict[str, Any]]:
+    """The `id` and `task` of every prediction of one patient, oldest first."""
+    table = store.journal
+    query = table.select().with_only_columns(table.c.id, table.c.task).order_by(table.c.number)
+    return store.fetch(query.where(table.c.cluster == mark(pseudonym)))
 
 
 def count() -> int:

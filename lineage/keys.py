@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lineage.fault import Fault
-from lineage.places import place
+from lineage.places import home, place
 
 PURPOSES = ("pseudonym", "signin", "signature", "scans")
 KEY_BYTES = 32
@@ -36,7 +36,7 @@ def key(purpose: str) -> bytes:
     """The 32 bytes of one key. Fault if it is missing or damaged."""
     if purpose not in PURPOSES:
         raise Fault(f"there is no key for {purpose!r}; the purposes are {', '.join(PURPOSES)}")
-    path = place("keys", purpose)
+    path = home() / "keys" / purpose
     try:
         seen = path.stat()
     except FileNotFoundError as error:

@@ -37,9 +37,10 @@ from lineage import guards
 from lineage.fault import Fault
 from lineage.places import database_url
 
-VERSION = "0001"
+VERSION = "0002"
 LOCK = 7243191  # any fixed number: the advisory lock of the writers in PostgreSQL
 WAIT_MS = 30_000
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON", "secure_delete=ON")
 
 metadata = MetaData()
 _number = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is a row's own key in SQLite
@@ -190,6 +191,7 @@ def migrate() -> None:
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
         config.attributes["connection"] = connection
         command.upgrade(config, VERSION)
+    _checkpoint()
 
 
 def missing_guards() -> list[str]:
@@ -231,8 +233,18 @@ def _engine(url: str, _process: int) -> Engine:
 def _prepare(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # sqlite3 must not begin by itself; `_begin` does
     connection.execute(f"PRAGMA busy_timeout={WAIT_MS}")
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON"):
+    for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _checkpoint() -> None:
+    """What SQLite still holds beside its file goes into it: pages that were written over must not lie about."""
+    if engine().dialect.name != "sqlite":
+        return
+    with _explained(), engine().connect() as connection:
+        cursor = connection.connection.cursor()  # below SQLAlchemy, which would open a transaction around it
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        cursor.close()
 
 
 def _begin(connection: Connection) -> None:

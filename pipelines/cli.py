@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -43,6 +44,8 @@ def arg(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     return names, options
 
 
+NO_ROOM = ("no space left on device", "disk is full", "disk quota exceeded")  # Linux, SQLite
+ROOM = 2**17  # bytes: with less than this no database can write, and a server answers 500 without a reason
 TASK = arg("--task", help="only this task of params.yaml")
 REASON = arg("--reason", required=True, help="why; it is written to the ledger")
 VERSION = (arg("task", help="a task of params.yaml"), arg("version", help="a version of its model"))
@@ -146,13 +149,14 @@ def main(arguments: list[str] | None = None) -> None:
             answers.flush()
         code = answer.code
     except Fault as fault:
-        sys.stderr.write(f"oncoloop: {fault}\n")
+        sys.stderr.write(f"oncoloop: {_full(fault) or fault}\n")
     except KeyboardInterrupt:
         sys.stderr.write("oncoloop: interrupted; run the same command again to finish\n")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
     except Exception as error:
-        sys.stderr.write(f"oncoloop: {args.command} failed: {_first_line(error)}; {_keep_traceback()}\n")
+        told = _full(error) or f"{args.command} failed: {_first_line(error)}; {_keep_traceback()}"
+        sys.stderr.write(f"oncoloop: {told}\n")
     logging.shutdown()
     sys.exit(code)
 
@@ -194,6 +198,18 @@ def quiet() -> None:
     """Vendors' chatter at warning level; ours stays."""
     for name in ("httpx", "httpcore", "alembic", "great_expectations", "matplotlib", "dvc", "dvc_data", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _full(error: BaseException) -> str:
+    """A sentence if a command failed for want of room: by what it says, or since there is hardly any; else ""."""
+    chain: list[BaseException] = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) and before not in chain:
+        chain.append(before)
+    here = Path(os.environ.get("ONCOLOOP_HOME") or ".")
+    said = any(words in str(one).lower() for one in chain for words in NO_ROOM)
+    if not (said or (here.exists() and shutil.disk_usage(here).free < ROOM)):
+        return ""
+    return f"the disk that holds {here} is full; nothing is lost: make room there, then run the same command again"
 
 
 def _first_line(error: Exception) -> str:

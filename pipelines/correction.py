@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -12,8 +15,31 @@ from data.leakage import Findings
 from data.record import Task
 from data.settings import IngestSettings
 from lineage import places
+from lineage.fault import Fault
 from lineage.verdict import Verdict
 from pipelines import page, repro, settle
+
+
+def bring(source: Path, target: Path, task: Task) -> dict[str, Any] | None:
+    """Make a batch in the inbox out of a folder whose metadata.csv corrects admitted scans; None for any other folder.
+
+    Returns the record of it, as an import does. Fault for another task's corrections, or scans beside them.
+    """
+    if not (source / labels.NAME).is_file():
+        return None
+    table = labels.metadata(source)
+    if not labels.corrects(table):
+        return None
+    if table["task"].iloc[0] != task.name:
+        raise Fault(f"{source / labels.NAME}: its rows correct no scans of {task.name}; name their task with --task")
+    record = {"layout": "corrections", "rows": len(table), "files": int(table["file_name"].nunique())}
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    shutil.copyfile(source / labels.NAME, part / labels.NAME)
+    (part / "import.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    part.rename(target)
+    return record
 
 
 def examine(name: str, source: Path, task: Task, settings: IngestSettings) -> tuple[Verdict, pd.DataFrame, str]:

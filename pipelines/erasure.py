@@ -1,4 +1,4 @@
-"""Erasure: every place that holds a withdrawn patient's bytes or name, emptied of them; and the search afterwards.
+"""Erasure: every place that holds a withdrawn patient's bytes or name, emptied of them.
 
 Every step may be done again: a withdrawal that was killed begins here anew.
 """
@@ -22,6 +22,7 @@ import yaml
 
 from data import known, withdrawn
 from lineage import places
+from monitoring import forget
 from pipelines import page, repro
 
 log = logging.getLogger(__name__)
@@ -32,20 +33,22 @@ PICTURES = (".png", ".jpg", ".svg")
 PAGES = (".html", ".json")
 TEXTS = (".csv", ".txt", ".log", ".md", ".yaml", ".jsonl")
 APART = ("cache", "remote", "keys", "worktree", "versions", "run")  # of the state: treated elsewhere, or without names
-RECORD = ("oncoloop.db", "ledger.head", "evidence-")  # ledger, journal and their signed copies only grow
+RECORD = ("evidence-",)  # signed copies of the ledger, never written over: neither names anybody
 STORES = ("cache", "remote")
 SERVED = ("centre", "scale", "distances")  # all that a release reads of its reference
 
 
 @dataclass(frozen=True)
 class Gone:
-    """What must not be found again: marks of names, units, SHA-256 of stored scans, objects of DVC; and whose tasks."""
+    """What must not be found again: marks of names, units, SHA-256 of stored scans, objects of DVC; the tasks that
+    learned from the patient, and those that answered for the patient."""
 
     marks: frozenset[str]
     units: frozenset[str]
     stored: frozenset[str]
     objects: frozenset[str]
     tasks: frozenset[str]
+    answered: frozenset[str] = frozenset()
 
 
 def erase(gone: Gone) -> None:
@@ -55,30 +58,9 @@ def erase(gone: Gone) -> None:
     _quarantine(gone)
     _references(gone)
     _artefacts(gone)
+    _windows(gone)
     _pages(gone)
     _databases(gone)
-
-
-def search(gone: Gone) -> list[str]:
-    """Read every byte of workspace and state: the files that still hold a stored scan or name the patient.
-
-    Ledger and journal are left out (they keep what they said, with hashes and pseudonyms), and so is the inbox, which
-    is the user's.
-    """
-    found = []
-    roots = (
-        dict.fromkeys((Path.cwd(), places.home())) if not places.home().is_relative_to(Path.cwd()) else (Path.cwd(),)
-    )
-    mine = tuple(Path.cwd() / name for name in ("inbox", "try", ".git"))
-    for path in (path for root in roots for path in _files(root, skip=mine)):
-        if _record(path):
-            continue
-        content = path.read_bytes()
-        held = sha256(content).hexdigest() in gone.stored
-        held = held or bool(withdrawn.named(content.decode("latin-1"), set(gone.marks)))
-        if held or (path.suffix == ".npz" and _archive_names(path, gone)):
-            found.append(str(path))
-    return sorted(found)
 
 
 def listed(digest: str) -> set[str]:
@@ -130,7 +112,7 @@ def _objects(gone: Gone) -> None:
         for store in STORES:
             _object(store, digest).unlink(missing_ok=True)
     for store in STORES:
-        for path in _files(places.home() / store / "files", skip=()):
+        for path in files(places.home() / store / "files", skip=()):
             content = path.read_bytes() if path.parent.name + path.name not in kept else b""
             name = withdrawn.named(content.decode("latin-1"), set(gone.marks))
             if name or sha256(content).hexdigest() in gone.stored:
@@ -144,7 +126,7 @@ def _products(tasks: frozenset[str]) -> set[str]:
         stages = (yaml.safe_load(repro.committed("dvc.lock", commit)) or {}).get("stages", {})
         outs = [out for name, stage in stages.items() if name.split("@")[1] in tasks for out in stage.get("outs", [])]
         found |= set().union(*(listed(str(out["md5"])) for out in outs))
-    for path in _files(places.home() / "cache" / "runs", skip=()):
+    for path in files(places.home() / "cache" / "runs", skip=()):
         stage = yaml.safe_load(path.read_text(encoding="utf-8"))
         if str(stage["cmd"]).split("--task ")[-1].strip() in tasks:
             found |= set().union(*(listed(str(out["md5"])) for out in stage.get("outs", [])))
@@ -155,7 +137,7 @@ def _products(tasks: frozenset[str]) -> set[str]:
 def _quarantine(gone: Gone) -> None:
     """The rows and copies of refused batches; a copy that no row tells of is known by its hash."""
     for folder in (path for path in Path("data/quarantine").glob("*") if path.is_dir()):
-        for path in _files(folder / "scans", skip=()):
+        for path in files(folder / "scans", skip=()):
             if sha256(path.read_bytes()).hexdigest() in gone.stored:
                 path.unlink()
     for path in Path("data/quarantine").glob("*/manifest.csv"):
@@ -171,7 +153,7 @@ def _references(gone: Gone) -> None:
 
     The arrays are written before the table: where their lengths differ, a killed run has done the arrays already.
     """
-    for path in _files(places.home(), skip=_apart()):
+    for path in files(places.home(), skip=_apart()):
         if path.name != "reference.npz" or not gone.tasks & {*path.parts, *_told(path.parent)}:
             continue
         with np.load(path, allow_pickle=False) as content:
@@ -197,7 +179,6 @@ def _artefacts(gone: Gone) -> None:
     """Downloads, and of each run of the tasks: rows of its tables, and the gallery that shows slices."""
     for task in gone.tasks:
         shutil.rmtree(places.home() / "mlflow" / "downloads" / task, ignore_errors=True)
-        shutil.rmtree(places.home() / "evidently" / "pages" / task, ignore_errors=True)
     for metrics in (places.home() / "mlflow" / "artifacts").glob("**/model/metrics.json"):
         gallery = metrics.parent.parent / "plots" / "errors.png"
         if gone.tasks & _told(metrics.parent) and gallery.is_file():
@@ -205,9 +186,17 @@ def _artefacts(gone: Gone) -> None:
             gallery.unlink()
 
 
+def _windows(gone: Gone) -> None:
+    """Evidently's pages and the plots of its runs: they show every row of a window and of the reference."""
+    tasks = gone.tasks | gone.answered
+    for task in tasks:
+        shutil.rmtree(places.home() / "evidently" / "pages" / task, ignore_errors=True)
+    forget.forget(places.home() / "evidently", tasks)
+
+
 def _pages(gone: Gone) -> None:
     """Every text of the state: rows of tables go, a page about a unit becomes a note, other names a stand-in."""
-    for path in [*_files(places.home(), skip=_apart()), *Path.cwd().glob("*.log")]:
+    for path in [*files(places.home(), skip=_apart()), *Path.cwd().glob("*.log")]:
         if path.suffix not in (*PAGES, *TEXTS) or _record(path):
             continue
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
@@ -249,13 +238,13 @@ def _databases(gone: Gone) -> None:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _files(folder: Path, skip: tuple[Path, ...]) -> Iterator[Path]:
+def files(folder: Path, skip: tuple[Path, ...]) -> Iterator[Path]:
     """Every regular file below a folder, links not followed."""
     for path in sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []:
         if path in skip or path.is_symlink():
             continue
         if path.is_dir():
-            yield from _files(path, skip)
+            yield from files(path, skip)
         elif path.is_file():
             yield path
 
@@ -266,12 +255,6 @@ def _record(path: Path) -> bool:
 
 def _apart() -> tuple[Path, ...]:
     return tuple(places.home() / name for name in APART)
-
-
-def _archive_names(path: Path, gone: Gone) -> bool:
-    with np.load(path, allow_pickle=False) as content:
-        texts = [content[name] for name in content.files if content[name].dtype.kind == "U"]
-    return any(withdrawn.mark(str(name)) in gone.marks for text in texts for name in np.unique(text))
 
 
 def _rewrite(path: Path, table: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Lock files that a killed git or DVC left behind: mended by name when their owner is dead, never a living one's."""
+"""What a killed git or DVC left behind, locks above all: mended by name, but never what belongs to a living one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import fcntl
 import json
 import logging
 import os
+import shutil
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +23,40 @@ log = logging.getLogger(__name__)
 
 GIT_LOCKS = ("index.lock", "HEAD.lock", "config.lock", "packed-refs.lock", "refs/**/*.lock", "worktrees/*/*.lock")
 WAIT_S = 30.0
+NOTHING = "1d8cd98f00b204e9800998ecf8427e"  # the name of an empty file's object, in the folder d4
 
 
 def mend(folder: Path) -> list[str]:
-    """Remove the locks of dead processes in a workspace; the removed ones by name.
+    """Remove the locks and the half-written objects of dead processes in a workspace; the removed ones by name.
 
     Fault if a living git keeps its lock for longer than half a minute. Call it while holding the workspace's own lock
     and before DVC's repository is opened: whatever DVC noted under this process's number is then of an earlier one.
     """
-    mended = [*_git(folder / ".git"), *_dvc(folder / ".dvc" / "tmp"), *_halves(places.home())]
+    marks = [mark for mark in (places.home() / "run").glob("dvc-*") if not _works(mark)]
+    mended = [*_git(folder / ".git"), *_dvc(folder / ".dvc" / "tmp"), *(_halves(places.home()) if marks else [])]
+    for mark in marks:
+        mark.unlink(missing_ok=True)
     for name in mended:
         log.warning("left behind by a killed run and removed: %s", name)
     return mended
+
+
+@contextmanager
+def noted() -> Iterator[None]:
+    """A mark on disk while DVC works; it stays when the work is killed or fails, and `mend` looks closer then."""
+    mark = places.place("run", f"dvc-{os.getpid()}-{threading.get_ident()}")
+    mark.touch()
+    yield
+    mark.unlink(missing_ok=True)
+
+
+def _works(mark: Path) -> bool:
+    """Whether the process that made a mark still runs, which is another one than this."""
+    number = int(mark.name.split("-")[1])
+    try:
+        return number != os.getpid() and psutil.Process(number).create_time() <= mark.stat().st_mtime + 1
+    except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
+        return False
 
 
 def _git(folder: Path) -> list[str]:
@@ -113,12 +139,20 @@ def _alive(holder: dict[str, Any]) -> bool:
 
 
 def _halves(home: Path) -> list[str]:
-    """Half-written objects: DVC writes `*.tmp` beside an object and renames it."""
+    """Half-written objects, and DVC's index of what lies where, which it believes even if it is half-written.
+
+    DVC writes `*.tmp` beside an object and renames it, but tries a reflink first, under the object's own name: where
+    the file system knows none, an empty file stands there for a moment.
+    """
     folders = [home / store / "files" / "md5" for store in ("cache", "remote")]
-    found = [path for folder in folders for pattern in ("*.tmp", "??/*.tmp") for path in folder.glob(pattern)]
-    for path in found:
+    found = [path for folder in folders for pattern in ("*.tmp", "??/*") for path in folder.glob(pattern)]
+    halves = [path for path in found if path.suffix == ".tmp" or not (path.stat().st_size or path.name == NOTHING)]
+    for path in halves:
         path.unlink(missing_ok=True)
-    return [str(path) for path in found]
+    indexes = sorted(Path(os.environ.get("DVC_SITE_CACHE_DIR", home / "cache" / "dvc")).glob("repo/*/index"))
+    for index in indexes:
+        shutil.rmtree(index)
+    return [str(path) for path in (*halves, *indexes)]
 
 
 def _write(path: Path, text: str) -> None:

@@ -17,11 +17,13 @@ import yaml
 from lineage import places
 from lineage.fault import Fault
 from lineage.fingerprint import digest
+from pipelines import locks
 
 log = logging.getLogger(__name__)
 
 STAGES = ("prepare", "fit", "evaluate")
 PRODUCTS = ("dvc.lock", "code.json")
+LONGEST = 400  # letters of what a vendor says
 
 
 def git(*arguments: str, folder: Path | None = None, check: bool = True) -> str:
@@ -36,6 +38,12 @@ def git(*arguments: str, folder: Path | None = None, check: bool = True) -> str:
     if check and done.returncode:
         raise Fault(f"git {arguments[0]} failed: {' '.join(done.stderr.split())}")
     return done.stdout.strip()
+
+
+def objects() -> bytes:
+    """Every object of the workspace's git, unpacked: whatever was added or committed in all its history."""
+    command = ["git", "cat-file", "--batch-all-objects", "--batch", "--unordered"]
+    return subprocess.run(command, capture_output=True, check=True).stdout
 
 
 def head(folder: Path | None = None) -> str:
@@ -89,20 +97,36 @@ def repository(folder: Path | None = None) -> Iterator[Any]:
     """DVC's repository of a workspace, which DVC names things relative to; its failures become one sentence."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
+    from dvc_objects.errors import ObjectFormatError
 
     logging.getLogger("dvc").setLevel(logging.WARNING)  # DVC's advice to people at a prompt
     root = folder or Path.cwd()
     try:
-        with chdir(root), Repo(str(root)) as repo:
+        with locks.noted(), chdir(root), Repo(str(root)) as repo:
             yield repo
-    except DvcException as error:
+    except (DvcException, ObjectFormatError) as error:
         cause = f": {error.__cause__}" if error.__cause__ else ""
-        raise Fault(f"DVC in {root}: {error}{cause}") from error
+        raise Fault(f"DVC in {root}: {_short(f'{error}{cause}')}") from error
+
+
+def _short(text: str) -> str:
+    """One line of what may name every file of a data set."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 def add(path: Path) -> None:
-    """Give a batch its own `.dvc` file; its bytes go to the cache."""
-    with repository() as repo:
+    """Give a batch its own `.dvc` file; its bytes go to the cache.
+
+    Batches lie side by side and never in one another, so DVC is not made to read all the others' `.dvc` files to find
+    that out: the cost is that of the batch.
+    """
+    from dvc.repo import lock_repo
+    from dvc.repo.index import Index
+
+    pointer = path.absolute().with_name(f"{path.name}.dvc")
+    with repository() as repo, lock_repo(repo):  # under its lock, DVC does not collect its index anew
+        repo.index = Index.from_file(repo, str(pointer)) if pointer.is_file() else Index(repo)
         repo.add(str(path.absolute()))
 
 
@@ -121,6 +145,12 @@ def committed(path: str, version: str = "HEAD") -> str:
     """The text of a file as a version holds it; empty if there is no such version or it has no such file."""
     blob = git("rev-parse", "--verify", "--quiet", f"{version}:{path}", check=False)
     return git("cat-file", "blob", blob) if blob else ""
+
+
+def unchanged(path: str, version: str) -> bool:
+    """Whether a file here and in the newest commit is still what a version holds, by git's hashes of it."""
+    blobs = git("rev-parse", f"{version}:{path}", f"HEAD:{path}", check=False).split()
+    return len(blobs) == 2 and Path(path).is_file() and blobs == [git("hash-object", "--", path)] * 2
 
 
 def recover(folder: Path) -> list[str]:
@@ -202,7 +232,8 @@ def reproduce(tree: Path, stage: str, task: str, force: bool = False) -> bool:
     name = f"{stage}@{task}"
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
     command += ["--force"] if force else []
-    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+    with locks.noted():
+        done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
     if done.returncode:
         said = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line or "oncoloop: " in line]
         raise Fault(f"the stage {name} failed: {' '.join(said) or done.stderr[-300:]}")

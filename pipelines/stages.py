@@ -33,7 +33,7 @@ def prepare(task: str) -> None:
     folders = sorted(path.parent for path in Path("data/batches", task).glob("*/manifest.csv"))
     if not folders:
         raise Fault(f"no admitted batch of {task} yet; put one into inbox/ and run `oncoloop ingest`")
-    cohorts = split.read_cohorts(Path("data/cohorts", f"{task}.csv"))
+    cohorts = split.named(split.read_cohorts(Path("data/cohorts", f"{task}.csv")), folders)
     batches.pack(folders, cohorts, settings, Path("data/processed", task))
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data import describe, pixels, read
+from data import describe, pixels
 from data.record import Pooling, Scan
-from data.series import series
 from lineage import keys
 from lineage.fault import Fault
 from lineage.journal import JournalRow
 from lineage.verdict import Outcome, Verdict
-from serving import explain, gate, outlier
+from serving import explain, gate, outlier, upload
 from serving.release import Model, Release, load_release
+from serving.upload import Upload
 
 __all__ = [
     "Prediction",
@@ -34,14 +34,6 @@ __all__ = [
 
 NOTE = "Research use only. Not a medical device, not for clinical decisions."
 Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Upload:
-    """One file as it came: the name it had and its bytes."""
-
-    name: str
-    content: bytes
 
 
 @dataclass(frozen=True)
@@ -110,7 +102,7 @@ def predict(
     `task` names the question; without it, modality and body part of the header choose. `id` and `at` are the
     caller's. Raises Fault for a file that cannot be read, files of several patients, or a task that is not clear.
     """
-    scans = _case(uploads)
+    scans = upload.scans(uploads)
     model = choose(release, scans[0], task)
     prepared = np.concatenate([pixels.scan_pixels(scan, model.pixels) for scan in scans])
     judged = _judged(prepared)
@@ -129,8 +121,8 @@ def predict(
         title=model.title,
         version=model.version,
         cluster=_cluster(scans, uploads),
-        inputs=tuple(hashlib.sha256(upload.content).hexdigest() for upload in uploads),
-        description=describe.describe(plane, scan),
+        inputs=tuple(hashlib.sha256(one.content).hexdigest() for one in uploads),
+        description=upload.description(plane, scan, uploads),
         embedding=tuple(float(value) for value in describe.embed(prepared[judged[top], :, :, 0])),
         classes=model.classes,
         probabilities=tuple(float(value) for value in case),
@@ -224,22 +216,6 @@ def journal_row(prediction: Prediction, actor: str) -> JournalRow:
         engine=prediction.engine,
         duration_ms=prediction.duration_ms,
     )
-
-
-def _case(uploads: Sequence[Upload]) -> list[Scan]:
-    """The scans of one case: a DICOM series is put in order by its geometry, other files keep theirs."""
-    if not uploads:
-        raise Fault("no file was sent: send at least one scan as `files`")
-    scans = [read.read(upload.name, upload.content) for upload in uploads]
-    first = scans[0]
-    for scan in scans[1:]:
-        if scan.patient_id != first.patient_id:
-            raise Fault(f"{scan.name} and {first.name} are of different patients; send one case at a time")
-        if (scan.modality, scan.units) != (first.modality, first.units):
-            raise Fault(f"{scan.name} and {first.name} are different kinds of scan; send one kind at a time")
-    if len(scans) > 1 and all(scan.header.get("format") == "dicom" for scan in scans):
-        return [series(scans)]
-    return scans
 
 
 def _judged(prepared: Array) -> NDArray[np.intp]:

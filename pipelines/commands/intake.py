@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lineage.fault import Fault
 from lineage.verdict import Outcome, from_dict, worst
-from pipelines import params, versions
+from pipelines import correction, params, versions
 from pipelines.cli import Answer
 
 
@@ -20,26 +20,31 @@ def import_(args: argparse.Namespace) -> Answer:
     target = Path("inbox", name)
     if target.exists():
         raise Fault(f"inbox/{name} exists already; name the batch otherwise with --batch")
-    record = collect.import_folder(args.folder, target, task, only=args.only)
+    record = correction.bring(args.folder, target, task)
+    record = record or collect.import_folder(args.folder, target, task, only=args.only)
     return Answer({"batch": name, **record}, "\n".join([f"inbox/{name}:", *(f"  {k}: {v}" for k, v in record.items())]))
 
 
 def ingest(args: argparse.Namespace) -> Answer:
-    """Judge every waiting batch."""
+    """Judge every waiting batch; a broken folder of the inbox is told by name, and stops none of the others."""
     from pipelines import ingest as flow
 
     params.load()
-    if not flow.waiting(args.folder, args.again):
-        return Answer({"batches": []}, "nothing new: every batch in the inbox has been judged")
+    broken: dict[str, str] = {}
+    some = flow.waiting(args.folder, args.again, broken)
+    told = [{"folder": folder, "reason": reason} for folder, reason in broken.items()]
+    lines = [f"inbox/{one['folder']} is broken and was not judged: {one['reason']}" for one in told]
+    if not some:
+        nothing = "nothing new: every batch in the inbox has been judged"
+        return Answer({"batches": [], "broken": told}, "\n".join(lines) or nothing, 1 if told else 0)
     results = flow.ingest(str(args.folder) if args.folder else None, args.again)
     verdicts = [from_dict(result["verdict"]) for result in results]
-    lines = []
     for result, verdict in zip(results, verdicts, strict=True):
         state = "admitted" if verdict.outcome is Outcome.PASS else "quarantined"
         lines += [f"{result['batch']} ({result['task']}): {state}", *(f"  - {reason}" for reason in verdict.reasons)]
         lines.append(f"  page: {result['page']}")
     code = {Outcome.PASS: 0, Outcome.FAIL: 3, Outcome.INCONCLUSIVE: 4}[worst([v.outcome for v in verdicts])]
-    return Answer({"batches": results}, "\n".join(lines), code)
+    return Answer({"batches": results, "broken": told}, "\n".join(lines), 1 if told else code)
 
 
 def data(args: argparse.Namespace) -> Answer:

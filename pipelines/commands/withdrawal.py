@@ -5,33 +5,38 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from pipelines import settle, withdrawal, workspace
+from data import identity
+from lineage.fault import Fault
+from pipelines import holding, settle, withdrawal, workspace
 from pipelines.cli import Answer
-from pipelines.withdrawal import Held
+from pipelines.holding import Held
 
 KEPT = (
-    "the journal keeps the pseudonym with hashes and numbers, old commits of the cohorts keep the pseudonym; "
-    "backups taken before still hold the scans"
+    "ledger, journal and cohorts keep hashes and numbers, under which nobody is named; backups taken before, and the "
+    "key folder, are yours: a backup still holds the scans"
 )
+CLEAN = "a search of every byte of workspace and state (without inbox, try and the keys) finds no scan and no name"
 
 
 def withdraw(args: argparse.Namespace) -> Answer:
-    """Without --yes it only shows."""
+    """Without --yes it only shows. The reason is kept for ever, so it may not say who it is."""
+    if identity.betrays(args.reason, identity.of_row({"patient_id": args.patient})):
+        raise Fault("the reason holds the name or number of the patient, and it is kept for ever; say it without")
     with workspace.alone("workspace"):
         settle.settle()
-        held = withdrawal.find(args.patient)
+        held = holding.find(args.patient)
         result = dataclasses.asdict(held) | {"done": args.yes}
         if not args.yes:
             return Answer(
                 result, "\n".join([*_told(held), KEPT, "nothing is changed yet; --yes withdraws the patient"])
             )
-        done = withdrawal.withdraw(held, args.reason)
+        done = withdrawal.withdraw(held, args.reason, args.patient)
     result |= {"data_version": done.payload["data_version"], "left": done.payload["left"]}
     found = [f"still found in {path}; remove it by hand" for path in result["left"]]
     lines = [
         *_told(held),
         KEPT,
-        *(found or ["a search of every byte of workspace and state finds no scan and no name"]),
+        *(found or [CLEAN]),
     ]
     lines += [
         f"withdrawn on {done.at[:10]}; the data version is {result['data_version'][:12]}, retraining is asked for"

@@ -82,7 +82,7 @@ def test_the_history_tells_who_when_from_and_to(admitted: Path, send: Send) -> N
     ]
     assert corrections.history(admitted.parent, unit["unit_id"]) == steps
     assert corrections.history(admitted.parent, "f" * 64) == []
-    with pytest.raises(Fault, match="at least 8 characters"):
+    with pytest.raises(Fault, match="give at least 8 of its SHA-256"):
         corrections.history(admitted.parent, "ab")
 
 
@@ -91,14 +91,20 @@ WRONG = [
     ("SHA", "abc", "is not the whole SHA-256"),
     ("dr-b", "", "without labeller"),
     ("2025-05-01T10:00:00Z", "", "without labelled_at"),
-    ("2025-05-01T10:00:00Z", "yesterday", "is no time such as"),
-    ("2025", "2999", "lies in the future"),
+    ("2025-05-01T10:00:00Z", "Quillfeather", "has in the column labelled_at no time such as"),
+    ("2025", "2999", "in the column labelled_at a time that lies in the future"),
     ("2025", "2019", "present label is not older"),
     ("pathology", "report", "which report does not correct"),
     ("benign", "malignant", "is malignant by pathology already"),
-    ("benign", "tumour", "lung-ct does not know"),
+    ("benign", "Quillfeather", "has in the column label what lung-ct does not know"),
+    ("pathology", "Quillfeather", "has in the column truth what lung-ct does not know"),
+    ("benign,dr-b", "Quillfeather,dr-b", "has in the column label what"),
+    (",,lung-ct,benign,dr-b", ",Quillfeather 7,lung-ct,benign,told by QUILLFEATHER", "repeats in the column labeller"),
     (",,lung-ct", ",MRN1,lung-ct", "belongs to another patient"),
-    ("pathology,,", "pathology,7,", "no admitted slice"),
+    ("pathology,,", "pathology,7,", "names in the column slice no admitted slice"),
+    ("pathology,,", "pathology,Quillfeather,", "names in the column slice no admitted slice"),
+    ("pathology,,", "pathology,,Quillfeather", "the lesion_mm of its row is not a number"),
+    ("SHA", "Quillfeather", "is not the whole SHA-256"),
 ]
 
 
@@ -107,7 +113,16 @@ def test_what_cannot_be_taken_is_refused_by_name(admitted: Path, send: Send) -> 
     for number, (old, new, why) in enumerate(WRONG):
         found = send(row("SHA", "benign").replace(old, new).replace("SHA", sha), batch=f"b{number}")
         assert found.rows.empty and len(found.refused) == 1
-        assert why in found.refused[0].reason and found.refused[0].file.startswith("sha256:")
+        whole = "Quillfeather" != new != "abc" if old == "SHA" else True
+        named = f"row 2, sha256 {(new if old == 'SHA' else sha)[:8]}" if whole else "row 2"
+        assert why in found.refused[0].reason and found.refused[0].file == named
+        assert "quillfeather" not in f"{found.refused}".lower(), "a cell may hold a patient's name"
+
+
+def test_the_row_is_that_of_the_table(send: Send, admitted: Path) -> None:
+    sha = scan(admitted, "malignant")["sha256"]
+    said = [row(sha, "benign"), row("0" * 64, "benign"), row("1" * 64, "benign")]
+    assert [one.file for one in send(*said).refused] == ["row 3, sha256 00000000", "row 4, sha256 11111111"]
 
 
 def test_readers_of_a_correction_who_disagree_are_settled_as_ever(admitted: Path, send: Send) -> None:

@@ -54,6 +54,11 @@ def test_a_foreign_message_loses_what_it_quotes() -> None:
     assert told == "could not convert '…^…' of … (…) to float"
 
 
+def test_a_foreign_message_loses_control_characters() -> None:
+    """A header must not clear the screen or write a second line into a log."""
+    assert identity.unquoted("syntax '1.2\x00.\x1b[2J\n.8' is unknown", b"") == "syntax '1.2….…[2J….8' is unknown"
+
+
 def test_facts_of_a_scan_are_silent_where_they_betray() -> None:
     facts = {"manufacturer": "ACME for Zelda", "model": "Scan 7", "kernel": "quillfeather_b", "modality": "CT"}
     told = identity.silent(facts, header(PatientName="Doe^Zelda"), {"patient_id": "1"}, ["Quillfeather.dcm"])

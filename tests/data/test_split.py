@@ -9,9 +9,11 @@ import pytest
 
 from data.record import Side, Task
 from data.settings import SplitSettings
-from data.split import COHORTS, append_cohorts, assign, few, leave_one_cluster_out, read_cohorts
+from data.split import COHORTS, append_cohorts, assign, few, leave_one_cluster_out, named, read_cohorts
+from data.withdrawn import blinded, changed_row, marked
 from lineage.fault import Fault
 from lineage.fingerprint import text_sha256
+from lineage.mark import mark
 
 SETTINGS = SplitSettings(seed=7, test=0.3, validation=0.2)
 
@@ -112,10 +114,56 @@ def test_the_table_on_disk_only_grows(lung: Task, nobody: pd.DataFrame, tmp_path
     second = assign(manifest(people(5, "benign")), read_cohorts(path), SETTINGS, 2, "b", lung)
     append_cohorts(path, second)
     assert path.read_text().startswith(before)
-    pd.testing.assert_frame_equal(read_cohorts(path), pd.concat([first, second], ignore_index=True))
+    pd.testing.assert_frame_equal(read_cohorts(path), marked(pd.concat([first, second], ignore_index=True)))
+    assert not [name for name in (*first["cluster"], *second["cluster"]) if f",{name}," in path.read_text()]
+    assert assign(manifest(people(5, "normal")), read_cohorts(path), SETTINGS, 3, "c", lung).empty
     with pytest.raises(Fault, match="already have a side"):
         append_cohorts(path, first.head(1))
     assert [entry.name for entry in path.parent.iterdir()] == ["lung-ct.csv"]
+
+
+def test_the_names_come_back_from_the_manifests(lung: Task, nobody: pd.DataFrame, tmp_path: Path) -> None:
+    table = manifest(people(6, "normal"))
+    path, batch = tmp_path / "lung-ct.csv", tmp_path / "first"
+    batch.mkdir()
+    table.iloc[:4].to_csv(batch / "manifest.csv", index=False)
+    first = assign(table, nobody, SETTINGS, 1, "first", lung)
+    append_cohorts(path, first)
+    told = named(read_cohorts(path), [batch])["cluster"].tolist()
+    assert told == [name if name in set(table["cluster"][:4]) else mark(name) for name in first["cluster"]]
+
+
+def test_a_table_of_before_goes_on_under_marks(lung: Task, nobody: pd.DataFrame, tmp_path: Path) -> None:
+    """Its first lines named clusters; a row that changed its side is still found."""
+    path = tmp_path / "lung-ct.csv"
+    before = assign(manifest(people(5, "normal")), nobody, SETTINGS, 1, "a", lung)
+    before.to_csv(path, index=False)
+    assert assign(manifest(people(5, "normal")), read_cohorts(path), SETTINGS, 2, "b", lung).empty
+    append_cohorts(path, assign(manifest(people(3, "benign")), read_cohorts(path), SETTINGS, 2, "b", lung))
+    now = read_cohorts(path)
+    assert changed_row(before, now) is None and changed_row(now, blinded(now, {now["cluster"][1]})) is None
+    assert set(now["cluster"].str.len()) == {64}
+    moved = now.assign(side=now["side"].where(now.index != 2, "nowhere"))
+    assert "side was" in str(changed_row(before, moved))
+    assert "is now that of" in str(changed_row(before, now.assign(cluster=now["cluster"][::-1].to_numpy())))
+
+
+def test_withdrawn_clusters_stay_in_the_table_and_count_for_nothing(lung: Task, nobody: pd.DataFrame) -> None:
+    """All of the test side is withdrawn: the next patients go there, as if those had never come."""
+    first = marked(assign(manifest(people(40, "normal")), nobody, SETTINGS, 1, "a", lung))
+    gone = set(first.loc[first["side"] == "test", "cluster"])
+    left = blinded(first, gone)
+    assert len(left) == 40 and left["cluster"].str.startswith("withdrawn-").sum() == len(gone) == 12
+    never = first[first["side"] != "test"]
+    new = manifest(people(12, "normal", prefix="new "))
+    dealt = assign(new, left, SETTINGS, 2, "b", lung)
+    assert (
+        sides(dealt)["test"] == 12
+        and dealt["side"].tolist() == assign(new, never, SETTINGS, 2, "b", lung)["side"].tolist()
+    )
+    assert sides(assign(new, first, SETTINGS, 2, "b", lung))["test"] < 6
+    some = manifest(people(5, "normal", prefix="other "))
+    assert few(some, blinded(first, set(first["cluster"][:26])))[0].startswith("19 clusters")
 
 
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from lineage import journal
 from lineage.fault import Fault
+from lineage.mark import mark
+from tests.lineage.conftest import TASK
 
 Prediction = Callable[..., journal.JournalRow]
 
@@ -19,8 +21,18 @@ Prediction = Callable[..., journal.JournalRow]
 def test_a_prediction_comes_back_as_it_was(home: Path, prediction: Prediction) -> None:
     row = prediction()
     journal.append(row)
-    assert journal.get("p-1") == asdict(row)
+    assert journal.get("p-1") == asdict(row) | {"cluster": mark(row.cluster)}
     assert journal.count() == 1
+
+
+def test_whose_it_is_is_kept_as_a_mark_alone(home: Path, prediction: Prediction) -> None:
+    for name, cluster in (("p-1", "P0123456789ab"), ("p-2", "P0123456789ab"), ("p-3", "P00000000000f"), ("p-4", "")):
+        journal.append(prediction(name, cluster=cluster))
+    told = journal.rows()["cluster"].tolist()
+    assert told[0] == told[1] != told[2] and told[3] == "" and all(len(one) == 64 for one in told[:3])
+    assert journal.predictions("P0123456789ab") == [{"id": "p-1", "task": TASK}, {"id": "p-2", "task": TASK}]
+    assert journal.predictions("P999999999999") == []
+    assert b"P0123456789ab" not in b"".join(path.read_bytes() for path in home.glob("oncoloop.db*"))
 
 
 def test_an_answer_that_was_withheld_is_a_row_too(home: Path, prediction: Prediction) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from lineage import journal, ledger, outbox, people, store
 from lineage.fault import Fault
+from lineage.mark import mark
 from lineage.verdict import Outcome
 
 Prediction = Callable[..., journal.JournalRow]
@@ -112,6 +115,8 @@ def test_postgresql_keeps_the_same_record(
     assert verdict.figures["events"] == 14
     _refuses(["UPDATE ledger SET actor = 'x'", "DELETE FROM journal", "TRUNCATE ledger", "TRUNCATE journal"])
     _refuses(["SET session_replication_role = replica; DELETE FROM ledger"])
+    _marked_anew(prediction)
+    _refuses(["UPDATE journal SET cluster = 'x'"])
     with store.writing() as connection:
         connection.exec_driver_sql("ALTER TABLE ledger DISABLE TRIGGER ledger_no_truncate")
     assert store.missing_guards() == ["ledger_no_truncate"]
@@ -120,6 +125,30 @@ def test_postgresql_keeps_the_same_record(
             "CREATE OR REPLACE FUNCTION oncoloop_refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
         )
     assert len(store.missing_guards()) == 4
+
+
+def test_pseudonyms_of_before_become_marks_and_no_byte_keeps_them(home: Path, prediction: Prediction) -> None:
+    _marked_anew(prediction)
+    store.engine().dispose()
+    held = b"".join(path.read_bytes() for path in home.glob("oncoloop.db*"))
+    assert b"P00000000000" not in held and mark("P000000000000").encode() in held
+
+
+def _marked_anew(prediction: Prediction) -> None:
+    """A database of version 0001 with pseudonyms in its journal, brought to today's."""
+    before = journal.count()
+    for number in range(40):
+        row = asdict(prediction(f"old-{number}", cluster=f"P{number // 4:012d}" if number % 5 else ""))
+        row |= {name: json.dumps(row[name]) for name in journal.JSON_COLUMNS}
+        store.execute(store.journal.insert().values(row))
+    with store.writing() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    store.migrate()
+    told = [row for row in store.fetch(store.journal.select()) if row["id"].startswith("old-")]
+    wanted = [mark(f"P{number // 4:012d}") if number % 5 else "" for number in range(40)]
+    assert [row["cluster"] for row in sorted(told, key=lambda row: row["number"])] == wanted
+    assert journal.count() == before + 40 and store.missing_guards() == []
+    assert [one["id"] for one in journal.predictions("P000000000001")] == ["old-4", "old-6", "old-7"]
 
 
 def _refuses(statements: list[str]) -> None:

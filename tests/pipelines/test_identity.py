@@ -4,86 +4,33 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
 import re
-import subprocess
-import zipfile
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
-import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset
 
 from data import phantom, phantom_files
 from pipelines import params
 from tests.pipelines.conftest import Run
-
-NAME, GIVEN, MRN, ACCESSION = "Quillfeather", "Zeldamira", "MRN77418529", "ACC88932147"
-BORN, CLINIC, STREET, DOCTOR = "19630717", "Wolkenstein", "Königsgäßchen", "Hexelbarth"
-SECRETS = (NAME, GIVEN, MRN, ACCESSION, BORN, CLINIC, STREET, DOCTOR, "1963-07-17")
-FILE = f"{NAME}_{GIVEN}"
-
-
-def image(content: bytes) -> Any:
-    return pydicom.dcmread(io.BytesIO(content))
-
-
-def stored(header: Any) -> bytes:
-    stream = io.BytesIO()
-    header.save_as(stream)
-    return stream.getvalue()
-
-
-def told(content: bytes) -> bytes:
-    """A DICOM file with the identity at the top, deep in sequences, in private blocks, overlays and kept texts."""
-    header = image(content)
-    header.SpecificCharacterSet = "ISO_IR 192"
-    header.PatientName, header.PatientID, header.PatientBirthDate = f"{NAME}^{GIVEN}", MRN, BORN
-    header.AccessionNumber, header.InstitutionName, header.PatientAddress = ACCESSION, f"{CLINIC} Klinik", STREET
-    header.ReferringPhysicianName, header.StudyDescription = f"{DOCTOR}^Ivo", f"{NAME}, {GIVEN} {BORN}"
-    header.Manufacturer, header.ConvolutionKernel = f"ACME for {GIVEN}", MRN
-    header.ImageType = ["ORIGINAL", "PRIMARY", NAME.upper()]
-    deep, deeper = Dataset(), Dataset()
-    deeper.PersonName, deeper.TextValue = f"{NAME}^{GIVEN}", f"{MRN} {STREET}"
-    deep.ContentSequence, deep.CodeMeaning = [deeper], f"as {NAME} wished"
-    header.AnatomicRegionSequence = header.RequestAttributesSequence = [deep]
-    header.private_block(0x0019, "ACME", create=True).add_new(0x10, "LT", f"{NAME} {ACCESSION}")
-    header.add_new((0x6000, 0x4000), "LT", f"{NAME} {DOCTOR}")
-    header.PixelData += f"{NAME} {MRN}".encode().ljust(24)
-    return stored(header)
-
-
-def picture() -> bytes:
-    from PIL import Image
-
-    exif = Image.Exif()
-    exif[0x013B] = f"{NAME} {MRN}"
-    grey = np.random.default_rng(0).integers(0, 255, (128, 128), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(grey).save(stream, "JPEG", exif=exif, comment=f"{GIVEN} {STREET}".encode())
-    return stream.getvalue()
-
-
-def volume(content: bytes) -> bytes:
-    plain = bytearray(gzip.decompress(content))
-    plain[148:228] = f"{NAME} {GIVEN} {BORN}".encode().ljust(80, b"\0")
-    plain[228:252] = MRN.encode().ljust(24, b"\0")
-    return gzip.compress(bytes(plain) + f"{ACCESSION} {CLINIC}".encode())
-
-
-def zipped(first: bytes, second: bytes) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr(f"{FILE}/{MRN}-1.dcm", first)
-        archive.writestr(f"{FILE}/{MRN}-2.dcm", second)
-        archive.comment = NAME.encode()
-    return stream.getvalue()
+from tests.pipelines.planted import (
+    BORN,
+    FILE,
+    GIVEN,
+    MRN,
+    NAME,
+    SECRETS,
+    image,
+    inflated_of,
+    picture,
+    search,
+    stored,
+    told,
+    volume,
+    written,
+    zipped,
+)
 
 
 def scan(number: int, index: int = 0) -> bytes:
@@ -147,54 +94,6 @@ def failing_batch(folder: Path) -> None:
     phantom.write_metadata(folder, named)
 
 
-def patterns() -> list[tuple[str, re.Pattern[bytes]]]:
-    """Every secret in every encoding that may be met."""
-    found = []
-    for secret in SECRETS:
-        forms = {secret.encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be", "latin-1")}
-        forms |= {quote(secret).encode(), json.dumps(secret)[1:-1].encode(), secret.encode("unicode_escape")}
-        found.append((secret, re.compile(b"|".join(map(re.escape, forms)), re.IGNORECASE)))
-    return found
-
-
-def inflated(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
-    """A file's bytes, and what is packed in them: gzip, zip, zlib."""
-    yield name, content
-    if content[:2] == b"\x1f\x8b":
-        yield f"{name} (gunzipped)", zlib.decompressobj(31).decompress(content)
-    elif content[:1] == b"\x78":
-        try:
-            yield f"{name} (inflated)", zlib.decompressobj().decompress(content)
-        except zlib.error:
-            return
-    elif zipfile.is_zipfile(io.BytesIO(content)):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for member in archive.namelist():
-                yield from inflated(f"{name}/{member}", archive.read(member))
-
-
-def search(contents: Iterator[tuple[str, bytes]]) -> set[tuple[str, str]]:
-    wanted = patterns()
-    return {
-        (secret, name)
-        for name, content in contents
-        for secret, pattern in wanted
-        if pattern.search(content) or pattern.search(name.encode("utf-8", "surrogateescape"))
-    }
-
-
-def written(folder: Path, but: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file below a folder (databases with their journals among them) and its own name; git's objects unpacked."""
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink() and but not in path.parents:
-            yield from inflated(str(path.relative_to(folder)), path.read_bytes())
-        elif path.is_dir() and path != but and but not in path.parents:
-            yield str(path.relative_to(folder)), b""
-    for repository in folder.rglob(".git"):
-        command = ["git", "cat-file", "--batch-all-objects", "--batch"]
-        yield "git", subprocess.run(command, cwd=repository.parent, capture_output=True, check=True).stdout
-
-
 def test_no_planted_identity_is_written_anywhere(
     tmp_path: Path, oncoloop: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,9 +122,3 @@ def test_no_planted_identity_is_written_anywhere(
     planted = search(inflated_of(inbox))
     assert {secret for secret, _ in planted} >= set(SECRETS) - {"1963-07-17"}
     assert search(written(tmp_path, inbox)) == set()
-
-
-def inflated_of(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            yield from inflated(path.name, path.read_bytes())

@@ -9,18 +9,20 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from data import phantom
-from lineage import ledger, store
+from lineage import ledger, places, store
 from pipelines import params, repro, services
 from tests.pipelines.conftest import Run
 from tests.pipelines.test_admission import SEED, state
 
 KILLS = int(os.environ.get("ONCOLOOP_KILLS", "20"))
 HIDDEN = ("ONCOLOOP_", "MLFLOW_", "PREFECT_", "BENTOML_HOME", "DVC_", "XDG_", "KERAS_HOME", "MPLCONFIGDIR")
+SPOKEN = "units are admitted"  # what the flow logs before it writes anything
 pytestmark = pytest.mark.skipif(not os.environ.get("ONCOLOOP_SOAK"), reason="minutes; test_admission.py is its sample")
 
 
@@ -29,7 +31,7 @@ def server(tmp_path: Path) -> Iterator[dict[str, str]]:
     """One Prefect server for all runs: one of its own for each would cost 20 seconds a time."""
     port = next(port for port in range(9700, 9800) if not services.taken(port))
     plain = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)}
-    plain |= {"PREFECT_HOME": str(tmp_path / "prefect"), "DO_NOT_TRACK": "1"}
+    plain |= {"PREFECT_HOME": str(tmp_path / "prefect"), **places.SILENT}
     command = [services.program("prefect"), "server", "start", "--host", services.HOST, "--port", str(port)]
     with (tmp_path / "server.log").open("w") as log:
         process = subprocess.Popen(command, env=plain, stdout=log, stderr=log, start_new_session=True)
@@ -42,42 +44,69 @@ def server(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def test_the_command_killed_at_random_moments(workspace: Path, oncoloop: Run, server: dict[str, str]) -> None:
+    """Half of the kills fall anywhere in a run, half after the gate has spoken, when state is written."""
     task = params.load().tasks["brain-mr"]
     for seed, name in ((40, "first"), (41, "second")):
         phantom.write_batch(Path("inbox", name), task, 4, phantom.SCANNERS["alder-mr"], seed, 2)
-    ended, _ = ingest("inbox/first", server)
-    assert ended == 0
+    said = workspace.with_name("ingest.log")
+    assert ingest("inbox/first", server, said).code == 0
     kept = workspace.with_name("kept")
     shutil.copytree(workspace, kept, symlinks=True)
-    ended, usual = ingest("inbox/second", server)
-    assert ended == 0
-    whole = comparable(workspace)
-    chance, moments = random.Random(SEED), []
-    for _ in range(KILLS):
+    usual = ingest("inbox/second", server, said)
+    assert usual.code == 0
+    whole, chance = comparable(workspace), random.Random(SEED)
+    for number in range(KILLS):
         restore(workspace, kept)
-        moments.append(chance.uniform(0.2, 1.0) * usual)
-        ended, _ = ingest("inbox/second", server, moments[-1], alone=chance.random() < 0.5)
-        ended, _ = ingest("inbox/second", server)
-        assert ended == 0, f"after a kill at {moments[-1]:.1f} s"
-        assert comparable(workspace) == whole, f"after a kill at {moments[-1]:.1f} s"
-        assert ledger.verify().outcome.value == "pass"
-        assert repro.git("fsck", "--no-dangling") == ""
+        alone, late = chance.random() < 0.5, number % 2 == 1
+        wait = chance.uniform(0, 2) if late else chance.uniform(0.2, 1.0) * usual.seconds
+        killed = ingest("inbox/second", server, said, Kill(SPOKEN if late else "", wait, alone))
+        again = ingest("inbox/second", server, said)
+        told = f"kill {number}: {wait:.1f} s after {'the gate' if late else 'the start'}, alone: {alone}, {killed.code}"
+        with said.open("a") as log:
+            log.write(f"{told}, {killed.seconds:.1f} s; then {again.seconds:.1f} s\n")
+        assert again.code == 0, told
+        assert comparable(workspace) == whole, told
+        assert ledger.verify().outcome.value == "pass", told
+        assert repro.git("fsck", "--no-dangling") == "", told
+        assert again.seconds < 4 * usual.seconds + 30, f"{told}: the run after it took {again.seconds:.0f} s"
 
 
-def ingest(
-    folder: str, server: dict[str, str], kill_after: float | None = None, alone: bool = False
-) -> tuple[int, float]:
-    """Run the command as a user would; its exit code and seconds. Killed by SIGKILL, alone or with its children."""
-    began = time.monotonic()
-    with Path("ingest.log").open("a") as log:
+@dataclass(frozen=True)
+class Kill:
+    """SIGKILL so many seconds after a text came into the log ("": after the start), alone or with all children."""
+
+    after: str
+    seconds: float
+    alone: bool
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended (negative: by that signal), and after how many seconds."""
+
+    code: int
+    seconds: float
+
+
+def ingest(folder: str, server: dict[str, str], said: Path, kill: Kill | None = None) -> Ended:
+    """Run the command as a user would; what it says is added to the file `said`."""
+    began, size = time.monotonic(), said.stat().st_size if said.exists() else 0
+    with said.open("a") as log:
         process = subprocess.Popen(
             [services.program("oncoloop"), "ingest", folder], env=server, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        return process.wait(kill_after or 300), time.monotonic() - began
+        if kill is None:
+            return Ended(process.wait(300), time.monotonic() - began)
+        while process.poll() is None and kill.after.encode() not in said.read_bytes()[size:]:
+            time.sleep(0.02)
+        return Ended(process.wait(kill.seconds), time.monotonic() - began)  # it may have been done sooner
     except subprocess.TimeoutExpired:
-        (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
-        return process.wait(10), time.monotonic() - began
+        if kill is not None and kill.alone:
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        return Ended(process.wait(10), time.monotonic() - began)
 
 
 def comparable(ward: Path) -> dict[str, str]:

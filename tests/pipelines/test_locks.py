@@ -28,10 +28,14 @@ def test_what_the_dead_left_is_mended_by_name(workspace: Path, caplog: pytest.Lo
     half = workspace / "var/cache/files/md5/ab/cd.Xyz.tmp"
     half.parent.mkdir(parents=True)
     half.write_bytes(b"half")
+    empty = workspace / "var/remote/files/md5/ab/cdef.dir"
+    empty.parent.mkdir(parents=True)
+    empty.touch()
+    (workspace / f"var/run/dvc-{DEAD}-1").touch()
     reader = {"pid": DEAD, "cmd": "dvc repro"}
     (workspace / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {"/x": reader}, "read": {"/y": [reader]}}))
     mended = locks.mend(workspace)
-    assert {*map(str, left), str(half)} < set(mended)
+    assert {*map(str, left), str(half), str(empty)} < set(mended)
     assert json.loads((workspace / ".dvc/tmp/rwlock").read_text()) == {}
     assert "left behind by a killed run and removed" in caplog.text
     repro.git("add", "--all")
@@ -48,6 +52,42 @@ def test_a_table_that_was_cut_off_while_it_was_written_is_removed(workspace: Pat
     assert locks.mend(workspace) == [str(path)]
     repro.add(batch)
     assert batch.with_name("one.dvc").is_file()
+
+
+def test_dvc_leaves_a_mark_only_where_it_did_not_come_to_its_end(workspace: Path) -> None:
+    batch, half = Path("data/batches/brain-mr/one"), workspace / "var/cache/files/md5/ab/half.tmp"
+    batch.mkdir()
+    (batch / "x.txt").write_text("one")
+    repro.add(batch)
+    repro.push(batch=batch)
+    half.parent.mkdir(parents=True)
+    half.touch()
+    assert locks.mend(workspace) == [] and half.exists()
+    (workspace / ".dvc/tmp/rwlock").write_text("{half")
+    with pytest.raises(Fault):
+        repro.add(batch)
+    alive = workspace / "var/run/dvc-1-1"  # a process that has lived longer than its mark
+    alive.touch()
+    mended = locks.mend(workspace)
+    assert str(half) in mended and any(name.endswith("/index") for name in mended)
+    assert list((workspace / "var/run").glob("dvc-*")) == [alive]
+
+
+def test_a_list_of_files_that_a_kill_left_empty_in_the_remote(workspace: Path) -> None:
+    """DVC tries a reflink under the object's own name first: where there is none, a kill leaves an empty object."""
+    batch = Path("data/batches/brain-mr/one")
+    batch.mkdir()
+    (batch / "x.txt").write_text("one")
+    repro.add(batch)
+    repro.push(batch=batch)
+    (listed,) = (workspace / "var/remote/files/md5").glob("??/*.dir")
+    whole = listed.read_bytes()
+    listed.chmod(0o644)
+    listed.write_bytes(b"")
+    (workspace / f"var/run/dvc-{DEAD}-1").touch()
+    assert str(listed) in locks.mend(workspace)
+    repro.push(batch=batch)
+    assert listed.read_bytes() == whole
 
 
 def test_the_lock_of_a_living_process_stays(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,9 @@ import pytest
 
 from data import phantom
 from pipelines import params, services
+from tests.pipelines import planted
 from tests.pipelines.conftest import Run
-from tests.pipelines.ward import Ward, clean
+from tests.pipelines.ward import Ward, clean, plant, uploads
 
 PATIENTS, SLICES = 24, 4
 
@@ -37,6 +38,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator[Wa
     ward.say("user", "add", "mara", "--role", "clinician")
     task = params.load(folder).tasks["brain-mr"]
     phantom.write_batch(folder / "inbox" / "first", task, PATIENTS, phantom.SCANNERS["alder-mr"], 5, SLICES)
+    plant(folder / "inbox" / "first", task, 5)
     phantom.try_samples(folder / "try", [task])
     command = [services.program("oncoloop"), "up", "--port", str(port)]
     with (folder / "up.log").open("w") as log:
@@ -141,11 +143,9 @@ def test_an_unchanged_retraining_changes_nothing_and_says_so(ward: Ward, release
     done = ward.run("retrain", cwd=ward.folder)
     assert (done.returncode, done.stdout.startswith("nothing new")) == (0, True)
     after = ward.say("status")
-    assert (after["version"], after["tasks"], after["release"]) == (
-        before["version"],
-        before["tasks"],
-        before["release"],
-    )
+    assert [after[name] for name in ("version", "tasks", "release")] == [
+        before[name] for name in ("version", "tasks", "release")
+    ]
 
 
 def test_mlflow_holds_the_version_and_its_alias(ward: Ward, released: dict[str, Any]) -> None:
@@ -205,6 +205,23 @@ def test_the_command_line_gives_the_same_answer(ward: Ward, answered: dict[str, 
     assert "are not the files" in ward.run("replay", answered["id"], other, cwd=ward.folder).stderr
 
 
+@pytest.fixture(scope="module")
+def named(ward: Ward, released: dict[str, Any]) -> list[str]:
+    """Predictions for scans that are full of identities, by the desk and by the command line; and a refused one."""
+    sent = uploads(ward.folder.parent / "sent", params.load(ward.folder).tasks["brain-mr"])
+    made = [ward.post(path, "brain-mr") for path in sent]
+    assert [response.status_code // 100 for response in made] == [2, 2, 4], [response.text for response in made]
+    typed = [ward.say("predict", str(path), "--task", "brain-mr", codes=(0, 3, 4)) for path in sent[:2]]
+    assert ward.run("predict", str(sent[2]), "--task", "brain-mr", cwd=ward.folder).returncode == 1
+    return [str(answer["id"]) for answer in [*(response.json() for response in made[:2]), *typed]]
+
+
+def test_an_uploaded_zip_is_answered_alike_by_desk_and_command(ward: Ward, named: list[str]) -> None:
+    shown = ward.say("withdraw", planted.MRN, "--reason", "which answers are of this patient")
+    assert shown["predictions"] == [named[0], named[2]] and shown["batches"] == [["brain-mr", "first"]]
+    assert len(set(named)) == 4
+
+
 def test_a_late_label_is_kept_and_checked(ward: Ward, answered: dict[str, Any]) -> None:
     ward.say("label", answered["id"], "tumour", "--source", "pathology")
     assert "is no class of brain-mr" in ward.run("label", answered["id"], "cancer", cwd=ward.folder).stderr
@@ -247,6 +264,16 @@ def test_a_changed_room_is_due_for_retraining(ward: Ward, released: dict[str, An
 
 def manifest_text(ward: Ward) -> str:
     return (ward.folder / "data/batches/brain-mr/first/manifest.csv").read_text()
+
+
+def test_no_planted_identity_is_written_anywhere_in_the_loop(ward: Ward, named: list[str]) -> None:
+    """Databases, logs, MLflow, Prefect, Evidently, pages, Bentos, git: every byte but the inbox, after all the rest."""
+    secrets = tuple(secret for secret in planted.SECRETS if secret != planted.BORN)  # eight digits stand by chance
+    inbox = ward.folder / "inbox"
+    assert {s for s, _ in planted.search(planted.inflated_of(inbox), secrets)} >= set(secrets) - {"1963-07-17"}
+    pages = list((ward.folder / "var/evidently/pages").rglob("*.html"))
+    assert pages and ward.say("trace", named[0])["missing"] == []
+    assert planted.search(planted.written(ward.folder, inbox), secrets) == set()
 
 
 def test_a_withdrawn_patient_is_gone_from_data_and_cache(ward: Ward, answered: dict[str, Any]) -> None:

@@ -103,7 +103,7 @@ def test_a_table_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
 def test_packed_shards_carry_their_hashes(ward: Path) -> None:
     target, task = Path("packed"), params.load().tasks[TASK]
     folders = [Path("data/batches", TASK, name) for name in ("first", "second")]
-    batches.pack(folders, split.read_cohorts(Path("data/cohorts", f"{TASK}.csv")), task, target)
+    batches.pack(folders, split.named(split.read_cohorts(Path("data/cohorts", f"{TASK}.csv")), folders), task, target)
     checked = subprocess.run(["sha256sum", "-c", batches.SUMS], cwd=target, capture_output=True, text=True, check=False)
     assert checked.stdout.splitlines() == ["units.csv: OK", "first.npy: OK", "second.npy: OK"]
     assert len(batches.load(target).table) == 12

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
+import gzip
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,11 +19,16 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
-from data import batches, index, phantom, suite, withdrawn
-from lineage import journal, keys, ledger, outbox, places, registry, store, trace
+from data import batches, corrections, index, labels, phantom, suite, withdrawn
+from data.describe import DESCRIPTION
+from data.record import Task
+from lineage import evidence, journal, keys, ledger, outbox, places, registry, store, trace
 from lineage.fault import Fault
 from lineage.verdict import Outcome, Verdict
-from pipelines import erasure, ingest, page, params, repro, settle, stages, withdrawal
+from monitoring import drift, window
+from monitoring import reference as references
+from pipelines import correction, erasure, holding, ingest, page, params, repro, settle, stages, traces, withdrawal
+from pipelines.commands import withdrawal as command
 from tests.pipelines.test_admission import child, made_in, run
 from training import evaluate, plots, reference
 
@@ -37,6 +45,7 @@ class Ward:
     patient: str
     scans: frozenset[str]
     pixels: list[bytes]
+    numbers: list[bytes]
 
     def restore(self) -> None:
         os.chdir(self.kept)
@@ -61,14 +70,15 @@ def ward(made: Ward) -> Ward:
 
 
 def passed_through(folder: Path) -> Ward:
-    """Two batches and a refused one, packed shards, a registered model, a release, a prediction, validation pages."""
+    """Two batches, one that corrects, a refused one, shards, a model, a release, answers, pages of every kind."""
     task = params.load().tasks[TASK]
     for seed, name in ((50, "first"), (51, "second")):
         phantom.write_batch(Path("inbox", name), task, 6, phantom.SCANNERS["alder-mr"], seed, 2)
         run(name)
     table = index.read_manifest(Path("data/batches", TASK, "first", "manifest.csv"))
     sides = pd.read_csv(Path("data/cohorts", f"{TASK}.csv"), dtype=str).set_index("cluster")["side"]
-    held_out = next(name for name in table["patient"] if sides[name] == "test")
+    held_out = next(name for name in table["patient"] if sides[withdrawn.mark(name)] == "test")
+    correct(table, held_out)
     identities = {row["patient_id"] for row in index.metadata(Path("inbox/first")).to_dict("records")}
     refuse(table)
     tree = repro.worktree(repro.head())
@@ -77,14 +87,45 @@ def passed_through(folder: Path) -> Ward:
     version = repro.keep(tree, folder, "Prepare")
     units = batches.load(tree / "data/processed" / TASK)
     judged_model(units, version)
-    journal.append(prediction(held_out))
+    numbers = watched(held_out)
+    evidence.write("r1", places.place("releases", "x").parent)
     mine = (units.table["cluster"] == held_out).to_numpy()
     kept = folder.with_name("kept")
     store.engine().dispose()
     shutil.copytree(folder, kept, symlinks=True)
     identity = next(name for name in identities if keys.pseudonym(name) == held_out)
     scans = frozenset(table.loc[table["patient"] == held_out, "stored_sha256"])
-    return Ward(folder, kept, identity, held_out, scans, [row.tobytes() for row in units.pixels[mine]])
+    return Ward(folder, kept, identity, held_out, scans, [row.tobytes() for row in units.pixels[mine]], numbers)
+
+
+def correct(table: pd.DataFrame, patient: str) -> None:
+    """A batch that corrects one label of the patient and one of somebody else."""
+    chosen = [table[table["patient"] == patient].iloc[0], table[table["patient"] != patient].iloc[0]]
+    task = params.load().tasks[TASK]
+    said = [f"{labels.HASH}{unit['sha256']},,{TASK},{other(unit['label'], task)},dr-b,2026-06-01T09:00:00Z,pathology,"
+            f"{int(unit['slice'])}" for unit in chosen]  # fmt: skip
+    heading = "file_name,patient_id,task,label,labeller,labelled_at,truth,slice"
+    Path("inbox/fix").mkdir()
+    Path("inbox/fix/metadata.csv").write_text("\n".join([heading, *said]) + "\n", encoding="utf-8")
+    batch = ingest.incoming(Path("inbox/fix"))
+    verdict, rows, _ = correction.examine("fix", batch.source, task, params.load().ingest)
+    assert (verdict.outcome, len(rows)) == (Outcome.PASS, 2), verdict.reasons
+    ingest.admit.fn(batch, rows, ingest.received(batch))
+
+
+def other(label: str, task: Task) -> str:
+    return next(name for name in task.classes if name != label)
+
+
+def watched(patient: str) -> list[bytes]:
+    """Answers for the patient and for others, and a window of them on Evidently's pages; the patient's numbers."""
+    random, settings = np.random.default_rng(6), params.load()
+    told = [dict(zip(DESCRIPTION, random.random(len(DESCRIPTION)).tolist(), strict=True)) for _ in range(4)]
+    for number, description in enumerate(told, start=1):
+        journal.append(prediction(patient if number == 1 else f"P00000000000{number}", f"p{number}", description))
+    known, seen = references.read(registry.download(TASK, "1")), window.window(TASK)
+    drift.drift(known, seen, settings.monitoring, places.place("evidently"), settings.tasks[TASK])
+    return [repr(value).encode() for value in told[0].values()]
 
 
 def refuse(table: pd.DataFrame) -> None:
@@ -127,22 +168,23 @@ def judged_model(units: batches.Units, version: str) -> None:
     ledger.append("release.built", "r1", {"tasks": {TASK: number}})
 
 
-def prediction(cluster: str) -> journal.JournalRow:
+def prediction(cluster: str, name: str, description: dict[str, float]) -> journal.JournalRow:
     return journal.JournalRow(
-        "p1", store.now(), "mara", "r1", TASK, "1", cluster, ["0" * 64], {}, [0.0], [0.5, 0.5], None, 0.5, "pass", [],
-        [], "", {}, 1.0,
+        name, store.now(), "mara", "r1", TASK, "1", cluster, ["0" * 64], description, [0.0], [0.5, 0.5], None, 0.5,
+        "pass", [], [], "", {}, 1.0,
     )  # fmt: skip
 
 
 def everything(folder: Path) -> list[Path]:
-    outside = ("inbox", ".git", "try")
+    outside = ("inbox", "try")
     return [p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).parts[0] not in outside]
 
 
 def found_in(ward: Ward) -> dict[str, list[str]]:
-    """The test's own search: stored scans, rows of shards (float32), the pseudonym as UTF-8 and as NumPy's UTF-32."""
-    found: dict[str, list[str]] = {"scan": [], "pixels": [], "name": []}
-    names = (ward.patient.encode(), ward.patient.encode("utf-32-le"))
+    """The test's own search: stored scans, rows of shards (float32), numbers of an answer outside the journal, and
+    the pseudonym and the identity as UTF-8 and as NumPy's UTF-32; all of it in git's objects too."""
+    found: dict[str, list[str]] = {"scan": [], "pixels": [], "name": [], "number": []}
+    names = [name.encode(code) for name in (ward.patient, ward.identity) for code in ("utf-8", "utf-32-le")]
     for path in everything(ward.folder):
         content, told = path.read_bytes(), str(path.relative_to(ward.folder))
         if sha256(content).hexdigest() in ward.scans:
@@ -151,6 +193,12 @@ def found_in(ward: Ward) -> dict[str, list[str]]:
             found["pixels"].append(told)
         if any(name in content for name in names):
             found["name"].append(told)
+        if path.name != "oncoloop.db" and any(number in content for number in ward.numbers):
+            found["number"].append(told)
+    command = ["git", "cat-file", "--batch-all-objects", "--batch"]
+    history = subprocess.run(command, cwd=ward.folder, capture_output=True, check=True).stdout
+    assert f"{withdrawn.mark(ward.patient)},test".encode() in history, "the search would find what is in old commits"
+    found["name"] += [".git"] * any(name in history for name in names)
     return found
 
 
@@ -160,26 +208,30 @@ def test_every_place_is_shown_then_emptied(ward: Ward) -> None:
         ("scan", f"data/batches/{TASK}/first"), ("scan", "data/quarantine/third"), ("scan", "var/cache"),
         ("scan", "var/remote"), ("scan", "var/worktree"), ("pixels", "var/cache"), ("pixels", "var/remote"),
         ("pixels", "var/worktree"), ("name", "var/mlflow/artifacts"), ("name", "var/mlflow/downloads"),
-        ("name", "var/releases"), ("name", "data/cohorts"),
+        ("name", "var/releases"), ("name", f"data/batches/{TASK}/fix"), ("number", "var/evidently/pages"),
+        ("number", "var/evidently/"),
     ):  # fmt: skip
         assert any(name.startswith(place) for name in before[kind]), (kind, place)
-    held = withdrawal.find(ward.identity)
-    assert (held.patient, held.batches, held.models) == (ward.patient, [(TASK, "first")], [f"{TASK}/1"])
-    assert (held.releases, held.predictions, held.quarantined) == (["r1"], ["p1"], ["third"])
-    assert held.inbox == ["inbox/first"] and len(held.versions) == 3
-    assert withdrawal.find(ward.patient) == held
+    assert not [name for name in before["name"] if name.startswith(("var/oncoloop.db", "data/cohorts", ".git"))]
+    held = holding.find(ward.identity)
+    assert (held.patient, held.batches) == (ward.patient, [(TASK, "first"), (TASK, "fix")])
+    assert (held.models, held.releases, held.predictions) == ([f"{TASK}/1"], ["r1"], ["p1"])
+    assert (held.answered, held.quarantined, held.inbox) == ([TASK], ["third"], ["inbox/first", "inbox/fix"])
+    assert len(held.versions) == 4
+    assert holding.find(ward.patient) == held
     scans_of_others = {path.name for path in Path("data/batches", TASK, "second/scans").glob("*")}
-    done = withdrawal.withdraw(held, "consent withdrawn")
+    done = withdrawal.withdraw(held, "consent withdrawn", ward.identity)
     assert done.payload["left"] == []
     emptied(ward)
+    corrected(ward)
     assert {path.name for path in Path("data/batches", TASK, "second/scans").glob("*")} == scans_of_others
     said(ward, held, done)
 
 
 def emptied(ward: Ward) -> None:
     left = found_in(ward)
-    assert left["scan"] == [] and left["pixels"] == []
-    assert {name for name in left["name"] if not name.startswith("var/oncoloop.db")} == set()
+    assert left == {"scan": [], "pixels": [], "name": [], "number": []}
+    assert len(list(places.home().glob("evidently/*/snapshots/*.json"))) == 1
     goes_on = index.read_manifest(Path("data/batches", TASK, "first-w1", "manifest.csv"))
     assert len(goes_on) == 10 and ward.patient not in set(goes_on["patient"])
     table = pd.read_csv(Path("data/cohorts", f"{TASK}.csv"), dtype=str)
@@ -193,7 +245,23 @@ def emptied(ward: Ward) -> None:
     assert ledger.verify().outcome is Outcome.PASS
 
 
-def said(ward: Ward, held: withdrawal.Held, done: ledger.Event) -> None:
+def corrected(ward: Ward) -> None:
+    """The patient's correction is gone, the other one stays, is told as it was, and is read by prepare."""
+    folder = Path("data/batches", TASK)
+    assert sorted(path.name for path in folder.glob("*.dvc")) == ["first-w1.dvc", "fix-w1.dvc", "second.dvc"]
+    left = corrections.given(folder)
+    assert len(left) == 1 and ward.patient not in set(left["patient"]) and left["batch"][0] == "fix-w1"
+    record = page.read_json(folder / "fix-w1" / "record.json")
+    assert (record["units"], record["corrects"], record["clusters"], record["predecessors"]) == (1, 1, 1, ["fix"])
+    steps = corrections.history(folder, left["unit_id"][0])
+    assert [(step["to"], step["batch"]) for step in steps][1:] == [(left["label"][0], "fix-w1")]
+    stages.prepare(TASK)
+    units = batches.table(Path("data/processed", TASK)).set_index("unit_id")
+    assert units.loc[left["unit_id"][0], "label"] == left["label"][0] != left["was"][0]
+    shutil.rmtree(Path("data/processed", TASK))
+
+
+def said(ward: Ward, held: holding.Held, done: ledger.Event) -> None:
     """Everybody is told: tags, trace, the wish for retraining; a second withdrawal changes nothing."""
     assert registry.tags(TASK, "1")["not_reproducible_since"] == done.at[:10]
     assert withdrawal.since(f"{TASK}/1") == done.at[:10] == withdrawal.lost(held.versions[0])
@@ -202,7 +270,7 @@ def said(ward: Ward, held: withdrawal.Held, done: ledger.Event) -> None:
     told = [link.facts for link in chain.links if link.step == "withdrawal"]
     assert told == [{"not reproducible since": done.at[:10]}]
     assert [row.payload["task"] for row in outbox.pending()] == [TASK]
-    again = withdrawal.withdraw(withdrawal.find(ward.identity), "asked twice")
+    again = withdrawal.withdraw(holding.find(ward.identity), "asked twice")
     assert again.seq == done.seq
     assert ward.patient not in "".join(str(event) for event in ledger.events())
 
@@ -210,7 +278,7 @@ def said(ward: Ward, held: withdrawal.Held, done: ledger.Event) -> None:
 def test_killed_at_each_step_it_finishes_with_the_next_run(ward: Ward) -> None:
     steps: list[tuple[object, str]] = [
         (withdrawal, "_succeed"), (repro, "remove"), (repro, "commit"), (erasure, "_trees"), (erasure, "_objects"),
-        (erasure, "_references"), (erasure, "_pages"), (registry, "mark"),
+        (erasure, "_references"), (erasure, "_pages"), (registry, "mark"), (erasure, "_windows"),
     ]  # fmt: skip
     for home, step in steps if os.environ.get("ONCOLOOP_SOAK") else steps[1::2]:
         ward.restore()
@@ -229,11 +297,38 @@ def kill(home: object, step: str, identity: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(home, step, fatal)
-    withdrawal.withdraw(withdrawal.find(identity), "consent withdrawn")
+    withdrawal.withdraw(holding.find(identity), "consent withdrawn")
+
+
+def test_the_search_reads_what_is_packed_and_what_git_keeps(ward: Ward) -> None:
+    """It finds a name in a gzip file, in an array, in an old commit and in the database, and the identity too."""
+    gone = erasure.Gone(frozenset({withdrawn.mark(ward.patient)}), *[frozenset[str]()] * 4)
+    elsewhere = set(traces.search(gone))
+    places.place("logs", "old.gz").write_bytes(gzip.compress(ward.patient.encode()))
+    np.savez(places.place("logs", "names.npz"), names=np.array([ward.patient]))
+    places.place("ledger.head").with_name("ledger.head.old").write_text(ward.patient)
+    places.place("releases", "evidence-r1", "note.txt").write_text(f"asked by {ward.identity.lower()}")
+    Path("note.txt").write_text(ward.patient)
+    repro.commit(["note.txt"], "A note")
+    Path("note.txt").unlink()
+    found = {str(Path(path).relative_to(ward.folder)) for path in set(traces.search(gone, ward.identity)) - elsewhere}
+    state = ("logs/old.gz", "logs/names.npz", "ledger.head.old", "releases/evidence-r1/note.txt")
+    assert found >= {".git", *(f"var/{name}" for name in state)}
+
+
+def test_somebody_who_was_only_answered_for_is_withdrawn_too(ward: Ward) -> None:
+    held = holding.find("P000000000002")
+    assert (held.batches, held.predictions, held.answered) == ([], ["p2"], [TASK])
+    number = repr(journal.get("p2")["description"][DESCRIPTION[0]])
+    runs = list(places.home().glob("evidently/*/snapshots/*.json"))
+    assert [number in path.read_text() for path in runs] == [True]
+    assert withdrawal.withdraw(held, "consent withdrawn").payload["left"] == []
+    assert [number in path.read_text() for path in runs] == [False]
+    assert outbox.pending() == [] and withdrawal.unfinished() == []
 
 
 def test_a_withdrawn_patient_does_not_come_in_again(ward: Ward) -> None:
-    withdrawal.withdraw(withdrawal.find(ward.identity), "consent withdrawn")
+    withdrawal.withdraw(holding.find(ward.identity), "consent withdrawn")
     batch = ingest.Incoming("again", Path("inbox/first"), params.load().tasks[TASK], "0" * 64)
     found = ingest.turn_away(index.index_batch(batch.source, batch.staging, batch.task), batch.staging)
     assert ward.patient not in set(found.manifest["patient"])
@@ -243,4 +338,10 @@ def test_a_withdrawn_patient_does_not_come_in_again(ward: Ward) -> None:
 
 def test_nobody_by_that_name(ward: Ward) -> None:
     with pytest.raises(Fault, match="no batch and no prediction holds this patient"):
-        withdrawal.find("MRN000000000")
+        holding.find("MRN000000000")
+
+
+def test_the_reason_may_not_say_who_it_is() -> None:
+    args = argparse.Namespace(patient="Quillfeather 7741", reason="asked by Ms. QUILLFEATHER", yes=False)
+    with pytest.raises(Fault, match="say it without"):
+        command.withdraw(args)

@@ -1,7 +1,8 @@
-"""A workspace with its running servers, for tests that use it as people do."""
+"""A workspace with its running servers, for tests that use it as people do; and identities planted in its scans."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import time
@@ -11,6 +12,9 @@ from typing import Any
 
 import httpx
 
+from data import phantom, phantom_files
+from data.record import Modality, Task
+from tests.pipelines import planted
 from tests.pipelines.conftest import Run
 
 
@@ -50,3 +54,46 @@ def clean() -> dict[str, str]:
     """The environment without another test's state."""
     hidden = ("ONCOLOOP_", "MLFLOW_", "PREFECT_", "BENTOML_HOME", "DVC_", "XDG_", "KERAS_HOME", "MPLCONFIGDIR")
     return {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+
+
+def plant(folder: Path, task: Task, seed: int) -> None:
+    """Identities in a batch of volumes: patient 3's header, name and number, and patient 4 as DICOM files and a zip."""
+    with (folder / "metadata.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    mine = [row for row in rows if row["file_name"] == "scan-0003.nii.gz"]
+    for row in mine:
+        row |= {"file_name": f"{planted.FILE}.nii.gz", "patient_id": f"{planted.NAME} {planted.ACCESSION}"}
+    path = folder / "scan-0003.nii.gz"
+    path.rename(folder / mine[0]["file_name"]).write_bytes(planted.volume((folder / mine[0]["file_name"]).read_bytes()))
+    other = [row for row in rows if row["file_name"] == "scan-0004.nii.gz"]
+    slices = images(task, seed, 4, [row["label"] for row in other])
+    for index, (row, content) in enumerate(zip(other, slices, strict=True)):
+        single = index < len(other) - 2
+        name = f"{planted.FILE}_{index}.dcm" if single else f"{planted.FILE}.zip"
+        row |= {"file_name": name, "patient_id": planted.MRN, "slice": "" if single else str(index - len(other) + 2)}
+        (folder / name).write_bytes(content if single else planted.zipped(*slices[-2:]))
+    (folder / "scan-0004.nii.gz").unlink()
+    phantom.write_metadata(folder, rows)
+
+
+def images(task: Task, seed: int, number: int, labels: list[str]) -> list[bytes]:
+    """The slices of a patient as DICOM files, the identity all over them; what they show fits the labels."""
+    worst = next((label for label in labels if label in task.positive), labels[0])
+    study, found = phantom.study(task, phantom.SCANNERS["alder-mr"], seed, number, worst), []
+    for index, label in enumerate(labels):
+        pixels, pixel = study.slice(index, len(labels), label in task.positive)
+        found.append(planted.told(phantom_files.dicom(study, pixels, pixel, index, modality=Modality.MR)))
+    return found
+
+
+def uploads(folder: Path, task: Task) -> list[Path]:
+    """What is sent to be answered, with identities in it: a zip of two slices, a volume, and a file that is no scan."""
+    folder.mkdir()
+    two = images(task, 4242, 7, [task.positive[0], task.positive[0]])
+    volume = phantom.write_study(folder, phantom.study(task, phantom.usual(task), 4242, 8, task.positive[0]), "v")[0]
+    content = (folder / volume["file_name"]).read_bytes()
+    (folder / volume["file_name"]).unlink()
+    made = {"_a.zip": planted.zipped(*two), "_b.nii.gz": planted.volume(content), "_c.dcm": planted.MRN.encode() * 99}
+    for name, content in made.items():
+        (folder / f"{planted.FILE}{name}").write_bytes(content)
+    return [folder / f"{planted.FILE}{name}" for name in made]

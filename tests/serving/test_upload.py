@@ -1,0 +1,67 @@
+"""A scan that names people in what is kept of it: the answer, its reasons and the journal stay silent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data import phantom
+from data.describe import FACTS
+from data.record import Modality, PixelSettings, Pooling, Task
+from lineage.fault import Fault
+from serving import upload
+from serving.upload import Upload
+from tests.pipelines import planted
+from tests.pipelines.ward import images
+
+BRAIN = Task(
+    name="brain-mr", title="Brain", organ="brain", modality=Modality.MR, body_parts=("BRAIN",),
+    classes=("no_tumour", "tumour"), positive=("tumour",), unit="slice", cluster="patient", ordered=False,
+    pixels=PixelSettings(64, None), pooling=Pooling("topk", 3), sensitivity=0.9, note="",
+)  # fmt: skip
+
+
+@pytest.fixture
+def slices() -> list[bytes]:
+    """Two slices whose manufacturer and kernel repeat the patient's name and number, as their headers spell them."""
+    return images(BRAIN, 9, 1, ["tumour", "tumour"])
+
+
+def secrets(text: str) -> set[str]:
+    return {secret for secret in planted.SECRETS if secret.casefold() in text.casefold()}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_facts_that_repeat_the_patient_are_emptied(slices: list[bytes], packed: bool) -> None:
+    raw = [Upload("0.zip", planted.zipped(*slices))]
+    files = raw if packed else [Upload(f"{number}.dcm", content) for number, content in enumerate(slices)]
+    scan = upload.scans(files)[0]
+    assert len(scan.pixels) == 2 and scan.patient_id == planted.MRN
+    kept = upload.description(scan.pixels[0], scan, files)
+    assert secrets(json.dumps(kept)) == set() and kept["manufacturer"] == kept["kernel"] == ""
+    assert kept["body_part"] == "BRAIN" and set(FACTS) <= set(kept)
+
+
+def test_what_only_the_file_name_knows_is_not_kept_either(slices: list[bytes], tmp_path: Path) -> None:
+    study = phantom.study(BRAIN, phantom.SCANNERS["alder-mr"], 9, 1, "tumour")
+    pixels, pixel = study.slice(0, 1)
+    content = phantom.phantom_files.dicom(study, pixels, pixel, 0, modality=Modality.MR)
+    header = planted.image(content)
+    header.Manufacturer = f"ACME for {planted.NAME}"
+    files = [Upload(f"{planted.NAME}.dcm", planted.stored(header))]
+    scan = upload.scans(files)[0]
+    assert scan.header["manufacturer"].startswith("ACME"), "nothing in the header itself says that it is a name"
+    assert upload.description(scan.pixels[0], scan, files)["manufacturer"] == ""
+    same = [Upload("a.dcm", files[0].content)]
+    assert upload.description(scan.pixels[0], scan, same)["manufacturer"] == f"ACME for {planted.NAME}"
+
+
+def test_files_of_two_patients_and_no_file_at_all_are_refused(slices: list[bytes]) -> None:
+    header = planted.image(slices[1])
+    header.PatientID = "another"
+    with pytest.raises(Fault, match="different patients"):
+        upload.scans([Upload("a.dcm", slices[0]), Upload("b.dcm", planted.stored(header))])
+    with pytest.raises(Fault, match="no file was sent"):
+        upload.scans([])
