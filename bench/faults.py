@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from data.phantom import Row
 from data.record import Modality, Task
 
 FUZZY = ("JPEG quality 60", "crop 5 %", "brightness ±10 %")
+SUFFIX = dict(zip(FUZZY, (".jpg", ".png", ".png"), strict=True))
 
 
 class Batch:
@@ -67,7 +68,7 @@ def plant(batch: Batch, clean: int, each: int, random: np.random.Generator) -> N
         (batch.folder / name).write_bytes(content)
         batch.tell(original | {"file_name": name, "patient_id": batch.study().person.id}, "exact copy")
         batch.excused.add(original["file_name"])
-    for kind, change in zip(FUZZY, (_recompressed, _cropped, _brightened), strict=True):
+    for kind, change in CHANGES.items():
         for _ in range(each):
             original = good[next(chosen)]
             _picture(batch, original, kind, change, random)
@@ -87,6 +88,38 @@ def plant(batch: Batch, clean: int, each: int, random: np.random.Generator) -> N
     pd.DataFrame(batch.rows).fillna("").to_csv(batch.folder / "metadata.csv", index=False, lineterminator="\n")
 
 
+def plant_real(batch: Batch, pictures: Sequence[tuple[Path, str]], each: int, random: np.random.Generator) -> None:
+    """Pictures of display grey, with their labels, each of another patient; and `each` of every kind planted on them.
+
+    A fifth of the pictures get a copy with another label and nothing else, so that the kinds do not mix.
+    """
+    good = [_take(batch, path.suffix, path.read_bytes(), label) for path, label in pictures]
+    order = random.permutation(len(good))
+    torn = min(each, len(good) // 5)
+    for number in order[:torn]:
+        content = (batch.folder / good[number]["file_name"]).read_bytes()
+        others = [name for name in batch.task.classes if name != good[number]["label"]]
+        batch.faults[good[number]["file_name"]] = "conflicting labels"
+        _take(batch, pictures[number][0].suffix, content, str(random.choice(others)), "conflicting labels")
+    for kind in ("exact copy", *CHANGES):
+        for number in random.permutation(order[torn:])[:each]:
+            original = batch.folder / good[number]["file_name"]
+            content = original.read_bytes()
+            if kind in CHANGES:
+                content = CHANGES[kind](np.asarray(Image.open(original).convert("L"), np.float32), random)
+            _take(batch, original.suffix if kind not in CHANGES else SUFFIX[kind], content, good[number]["label"], kind)
+            batch.excused.add(original.name)
+    pd.DataFrame(batch.rows).to_csv(batch.folder / "metadata.csv", index=False, lineterminator="\n")
+
+
+def _take(batch: Batch, suffix: str, content: bytes, label: str, kind: str | None = None) -> Row:
+    """A picture as it is, under another patient's name."""
+    number = len(batch.rows)
+    row = {"file_name": f"picture-{number:05d}{suffix}", "patient_id": f"patient-{number:05d}"}
+    (batch.folder / row["file_name"]).write_bytes(content)
+    return batch.tell(row | {"task": batch.task.name, "label": label, "truth": "reader"}, kind)
+
+
 def _picture(
     batch: Batch, original: Row, kind: str, change: Callable[[Any, np.random.Generator], bytes], random: Any
 ) -> None:
@@ -96,7 +129,7 @@ def _picture(
     hounsfield = image.pixel_array.astype(np.float32) + float(image.RescaleIntercept)
     grey = np.clip((hounsfield - centre + width / 2) / width * 255, 0, 255)
     content = change(np.rint(grey), random)
-    name = f"picture-{len(batch.rows):05d}.{'jpg' if kind == FUZZY[0] else 'png'}"
+    name = f"picture-{len(batch.rows):05d}{SUFFIX[kind]}"
     (batch.folder / name).write_bytes(content)
     batch.tell(original | {"file_name": name, "patient_id": batch.study().person.id}, kind)
 
@@ -107,11 +140,11 @@ def _recompressed(grey: Any, _: np.random.Generator) -> bytes:
 
 def _cropped(grey: Any, random: np.random.Generator) -> bytes:
     """5 % of height and width less: at one corner, around, or on each of the four sides."""
-    side, kind = grey.shape[0], int(random.integers(3))
-    cut = round(side * 0.05)
-    windows = ((cut, side, cut, side), (cut // 2, side - (cut - cut // 2)) * 2, (cut, side - cut) * 2)
-    top, bottom, left, right = windows[kind]
-    return _encoded(grey[top:bottom, left:right], "PNG")
+    kind, windows = int(random.integers(3)), []
+    for side in grey.shape:
+        cut = round(side * 0.05)
+        windows.append((slice(cut, side), slice(cut // 2, side - (cut - cut // 2)), slice(cut, side - cut))[kind])
+    return _encoded(grey[tuple(windows)], "PNG")
 
 
 def _brightened(grey: Any, random: np.random.Generator) -> bytes:
@@ -164,3 +197,6 @@ def _blank_or_cut(batch: Batch, number: int) -> None:
     row = batch.add(batch.study(), "blank or truncated")
     path = batch.folder / row["file_name"]
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 5])
+
+
+CHANGES = dict(zip(FUZZY, (_recompressed, _cropped, _brightened), strict=True))

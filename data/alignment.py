@@ -23,23 +23,23 @@ FARTHEST = np.array([0.13, 0.1, 0.1], np.float32)  # scale - 1, and shift in sid
 DETAIL = 2.5  # pixels: what changes more slowly than this is left out of the comparison
 
 
-def likeness(left: NDArray[np.uint8], right: NDArray[np.uint8], start: Array) -> Array:
+def likeness(left: NDArray[np.uint8], right: NDArray[np.uint8], start: Array, promising: float = PROMISING) -> Array:
     """How alike each pair of thumbnails is, at most 1, after `right` has been laid over `left`; n numbers.
 
     Thumbnails are n × side × side greys, side even. `start` (n × 3: scale - 1, shift in sides along rows and along
     columns) is a first guess. The number is the correlation of the fine detail where both pictures show something, so
-    that neither brightness nor contrast matters; pairs that differ in the large get the correlation at half size.
+    that neither brightness nor contrast matters; pairs under `promising` at half size get the correlation at half size.
     """
     blocks = [slice(at, at + BLOCK) for at in range(0, len(left), BLOCK)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(lambda block: _block(left[block], right[block], start[block]), blocks))
+        found = list(pool.map(lambda block: _block(left[block], right[block], start[block], promising), blocks))
     return np.concatenate([np.zeros(0, np.float32), *found])
 
 
-def _block(left: NDArray[np.uint8], right: NDArray[np.uint8], start: Array) -> Array:
+def _block(left: NDArray[np.uint8], right: NDArray[np.uint8], start: Array, promising: float) -> Array:
     a, b, guess = _shrinking(left.astype(np.float32), right.astype(np.float32), start)
     alike, guess = _laid(_detail(_half(a)), _detail(_half(b)), np.clip(guess, -FARTHEST, FARTHEST), COARSE)
-    near = np.flatnonzero(alike >= PROMISING)
+    near = np.flatnonzero(alike >= promising)
     if near.size:
         alike[near], _ = _laid(_detail(a[near]), _detail(b[near]), guess[near], FINE)
     return alike

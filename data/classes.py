@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data import archive, describe, pixels, read
-from data.examine import embedded
-from data.likeness import groups
+from data import archive, pixels, read
+from data.labels import NAME
+from data.likeness import Positions, groups
 from data.masks import Row
 from data.parallel import spread
 from data.record import Scan, Task
 from data.series import arrange
+from data.thumbnail import thumbnail
 from lineage.fault import Fault
 
 GROUPS = "groups.csv"
-GROUP_BITS, GROUP_SHAPE = 12, 0.1  # chosen on 857 lung CT slices of known groups: pair precision 0.95, recall 0.81
+SMALL, MANY = 2, 0.2  # pictures of a small group; share of the pictures in such groups that makes them doubtful
 PSEUDO = "near-duplicates (pseudo-patients; a real patient may be in two)"
 
 Facts = dict[str, Any]
@@ -32,12 +33,11 @@ Files = dict[str, list[Path]]  # of each row's file name: the file, or the files
 
 @dataclass(frozen=True)
 class Seen:
-    """What one pass over a file shows: its bytes' hash, its scan without pixels, its likeness; or why it is none."""
+    """What one pass over a file shows: its bytes' hash, its scan without pixels, its thumbnail; or why it is none."""
 
     sha256: str
     scan: Scan | None
-    dhash: str = ""
-    embedding: str = ""
+    thumbnail: str = ""
     refusal: str = ""
 
 
@@ -97,10 +97,21 @@ def _from_scans(base: Path, labels: dict[str, str], task: Task) -> tuple[list[Ro
     if rows and all(patients):
         rows = [row | {"patient_id": patient} for row, patient in zip(rows, patients, strict=True)]
     elif rows:
-        table = pd.DataFrame({"dhash": [one.dhash for one in middle], "embedding": [one.embedding for one in middle]})
-        numbers = groups(table, GROUP_BITS, GROUP_SHAPE)
+        numbers = groups(pd.Series([one.thumbnail for one in middle]))
+        notes |= _doubt(numbers)
         rows = [row | {"group": f"pseudo-patient-{number}"} for row, number in zip(rows, numbers, strict=True)]
     return rows, {name: [base / member for member in members] for name, members in scans.items()}, notes
+
+
+def _doubt(numbers: Positions) -> Facts:
+    """A warning where many pictures found none or one that is like them: then a patient's pictures were not found."""
+    share = float((np.bincount(numbers)[numbers] <= SMALL).mean())
+    if share <= MANY:
+        return {}
+    return {
+        "warning": f"the groups are unreliable: {share:.0%} of the scans are in a group of one or two, so that one "
+        f"patient may well be on two sides and the figures too good; give patient ids in {NAME}, or a {GROUPS}"
+    }
 
 
 def see(job: tuple[Path, Task]) -> Seen:
@@ -114,7 +125,7 @@ def see(job: tuple[Path, Task]) -> Seen:
     small = pixels.unit_pixels(scan.pixels[len(scan.pixels) // 2], scan.units, task.pixels)
     bare = replace(scan, pixels=np.empty((*scan.pixels.shape[:1], 0, 0), np.float32))
     bare = replace(bare, header=scan.header | {"shape": "\\".join(map(str, scan.pixels.shape))})
-    return Seen(hashlib.sha256(content).hexdigest(), bare, describe.dhash(small), embedded(small))
+    return Seen(hashlib.sha256(content).hexdigest(), bare, thumbnail(small))
 
 
 def _series(seen: dict[str, Seen], left_out: dict[str, str]) -> tuple[dict[str, list[str]], int]:

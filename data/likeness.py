@@ -9,16 +9,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data import alignment, neighbours, thumbnail
-from data.index import embeddings
 
 Array = NDArray[np.float32]
 Positions = NDArray[np.int64]
 Clusters = NDArray[np.object_]
 LIKELY = 0.8  # cosine of two vectors, below which no pair is compared: cropped copies had at least 0.84
 WANTED, WIDEST = 8, 1024  # neighbours of other clusters to compare with, and how far to look past one's own cluster
-SHAPE = slice(1, 20)  # the low frequencies of the descriptor `dct-1` without the mean: the form, not the brightness
-LIKE_SHAPE, SAME_SHAPE = 0.05, 0.02  # distance of directions: where the hashes agree as well; whatever they say
-LINKS = 32  # neighbours that a picture is linked to when groups are made
+LINKS, POSSIBLE = 32, 0.6  # when groups are made: neighbours that a picture is compared with; their least cosine
+LINKED, NEXT = 0.953, 0.92  # likeness of two pictures of one group; and of the next slices of a volume
+HALF_SIZE = 0.8  # likeness at half size, under which two pictures are not compared at full size for a group
 
 
 def pictures(manifest: pd.DataFrame) -> pd.Series[bool]:
@@ -78,35 +77,43 @@ def candidates(
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-def groups(manifest: pd.DataFrame, bits: int, shape: float) -> Positions:
-    """A group number for each row: near-duplicates, and near-duplicates of those, belong together.
+def groups(thumbnails: pd.Series[str]) -> Positions:
+    """A group number for each picture: near-duplicates, neighbouring slices, and those of those; by a chain of links.
 
-    Looser than `near_pairs`, since neighbouring slices shall be found: the directions of the descriptor's low
-    frequencies differ by at most `shape` and the difference hashes in at most `bits` of 64; or the directions hardly
-    differ at all. Each picture is linked to its nearest 32 at most.
+    Two pictures are linked if their detail is alike by `LINKED` after one has been laid over the other, or if each is
+    among the two most alike to the other, as the next slices of a volume are, and alike by `NEXT` at least. Each
+    picture is compared with 32 at most, found by an index. How well that does on real sets: docs/data-quality.md.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    if manifest.empty:
+    if thumbnails.empty:
         return np.zeros(0, np.int64)
-    hashes, directions = _hashes(manifest["dhash"]), _directions(manifest["embedding"])
-    cosines, numbers = neighbours.search(neighbours.built(directions), directions, LINKS)
-    rows, places = np.nonzero((numbers >= 0) & (cosines >= 1 - max(shape, SAME_SHAPE) ** 2 / 2))
-    columns = numbers[rows, places]
-    agree = np.bitwise_count(hashes[rows] ^ hashes[columns]) <= bits
-    linked = agree | (np.linalg.norm(directions[rows] - directions[columns], axis=1) <= SAME_SHAPE)
-    links = coo_array((np.ones(linked.sum(), bool), (rows[linked], columns[linked])), shape=(len(manifest),) * 2)
-    _, number = connected_components(links, directed=False)
-    return np.asarray(number, np.int64)
+    pairs, alike = _compared(thumbnails)
+    linked = (alike >= LINKED) | (_ranks(pairs, alike) < 2).all(1)
+    rows, columns = pairs[linked].T
+    links = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(len(thumbnails),) * 2)
+    return np.asarray(connected_components(links, directed=False)[1], np.int64)
 
 
-def _hashes(column: pd.Series[str]) -> NDArray[np.uint64]:
-    return np.array([int(text, 16) for text in column], np.uint64)
+def _compared(thumbnails: pd.Series[str]) -> tuple[Positions, Array]:
+    """The pairs of pictures that are alike by `NEXT` at least, n × 2, the first before the second; and how alike."""
+    shown = thumbnail.greys(thumbnails)
+    vectors, frames = thumbnail.vectors(shown), thumbnail.frames(shown)
+    cosines, numbers = neighbours.search(neighbours.built(vectors), vectors, LINKS + 1)
+    rows, places = np.nonzero((numbers >= 0) & (cosines >= POSSIBLE) & (numbers != np.arange(len(shown))[:, None]))
+    pairs = np.unique(np.sort(np.stack([rows, numbers[rows, places]], 1), 1), axis=0)
+    left, right = pairs.T
+    start = thumbnail.start(frames[left], frames[right])
+    alike = alignment.likeness(shown[left], shown[right], start, HALF_SIZE)
+    near = alike >= NEXT
+    return pairs[near], alike[near]
 
 
-def _directions(column: pd.Series[str]) -> Array:
-    """Unit vectors of the shapes, n × 19."""
-    shape = embeddings(column)[:, SHAPE]
-    directions: Array = shape / np.maximum(np.linalg.norm(shape, axis=1, keepdims=True), np.float32(1e-6))
-    return directions
+def _ranks(pairs: Positions, alike: Array) -> Positions:
+    """Of each pair, which of the first one's likes the second is (0: the most alike), and the reverse; n × 2."""
+    whose, double = pairs.T.ravel(), np.tile(alike, 2)
+    order = np.lexsort((-double, whose))
+    ranks = np.empty(len(whose), np.int64)
+    ranks[order] = np.arange(len(whose)) - np.searchsorted(whose[order], whose[order])
+    return ranks.reshape(2, -1).T

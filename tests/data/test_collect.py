@@ -55,6 +55,18 @@ def test_a_folder_for_each_class_becomes_a_batch_of_pseudo_patients(classes: Pat
     assert json.loads((tmp_path / "batch" / "import.json").read_text()) == record
 
 
+def test_groups_of_hardly_more_than_one_picture_are_called_unreliable(
+    classes: Path, tmp_path: Path, lung: Task, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One picture of each patient cannot be told from a set in which nothing was found; whole groups raise no doubt."""
+    assert "warning" not in import_folder(classes, tmp_path / "whole", lung)
+    record = import_folder(classes, tmp_path / "batch", lung, only="*-0).png")
+    said = "the groups are unreliable: 100% of the scans are in a group of one or two"
+    assert record["clusters"] == 6 and record["warning"].startswith(said)
+    assert json.loads((tmp_path / "batch" / "import.json").read_text())["warning"] == record["warning"]
+    assert said in caplog.text
+
+
 def test_groups_csv_names_the_groups(classes: Path, tmp_path: Path, lung: Task) -> None:
     (classes / "images").mkdir()
     for folder in [path for path in classes.iterdir() if path.name != "images"]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 import io
 import time
 from collections.abc import Callable
@@ -10,8 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from data import describe, neighbours, phantom, pixels, thumbnail
-from data.examine import embedded
+from data import neighbours, phantom, pixels, thumbnail
 from data.likeness import WANTED, candidates, groups, near_pairs, pictures
 from data.record import Task, Units
 
@@ -21,9 +19,9 @@ ALIKE = 0.97
 def likeness(grey: np.ndarray, task: Task) -> dict[str, object]:
     small = pixels.unit_pixels(np.ascontiguousarray(grey, np.float32), Units.DISPLAY, task.pixels)
     return {
-        "dhash": describe.dhash(small), "embedding": embedded(small), "thumbnail": thumbnail.thumbnail(small),
+        "thumbnail": thumbnail.thumbnail(small),
         "std": float(grey.std()),
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +104,28 @@ def test_a_patient_with_many_slices_does_not_hide_another() -> None:
 
 def test_groups_join_neighbours_of_neighbours(greys: list[np.ndarray], lung: Task) -> None:
     chain = [*greys[:12], recompressed(greys[3]), recompressed(recompressed(greys[3]))]
-    found = groups(table(chain, lung), 4, 0.05)
+    found = groups(table(chain, lung)["thumbnail"])
     assert len(set(found)) == 12
     assert found[3] == found[12] == found[13]
+
+
+def test_groups_follow_the_slices_of_a_volume(greys: list[np.ndarray], lung: Task) -> None:
+    """Slices that fade from one picture into another: the ends are not alike, and yet of one group; others are not."""
+    path = [(1 - share) * greys[0] + share * greys[1] for share in np.linspace(0, 1, 12)]
+    found = groups(table([*path, *greys[2:12]], lung)["thumbnail"])
+    ends = table([path[0], path[-1]], lung)["thumbnail"]
+    assert len(set(found[:12])) == 1 and len(set(found)) == 11 and len(set(groups(ends))) == 2
+
+
+def test_a_blank_picture_is_a_group_of_its_own(greys: list[np.ndarray], lung: Task) -> None:
+    blank = np.zeros((64, 64))
+    assert len(set(groups(table([blank, greys[0], blank], lung)["thumbnail"]))) == 3
 
 
 def test_nothing_is_near_to_nothing(greys: list[np.ndarray], lung: Task) -> None:
     known = table(greys[:3], lung)
     assert near_pairs(known.iloc[:0], known, ALIKE).shape == near_pairs(known, known.iloc[:0], ALIKE).shape == (0, 2)
-    assert groups(known.iloc[:0], 4, 0.05).shape == (0,)
+    assert groups(known["thumbnail"].iloc[:0]).shape == (0,)
 
 
 def test_a_blank_slice_is_no_picture_and_near_to_nobody(greys: list[np.ndarray], lung: Task) -> None:
@@ -150,13 +161,11 @@ def test_groups_of_many_pictures_take_no_square_of_time() -> None:
     random = np.random.default_rng(0)
 
     def seconds(count: int) -> float:
-        vectors = np.repeat(random.normal(size=(count // 2, 32)), 2, 0).astype("<f2")
-        rows = pd.DataFrame(
-            {"dhash": "0" * 16, "embedding": [base64.b64encode(row.tobytes()).decode() for row in vectors]}
-        )
+        once = random.integers(0, 64, (count // 2, 10, 10)).astype(np.uint8).repeat(4, 1).repeat(4, 2)
+        column = pd.Series([thumbnail.encoded(grey) for grey in once for _ in range(2)])
         begin = time.process_time()
-        assert len(set(groups(rows, 4, 0.05))) == count // 2
+        assert len(set(groups(column))) == count // 2
         return time.process_time() - begin
 
-    few, many = seconds(20_000), seconds(40_000)
+    few, many = seconds(2_000), seconds(4_000)
     assert many < 3.5 * few
