@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Positions = NDArray[np.int64]
-SMALL = 4096  # vectors that are looked through one by one
+SMALL = 2**14  # vectors that are looked through one by one
 LANES = 16  # numbers
 SAMPLE = 40  # vectors for each cell, to learn the cells from
 PROBED = 12  # cells that a search looks into: 0.999 of the nearest 8 were found among 100,000, with 32 all
@@ -20,7 +20,7 @@ PROBED = 12  # cells that a search looks into: 0.999 of the nearest 8 were found
 def build(count: int, sample: Array, chunks: Iterable[tuple[Positions, Array]]) -> Any:
     """An index over `count` unit vectors that come in chunks of (numbers, vectors n × d).
 
-    Up to 4,096 vectors it is a plain list; above, an inverted file of about 4 √n cells (Jégou et al. 2011) of
+    Up to 16,384 vectors it is a plain list; above, an inverted file of about 4 √n cells (Jégou et al. 2011) of
     half-precision vectors, whose cells are learned from `sample`. Building costs n √n, searching √n for each query.
     """
     import faiss

@@ -24,6 +24,7 @@ FRAME, SPAN = 32, 0.45  # pixels of the body's frame; share of its half that the
 WAVES = 8  # half waves along an axis of the highest frequency in the vector
 DARK = 0.2  # of the white of a picture: less is taken for air
 LENGTH = 51  # numbers of a vector
+BLOCK = 256  # pictures at once: what a processor's cache holds
 
 
 def thumbnail(unit_pixels: Array) -> str:
@@ -49,7 +50,8 @@ def frames(pictures: NDArray[np.uint8]) -> Array:
 
     The picture's centre is 0; columns are (half height, row, half width, column).
     """
-    white = np.quantile(pictures, 0.95, axis=(1, 2), keepdims=True).astype(np.float32)
+    ordered = np.sort(pictures.reshape(len(pictures), -1), 1, kind="stable")  # of bytes: far faster than a quantile
+    white = ordered[:, round(0.95 * (ordered.shape[1] - 1)), None, None].astype(np.float32)
     mass = np.maximum(pictures.astype(np.float32) - np.float32(DARK) * white, 0)
     found = []
     for axis in (2, 1):
@@ -67,6 +69,11 @@ def start(left: Array, right: Array) -> Array:
 
 def vectors(pictures: NDArray[np.uint8]) -> Array:
     """Unit vectors of the low frequencies in the body's frame, n × 51; zero where there is nothing to see."""
+    blocks = [_vectors(pictures[at : at + BLOCK]) for at in range(0, len(pictures), BLOCK)]
+    return np.concatenate([np.zeros((0, LENGTH), np.float32), *blocks])
+
+
+def _vectors(pictures: NDArray[np.uint8]) -> Array:
     lay = frames(pictures)
     place = ((np.arange(FRAME, dtype=np.float32) + 0.5) / FRAME * 2 - 1) / np.float32(SPAN)
     rows, columns = (
