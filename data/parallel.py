@@ -19,6 +19,17 @@ from typing import TypeVar
 from lineage.fault import Fault
 
 ENOUGH = 400  # jobs that outweigh the start of the first process, 2 seconds of imports; later ones start at once
+# What the server imports, so that no process has to: the program itself, and what examining a scan will ask for.
+PRELOADED = [
+    "__main__",
+    "data.examine",
+    "data.batches",
+    "pydicom.pixels",
+    "openjpeg",
+    "libjpeg",
+    "scipy.ndimage",
+    "PIL.Image",
+]
 CHUNK = 16  # jobs handed over at once
 
 Job = TypeVar("Job")
@@ -53,7 +64,7 @@ def _context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["data.examine", "data.batches"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 
