@@ -3,22 +3,26 @@
     python bench/admit.py
     python bench/admit.py --known 20000 --rounds 2 --json
 
-An admission is index, suite, leakage checks, gate, cohorts, `dvc add`, commit and push, as the ingest flow does them
-(the flow's own server left out). The known scans are simulated as 100 admitted batches: manifests, `.dvc` files and
-cohorts are there, the bytes of the scans are not. `ratio` compares medians; the memory is what the process holds of
-its own (files that are mapped do not count).
+An admission is what the ingest flow does (its server left out): settle what an earlier run left, index, suite with
+the training population, leakage checks, gate, cohorts, `dvc add`, commit and push. The known scans are 100 admitted
+batches with all that belongs to one, in workspace, cache, remote, git and ledger, and scans of a few bytes. `ratio`
+compares medians of rounds that take turns; the memory is the most that the process held of its own during an admission
+(files that are mapped do not count).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from contextlib import chdir
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,38 +35,64 @@ import psutil
 from data import gate, index, known, leakage, phantom, split, suite, thumbnail
 from data.pixels import unit_pixels
 from data.record import Task, Units
-from lineage import places, store
-from pipelines import ingest, params, repro, workspace
+from lineage import ledger, places, store
+from pipelines import ingest, page, params, repro, settle, workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 SCANS, BATCHES = 100, 100
 
 
 def simulated(task: Task, sound: pd.DataFrame, count: int) -> None:
-    """`count` admitted scans of as many patients in 100 batches, in the current workspace; committed."""
+    """`count` admitted scans of as many patients in 100 batches, in the current workspace."""
     random, folder = np.random.default_rng(0), Path("data/batches", task.name)
     shown = _thumbnails(task)
-    rows = []
+    rows, records = [], []
     for number in range(BATCHES):
         size, name = count // BATCHES, f"known-{number:03d}"
         table = pd.concat([sound] * -(-size // len(sound)), ignore_index=True).iloc[:size]
         marks = [f"{number:04d}{at:06d}" for at in range(size)]
         table = table.assign(
             unit_id=marks, patient=marks, cluster=marks, sha256=marks, pixels_blake3=marks,
-            thumbnail=random.choice(shown, size),
+            file=[f"scans/{mark}.dcm" for mark in marks], thumbnail=random.choice(shown, size),
         )  # fmt: skip
-        (folder / name).mkdir(parents=True)
-        table.to_csv(folder / name / "manifest.csv", index=False, lineterminator="\n")
-        pointer = f"outs:\n- md5: {number:032x}.dir\n  size: 1\n  nfiles: {size}\n  hash: md5\n  path: {name}\n"
-        (folder / f"{name}.dvc").write_text(pointer)
-        with (folder / ".gitignore").open("a") as ignored:
-            ignored.write(f"/{name}\n")
+        records.append({"task": task.name, "batch": name, "digest": name, "units": size, "clusters": size})
+        kept(folder / name, table, records[-1])
         sides = random.choice(["training", "validation", "test"], size)
         rows.append(pd.DataFrame({"task": task.name, "cluster": marks, "side": sides, "epoch": 1,
                                   "stratum": table["label"].to_numpy() + "|Alder", "batch": name,
                                   "assigned_at": "2026-01-01T00:00:00Z"}))  # fmt: skip
     split.append_cohorts(Path("data/cohorts", f"{task.name}.csv"), pd.concat(rows))
-    repro.commit(["data"], "Simulated batches")
+    version = repro.commit(["data"], "Simulated batches")
+    for record in records:
+        ledger.append("batch.admitted", record["batch"], record | {"data_version": version})
+
+
+def kept(batch: Path, table: pd.DataFrame, record: dict[str, Any]) -> None:
+    """An admitted batch as DVC keeps it, with a scan of a few bytes for each unit: in workspace, cache and remote."""
+    (batch / "scans").mkdir(parents=True)
+    table.to_csv(batch / "manifest.csv", index=False, lineterminator="\n")
+    page.write_json(batch / "record.json", record)
+    for mark in table["unit_id"]:
+        (batch / "scans" / f"{mark}.dcm").write_text(mark)
+    files = sorted(str(path.relative_to(batch)) for path in batch.rglob("*") if path.is_file())
+    held = [{"md5": _stored((batch / name).read_bytes()), "relpath": name} for name in files]
+    md5 = _stored(json.dumps(held, sort_keys=True).encode(), ".dir")
+    size = sum((batch / name).stat().st_size for name in files)
+    batch.with_name(f"{batch.name}.dvc").write_text(
+        f"outs:\n- md5: {md5}\n  size: {size}\n  nfiles: {len(files)}\n  hash: md5\n  path: {batch.name}\n"
+    )
+    with (batch.parent / ".gitignore").open("a") as ignored:
+        ignored.write(f"/{batch.name}\n")
+
+
+def _stored(content: bytes, kind: str = "") -> str:
+    """The name of an object, written to cache and remote."""
+    name = hashlib.md5(content, usedforsecurity=False).hexdigest() + kind
+    for keeper in ("cache", "remote"):
+        path = places.place(keeper, "files", "md5", name[:2], name[2:])
+        path.write_bytes(content)
+        path.chmod(0o444)
+    return name
 
 
 def _thumbnails(task: Task) -> list[str]:
@@ -84,10 +114,15 @@ def admitted(task: Task, seed: int) -> dict[str, float]:
         nonlocal clock
         steps[step], clock = time.perf_counter() - clock, time.perf_counter()
 
+    settle.settle()
+    done("settle")
     batch = ingest.incoming(folder)
     indexed = index.index_batch(batch.source, batch.staging, task)
     done("index")
-    validation = suite.validate(indexed.manifest, task, settings, places.place("gx"), batch.name)
+    cohorts = split.read_cohorts(Path("data/cohorts", f"{task.name}.csv"))
+    population = ingest.reference(task.name, cohorts)
+    done("population")
+    validation = suite.validate(indexed.manifest, task, settings, places.place("gx"), batch.name, population)
     done("suite")
     findings = leakage.check(indexed.manifest, ingest.known_units(task.name, indexed.manifest), settings)
     done("leakage")
@@ -99,45 +134,74 @@ def admitted(task: Task, seed: int) -> dict[str, float]:
     return steps | {"all": sum(steps.values())}
 
 
-def measured(home: Path, task: Task, count: int, rounds: int) -> dict[str, float]:
-    """Median seconds of each step in a workspace of `count` known scans; the first admission of all is not counted."""
+def prepared(home: Path, task: Task, count: int) -> dict[str, float]:
+    """A workspace of `count` known scans; the seconds that the projections take which later admissions keep up."""
     home.mkdir()
+    with inside(home):
+        workspace.create(home)
+        admitted(task, 1)  # the first of all imports what the others find
+        if not count:
+            return {}
+        sound = index.read_manifest(Path("data/batches", task.name, "new-1", "manifest.csv"))
+        simulated(task, sound, count)
+        began = time.perf_counter()
+        known.related(Path("data/batches", task.name), places.place("known", task.name), sound)
+        ingest.reference(task.name, split.read_cohorts(Path("data/cohorts", f"{task.name}.csv")))
+        return {"projections_from_nothing": time.perf_counter() - began}
+
+
+@contextmanager
+def inside(home: Path) -> Iterator[None]:
+    """Work in one of the workspaces."""
     os.environ["ONCOLOOP_HOME"] = str(home / "var")
     os.environ |= places.environment()
-    figures: dict[str, float] = {}
     with chdir(home):
-        workspace.create(home)
-        admitted(task, 1)
-        if count:
-            sound = index.read_manifest(Path("data/batches", task.name, "new-1", "manifest.csv"))
-            simulated(task, sound, count)
-            began = time.perf_counter()
-            known.related(Path("data/batches", task.name), places.place("known", task.name), sound)
-            figures["projection_from_nothing"] = time.perf_counter() - began
-        before = psutil.Process().memory_full_info().uss
-        found = [admitted(task, 2 + number) for number in range(rounds)]
-        figures["memory_mb"] = (psutil.Process().memory_full_info().uss - before) / 1e6
-    return figures | {step: statistics.median(one[step] for one in found) for step in found[0]}
+        yield
+
+
+def peak_mb(work: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What a piece of work returns, and the most memory of this process's own while it ran, beyond what it had."""
+    process, held, ended = psutil.Process(), [0], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.05):
+            held.append(process.memory_full_info().uss)
+
+    before, watcher = process.memory_full_info().uss, threading.Thread(target=look)
+    watcher.start()
+    try:
+        return work() | {"memory_mb": (max(held) - before) / 1e6}
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def main() -> None:
-    """Both workspaces, one after the other."""
+    """Both workspaces in turn, so that both see the same load of the machine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--known", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     task = params.load(ROOT).task("lung-ct")
+    counts, found = (0, options.known), {0: [], options.known: []}
     with tempfile.TemporaryDirectory() as folder:
-        empty, full = (measured(Path(folder) / str(count), task, count, options.rounds) for count in (0, options.known))
-    figures: dict[str, Any] = {"empty": empty, "full": full, "known": options.known}
+        once = [prepared(Path(folder) / str(count), task, count) for count in counts]
+        for number in range(options.rounds + 1):
+            for count in counts:
+                with inside(Path(folder) / str(count)):
+                    found[count].append(peak_mb(lambda seed=2 + number: admitted(task, seed)))
+    empty, full = (
+        {step: statistics.median(one[step] for one in found[count][1:]) for step in found[count][0]} for count in counts
+    )
+    figures: dict[str, Any] = {"empty": empty, "full": full | once[1], "known": options.known}
     figures["ratio"] = full["all"] / empty["all"]
     if options.json:
         sys.stdout.write(json.dumps(figures) + "\n")
         return
     sys.stdout.write(f"seconds, 100 scans into   nothing  {options.known:>8,}\n")
-    for name in full:
-        sys.stdout.write(f"{name:24}{empty.get(name, float('nan')):>9.2f}{full[name]:>10.2f}\n")
+    for name in (*full, *once[1]):
+        sys.stdout.write(f"{name:24}{empty.get(name, float('nan')):>9.2f}{figures['full'][name]:>10.2f}\n")
     sys.stdout.write(f"ratio {figures['ratio']:.2f}\n")
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.record import Side, Task
 from data.settings import SplitSettings
-from data.withdrawn import STAND_IN, marked
+from data.withdrawn import MARK, STAND_IN, marked
 from lineage import fingerprint, store
 from lineage.fault import Fault
 from lineage.mark import mark
@@ -47,15 +47,24 @@ def append_cohorts(path: Path, rows: pd.DataFrame) -> None:
 
     The table lies in git, whose old commits nobody rewrites: it holds the marks of clusters and never their names.
     """
-    old = read_cohorts(path)
-    table, new = (marked(part) for part in (old, rows[list(COHORTS)]))
-    twice = sorted(set(table["cluster"]) & set(new["cluster"]))
+    new, written = marked(rows[list(COHORTS)]), path.read_bytes() if path.exists() else b""
+    there = _marks(written)
+    if there is None:
+        table = marked(read_cohorts(path))
+        there, written = set(table["cluster"]), table.to_csv(index=False, lineterminator="\n").encode()
+    twice = sorted(there & set(new["cluster"]))
     if twice:
         raise Fault(f"{path}: {len(twice)} clusters already have a side ({twice[0][:12]}); it never changes")
-    if len(old) and table["cluster"].equals(old["cluster"]):
-        _put(path, path.read_bytes() + new.to_csv(index=False, header=False, lineterminator="\n").encode())
-    else:
-        write_cohorts(path, pd.concat([table, new]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _put(path, written + new.to_csv(index=False, header=False, lineterminator="\n").encode())
+
+
+def _marks(written: bytes) -> set[str] | None:
+    """The marks in a table as it is written, much faster than by reading it; None if it has to be written anew."""
+    heading, *lines = written.decode().split("\n")
+    marks = {line.split(",", 2)[1] for line in lines if "," in line}
+    whole = heading == ",".join(COHORTS) and lines and not lines[-1]
+    return marks if whole and all(MARK.fullmatch(mark) or mark.startswith(STAND_IN) for mark in marks) else None
 
 
 def called(clusters: pd.Series[str], cohorts: pd.DataFrame) -> pd.Series[str]:
@@ -161,7 +170,8 @@ def _counts(cohorts: pd.DataFrame) -> tuple[_Tally, _Tally]:
 
 def _staying(cohorts: pd.DataFrame) -> pd.DataFrame:
     """Without the clusters that were withdrawn: their rows stay, and nothing is balanced against them."""
-    return cohorts[~cohorts["cluster"].str.startswith(STAND_IN)]
+    gone = cohorts["cluster"].str.startswith(STAND_IN)
+    return cohorts[~gone] if gone.any() else cohorts
 
 
 def _ballots(manifest: pd.DataFrame, cohorts: pd.DataFrame, seed: int, task: Task) -> list[tuple[str, str, str, str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lineage import store
@@ -52,12 +53,52 @@ class JournalRow:
 
 def append(row: JournalRow) -> None:
     """Write one prediction down, on disk when this returns. Fault if it can't be: then the answer is not given."""
-    values = asdict(row)
+    values = vars(row).copy()
     values |= {name: canonical(values[name]) for name in JSON_COLUMNS}
     values["cluster"] = mark(row.cluster) if row.cluster else ""
     for name in ("score", "duration_ms"):
         values[name] = None if values[name] is None else float(values[name])
-    store.execute(store.journal.insert().values(values))
+    _written(_Waiting(values))
+
+
+@dataclass
+class _Waiting:
+    """A row that is not written yet; `error` says why it could not be."""
+
+    values: dict[str, Any]
+    done: bool = False
+    error: BaseException | None = None
+
+
+_pending: list[_Waiting] = []  # of this process
+_mine, _turn = threading.Lock(), threading.Lock()
+
+
+def _written(row: _Waiting) -> None:
+    """Write a row, and in the same transaction all that came while another one was written: one sync for many."""
+    with _mine:
+        _pending.append(row)
+    with _turn:
+        if not row.done:
+            with _mine:
+                together, _pending[:] = list(_pending), []
+            _write(together)
+    if row.error is not None:
+        raise row.error
+
+
+def _write(rows: list[_Waiting]) -> None:
+    try:
+        with store.writing() as connection:
+            connection.execute(store.journal.insert(), [row.values for row in rows])
+    except BaseException as error:  # each of those who wait for their row is told
+        for row in rows:
+            row.error = error
+        if not isinstance(error, Exception):
+            raise
+    finally:
+        for row in rows:
+            row.done = True
 
 
 def get(prediction_id: str) -> dict[str, Any]:

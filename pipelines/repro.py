@@ -189,7 +189,7 @@ def _names(text: str) -> list[str]:
 
 def _whole(batch: Path) -> bool:
     """Whether a batch's folder holds as many files as were admitted; each is checked by hash whenever it is used."""
-    out = yaml.safe_load(batch.with_name(batch.name + ".dvc").read_text(encoding="utf-8"))["outs"][0]
+    out = yaml.load(batch.with_name(batch.name + ".dvc").read_bytes(), yaml.CSafeLoader)["outs"][0]
     return batch.is_dir() and sum(len(files) for _, _, files in os.walk(batch)) == int(out["nfiles"])
 
 
