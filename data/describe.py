@@ -98,7 +98,8 @@ def _noise(pixels: Array) -> float:
     a, b, c, d = (
         pixels[y:end:step, x:stop:step] for y, end in ((0, -1), (1, None)) for x, stop in ((0, -1), (1, None))
     )
-    return float(np.median(np.abs(a - b - c + d)) / 2 / 0.6745)
+    detail = np.abs(a - b - c + d).ravel()
+    return float(np.partition(detail, detail.size // 2)[detail.size // 2] / 2 / 0.6745)  # far faster than a median
 
 
 def embed(unit_pixels: Array) -> Array:

@@ -198,9 +198,8 @@ def missing_guards() -> list[str]:
     """The names of the triggers that should keep ledger and journal append-only and are missing, off or altered."""
     with reading() as connection:
         if connection.dialect.name == "sqlite":
-            found: dict[str, str] = dict(
-                connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")).all()
-            )
+            triggers = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
+            found = {str(row.name): str(row.sql) for row in triggers}
             return sorted(name for name, sql in guards.sqlite_guards().items() if found.get(name) != sql)
         always = text("SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled = 'A'")
         body = text("SELECT prosrc FROM pg_proc WHERE proname = 'oncoloop_refuse'")

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,19 @@ class Graph:
 
     def facts(self) -> dict[str, Any]:
         """What an answer depends on beside the graph: engine, its version, the precision in effect, CPU features."""
-        return {"engine": self.engine, "version": self.version, "precision": self.precision, "cpu": cpu_flags()}
+        return {"engine": self.engine, "version": self.version, "precision": self.precision, "cpu": list(cpu_flags())}
 
 
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
+@lru_cache(maxsize=4)
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     """Those features of this CPU that change which kernels an engine picks; empty where the system does not say."""
     if not cpuinfo.is_file():
-        return []
+        return ()
     lines = (
         line for line in cpuinfo.read_text(errors="replace").splitlines() if line.startswith(("flags", "Features"))
     )
     present = set(next(iter(lines), "").partition(":")[2].split())
-    return [flag for flag in CPU_FLAGS if flag in present]
+    return tuple(flag for flag in CPU_FLAGS if flag in present)
 
 
 def _openvino(path: Path, precision: str) -> dict[str, Any]:

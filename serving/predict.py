@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,7 @@ def predict(
     `task` names the question; without it, modality and body part of the header choose. `id` and `at` are the
     caller's. Raises Fault for a file that cannot be read, files of several patients, or a task that is not clear.
     """
+    inputs = _aside().submit(_hashes, uploads)
     scans = upload.scans(uploads)
     model = choose(release, scans[0], task)
     prepared = np.concatenate([pixels.scan_pixels(scan, model.pixels) for scan in scans])
@@ -121,7 +124,7 @@ def predict(
         title=model.title,
         version=model.version,
         cluster=_cluster(scans, uploads),
-        inputs=tuple(hashlib.sha256(one.content).hexdigest() for one in uploads),
+        inputs=inputs.result(),
         description=upload.description(plane, scan, uploads),
         embedding=tuple(float(value) for value in describe.embed(prepared[judged[top], :, :, 0])),
         classes=model.classes,
@@ -139,6 +142,16 @@ def predict(
         engine=model.graph.facts(),
         note=" ".join(filter(None, (NOTE, model.note))),
     )
+
+
+@lru_cache(maxsize=1)
+def _aside() -> ThreadPoolExecutor:
+    """Where files are hashed while they are decoded."""
+    return ThreadPoolExecutor(2, "hashes")
+
+
+def _hashes(uploads: Sequence[Upload]) -> tuple[str, ...]:
+    return tuple(hashlib.sha256(one.content).hexdigest() for one in uploads)
 
 
 def choose(release: Release, scan: Scan, task: str | None) -> Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -14,10 +15,14 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lineage import people
+from lineage.fingerprint import text_sha256
 
 log = logging.getLogger(__name__)
 MEDIA = "application/problem+json"
 GUARDED = ("/predict", "/manifest")
+ROOM = 64  # requests in one worker at once; one more is told to come back
+TRUSTED = 2.0  # seconds that a good token stays good without another look: a disabled account is let in for so long
+BUSY = "Too many scans are being answered at once; send this one again in a moment."
 ENVELOPE = 1 << 20  # bytes that form fields and part headers may add to the files
 
 
@@ -36,6 +41,8 @@ class Guard:
     def __init__(self, app: ASGIApp, limit_mb: Callable[[], float]) -> None:
         self.app = app
         self.limit = int(limit_mb() * 1e6)
+        self.inside = 0
+        self.seen: dict[str, tuple[people.Person, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with a problem."""
@@ -47,13 +54,29 @@ class Guard:
         if refused:
             await refused(scope, receive, send)
             return
-        await self._bounded(scope, receive, send)
+        if self.inside >= ROOM:
+            await problem(503, BUSY, {"Retry-After": "1"})(scope, receive, send)
+            return
+        self.inside += 1
+        try:
+            await self._bounded(scope, receive, send)
+        finally:
+            self.inside -= 1
+
+    async def _person(self, token: str) -> people.Person | None:
+        """Whose token it is. One that was good is asked about again after `TRUSTED` seconds."""
+        known = text_sha256(token)
+        person, until = self.seen.get(known, (None, 0.0))
+        if person is None or time.monotonic() > until:
+            self.seen = {name: one for name, one in self.seen.items() if one[1] > time.monotonic() and name != known}
+            person = await to_thread.run_sync(people.bearer, token, "predict")
+            if person is not None:
+                self.seen[known] = (person, time.monotonic() + TRUSTED)
+        return person
 
     async def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        person = (
-            await to_thread.run_sync(people.bearer, token.strip(), "predict") if scheme.lower() == "bearer" else None
-        )
+        person = await self._person(token.strip()) if scheme.lower() == "bearer" else None
         if person is None:
             detail = "Send a valid bearer token with the scope `predict` (`oncoloop login NAME --token`)."
             return problem(401, detail, {"WWW-Authenticate": 'Bearer realm="oncoloop", scope="predict"'})

@@ -2,6 +2,8 @@
 
 import shutil
 import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +22,9 @@ from lineage import keys, places
 from lineage.fault import Fault
 from serving import release as releases
 from serving.answer import Withheld, answer, clean_name
-from serving.predict import Upload
+from serving.form import Forms
 from serving.problem import Guard, problem
+from serving.upload import Upload
 
 FOLDER = Path(__file__).resolve().parent.parent / "release"  # where a Bento keeps it, beside this code
 MARK = "~"  # parts BentoML's temporary file name from the name that the file came with
@@ -56,14 +59,30 @@ def limit_mb() -> float:
     return float(releases.read_manifest(FOLDER)["serving"]["max_upload_mb"])
 
 
+@lru_cache(maxsize=1)
+def release() -> releases.Release:
+    """The release of this process, compiled once."""
+    places.set_environment()
+    keys.key("pseudonym")  # without it no answer could be journalled: say so at the start
+    return releases.load_release(FOLDER)
+
+
+def respond(uploads: Sequence[Upload], task: str, actor: str) -> JSONResponse:
+    """The answer to one case, or the problem with it."""
+    try:
+        return JSONResponse(answer(release(), uploads, task, actor))
+    except Withheld as withheld:
+        return problem(503, str(withheld), {"Retry-After": "5"})
+    except Fault as fault:
+        return problem(422, str(fault))
+
+
 @bentoml.service(name="oncoloop", workers=2, threads=2, traffic={"timeout": 120})
 class Oncoloop:
     """Answers for the tasks of one release. Research use only."""
 
     def __init__(self) -> None:
-        places.set_environment()
-        keys.key("pseudonym")  # without it no answer could be journalled: say so at the start
-        self.release = releases.load_release(FOLDER)
+        release()
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def sweep() -> None:
@@ -75,18 +94,10 @@ class Oncoloop:
     @bentoml.api  # type: ignore[untyped-decorator]
     def predict(self, files: list[Path], ctx: bentoml.Context, task: str = "") -> dict[str, Any]:
         """Answer one case: a file, a DICOM series, or several files of one patient. `task` may stay empty for DICOM."""
-        response = self._answer(files, task, ctx.request.state.actor)
+        uploads = [Upload(_name(file, position), file.read_bytes()) for position, file in enumerate(files, 1)]
+        response = respond(uploads, task, ctx.request.state.actor)
         ctx.response.status_code = response.status_code
         return response  # type: ignore[return-value]  # BentoML passes a response on; the annotation is its schema
-
-    def _answer(self, files: list[Path], task: str, actor: str) -> JSONResponse:
-        uploads = [Upload(_name(file, position), file.read_bytes()) for position, file in enumerate(files, 1)]
-        try:
-            return JSONResponse(answer(self.release, uploads, task, actor))
-        except Withheld as withheld:
-            return problem(503, str(withheld), {"Retry-After": "5"})
-        except Fault as fault:
-            return problem(422, str(fault))
 
 
 def _name(file: Path, position: int) -> str:
@@ -101,3 +112,4 @@ async def manifest(request: Request) -> JSONResponse:
 
 cast(Any, Oncoloop).mount_asgi_app(Starlette(routes=[Route("/manifest", manifest)]), path="/", name="manifest")
 cast(Any, Oncoloop).add_asgi_middleware(Guard, limit_mb=limit_mb)
+cast(Any, Oncoloop).add_asgi_middleware(Forms, respond=respond)

@@ -179,6 +179,18 @@ def test_the_deployments_are_registered(ward: Ward, admitted: dict[str, Any]) ->
     assert ward.until(lambda: names() >= {"inbox", "scheduled", "asked"})
 
 
+def test_prefect_plans_the_runs_of_every_cron_line(ward: Ward, admitted: dict[str, Any]) -> None:
+    """Its scheduler died silently with a newer SQLAlchemy: deployments stood there, and nothing was ever due."""
+
+    def planned() -> set[str]:
+        url, due = f"http://127.0.0.1:{ward.port + 1}/api", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+        runs = httpx.post(f"{url}/flow_runs/filter", json=due, timeout=30).json()
+        flows = {flow["id"]: flow["name"] for flow in httpx.post(f"{url}/flows/filter", json={}, timeout=30).json()}
+        return {flows[run["flow_id"]] for run in runs if run["auto_scheduled"]}
+
+    assert ward.until(lambda: planned() >= {"ingest", "retrain", "watch"})
+
+
 def test_the_endpoint_answers_with_a_heat_map(answered: dict[str, Any], released: dict[str, Any]) -> None:
     assert answered["task"] == "brain-mr"
     assert answered["release"] == released["release"]

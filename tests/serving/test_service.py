@@ -1,20 +1,25 @@
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
 import pytest
 import sqlalchemy
 
+from bench import load
 from lineage import journal, people, store
 from lineage.verdict import Outcome
 from serving import served
 from serving.predict import Upload, predict, to_json
+from serving.problem import ROOM
 from serving.release import load_release
 
 from .conftest import Endpoint, dicom, png
@@ -93,7 +98,7 @@ def test_bentos_own_client_works(endpoint: Endpoint, tmp_path: Path) -> None:
         ([("x" * 300 + "é.png", b"x")], "", 422, "xxé.png"),
         ([("a.png", png(True))], "", 422, "a.png: the file does not say"),
         ([("a.dcm", dicom(True))], "liver", 422, "no task 'liver'"),
-        ([("a.dcm", dicom(True))], "17", 400, "task"),
+        ([("a.dcm", dicom(True))], "17", 422, "no task '17'"),
         ([], "tiny-mr", 400, "files"),
         ([("big.dcm", bytes(3_000_000))], "", 413, "over 1 MB"),
     ],
@@ -175,6 +180,33 @@ def test_an_answer_that_cannot_be_journalled_is_not_given(client: httpx.Client) 
     assert reply.status_code == 503 and reply.headers["retry-after"]
     assert "withheld" in reply.json()["detail"] and "tumour" not in reply.text
     assert send(client, ("a.dcm", dicom(True))).status_code == 200
+
+
+def test_a_crowd_is_answered_or_told_to_come_back(client: httpx.Client, endpoint: Endpoint) -> None:
+    """Senders that never finish hold every place; who comes then is told so at once, and answered afterwards."""
+    whole = load.form([("a.dcm", dicom(True))], "tiny-mr", "/predict", endpoint.token)
+    address = (urlsplit(endpoint.server.url).hostname, urlsplit(endpoint.server.url).port)
+    slow: list[socket.socket] = []
+    refused: list[httpx.Response] = []
+    try:
+        while len(refused) < 8 and len(slow) < 20 * ROOM:
+            slow += [socket.create_connection(address) for _ in range(ROOM // 2)]
+            for connection in slow[-ROOM // 2 :]:
+                connection.sendall(whole[:-300])
+            time.sleep(0.2)
+            replies = [
+                httpx.post(f"{endpoint.server.url}/predict", content=b"", headers=client.headers) for _ in range(8)
+            ]
+            refused = [reply for reply in replies if reply.status_code == 503]
+        assert len(refused) == 8 and all(reply.headers["retry-after"] == "1" for reply in refused)
+        assert "send this one again in a moment" in refused[0].json()["detail"]
+    finally:
+        for connection in slow:
+            connection.close()
+    time.sleep(0.5)
+    before = journal.count()
+    crowd = load.ask(endpoint.server.url, whole, 40, 0, 3)
+    assert crowd.statuses == {200: 120} and journal.count() == before + 120
 
 
 def test_no_upload_is_left_behind(client: httpx.Client, house: Path) -> None:
