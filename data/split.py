@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +15,14 @@ from numpy.typing import NDArray
 
 from data.record import Side, Task
 from data.settings import SplitSettings
-from data.withdrawn import MARK, STAND_IN, marked
+from data.withdrawn import STAND_IN, marked
 from lineage import fingerprint, store
 from lineage.fault import Fault
 from lineage.mark import mark
 
 COHORTS = ("task", "cluster", "side", "epoch", "stratum", "batch", "assigned_at")
 INDEPENDENT = ("patient", "group")
+ROW = re.compile(rb"^[^,\n]+,([0-9a-f]{64}|" + STAND_IN.encode() + rb"[0-9a-f]+),", re.MULTILINE)
 FEW = 20  # clusters under which a test side of its own says next to nothing
 
 
@@ -36,10 +39,20 @@ def read_cohorts(path: Path) -> pd.DataFrame:
     """The table of assignments of one task, clusters under their marks; empty before its first batch."""
     if not path.exists():
         return pd.DataFrame({name: pd.Series(dtype=int if name == "epoch" else str) for name in COHORTS})
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    seen = path.stat()
+    return _read(path.absolute(), seen.st_ino, seen.st_mtime_ns, seen.st_size).copy()
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, _inode: int, _changed: int, _size: int) -> pd.DataFrame:
+    """The table in a file, read once for as long as the file stays as it is."""
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(COHORTS, str) | {"epoch": int}, keep_default_na=False)
+    except ValueError as error:
+        raise Fault(f"{path}: an epoch in it is not a number; restore it from git") from error
     if tuple(table.columns) != COHORTS:
         raise Fault(f"{path}: the columns are {list(table.columns)}, expected {list(COHORTS)}; restore it from git")
-    return table.astype({"epoch": int})
+    return table
 
 
 def append_cohorts(path: Path, rows: pd.DataFrame) -> None:
@@ -61,10 +74,9 @@ def append_cohorts(path: Path, rows: pd.DataFrame) -> None:
 
 def _marks(written: bytes) -> set[str] | None:
     """The marks in a table as it is written, much faster than by reading it; None if it has to be written anew."""
-    heading, *lines = written.decode().split("\n")
-    marks = {line.split(",", 2)[1] for line in lines if "," in line}
-    whole = heading == ",".join(COHORTS) and lines and not lines[-1]
-    return marks if whole and all(MARK.fullmatch(mark) or mark.startswith(STAND_IN) for mark in marks) else None
+    marks = ROW.findall(written)
+    whole = written.startswith(",".join(COHORTS).encode() + b"\n") and written.endswith(b"\n")
+    return {mark.decode() for mark in marks} if whole and len(marks) == written.count(b"\n") - 1 else None
 
 
 def called(clusters: pd.Series[str], cohorts: pd.DataFrame) -> pd.Series[str]:
