@@ -92,6 +92,8 @@ def _laid(left: Array, right: Array, guess: Array, steps: int) -> tuple[Array, A
         best[going[better]], kept[going[better]] = alike[better], guess[better]
         if step < steps:
             close = alike >= CLOSE
+            if not close.any():
+                break
             guess = np.clip(guess[close] + _step(a[close], b[close], shown[close]), -FARTHEST, FARTHEST)
             going = going[close]
     return best, kept

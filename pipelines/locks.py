@@ -22,18 +22,22 @@ from lineage.fault import Fault
 log = logging.getLogger(__name__)
 
 GIT_LOCKS = ("index.lock", "HEAD.lock", "config.lock", "packed-refs.lock", "refs/**/*.lock", "worktrees/*/*.lock")
-WAIT_S = 30.0
+WAIT_S, DYING_S = 30.0, 5.0
 NOTHING = "1d8cd98f00b204e9800998ecf8427e"  # the name of an empty file's object, in the folder d4
 
 
 def mend(folder: Path) -> list[str]:
     """Remove the locks and the half-written objects of dead processes in a workspace; the removed ones by name.
 
+    The worktree that retraining works in is mended with it: DVC takes a killed process for a living one until its
+    parent has asked after it, which an orphan's may never do.
+
     Fault if a living git keeps its lock for longer than half a minute. Call it while holding the workspace's own lock
     and before DVC's repository is opened: whatever DVC noted under this process's number is then of an earlier one.
     """
     marks = [mark for mark in (places.home() / "run").glob("dvc-*") if not _works(mark)]
-    mended = [*_git(folder / ".git"), *_dvc(folder / ".dvc" / "tmp"), *(_halves(places.home()) if marks else [])]
+    tables = [*_dvc(folder / ".dvc" / "tmp"), *_dvc(places.home() / "worktree" / ".dvc" / "tmp")]
+    mended = [*_git(folder / ".git"), *tables, *(_halves(places.home()) if marks else [])]
     for mark in marks:
         mark.unlink(missing_ok=True)
     for name in mended:
@@ -89,9 +93,13 @@ def _dvc(folder: Path) -> list[str]:
     path, guard = folder / "rwlock", folder / "rwlock.lock"
     if not path.is_file() or not _free(guard):
         return []
+    deadline = time.monotonic() + DYING_S
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         living = {mode: _living(table.get(mode, {})) for mode in ("read", "write")}
+        while any(living.values()) and time.monotonic() < deadline:  # a killed process takes a moment to be gone
+            time.sleep(0.2)
+            living = {mode: _living(table.get(mode, {})) for mode in ("read", "write")}
     except (ValueError, AttributeError, KeyError, TypeError):
         path.unlink()
         return [str(path)]

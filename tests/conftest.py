@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# Prefect makes its folder when it is imported, which a test does before any fixture: not in the tester's own home.
+os.environ.setdefault("PREFECT_HOME", str(Path(tempfile.gettempdir()) / "oncoloop-tests-prefect"))
 
 
 @pytest.fixture

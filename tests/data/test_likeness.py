@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from data import neighbours, phantom, pixels, thumbnail
+from data import alignment, neighbours, phantom, pixels, thumbnail
 from data.likeness import WANTED, candidates, groups, near_pairs, pictures
 from data.record import Task, Units
 
@@ -169,3 +169,11 @@ def test_groups_of_many_pictures_take_no_square_of_time() -> None:
 
     few, many = seconds(2_000), seconds(4_000)
     assert many < 3.5 * few
+
+
+def test_pairs_that_have_nothing_in_common_end_at_the_first_look() -> None:
+    """All of a block may be hopeless; there may also be no pair at all."""
+    left, right = np.random.default_rng(0).integers(0, 64, (2, 5, 40, 40), np.uint8)
+    alike = alignment.likeness(left, right, np.zeros((5, 3), np.float32))
+    assert alike.shape == (5,) and (alike < alignment.CLOSE).all()
+    assert alignment.likeness(left[:0], right[:0], np.zeros((0, 3), np.float32)).shape == (0,)

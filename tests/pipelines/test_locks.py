@@ -155,3 +155,14 @@ def _start(work: object) -> int:
         finally:
             os._exit(code)
     return number
+
+
+def test_a_killed_stage_whose_parent_never_asked_is_dead_for_the_worktree_too(workspace: Path) -> None:
+    """DVC takes such a process for a living one, and would call the worktree busy for ever."""
+    killed = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "dvc"])
+    killed.kill()
+    path = workspace / "var/worktree/.dvc/tmp/rwlock"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"write": {"/models": {"pid": killed.pid, "cmd": "dvc repro"}}}))
+    assert locks.mend(workspace) == [f"entries of dead processes in {path}"]
+    assert json.loads(path.read_text()) == {} and killed.wait() != 0
