@@ -93,15 +93,14 @@ def forms(secrets: tuple[str, ...]) -> list[tuple[str, bytes]]:
 def inflated(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
     """A file's bytes, and what is packed in them: gzip, zip, zlib."""
     yield name, content
-    if content[:2] == b"\x1f\x8b":
-        yield f"{name} (gunzipped)", zlib.decompressobj(31).decompress(content)
-    elif content[:1] == b"\x78":
-        try:
-            yield f"{name} (inflated)", zlib.decompressobj().decompress(content)
-        except zlib.error:
-            return
-    elif zipfile.is_zipfile(io.BytesIO(content)):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    for start, kind in ((b"\x1f\x8b", 31), (b"\x78", 15)):
+        if content.startswith(start):
+            try:
+                yield f"{name} (inflated)", zlib.decompressobj(kind).decompress(content)
+            except zlib.error:  # it only begins like one
+                return
+    if content.startswith(b"PK\x03\x04"):
+        with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(content)) as archive:
             for member in archive.namelist():
                 yield from inflated(f"{name}/{member}", archive.read(member))
 
