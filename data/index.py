@@ -98,6 +98,8 @@ def batch_digest(source: Path) -> str:
 def read_manifest(path: Path) -> pd.DataFrame:
     """A batch's manifest.csv, with text as text ("" where empty) and numbers as numbers (NaN where empty)."""
     table = pd.read_csv(path, dtype=TEXT)
+    if "pixels_sha256" in table:
+        raise Fault(f"{path} was written before pixels were hashed by BLAKE3; ingest the batch into a new workspace")
     return table.fillna({name: "" for name in TEXT if name in table})
 
 

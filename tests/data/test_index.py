@@ -169,3 +169,10 @@ def test_a_file_larger_than_the_limit_is_not_read(batch: Path, lung: Task, monke
     assert len(found.refused) == 12 and found.manifest.empty
     assert list(found.manifest.columns) == list(COLUMNS)
     assert not list((batch.parent / "out" / "scans").iterdir())
+
+
+def test_a_manifest_of_an_earlier_version_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    path.write_text("unit_id,pixels_sha256\na,b\n")
+    with pytest.raises(Fault, match=r"manifest\.csv was written before.*new workspace"):
+        read_manifest(path)
