@@ -88,7 +88,7 @@ def release(folder: Path, source: Path, name: str, precision: str) -> tuple[str,
         "classes": list(task.classes), "positive": list(task.positive), "unit": task.unit,
         "pixels": {"size": SIZES[name], "window": list(task.pixels.window or ())}, "pooling": {"rule": "topk", "k": 3},
         "temperature": 1.0, "threshold": 0.5, "precision": precision, "outlier_distance": 1e9, "version": "1",
-        "note": "weights by chance",
+        "note": "weights by chance", "prevalence": 0.5, "conformal": None,
     }  # fmt: skip
     serving = {"engine": "openvino", "keep_scans": False, "abstain_below": 0.0, "max_upload_mb": 128}
     manifest = {"release": name, "created": store.now(), "tasks": {TASK: facts}, "serving": serving}

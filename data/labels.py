@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from data.limits import LONGEST_SERIES
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Truth
 from data.settings import Disagreement
 from lineage.fault import Fault
@@ -21,7 +22,6 @@ MAX_FIELD = 1000
 NAMED = 5
 FORMULA = ("=", "+", "-", "@")
 HASH = "sha256:"  # of an admitted scan, in place of a file name: the row corrects that scan's label
-LONGEST_SERIES = 10_000  # files of one folder
 TRUTHS = [truth.value for truth in Truth]
 
 

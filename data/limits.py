@@ -9,6 +9,7 @@ from lineage.fault import Fault
 
 DECODED_BYTES = 512 * 1024**2  # of one scan as float32
 PIXEL_BYTES = 4
+LONGEST_SERIES = 10_000  # files of one folder, archive or upload
 SEGMENTS = 10_000  # marker segments before the frame header of a JPEG; no real file has a hundred
 
 

@@ -21,6 +21,7 @@ from data.record import Scan, Units
 from data.series import series
 from lineage.fault import Fault
 
+LARGEST = 1e12  # of a pixel, in any unit
 __all__ = ["assemble", "dataset", "member", "nifti_bytes", "opened", "read", "series"]
 
 
@@ -140,13 +141,18 @@ _FORMATS = {"picture": _read_picture, "nifti": read_nifti}
 
 
 def _finite(name: str, pixels: NDArray[Any]) -> NDArray[np.float32]:
-    """The pixels with the smallest finite value where a number is missing. Fault if there is no number at all."""
-    with np.errstate(all="ignore"):
-        plain = np.isfinite(pixels.sum(dtype=np.float64))
-    if not plain:
+    """The pixels with the smallest finite value where a number is missing. Fault if none is there, or one is absurd."""
+    if not _measurable(pixels):
         finite = np.isfinite(pixels)
         if not finite.any():
             raise Fault(f"{name}: holds no finite pixel value; export it again")
-        if not finite.all():
-            pixels = np.where(finite, pixels, pixels[finite].min())
+        pixels = np.where(finite, pixels, pixels[finite].min())
+        if not _measurable(pixels):
+            raise Fault(f"{name}: holds pixel values beyond {LARGEST:g}, which nothing measures; export it again")
     return np.ascontiguousarray(pixels, dtype=np.float32)
+
+
+def _measurable(pixels: NDArray[Any]) -> bool:
+    """Whether every value is a number whose square can still be summed; both extremes are no number if any is none."""
+    with np.errstate(all="ignore"):
+        return bool(pixels.min() >= -LARGEST and pixels.max() <= LARGEST)

@@ -16,10 +16,11 @@ import pandas as pd
 
 from data import population
 from data.agreement import Agreement
-from data.expectations import Rule, rules
+from data.expectations import rules
 from data.index import TEXT
 from data.population import Population
 from data.record import Task
+from data.rules import Rule
 from data.settings import IngestSettings
 
 log = logging.getLogger(__name__)

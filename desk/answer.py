@@ -1,37 +1,69 @@
-"""POST /api/predict: hands an upload on to the live release, in the person's own name. No byte of it is kept."""
+"""POST /api/predict: hands an upload on to the live release, in the person's own name. No byte of it is kept.
+
+The upload and the answer pass through memory whole. A release's worker that dies under a request has not answered it,
+so the desk asks once more, with the same idempotency key: the row of an answer takes its id from the key, so that the
+second try finds the row of the first, if that one was written, and gives the answer that stands there. Every answer
+that is given has exactly one row (serving/answer.py says what remains if no try comes through).
+"""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 
-import httpx
-from starlette.concurrency import run_in_threadpool
+import aiohttp
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from desk import releases, signin, traffic
+from desk import trust
+from desk.route import Route, Routes
+from desk.shadow import Behind
 from desk.traffic import Target
-from lineage import people
+from desk.upload import Room, Upload
 
 log = logging.getLogger(__name__)
 
 SECONDS = 150.0
-TOKEN_DAYS, TOKEN_SECONDS = 1, 12 * 3600
+TRIES = 2  # of a request whose connection broke: one that brings its worker down does it no more than twice
+KEPT = 4.0  # seconds that a connection may rest: a release closes its end after five
 ENVELOPE = 1 << 20  # bytes that form fields and part headers may add to the files
+KEY = "idempotency-key"
 PASSED_ON = ("content-type", "retry-after", "www-authenticate")
-_tokens: dict[str, tuple[str, float]] = {}
+GONE = "The release that should answer can't be reached. Try again in a moment."
 
 
-def client() -> httpx.AsyncClient:
-    """The connections to the releases; no proxy of the environment stands between."""
-    return httpx.AsyncClient(timeout=httpx.Timeout(SECONDS, connect=5.0), trust_env=False, follow_redirects=False)
+@dataclass(frozen=True)
+class Counter:
+    """What one open desk hands uploads on with: the way, the connections, the room, and who is asked behind."""
+
+    routes: Routes
+    client: aiohttp.ClientSession
+    room: Room
+    behind: Behind
 
 
-def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+@asynccontextmanager
+async def counter() -> AsyncIterator[Counter]:
+    """Open for as long as the desk is; no proxy of the environment stands between desk and release."""
+    timeout = aiohttp.ClientTimeout(total=SECONDS, sock_connect=5.0)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT)
+    async with (
+        Routes().followed() as routes,
+        aiohttp.ClientSession(
+            connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+        ) as client,
+    ):
+        behind = Behind(client)
+        yield Counter(routes, client, Room(), behind)
+        await behind.close()
+
+
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """An error as problem details (RFC 9457). `detail` is one sentence for the user."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     return JSONResponse(body, status, headers, media_type="application/problem+json")
@@ -39,44 +71,33 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
 
 async def predict(request: Request) -> Response:
     """Answer from the live release. A program sends its own bearer token, a page the token of its session."""
+    desk: Counter = request.app.state.counter
     try:
-        authorization = request.headers.get("authorization")
-        if authorization is None:
-            authorization = await run_in_threadpool(_as_person, request)
-        target = await run_in_threadpool(traffic.live)
-        if target is None:
+        authorization = await trust.authorization(request)
+        route = await desk.routes.now()
+        if route.target is None:
             return problem(
                 503, "No release is live yet, so nothing can answer. Try again later.", {"Retry-After": "60"}
             )
-        limit = await run_in_threadpool(releases.upload_limit_mb, target.release)
-        if _length(request) > limit * 1e6 + ENVELOPE:
-            return problem(413, f"The upload is over {limit:g} MB; send fewer or smaller files.")
-        return await _handed_on(request, target, authorization, int(limit * 1e6) + ENVELOPE)
+        if _length(request) > route.limit + ENVELOPE:
+            return problem(413, f"The upload is over {route.limit / 1e6:g} MB; send fewer or smaller files.")
+        with desk.room.upload(request, route.limit + ENVELOPE) as upload:
+            headers = _headers(request, authorization)
+            response = await _handed_on(desk, route.target, headers, upload)
+            if response.status_code == 401:
+                response = await _asked_again(desk, request, headers, upload)
+            _shadowed(desk, route, headers, upload, response)
+        return response
     except HTTPException as refused:
-        return problem(refused.status_code, refused.detail)
+        return problem(refused.status_code, refused.detail, refused.headers)
     except ClientDisconnect:
         return problem(400, "The upload ended before it was complete.")
 
 
-def _as_person(request: Request) -> str:
-    """The authorization that the desk sends for the person of this session."""
-    who = signin.visitor(request)
-    if who is None:
-        raise HTTPException(401, "You are not signed in any more. Ask for a new link.")
-    if not people.may(who.name, "predict"):
-        raise HTTPException(403, f"Scans are sent by clinicians; you are signed in as {who.role}.")
-    if not signin.genuine(who, request.headers.get(signin.HEADER, "")):
-        raise HTTPException(403, signin.EXPIRED)
-    return f"Bearer {_token(who.name)}"
-
-
-def _token(name: str) -> str:
-    """A token with the scope `predict`, kept in memory alone and renewed twice a day."""
-    token, until = _tokens.get(name, ("", 0.0))
-    if time.monotonic() > until:
-        token = people.issue(name, "predict", TOKEN_DAYS)
-        _tokens[name] = (token, time.monotonic() + TOKEN_SECONDS)
-    return token
+def _shadowed(desk: Counter, route: Route, headers: dict[str, str], upload: Upload, response: Response) -> None:
+    """Once the answer has left, the shadow is asked too, if one stands behind the live release."""
+    if route.dark and response.status_code == 200:
+        response.background = desk.behind.after(route.dark, headers, list(upload.parts), bytes(response.body))
 
 
 def _length(request: Request) -> int:
@@ -86,38 +107,50 @@ def _length(request: Request) -> int:
     return int(length)
 
 
-async def _handed_on(request: Request, target: Target, authorization: str, limit: int) -> Response:
-    """The release's answer. A release that has just gone is asked for once more by the newest entry."""
-    headers = {"authorization": authorization, "accept": "application/json"}
+def _headers(request: Request, authorization: str) -> dict[str, str]:
+    """What the release is told. A sender who gives no idempotency key of its own gets one for this request."""
+    headers = {"Authorization": authorization, "Accept": "application/json"}
     headers |= {name: request.headers[name] for name in ("content-type", "content-length") if name in request.headers}
-    connections: httpx.AsyncClient = request.app.state.client
-    for attempt in (1, 2):
+    return headers | {KEY: request.headers.get(KEY) or uuid.uuid4().hex}
+
+
+async def _asked_again(desk: Counter, request: Request, headers: dict[str, str], upload: Upload) -> Response:
+    """The release no longer knows the token that the desk remembered: look who asks, and ask with what is true now."""
+    trust.forget(request)
+    headers["Authorization"] = await trust.authorization(request)
+    route = await desk.routes.look()
+    if route.target is None:
+        return problem(503, GONE, {"Retry-After": "5"})
+    return await _handed_on(desk, route.target, headers, upload)
+
+
+async def _handed_on(desk: Counter, target: Target, headers: dict[str, str], upload: Upload) -> Response:
+    """The release's answer. One that broke off is asked for once more; one that has gone, from where traffic is now."""
+    gone, broken = set[Target](), 0
+    while broken < TRIES:
         try:
-            body = _bounded(request, limit)
-            answer = await connections.post(f"{target.url}/predict", content=body, headers=headers)
-        except httpx.ConnectError:
-            moved = await run_in_threadpool(traffic.live)
-            if attempt == 1 and moved and moved != target:
-                target = moved
-                continue
+            return await _asked(desk.client, target, headers, upload)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             log.warning("release %s does not answer at %s", target.release, target.url)
-            return problem(
-                503, "The release that should answer can't be reached. Try again in a moment.", {"Retry-After": "5"}
-            )
-        except httpx.TimeoutException:
+            gone.add(target)
+            moved = (await desk.routes.look()).target
+            if moved is None or moved in gone:
+                return problem(503, GONE, {"Retry-After": "5"})
+            target = moved
+        except TimeoutError:
             return problem(504, f"There was no answer within {SECONDS:g} seconds. Try again.")
-        except httpx.TransportError as error:
+        except (aiohttp.ClientError, OSError) as error:
+            if upload.refused:
+                raise upload.refused from error
+            broken += 1
             log.warning("release %s broke off: %r", target.release, error)
-            return problem(502, "The connection to the release broke off. Try again.", {"Retry-After": "5"})
-        kept = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
-        return Response(answer.content, answer.status_code, kept)
-    raise AssertionError("both attempts answer or go on")
+    return problem(502, "The connection to the release broke off. Try again.", {"Retry-After": "5"})
 
 
-async def _bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > limit:
-            raise HTTPException(413, f"The upload is over {limit / 1e6:.0f} MB; send fewer or smaller files.")
-        yield chunk
+async def _asked(client: aiohttp.ClientSession, target: Target, headers: dict[str, str], upload: Upload) -> Response:
+    async with client.post(f"{target.url}/predict", data=upload.sent(), headers=headers) as answer:
+        content = await answer.read()
+        if not upload.complete:  # refused before all of it was read
+            answer.close()
+    kept = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
+    return Response(content, answer.status, kept)

@@ -57,8 +57,8 @@ def create() -> Starlette:
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     """The database is brought up to date, and the connections to the releases are held, while the desk is open."""
     await run_in_threadpool(store.migrate)
-    async with answer.client() as client:
-        app.state.client = client
+    async with answer.counter() as counter:
+        app.state.counter = counter
         yield
 
 

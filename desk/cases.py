@@ -15,6 +15,7 @@ from desk.render import MENU, page
 from desk.signin import Visitor
 from lineage import journal, store
 from lineage.fault import Fault
+from serving.pooling import looks, needed
 
 PAGE = 50
 WITHHELD, FOUND, CLEAR = "withheld", "found", "clear"
@@ -67,8 +68,22 @@ class Case:
     @property
     def peak(self) -> int | None:
         """Position of the slice that the map belongs to, counted from 1; None for a single picture."""
-        slices = self.row["slices"]
-        return 1 + int(max(slices, key=lambda entry: entry["score"])["index"]) if len(slices) > 1 else None
+        if len(self.row["slices"]) < 2:
+            return None
+        return 1 + int(max(self.counted or self.row["slices"], key=lambda entry: entry["score"])["index"])
+
+    @property
+    def needed(self) -> float | None:
+        """The probability that a single slice needs among so many; None where the release is gone."""
+        if self.task.threshold is None or self.task.pooling is None:
+            return None
+        seen = looks(len(self.counted), float(self.row["description"].get("thickness", 0)))
+        return needed(self.task.threshold, self.task.pooling, self.task.prevalence, seen)
+
+    @property
+    def counted(self) -> list[dict[str, Any]]:
+        """The slices that counted for the answer: they look like what the model was judged on."""
+        return [entry for entry in self.row["slices"] if entry.get("counted", True)]
 
 
 def plain(name: str) -> str:

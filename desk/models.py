@@ -28,7 +28,7 @@ TOOLS = {
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a task's model: its roles, what the gate said and what was decided."""
+    """One version of a task's model: its roles, what the gates said and what was decided."""
 
     task: str
     version: str
@@ -37,6 +37,7 @@ class Version:
     verdict: Event | None
     decision: Event | None
     settled: str
+    shadow: Event | None = None
 
     @property
     def waits(self) -> bool:
@@ -57,12 +58,16 @@ def versions(task: str) -> list[Version]:
     promoted = {str(e.payload["version"]) for e in events if e.kind == "model.promoted"}
     rejected = {str(e.payload["version"]) for e in events if e.kind == "model.rejected"}
     found: list[Version] = []
+    dark = traffic.shadow()
     for event in reversed([event for event in events if event.kind == "model.logged"]):
         number = str(event.payload["version"])
         own = ledger.events(subject=f"{task}/{number}")
         settled = "promoted" if number in promoted else "rejected" if number in rejected else ""
         roles = tuple(role for role, holder in held.items() if holder == number)
-        made = Version(task, number, event, roles, _last(own, "verdict"), _last(own, "approval"), settled)
+        if dark and (dark.task, dark.version) == (task, number):
+            roles = (*roles, "shadow")
+        seen = _last(ledger.events(kind="verdict", subject=f"{task}/{number} in shadow"), "verdict")
+        made = Version(task, number, event, roles, _last(own, "verdict"), _last(own, "approval"), settled, seen)
         challenges = made.waits and not any("challenger" in other.roles for other in found)
         found.append(Version(**vars(made) | {"roles": (*roles, "challenger")}) if challenges else made)
     return found

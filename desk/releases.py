@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from data.record import Pooling
 from desk import traffic
 from lineage import places
 
@@ -25,6 +26,8 @@ class TaskFacts:
     classes: tuple[str, ...] = ()
     positive: tuple[str, ...] = ()
     threshold: float | None = None
+    pooling: Pooling | None = None
+    prevalence: float = 0.5
     version: str = ""
     data_version: str = ""
     note: str = ""
@@ -65,6 +68,8 @@ def task_facts(release: str, task: str) -> TaskFacts:
         classes=tuple(entry["classes"]),
         positive=tuple(entry["positive"]),
         threshold=float(entry["threshold"]),
+        pooling=Pooling(**entry["pooling"]) if "prevalence" in entry else None,
+        prevalence=float(entry.get("prevalence", 0.5)),
         version=str(entry["version"]),
         data_version=str(entry.get("data_version", "")),
         note=entry.get("note") or "",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from lineage import ledger, store
 from lineage.fault import Fault
 
-LIVE, PREVIOUS, SHADOW = "live", "previous", "shadow"
+LIVE, PREVIOUS = "live", "previous"
+SHADOW_EVENTS = ("shadow.started", "shadow.served", "shadow.stopped")
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,27 @@ class Target:
 
     release: str
     url: str
+
+
+@dataclass(frozen=True)
+class Dark:
+    """A release in shadow: the task and version that it is there for, and the address of its server."""
+
+    task: str
+    version: str
+    release: str
+    url: str
+
+
+def shadow() -> Dark | None:
+    """What is asked behind the live release now; None where nothing stands in shadow, or is not ready yet."""
+    table = store.ledger
+    query = table.select().where(table.c.kind.in_(SHADOW_EVENTS)).order_by(table.c.seq.desc()).limit(1)
+    newest = store.fetch(query)
+    if not newest or newest[0]["kind"] != "shadow.served":
+        return None
+    facts = json.loads(newest[0]["payload"])
+    return Dark(newest[0]["subject"], str(facts["version"]), facts["release"], facts["url"])
 
 
 def live() -> Target | None:
@@ -30,7 +53,7 @@ def previous() -> Target | None:
     current = live()
     if current is None:
         return None
-    return _newest((store.traffic.c.release != current.release) & (store.traffic.c.role != SHADOW))
+    return _newest(store.traffic.c.release != current.release)
 
 
 def move(release: str, url: str, actor: str) -> Target:
@@ -46,15 +69,6 @@ def move(release: str, url: str, actor: str) -> Target:
         ledger.append("release.activated", release, payload, actor)
         _follow()
     return target
-
-
-def rollback(actor: str) -> Target:
-    """Make the previous release answer again, and name it as the wanted one. Fault if there is none."""
-    current, before = live(), previous()
-    if current is None or before is None:
-        raise Fault("there is no earlier release to go back to; `oncoloop status` lists the releases")
-    ledger.append("release.wanted", before.release, {"instead_of": current.release}, actor)
-    return move(before.release, before.url, actor)
 
 
 def history(limit: int = 50) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from lineage.mark import mark
 if TYPE_CHECKING:
     import pandas as pd
 
+SHADOW = "release-shadow"  # the account in whose name a challenger answers behind the live release, seen by nobody
 JSON_COLUMNS = ("inputs", "description", "embedding", "probabilities", "reasons", "slices", "engine")
 
 
@@ -27,7 +28,8 @@ class JournalRow:
     alone, so that what is read from it tells patients apart and names none. `inputs` are SHA-256 of the files,
     `description` the figures and facts of `data.describe`, `embedding` the descriptor's vector, `probabilities` in the
     order of the task's classes, `answer` None if it was withheld, `score` the pooled positive score, `outcome` and
-    `reasons` those of the serving gate, `map` a small PNG in base64.
+    `reasons` those of the serving gate, `map` a small PNG in base64,
+    `shadows` the id of the answer behind which a shadow gave this one, empty for what somebody was told.
     """
 
     id: str
@@ -49,23 +51,32 @@ class JournalRow:
     map: str
     engine: Mapping[str, Any]
     duration_ms: float
+    shadows: str = ""
 
 
-def append(row: JournalRow) -> None:
-    """Write one prediction down, on disk when this returns. Fault if it can't be: then the answer is not given."""
+def append(row: JournalRow, again: bool = False) -> bool:
+    """Write one prediction down, on disk when this returns. Fault if it can't be: then the answer is not given.
+
+    With `again` a row of the same id may stand already, from an earlier try of the same request: it stays as it is,
+    and False says so.
+    """
     values = vars(row).copy()
     values |= {name: canonical(values[name]) for name in JSON_COLUMNS}
     values["cluster"] = mark(row.cluster) if row.cluster else ""
     for name in ("score", "duration_ms"):
         values[name] = None if values[name] is None else float(values[name])
-    _written(_Waiting(values))
+    waiting = _Waiting(values, again)
+    _written(waiting)
+    return not waiting.stood
 
 
 @dataclass
 class _Waiting:
-    """A row that is not written yet; `error` says why it could not be."""
+    """A row that is not written yet; `error` says why it could not be, `stood` that an earlier try had written it."""
 
     values: dict[str, Any]
+    again: bool = False
+    stood: bool = False
     done: bool = False
     error: BaseException | None = None
 
@@ -89,16 +100,40 @@ def _written(row: _Waiting) -> None:
 
 def _write(rows: list[_Waiting]) -> None:
     try:
-        with store.writing() as connection:
-            connection.execute(store.journal.insert(), [row.values for row in rows])
+        _insert(rows)
     except BaseException as error:  # each of those who wait for their row is told
         for row in rows:
-            row.error = error
+            row.error = None if row.stood else error
         if not isinstance(error, Exception):
             raise
     finally:
         for row in rows:
             row.done = True
+
+
+def _insert(rows: list[_Waiting]) -> None:
+    """All rows in one transaction. One that stands already spoils it for those beside it, so they go without it."""
+    first: dict[str, _Waiting] = {}
+    for row in rows:
+        if first.setdefault(row.values["id"], row) is not row and row.again:
+            row.stood = True
+    fresh = [row for row in rows if not row.stood]
+    try:
+        with store.writing() as connection:
+            connection.execute(store.journal.insert(), [row.values for row in fresh])
+    except Fault:
+        for row in fresh:
+            row.stood = row.again and _stands(row.values["id"])
+        left = [row for row in fresh if not row.stood]
+        if len(left) == len(fresh):
+            raise
+        if left:
+            _insert(left)
+
+
+def _stands(prediction_id: str) -> bool:
+    table = store.journal
+    return bool(store.fetch(table.select().with_only_columns(table.c.id).where(table.c.id == prediction_id)))
 
 
 def get(prediction_id: str) -> dict[str, Any]:
@@ -115,8 +150,11 @@ def rows(
     until: str | None = None,
     release: str | None = None,
     limit: int | None = None,
+    shadows: bool = False,
 ) -> pd.DataFrame:
     """Predictions oldest first, `since` included and `until` excluded; with `limit` the newest so many.
+
+    Those that somebody was told, or with `shadows` those that stood behind one and nobody saw.
 
     The description is expanded into columns with the prefix `d_`; `embedding` and `probabilities` hold arrays.
     """
@@ -124,7 +162,8 @@ def rows(
     import pandas as pd
 
     table = store.journal
-    query = table.select().order_by(table.c.number.desc())
+    query = table.select().where((table.c.shadows != "") if shadows else (table.c.shadows == ""))
+    query = query.order_by(table.c.number.desc())
     query = query if task is None else query.where(table.c.task == task)
     query = query if since is None else query.where(table.c.at >= since)
     query = query if until is None else query.where(table.c.at < until)
@@ -141,16 +180,16 @@ def rows(
 
 
 def predictions(pseudonym: str) -> list[dict[str, Any]]:
-    """The `id` and `task` of every prediction of one patient, oldest first."""
+    """The `id` and `task` of every prediction of one patient, those of shadows among them, oldest first."""
     table = store.journal
     query = table.select().with_only_columns(table.c.id, table.c.task).order_by(table.c.number)
     return store.fetch(query.where(table.c.cluster == mark(pseudonym)))
 
 
 def count() -> int:
-    """How many predictions there are."""
+    """How many predictions somebody was told."""
     with store.reading() as connection:
-        return int(connection.exec_driver_sql("SELECT count(*) FROM journal").scalar_one())
+        return int(connection.exec_driver_sql("SELECT count(*) FROM journal WHERE shadows = ''").scalar_one())
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:

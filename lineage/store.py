@@ -37,7 +37,7 @@ from lineage import guards
 from lineage.fault import Fault
 from lineage.places import database_url
 
-VERSION = "0002"
+VERSION = "0003"
 LOCK = 7243191  # any fixed number: the advisory lock of the writers in PostgreSQL
 WAIT_MS = 30_000
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON", "secure_delete=ON")
@@ -79,6 +79,7 @@ journal = Table(
     Column("map", Text, nullable=False),
     Column("engine", Text, nullable=False),
     Column("duration_ms", Float, nullable=False),
+    Column("shadows", String, nullable=False, server_default=""),
     Index("journal_task_at", "task", "at"),
 )  # fmt: skip
 

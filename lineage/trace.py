@@ -44,7 +44,10 @@ def trace(prediction_id: str) -> Chain:
     """
     row = journal.get(prediction_id)
     missing: list[str] = []
-    links = [Link("prediction", row["id"], row["at"], row["actor"], {name: row[name] for name in PREDICTION_FACTS})]
+    facts = {name: row[name] for name in PREDICTION_FACTS}
+    if row["shadows"]:
+        facts |= {"shadow": "given behind another answer, shown to nobody", "shadows": row["shadows"]}
+    links = [Link("prediction", row["id"], row["at"], row["actor"], facts)]
     links += _labels(prediction_id)
     links += _release(row["release"], missing)
     logged = _logged(row["task"], row["version"])

@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 
 from data.describe import DESCRIPTION, FACTS
-from data.record import Task
+from data.record import Side, Task
 from lineage import store
 from monitoring import reference as references
 from monitoring.measure import FAMILIES, measure
 from monitoring.settings import MonitoringSettings
+from serving.pooling import prevalence
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,9 @@ def drift(
     `reference` as `monitoring.reference.read` gives it, `current` as `monitoring.window.window` does. Raises Fault with
     fewer than two patients on a side.
     """
-    reference = references.as_answered(reference, current, task.pooling)
+    validation = reference[reference["side"] == Side.VALIDATION.value]
+    calibrated_at = prevalence(validation["label"].isin(task.positive).to_numpy())
+    reference = references.as_answered(reference, current, task.pooling, calibrated_at)
     figures = measure(reference, current, settings.permutations, DESCRIPTION, FACTS)
     token = _figures.set(figures)
     try:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from data.record import Pooling
 from lineage.fault import Fault
 from monitoring.window import with_clusters
+from serving.pooling import among, looks
 
 SEED = 7
 
@@ -33,14 +35,17 @@ def read(folder: Path) -> pd.DataFrame:
     return with_clusters(rows.assign(embedding=list(embeddings)))
 
 
-def as_answered(reference: pd.DataFrame, current: pd.DataFrame, pooling: Pooling, seed: int = SEED) -> pd.DataFrame:
+def as_answered(
+    reference: pd.DataFrame, current: pd.DataFrame, pooling: Pooling, prevalence: float, seed: int = SEED
+) -> pd.DataFrame:
     """The reference as if it had been asked like the window: one row per answer instead of one per slice.
 
     The journal keeps, of an answer over n slices, the description of the most positive one and the pooled score; held
     against all slices of the reference that would look like drift. So each reference case is dealt into groups as
     large as the window's answers are (drawn from their sizes), and each group gives one row in the same way.
+    `prevalence` is that of the side that calibrated the model.
     """
-    sizes = _sizes(current)
+    sizes, seen = _sizes(current)
     if len(sizes) == 0 or sizes.max() <= 1:
         return reference
     generator = np.random.default_rng(seed)
@@ -48,24 +53,37 @@ def as_answered(reference: pd.DataFrame, current: pd.DataFrame, pooling: Pooling
     keys = ["cluster", "case"] if "case" in rows else ["cluster"]
     place = rows.groupby(keys, sort=False, dropna=False).cumcount()
     case = rows.groupby(keys, sort=False, dropna=False).ngroup()
-    drawn = generator.choice(sizes, size=int(case.max()) + 1)
+    like = generator.integers(len(sizes), size=int(case.max()) + 1)
+    drawn = sizes[like]
     group = [case, place // drawn[case]]
     whole = case.map(case.value_counts()).clip(upper=pd.Series(drawn[case]))
     full = rows.groupby(group)["score"].transform("size") >= whole
-    pooled = rows["score"].groupby(group).transform(lambda scores: _pool(scores, pooling))
+    pooled = _pooled(rows["score"], group, seen[like][case], pooling, prevalence)
     top = rows["score"].groupby(group).transform("max") == rows["score"]
     answers = rows.assign(score=pooled)[full & top]
     return answers[~pd.DataFrame({"case": case, "group": group[1]})[full & top].duplicated()].reset_index(drop=True)
 
 
-def _sizes(current: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    """How many slices each answer of the window was made of."""
+def _sizes(current: pd.DataFrame) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """How many slices counted for each answer of the window, and how many looks they were."""
     if "slices" not in current:
-        return np.zeros(0, dtype=np.intp)
-    counts = current["slices"].map(lambda slices: len(slices) if isinstance(slices, list) else 1)
-    return counts.clip(lower=1).to_numpy(dtype=np.intp)
+        return np.zeros(0, dtype=np.intp), np.zeros(0)
+    counts = current["slices"].map(lambda slices: max(1, sum(one.get("counted", True) for one in slices)))
+    distances = current["d_thickness"] if "d_thickness" in current else pd.Series(0.0, index=current.index)
+    seen = [looks(count, distance) for count, distance in zip(counts, distances.fillna(0.0), strict=True)]
+    return counts.to_numpy(dtype=np.intp), np.array(seen)
 
 
-def _pool(scores: pd.Series[float], pooling: Pooling) -> float:
-    """A case's positive score from its slices': their mean, or that of the k most positive."""
-    return float((scores.nlargest(pooling.k) if pooling.rule == "topk" else scores).mean())
+def _pooled(
+    scores: pd.Series[float],
+    group: list[pd.Series[int]],
+    seen: NDArray[np.float64],
+    pooling: Pooling,
+    prevalence: float,
+) -> pd.Series[float]:
+    """The positive score of each row's group, pooled as an answer over so many looks would be (serving/pooling)."""
+    if pooling.rule != "topk":
+        return scores.groupby(group).transform("mean")
+    share = np.minimum(1.0, pooling.k / seen)
+    rare = pd.Series(among(scores.to_numpy(np.float64), prevalence, np.asarray(share)), index=scores.index)
+    return rare.groupby(group).transform(lambda one: one.nlargest(pooling.k).mean())

@@ -33,7 +33,9 @@ def judged(task: str, version: str) -> Verdict:
 
 
 def approve(task: str, version: str, actor: str, reason: str) -> None:
-    """A person lets a version through that passed or was inconclusive; a fail can't be approved."""
+    """A person lets a version through that passed or was inconclusive; a fail can't be approved, nor one in shadow."""
+    from pipelines import shadow  # pandas and the gate: a rollback does not wait for them
+
     verdict = judged(task, version)
     if verdict.outcome is Outcome.FAIL:
         raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; a fail can't be approved")
@@ -41,6 +43,7 @@ def approve(task: str, version: str, actor: str, reason: str) -> None:
         raise Fault("an approval needs a reason (--reason)")
     if registry.roles(task).get("champion") == version:
         raise Fault(f"{task}/{version} is the champion already")
+    shadow.admit(task, version, actor)
     _sign(task, version, "approve", actor, reason)
     promote(task, version, actor, reason)
 
@@ -54,9 +57,12 @@ def _sign(task: str, version: str, decision: str, actor: str, reason: str) -> No
 
 def reject(task: str, version: str, actor: str, reason: str) -> None:
     """A person turns a version down."""
+    from pipelines import shadow
+
     judged(task, version)
     if registry.roles(task).get("champion") == version:
         raise Fault(f"{task}/{version} is the champion; `oncoloop rollback` takes it back")
+    shadow.end_of(task, version, actor, "the version is turned down")
     _sign(task, version, "reject", actor, reason)
     ledger.append("model.rejected", task, {"version": version, "reason": reason}, actor=actor)
 
@@ -104,7 +110,10 @@ def release_champions() -> str | None:
 
 
 def rollback(actor: str, reason: str) -> tuple[str, list[str]]:
-    """Name the release before the one that answers now as the wanted one; models follow it. Returns id and tasks."""
+    """Name the release before the one that answers now as the wanted one; models follow it. Returns id and tasks.
+
+    Traffic follows what the ledger says as soon as that stands there; MLflow's aliases, which take seconds, come last.
+    """
     current, previous = release.wanted(), release.previous()
     if current is None or previous is None:
         raise Fault("there is no earlier release to go back to")
@@ -113,7 +122,8 @@ def rollback(actor: str, reason: str) -> tuple[str, list[str]]:
         if registry.roles(task).get("champion") != version:
             facts = {"version": version, "release": previous.subject, "reason": reason}
             ledger.append("model.rolled-back", task, facts, actor=actor)
-            registry.project(task)
-            moved.append(f"{task}/{version}")
+            moved.append((task, version))
     ledger.append("release.wanted", previous.subject, {"instead_of": current.subject, "reason": reason}, actor=actor)
-    return previous.subject, moved
+    for task, _ in moved:
+        registry.project(task)
+    return previous.subject, [f"{task}/{version}" for task, version in moved]

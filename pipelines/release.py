@@ -69,22 +69,41 @@ def facts(settings: Params, name: str, version: str, source: Path) -> dict[str, 
     task: Task = settings.task(name)
     calibration, metrics = page.read_json(source / "calibration.json"), page.read_json(source / "metrics.json")
     tags = registry.tags(name, version)
-    promoted = ledger.events(kind="model.promoted", subject=name)[-1]
+    let_through = _let_through(name, version)
     described = dataclasses.asdict(task)
     return {
         **{key: described[key] for key in ("title", "organ", "modality", "body_parts", "classes", "positive", "unit",
                                            "pixels", "pooling", "note")},
         "temperature": calibration["temperature"], "threshold": calibration["threshold"],
         "precision": calibration["precision"],
+        "prevalence": calibration["prevalence"], "conformal": _conformal(calibration["conformal"]),
         "outlier_distance": outlier.limit(source / "reference.npz", settings.serving.outlier_quantile),
         "metrics": metrics["test"], "counts": metrics["counts"],
         "version": version, "run_id": tags["run_id"], "data_version": tags["data_version"],
         "hashes": {"lock": tags["lock_hash"], "params": tags["params_digest"], "code": tags["code_digest"],
                    **{Path(file).stem: fingerprint.file_sha256(source / file) for file in GRAPH_FILES}},
         "change_plan": dataclasses.asdict(settings.change_plan),
-        "approved_by": promoted.actor, "approval_reason": promoted.payload["reason"],
-        "verdict": promoted.payload["outcome"],
+        **let_through,
     }  # fmt: skip
+
+
+def _let_through(task: str, version: str) -> dict[str, str]:
+    """Who let a version through, and why; one that stands in shadow was let through by nobody yet."""
+    events = [e for e in ledger.events("model.promoted", task) if str(e.payload["version"]) == version]
+    if events:
+        facts = events[-1].payload
+        return {"approved_by": events[-1].actor, "approval_reason": facts["reason"], "verdict": facts["outcome"]}
+    said = ledger.events("verdict", f"{task}/{version}", limit=1)
+    reason = "not approved: it answers in shadow, seen by nobody"
+    return {"approved_by": "", "approval_reason": reason, "verdict": said[0].payload["outcome"] if said else ""}
+
+
+def _conformal(calibrated: dict[str, Any]) -> dict[str, Any] | None:
+    """What the serving gate needs of the conformal quantiles; None where a class had too few clusters for one."""
+    if calibrated["status"] != "calibrated":
+        return None
+    quantiles = [entry["quantile"] for entry in calibrated["classes"].values()]
+    return {"level": calibrated["level"], "quantiles": quantiles}
 
 
 def check(built: Built) -> Verdict:

@@ -45,6 +45,7 @@ class Service:
     healthy: bool = False
     started: float = 0.0
     failures: int = 0
+    left: float = 0.0
 
     @property
     def url(self) -> str:
@@ -91,6 +92,20 @@ class Service:
             self.process.wait(timeout=5)
         self.process, self.healthy = None, False
 
+    def leave(self) -> None:
+        """Ask the process to finish what it does and end; `gone` says when it has."""
+        run_file(self.name).unlink(missing_ok=True)
+        self.left, self.healthy = time.monotonic(), False
+        if self.process is not None and self.alive():
+            self.process.terminate()
+
+    def gone(self, patience: float) -> bool:
+        """Whether a process that was asked to leave has ended; after `patience` seconds it is made to."""
+        if self.alive() and time.monotonic() - self.left < patience:
+            return False
+        self.stop(patience=0.0)
+        return True
+
 
 def program(name: str) -> str:
     """A console script of this installation."""
@@ -109,6 +124,14 @@ def taken(port: int) -> bool:
         except OSError:
             return True
     return False
+
+
+def free(port: int | None) -> None:
+    """End what still listens on a port of ours after the process that opened it has ended."""
+    for connection in psutil.net_connections("tcp4"):
+        listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+        if port and listens and connection.pid and _ours(connection.pid):
+            end(connection.pid, patience=0.0)
 
 
 def answers(url: str, seconds: float = 1.0) -> bool:

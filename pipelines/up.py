@@ -11,7 +11,8 @@ from typing import Any
 
 from lineage import ledger, outbox, places
 from lineage.fault import Fault
-from pipelines import params, release, schedule, services
+from pipelines import schedule, services
+from pipelines.fleet import Fleet
 from pipelines.services import HOST, Service
 from pipelines.workspace import alone
 
@@ -19,7 +20,6 @@ log = logging.getLogger(__name__)
 
 NAMES = ("prefect", "runner", "desk", "release", "mlflow", "evidently")
 PORT = 7800
-KEPT_RELEASES = 2  # the one that answers and the one before it, for a rollback within seconds
 
 
 def lay_out(base: int) -> dict[str, Service]:
@@ -32,7 +32,8 @@ def lay_out(base: int) -> dict[str, Service]:
     python, tracking = sys.executable, os.environ["MLFLOW_TRACKING_URI"]
     listed = [
         Service("desk", [python, "-m", "uvicorn", "--factory", "desk.app:create", "--host", HOST, "--port", str(base),
-                         "--no-server-header", "--log-level", "warning"], base, "/healthz"),
+                         "--http", "httptools", "--loop", "uvloop", "--no-server-header", "--log-level", "warning"],
+                base, "/healthz"),
         Service("prefect", [services.program("prefect"), "server", "start", "--host", HOST, "--port", str(prefect)],
                 prefect, "/api/health", environment={"PREFECT_UI_API_URL": f"http://{HOST}:{prefect}/api"}),
         Service("runner", [services.program("oncoloop"), "schedule", "--work"], after="prefect",
@@ -52,24 +53,22 @@ class Supervisor:
     def __init__(self, base: int, only: tuple[str, ...]) -> None:
         """Plan the services of `only` on ports from `base`; release servers get ports from base + 10."""
         self.base = base
-        self.serve_releases = "release" in only
+        self.fleet = Fleet(base) if "release" in only else None
         self.services = {name: service for name, service in lay_out(base).items() if name in only}
-        self.releases: dict[str, Service] = {}
         self.drain_at = 0.0
 
     def turn(self) -> None:
-        """Restart what fell, follow the wanted release, hand on what the outbox holds."""
+        """Follow the wanted release, restart what fell, hand on what the outbox holds."""
+        if self.fleet:
+            self.fleet.turn()
         for service in self.services.values():
             self._tend(service)
-        if self.serve_releases:
-            self._follow_release()
         if all(self.services[name].healthy for name in ("prefect", "runner") if name in self.services):
             self._drain()
 
     def ready(self) -> bool:
         """Whether everything asked for answers."""
-        wanted = release.wanted() if self.serve_releases else None
-        live = wanted is None or (wanted.subject in self.releases and self.releases[wanted.subject].healthy)
+        live = self.fleet is None or self.fleet.ready()
         return live and all(service.healthy for service in self.services.values())
 
     def _tend(self, service: Service) -> None:
@@ -87,35 +86,6 @@ class Supervisor:
             raise Fault(f"{service.name} ended {service.failures} times; its log {log_file} says why")
         service.start()
 
-    def _follow_release(self) -> None:
-        wanted = release.wanted()
-        if wanted is None:
-            return
-        service = self.releases.get(wanted.subject)
-        if service is None:
-            service = self.releases[wanted.subject] = self._release_service(wanted.subject, wanted.payload["bento"])
-        for each in self.releases.values():
-            self._tend(each)
-        if service.healthy and _live() != (wanted.subject, service.url):
-            ledger.append("release.activated", wanted.subject, {"url": service.url, "port": service.port})
-            log.info("release %s answers now at %s", wanted.subject, service.url)
-            self._retire(wanted.subject)
-
-    def _release_service(self, name: str, tag: str) -> Service:
-        from serving import bundle
-
-        used = {service.port for service in self.releases.values()}
-        port = next(p for p in range(self.base + 10, self.base + 60) if p not in used and not services.taken(p))
-        workers = params.load().serving.workers
-        return Service(f"release-{name}", bundle.serve_command(tag, port, workers), port, "/readyz")
-
-    def _retire(self, live: str) -> None:
-        """Stop all but the live release and the one before it."""
-        order = [event.subject for event in ledger.events(kind="release.activated")]
-        recent = list(dict.fromkeys(reversed(order)))[:KEPT_RELEASES]
-        for name in [name for name in self.releases if name not in recent and name != live]:
-            self.releases.pop(name).stop()
-
     def _drain(self) -> None:
         if time.monotonic() < self.drain_at:
             return
@@ -130,13 +100,10 @@ class Supervisor:
 
     def stop(self) -> None:
         """End everything, last started first."""
-        for service in [*self.releases.values(), *reversed(self.services.values())]:
+        if self.fleet:
+            self.fleet.stop()
+        for service in reversed(self.services.values()):
             service.stop()
-
-
-def _live() -> tuple[str, str] | None:
-    activated = ledger.events(kind="release.activated")
-    return (activated[-1].subject, activated[-1].payload["url"]) if activated else None
 
 
 def drain() -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from lineage import fingerprint, places
 from lineage.fault import Fault
+from serving import licences
 from serving.predict import Prediction, Upload, load_release, predict
 from serving.release import GRAPH, HEAD, MANIFEST, REFERENCE, SERVING_KEYS, WARMUP, check_manifest, read_manifest
 from serving.served import (
@@ -31,7 +32,7 @@ from serving.served import (
 log = logging.getLogger(__name__)
 __all__ = ["Server", "assemble", "build", "check", "check_and_keep", "serve_command", "start", "wait_ready"]
 
-LOCK = "release.lock"
+LOCK, LICENCES = "release.lock", "LICENSES"
 ROOMS = Path(__file__).resolve().parent.parent
 CARRIED = ("lineage", "data", "serving")  # the rooms that answer; no other is in a release
 CODE = (".py", ".lock", ".txt", ".mako", ".ini")
@@ -156,6 +157,7 @@ def _context(context: Path, release_folder: Path) -> None:
                 shutil.copyfile(file, target)
     shutil.copytree(release_folder, context / "release")
     (context / "bentofile.yaml").write_text(BENTOFILE)
+    (context / LICENCES).write_text(licences.text(Path(__file__).parent / LOCK), encoding="utf-8")
     manifest = read_manifest(release_folder)
     tasks = "\n".join(
         f"- {name}: {facts['title']}, version {facts['version']}" for name, facts in manifest["tasks"].items()

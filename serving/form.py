@@ -1,9 +1,7 @@
-"""A form of files, read and answered without detours; BentoML's own route would take it through temporary files."""
+"""What is sent to /predict, read and answered without detours; BentoML's own route goes through temporary files."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Sequence
 
 from anyio import CapacityLimiter, fail_after, to_thread
@@ -14,24 +12,27 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from data.labels import LONGEST_SERIES
-from serving.answer import clean_name
-from serving.problem import problem
+from data.limits import LONGEST_SERIES
+from serving.answer import Asker, clean_name
+from serving.problem import ENDED, problem
 from serving.upload import Upload
 
 PATH = "/predict"
 THREADS = 2  # answers at once in one worker; the others wait for their turn without holding a thread
 FIELDS = 8
-QUOTED = re.compile(r'"[^"\\]*"')
+LONGEST_TASK = 100  # characters
 PATIENCE = 100.0  # seconds that a sender may take for one upload, who holds a place as long
+FORM = "multipart/form-data"
+BODIES = ("application/dicom", "application/zip")  # the body is the one file itself
+NAMELESS = "the body"
 
-Respond = Callable[[Sequence[Upload], str, str], Response]
+Respond = Callable[[Sequence[Upload], str, Asker], Response]
 
 
 class Forms:
-    """ASGI middleware: POST /predict with a multipart form is answered by `respond` (uploads, task, who asks).
+    """ASGI middleware: POST /predict is answered by `respond` (uploads, task, who asks); the rest goes on.
 
-    Everything else goes on to the service, which gives the same answers to BentoML's other ways of asking.
+    A form holds one or more `files`; a body of DICOM or zip is one file. `task` is a field, or stands in the query.
     """
 
     def __init__(self, app: ASGIApp, respond: Respond) -> None:
@@ -40,39 +41,65 @@ class Forms:
         self.turns: CapacityLimiter | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a form, or pass a request on."""
-        if scope["type"] != "http" or scope["path"].rstrip("/") != PATH or scope["method"] != "POST":
-            await self.app(scope, receive, send)
-            return
-        if not Headers(scope=scope).get("content-type", "").startswith("multipart/form-data"):
+        """Answer an upload, or pass a request on."""
+        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
         try:
             response = await self._answered(Request(scope, receive))
-        except ClientDisconnect:  # nobody is left to be told
-            return
+        except ClientDisconnect:  # nobody may be left to be told; BentoML waits for an answer all the same
+            response = problem(400, ENDED)
         await response(scope, receive, send)
 
     async def _answered(self, request: Request) -> Response:
+        media = media_type(request.headers)
+        if media != FORM and media not in BODIES:
+            return problem(415, f"Send {FORM} with `files`, or one file as {' or '.join(BODIES)}.")
         try:
             with fail_after(PATIENCE):
-                async with request.form(max_files=LONGEST_SERIES, max_fields=FIELDS) as form:
-                    uploads, task = await _uploads(form), form.get("task", "")
+                uploads, task = await (_form(request) if media == FORM else _body(request))
         except TimeoutError:
             return problem(408, f"The upload was not complete after {PATIENCE:g} seconds; send it again.")
         except (HTTPException, MultiPartException, ValueError) as error:
             reason = getattr(error, "detail", "") or getattr(error, "message", "") or str(error)
-            return problem(400, f"The form cannot be read: {reason}.")
-        if not isinstance(task, str):
-            return problem(400, "The field `task` holds a file; send the name of a task, or leave it out.")
+            return problem(400, f"The upload cannot be read: {reason.rstrip('.')}.")
+        if len(task) > LONGEST_TASK:
+            return problem(422, f"The name of the task is over {LONGEST_TASK} characters; /manifest lists the tasks.")
         self.turns = self.turns or CapacityLimiter(THREADS)
-        actor = request.state.actor
-        return await to_thread.run_sync(self.respond, uploads, _plain(task), actor, limiter=self.turns)
+        headers = request.headers
+        asker = Asker(request.state.actor, headers.get("idempotency-key", ""), headers.get("shadows", ""))
+        return await to_thread.run_sync(self.respond, uploads, task, asker, limiter=self.turns)
+
+
+def media_type(headers: Headers) -> str:
+    """The content type without its parameters."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _form(request: Request) -> tuple[list[Upload], str]:
+    async with request.form(max_files=LONGEST_SERIES, max_fields=FIELDS) as form:
+        unread = next((name for name in form if name not in ("files", "task")), None)
+        if unread is not None:
+            raise ValueError(f"it has the field {unread[:60]!r}, which is not read; send `files` and `task`")
+        tasks = form.getlist("task") or [request.query_params.get("task", "")]
+        if len(tasks) > 1:
+            raise ValueError("it has the field `task` more than once")
+        if not isinstance(tasks[0], str):
+            raise ValueError("the field `task` holds a file; send the name of a task, or leave it out")
+        return await _uploads(form), _plain(tasks[0])
+
+
+async def _body(request: Request) -> tuple[list[Upload], str]:
+    content = await request.body()
+    if not content:
+        raise ValueError("it is empty; send one scan as the body")
+    return [Upload(NAMELESS, content)], request.query_params.get("task", "")
 
 
 def _plain(task: str) -> str:
-    """The text of a field; BentoML's own client writes it as JSON."""
-    return str(json.loads(task)) if QUOTED.fullmatch(task) else task
+    """The text of a field; BentoML's own client writes it as JSON, in quotes. A charset can make what no text holds."""
+    text = task.encode(errors="replace").decode()
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
 async def _uploads(form: FormData) -> list[Upload]:

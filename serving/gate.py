@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lineage.verdict import Outcome, Verdict
 
 BLANK = 0.01  # standard deviation of the prepared pixels (0 to 1) under which a picture shows nothing
-TINY = 32  # pixels of the shorter side
+LARGEST_SET = 1  # classes of a conformal set; with more of them the answer would be a guess among them
 
 
 def answer(
@@ -18,19 +18,23 @@ def answer(
     confidence: tuple[float, float],
     distance: tuple[float, float],
     contrast: float,
-    shorter_side: int,
+    alike: tuple[int, int] = (1, 1),
+    slices: int = 1,
+    possible: tuple[Sequence[str], float] | None = None,
+    unfit: Sequence[str] = (),
 ) -> Verdict:
     """The serving gate. Each pair is (what the scan has, what the task or the release asks).
 
-    An unknown modality or body part ("") is no reason to abstain: most JPEG and PNG files say neither.
+    An unknown modality or body part ("") is no reason to abstain: most JPEG and PNG files say neither. `alike` is how
+    many of the `slices` look like what the model was judged on; `possible` the conformal set and its level, None for
+    a model whose validation side was too small for one; `unfit` what would keep the slice out of a batch.
     """
     reasons = []
     if modality[0] and modality[0] != modality[1]:
         reasons.append(f"the scan is {modality[0]}, the task is for {modality[1]}")
     if body_part[0] and not fits(*body_part):
         reasons.append(f"the scan shows {body_part[0]}, the task is for {' or '.join(body_part[1])}")
-    if shorter_side < TINY:
-        reasons.append(f"the picture is too small: {shorter_side} pixels, at least {TINY} are needed")
+    reasons += [f"the quality is too low: {reason}" for reason in unfit]
     if contrast < BLANK:
         reasons.append("the picture is blank: nothing in it stands out")
     if confidence[0] < confidence[1]:
@@ -39,6 +43,13 @@ def answer(
         reasons.append(
             f"the scan is unlike those the model was judged on: distance {distance[0]:.2f} over {distance[1]:.2f}"
         )
+    elif alike[0] < alike[1]:
+        reasons.append(
+            f"of {slices} slices {alike[0]} look like those the model was judged on, and {alike[1]} are needed"
+        )
+    if possible is not None and not 1 <= len(possible[0]) <= LARGEST_SET:
+        which = f"{' and '.join(possible[0])} are all possible" if possible[0] else "none of the classes fits"
+        reasons.append(f"the answer is open: {which} at the level {possible[1]:.0%}")
     return Verdict(
         gate="serving",
         subject=subject,
@@ -50,7 +61,10 @@ def answer(
             "confidence": confidence[0],
             "distance": distance[0],
             "contrast": contrast,
-            "shorter_side": shorter_side,
+            "slices": slices,
+            "slices_alike": alike[0],
+            "possible": None if possible is None else list(possible[0]),
+            "unfit": list(unfit),
         },
         thresholds={
             "modality": modality[1],
@@ -58,7 +72,9 @@ def answer(
             "abstain_below": confidence[1],
             "outlier_distance": distance[1],
             "blank": BLANK,
-            "tiny": TINY,
+            "slices_alike": alike[1],
+            "conformal_level": None if possible is None else possible[1],
+            "largest_set": LARGEST_SET,
         },
     )
 

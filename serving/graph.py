@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from lineage.fault import Fault
 
 Array = NDArray[np.float32]
-Infer = Callable[[Array], tuple[Array, Array]]
+Infer = Callable[[list[Array]], list[tuple[Array, Array]]]
 
 ENGINES = ("openvino", "onnxruntime")
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 INPUT, LOGITS, FEATURES = "pixels", "logits", "features"
 CHUNK = 64  # images at a time: bounds the memory of a long series, and changes no result
+LIGHT = 4 << 20  # bytes of a graph under which one core is done with an image before a second one could help
 CPU_FLAGS = ("amx_bf16", "amx_tile", "avx512_bf16", "avx512f", "avx512_vnni", "avx2", "fma", "asimd")
 
 
@@ -30,7 +32,8 @@ CPU_FLAGS = ("amx_bf16", "amx_tile", "avx512_bf16", "avx512f", "avx512_vnni", "a
 class Graph:
     """A compiled graph: `pixels` (n, size, size, 1) in [0, 1] to logits and the feature maps before the pooling.
 
-    Compiled once, and safe to share between threads: one inference at a time runs in it.
+    Compiled once, and safe to share between threads. `streams` inferences run in it side by side: as many as there
+    are cores in a light graph, one that has all cores in a heavy one.
     """
 
     path: Path
@@ -39,8 +42,8 @@ class Graph:
     engine: str
     version: str
     precision: str
+    streams: int
     infer: Infer = field(repr=False)
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def load(cls, path: Path, engine: str = "openvino", precision: str = "float32") -> Graph:
@@ -58,10 +61,10 @@ class Graph:
         """Logits (n, classes) and features (n, height, width, channels), both float32."""
         if pixels.ndim != 4 or pixels.shape[1:] != (self.size, self.size, 1) or not len(pixels):
             raise ValueError(f"the graph takes (n, {self.size}, {self.size}, 1) pixels, not {pixels.shape}")
-        chunks = [np.ascontiguousarray(pixels[at : at + CHUNK], np.float32) for at in range(0, len(pixels), CHUNK)]
-        with self.lock:
-            answers = [self.infer(chunk) for chunk in chunks]
-        return np.concatenate([logits for logits, _ in answers]), np.concatenate([maps for _, maps in answers])
+        chunk = min(CHUNK, -(-len(pixels) // self.streams))
+        chunks = [np.ascontiguousarray(pixels[at : at + chunk], np.float32) for at in range(0, len(pixels), chunk)]
+        logits, maps = zip(*self.infer(chunks), strict=True)
+        return (logits[0], maps[0]) if len(chunks) == 1 else (np.concatenate(logits), np.concatenate(maps))
 
     def facts(self) -> dict[str, Any]:
         """What an answer depends on beside the graph: engine, its version, the precision in effect, CPU features."""
@@ -84,7 +87,14 @@ def _openvino(path: Path, precision: str) -> dict[str, Any]:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else its mere import writes to the
     import openvino  # home folder and reports to its maker; without that package it takes its own silent stub
 
-    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
+    cores = len(os.sched_getaffinity(0))
+    streams = cores if path.stat().st_size < LIGHT else 1
+    hints = {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": cores,
+        "ENABLE_CPU_PINNING": False,  # several workers share the cores
+    }
     try:
         core = openvino.Core()
         model = core.read_model(path)
@@ -98,12 +108,6 @@ def _openvino(path: Path, precision: str) -> dict[str, Any]:
         raise Fault(
             f"{path}: OpenVINO cannot run this graph ({str(error).splitlines()[-1][:200]}); export it again"
         ) from error
-    request = compiled.create_infer_request()
-
-    def infer(pixels: Array) -> tuple[Array, Array]:
-        answer = request.infer({INPUT: pixels})
-        return np.asarray(answer[LOGITS], np.float32), np.asarray(answer[FEATURES], np.float32)
-
     effective = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
     names = {short: name for name, short in PRECISIONS.items()}
     return {
@@ -112,8 +116,42 @@ def _openvino(path: Path, precision: str) -> dict[str, Any]:
         "engine": "openvino",
         "version": openvino.get_version().partition("-")[0],
         "precision": names.get(effective, effective),
-        "infer": infer,
+        "streams": streams,
+        "infer": partial(_in_streams, _idle(compiled, streams)),
     }
+
+
+def _idle(compiled: Any, streams: int) -> SimpleQueue[Any]:
+    """The requests of a compiled model, one for each stream, that nobody uses now."""
+    idle: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(streams):
+        idle.put(compiled.create_infer_request())
+    return idle
+
+
+def _in_streams(idle: SimpleQueue[Any], chunks: list[Array]) -> list[tuple[Array, Array]]:
+    """Answers to the chunks in their order, as many side by side as requests are idle; waits for one at least."""
+    held = [idle.get()]
+    answers: list[tuple[Array, Array]] = []
+    try:
+        with suppress(Empty):
+            while len(held) < len(chunks):
+                held.append(idle.get_nowait())
+        for at in range(0, len(chunks), len(held)):
+            running = list(zip(held, chunks[at : at + len(held)], strict=False))
+            for request, chunk in running:
+                request.start_async({INPUT: chunk}, share_inputs=True)
+            for request, _ in running:
+                request.wait()
+                answers.append((_output(request, LOGITS), _output(request, FEATURES)))
+    finally:
+        for request in held:
+            idle.put(request)
+    return answers
+
+
+def _output(request: Any, name: str) -> Array:
+    return np.array(request.get_tensor(name).data, np.float32)
 
 
 def _openvino_shape(port: Any) -> list[int | None]:
@@ -136,9 +174,8 @@ def _onnxruntime(path: Path, precision: str) -> dict[str, Any]:
         {port.name: list(port.shape) for port in session.get_outputs()},
     )
 
-    def infer(pixels: Array) -> tuple[Array, Array]:
-        logits, maps = session.run([LOGITS, FEATURES], {INPUT: pixels})
-        return logits, maps
+    def infer(chunks: list[Array]) -> list[tuple[Array, Array]]:
+        return [tuple(session.run([LOGITS, FEATURES], {INPUT: chunk})) for chunk in chunks]
 
     return {
         "size": size,
@@ -146,6 +183,7 @@ def _onnxruntime(path: Path, precision: str) -> dict[str, Any]:
         "engine": "onnxruntime",
         "version": onnxruntime.__version__,
         "precision": "float32",
+        "streams": 1,
         "infer": infer,
     }
 

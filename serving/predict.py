@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data import describe, pixels
-from data.record import Pooling, Scan
+from data import describe, pixels, rules
+from data.record import Scan
 from lineage import keys
 from lineage.fault import Fault
 from lineage.journal import JournalRow
 from lineage.verdict import Outcome, Verdict
 from serving import explain, gate, outlier, upload
+from serving.pooling import looks, pool
 from serving.release import Model, Release, load_release
 from serving.upload import Upload
 
@@ -28,7 +29,6 @@ __all__ = [
     "Upload",
     "journal_row",
     "load_release",
-    "pool",
     "predict",
     "probabilities",
     "to_json",
@@ -42,8 +42,9 @@ Array = NDArray[np.float32]
 class Prediction:
     """One answer and all that the journal keeps of it: hashes, numbers and the small map; no pixels, no identity.
 
-    `score` is the pooled probability of the positive classes, `slices` holds it for each slice that was judged,
-    `shown` is the index of the slice that the map and the description belong to.
+    `score` is the pooled probability of the positive classes, `slices` holds each slice's own and whether it counted
+    for the pooling (it looks like what the model was judged on), `shown` is the index of
+    the slice that the map and the description belong to.
     """
 
     id: str
@@ -78,17 +79,6 @@ def probabilities(logits: Array, temperature: float) -> Array:
     return np.asarray(exponent / exponent.sum(axis=1, keepdims=True), np.float32)
 
 
-def pool(slices: Array, positive: Sequence[int], pooling: Pooling) -> Array:
-    """A case's probabilities (classes) from its slices' (n, classes): their mean, or that of the k most positive."""
-    if pooling.rule == "mean":
-        return np.asarray(slices.mean(axis=0, dtype=np.float64), np.float32)
-    if pooling.rule != "topk":
-        raise Fault(f"pooling rule {pooling.rule!r} is unknown: use mean or topk")
-    scores = slices[:, list(positive)].sum(axis=1)
-    top = np.argsort(-scores, kind="stable")[: pooling.k]
-    return np.asarray(slices[top].mean(axis=0, dtype=np.float64), np.float32)
-
-
 def decide(case: Array, positive: Sequence[int], threshold: float) -> int:
     """The class of a case: the most probable positive one at or over the operating point, else the best other one."""
     inside = float(case[list(positive)].sum()) >= threshold
@@ -111,10 +101,17 @@ def predict(
     judged = _judged(prepared)
     logits, features = model.graph.run(prepared[judged])
     slices = probabilities(logits, model.temperature)
-    case, scores = pool(slices, model.positive, model.pooling), slices[:, list(model.positive)].sum(axis=1)
-    top = int(np.argmax(scores))
+    scores, distances = slices[:, list(model.positive)].sum(axis=1), outlier.distance(model.reference, features)
+    counted = _counted(distances <= model.outlier_distance)
+    distance = scans[0].spacing[0] if len(scans) == 1 and scans[0].spacing else 0.0
+    seen = looks(len(counted), distance)
+    case = pool(slices[counted], model.positive, model.pooling, model.prevalence, seen)
+    top = int(counted[np.argmax(scores[counted])])
     scan, plane = _slice(scans, int(judged[top]))
-    verdict = _gate(release, model, scan, plane, prepared[judged[top]], features[top], float(case.max()))
+    facts = upload.description(plane, scan, uploads)
+    shown = prepared[judged[top]]
+    alike = (int((distances <= model.outlier_distance).sum()), len(judged))
+    verdict = _gate(release, model, scan, facts, shown, float(distances[top]), alike, case)
     mapped = max(model.positive, key=lambda index: float(slices[top, index]))
     return Prediction(
         id=id,
@@ -125,8 +122,8 @@ def predict(
         version=model.version,
         cluster=_cluster(scans, uploads),
         inputs=inputs.result(),
-        description=upload.description(plane, scan, uploads),
-        embedding=tuple(float(value) for value in describe.embed(prepared[judged[top], :, :, 0])),
+        description=facts,
+        embedding=tuple(float(value) for value in describe.embed(shown[:, :, 0])),
         classes=model.classes,
         probabilities=tuple(float(value) for value in case),
         answer=model.classes[decide(case, model.positive, model.threshold)]
@@ -135,7 +132,10 @@ def predict(
         score=float(case[list(model.positive)].sum()),
         threshold=model.threshold,
         verdict=verdict,
-        slices=tuple({"index": int(at), "score": float(score)} for at, score in zip(judged, scores, strict=True)),
+        slices=tuple(
+            {"index": int(at), "score": float(score), "counted": bool(number in counted)}
+            for number, (at, score) in enumerate(zip(judged, scores, strict=True))
+        ),
         shown=int(judged[top]),
         map=explain.base64_png(explain.heat(features[top], model.kernel, mapped)),
         map_class=model.classes[mapped],
@@ -237,6 +237,11 @@ def _judged(prepared: Array) -> NDArray[np.intp]:
     return shown if len(shown) else np.arange(len(prepared))
 
 
+def _counted(alike: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Positions of the slices that look like what the model was judged on; all of them where none does."""
+    return np.flatnonzero(alike) if alike.any() else np.arange(len(alike))
+
+
 def _slice(scans: list[Scan], index: int) -> tuple[Scan, Array]:
     """The scan that holds the case's slice `index`, and that slice's pixels."""
     for scan in scans:
@@ -247,17 +252,36 @@ def _slice(scans: list[Scan], index: int) -> tuple[Scan, Array]:
 
 
 def _gate(
-    release: Release, model: Model, scan: Scan, plane: Array, prepared: Array, features: Array, confidence: float
-) -> Verdict:
+    release: Release, model: Model, scan: Scan, facts: dict[str, float | str], prepared: Array, distance: float,
+    alike: tuple[int, int], case: Array,
+) -> Verdict:  # fmt: skip
     return gate.answer(
         model.task,
         modality=(_modality(scan), model.modality),
         body_part=(scan.header.get("body_part", ""), model.body_parts),
-        confidence=(confidence, release.abstain_below),
-        distance=(float(outlier.distance(model.reference, features[np.newaxis])[0]), model.outlier_distance),
+        confidence=(float(case.max()), release.abstain_below),
+        distance=(distance, model.outlier_distance),
         contrast=float(prepared.std()),
-        shorter_side=min(plane.shape),
+        alike=(alike[0], min(alike[1], model.pooling.k if model.pooling.rule == "topk" else 1)),
+        slices=alike[1],
+        possible=_possible(model, case),
+        unfit=[*rules.unfit(facts, model.modality, model.pixels.window), *_coloured(scan)],
     )
+
+
+def _coloured(scan: Scan) -> list[str]:
+    """A DICOM image in colours is a map or a screenshot: no model here has learnt from one."""
+    kind = scan.header.get("photometric", "")
+    return [] if not kind or kind.startswith("MONOCHROME") else [f"a picture in colours ({kind})"]
+
+
+def _possible(model: Model, case: Array) -> tuple[tuple[str, ...], float] | None:
+    """The conformal set of a case and its level: the classes whose 1 - p is at most their quantile."""
+    if model.conformal is None:
+        return None
+    level, quantiles = model.conformal
+    inside = zip(model.classes, case, quantiles, strict=True)
+    return tuple(name for name, p, quantile in inside if 1 - float(p) <= quantile), level
 
 
 def _modality(scan: Scan) -> str:

@@ -20,16 +20,22 @@ from lineage.fingerprint import text_sha256
 log = logging.getLogger(__name__)
 MEDIA = "application/problem+json"
 GUARDED = ("/predict", "/manifest")
+FAILED = "Something went wrong here; the log of the release has the details."
+ENDED = "The upload ended before it was complete."
 ROOM = 64  # requests in one worker at once; one more is told to come back
 TRUSTED = 2.0  # seconds that a good token stays good without another look: a disabled account is let in for so long
 BUSY = "Too many scans are being answered at once; send this one again in a moment."
 ENVELOPE = 1 << 20  # bytes that form fields and part headers may add to the files
 
 
+def details(status: int, detail: str) -> dict[str, Any]:
+    """Problem details. `detail` is one sentence for the user."""
+    return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+
+
 def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """A problem-details response. `detail` is one sentence for the user."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    return JSONResponse(body, status, headers, media_type=MEDIA)
+    """A problem-details response."""
+    return JSONResponse(details(status, detail), status, headers, media_type=MEDIA)
 
 
 class Guard:
@@ -46,11 +52,17 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with a problem."""
-        if scope["type"] != "http" or scope["path"].rstrip("/") not in GUARDED:
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        refused = await self._refusal(scope, headers)
+        if scope["path"] not in GUARDED:
+            await self.app(scope, receive, _Translated(send))
+            return
+        try:
+            refused = await self._refusal(scope, Headers(scope=scope))
+        except Exception:  # whatever the database's reason is: who cannot be known is not let in
+            log.exception("a token could not be looked up")
+            refused = problem(503, "Nobody can be let in at the moment; try again.", {"Retry-After": "5"})
         if refused:
             await refused(scope, receive, send)
             return
@@ -82,7 +94,7 @@ class Guard:
             return problem(401, detail, {"WWW-Authenticate": 'Bearer realm="oncoloop", scope="predict"'})
         scope.setdefault("state", {})["actor"] = person.name
         length = headers.get("content-length", "0")
-        if not length.isdecimal():
+        if not length.isdecimal() or len(length) > 18:
             return problem(400, "The Content-Length header is not a number.")
         return self._too_large() if int(length) > self.limit + ENVELOPE else None
 
@@ -105,9 +117,12 @@ class Guard:
             if not over:
                 await translated(message)
 
-        await self.app(scope, counted, answered)
-        if over and not translated.started:
-            await self._too_large()(scope, receive, send)
+        try:
+            await self.app(scope, counted, answered)
+        except Exception:  # BentoML would let the sender wait for its timeout, and say nothing
+            log.exception("%s failed", scope["path"])
+        if not translated.started:
+            await (self._too_large() if over else problem(500, FAILED))(scope, receive, send)
 
 
 class _Translated:
@@ -117,11 +132,13 @@ class _Translated:
         self.send = send
         self.started = False
         self.status = 0
+        self.allow = ""
         self.body = b""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
+            self.allow = Headers(raw=message["headers"]).get("allow", "")
             media = Headers(raw=message["headers"]).get("content-type", "")
             if message["status"] >= 400 and not media.startswith(MEDIA):
                 self.status = message["status"]
@@ -131,7 +148,8 @@ class _Translated:
             return
         self.body += message.get("body", b"")
         if not message.get("more_body"):
-            response = problem(self.status, _sentence(self.status, self.body))
+            kept = {"Allow": self.allow} if self.allow else None
+            response = problem(self.status, _sentence(self.status, self.body), kept)
             await self.send({"type": "http.response.start", "status": self.status, "headers": response.raw_headers})
             await self.send({"type": "http.response.body", "body": bytes(response.body)})
 

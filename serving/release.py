@@ -20,7 +20,7 @@ WARMUP = "warmup"
 GRAPH, HEAD, REFERENCE = "graph.onnx", "head.npz", "reference.npz"
 TASK_KEYS = (
     "title", "modality", "body_parts", "classes", "positive", "pixels", "pooling", "temperature", "threshold",
-    "precision", "outlier_distance", "version", "note",
+    "precision", "outlier_distance", "version", "note", "prevalence", "conformal",
 )  # fmt: skip
 SERVING_KEYS = ("engine", "keep_scans", "abstain_below", "max_upload_mb")
 
@@ -40,6 +40,8 @@ class Model:
     temperature: float
     threshold: float
     outlier_distance: float
+    prevalence: float
+    conformal: tuple[float, tuple[float, ...]] | None  # level, and each class's quantile of 1 - p
     version: str
     note: str
     graph: Graph
@@ -113,12 +115,18 @@ def _model(folder: Path, task: str, facts: dict[str, Any], engine: str) -> Model
         temperature=float(facts["temperature"]),
         threshold=float(facts["threshold"]),
         outlier_distance=float(facts["outlier_distance"]),
+        prevalence=float(facts["prevalence"]),
+        conformal=_conformal(facts["conformal"]),
         version=str(facts["version"]),
         note=facts["note"],
         graph=graph,
         kernel=kernel,
         reference=outlier.load(folder / REFERENCE),
     )
+
+
+def _conformal(facts: dict[str, Any] | None) -> tuple[float, tuple[float, ...]] | None:
+    return None if facts is None else (float(facts["level"]), tuple(map(float, facts["quantiles"])))
 
 
 def head(path: Path) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data import archive, describe, identity, read
+from data import archive, describe, identity, limits, read
 from data.record import Scan
 from data.series import series
 from lineage.fault import Fault
@@ -33,7 +33,14 @@ def scans(uploads: Sequence[Upload]) -> list[Scan]:
     """
     if not uploads:
         raise Fault("no file was sent: send at least one scan as `files`")
-    found = [_scan(upload) for upload in uploads]
+    found: list[Scan] = []
+    room = limits.DECODED_BYTES
+    for upload in uploads:
+        found.append(_scan(upload))
+        room -= found[-1].pixels.nbytes
+        if room < 0:
+            most = limits.DECODED_BYTES // 2**20
+            raise Fault(f"{upload.name}: with it the files are over {most} MiB decoded; send fewer of them")
     first = found[0]
     for scan in found[1:]:
         if scan.patient_id != first.patient_id:
@@ -58,14 +65,19 @@ def _scan(upload: Upload) -> Scan:
 
     def members() -> Iterator[Scan]:
         for inside, part in archive.members(upload.name, upload.content):
-            yield _silent(*read.member(upload.name, inside, part))
+            yield _silent(*read.member(upload.name, inside, part), f"{upload.name}: ")
 
     return read.assemble(upload.name, members())
 
 
-def _silent(scan: Scan, header: Any) -> Scan:
-    row = {"patient_id": scan.patient_id or ""}
-    return replace(scan, header=identity.silent(scan.header, header, row, []))
+def _silent(scan: Scan, header: Any, inside: str = "") -> Scan:
+    name = f"{inside}{scan.name}"
+    limits.permit(name, *[max(scan.pixels.shape[1:])] * 2)  # the square that a network's picture is cut from
+    try:
+        kept = identity.silent(scan.header, header, {"patient_id": scan.patient_id or ""}, [])
+    except Exception as error:  # pydicom looks at a value when it is asked for, and raises as many kinds as in `read`
+        raise Fault(f"{name}: its header cannot be read ({type(error).__name__}); export it again") from error
+    return replace(scan, header=kept)
 
 
 def _inside(upload: Upload) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.record import Task
+from serving.pooling import prevalence
 from serving.predict import probabilities
 from training.settings import CalibrateSettings
 
@@ -23,7 +24,8 @@ DEFAULT_POINT = 0.5  # the operating point where validation holds no positive un
 class Calibration:
     """What turns logits into an answer. `threshold` is of the summed probability of the positive classes.
 
-    `sensitivity` and `specificity` are those reached on the validation side; `precision` is what the graph runs in.
+    `sensitivity`, `specificity` and `prevalence` (of positive units) are those of the validation side;
+    `precision` is what the graph runs in.
     """
 
     temperature: float
@@ -31,6 +33,7 @@ class Calibration:
     wanted_sensitivity: float
     sensitivity: float | None
     specificity: float | None
+    prevalence: float
     clusters: int
     units: int
     conformal: dict[str, Any]
@@ -59,6 +62,7 @@ def calibrate(
         wanted_sensitivity=task.sensitivity,
         sensitivity=float(called[positives].mean()) if positives.any() else None,
         specificity=float((~called[~positives]).mean()) if (~positives).any() else None,
+        prevalence=prevalence(positives),
         clusters=len(np.unique(clusters)),
         units=len(labels),
         conformal=conformal(sure, labels, clusters, task.classes, settings),

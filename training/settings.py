@@ -52,6 +52,20 @@ class EvaluateSettings:
 
 
 @dataclass(frozen=True)
+class ShadowSettings:
+    """What a challenger must show behind the live release. Shares of pairs; `max_slower` is a ratio of medians."""
+
+    min_clusters: int = 20
+    min_agreement: float = 0.80
+    max_withheld: float = 0.10
+    max_wrong: float = 0.10
+    max_slower: float = 3.0
+    confidence: float = 0.90
+    bootstrap: int = 2000
+    seed: int = 7
+
+
+@dataclass(frozen=True)
 class PromotionSettings:
     """What a challenger must show. `alpha` is one-sided, for each claim; margins are differences of the figure."""
 
@@ -64,3 +78,4 @@ class PromotionSettings:
     floor_auroc: float
     min_clusters: int
     min_positive_clusters: int
+    shadow: ShadowSettings = ShadowSettings()

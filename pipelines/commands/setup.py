@@ -31,7 +31,7 @@ def up(args: argparse.Namespace) -> Answer:
 
 def _addresses(house: object) -> str:
     """Where everything answers, and a one-time link for each person."""
-    from lineage import people
+    from lineage import journal, people
     from serving.served import PROBE
 
     found = {name: services.url(name) for name in ("desk", "prefect", "mlflow", "evidently")}
@@ -39,7 +39,7 @@ def _addresses(house: object) -> str:
     lines += [f"  {name:10} {url}" for name, url in found.items() if url]
     if found["desk"]:
         for person in people.people():
-            if person.disabled_at is None and person.name != PROBE:
+            if person.disabled_at is None and person.name not in (PROBE, journal.SHADOW):
                 lines.append(
                     f"  {person.name} ({person.role}), once: {found['desk']}/enter?token={people.invite(person.name)}"
                 )

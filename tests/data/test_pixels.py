@@ -92,3 +92,11 @@ def test_a_full_slice_takes_milliseconds() -> None:
         unit_pixels(plane, Units.HU, LUNG)
         best = min(best, time.perf_counter() - started)
     assert best < 0.006  # 1 ms on an idle core
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-44, 1e-38, 1e-29, 1.0, 1e12])
+def test_any_spread_of_values_gives_numbers_between_0_and_1(spread: float) -> None:
+    plane = (np.linspace(0, 1, 64 * 64, dtype=np.float64).reshape(64, 64) * spread).astype(np.float32)
+    unit = unit_pixels(plane, Units.RAW, PixelSettings(32, None))
+    assert np.isfinite(unit).all() and 0 <= unit.min() and unit.max() <= 1
+    assert bool(unit.any()) is (spread >= 1e-29)

@@ -234,3 +234,18 @@ def test_zoo_series_with_tilt_is_named(real_data: Path) -> None:
     folder = real_data / "dicom-zoo/series/failing_gantrytilting_001"
     whole = series([read(path.name, path.read_bytes()) for path in sorted(folder.iterdir())])
     assert "gantry tilt" in whole.header["geometry"]
+
+
+@pytest.mark.parametrize("value", [3e38, -3e38, 1e13, np.inf])
+def test_values_that_nothing_measures_are_refused_and_infinite_ones_replaced(value: float) -> None:
+    """Their squares overflow: a description of such a slice would hold no numbers."""
+    import nibabel
+
+    pixels = np.ones((4, 4, 1), np.float32)
+    pixels[0, 0, 0] = value
+    content = nibabel.Nifti1Image(pixels, np.eye(4)).to_bytes()
+    if np.isinf(value):
+        assert read("x.nii", content).pixels.max() == 1
+    else:
+        with pytest.raises(Fault, match=r"x\.nii: holds pixel values beyond 1e\+12"):
+            read("x.nii", content)

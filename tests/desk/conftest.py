@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from desk import answer, app, traffic
+from desk import app, traffic, trust
 from lineage import journal, ledger, people, store
 from lineage.verdict import Outcome, Verdict
 from serving import explain
@@ -82,7 +82,8 @@ def judged(task: str, version: str, outcome: Outcome, reason: str) -> None:
 @pytest.fixture
 def workspace(home: Path) -> Path:
     """`home` with three people, the release's manifest, a champion, and two versions that wait for a decision."""
-    answer._tokens.clear()
+    trust._tokens.clear()
+    trust._admitted.clear()
     for role, name in NAMES.items():
         people.add(name, role)
     folder = home / "releases" / RELEASE
@@ -148,6 +149,7 @@ class Answering:
 
     def __init__(self) -> None:
         self.seen: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
         self.problem: tuple[int, str] | None = None
         self.changes: dict[str, Any] = {}
 
@@ -156,6 +158,7 @@ class Answering:
         person = people.bearer(request.headers.get("authorization", "").removeprefix("Bearer "), "predict")
         if person is None:
             return self._refused(401, "Send a valid bearer token.")
+        self.headers.append(dict(request.headers))
         form = await request.form()
         files = [(sent.filename, len(await sent.read())) for sent in form.getlist("files")]  # type: ignore[union-attr]
         self.seen.append({"actor": person.name, "files": files, "task": form.get("task")})

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -102,3 +106,100 @@ def test_a_release_that_is_down_is_said_plainly(open_desk: Desk, csrf: Token) ->
     client = open_desk("clinician")
     answer = send(client, csrf(client, "/"))
     assert answer.status_code == 503 and "can't be reached" in answer.json()["detail"]
+
+
+class Brittle:
+    """A release's port behind which a worker dies under the first requests, after it has read them."""
+
+    def __init__(self, deaths: int) -> None:
+        self.deaths = deaths
+        self.asked: list[tuple[dict[str, str], bytes]] = []
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rb") as stream:
+                stream.readline()
+                headers: dict[str, str] = {}
+                while line := stream.readline().strip().decode():
+                    headers |= {line.partition(":")[0].lower(): line.partition(":")[2].strip()}
+                self.asked.append((headers, stream.read(int(headers["content-length"]))))
+                if len(self.asked) > self.deaths:
+                    connection.sendall(b'HTTP/1.1 200 OK\r\ncontent-length: 10\r\nconnection: close\r\n\r\n{"id":"1"}')
+
+
+@pytest.fixture
+def brittle(workspace: Path) -> Iterator[Callable[[int], Brittle]]:
+    assert workspace.is_dir()
+    made: list[Brittle] = []
+
+    def serve(deaths: int) -> Brittle:
+        made.append(Brittle(deaths))
+        traffic.move(RELEASE, made[-1].url, "system")
+        return made[-1]
+
+    yield serve
+    for one in made:
+        one.socket.close()
+
+
+def test_a_worker_that_dies_under_a_request_is_asked_once_more(open_desk: Desk, brittle: Any) -> None:
+    worker = brittle(1)
+    answer = send(open_desk(""), None, b"scan" * 100_000, authorization=f"Bearer {people.issue('enno', 'predict', 1)}")
+    assert answer.status_code == 200 and answer.json() == {"id": "1"}
+    (first, body), (second, again) = worker.asked
+    assert body == again and b"scan" * 100_000 in body
+    assert first["idempotency-key"] == second["idempotency-key"], "the second try finds the row of the first"
+
+
+def test_a_request_brings_no_more_than_two_workers_down(open_desk: Desk, brittle: Any) -> None:
+    worker = brittle(9)
+    answer = send(open_desk(""), None, authorization=f"Bearer {people.issue('enno', 'predict', 1)}")
+    assert answer.status_code == 502 and "broke off" in answer.json()["detail"] and len(worker.asked) == 2
+
+
+def test_a_program_may_bring_its_own_idempotency_key(open_desk: Desk, release: Any) -> None:
+    client, token = open_desk(""), f"Bearer {people.issue('enno', 'predict', 1)}"
+    for key in ({}, {}, {"idempotency-key": "mine-1"}):
+        assert send(client, None, authorization=token, **key).status_code == 200
+    seen = [headers["idempotency-key"] for headers in release.headers]
+    assert len(set(seen)) == 3 and seen[2] == "mine-1"
+
+
+def test_an_account_that_was_closed_is_told_so_though_it_was_let_in_just_now(
+    open_desk: Desk, csrf: Token, release: Any
+) -> None:
+    client = open_desk("clinician")
+    token = csrf(client, "/")
+    assert send(client, token).status_code == 200
+    people.disable("cleo")
+    refused = send(client, token)
+    assert refused.status_code == 401 and "not signed in any more" in refused.json()["detail"]
+    assert len(release.seen) == 1
+
+
+def test_what_another_process_decides_is_followed_within_half_a_second(open_desk: Desk, brittle: Any) -> None:
+    first, second = brittle(0), Brittle(0)
+    client, token = open_desk(""), f"Bearer {people.issue('enno', 'predict', 1)}"
+    assert send(client, None, authorization=token).status_code == 200 and len(first.asked) == 1
+    ledger.append("release.activated", "another", {"url": second.url, "port": 1})
+    time.sleep(0.5)
+    assert send(client, None, authorization=token).status_code == 200
+    assert (len(first.asked), len(second.asked)) == (1, 1)
+    second.socket.close()
+
+
+def test_uploads_that_would_fill_the_memory_together_are_told_to_come_back(open_desk: Desk, release: Any) -> None:
+    client, token = open_desk(""), f"Bearer {people.issue('enno', 'predict', 1)}"
+    room = client.app.state.counter.room  # type: ignore[attr-defined]
+    room.most = 300_000
+    busy = send(client, None, b"0" * 400_000, authorization=token)
+    assert busy.status_code == 503 and busy.headers["retry-after"] == "5" and release.seen == []
+    assert room.held == 0 and send(client, None, b"0" * 200_000, authorization=token).status_code == 200
+    assert room.held == 0

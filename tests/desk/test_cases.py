@@ -53,6 +53,14 @@ def test_a_series_names_the_slice_of_its_map(open_desk: Desk, answered: Answered
     assert "The heat map of slice 5" in words(page) and page.count("<rect") == 7 and page.count('class="peak"') == 1
 
 
+def test_slices_that_did_not_count_are_told_apart(open_desk: Desk, answered: Answered) -> None:
+    slices = [{"index": number, "score": 0.9 if number == 4 else 0.1, "counted": number != 4} for number in range(7)]
+    slices[2]["score"] = 0.3
+    page = words(open_desk("clinician").get(f"/cases/{answered(slices=slices)}").text)
+    assert "Read from 6 of 7 slices; the others show what the model was never judged on." in page
+    assert "The heat map of slice 3" in page and "Slice 5: 90 %, not counted" in page
+
+
 def test_phantoms_only_stands_on_every_page_of_the_task(open_desk: Desk, answered: Answered) -> None:
     made, client = answered(task="pancreas-ct"), open_desk("clinician")
     for address in (f"/cases/{made}", f"/cases/{made}/report", "/cases"):

@@ -1,12 +1,12 @@
-"""Which release answers: moves, the supervisor's own activations, and the way back."""
+"""Which release answers: moves, and the supervisor's own activations."""
 
 from __future__ import annotations
 
 import pytest
 
 from desk import traffic
-from desk.traffic import Target
-from lineage import ledger, store
+from desk.traffic import Dark, Target
+from lineage import ledger
 from lineage.fault import Fault
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -15,8 +15,6 @@ BLUE, GREEN = Target("blue", "http://127.0.0.1:7811"), Target("green", "http://1
 
 def test_before_the_first_release_nothing_answers() -> None:
     assert traffic.live() is None and traffic.previous() is None
-    with pytest.raises(Fault, match="no earlier release"):
-        traffic.rollback("enno")
 
 
 def test_a_move_makes_the_old_release_the_previous_one() -> None:
@@ -24,16 +22,6 @@ def test_a_move_makes_the_old_release_the_previous_one() -> None:
     assert (traffic.live(), traffic.previous()) == (BLUE, None)
     traffic.move(GREEN.release, GREEN.url, "system")
     assert (traffic.live(), traffic.previous()) == (GREEN, BLUE)
-
-
-def test_rollback_goes_back_and_back_again() -> None:
-    traffic.move(BLUE.release, BLUE.url, "system")
-    traffic.move(GREEN.release, GREEN.url, "system")
-    assert traffic.rollback("enno") == BLUE
-    assert (traffic.live(), traffic.previous()) == (BLUE, GREEN)
-    assert ledger.events(kind="release.wanted")[-1].subject == "blue", "the supervisor must want it too"
-    assert traffic.rollback("enno") == GREEN
-    assert [event.actor for event in ledger.events(kind="release.activated")][-2:] == ["enno", "enno"]
 
 
 def test_the_same_move_twice_is_one_move() -> None:
@@ -56,14 +44,15 @@ def test_an_activation_of_the_supervisor_is_followed() -> None:
     assert [row["role"] for row in traffic.history()] == ["live", "previous", "live"]
 
 
-def test_a_shadow_never_answers() -> None:
+def test_a_shadow_is_asked_while_it_is_served_and_never_answers() -> None:
     traffic.move(BLUE.release, BLUE.url, "system")
-    store.execute(
-        store.traffic.insert().values(
-            at=store.now(), release="dark", url=GREEN.url, role=traffic.SHADOW, actor="system"
-        )
-    )
+    ledger.append("shadow.started", "lung-ct", {"version": "4", "release": "dark"}, "enno")
+    assert traffic.shadow() is None, "its server is not ready yet"
+    ledger.append("shadow.served", "lung-ct", {"version": "4", "release": "dark", "url": GREEN.url})
+    assert traffic.shadow() == Dark("lung-ct", "4", "dark", GREEN.url)
     assert (traffic.live(), traffic.previous()) == (BLUE, None)
+    ledger.append("shadow.stopped", "lung-ct", {"version": "4", "reason": "enough"}, "enno")
+    assert traffic.shadow() is None
 
 
 @pytest.mark.parametrize(("release", "url"), [("", "http://x"), ("blue", "file:///etc/passwd"), ("blue", "")])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -91,7 +93,8 @@ def test_one_prediction_is_written_once(home: Path, prediction: Prediction) -> N
         "DELETE FROM journal",
         "INSERT OR REPLACE INTO journal SELECT * FROM journal",
         "REPLACE INTO journal SELECT number + 1, id, at, actor, release, task, version, cluster, inputs, description,"
-        " embedding, probabilities, 'benign', score, outcome, reasons, slices, map, engine, duration_ms FROM journal",
+        " embedding, probabilities, 'benign', score, outcome, reasons, slices, map, engine, duration_ms, shadows"
+        " FROM journal",
     ],
 )
 def test_the_database_refuses_to_change_an_answer(home: Path, sql: str, prediction: Prediction) -> None:
@@ -107,3 +110,37 @@ def test_no_answer_without_a_journal(home: Path, prediction: Prediction) -> None
     stranger.commit()
     with pytest.raises(Fault, match="journal"):
         journal.append(prediction())
+
+
+def test_a_second_try_finds_the_row_of_the_first(home: Path, prediction: Prediction) -> None:
+    assert journal.append(prediction(answer="malignant"), again=True)
+    assert not journal.append(prediction(answer="benign"), again=True)
+    assert journal.get("p-1")["answer"] == "malignant" and journal.count() == 1
+
+
+def test_second_tries_spoil_nothing_for_those_who_are_written_with_them(home: Path, prediction: Prediction) -> None:
+    for name in ("p-0", "p-1", "p-2"):
+        journal.append(prediction(name))
+    names = [f"p-{number % 12}" for number in range(48)]  # each four times, the first three stand already
+    with ThreadPoolExecutor(12) as pool:
+        new = list(pool.map(lambda name: (name, journal.append(prediction(name), again=True)), names))
+    assert sorted(name for name, written in new if written) == sorted(f"p-{number}" for number in range(3, 12))
+    assert journal.count() == 12
+
+
+def test_what_a_shadow_said_stands_apart(home: Path, prediction: Prediction) -> None:
+    journal.append(prediction("p-1"))
+    journal.append(prediction("p-2", actor=journal.SHADOW, shadows="p-1"))
+    assert journal.count() == 1 and list(journal.rows()["id"]) == ["p-1"]
+    assert list(journal.rows(shadows=True)["shadows"]) == ["p-1"]
+    assert [one["id"] for one in journal.predictions("P0123456789ab")] == ["p-1", "p-2"], "a withdrawal finds both"
+
+
+def test_a_release_that_knows_no_shadows_goes_on_writing(home: Path, prediction: Prediction) -> None:
+    old = {name: value for name, value in asdict(prediction()).items() if name != "shadows"}
+    old = {name: json.dumps(value) if name in journal.JSON_COLUMNS else value for name, value in old.items()}
+    columns = ", ".join(f'"{name}"' for name in old)
+    stranger = sqlite3.connect(home / "oncoloop.db")
+    stranger.execute(f"INSERT INTO journal ({columns}) VALUES ({', '.join('?' * len(old))})", list(old.values()))
+    stranger.commit()
+    assert journal.get("p-1")["shadows"] == ""

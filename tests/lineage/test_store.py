@@ -142,6 +142,7 @@ def _marked_anew(prediction: Prediction) -> None:
         row |= {name: json.dumps(row[name]) for name in journal.JSON_COLUMNS}
         store.execute(store.journal.insert().values(row))
     with store.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE journal DROP COLUMN shadows")
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
     store.migrate()
     told = [row for row in store.fetch(store.journal.select()) if row["id"].startswith("old-")]
@@ -149,6 +150,7 @@ def _marked_anew(prediction: Prediction) -> None:
     assert [row["cluster"] for row in sorted(told, key=lambda row: row["number"])] == wanted
     assert journal.count() == before + 40 and store.missing_guards() == []
     assert [one["id"] for one in journal.predictions("P000000000001")] == ["old-4", "old-6", "old-7"]
+    assert {row["shadows"] for row in told} == {""}, "whatever was journalled before was told to somebody"
 
 
 def _refuses(statements: list[str]) -> None:

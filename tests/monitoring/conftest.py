@@ -31,7 +31,8 @@ def simulated(
     rows = pd.DataFrame(values[:, : len(columns)], columns=list(columns))
     score = 1 / (1 + np.exp(-values[:, -1]))
     embedding = list(values[:, len(columns) : -1])
-    return rows.assign(cluster=[f"patient {place}" for place in owner], score=score, embedding=embedding)
+    told = {"side": "validation", "label": np.where(score > 0.7, "malignant", "normal")}
+    return rows.assign(cluster=[f"patient {place}" for place in owner], score=score, embedding=embedding, **told)
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,29 @@ def test_a_service_says_where_it_answers(home: Path, port: int) -> None:
     assert not services.taken(port)
 
 
+def test_a_service_that_leaves_finishes_first_and_is_made_to_end_in_time(home: Path, port: int) -> None:
+    code = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: None); print('x', flush=True); time.sleep(60)"
+    stubborn, web = Service("stubborn", [sys.executable, "-c", code]), Service("web", [*SERVE, str(port)], port)
+    for service in (stubborn, web):
+        service.start()
+    log = home / "logs" / "stubborn.log"
+    assert until(web.look) and until(lambda: log.read_text())
+    for service in (stubborn, web):
+        service.leave()
+    assert until(lambda: web.gone(patience=60)) and not services.taken(port)
+    assert not stubborn.gone(patience=60) and stubborn.gone(patience=0.0) and not stubborn.alive()
+
+
+def test_a_port_is_freed_of_what_its_service_left_behind(
+    home: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONCOLOOP_HOME", str(home))
+    orphan = subprocess.Popen([*SERVE, str(port)])
+    assert until(lambda: services.taken(port))
+    services.free(port)
+    assert until(lambda: not psutil.pid_exists(orphan.pid)) and not services.taken(port)
+
+
 def test_a_port_in_use_is_one_sentence(home: Path, port: int) -> None:
     with socket.socket() as other:
         other.bind((HOST, port))

@@ -99,6 +99,8 @@ def facts(**changed: Any) -> dict[str, Any]:
         "outlier_distance": 1e6,
         "version": "1",
         "note": "phantoms only",
+        "prevalence": 0.5,
+        "conformal": None,
     } | changed
 
 

@@ -8,7 +8,7 @@ import sqlalchemy
 from lineage import journal, store
 from lineage.fault import Fault
 from serving import bundle
-from serving.answer import Withheld, answer, clean_name
+from serving.answer import Asker, Withheld, answer, clean_name
 from serving.predict import Upload
 from serving.release import Release, load_release
 
@@ -31,6 +31,34 @@ def test_each_answer_has_an_id_of_its_own(release: Release) -> None:
     first, second = (answer(release, [Upload("a.dcm", dicom(True))], "tiny-mr", "eve") for _ in range(2))
     assert first["id"] != second["id"] and first["probabilities"] == second["probabilities"]
     assert journal.count() == 2
+
+
+def test_a_second_try_of_a_request_is_told_what_the_first_wrote_down(release: Release) -> None:
+    asker, scan = Asker("eve", key="k-1"), [Upload("a.dcm", dicom(True))]
+    first, second = (answer(release, scan, None, asker) for _ in range(2))
+    assert first == second and journal.count() == 1
+    assert journal.get(first["id"])["duration_ms"] == second["duration_ms"]
+
+
+def test_a_key_ties_nothing_but_the_same_request_of_the_same_account(release: Release) -> None:
+    scan = [Upload("a.dcm", dicom(True))]
+    told = [
+        answer(release, scan, None, Asker("eve", key="k-1")),
+        answer(release, scan, None, Asker("eve", key="k-2")),
+        answer(release, scan, None, Asker("adam", key="k-1")),
+        answer(release, [Upload("b.dcm", dicom(False))], None, Asker("eve", key="k-1")),
+    ]
+    assert len({said["id"] for said in told}) == 4 == journal.count()
+
+
+def test_a_shadow_answers_behind_an_answer_and_only_in_its_own_name(release: Release) -> None:
+    scan = [Upload("a.dcm", dicom(True))]
+    live = answer(release, scan, None, Asker("eve", shadows="0" * 32))
+    assert journal.get(live["id"])["shadows"] == "", "nobody else can hide an answer"
+    dark = answer(release, scan, None, Asker(journal.SHADOW, shadows=live["id"]))
+    assert journal.get(dark["id"])["shadows"] == live["id"] and journal.count() == 1
+    with pytest.raises(Fault, match="only behind another answer"):
+        answer(release, scan, None, Asker(journal.SHADOW))
 
 
 def test_no_row_no_answer(release: Release) -> None:

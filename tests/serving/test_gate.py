@@ -13,7 +13,6 @@ USUAL: dict[str, Any] = {
     "confidence": (0.9, 0.5),
     "distance": (1.0, 2.0),
     "contrast": 0.2,
-    "shorter_side": 512,
 }
 
 
@@ -36,7 +35,10 @@ def test_a_usual_scan_is_answered_with_its_figures() -> None:
         ({"confidence": (0.45, 0.5)}, "confidence 0.45 is under 0.50"),
         ({"distance": (2.5, 2.0)}, "unlike those the model was judged on: distance 2.50 over 2.00"),
         ({"contrast": 0.0}, "the picture is blank"),
-        ({"shorter_side": 16}, "too small: 16 pixels"),
+        ({"unfit": ["saturated"]}, "the quality is too low: saturated"),
+        ({"alike": (2, 3), "slices": 300}, "of 300 slices 2 look like those"),
+        ({"possible": (("benign", "malignant"), 0.95)}, "benign and malignant are all possible at the level 95%"),
+        ({"possible": ((), 0.95)}, "none of the classes fits at the level 95%"),
     ],
 )
 def test_each_doubt_withholds_the_answer_and_says_why(changed: dict[str, Any], reason: str) -> None:
@@ -54,7 +56,10 @@ def test_what_a_file_does_not_say_is_no_reason() -> None:
 
 
 def test_limits_themselves_are_within() -> None:
-    assert judged(confidence=(0.5, 0.5), distance=(2.0, 2.0), shorter_side=gate.TINY).outcome is Outcome.PASS
+    at_the_limit = judged(
+        confidence=(0.5, 0.5), distance=(2.0, 2.0), alike=(3, 3), slices=300, possible=(("normal",), 0.95)
+    )
+    assert at_the_limit.outcome is Outcome.PASS
 
 
 @pytest.mark.parametrize(("part", "fits"), [("CHESTABDOMEN", True), ("chest", True), ("PELVIS", False)])

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.record import Pooling
 from lineage import journal, keys
 from lineage.fault import Fault
 from lineage.verdict import Outcome
 from serving import bundle
-from serving.predict import Upload, decide, journal_row, pool, predict, probabilities, to_json
+from serving.pooling import among
+from serving.predict import Upload, decide, journal_row, predict, probabilities, to_json
 from serving.release import Release, load_release
 
 from .conftest import SIZE, dicom, facts, manifest, png
@@ -30,14 +30,6 @@ def test_probabilities_are_softmax_with_temperature() -> None:
     np.testing.assert_allclose(probabilities(logits, 1.0)[0], [0.880797, 0.119203], rtol=1e-5)
     np.testing.assert_allclose(probabilities(logits, 2.0)[0], [0.731059, 0.268941], rtol=1e-5)
     assert np.array_equal(probabilities(logits, 1.0)[1], [1, 0])
-
-
-def test_pooling_takes_the_mean_or_the_most_positive_slices() -> None:
-    slices = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [1.0, 0.0]], np.float32)
-    np.testing.assert_allclose(pool(slices, [1], Pooling("topk", 2)), [0.3, 0.7], rtol=1e-6)
-    np.testing.assert_allclose(pool(slices, [1], Pooling("topk", 9)), pool(slices, [1], Pooling("mean", 0)), rtol=1e-6)
-    with pytest.raises(Fault, match="median"):
-        pool(slices, [1], Pooling("median", 1))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +64,13 @@ def test_a_series_is_put_in_order_and_judged_as_one_case(tiny: Path, home: Path)
     assert [entry["index"] for entry in said.slices] == [0, 1, 2, 3, 4]
     assert said.shown == 3 == max(said.slices, key=lambda entry: entry["score"])["index"]
     top = sorted((entry["score"] for entry in said.slices), reverse=True)[:2]
-    assert said.score == pytest.approx(sum(top) / 2, rel=1e-6)
+    assert said.score == pytest.approx(sum(top) / 2, rel=1e-6), "five slices of a millimetre are one look"
+
+
+def test_pictures_of_nobody_knows_where_are_as_many_looks(tiny: Path, home: Path) -> None:
+    said = predict(release(tiny, home), [Upload(f"{seed}.png", png(seed == 3, seed)) for seed in range(5)], "tiny-mr")
+    top = sorted((entry["score"] for entry in said.slices), reverse=True)[:2]
+    assert said.score == pytest.approx(float(among(np.array(top), 0.5, 2 / 5).mean()), rel=1e-5)
     assert len(said.inputs) == 5 == len(set(said.inputs))
 
 

@@ -99,7 +99,7 @@ def test_bentos_own_client_works(endpoint: Endpoint, tmp_path: Path) -> None:
         ([("a.png", png(True))], "", 422, "a.png: the file does not say"),
         ([("a.dcm", dicom(True))], "liver", 422, "no task 'liver'"),
         ([("a.dcm", dicom(True))], "17", 422, "no task '17'"),
-        ([], "tiny-mr", 400, "files"),
+        ([], "tiny-mr", 415, "files"),
         ([("big.dcm", bytes(3_000_000))], "", 413, "over 1 MB"),
     ],
 )

@@ -16,6 +16,8 @@ from serving.upload import Upload
 from tests.pipelines import planted
 from tests.pipelines.ward import images
 
+from . import enemy
+
 BRAIN = Task(
     name="brain-mr", title="Brain", organ="brain", modality=Modality.MR, body_parts=("BRAIN",),
     classes=("no_tumour", "tumour"), positive=("tumour",), unit="slice", cluster="patient", ordered=False,
@@ -65,3 +67,23 @@ def test_files_of_two_patients_and_no_file_at_all_are_refused(slices: list[bytes
         upload.scans([Upload("a.dcm", slices[0]), Upload("b.dcm", planted.stored(header))])
     with pytest.raises(Fault, match="no file was sent"):
         upload.scans([])
+
+
+def test_a_header_that_breaks_when_it_is_read_is_named(slices: list[bytes]) -> None:
+    """pydicom looks at a value when it is asked for: here one whose kind does not exist."""
+    at = slices[0].index(b"\x08\x00\x90\x00PN")
+    broken = slices[0][: at + 4] + b"XN" + slices[0][at + 6 :]
+    with pytest.raises(Fault, match=r"^a\.dcm: .*export it again"):
+        upload.scans([Upload("a.dcm", broken)])
+    with pytest.raises(Fault, match=r"^s\.zip: .*\.dcm: .*export it again"):
+        upload.scans([Upload("s.zip", planted.zipped(broken, slices[1]))])
+
+
+def test_files_are_counted_together_and_a_long_row_is_not_squared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload.limits, "DECODED_BYTES", 3_000_000)
+    one = enemy.picture(600, 600)
+    assert len(upload.scans([Upload(f"{at}.png", one) for at in range(2)])) == 2
+    with pytest.raises(Fault, match=r"^2\.png: with it the files are over 2 MiB decoded"):
+        upload.scans([Upload(f"{at}.png", one) for at in range(3)])
+    with pytest.raises(Fault, match=r"^row\.png: the header declares 2000×2000"):
+        upload.scans([Upload("row.png", enemy.picture(2000, 1))])

@@ -1,0 +1,135 @@
+"""Releases change places, stop and lose their workers while users ask without a pause: nobody notices."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lineage import journal, ledger, store, trace
+from lineage.fault import Fault
+from lineage.verdict import Outcome, Verdict
+from monitoring import window
+from pipelines import fleet, promote, shadow
+from tests.pipelines import rush
+from tests.pipelines.rush import Rush, Town
+
+TINY = """\
+  tiny-mr:
+    {title: Tumour on a tiny MR slice, organ: brain, modality: MR, body_parts: [BRAIN], classes: [normal, tumour],
+    positive: [tumour], unit: slice, cluster: patient, ordered: false, pixels: {size: 32, window: null},
+    pooling: {rule: topk, k: 2}, sensitivity: 0.9, note: ""}
+"""
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    with rush.town(tmp_path_factory.mktemp("town")) as made:
+        yield made
+
+
+def test_traffic_moves_there_and_back_and_no_request_is_lost(town: Town) -> None:
+    servers = town.supervisor.fleet
+    assert servers
+    with Rush(town.desk, "ada") as users:
+        rush.build("green", Path("tiny"))
+        rush.wait(lambda: users.told[-1].release == "green", 60)
+        took = []
+        for aim in ("blue", "green", "blue", "green"):
+            asked = time.monotonic()
+            if aim == "blue":
+                assert promote.rollback("eve", "a test") == ("blue", [])
+            else:
+                ledger.append("release.wanted", aim, {"instead_of": "blue"}, "eve")
+            rush.wait(lambda aim=aim: users.told[-1].release == aim, 10)
+            time.sleep(1.0)
+            took.append(max(users.since(asked, aim)))
+        rush.build("red", Path("tiny"))
+        rush.wait(lambda: users.told[-1].release == "red", 60)
+        rush.wait(lambda: "blue" not in servers.running and not servers.leaving, 60)
+        victim = servers.running["green"].process
+        assert victim
+        family = [psutil.Process(victim.pid), *psutil.Process(victim.pid).children(recursive=True)]
+        for process in family:
+            process.kill()
+        asked = time.monotonic()
+        promote.rollback("eve", "the server before this one has died meanwhile")
+        rush.wait(lambda: users.told[-1].release == "green", 60)
+        back = time.monotonic() - asked
+        time.sleep(0.5)
+    assert {one.status for one in users.told} == {200}, [one for one in users.told if one.status != 200][:3]
+    kept, told = rush.kept_and_told(users)
+    assert kept == told and len(set(told)) == len(told) > 500
+    assert max(took) < 1.5, f"rollback took {took}"
+    sys.stdout.write(
+        f"moves {[round(one, 2) for one in took]} s, from a dead server {back:.1f} s, {len(told)} answers,"
+        f" longest gap {users.longest_gap():.2f} s\n"
+    )
+
+
+def test_workers_are_killed_and_nobody_notices(town: Town) -> None:
+    live = fleet.answering()
+    assert live
+    strong, kills = [], 3
+    with Rush(town.desk, "bea", users=2) as users:
+        for _ in range(kills):
+            before = rush.wait(lambda: (found := town.workers(live)) and len(found) == 2 and found, 30)
+            victim = next(iter(before.values()))
+            victim.kill()
+            killed = time.monotonic()
+            rush.wait(lambda before=before: town.at_work(live) - before.keys(), 30)
+            strong.append(time.monotonic() - killed)
+            time.sleep(1.0)
+    assert {one.status for one in users.told} == {200}, [one for one in users.told if one.status != 200][:3]
+    kept, told = rush.kept_and_told(users)
+    assert kept == told and len(set(told)) == len(told) > 500, "one row for each answer, and none beside them"
+    share = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # of the cores that this test shares with others
+    assert max(strong) < 15 * share, f"full strength after {strong} s, {share:.1f} as slow as alone"
+    assert users.longest_gap() < 5, "the worker that is left goes on"
+    sys.stdout.write(
+        f"{kills} workers killed: full strength after {[round(one, 1) for one in strong]} s,"
+        f" longest gap {users.longest_gap():.2f} s, {len(told)} answers\n"
+    )
+
+
+def test_a_shadow_answers_behind_and_nobody_sees_it(town: Town) -> None:
+    live = fleet.answering()
+    rush.build("dark", Path("tiny"), version="2", kind="shadow.built")
+    shadow.begin(rush.TASK, "2", "dark", "enno")
+    rush.wait(lambda: ledger.events("shadow.served"), 60)
+    time.sleep(1.0)
+    with Rush(town.desk, "cid", users=2) as users:
+        time.sleep(3.0)
+    rush.wait(lambda: rush.settled(), 60)
+    assert {(one.status, one.release) for one in users.told} == {(200, live)}, "nobody is told what a shadow said"
+    kept, told = rush.kept_and_told(users)
+    assert kept == told, "a real answer has one row, and a shadow has none among those of the person"
+    behind = journal.rows(shadows=True)
+    assert set(behind["release"]) == {"dark"} and set(behind["actor"]) == {journal.SHADOW}
+    assert set(behind["shadows"]) <= set(told) and behind["shadows"].is_unique and len(behind) > 20
+    assert journal.count() == len(store.fetch(store.journal.select())) - len(behind)
+    assert not set(window.window(rush.TASK)["id"]) & set(behind["id"]), "a watch does not see it"
+    assert "shown to nobody" in trace.render(trace.trace(behind["id"][0]))
+
+
+def test_the_comparison_is_a_verdict_and_a_failed_one_is_not_approved(town: Town) -> None:
+    tasks = (Path("params.yaml").read_text()).replace("  brain-mr:\n", TINY + "  brain-mr:\n")
+    Path("params.yaml").write_text(tasks)
+    verdict = shadow.stop("enno")
+    seen = journal.rows(shadows=True)
+    assert verdict.gate == "shadow" and verdict.figures["pairs"] == len(seen)
+    assert verdict.figures["agreement"]["value"] == 1.0, "the same network says the same"
+    assert verdict.outcome is Outcome.INCONCLUSIVE and "clusters" in verdict.reasons[0], "one patient is too few"
+    assert ledger.events("verdict", "tiny-mr/2 in shadow")[-1].payload["figures"]["pairs"] == len(seen)
+    assert shadow.wanted() is None
+    rush.wait(lambda: "dark" not in town.supervisor.fleet.running, 30)  # type: ignore[union-attr]
+    ledger.record(Verdict("training", "tiny-mr/2", Outcome.PASS, ("said so by the test",)))
+    ledger.record(Verdict("shadow", "tiny-mr/2 in shadow", Outcome.FAIL, ("it withholds more",)))
+    with pytest.raises(Fault, match="it withholds more; it can't be approved"):
+        promote.approve("tiny-mr", "2", "enno", "looks good")
+    assert not ledger.events("approval", "tiny-mr/2")

@@ -1,0 +1,121 @@
+"""A model of hand-picked slices meets whole bodies: it must not turn positive by their number of slices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data import anatomy, phantom, phantom_files, pixels, read
+from data.batches import Units
+from data.record import Task
+from data.scanner import acquire
+from lineage import places
+from lineage.fault import Fault
+from pipelines import params
+from serving import bundle, outlier
+from serving.predict import Prediction, Upload, predict
+from serving.release import Release, load_release
+from training import evaluate, fit
+
+pytestmark = pytest.mark.usefixtures("home")
+ROOT = Path(__file__).resolve().parent.parent.parent
+PATIENTS, CHEST, SLICES = 150, 200, 300
+HEALTHY = range(900, 904)
+
+
+def picked(task: Task) -> Units:
+    """One slice a patient, picked from the middle of the chest; where there is a lesion it shows."""
+    rows, pictures = [], []
+    for number in range(PATIENTS):
+        label = task.classes[number % 3]
+        study = phantom.study(task, phantom.usual(task), 1, number, label)
+        stored, pixel = study.slice(3 + number % 4, 10)
+        scan = read.read("a.dcm", phantom_files.dicom(study, stored, pixel, 0))
+        pictures.append(pixels.scan_pixels(scan, task.pixels)[0])
+        side = "training" if number % 10 < 5 else "validation" if number % 10 < 7 else "test"
+        rows.append({"unit_id": f"u{number}", "cluster": f"P{number}", "label": label, "side": side})
+    table = pd.DataFrame(rows).assign(batch="b", case=lambda t: t["cluster"], epoch=1, site="", scanner="")
+    return Units(table, np.stack(pictures), np.arange(PATIENTS) % 3)
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    folder = tmp_path_factory.mktemp("bodies")
+    settings = params.load(ROOT)
+    task = settings.tasks["lung-ct"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONCOLOOP_HOME", str(folder / "var"))
+        for name, value in places.environment().items():
+            patch.setenv(name, value)
+        units = picked(task)
+        fit.fit(units, task, replace(settings.fit, epochs=15), folder / "model")
+        evaluate.evaluate(units, task, folder / "model", settings.calibrate, settings.evaluate, folder / "model")
+        return load_release(bundle.assemble(folder / "release", manifest(task, folder), {task.name: folder / "model"}))
+
+
+def manifest(task: Task, folder: Path) -> dict[str, Any]:
+    calibrated = pd.read_json(folder / "model" / "calibration.json", typ="series")
+    facts = {
+        "title": task.title, "modality": "CT", "body_parts": list(task.body_parts), "classes": list(task.classes),
+        "positive": list(task.positive), "pixels": {"size": 128, "window": list(task.pixels.window or ())},
+        "pooling": {"rule": "topk", "k": 3}, "temperature": calibrated["temperature"],
+        "threshold": calibrated["threshold"], "prevalence": calibrated["prevalence"], "conformal": None,
+        "precision": "float32", "version": "1", "note": "phantoms only",
+        "outlier_distance": outlier.limit(folder / "model" / "reference.npz", 0.995),
+    }  # fmt: skip
+    serving = {"engine": "openvino", "keep_scans": False, "abstain_below": 0.5, "max_upload_mb": 256}
+    return {"release": "r1", "created": "2026-01-31T12:00:00Z", "tasks": {task.name: facts}, "serving": serving}
+
+
+def body(task: Task, seed: int, label: str) -> list[Upload]:
+    """A study from the apex of the lungs to the pelvis: 200 slices of chest, then 100 of abdomen."""
+    study = phantom.study(task, phantom.usual(task), seed, seed, label)
+    files = []
+    for number in range(SLICES):
+        stored, pixel = study.slice(min(number, CHEST - 1), CHEST)
+        if number >= CHEST:
+            patient, detail = np.random.default_rng(seed), np.random.default_rng([seed, number])
+            level = (number - CHEST + 0.5) / (SLICES - CHEST) * 2 - 1
+            drawn = anatomy.abdomen(patient, detail, pixel, None, study.scanner.habit, level)
+            stored = acquire(drawn, study.scanner, detail)
+        files.append(Upload(f"{number}.dcm", phantom_files.dicom(study, stored, pixel, number)))
+    return files
+
+
+def asked(release: Release, seed: int, label: str) -> Prediction:
+    task = params.load(ROOT).tasks["lung-ct"]
+    return predict(release, body(task, seed, label), "lung-ct")
+
+
+def test_healthy_bodies_of_300_slices_are_not_called_malignant(release: Release) -> None:
+    naive = []
+    for seed in HEALTHY:
+        said = asked(release, seed, "normal")
+        assert said.answer != "malignant", f"body {seed}: {said.score:.3f} at a threshold of {said.threshold:.3f}"
+        chest = [one["counted"] for one in said.slices if one["index"] < CHEST]
+        below = [one["counted"] for one in said.slices if one["index"] >= CHEST]
+        assert np.mean(chest) > 0.9 and np.mean(below) < 0.05, "the abdomen is told apart, the chest is not"
+        naive.append(np.sort([one["score"] for one in said.slices])[-3:].mean() >= said.threshold)
+    assert any(naive), "the mean of the top three would have been right as well: this test shows nothing"
+
+
+def test_a_large_lesion_among_300_slices_speaks_louder_than_none(release: Release) -> None:
+    ill, healthy = (np.median([asked(release, seed, label).score for seed in HEALTHY[:3]])
+                    for label in ("malignant", "normal"))  # fmt: skip
+    assert ill > 2 * healthy
+
+
+def test_no_real_series_is_answered_by_a_model_of_phantoms(release: Release, real_data: Path) -> None:
+    outcomes = []
+    for folder in sorted((real_data / "dicom-zoo" / "series").iterdir()):
+        files = [Upload(path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file()]
+        try:
+            outcomes.append(predict(release, files, "lung-ct").answer)
+        except Fault as fault:
+            assert folder.name in str(fault) or any(file.name in str(fault) for file in files)
+    assert len(outcomes) > 10 and set(outcomes) == {None}
