@@ -19,6 +19,7 @@ from serving import connection, openapi
 from serving import release as releases
 from serving.answer import Asker, Withheld, answer
 from serving.form import Forms
+from serving.predict import predict
 from serving.problem import Guard, problem
 from serving.upload import Upload
 
@@ -66,7 +67,10 @@ class Oncoloop:
     """Answers for the tasks of one release. Research use only."""
 
     def __init__(self) -> None:
-        release()
+        """Ready with the release compiled and its warm-up scans answered: the first answers of a process are slow."""
+        for entry in release().manifest[releases.WARMUP]:
+            scan = FOLDER / releases.WARMUP / entry["file"]
+            predict(release(), [Upload(scan.name, scan.read_bytes())], entry["task"])
 
     @bentoml.api  # type: ignore[untyped-decorator]
     def predict(self, files: list[Path], ctx: bentoml.Context, task: str = "") -> dict[str, Any]:

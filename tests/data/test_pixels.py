@@ -98,5 +98,5 @@ def test_a_full_slice_takes_milliseconds() -> None:
 def test_any_spread_of_values_gives_numbers_between_0_and_1(spread: float) -> None:
     plane = (np.linspace(0, 1, 64 * 64, dtype=np.float64).reshape(64, 64) * spread).astype(np.float32)
     unit = unit_pixels(plane, Units.RAW, PixelSettings(32, None))
-    assert np.isfinite(unit).all() and 0 <= unit.min() and unit.max() <= 1
+    assert np.isfinite(unit).all() and unit.min() >= 0 and unit.max() <= 1
     assert bool(unit.any()) is (spread >= 1e-29)
