@@ -7,25 +7,16 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from lineage import journal, store
 from lineage.fault import Fault
 from lineage.fingerprint import text_sha256
-from serving.predict import Prediction, Release, Upload, journal_row, predict, to_json
+from serving.predict import Prediction, Release, journal_row, predict, to_json
+from serving.request import Asker, Upload
 
 log = logging.getLogger(__name__)
-LONGEST = 60  # characters of a file name that are kept: with a longer one it would not fit a file system
-
-
-@dataclass(frozen=True)
-class Asker:
-    """Who asks: account, idempotency key of the request, and the answer that a shadow's answer stands behind."""
-
-    name: str
-    key: str = ""
-    shadows: str = ""
 
 
 class Withheld(Fault):
@@ -78,9 +69,3 @@ def _shadowed(asker: Asker) -> str:
     if not re.fullmatch(r"[0-9a-f]{32}", asker.shadows):
         raise Fault(f"{journal.SHADOW} answers only behind another answer; name that one's id in the header `shadows`")
     return asker.shadows
-
-
-def clean_name(name: str) -> str:
-    """A sender's file name made safe to print and store: no folder, no control character, at most 60 characters."""
-    last = name.replace("\\", "/").rpartition("/")[2]
-    return "".join(letter for letter in last if letter.isprintable())[-LONGEST:] or "upload"

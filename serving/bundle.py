@@ -15,8 +15,9 @@ from typing import Any
 from lineage import fingerprint, places
 from lineage.fault import Fault
 from serving import licences
+from serving.manifest import MANIFEST, SERVING_KEYS, WARMUP, check_manifest, read_manifest
 from serving.predict import Prediction, Upload, load_release, predict
-from serving.release import GRAPH, HEAD, MANIFEST, REFERENCE, SERVING_KEYS, WARMUP, check_manifest, read_manifest
+from serving.release import GRAPH, HEAD, REFERENCE
 from serving.served import (
     NAME,
     Server,

@@ -13,9 +13,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from data.limits import LONGEST_SERIES
-from serving.answer import Asker, clean_name
 from serving.problem import ENDED, problem
-from serving.upload import Upload
+from serving.request import Asker, Upload, clean_name
 
 PATH = "/predict"
 THREADS = 2  # answers at once in one worker; the others wait for their turn without holding a thread

@@ -21,7 +21,7 @@ from lineage.verdict import Outcome, Verdict
 from serving import explain, gate, outlier, upload
 from serving.pooling import looks, pool
 from serving.release import Model, Release, load_release
-from serving.upload import Upload
+from serving.request import Upload
 
 __all__ = [
     "Prediction",

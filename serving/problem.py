@@ -7,15 +7,17 @@ import logging
 import time
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lineage import people
 from lineage.fingerprint import text_sha256
+
+if TYPE_CHECKING:
+    from lineage.people import Person
 
 log = logging.getLogger(__name__)
 MEDIA = "application/problem+json"
@@ -48,7 +50,7 @@ class Guard:
         self.app = app
         self.limit = int(limit_mb() * 1e6)
         self.inside = 0
-        self.seen: dict[str, tuple[people.Person, float]] = {}
+        self.seen: dict[str, tuple[Person, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with a problem."""
@@ -75,8 +77,10 @@ class Guard:
         finally:
             self.inside -= 1
 
-    async def _person(self, token: str) -> people.Person | None:
+    async def _person(self, token: str) -> Person | None:
         """Whose token it is. One that was good is asked about again after `TRUSTED` seconds."""
+        from lineage import people  # and with it the database's library
+
         known = text_sha256(token)
         person, until = self.seen.get(known, (None, 0.0))
         if person is None or time.monotonic() > until:

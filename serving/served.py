@@ -20,8 +20,8 @@ from typing import Any
 from lineage import people, places
 from lineage.fault import Fault
 from lineage.verdict import Outcome, Verdict
+from serving.manifest import WARMUP, read_manifest
 from serving.predict import Upload
-from serving.release import WARMUP, read_manifest
 
 log = logging.getLogger(__name__)
 NAME = "oncoloop"

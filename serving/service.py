@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import bentoml
 from bentoml._internal import server
@@ -16,12 +16,13 @@ from starlette.routing import Route
 from lineage import keys, places
 from lineage.fault import Fault
 from serving import connection, openapi
-from serving import release as releases
-from serving.answer import Asker, Withheld, answer
 from serving.form import Forms
-from serving.predict import predict
+from serving.manifest import WARMUP, read_manifest
 from serving.problem import Guard, problem
-from serving.upload import Upload
+from serving.request import Asker, Upload
+
+if TYPE_CHECKING:
+    from serving.release import Release
 
 FOLDER = Path(__file__).resolve().parent.parent / "release"  # where a Bento keeps it, beside this code
 STATIC = [f"/static_content/{file.name}" for file in (Path(server.__file__).parent / "static_content").glob("*")]
@@ -37,19 +38,23 @@ PAGE = """<!doctype html><html lang="en"><title>Oncoloop</title>
 
 def limit_mb() -> float:
     """Megabytes that one request may send, from the release."""
-    return float(releases.read_manifest(FOLDER)["serving"]["max_upload_mb"])
+    return float(read_manifest(FOLDER)["serving"]["max_upload_mb"])
 
 
 @lru_cache(maxsize=1)
-def release() -> releases.Release:
-    """The release of this process, compiled once."""
+def release() -> "Release":
+    """The release of this process, compiled once. What answers is imported here: the head process never does."""
+    from serving.release import load_release
+
     places.set_environment()
     keys.key("pseudonym")  # without it no answer could be journalled: say so at the start
-    return releases.load_release(FOLDER)
+    return load_release(FOLDER)
 
 
 def respond(uploads: Sequence[Upload], task: str, asker: Asker) -> JSONResponse:
     """The answer to one case, or the problem with it."""
+    from serving.answer import Withheld, answer
+
     try:
         return JSONResponse(answer(release(), uploads, task, asker))
     except Withheld as withheld:
@@ -68,8 +73,11 @@ class Oncoloop:
 
     def __init__(self) -> None:
         """Ready with the release compiled and its warm-up scans answered: the first answers of a process are slow."""
-        for entry in release().manifest[releases.WARMUP]:
-            scan = FOLDER / releases.WARMUP / entry["file"]
+        from lineage import people  # noqa: F401  the first request would wait for it
+        from serving.predict import predict
+
+        for entry in release().manifest[WARMUP]:
+            scan = FOLDER / WARMUP / entry["file"]
             predict(release(), [Upload(scan.name, scan.read_bytes())], entry["task"])
 
     @bentoml.api  # type: ignore[untyped-decorator]
@@ -78,6 +86,8 @@ class Oncoloop:
 
         Its signature is what BentoML's client reads; what comes over HTTP is answered by `Forms` before it.
         """
+        from serving.answer import answer
+
         uploads = [Upload(file.name, file.read_bytes()) for file in files]
         return answer(release(), uploads, task, ctx.request.state.actor)
 
@@ -85,13 +95,13 @@ class Oncoloop:
 async def manifest(request: Request) -> JSONResponse:
     """GET /manifest: what this release is made of."""
     del request
-    return JSONResponse(releases.read_manifest(FOLDER))
+    return JSONResponse(read_manifest(FOLDER))
 
 
 async def described(request: Request) -> JSONResponse:
     """GET /docs.json: the OpenAPI page."""
     del request
-    known = releases.read_manifest(FOLDER)
+    known = read_manifest(FOLDER)
     return JSONResponse(openapi.page(known["release"], sorted(known["tasks"])))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,7 @@ from data import archive, describe, identity, limits, read
 from data.record import Scan
 from data.series import series
 from lineage.fault import Fault
-
-
-@dataclass(frozen=True)
-class Upload:
-    """One file as it came: the name it had and its bytes."""
-
-    name: str
-    content: bytes
+from serving.request import Upload
 
 
 def scans(uploads: Sequence[Upload]) -> list[Scan]:

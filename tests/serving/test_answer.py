@@ -8,9 +8,10 @@ import sqlalchemy
 from lineage import journal, store
 from lineage.fault import Fault
 from serving import bundle
-from serving.answer import Asker, Withheld, answer, clean_name
+from serving.answer import Withheld, answer
 from serving.predict import Upload
 from serving.release import Release, load_release
+from serving.request import Asker, clean_name
 
 from .conftest import dicom, manifest
 

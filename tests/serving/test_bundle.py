@@ -10,7 +10,8 @@ import pytest
 from lineage.fault import Fault
 from lineage.fingerprint import file_sha256, tree
 from serving import bundle, served
-from serving.release import load_release, read_manifest
+from serving.manifest import read_manifest
+from serving.release import load_release
 
 from .conftest import dicom, facts, manifest, write_graph
 

@@ -11,8 +11,7 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from serving import form
-from serving.answer import Asker
-from serving.upload import Upload
+from serving.request import Asker, Upload
 
 
 def respond(uploads: Sequence[Upload], task: str, asker: Asker) -> Response:

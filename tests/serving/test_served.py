@@ -13,8 +13,8 @@ from lineage import people
 from lineage.fault import Fault
 from lineage.verdict import Outcome, Verdict
 from serving import served
+from serving.manifest import read_manifest
 from serving.predict import Upload
-from serving.release import read_manifest
 
 from .conftest import Endpoint, dicom
 

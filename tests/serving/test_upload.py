@@ -12,7 +12,7 @@ from data.describe import FACTS
 from data.record import Modality, PixelSettings, Pooling, Task
 from lineage.fault import Fault
 from serving import upload
-from serving.upload import Upload
+from serving.request import Upload
 from tests.pipelines import planted
 from tests.pipelines.ward import images
 
