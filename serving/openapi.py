@@ -51,7 +51,11 @@ ANSWER = {
     "map_class": TEXT,
     "slices": {
         "type": "array",
-        "items": {"type": "object", "required": ["index", "score"], "properties": {"index": WHOLE, "score": NUMBER}},
+        "items": {
+            "type": "object",
+            "required": ["index", "score", "counted"],
+            "properties": {"index": WHOLE, "score": NUMBER, "counted": {"type": "boolean"}},
+        },
     },
     "shown": WHOLE | {"description": "The slice that the map belongs to."},
     "shape": {"type": "array", "items": WHOLE, "minItems": 2, "maxItems": 2, "description": "Its rows and columns."},
