@@ -15,10 +15,14 @@ from training.gate import promote
 FEW, MANY = 12, 40
 
 
-def metrics(auroc: float | None = 0.9, low: float | None = 0.8, clusters: int = MANY, positive: int = 16) -> Any:
+def metrics(
+    auroc: float | None = 0.9, low: float | None = 0.8, clusters: int = MANY, positive: int = 16,
+    sensitivity: float = 0.9,
+) -> Any:  # fmt: skip
     return {
         "test": {
             "auroc": {"value": auroc, "low": low, "high": 1.0},
+            "sensitivity": {"value": sensitivity, "low": 0.0, "high": min(1.0, sensitivity + 0.2)},
             "clusters": clusters,
             "positive_clusters": positive,
             "negative_clusters": clusters - positive,
