@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from lineage.verdict import Outcome, Verdict
@@ -115,14 +116,13 @@ def _superior(
         return []
     allowed = budget.allowances({name: held["batches"] for name, held in able.items()}, past, settings)
     looks = [
-        {"cohort": name, "batches": held["batches"], "number": allowed[name].number, "level": allowed[name].level,
-         "spent": allowed[name].spent, "p": held["auroc"]["difference"]["p_better"],
-         "value": held["auroc"]["difference"]["value"]}
+        {"cohort": name, "batches": held["batches"], **asdict(allowed[name]),
+         "p": held["auroc"]["difference"]["p_better"], "value": held["auroc"]["difference"]["value"]}
         for name, held in able.items()
     ]  # fmt: skip
-    shown = [look for look in looks if look["p"] is not None and look["p"] <= look["level"]]
+    shown = _shown(looks)
     if shown:
-        findings.add(Outcome.PASS, f"superior to {rival['rival']} on the {_look(shown[0])}")
+        findings.add(Outcome.PASS, f"superior to {rival['rival']} on the {' and the '.join(map(_look, shown))}")
     else:
         wanted = [needed(held, 0.0, allowed[name].level) for name, held in able.items()]
         known = [count for count in wanted if count]
@@ -133,6 +133,15 @@ def _superior(
         findings.add(Outcome.INCONCLUSIVE, f"these test patients have decided {looks[0]['number'] - 1} times in a year "
                      f"and their budget of {settings.budget:g} is spent: admit a batch with fresh ones")  # fmt: skip
     return looks
+
+
+def _shown(looks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first claim that is shown by itself, or all if they are shown together (training/budget.py)."""
+    alone, together = (
+        [look for look in looks if look["p"] is not None and look["p"] <= look[most] and look[most] > 0]
+        for most in ("level", "whole")
+    )
+    return alone[:1] or (looks if together == looks else [])
 
 
 def _look(look: Mapping[str, Any]) -> str:
