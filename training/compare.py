@@ -48,7 +48,7 @@ def compare(
         "epochs": list(epochs),
         "cohorts": {cohort: told[held.tobytes()] for cohort, held in cohorts.items()},
         "slices": subgroups.population(both, settings),
-        "earlier": subgroups.earlier(both, settings) if len(epochs) > 1 else [],
+        "earlier": subgroups.earlier(both, settings) if len(epochs) > 1 else {},
         "flips": flips.flips(both),
     }
 

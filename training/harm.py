@@ -72,16 +72,16 @@ def slices(findings: Findings, rival: Figures, settings: PromotionSettings) -> N
     """
     for family, unsure in (("slices", "too few patients to tell"), ("earlier", "too few to tell what is forgotten")):
         rows = rival[family]
-        known = [row for row in rows if row["status"] == "known"]
-        for row in known:
+        known = {name: row for name, row in rows.items() if row["status"] == "known"}
+        for name, row in known.items():
             if row["p_holm"] > settings.alpha:
                 continue
             far = row["difference"] < -settings.margin_auroc
             findings.add(Outcome.FAIL if far else Outcome.INCONCLUSIVE, f"AUROC is worse than that of "
-                         f"{rival['rival']} on {row['slice']} ({row['difference']:+.3f}, p {row['p_holm']:.2g} after "
+                         f"{rival['rival']} on {name} ({row['difference']:+.3f}, p {row['p_holm']:.2g} after "
                          f"Holm over {len(known)})")  # fmt: skip
-        if unknown := [row["slice"] for row in rows if row["status"] != "known"]:
+        if unknown := [name for name in rows if name not in known]:
             findings.add(Outcome.PASS, f"{unsure}: {', '.join(unknown)}")
-        elif rows and all(row["p_holm"] > settings.alpha for row in known):
+        elif rows and all(row["p_holm"] > settings.alpha for row in known.values()):
             findings.add(Outcome.PASS, f"no {'slice' if family == 'slices' else 'earlier epoch or site'} of "
                          f"{len(known)} is worse than with {rival['rival']}")  # fmt: skip

@@ -17,24 +17,25 @@ AGES = (18, 40, 60, 75)  # years, lower edges of the bands after the first
 LESIONS = (10, 20, 30)  # mm
 FACTS = ("site", "scanner", "sex", "age", "lesion_mm")  # of a unit, where its table has them
 Mask = NDArray[np.bool_]
+Row = dict[str, Any]
 
 
-def population(both: pd.DataFrame, settings: PromotionSettings) -> list[dict[str, Any]]:
-    """One row of figures for each slice by site, scanner, sex, age band and lesion size, with Holm's p-values.
+def population(both: pd.DataFrame, settings: PromotionSettings) -> dict[str, Row]:
+    """The figures of each slice by site, scanner, sex, age band and lesion size, with Holm's p-values.
 
     `both` has a row for each unit: cluster, positive, score, score_rival, and those of FACTS that are known. A fact
     that is the same of every unit makes no slice. A slice of lesion sizes holds its positives and every negative.
     """
-    return _holm([_row(name, both[mask], settings) for name, mask in _slices(both)])
+    return _holm({name: _row(both[mask], settings) for name, mask in _slices(both)})
 
 
-def earlier(both: pd.DataFrame, settings: PromotionSettings) -> list[dict[str, Any]]:
+def earlier(both: pd.DataFrame, settings: PromotionSettings) -> dict[str, Row]:
     """The same for every epoch before the last and every site as it was then: what must not be forgotten."""
     old = both[both["epoch"] < both["epoch"].max()]
-    rows = [_row(f"epoch {epoch}", part, settings) for epoch, part in old.groupby("epoch")]
+    rows = {f"epoch {epoch}": _row(part, settings) for epoch, part in old.groupby("epoch")}
     if "site" in old:
         told = old[_text(old["site"]) != ""]
-        rows += [_row(f"site {site} before", part, settings) for site, part in told.groupby(_text(told["site"]))]
+        rows |= {f"site {site} before": _row(part, settings) for site, part in told.groupby(_text(told["site"]))}
     return _holm(rows)
 
 
@@ -69,22 +70,22 @@ def _bands(column: pd.Series[Any], fact: str) -> pd.Series[Any]:
     return pd.Series(np.where(numbers.notna(), words, ""), index=column.index)
 
 
-def _row(name: str, part: pd.DataFrame, settings: PromotionSettings) -> dict[str, Any]:
+def _row(part: pd.DataFrame, settings: PromotionSettings) -> Row:
     positive = part["positive"].to_numpy(bool)
     clusters = [int(part.loc[mask, "cluster"].nunique()) for mask in (positive, ~positive)]
-    row: dict[str, Any] = {"slice": name, "positive_clusters": clusters[0], "negative_clusters": clusters[1]}
-    if min(clusters) < settings.slice_clusters:
-        return {**row, "status": "unknown", "wanted_clusters": settings.slice_clusters}
-    found = delong.paired(part["score"], part["score_rival"], positive, part["cluster"])
+    counts = {"positive_clusters": clusters[0], "negative_clusters": clusters[1]}
+    enough = min(clusters) >= settings.slice_clusters
+    found = delong.paired(part["score"], part["score_rival"], positive, part["cluster"]) if enough else None
     if found is None:
-        return {**row, "status": "unknown", "wanted_clusters": settings.slice_clusters}
-    return {**row, "status": "known", "challenger": found.areas[0], "rival": found.areas[1],
-            "difference": found.difference, "error": found.error, "p_worse": found.p(-1)}  # fmt: skip
+        return {"status": "unknown", **counts, "wanted_clusters": settings.slice_clusters}
+    low, high = (found.bound(settings.alpha, side) for side in (-1, 1))
+    return {"status": "known", **counts, "challenger": found.areas[0], "rival": found.areas[1],
+            "difference": found.difference, "low": low, "high": high, "p_worse": found.p(-1)}  # fmt: skip
 
 
-def _holm(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _holm(rows: dict[str, Row]) -> dict[str, Row]:
     """Adjust the p-values for the number of slices (Holm, Scandinavian Journal of Statistics 6, 1979)."""
-    known = sorted((row for row in rows if row["status"] == "known"), key=lambda row: float(row["p_worse"]))
+    known = sorted((row for row in rows.values() if row["status"] == "known"), key=lambda row: float(row["p_worse"]))
     highest = 0.0
     for place, row in enumerate(known):
         highest = max(highest, min(1.0, (len(known) - place) * row["p_worse"]))
