@@ -30,14 +30,15 @@ def test_a_chain_of_equal_challengers_reports_what_is_true(bench: Any, monkeypat
     told = np.array([bench.by_gate(bench.Chain(seed)) for seed in range(3)])
     assert told.shape == (3, 3, 3)
     assert (told[:, :, 0] == bench.START).all()
-    assert bench.summary(told)["promoting"] == 0
+    assert (told[:, :, 2] == 0).all()
     assert np.allclose(told[:, :, 1], bench.START, atol=0.06)
 
 
 def test_the_rule_that_takes_whatever_scores_higher_reports_too_much(bench: Any) -> None:
     told = np.array([bench.by_rule(bench.Chain(seed), "higher") for seed in range(6)])
-    assert bench.summary(told)["promoting"] == 1
-    assert bench.summary(told)["optimism"] > 0.005
+    truth, seen, promoted = told[:, -1].T
+    assert (promoted > 0).all()
+    assert (seen - truth).mean() > 0.005
 
 
 def test_a_sham_is_refused_and_a_large_gain_passes(bench: Any) -> None:
