@@ -89,16 +89,20 @@ def _plot(path: Path, figures: dict[str, Any]) -> None:
     from matplotlib import pyplot
 
     mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "gate", "font.size": 8}
-    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(12, 3.2))
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(14, 3.4), width_ratios=(1, 1, 1.4))
     chains = _chains(figures)
     for axes, kind, name, scale in ((left, "equal", "optimism", 1), (middle, "worse", "under", 100)):
         rows = {label: scale * told[name] for label, told in chains.items() if label.startswith(kind)}
-        bars = axes.barh([label.replace(", ", ",\n", 1) for label in rows], list(rows.values()), height=0.5)
+        bars = axes.barh(
+            [label.replace(", ", ",\n").replace("to the", "\nto the").replace("with", "\nwith") for label in rows],
+            list(rows.values()),
+            height=0.5,
+        )
         axes.bar_label(bars, fmt="%.4f" if kind == "equal" else "%.0f %%", padding=3)
         axes.margins(x=0.2)
     left.axvline(0.005, linestyle=":", color="grey")
-    left.set_title("reported minus true AUROC after 20 retrainings")
-    middle.set_title("chains that end 0.02 under the anchor")
+    left.set_title("AUROC reported too high, 20 retrainings")
+    middle.set_title("chains 0.02 under the anchor")
     for name, gains in _power(figures).items():
         known = sorted((size, gain) for size, gain in gains.items() if gain is not None)
         right.plot(*zip(*known, strict=True), marker="o", label=_powered(*name))
