@@ -11,11 +11,11 @@ from prefect import flow, get_run_logger, task
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data import batches
-from lineage import ledger, registry
+from lineage import ledger, registry, store
 from lineage.verdict import Outcome, Verdict
 from pipelines import follow, news, page, params, promote, repro
 from pipelines.workspace import alone
-from training import compare, evaluate, gate, track
+from training import budget, compare, evaluate, gate, track
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,8 @@ def challenge(tree: str, name: str, data_version: str, reason: str) -> dict[str,
         return {"task": name, "version": version, "new": new, "verdict": known[-1].payload, "decision": "unchanged"}
     verdict = judge(Path(tree), name, version)
     ledger.record(verdict, task=name, version=version, data_version=data_version)
+    if spent := budget.spent(verdict.figures):
+        ledger.append("cohort.spent", name, {"version": version, "batches": spent})
     track.log_verdict(registry.tags(name, version)["run_id"], verdict)
     page.verdict(verdict, f"training-{name}")
     for line in verdict.reasons:
@@ -101,15 +103,19 @@ def judge(tree: Path, name: str, version: str) -> Verdict:
     mine = evaluate.read_predictions(tree / "evaluation" / name)
     metrics = page.read_json(tree / "evaluation" / name / "metrics.json")
     roles = registry.roles(name)
+    verdicts = [(event.at, event.payload) for event in ledger.events(kind="verdict")]
+    past = budget.looks(verdicts, name, store.now())
     figures = {}
     for role in ("champion", "anchor"):
         rival = roles.get(role)
         if rival is not None:
             folder = registry.download(name, rival)
             theirs = evaluate.predictions(units, folder, settings.task(name), settings.serving.engine)
-            figures[role] = compare.compare(mine, theirs, settings.promotion, f"{role} {rival}")
+            figures[role] = compare.compare(
+                mine, theirs, settings.promotion, f"{role} {rival}", units.table, budget.decided(past)
+            )
     return gate.promote(
-        f"{name}/{version}", metrics, figures.get("champion"), figures.get("anchor"), settings.promotion
+        f"{name}/{version}", metrics, figures.get("champion"), figures.get("anchor"), settings.promotion, past
     )
 
 

@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from data.record import Side
 from lineage.fault import Fault
-from training import resample
-from training.resample import Array
+from training import delong, figures, flips, resample, subgroups
+from training.resample import Array, Draws
 from training.settings import PromotionSettings
 
 POWER = 0.8  # of the number of clusters that an inconclusive claim asks for
 
 
-def compare(challenger: pd.DataFrame, rival: pd.DataFrame, settings: PromotionSettings, name: str) -> dict[str, Any]:
-    """Figures of three cohorts: `anchor` (test clusters of the first epoch), `newest` (of the last) and `overall`.
+def compare(
+    challenger: pd.DataFrame, rival: pd.DataFrame, settings: PromotionSettings, name: str,
+    facts: pd.DataFrame | None = None, decided: Collection[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Figures of three cohorts: `anchor` (test clusters of the first epoch), `newest` and `overall`; of the slices of
+    the population; and of what the rival had right.
 
-    Both tables have the columns of `predictions.csv`. Each cohort holds both models' AUROC and sensitivity at their
-    own operating points, and the difference (challenger minus rival) with its one-sided bounds at `settings.alpha`,
-    from one clustered bootstrap of the pair. Raises Fault where the two did not judge the same test units.
+    Both tables have the columns of `predictions.csv`; `facts` may tell more of the units (sex, age, lesion_mm by
+    unit_id). `newest` is of later epochs than the first: of the batches that are not among those that have `decided`
+    before, or, where these are too few, of the last epochs that are enough to decide. Each cohort holds both models'
+    AUROC, sensitivity at their own operating points, Brier score and calibration error, and the difference
+    (challenger minus rival) with its one-sided bounds at `settings.alpha`.
+    Raises Fault where the two did not judge the same test units.
     """
     both = _paired(challenger, rival, name)
+    if facts is not None:
+        more = [fact for fact in subgroups.FACTS if fact in facts and fact not in both]
+        both = both.merge(facts[["unit_id", *more]], on="unit_id", how="left", validate="1:1")
     epochs = tuple(sorted(int(epoch) for epoch in both["epoch"].unique()))
-    cohorts = {"anchor": epochs[:1], "newest": epochs[-1:], "overall": epochs}
-    figures = {held: _cohort(both[both["epoch"].isin(held)], settings) for held in set(cohorts.values())}
+    newest = _newest(both, epochs, decided, settings)
+    cohorts = {"anchor": (both["epoch"] == epochs[0]).to_numpy(), "newest": newest, "overall": np.ones(len(both), bool)}
+    found = {held.tobytes(): held for held in cohorts.values()}
+    told = {key: _cohort(both[held], settings) for key, held in found.items()}
     return {
         "rival": name,
         "alpha": settings.alpha,
         "epochs": list(epochs),
-        "cohorts": {cohort: figures[held] for cohort, held in cohorts.items()},
-        "flips": _flips(both),
+        "cohorts": {cohort: told[held.tobytes()] for cohort, held in cohorts.items()},
+        "slices": subgroups.population(both, settings),
+        "earlier": subgroups.earlier(both, settings) if len(epochs) > 1 else {},
+        "flips": flips.flips(both),
     }
 
 
@@ -48,19 +64,27 @@ def needed(cohort: dict[str, Any], margin: float, alpha: float) -> int | None:
     difference = cohort["auroc"]["difference"]
     distance = margin if margin > 0 else difference["value"]
     error = difference["error"]
-    if distance is None or distance <= 0 or error is None:
+    if distance is None or distance <= 0 or error is None or alpha <= 0:
         return None
     wanted = float(norm.ppf(1 - alpha) + norm.ppf(POWER))
     clusters = int(cohort["clusters"])
     return max(clusters + 1, math.ceil(clusters * (wanted * float(error) / float(distance)) ** 2))
 
 
+def lacking(counts: dict[str, Any], settings: PromotionSettings) -> str:
+    """What a cohort lacks to decide anything, in words; empty if it has enough clusters."""
+    if counts["clusters"] < settings.min_clusters:
+        return f"{counts['clusters']} clusters, and {settings.min_clusters} are needed"
+    for kind in ("positive", "negative"):
+        count = counts[f"{kind}_clusters"]
+        if count < settings.min_positive_clusters:
+            return f"{count} clusters with a {kind} unit, and {settings.min_positive_clusters} are needed"
+    return ""
+
+
 def _paired(challenger: pd.DataFrame, rival: pd.DataFrame, name: str) -> pd.DataFrame:
     mine, theirs = (table[table["side"] == Side.TEST.value] for table in (challenger, rival))
-    facts = ["unit_id", "cluster", "epoch", "positive", "score", "flagged"]
-    both = mine[facts].merge(
-        theirs[["unit_id", "score", "flagged"]], on="unit_id", suffixes=("", "_rival"), validate="1:1"
-    )
+    both = mine.merge(theirs[["unit_id", "score", "flagged"]], on="unit_id", suffixes=("", "_rival"), validate="1:1")
     if not len(both) or len(both) != len(mine) or len(both) != len(theirs):
         raise Fault(
             f"the challenger judged {len(mine)} test units, {name} {len(theirs)}, and {len(both)} are the same; "
@@ -69,45 +93,79 @@ def _paired(challenger: pd.DataFrame, rival: pd.DataFrame, name: str) -> pd.Data
     return both
 
 
+def _newest(
+    both: pd.DataFrame, epochs: tuple[int, ...], decided: Collection[str], settings: PromotionSettings
+) -> NDArray[np.bool_]:
+    """Which units are of the newest cohort; never those of the first epoch, which is the anchor's, if there is more."""
+    later = epochs[1:] or epochs
+    chosen = [both["epoch"].isin(later) & ~both["batch"].isin(list(decided))]
+    chosen += [both["epoch"].isin(later[start:]) for start in range(len(later) - 1, -1, -1)]
+    enough = (mask for mask in chosen if not lacking(_counts(both[mask]), settings))
+    return next(enough, chosen[-1]).to_numpy(bool)
+
+
+def _counts(part: pd.DataFrame) -> dict[str, int]:
+    positive = part["positive"] == 1
+    return {
+        "units": len(part),
+        "clusters": int(part["cluster"].nunique()),
+        "positive_clusters": int(part.loc[positive, "cluster"].nunique()),
+        "negative_clusters": int(part.loc[~positive, "cluster"].nunique()),
+    }
+
+
 def _cohort(both: pd.DataFrame, settings: PromotionSettings) -> dict[str, Any]:
     draws = resample.draw(both["cluster"], settings.bootstrap, settings.seed)
     positive = both["positive"].to_numpy(bool)
-    auroc, auroc_rival = (resample.auroc(draws, both[column], positive) for column in ("score", "score_rival"))
-    found, found_rival = (draws.share(both[column], positive) for column in ("flagged", "flagged_rival"))
+    scores = [both[column].to_numpy(np.float64) for column in ("score", "score_rival")]
+    found = [draws.share(both[column], positive) for column in ("flagged", "flagged_rival")]
+    squares = [draws.share((one - positive) ** 2, np.ones(len(both))) for one in scores]
+    distances = [figures.calibration_error(draws, one, positive) for one in scores]
     return {
-        "units": len(both),
-        "clusters": int(both["cluster"].nunique()),
-        "positive_clusters": int(both.loc[positive, "cluster"].nunique()),
-        "negative_clusters": int(both.loc[~positive, "cluster"].nunique()),
-        "auroc": _difference(auroc, auroc_rival, settings.alpha),
-        "sensitivity": _difference(found, found_rival, settings.alpha),
+        **_counts(both),
+        "batches": sorted(both["batch"].unique()),
+        "auroc": _auroc(draws, both, settings.alpha),
+        "sensitivity": {**_difference(found, settings.alpha), "mcnemar": flips.mcnemar(both)},
+        "brier": _difference(squares, settings.alpha),
+        "ece": _difference(distances, settings.alpha),
     }
 
 
-def _difference(challenger: Array, rival: Array, alpha: float) -> dict[str, Any]:
-    """Both figures, and the difference: its bounds at `alpha` and at half of it, each one-sided, and its error.
+def _auroc(draws: Draws, both: pd.DataFrame, alpha: float) -> dict[str, Any]:
+    """The difference by the clustered bootstrap and by DeLong's method: a claim rests on the less sure of the two.
+
+    Bounds are the outer ones, error and p-values the larger ones. Where DeLong has none (under two clusters of a
+    kind) there are none.
+    """
+    positive = both["positive"].to_numpy(bool)
+    drawn = [resample.auroc(draws, both[column], positive) for column in ("score", "score_rival")]
+    told = _difference(drawn, alpha)
+    boot = {name: value for name, value in told["difference"].items() if name != "value"}
+    paired = delong.paired(both["score"], both["score_rival"], positive, both["cluster"])
+    exact: dict[str, float | None] = dict.fromkeys(boot)
+    if paired is not None:
+        exact = {"low": paired.bound(alpha, -1), "high": paired.bound(alpha, 1), "error": paired.error,
+                 "p_better": paired.p(1), "p_worse": paired.p(-1)}  # fmt: skip
+    outer = {name: _outer(name, exact[name], boot[name]) for name in boot}
+    told["difference"] |= outer
+    return {**told, "delong": exact, "bootstrap": boot}
+
+
+def _outer(name: str, one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return None
+    return min(one, other) if name == "low" else max(one, other)
+
+
+def _difference(pair: list[Array], alpha: float) -> dict[str, Any]:
+    """Both figures, and the difference by the bootstrap: its one-sided bounds at `alpha`, error and p-values.
 
     Two models that both rank every unit rightly have a difference of 0 in every draw: bounds and error are 0 then.
     """
+    challenger, rival = pair
     gap = challenger - rival
-    drawn = gap[1:][np.isfinite(gap[1:])]
-    told: dict[str, Any] = dict.fromkeys(("value", "low", "high", "low_half", "error"))
-    if math.isfinite(gap[0]):
-        told["value"] = float(gap[0])
-    if math.isfinite(gap[0]) and len(drawn) > 1 and len(drawn) >= 0.9 * (len(gap) - 1):
-        low, high, half = np.quantile(drawn, [alpha, 1 - alpha, alpha / 2])
-        told |= {"low": float(low), "high": float(high), "low_half": float(half), "error": float(drawn.std())}
+    told = {"value": _plain(gap[0]), **resample.bounds(gap, alpha)}
     return {"challenger": _plain(challenger[0]), "rival": _plain(rival[0]), "difference": told}
-
-
-def _flips(both: pd.DataFrame) -> dict[str, Any]:
-    """Units whose answer at the operating point changed: what the rival had right and the challenger has not."""
-    right = both["flagged"] == both["positive"]
-    had = both["flagged_rival"] == both["positive"]
-    return {
-        "lost": both.loc[had & ~right, "unit_id"].tolist(),
-        "won": int((right & ~had).sum()),
-    }
 
 
 def _plain(value: float) -> float | None:

@@ -102,6 +102,11 @@ def _ece(judged: pd.DataFrame, classes: tuple[str, ...], draws: Draws) -> Array:
     sure = judged[[f"p_{name}" for name in classes]].to_numpy(np.float64)
     top = np.asarray(classes)[sure.argmax(axis=1)] == judged["label"].to_numpy()
     confidence = sure.max(axis=1)
-    bins = np.eye(ECE_BINS)[np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)]
-    gaps = np.abs(draws.sums(bins * (confidence - top)[:, np.newaxis])).sum(axis=1)
-    return resample.ratio(gaps, draws.sums(np.ones(len(judged))))
+    return calibration_error(draws, confidence, top)
+
+
+def calibration_error(draws: Draws, sure: Array, right: NDArray[np.bool_]) -> Array:
+    """Mean distance of a probability (units) from the share that was right, over 10 equal bins, in every draw."""
+    bins = np.eye(ECE_BINS)[np.minimum((sure * ECE_BINS).astype(int), ECE_BINS - 1)]
+    gaps = np.abs(draws.sums(bins * (sure - right)[:, np.newaxis])).sum(axis=1)
+    return resample.ratio(gaps, draws.sums(np.ones(len(sure))))

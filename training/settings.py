@@ -67,7 +67,11 @@ class ShadowSettings:
 
 @dataclass(frozen=True)
 class PromotionSettings:
-    """What a challenger must show. `alpha` is one-sided, for each claim; margins are differences of the figure."""
+    """What a challenger must show. `alpha` is one-sided, for each claim; margins are differences of the figure.
+
+    A promotion by luck is held by `budget`: the chance, in a year, that one test cohort promotes anything that is no
+    better, over `looks_per_year` looks. `slice_clusters` of each kind make a slice of the population known.
+    """
 
     approval: str
     bootstrap: int
@@ -78,4 +82,9 @@ class PromotionSettings:
     floor_auroc: float
     min_clusters: int
     min_positive_clusters: int
+    margin_brier: float = 0.05
+    floor_sensitivity: float = 0.50
+    slice_clusters: int = 5
+    budget: float = 0.05
+    looks_per_year: int = 20
     shadow: ShadowSettings = ShadowSettings()

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lineage.verdict import Outcome, Verdict
+from training import budget
 from training.compare import compare
 from training.gate import promote
 
 FEW, MANY = 12, 40
 
 
-def metrics(auroc: float | None = 0.9, low: float | None = 0.8, clusters: int = MANY, positive: int = 16) -> Any:
+def metrics(
+    auroc: float | None = 0.9, low: float | None = 0.8, clusters: int = MANY, positive: int = 16,
+    sensitivity: float = 0.9,
+) -> Any:  # fmt: skip
     return {
         "test": {
             "auroc": {"value": auroc, "low": low, "high": 1.0},
+            "sensitivity": {"value": sensitivity, "low": 0.0, "high": min(1.0, sensitivity + 0.2)},
             "clusters": clusters,
             "positive_clusters": positive,
             "negative_clusters": clusters - positive,
@@ -81,8 +87,9 @@ def test_a_large_gain_on_a_new_scanner_passes_with_the_shipped_thresholds(sample
 
 def test_a_pass_names_what_it_rests_on(samples: Any) -> None:
     verdicts = [judge(samples, *new_scanner(samples, seed)) for seed in range(10)]
-    verdict = next(found for found in verdicts if found.outcome is Outcome.PASS)
-    assert any("superior to champion 1 on the newest test cohort" in reason for reason in verdict.reasons)
+    passed = [found for found in verdicts if found.outcome is Outcome.PASS]
+    verdict = next(found for found in passed if any("on the newest test cohort" in reason for reason in found.reasons))
+    assert any("superior to champion 1 on the newest test cohort AUROC +0." in reason for reason in verdict.reasons)
     assert any("not inferior to champion 1 on the anchor cohort" in reason for reason in verdict.reasons)
     assert verdict.figures["champion"]["cohorts"]["newest"]["clusters"] == 24
 
@@ -155,3 +162,76 @@ def test_every_verdict_gives_a_reason_and_survives_json(samples: Any) -> None:
         verdict = judge(samples, *samples.pair(FEW, seed))
         assert verdict.reasons
         assert from_dict(json.loads(json.dumps(verdict.to_dict(), allow_nan=False))).outcome is verdict.outcome
+
+
+def test_a_sensitivity_shown_to_be_under_the_floor_fails(samples: Any) -> None:
+    for seen, outcome in ((0.1, Outcome.FAIL), (0.4, Outcome.INCONCLUSIVE), (0.6, Outcome.PASS)):
+        verdict = promote("lung-ct/1", metrics(sensitivity=seen), None, None, samples.PROMOTION)
+        assert verdict.outcome is outcome
+        assert ("floor of 0.5" in verdict.reasons[0]) is (outcome is not Outcome.PASS)
+
+
+def chain(samples: Any, seed: int, length: int) -> list[Verdict]:
+    """A champion and challengers that are no better, judged one after the other on one test cohort."""
+    settings = replace(samples.PROMOTION, bootstrap=200, looks_per_year=4)
+    _, champion = samples.pair(120, seed, auroc=0.9)
+    verdicts: list[Verdict] = []
+    for number in range(length):
+        mine, _ = samples.pair(120, seed, auroc=0.9)
+        own = np.random.default_rng([seed, number]).normal(0, 0.02, 120)
+        mine = mine.assign(score=np.clip(champion["score"] + own, 0, 1), positive=champion["positive"])
+        told = [(f"2026-01-{day + 1:02d}T00:00:00Z", said.to_dict()) for day, said in enumerate(verdicts)]
+        past = budget.looks(told, "lung-ct", "2026-02-01T00:00:00Z")
+        figures = compare(mine, champion, settings, "champion 1", decided=budget.decided(past))
+        verdicts.append(promote(f"lung-ct/{number + 2}", metrics(0.9), figures, figures, settings, past))
+    return verdicts
+
+
+def test_a_cohort_that_decided_too_often_asks_for_a_fresh_one(samples: Any) -> None:
+    verdicts = chain(samples, 1, 5)
+    levels = [verdict.figures["looks"][0]["level"] for verdict in verdicts]
+    assert levels == sorted(levels, reverse=True)
+    assert levels[3] > 0 == levels[4]
+    assert sum(levels) == pytest.approx(0.05)
+    assert not any("admit a batch with fresh ones" in reason for reason in verdicts[3].reasons)
+    assert any("have decided 4 times in a year" in reason for reason in verdicts[4].reasons)
+    assert verdicts[4].outcome is Outcome.INCONCLUSIVE
+
+
+def test_even_a_certain_gain_needs_a_budget(samples: Any) -> None:
+    mine, theirs = samples.pair(120, 2, auroc=0.7, gain=0.29)
+    figures = compare(mine, theirs, samples.PROMOTION, "champion 1")
+    assert promote("t/9", metrics(0.98), figures, None, samples.PROMOTION).outcome is Outcome.PASS
+    past = [budget.Look(f"t/{number}", ("first",), 0.0) for number in range(20)]
+    assert promote("t/9", metrics(0.98), figures, None, samples.PROMOTION, past).outcome is Outcome.INCONCLUSIVE
+
+
+def test_a_fresh_batch_of_an_old_epoch_is_the_newest_cohort_and_has_its_own_budget(samples: Any) -> None:
+    mine, theirs = samples.pair(160, 3, auroc=0.8, gain=0.18, epochs=np.repeat([1, 2], [60, 100]))
+    batch = np.repeat(["first", "second", "third"], [60, 60, 40])
+    mine, theirs = mine.assign(batch=batch), theirs.assign(batch=batch)
+    past = [budget.Look(f"t/{number}", ("first", "second"), 0.0025) for number in range(20)]
+    settings = samples.PROMOTION
+    figures = compare(mine, theirs, settings, "champion 1", decided=budget.decided(past))
+    assert figures["cohorts"]["newest"]["batches"] == ["third"]
+    looks = {look["cohort"]: look for look in promote("t/9", metrics(), figures, None, settings, past).figures["looks"]}
+    assert looks["newest"]["number"] == 1
+    assert looks["newest"]["level"] > 0 == looks["overall"]["level"]
+    again = compare(mine, theirs, settings, "champion 1", decided={"first", "second", "third"})
+    assert again["cohorts"]["newest"]["batches"] == ["second", "third"]
+
+
+def test_the_ledger_counts_the_looks(samples: Any, home: Path) -> None:
+    """Verdicts as the loop records them, read back from a real ledger."""
+    from lineage import ledger, store
+
+    mine, theirs = samples.pair(60, 4)
+    figures = compare(mine, theirs, samples.PROMOTION, "champion 1")
+    for version in (2, 3):
+        ledger.record(promote(f"lung-ct/{version}", metrics(), figures, None, samples.PROMOTION), task="lung-ct")
+    ledger.record(promote("brain-mr/2", metrics(), figures, None, samples.PROMOTION), task="brain-mr")
+    told = [(event.at, event.payload) for event in ledger.events(kind="verdict")]
+    past = budget.looks(told, "lung-ct", store.now())
+    assert [(look.verdict, look.batches) for look in past] == [("lung-ct/2", ("first",)), ("lung-ct/3", ("first",))]
+    third = promote("lung-ct/4", metrics(), figures, None, samples.PROMOTION, past)
+    assert third.figures["looks"][0]["number"] == 3

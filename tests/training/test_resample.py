@@ -76,3 +76,23 @@ def test_intervals_cover_the_truth() -> None:
         told = resample.interval(resample.auroc(resample.draw(np.arange(80), 300, seed), scores, positive), 0.95, 32)
         held += told["low"] <= 0.80 <= told["high"]
     assert held >= 88
+
+
+def test_both_ways_to_the_auroc_agree() -> None:
+    """Many small clusters are run through in order, few large ones pair by pair."""
+    random = np.random.default_rng(2)
+    scores, positive = np.round(random.uniform(size=300), 2), random.uniform(size=300) < 0.3
+    draws = resample.draw(np.arange(300) // 2, 50, 1)
+    assert draws.weights.shape[1] ** 2 <= resample.DENSE * 300
+    by_pairs = resample.auroc(draws, scores, positive)
+    totals = draws.sums(positive) * draws.sums(~positive)
+    assert np.allclose(resample._ranked(draws, scores, positive) / totals, by_pairs)
+
+
+def test_a_deep_p_value_is_read_off_the_tail_and_a_common_one_is_counted() -> None:
+    random = np.random.default_rng(3)
+    assert resample.tail(random.normal(1.0, 1.0, 4000)) == pytest.approx(0.159, abs=0.02)
+    deep = resample.tail(random.normal(4.0, 1.0, 400))
+    assert 1e-6 < deep < 2e-4  # 3.2e-5; 400 draws alone could not say less than 0.0025
+    assert resample.tail(np.zeros(400)) == 1
+    assert resample.tail(np.full(400, 0.1)) == 0

@@ -1,0 +1,119 @@
+"""docs/gate.md and its plot, from the figures of bench/gate.py: what stands above the mark is written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+MARK = "<!-- below: written by bench/gate.py -->"
+
+
+def write(docs: Path, figures: dict[str, Any]) -> None:
+    """Put the figures below the mark of docs/gate.md, and the plot beside it."""
+    page = docs / "gate.md"
+    above = page.read_text(encoding="utf-8").split(MARK)[0]
+    page.write_text(above + MARK + "\n\n" + "\n".join(_lines(figures)) + "\n", encoding="utf-8")
+    _plot(docs / "gate.svg", figures)
+
+
+def _chains(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: told for name, told in sorted(figures.items()) if isinstance(told, dict)}
+
+
+def _power(figures: dict[str, Any]) -> dict[tuple[str, str], dict[int, float | None]]:
+    """Gain by size of the cohort, for each champion's AUROC and look of the year."""
+    found: dict[tuple[str, str], dict[int, float | None]] = {}
+    for name, gain in figures.items():
+        if name.startswith("power "):
+            _, start, look, size = name.split()
+            found.setdefault((start, look), {})[int(size)] = gain
+    return found
+
+
+def _lines(figures: dict[str, Any]) -> list[str]:
+    sham, power = figures["sham"], _power(figures)
+    lines = [
+        "## Simulations",
+        "",
+        "`python bench/gate.py`. Each chain: one test cohort of 400 patients, 30 % positive, the first champion's true "
+        "AUROC 0.92, 20 retrainings within a year; 400 bootstrap draws instead of 2000.",
+        "",
+        "| challengers, and the rule that promotes | chains | promote at least once | reported minus true AUROC at the "
+        "end | true AUROC at the end | end 0.02 or more under the anchor |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, told in _chains(figures).items():
+        count = told["chains"]
+        lines.append(f"| {name} | {count} | {_share(told['promoting'], count)} | {told['optimism']:+.4f} | "
+                     f"{told['true']:.3f} | {_share(told['under'], count)} |")  # fmt: skip
+    lines += [
+        "",
+        "*equal*: every challenger's true AUROC is the champion's. *worse*: it is the champion's and a normal draw of "
+        "mean -0.01 and deviation 0.01 more. In brackets the 95 % interval of the share (Clopper and Pearson).",
+        "",
+        f"Sham challengers, fitted to permuted labels: {len([one for one in sham if one != 'pass'])} of {len(sham)} "
+        f"refused, {sham.count('fail')} of them by fail.",
+        "",
+        "Gain in true AUROC that passes in 80 % of cohorts, with every check of the gate (each step of a search by "
+        'halves rests on some dozens of cohorts, so the third decimal is rough; "none": not even an AUROC of 0.9995):',
+        "",
+        "| test patients | " + " | ".join(_powered(*name) for name in power) + " |",
+        "|---" * (1 + len(power)) + "|",
+    ]
+    for size in sorted({size for gains in power.values() for size in gains}):
+        lines.append(f"| {size:,} | " + " | ".join(_gain(gains.get(size, 0.0)) for gains in power.values()) + " |")
+    return [*lines, "", "![Optimism, sunken chains and gain needed](gate.svg)"]
+
+
+def _gain(gain: float | None) -> str:
+    return "none" if gain is None else f"{gain:.3f}" if gain else "not run"
+
+
+def _powered(start: str, look: str) -> str:
+    return f"from {start}, look {look} of the year"
+
+
+def _share(share: float, count: int) -> str:
+    """A share with its exact interval."""
+    from scipy.stats import binomtest
+
+    edges = binomtest(round(share * count), count).proportion_ci(0.95)
+    return f"{100 * share:.1f} % ({100 * edges.low:.1f} to {100 * edges.high:.1f})"
+
+
+def _plot(path: Path, figures: dict[str, Any]) -> None:
+    """Optimism of equal challengers, sunken chains of worse ones, gain needed by size of the cohort."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "gate", "font.size": 8}
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(14, 3.4), width_ratios=(1, 1, 1.4))
+    chains = _chains(figures)
+    for axes, kind, name, scale in ((left, "equal", "optimism", 1), (middle, "worse", "under", 100)):
+        rows = {label: scale * told[name] for label, told in chains.items() if label.startswith(kind)}
+        bars = axes.barh(
+            [label.replace(", ", ",\n").replace("to the", "\nto the").replace("with", "\nwith") for label in rows],
+            list(rows.values()),
+            height=0.5,
+        )
+        axes.bar_label(bars, fmt="%.4f" if kind == "equal" else "%.0f %%", padding=3)
+        axes.margins(x=0.2)
+    left.axvline(0.005, linestyle=":", color="grey")
+    left.set_title("AUROC reported too high, 20 retrainings")
+    middle.set_title("chains 0.02 under the anchor")
+    for name, gains in _power(figures).items():
+        known = sorted((size, gain) for size, gain in gains.items() if gain is not None)
+        right.plot(*zip(*known, strict=True), marker="o", label=_powered(*name))
+    sizes = sorted({size for gains in _power(figures).values() for size in gains})
+    right.set(xscale="log", xlabel="test patients", ylim=(0, None))
+    right.set_title("gain in AUROC that passes in 80 % of cohorts")
+    right.set_xticks(sizes, [str(size) for size in sizes])
+    right.minorticks_off()
+    right.legend(frameon=False)
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)

@@ -1,0 +1,47 @@
+"""bench/gate.py runs on the product's own gate: a small chain, a sham, and a gain that passes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Any]:
+    spec = importlib.util.spec_from_file_location("gate_simulation", BENCH / "gate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_a_chain_of_equal_challengers_reports_what_is_true(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "RETRAININGS", 3)
+    told = np.array([bench.by_gate(bench.Chain(seed)) for seed in range(3)])
+    assert told.shape == (3, 3, 3)
+    assert (told[:, :, 0] == bench.START).all()
+    assert (told[:, :, 2] == 0).all()
+    assert np.allclose(told[:, :, 1], bench.START, atol=0.06)
+
+
+def test_the_rule_that_takes_whatever_scores_higher_reports_too_much(bench: Any) -> None:
+    told = np.array([bench.by_rule(bench.Chain(seed), "higher") for seed in range(6)])
+    truth, seen, promoted = told[:, -1].T
+    assert (promoted > 0).all()
+    assert (seen - truth).mean() > 0.005
+
+
+def test_a_sham_is_refused_and_a_large_gain_passes(bench: Any) -> None:
+    assert bench.sham(0) == "fail"
+    assert bench.passes((0, 400, 0.85, 0.10, 1))
+    assert not bench.passes((0, 400, 0.85, 0.0, 1))
