@@ -75,7 +75,8 @@ def one(engine: str, network: str, asked: argparse.Namespace) -> dict[str, Any]:
         return row | {"note": " ".join(ran.stderr.strip().splitlines()[-1:])[:200]}
     told: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     peak = next((value for name, value in PEAKS.items() if name in told["device"]), None)
-    share = told.pop("operations") * told["images_per_second"] / peak if peak else None
+    rate = told.pop("operations") * told["images_per_second"]
+    share = rate / peak if peak else None
     return row | told | {"of_peak": round(share, 3) if share else "unknown"}
 
 

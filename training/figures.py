@@ -96,40 +96,6 @@ def balanced_accuracy(judged: pd.DataFrame, classes: tuple[str, ...], draws: Dra
     return _balanced(_confusion(judged, classes, draws))
 
 
-def _clusters(judged: pd.DataFrame, mask: NDArray[np.bool_]) -> int:
-    return int(judged.loc[mask, "cluster"].nunique())
-
-
-def _confusion(judged: pd.DataFrame, classes: tuple[str, ...], draws: Draws) -> Array:
-    """Confusion matrices (draws + 1, true, predicted)."""
-    size = len(classes)
-    place = {name: index for index, name in enumerate(classes)}
-    cell = judged["label"].map(place).to_numpy(int) * size + judged["predicted"].map(place).to_numpy(int)
-    return draws.sums(np.eye(size * size)[cell]).reshape(-1, size, size)
-
-
-def _balanced(confusion: Array) -> Array:
-    """Mean recall over the classes that a draw holds."""
-    recall = resample.ratio(np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2))
-    return np.asarray(np.nanmean(recall, axis=1))
-
-
-def _macro_f1(confusion: Array) -> Array:
-    """Mean F1 over the classes that a draw holds or names."""
-    hits = np.diagonal(confusion, axis1=1, axis2=2)
-    return np.asarray(np.nanmean(resample.ratio(2 * hits, confusion.sum(axis=1) + confusion.sum(axis=2)), axis=1))
-
-
-def _ece(judged: pd.DataFrame, classes: tuple[str, ...], draws: Draws) -> Array:
-    """Expected calibration error of the most probable class (Guo et al., ICML 2017), equal bins."""
-    sure = judged[[f"p_{name}" for name in classes]].to_numpy(np.float64)
-    top = np.asarray(classes)[sure.argmax(axis=1)] == judged["label"].to_numpy()
-    confidence = sure.max(axis=1)
-    bins = np.eye(ECE_BINS)[np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)]
-    gaps = np.abs(draws.sums(bins * (confidence - top)[:, np.newaxis])).sum(axis=1)
-    return resample.ratio(gaps, draws.sums(np.ones(len(judged))))
-
-
 def conformal(judged: pd.DataFrame, calibrated: dict[str, Any], settings: EvaluateSettings) -> dict[str, Any]:
     """What the conformal sets of `calibration.json` hold on judged units: `coverage` (the set holds the true class),
     `cluster_coverage` (it does for all units of a cluster, which is what the level promises), `set_size` (classes)
@@ -181,3 +147,37 @@ def _quadratic_kappa(confusion: Array) -> Array:
     truth, said, whole = confusion.sum(axis=2), confusion.sum(axis=1), confusion.sum(axis=(1, 2))
     chance = np.einsum("di,dj,ij->d", truth, said, far)
     return 1 - resample.ratio((confusion * far).sum(axis=(1, 2)) * whole, chance)
+
+
+def _clusters(judged: pd.DataFrame, mask: NDArray[np.bool_]) -> int:
+    return int(judged.loc[mask, "cluster"].nunique())
+
+
+def _confusion(judged: pd.DataFrame, classes: tuple[str, ...], draws: Draws) -> Array:
+    """Confusion matrices (draws + 1, true, predicted)."""
+    size = len(classes)
+    place = {name: index for index, name in enumerate(classes)}
+    cell = judged["label"].map(place).to_numpy(int) * size + judged["predicted"].map(place).to_numpy(int)
+    return draws.sums(np.eye(size * size)[cell]).reshape(-1, size, size)
+
+
+def _balanced(confusion: Array) -> Array:
+    """Mean recall over the classes that a draw holds."""
+    recall = resample.ratio(np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2))
+    return np.asarray(np.nanmean(recall, axis=1))
+
+
+def _macro_f1(confusion: Array) -> Array:
+    """Mean F1 over the classes that a draw holds or names."""
+    hits = np.diagonal(confusion, axis1=1, axis2=2)
+    return np.asarray(np.nanmean(resample.ratio(2 * hits, confusion.sum(axis=1) + confusion.sum(axis=2)), axis=1))
+
+
+def _ece(judged: pd.DataFrame, classes: tuple[str, ...], draws: Draws) -> Array:
+    """Expected calibration error of the most probable class (Guo et al., ICML 2017), equal bins."""
+    sure = judged[[f"p_{name}" for name in classes]].to_numpy(np.float64)
+    top = np.asarray(classes)[sure.argmax(axis=1)] == judged["label"].to_numpy()
+    confidence = sure.max(axis=1)
+    bins = np.eye(ECE_BINS)[np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)]
+    gaps = np.abs(draws.sums(bins * (confidence - top)[:, np.newaxis])).sum(axis=1)
+    return resample.ratio(gaps, draws.sums(np.ones(len(judged))))

@@ -24,7 +24,7 @@ def randomised(features: Array, kernel: Array, classes: NDArray[np.int64], seed:
     other = random.permuted(kernel, axis=0)
     found = []
     for unit in range(min(len(features), UNITS)):
-        pair = [explain.heat(features[unit], layer, int(classes[unit])).ravel() for layer in (kernel, other)]
-        if all(heat.std() > 0 for heat in pair):
-            found.append(float(np.corrcoef(*pair)[0, 1]))
+        shown, dealt = (explain.heat(features[unit], layer, int(classes[unit])).ravel() for layer in (kernel, other))
+        if shown.std() > 0 and dealt.std() > 0:
+            found.append(float(np.corrcoef(shown, dealt)[0, 1]))
     return {"maps": len(found), "likeness": float(np.median(found)) if found else None}

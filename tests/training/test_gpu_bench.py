@@ -33,6 +33,7 @@ def test_small_is_measured_on_a_cpu_and_what_is_absent_is_named() -> None:
     assert list(rows) == ["keras-jax", "keras-tensorflow", "pytorch"]
     assert rows["keras-tensorflow"]["images_per_second"] > 1
     assert rows["keras-tensorflow"]["feed_ms"] > 0
+    assert "operations" not in rows["keras-tensorflow"]
     for engine, module in (("keras-jax", "jax"), ("pytorch", "torch")):
         if importlib.util.find_spec(module) is None:
             assert rows[engine]["note"] == f"{module} is not installed"
