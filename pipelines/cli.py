@@ -113,7 +113,7 @@ COMMANDS: dict[str, Command] = {
                       arg("--days", type=int, default=30))),
     "status": Command("keeping", "what stands where", "oncoloop status"),
     "stage": Command("models", "one DVC stage; DVC calls it", "oncoloop stage fit --task lung-ct",
-                     (arg("stage", choices=("prepare", "fit", "evaluate")), arg("--task", required=True)),
+                     (arg("stage", choices=("prepare", "fit", "export", "evaluate")), arg("--task", required=True)),
                      inside=False),
 }  # fmt: skip
 

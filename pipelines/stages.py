@@ -47,6 +47,17 @@ def fit(task: str) -> None:
     fitting.fit(units, settings.task(task), settings.fit, Path("models", task))
 
 
+def export(task: str) -> None:
+    """The graph of a network that was fitted where there is no TensorFlow; no DVC stage, `fit` does it elsewhere."""
+    from data import batches
+    from data.record import Side
+    from training import export as exporting
+
+    params.load().task(task)
+    validation = batches.load(Path("data/processed", task), [Side.VALIDATION])
+    exporting.finish(Path("models", task), validation)
+
+
 def evaluate(task: str) -> None:
     """Calibrate on the validation side and evaluate on the test side, both on the exported graph."""
     from data import batches
@@ -60,4 +71,4 @@ def evaluate(task: str) -> None:
     )  # fmt: skip
 
 
-RUN: dict[str, Callable[[str], None]] = {"prepare": prepare, "fit": fit, "evaluate": evaluate}
+RUN: dict[str, Callable[[str], None]] = {"prepare": prepare, "fit": fit, "export": export, "evaluate": evaluate}

@@ -1,4 +1,4 @@
-"""Augmentation: what a CT or MR slice may look like at another visit. For training only, never exported."""
+"""What a network sees while it is fitted: the units in a new order each epoch, as another visit might show them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,35 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 from training.settings import AugmentSettings
+
+
+class Feed(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches of (pixels, labels, weights). The order of an epoch follows from the seed and its number alone, on every
+    backend, so that an interrupted fit goes on as it would have."""
+
+    def __init__(
+        self, pixels: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float64], size: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.pixels, self.labels, self.weights = pixels, labels, weights.astype(np.float32)
+        self.size, self.seed = size, seed
+        self.deal(0)
+
+    def deal(self, epoch: int) -> None:
+        """Take the order of that epoch (from 0)."""
+        self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.labels))
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.size)
+
+    def __getitem__(self, place: int) -> tuple[Any, Any, Any]:
+        chosen = self.order[place * self.size : (place + 1) * self.size]
+        return self.pixels[chosen], self.labels[chosen], self.weights[chosen]
 
 
 class Augment(keras.layers.Layer):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from lineage import places
 from lineage.fault import Fault
 from serving.graph import Graph
 from serving.predict import decide, probabilities
-from training import calibrate, figures, plots, reference
+from training import baseline, calibrate, figures, groups, maps, plots, reference
 from training.calibrate import Calibration
 from training.settings import CalibrateSettings, EvaluateSettings
 
@@ -38,7 +38,8 @@ def evaluate(
     """Write calibration, metrics, predictions of the held-out units, reference and plots; give the metrics.
 
     Validation units serve the calibration alone; every figure under `test` is of test units, with intervals by
-    cluster. Raises Fault where the validation or the test side is empty.
+    cluster; `baseline` is the logistic regression beside it, where training units are given for it to learn from.
+    Raises Fault where the validation or the test side is empty.
     """
     places.set_environment()
     held = units.where(units.table["side"].isin([Side.VALIDATION.value, Side.TEST.value]))
@@ -55,6 +56,13 @@ def evaluate(
     )  # fmt: skip
     judged = judge(held.table, logits, calibrated.temperature, calibrated.threshold, task)
     metrics = _metrics(units, judged, task, settings)
+    test = (~validation).nonzero()[0]
+    metrics["conformal"] = figures.conformal(judged.iloc[test], calibrated.conformal, settings)
+    metrics["maps"] = _maps(judged.iloc[test], features[test], graph_folder, task, settings)
+    if len(held.labels) < len(units.labels):
+        simple, names = baseline.judge(units, task, settings.seed)
+        simple.to_csv(target / baseline.PREDICTIONS, index=False)
+        metrics["baseline"] = baseline.compare(judged, simple, names, task, settings)
     _write_json(target / CALIBRATION, calibrated.to_dict())
     _write_json(target / METRICS, metrics)
     judged.to_csv(target / PREDICTIONS, index=False)
@@ -126,10 +134,19 @@ def _metrics(units: Units, judged: pd.DataFrame, task: Task, settings: EvaluateS
         "positive": list(task.positive),
         "unit": task.unit,
         "counts": sides,
-        "test": figures.figures(test, task.classes, settings),
-        "epochs": figures.slices(test, "epoch", task.classes, settings),
-        "sites": figures.slices(test, "site", task.classes, settings),
+        "test": figures.figures(test, task.classes, settings, task.ordered),
+        **groups.groups(test, units.table, task.classes, settings),
     }
+
+
+def _maps(
+    test: pd.DataFrame, features: Array, graph_folder: Path, task: Task, settings: EvaluateSettings
+) -> dict[str, Any]:
+    """The check of the heat maps on the test units that were called positive."""
+    called = np.flatnonzero(test["flagged"].to_numpy() == 1)
+    answers = np.array([task.classes.index(name) for name in test["predicted"].to_numpy()[called]], np.int64)
+    with np.load(graph_folder / HEAD, allow_pickle=False) as head:
+        return maps.randomised(features[called], head["kernel"], answers, settings.seed)
 
 
 def _count(table: pd.DataFrame, task: Task) -> dict[str, Any]:

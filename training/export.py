@@ -14,14 +14,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lineage import places
+from data.batches import Units
+from lineage import fingerprint, places
 from lineage.fault import Fault
-from training.settings import AugmentSettings, FitSettings
+from training.settings import AugmentSettings, FitSettings, WarmSettings
 
 log = logging.getLogger(__name__)
 
 OPSET = 18
 WEIGHTS, REPORT, GRAPH, HEAD = "weights.weights.h5", "fit.json", "graph.onnx", "head.npz"
+EXPECTED = "expected.npz"  # what the network said of the validation units where it was fitted: no pixels, no names
+PARITY = 1e-3  # of a probability: float32 in another order of summing stays well under it
+
+
+def possible() -> bool:
+    """Whether this machine can export a graph: TensorFlow is installed, whatever Keras runs on."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def expect(folder: Path, validation: Units, probabilities: NDArray[np.float32]) -> None:
+    """Keep what the network says of the validation units (n, classes), for the parity of a graph made elsewhere."""
+    np.savez(folder / EXPECTED, units=np.array(unit_names(validation)), probabilities=probabilities)
+
+
+def unit_names(units: Units) -> str:
+    """One hash of the names of units in their order."""
+    return fingerprint.text_sha256("\n".join(units.table["unit_id"]))
+
+
+def finish(folder: Path, validation: Units, network: Any = None) -> tuple[float, str]:
+    """Export the weights of a folder, compare the graph with what the network said where it was fitted, and complete
+    `fit.json`; gives the largest difference of a probability and the graph's SHA-256.
+
+    `validation` holds the validation units of that fit. Raises Fault where a probability differs by more than
+    `PARITY`; the graph is then removed.
+    """
+    if not (folder / EXPECTED).is_file():
+        raise Fault(f"{folder / EXPECTED} is missing; fit the task again")
+    with np.load(folder / EXPECTED, allow_pickle=False) as kept:
+        named, expected = str(kept["units"]), kept["probabilities"]
+    if named != unit_names(validation):
+        raise Fault(f"{folder}: it was fitted beside {len(expected)} other validation units; prepare its data version")
+    graph = export(folder, network)
+    difference = parity(graph, validation.pixels, expected)
+    if not difference <= PARITY:
+        graph.unlink()
+        raise Fault(f"{graph}: the exported graph differs from the network by {difference:.2g} of a probability")
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    report |= {"parity": difference, "graph_sha256": fingerprint.file_sha256(graph)}
+    (folder / REPORT).write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return difference, report["graph_sha256"]
 
 
 def export(folder: Path, network: Any = None) -> Path:
@@ -31,9 +73,9 @@ def export(folder: Path, network: Any = None) -> Path:
     backend hands the work to one that runs on TensorFlow, and raises Fault if that is not installed.
     """
     places.set_environment()
-    if importlib.util.find_spec("tensorflow") is None:
-        raise Fault(f"{folder}: the weights are there, but exporting them needs TensorFlow; run "
-                    "training.export.export on this folder where TensorFlow is installed")  # fmt: skip
+    if not possible():
+        raise Fault(f"{folder}: the weights are there, but exporting them needs TensorFlow; run `oncoloop stage "
+                    "export` where it is installed")  # fmt: skip
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -51,7 +93,9 @@ def rebuild(folder: Path) -> Any:
     if not (folder / REPORT).is_file() or not (folder / WEIGHTS).is_file():
         raise Fault(f"{folder}: {REPORT} or {WEIGHTS} is missing; fit the task again")
     report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    settings = {**report["settings"], "augment": AugmentSettings(**report["settings"]["augment"]), "weights": "none"}
+    told = report["settings"]
+    settings = {**told, "augment": AugmentSettings(**told["augment"]), "warm": WarmSettings(**told.get("warm", {}))}
+    settings |= {"weights": "none", "precision": "float32"}
     network = model.build(FitSettings(**settings), len(report["classes"]), report["size"])
     network.load_weights(str(folder / WEIGHTS))
     return network

@@ -14,14 +14,20 @@ from training.settings import EvaluateSettings
 
 ECE_BINS = 10
 SLICE_CLUSTERS = 5  # a slice of the population with fewer is "unknown"
+SLOPE_DRAWS = 200  # of the calibration slope, which is fitted in every draw
+NEWTON = 25  # steps at most
 Figure = dict[str, float | None]
 
 
-def figures(judged: pd.DataFrame, classes: tuple[str, ...], settings: EvaluateSettings) -> dict[str, Any]:
+def figures(
+    judged: pd.DataFrame, classes: tuple[str, ...], settings: EvaluateSettings, ordered: bool = False
+) -> dict[str, Any]:
     """Figures of judged units (the columns of `predictions.csv`): counts, confusion, and each with its interval.
 
-    `auroc`, `auprc` and `brier` are of the positive score against the rest, `sensitivity` and `specificity` at the
-    operating point, `ece` (10 bins of the top probability) and the others over all classes.
+    `auroc`, `auprc` and `brier` are of the positive score against the rest; `sensitivity`, `specificity`, `precision`
+    and `f1` at the operating point, `ppv` and `npv` there at `settings.prevalence`; `calibration_slope` of the logit
+    of the score (1 is right, below 1 too sure); `ece` (10 bins of the top probability) and the others over all
+    classes, of ordered ones the `quadratic_kappa` too.
     """
     draws = resample.draw(judged["cluster"], settings.bootstrap, settings.seed)
     positive, flagged = judged["positive"].to_numpy(bool), judged["flagged"].to_numpy(bool)
@@ -30,21 +36,33 @@ def figures(judged: pd.DataFrame, classes: tuple[str, ...], settings: EvaluateSe
     right = judged["label"].to_numpy() == judged["predicted"].to_numpy()
     clusters = {True: _clusters(judged, positive), False: _clusters(judged, ~positive)}
     both, whole = min(clusters.values()), int(judged["cluster"].nunique())
+    sensitivity, specificity = draws.share(flagged, positive), draws.share(~flagged, ~positive)
+    rare = settings.prevalence
+    hit, alarm = sensitivity * rare, (1 - specificity) * (1 - rare)
+    rejected, missed = specificity * (1 - rare), (1 - sensitivity) * rare
     values: dict[str, tuple[Array, int]] = {
         "auroc": (resample.auroc(draws, scores, positive), both),
         "auprc": (resample.average_precision(draws, scores, positive), clusters[True]),
-        "sensitivity": (draws.share(flagged, positive), clusters[True]),
-        "specificity": (draws.share(~flagged, ~positive), clusters[False]),
+        "sensitivity": (sensitivity, clusters[True]),
+        "specificity": (specificity, clusters[False]),
+        "precision": (draws.share(positive, flagged), _clusters(judged, flagged)),
+        "f1": (resample.ratio(2 * draws.sums(flagged & positive), draws.sums(flagged) + draws.sums(positive)), both),
+        "ppv": (resample.ratio(hit, hit + alarm), both),
+        "npv": (resample.ratio(rejected, rejected + missed), both),
+        "calibration_slope": (_slope(scores, positive, draws), both),
         "accuracy": (draws.share(right, np.ones(len(right))), whole),
         "balanced_accuracy": (_balanced(confusion), both),
         "macro_f1": (_macro_f1(confusion), both),
         "brier": (draws.share((scores - positive) ** 2, np.ones(len(right))), whole),
         "ece": (_ece(judged, classes, draws), whole),
     }
+    if ordered:
+        values["quadratic_kappa"] = (_quadratic_kappa(confusion), whole)
     told = {name: resample.interval(drawn, settings.confidence, count) for name, (drawn, count) in values.items()}
     return {
         **counts(judged),
         "confidence": settings.confidence,
+        "prevalence": rare,
         "confusion": confusion[0].astype(int).tolist(),
         **told,
     }
@@ -71,6 +89,64 @@ def slices(judged: pd.DataFrame, column: str, classes: tuple[str, ...], settings
         found[str(value)] = {"status": "known", **figures(part, classes, settings)} if enough else {
             "status": "unknown", **tally, "wanted_clusters": SLICE_CLUSTERS}  # fmt: skip
     return found
+
+
+def balanced_accuracy(judged: pd.DataFrame, classes: tuple[str, ...], draws: Draws) -> Array:
+    """Mean recall over the classes, in every draw of the judged units (draws + 1)."""
+    return _balanced(_confusion(judged, classes, draws))
+
+
+def conformal(judged: pd.DataFrame, calibrated: dict[str, Any], settings: EvaluateSettings) -> dict[str, Any]:
+    """What the conformal sets of `calibration.json` hold on judged units: `coverage` (the set holds the true class),
+    `cluster_coverage` (it does for all units of a cluster, which is what the level promises), `set_size` (classes)
+    and `single` (sets of one class). Where validation could not calibrate, the status alone."""
+    quantiles = {name: entry["quantile"] for name, entry in calibrated["classes"].items()}
+    if calibrated["status"] != "calibrated" or any(edge is None for edge in quantiles.values()):
+        return {"status": calibrated["status"]}
+    inside = np.column_stack([1 - judged[f"p_{name}"].to_numpy() <= edge for name, edge in quantiles.items()])
+    truth = np.array([list(quantiles).index(label) for label in judged["label"]])
+    covered = inside[np.arange(len(judged)), truth]
+    draws = resample.draw(judged["cluster"], settings.bootstrap, settings.seed)
+    whole, every = np.ones(len(judged)), int(judged["cluster"].nunique())
+    clusters = pd.Series(covered).groupby(draws.place).transform("all").to_numpy(bool)
+    share = 1 / pd.Series(whole).groupby(draws.place).transform("sum").to_numpy()
+    values = {
+        "coverage": draws.share(covered, whole),
+        "cluster_coverage": resample.ratio(draws.sums(clusters * share), draws.sums(share)),
+        "set_size": draws.share(inside.sum(axis=1), whole),
+        "single": draws.share(inside.sum(axis=1) == 1, whole),
+    }
+    told = {name: resample.interval(drawn, settings.confidence, every) for name, drawn in values.items()}
+    return {"status": calibrated["status"], "level": calibrated["level"], **told}
+
+
+def _slope(scores: Array, positive: NDArray[np.bool_], draws: Draws) -> Array:
+    """Slope of a logistic regression of the truth on the logit of the score, in the first draws (Cox 1958; Van Calster
+    et al., J Clin Epidemiol 2016); NaN where a draw is separated, so that none is best."""
+    sure = np.clip(scores, 1e-6, 1 - 1e-6)
+    logit = np.log(sure / (1 - sure))
+    rows = draws.weights[: SLOPE_DRAWS + 1, draws.place]
+    level, slope = np.zeros(len(rows)), np.ones(len(rows))
+    step = np.full(len(rows), np.inf)
+    for _ in range(NEWTON):
+        share = 1 / (1 + np.exp(-np.clip(level[:, None] + slope[:, None] * logit, -30, 30)))
+        error, weight = rows * (positive - share), rows * share * (1 - share)
+        gradient = error.sum(axis=1), error @ logit
+        flat, tilt, bend = weight.sum(axis=1), weight @ logit, weight @ logit**2
+        size = flat * bend - tilt**2
+        size = np.where(size > 1e-9, size, np.nan)
+        step = (flat * gradient[1] - tilt * gradient[0]) / size
+        level, slope = level + (bend * gradient[0] - tilt * gradient[1]) / size, slope + step
+    return np.where(np.abs(step) < 1e-6, slope, np.nan)
+
+
+def _quadratic_kappa(confusion: Array) -> Array:
+    """Cohen's kappa with quadratic weights (Cohen 1968): 1 less the weighted disagreement over that by chance."""
+    place = np.arange(confusion.shape[1])
+    far = (place[:, np.newaxis] - place) ** 2
+    truth, said, whole = confusion.sum(axis=2), confusion.sum(axis=1), confusion.sum(axis=(1, 2))
+    chance = np.einsum("di,dj,ij->d", truth, said, far)
+    return 1 - resample.ratio((confusion * far).sum(axis=(1, 2)) * whole, chance)
 
 
 def _clusters(judged: pd.DataFrame, mask: NDArray[np.bool_]) -> int:

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import keras
-from keras import layers
+import numpy as np
+from keras import layers, ops
 
 from lineage.fault import Fault
 from training.settings import FitSettings
 
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 BACKBONES = ("small", "resnet50", "vgg16", "efficientnetv2b0")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # what ResNet-50 and VGG-16 of keras.applications subtract, in grey levels
+
+
+class Scaled(layers.Layer):  # type: ignore[misc]
+    """Grey values times `scale` plus `offset`, one of each or one a channel. (keras.layers.Rescaling asks TensorFlow
+    what it runs in, on every backend.)"""
+
+    def __init__(self, scale: Sequence[float], offset: Sequence[float]) -> None:
+        super().__init__(name="scaled")
+        self.scale, self.offset = np.array(scale, np.float32), np.array(offset, np.float32)
+
+    def call(self, pixels: Any) -> Any:
+        """Scaled pixels, of the shape that came in."""
+        return pixels * self.scale + self.offset
 
 
 def build(settings: FitSettings, classes: int, size: int) -> Any:
@@ -22,11 +39,16 @@ def build(settings: FitSettings, classes: int, size: int) -> Any:
     The layer `features` holds the last feature maps (n, h, w, d); `logits` is linear in their average, so the class
     activation map of serving/explain.py is exact. Augmentation is not part of it.
     """
-    if settings.backbone not in BACKBONES:
-        raise Fault(f"fit.backbone {settings.backbone!r} is unknown: use one of {', '.join(BACKBONES)}")
+    for name, value, known in (
+        ("backbone", settings.backbone, BACKBONES),
+        ("precision", settings.precision, PRECISIONS),
+    ):
+        if value not in known:
+            raise Fault(f"fit.{name} {value!r} is unknown: use one of {', '.join(known)}")
     pixels = keras.Input((size, size, 1), name="pixels")
-    maps = _small(pixels) if settings.backbone == "small" else _application(pixels, settings)
-    features = layers.Identity(name="features")(maps)
+    with _computing_in(PRECISIONS[settings.precision]):
+        maps = _small(pixels) if settings.backbone == "small" else _application(pixels, settings)
+    features = layers.Identity(name="features", dtype="float32")(maps)
     pooled = layers.GlobalAveragePooling2D(name="pooled")(features)
     network = keras.Model(pixels, layers.Dense(classes, name="logits")(pooled), name=settings.backbone)
     if settings.weights not in ("none", "imagenet"):
@@ -38,6 +60,34 @@ def with_features(network: Any) -> Any:
     """The same network with two outputs, `logits` and `features`: what is exported."""
     features = network.get_layer("features").output
     return keras.Model(network.input, {"logits": network.output, "features": features}, name=network.name)
+
+
+def loss(ordered: bool) -> Any:
+    """The loss of logits (n, classes) against labels (n): cross-entropy, or one that knows the order of the classes."""
+    return squared_earth_movers if ordered else keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def squared_earth_movers(labels: Any, logits: Any) -> Any:
+    """Squared earth mover's distance (n) of softmax to the true class, the classes a step apart in their order.
+
+    The mean over the classes of the squared difference of the two cumulative distributions (Hou, Yu and Samaras,
+    arXiv:1611.05916, 2016, equation 9).
+    """
+    classes = logits.shape[-1]
+    truth = ops.one_hot(ops.reshape(ops.cast(labels, "int32"), (-1,)), classes)
+    gaps = ops.cumsum(ops.softmax(logits), axis=-1) - ops.cumsum(truth, axis=-1)
+    return ops.mean(ops.square(gaps), axis=-1)
+
+
+@contextmanager
+def _computing_in(policy: str) -> Iterator[None]:
+    """New layers compute by that policy of Keras."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _load(network: Any, path: str) -> None:
@@ -54,7 +104,7 @@ def _small(pixels: Any) -> Any:
 
     A position of the last maps sees 48 pixels across. Layers at full size would cost most of the time of a fit.
     """
-    maps = _convolution(layers.Rescaling(2.0, -1.0)(pixels), 32, kernel=8, stride=4)
+    maps = _convolution(Scaled([2.0], [-1.0])(pixels), 32, kernel=8, stride=4)
     maps = _convolution(maps, 64, stride=2)
     inner = _convolution(_convolution(maps, 64), 64, activate=False)
     return _convolution(layers.ReLU()(layers.Add()([maps, inner])), 128, kernel=1)
@@ -78,7 +128,7 @@ def _application(pixels: Any, settings: FitSettings) -> Any:
         scale, offset = [255.0] * 3, [-mean for mean in CAFFE_MEAN]
         make = keras.applications.ResNet50 if settings.backbone == "resnet50" else keras.applications.VGG16
         extra = {}
-    scaled = layers.Rescaling(scale, offset, name="scaled")(grey)
+    scaled = Scaled(scale, offset)(grey)
     weights = "imagenet" if settings.weights == "imagenet" else None
     try:
         backbone = make(include_top=False, weights=weights, input_shape=(*pixels.shape[1:3], 3), **extra)

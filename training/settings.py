@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,22 @@ class AugmentSettings:
 
 
 @dataclass(frozen=True)
+class WarmSettings:
+    """How a fit goes on from an earlier model: the share of the old training clusters that train again, the learning
+    rate, and for each task the pinned parent (`folder` with its weights, and their `sha256`)."""
+
+    replay: float = 0.5
+    learning_rate: float = 0.0005
+    parents: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class FitSettings:
-    """How a network is fitted. `patience` counts epochs without a better validation loss."""
+    """How a network is fitted. `patience` counts epochs without a better validation loss.
+
+    `strategy` is full (from `weights`, on all admitted data) or warm (training/parent.py); `precision` float32 or
+    bfloat16, in which layers then compute, while weights stay float32.
+    """
 
     seed: int
     backbone: str
@@ -31,6 +45,9 @@ class FitSettings:
     patience: int
     class_weights: bool
     augment: AugmentSettings
+    precision: str = "float32"
+    strategy: str = "full"
+    warm: WarmSettings = WarmSettings()
 
 
 @dataclass(frozen=True)
@@ -43,12 +60,14 @@ class CalibrateSettings:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Resamples and confidence of the clustered bootstrap; precision of the graph (auto, float32, bfloat16)."""
+    """Resamples and confidence of the clustered bootstrap; precision of the graph (auto, float32, bfloat16);
+    the prevalence at which PPV and NPV are told."""
 
     seed: int
     bootstrap: int
     confidence: float
     precision: str
+    prevalence: float = 0.05
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 MODEL = "model"
 MODEL_FILES = ("graph.onnx", "head.npz", "fit.json", "calibration.json", "metrics.json", "reference.npz",
-               "reference.csv", "predictions.csv")  # fmt: skip
+               "reference.csv", "predictions.csv", "weights.weights.h5")  # fmt: skip
+BASELINE = "baseline.csv"
 PARAM_LENGTH = 6000  # MLflow's limit of a parameter's text
 STATE = "oncoloop.state"
 COMPLETE = "complete"
@@ -49,6 +50,7 @@ def log_run(
         _log_data(client, run_id, evaluation_folder, tags)
         for path in files:
             client.log_artifact(run_id, str(path), MODEL)
+        client.log_artifact(run_id, str(_file(BASELINE, evaluation_folder)), "baseline")
         client.log_text(run_id, _signature(model_folder), f"{MODEL}/signature.json")
         for path in sorted(evaluation_folder.glob("*.png")):
             client.log_artifact(run_id, str(path), "plots")
@@ -106,14 +108,15 @@ def _log_numbers(
 
 
 def _figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """`test.auroc`, `test.auroc.low`, `test.auroc.high` and so on; counts as they are."""
-    for name, entry in metrics["test"].items():
-        if isinstance(entry, dict):
-            for part, suffix in (("value", ""), ("low", ".low"), ("high", ".high")):
-                if entry[part] is not None:
-                    yield f"test.{name}{suffix}", float(entry[part])
-        elif isinstance(entry, int | float):
-            yield f"test.{name}", float(entry)
+    """`test.auroc`, `test.auroc.low`, `test.auroc.high` and so on, `baseline.` likewise; counts as they are."""
+    for group in ("test", "baseline"):
+        for name, entry in metrics[group].items():
+            if isinstance(entry, dict) and "value" in entry:
+                for part, suffix in (("value", ""), ("low", ".low"), ("high", ".high")):
+                    if entry[part] is not None:
+                        yield f"{group}.{name}{suffix}", float(entry[part])
+            elif isinstance(entry, int | float):
+                yield f"{group}.{name}", float(entry)
 
 
 def _log_data(client: MlflowClient, run_id: str, evaluation_folder: Path, tags: Mapping[str, str]) -> None:

@@ -64,20 +64,60 @@ def test_a_class_without_training_units_is_named(samples: Any, tmp_path: Path) -
         fit.fit(units.where(~absent), samples.TASK, samples.FIT, tmp_path / "models")
 
 
-def test_a_loss_that_is_no_number_leaves_no_model(samples: Any, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_leaves_no_model(home: Path, samples: Any, tmp_path: Path) -> None:
+    from training import fit
+
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "graph.onnx").write_text("of an earlier fit")
+    with pytest.raises(Fault, match="loss is not a number in epoch 1; lower"):
+        fit.fit(samples.units(60), samples.TASK, replace(samples.FIT, learning_rate=1e30), tmp_path / "models")
+    assert list((tmp_path / "models").iterdir()) == []
+    assert not list((home / "checkpoints").iterdir())
+
+
+def test_a_picture_that_is_no_numbers_is_named(samples: Any, tmp_path: Path) -> None:
     from training import fit
 
     units = samples.units(60)
-    units.pixels[units.table["side"] == "training"] = np.nan
-    with pytest.raises(Fault, match="loss is not a number"):
-        fit.fit(units, samples.TASK, replace(samples.FIT, epochs=1), tmp_path / "models")
-    assert not (tmp_path / "models" / "graph.onnx").exists()
-    assert not (tmp_path / "models" / "fit.json").exists()
+    units.pixels[3, 5, 5, 0] = np.nan
+    with pytest.raises(Fault, match="pixels of unit unit-003 of batch first are no numbers"):
+        fit.fit(units, samples.TASK, samples.FIT, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+def test_one_patient_alone_teaches_nothing(samples: Any, tmp_path: Path) -> None:
+    from training import fit
+
+    units = samples.units()
+    training = units.table["side"] == "training"
+    one = units.table["cluster"] == "P000"
+    with pytest.raises(Fault, match=r"all training units are of one patient \(P000\)"):
+        fit.fit(units.where(one | ~training), samples.TASK, samples.FIT, tmp_path / "models")
+    with pytest.raises(Fault, match="no unit on the validation side"):
+        fit.fit(units.where(one), samples.TASK, samples.FIT, tmp_path / "models")
+
+
+def test_every_epoch_holds_every_unit_once_in_an_order_of_its_own(samples: Any) -> None:
+    from training.augment import Feed
+
+    units = samples.units(20)
+    orders = []
+    for epoch in (0, 1, 0):
+        feed = Feed(units.pixels, units.labels, np.arange(40.0), 16, seed=7)
+        feed.deal(epoch)
+        batches = [feed[place] for place in range(len(feed))]
+        assert [len(labels) for _, labels, _ in batches] == [16, 16, 8]
+        orders.append(np.concatenate([weights for _, _, weights in batches]))
+        assert sorted(orders[-1]) == list(range(40))
+        for pixels, labels, weights in batches:
+            assert np.array_equal(pixels, units.pixels[weights.astype(int)])
+            assert np.array_equal(labels, units.labels[weights.astype(int)])
+    assert np.array_equal(orders[0], orders[2]) and not np.array_equal(orders[0], orders[1])
 
 
 def test_class_weights_give_each_class_the_same_sum() -> None:
-    from training.fit import _class_weights
+    from training.sides import class_weights
 
     labels = np.array([0] * 6 + [1] * 3 + [2])
-    weights = _class_weights(labels, 3)
+    weights = class_weights(labels, 3)
     assert np.allclose([weights[index] * (labels == index).sum() for index in range(3)], 10 / 3)

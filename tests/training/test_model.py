@@ -54,3 +54,43 @@ def test_weights_come_from_a_file_that_fits(samples: Any, trained: Any, tmp_path
         build(replace(samples.FIT, weights=path), 2, samples.SIZE)
     with pytest.raises(Fault, match="is no file"):
         build(replace(samples.FIT, weights=str(tmp_path / "absent.h5")), 3, samples.SIZE)
+
+
+def test_bfloat16_computes_in_it_and_exports_float32(samples: Any, tmp_path: Path) -> None:
+    import keras
+
+    from training import fit
+    from training.model import build
+
+    network = build(replace(samples.FIT, precision="bfloat16"), 3, samples.SIZE)
+    assert {layer.compute_dtype for layer in network.layers if layer.name.startswith("conv")} == {"bfloat16"}
+    assert {variable.dtype for variable in network.variables} == {"float32"}
+    assert network.output.dtype == network.get_layer("features").output.dtype == "float32"
+    assert keras.config.dtype_policy().name == "float32", "what is built next is not touched"
+    report = fit.fit(samples.units(), samples.TASK, replace(samples.FIT, precision="bfloat16"), tmp_path / "models")
+    assert report.settings["precision"] == "bfloat16" and report.parity is not None and report.parity < 1e-4
+    with pytest.raises(Fault, match="'float8' is unknown: use one of float32, bfloat16"):
+        build(replace(samples.FIT, precision="float8"), 3, samples.SIZE)
+
+
+def test_the_ordered_loss_is_the_squared_distance_of_cumulative_shares(samples: Any) -> None:
+    from training.model import loss
+
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(6, 4)).astype(np.float32), np.array([0, 1, 2, 3, 3, 0])
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = ((np.cumsum(shares, axis=1) - np.cumsum(np.eye(4)[labels], axis=1)) ** 2).mean(axis=1)
+    assert np.allclose(loss(ordered=True)(labels, logits), expected, atol=1e-6)
+    sure = 20 * np.eye(4, dtype=np.float32)
+    distances = np.asarray(loss(ordered=True)(np.zeros(4, int), sure))
+    assert np.allclose(distances, [0, 0.25, 0.5, 0.75], atol=1e-4), "a step further off costs a step more"
+
+
+def test_an_ordered_task_is_fitted_with_it(samples: Any, trained: Any, tmp_path: Path) -> None:
+    from training import fit
+
+    ordered = replace(samples.TASK, ordered=True)
+    report = fit.fit(samples.units(), ordered, replace(samples.FIT, epochs=2), tmp_path / "models")
+    assert report.best_validation_loss < 0.3  # the mean of squares of gaps below 1; the cross-entropy starts at 1.1
+    assert report.weights_sha256 != fit.fit(samples.units(), samples.TASK, replace(samples.FIT, epochs=2),
+                                            tmp_path / "plain").weights_sha256  # fmt: skip

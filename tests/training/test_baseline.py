@@ -1,0 +1,83 @@
+"""The baseline: what it may look at, that anybody can compute it again, and that a lead over it is measured fairly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sklearn
+
+from training import baseline, evaluate
+
+pytestmark = pytest.mark.usefixtures("home")
+
+
+def test_a_stranger_can_recompute_its_figures_and_the_difference(trained: Any, samples: Any) -> None:
+    told = json.loads((trained.evaluation / "metrics.json").read_text())["baseline"]
+    simple = pd.read_csv(trained.evaluation / "baseline.csv")
+    mine = evaluate.read_predictions(trained.evaluation)
+    assert list(simple["unit_id"]) == list(mine["unit_id"])
+    theirs, own = simple[simple["side"] == "test"], mine[mine["side"] == "test"]
+    areas = [sklearn.roc_auc_score(table["positive"], table["score"]) for table in (own, theirs)]
+    recalls = [sklearn.balanced_accuracy_score(table["label"], table["predicted"]) for table in (own, theirs)]
+    assert told["auroc"]["value"] == pytest.approx(areas[1], abs=1e-9)
+    assert told["difference"]["value"] == pytest.approx(areas[0] - areas[1], abs=1e-9)
+    assert told["balanced_accuracy"]["value"] == pytest.approx(recalls[1], abs=1e-9)
+    assert told["difference_balanced_accuracy"]["value"] == pytest.approx(recalls[0] - recalls[1], abs=1e-9)
+    for name in ("difference", "difference_balanced_accuracy"):
+        assert told[name]["low"] <= told[name]["value"] <= told[name]["high"]
+    assert told["model"] == "logistic regression"
+    assert told["features"] == ["mean", *(name for name in told["features"] if name.startswith("prepared_"))]
+
+
+def test_it_never_learns_from_the_test_side(samples: Any) -> None:
+    units = samples.units()
+    first, _ = baseline.judge(units, samples.TASK, seed=7)
+    test = (units.table["side"] == "test").to_numpy()
+    units.labels[test] = 0
+    units.table.loc[test, "label"] = "normal"
+    again, _ = baseline.judge(units, samples.TASK, seed=7)
+    columns = ["score", "flagged", "predicted"]
+    pd.testing.assert_frame_equal(first[columns], again[columns])
+    units.labels[~test] = np.roll(units.labels[~test], 6)
+    other, _ = baseline.judge(units, samples.TASK, seed=7)
+    assert not np.allclose(first["score"], other["score"])
+
+
+def test_it_finds_what_brightness_tells_and_not_where_a_spot_lies(samples: Any) -> None:
+    units = samples.units()
+    bright = replace(units, pixels=np.clip(units.pixels + 0.2 * (units.labels == 2)[:, None, None, None], 0, 1))
+    for given, low, high in ((bright, 0.95, 1.0), (blobs(samples), 0.3, 0.7)):
+        judged, _ = baseline.judge(given, samples.TASK, seed=7)
+        test = judged[judged["side"] == "test"]
+        assert low <= sklearn.roc_auc_score(test["positive"], test["score"]) <= high
+
+
+def blobs(samples: Any) -> Any:
+    """Malignant spots above, all others below: the same greys in another place."""
+    units = samples.units()
+    pixels = np.random.default_rng(1).normal(0.4, 0.05, units.pixels.shape)
+    for picture, label in zip(pixels, units.labels, strict=True):
+        picture[(slice(4, 10) if label == 2 else slice(20, 26)), 10:16] += 0.4
+    return replace(units, pixels=np.clip(pixels, 0, 1).astype(np.float32), table=units.table.drop(columns="mean"))
+
+
+def test_the_lead_is_paired_and_resamples_clusters(samples: Any) -> None:
+    """Equal scores have no difference in any draw, and twice the slices of a patient are no more evidence."""
+    positive = np.arange(80) % 4 == 0
+    random = np.random.default_rng(3)
+    scores = np.clip(positive * 0.3 + random.uniform(0, 0.7, 80), 0, 1)
+    task = replace(samples.TASK, classes=("normal", "tumour"), positive=("tumour",))
+    judged, rival = samples.judged(scores, positive), samples.judged(random.uniform(0, 1, 80), positive)
+    same = baseline.compare(judged, judged.drop(columns=["case"]), (), task, samples.EVALUATE)
+    assert same["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    once = baseline.compare(judged, rival, (), task, samples.EVALUATE)["difference"]
+    twice = [table.loc[table.index.repeat(2)].assign(unit_id=[f"u{place}" for place in range(160)])
+             for table in (judged, rival)]  # fmt: skip
+    again = baseline.compare(*twice, (), task, samples.EVALUATE)["difference"]
+    assert again == pytest.approx(once)
+    assert once["low"] > 0
