@@ -117,15 +117,21 @@ def _openvino(path: Path, precision: str) -> dict[str, Any]:
         "version": openvino.get_version().partition("-")[0],
         "precision": names.get(effective, effective),
         "streams": streams,
-        "infer": partial(_in_streams, _idle(compiled, streams)),
+        "infer": partial(_in_streams, _idle(compiled, streams, size)),
     }
 
 
-def _idle(compiled: Any, streams: int) -> SimpleQueue[Any]:
-    """The requests of a compiled model, one for each stream, that nobody uses now."""
+def _idle(compiled: Any, streams: int, size: int) -> SimpleQueue[Any]:
+    """The requests of a compiled model, one for each stream, that nobody uses now.
+
+    Each has run once: two threads that hand OpenVINO the first array of a process at the same moment wait for each
+    other for ever (one holds the interpreter's lock, the other the binding's).
+    """
     idle: SimpleQueue[Any] = SimpleQueue()
     for _ in range(streams):
-        idle.put(compiled.create_infer_request())
+        request = compiled.create_infer_request()
+        request.infer({INPUT: np.zeros((1, size, size, 1), np.float32)})
+        idle.put(request)
     return idle
 
 

@@ -74,6 +74,7 @@ class Oncoloop:
     def __init__(self) -> None:
         """Ready with the release compiled and its warm-up scans answered: the first answers of a process are slow."""
         from lineage import people  # noqa: F401  the first request would wait for it
+        from serving import answer  # noqa: F401  and for this
         from serving.predict import predict
 
         for entry in release().manifest[WARMUP]:

@@ -159,18 +159,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield places.home()
 
 
-@pytest.fixture(autouse=True)
-def _at_home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that asks for `house` is in it, whatever another room's fixture of this session has set since."""
-    if "house" not in request.fixturenames:
-        return
-    from lineage import places
-
-    monkeypatch.setenv("ONCOLOOP_HOME", str(request.getfixturevalue("house")))
-    for name, value in places.environment().items():
-        monkeypatch.setenv(name, value)
-
-
 @dataclass(frozen=True)
 class Endpoint:
     """A served release: its Bento, its folder, the server that passed its check, and a token for it."""

@@ -55,6 +55,32 @@ def test_threads_do_not_mix_their_answers(tiny: Path, engine: str) -> None:
     assert not wrong
 
 
+FIRST = """
+import sys, threading
+import numpy as np
+from pathlib import Path
+from serving.graph import Graph
+graph, together = Graph.load(Path(sys.argv[1])), threading.Barrier(2)
+sys.setswitchinterval(1e-6)
+
+def ask():
+    together.wait()
+    graph.run(np.zeros((1, graph.size, graph.size, 1), np.float32))
+
+threads = [threading.Thread(target=ask) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_the_first_two_answers_of_a_process_do_not_wait_for_each_other(tiny: Path) -> None:
+    """One process in three never ended where no request had run before; a wedge holds even the main thread."""
+    for _ in range(5):
+        subprocess.run([sys.executable, "-c", FIRST, str(tiny / "graph.onnx")], timeout=60, check=True)
+
+
 def test_an_answer_stays_as_it_was_when_the_next_is_asked(tiny: Path) -> None:
     graph = Graph.load(tiny / "graph.onnx")
     logits, features = graph.run(batch(True))

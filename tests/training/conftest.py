@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -81,7 +80,7 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """`small`, fitted for three epochs and evaluated once in this session."""
     from lineage import places
     from training import evaluate, fit
@@ -94,7 +93,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
         made = units()
         fit.fit(made, TASK, FIT, folder / "models")
         metrics = evaluate.evaluate(made, TASK, folder / "models", CALIBRATE, EVALUATE, folder / "evaluation")
-        yield Trained(made, folder / "models", folder / "evaluation", metrics)
+    return Trained(made, folder / "models", folder / "evaluation", metrics)
 
 
 def judged(

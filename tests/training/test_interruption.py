@@ -27,7 +27,7 @@ samples = importlib.util.module_from_spec(spec)
 sys.modules["samples"] = samples
 spec.loader.exec_module(samples)
 from training import fit
-fit.fit(samples.units(), samples.TASK, replace(samples.FIT, epochs=60, patience=60), Path(sys.argv[2]))
+fit.fit(samples.units(), samples.TASK, replace(samples.FIT, epochs=12, patience=12), Path(sys.argv[2]))
 """
 
 LIMITED = """
@@ -58,12 +58,12 @@ def killed(home: Path, samples: Any, folder: Path) -> None:
 def test_a_killed_fit_goes_on_and_ends_with_the_same_weights(home: Path, samples: Any, tmp_path: Path) -> None:
     from training import fit
 
-    settings = replace(samples.FIT, epochs=60, patience=60)
+    settings = replace(samples.FIT, epochs=12, patience=12)
     killed(home, samples, tmp_path / "models")
     assert not (tmp_path / "models" / "fit.json").exists()
     assert not (tmp_path / "models" / "graph.onnx").exists()
     resumed = fit.fit(samples.units(), samples.TASK, settings, tmp_path / "models")
-    assert 1 <= resumed.resumed_epochs < 60
+    assert 1 <= resumed.resumed_epochs < 12
     assert not list((home / "checkpoints").iterdir()), "what is finished leaves no trace"
     whole = fit.fit(samples.units(), samples.TASK, settings, tmp_path / "whole")
     assert whole.resumed_epochs == 0
