@@ -144,26 +144,27 @@ def started(command: list[str], url: str, environment: dict[str, str], folder: P
     with (folder / "server.log").open("ab") as log:
         process = psutil.Popen(command, env=os.environ | environment, stdout=log, stderr=log, cwd=folder)
     try:
-        wait(url, 180)
+        wait(url, 180, process)
         yield process
     finally:
-        for child in [*process.children(recursive=True), process]:
-            child.kill()
+        if process.is_running():
+            for child in [*process.children(recursive=True), process]:
+                child.kill()
         process.wait()
 
 
-def wait(url: str, seconds: float) -> None:
-    """Until an address answers 200."""
+def wait(url: str, seconds: float, process: psutil.Popen) -> None:
+    """Until an address answers 200; a server that has ended is not waited for."""
     import httpx
 
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    while time.monotonic() < until and process.poll() is None:
         try:
             if httpx.get(url, timeout=2).status_code == 200:
                 return
         except httpx.HTTPError:
             time.sleep(0.02)
-    raise SystemExit(f"{url} did not answer within {seconds:g} s")
+    raise SystemExit(f"{url} did not answer within {seconds:g} s, or its server ended")
 
 
 def front(url: str, name: str) -> tuple[list[str], str]:

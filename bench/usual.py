@@ -22,7 +22,8 @@ import tensorflow as tf
 from flask import Flask, jsonify, request
 from PIL import Image
 
-network = keras.models.load_model(os.environ["NETWORK"])
+PLAIN = {"Scaled": keras.layers.Rescaling}  # our own layer, as a tutorial would write it
+network = keras.models.load_model(os.environ["NETWORK"], custom_objects=PLAIN)
 SIZE = network.input_shape[1]
 grad_model = keras.Model(network.input, [network.get_layer("features").output, network.output])
 app = Flask(__name__)
