@@ -185,8 +185,8 @@ def write(
         "Written by `make real` (bench/real.py). Research use only. Every unit is judged once, by a network whose fit,",
         "early stop and calibration never saw its cluster (patient, or group of near-duplicates if patients are",
         "unknown). Every interval (95 %) resamples clusters, never images; the baseline is logistic regression on",
-        "simple intensities, in the same folds. *By image* is what the same network seems to reach when slices of one patient",
-        "may fall on both sides: leakage, not skill. Scores of different folds are of different networks.", "",
+        "simple intensities, in the same folds. *By image* is what the same network seems to reach when slices of one",
+        "patient may fall on both sides: leakage, not skill. Scores of different folds are of different networks.", "",
         f"Whole run {seconds / 60:.1f} minutes on {os.cpu_count()} cores, backbone `{settings.fit.backbone}`, no "
         f"pretrained weights, seeds split {settings.split.seed}, fit {settings.fit.seed}, evaluate "
         f"{settings.evaluate.seed}. " + ", ".join(f"{name} {version(name)}" for name in PACKAGES) + ".", "",
