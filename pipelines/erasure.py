@@ -89,7 +89,7 @@ def _object(store: str, digest: str) -> Path:
 
 def _trees(gone: Gone) -> None:
     """Worktree and checked-out versions: they are made again when they are needed, from what is left."""
-    for name in ("worktree", "versions", "staging", "quality", "population"):
+    for name in ("worktree", "versions", "staging", "quality", "population", "crossval", "checkpoints"):
         shutil.rmtree(places.home() / name, ignore_errors=True)
     repro.git("worktree", "prune")
     for batch in Path("data/batches").glob("*/*"):

@@ -36,6 +36,7 @@ def promote(
     findings = Findings()
     test = metrics["test"]
     _floors(findings, test, settings)
+    harm.baseline(findings, metrics.get("baseline"))
     looks: list[dict[str, Any]] = []
     if against_champion is None:
         _first(findings, test, settings)

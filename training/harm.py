@@ -1,4 +1,4 @@
-"""What a better AUROC may hide: lost sensitivity, lost calibration, a worse slice, something forgotten."""
+"""What a good AUROC may hide: no lead over a simple model, lost sensitivity or calibration, a slice that is worse."""
 
 from __future__ import annotations
 
@@ -11,6 +11,29 @@ from training.findings import Findings, cohort_words, signed
 from training.settings import PromotionSettings
 
 Figures = Mapping[str, Any]
+
+
+def baseline(findings: Findings, told: Figures | None) -> None:
+    """The network is ahead of the simple model on the same test units, in AUROC, or in balanced accuracy where both
+    rank every unit alike; shown to be behind: fail.
+
+    Ahead as seen is enough: it is no claim against a champion, and dozens of patients could not show one. A network
+    that is not even that has learned nothing that a few intensities do not tell.
+    """
+    if told is None:
+        findings.add(Outcome.INCONCLUSIVE, "there is no baseline to compare with: evaluate the task again")
+        return
+    gap, name = told["difference"], "AUROC"
+    if gap["value"] == 0:
+        gap, name = told["difference_balanced_accuracy"], "balanced accuracy"
+    seen = f"{name} {signed(gap['value'])} ({signed(gap['low'])} to {signed(gap['high'])}) against {told['model']}"
+    if gap["high"] is not None and gap["high"] < 0:
+        findings.add(Outcome.FAIL, f"the network is behind the baseline: {seen}")
+    elif gap["value"] is None or gap["value"] <= 0:
+        findings.add(Outcome.INCONCLUSIVE, f"the network does not beat the baseline: {seen}")
+    else:
+        shown = gap["low"] is not None and gap["low"] > 0
+        findings.add(Outcome.PASS, f"the network {'beats' if shown else 'is ahead of'} the baseline: {seen}")
 
 
 def worse(findings: Findings, rival: Figures, settings: PromotionSettings) -> None:

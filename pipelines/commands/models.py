@@ -1,10 +1,11 @@
-"""retrain, approve, reject, rollback, reproduce, stage: models and who lets them through."""
+"""retrain, approve, reject, rollback, reproduce, crossval, stage: models and who lets them through."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from lineage.fault import Fault
@@ -81,6 +82,36 @@ def reproduce(args: argparse.Namespace) -> Answer:
     lines += [f"  {name}: {old} then, {new} now" for name, (old, new) in result["figures"].items()]
     lines += [f"  note: {note}" for note in result["notes"]]
     return Answer(result, "\n".join(lines), 0 if result["same"] else 1)
+
+
+def crossval(args: argparse.Namespace) -> Answer:
+    """Judge the network of these settings on all admitted data; no version is made, no test cohort spent."""
+    from data import batches
+    from lineage import places
+    from pipelines import news, repro
+    from training import crossval as validation
+
+    settings = params.load()
+    task = settings.task(args.task)
+    with workspace.alone("workspace"):
+        news.trainable(task.name)
+        tree = news.pin()
+        repro.reproduce(tree, "prepare", task.name)
+        units = batches.load(tree / "data" / "processed" / task.name)
+        target = places.place("crossval", task.name)
+        told = validation.crossval(units, task, settings.fit, settings.calibrate, settings.evaluate, args.folds, target)
+    lines = [f"{task.name}, {told['folds']} folds of {told['counts']['clusters']} clusters; written to {target}"]
+    for name in ("auroc", "balanced_accuracy"):
+        mine, simple = told["test"][name], told["baseline"][name]
+        lines.append(f"{name.replace('_', ' ')} {_interval(mine)}, {told['baseline']['model']} {_interval(simple)}")
+    return Answer(told, "\n".join(lines))
+
+
+def _interval(figure: Mapping[str, float | None]) -> str:
+    """A figure with its interval by cluster."""
+    if figure["value"] is None:
+        return "unknown"
+    return f"{figure['value']:.3f}" + (f" ({figure['low']:.3f} to {figure['high']:.3f})" if figure["low"] else "")
 
 
 def stage(args: argparse.Namespace) -> Answer:

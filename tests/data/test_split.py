@@ -9,7 +9,7 @@ import pytest
 
 from data.record import Side, Task
 from data.settings import SplitSettings
-from data.split import COHORTS, append_cohorts, assign, few, leave_one_cluster_out, named, read_cohorts
+from data.split import COHORTS, append_cohorts, assign, few, named, read_cohorts
 from data.withdrawn import blinded, changed_row, marked
 from lineage.fault import Fault
 from lineage.fingerprint import text_sha256
@@ -171,18 +171,6 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "lung-ct.csv").write_text("cluster,side\nP1,test\n")
     with pytest.raises(Fault, match="restore it from git"):
         read_cohorts(tmp_path / "lung-ct.csv")
-
-
-def test_leaving_one_cluster_out_holds_each_out_once_and_never_learns_from_it() -> None:
-    table = manifest({"b": (["normal"] * 3, "A"), "a": (["malignant"] * 2, "A"), "c": (["normal"], "A")})
-    folds = list(leave_one_cluster_out(table))
-    assert [name for name, _, _ in folds] == ["a", "b", "c"]
-    assert sorted(position for _, _, held in folds for position in held) == list(range(len(table)))
-    for name, learn, held in folds:
-        assert set(table["cluster"].iloc[held]) == {name} and name not in set(table["cluster"].iloc[learn])
-        assert len(learn) + len(held) == len(table)
-    with pytest.raises(Fault, match="needs at least 2 clusters, there are 1"):
-        list(leave_one_cluster_out(manifest(people(1, "normal"))))
 
 
 def test_under_twenty_clusters_leave_one_out_is_offered(lung: Task, nobody: pd.DataFrame) -> None:

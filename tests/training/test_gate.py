@@ -19,17 +19,47 @@ FEW, MANY = 12, 40
 
 def metrics(
     auroc: float | None = 0.9, low: float | None = 0.8, clusters: int = MANY, positive: int = 16,
-    sensitivity: float = 0.9,
+    sensitivity: float = 0.9, ahead: tuple[float, float, float] = (0.2, 0.1, 0.3), recalls: float = 0.1,
 ) -> Any:  # fmt: skip
+    value, low_ahead, high_ahead = ahead
     return {
+        "baseline": {
+            "model": "logistic regression",
+            "difference": {"value": value, "low": low_ahead, "high": high_ahead},
+            "difference_balanced_accuracy": {"value": recalls, "low": recalls - 0.1, "high": recalls + 0.1},
+        },
         "test": {
             "auroc": {"value": auroc, "low": low, "high": 1.0},
             "sensitivity": {"value": sensitivity, "low": 0.0, "high": min(1.0, sensitivity + 0.2)},
             "clusters": clusters,
             "positive_clusters": positive,
             "negative_clusters": clusters - positive,
-        }
+        },
     }
+
+
+@pytest.mark.parametrize(
+    ("ahead", "recalls", "outcome", "reason"),
+    [
+        ((0.2, 0.1, 0.3), 0.0, Outcome.PASS, "the network beats the baseline: AUROC +0.200 (+0.100 to +0.300)"),
+        ((0.02, -0.1, 0.2), 0.0, Outcome.PASS, "the network is ahead of the baseline: AUROC +0.020"),
+        ((0.0, 0.0, 0.0), 0.05, Outcome.PASS, "the network is ahead of the baseline: balanced accuracy +0.050"),
+        ((0.0, 0.0, 0.0), 0.0, Outcome.INCONCLUSIVE, "the network does not beat the baseline: balanced accuracy"),
+        ((-0.02, -0.1, 0.1), 0.3, Outcome.INCONCLUSIVE, "the network does not beat the baseline: AUROC -0.020"),
+        ((-0.2, -0.3, -0.1), 0.3, Outcome.FAIL, "the network is behind the baseline: AUROC -0.200"),
+    ],
+)
+def test_a_network_must_beat_the_baseline(
+    samples: Any, ahead: Any, recalls: float, outcome: Outcome, reason: str
+) -> None:
+    verdict = promote("lung-ct/1", metrics(ahead=ahead, recalls=recalls), None, None, samples.PROMOTION)
+    assert verdict.outcome is outcome
+    assert any(line.startswith(reason) for line in verdict.reasons), verdict.reasons
+
+
+def test_an_evaluation_without_baseline_decides_nothing(samples: Any) -> None:
+    verdict = promote("lung-ct/1", metrics() | {"baseline": None}, None, None, samples.PROMOTION)
+    assert verdict.outcome is Outcome.INCONCLUSIVE and "no baseline" in verdict.reasons[0]
 
 
 def judge(samples: Any, mine: Any, theirs: Any, anchor: Any = None, **changes: Any) -> Verdict:
