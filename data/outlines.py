@@ -39,7 +39,7 @@ def grid(outline: NDArray[np.bool_]) -> Grid:
 
     Rounded up: a cell that the lesion touches at all is not 0.
     """
-    return np.ceil(pixels.shares(outline, GRID) * np.float32(WHOLE)).astype(np.uint8)
+    return np.asarray(np.ceil(pixels.shares(outline, GRID) * np.float32(WHOLE)), np.uint8)
 
 
 def write(path: Path, grids: Mapping[str, Grid]) -> None:

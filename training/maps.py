@@ -57,8 +57,7 @@ def hits(
         found[place] = heat.max() > 0 and inside[place].ravel()[heat.argmax()]
     draws = resample.draw(clusters[units], settings.bootstrap, settings.seed)
     share = draws.share(found, np.ones(len(units)))
-    told |= {"chance": float(inside.mean())}
-    return resample.interval(share, settings.confidence, told["clusters"]) | told
+    return {**resample.interval(share, settings.confidence, told["clusters"]), "chance": float(inside.mean()), **told}
 
 
 def touched(mask: Array, shape: tuple[int, int]) -> NDArray[np.bool_]:

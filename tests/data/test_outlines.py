@@ -162,7 +162,7 @@ def test_a_mask_that_does_not_fit_turns_its_scan_away_by_row(masked: Path, brain
 
 
 @pytest.mark.parametrize(("name", "wrong"), [
-    ("../outside.png", "row 2: mask is not a plain path"), ("masks/gone.png", "1 files that metadata.csv names are not"),
+    ("../outside.png", "row 2: mask is not a plain path"), ("masks/gone.png", "1 files that metadata.csv names"),
     ("masks", "row 2 is not a regular file"), ("masks/link.png", "row 2 is a link"),
 ])  # fmt: skip
 def test_a_mask_is_a_file_of_the_batch(masked: Path, name: str, wrong: str) -> None:

@@ -31,7 +31,7 @@ folder = Path(sys.argv[3])
 """
 FIT = """
 from training import fit
-print(json.dumps(asdict(fit.fit(samples.units(), samples.TASK, samples.FIT, folder / "models"))))
+print(json.dumps(asdict(fit.fit(samples.units(), samples.TASK, replace(samples.FIT, mask_weight=0.5), folder / "models"))))
 """
 EVALUATE = """
 from training import evaluate
