@@ -150,7 +150,7 @@ def _train(network: Any, training: Units, validation: Units, settings: FitSettin
 
     classes = len(task.classes)
     weights = sides.class_weights(training.labels, classes) if settings.class_weights else np.ones(classes)
-    masks = training.masks if settings.mask_weight and training.masked.any() else None
+    masks = sides.outlines(training, task, settings.mask_weight)
     feed = Feed(training.pixels, training.labels, weights[training.labels], settings.batch_size, settings.seed, masks)
     learner = _learner(network, settings, len(feed), task.ordered, task.positive_index, masks)
     variables = [*learner.variables, *learner.optimizer.variables]
