@@ -94,7 +94,7 @@ def shortcut(samples: Any, masked: bool = True) -> tuple[Units, Any]:
     for place in np.flatnonzero(labels):
         y, x = random.uniform(28, 54, 2)
         drawn[place] = (np.hypot(rows - y, columns - x) < 6)[..., np.newaxis]
-        pixels[place] += 0.25 * drawn[place]
+        pixels[place] += 0.15 * drawn[place]
         pixels[place, 2:10, 2:10] += 0.4
     place = np.arange(count)
     side = np.array(["training", "validation", "test"])[np.searchsorted([0.5, 0.7], place / count, side="right")]
