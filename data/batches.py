@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data import corrections, index, pixels, prepared, read
+from data import corrections, index, outlines, pixels, prepared, read
 from data.describe import DESCRIPTION
 from data.parallel import spread
 from data.record import PixelSettings, Side, Task
@@ -34,20 +34,31 @@ TEXT = ("unit_id", "batch", "cluster", "case", "label", "side", "site", "scanner
 @dataclass(frozen=True)
 class Units:
     """Units side by side: `table` (the columns of units.csv), `pixels` (n, size, size, 1) float32 in [0, 1],
-    `labels` (n,) as positions among the task's classes."""
+    `labels` (n,) as positions among the task's classes, `masks` (n, g, g, 1) float32: the share of each cell of a
+    coarse grid over the pixels that the lesion takes, NaN for a unit that came without a mask; None where all did."""
 
     table: pd.DataFrame
     pixels: NDArray[np.float32]
     labels: NDArray[np.int64]
+    masks: NDArray[np.float32] | None = None
 
     def where(self, mask: NDArray[np.bool_] | pd.Series[bool]) -> Units:
         """The units for which `mask` (n,) is true, in the same order."""
         chosen = np.asarray(mask, dtype=bool)
-        return Units(self.table[chosen].reset_index(drop=True), self.pixels[chosen], self.labels[chosen])
+        masks = None if self.masks is None else self.masks[chosen]
+        return Units(self.table[chosen].reset_index(drop=True), self.pixels[chosen], self.labels[chosen], masks)
+
+    @property
+    def masked(self) -> NDArray[np.bool_]:
+        """Which units (n) came with a mask, be it empty."""
+        if self.masks is None:
+            return np.zeros(len(self.labels), bool)
+        return np.asarray(~np.isnan(self.masks[:, 0, 0, 0]))
 
 
 def pack(batches: list[Path], cohorts: pd.DataFrame, task: Task, target: Path, workers: int = 2) -> None:
-    """Prepare every unit of the batches once: `target`/units.csv, and a shard `target`/<batch>.npy for each batch.
+    """Prepare every unit of the batches once: `target`/units.csv, for each batch a shard `target`/<batch>.npy, and
+    `target`/<batch>.masks.npz for those that came with masks.
 
     A shard is float32, units × size × size × 1. Batches go in the order of their names, units in the order of their
     manifest, so the same input gives the same bytes. A label that a later batch corrected is read as corrected.
@@ -57,7 +68,7 @@ def pack(batches: list[Path], cohorts: pd.DataFrame, task: Task, target: Path, w
     if not batches:
         raise Fault(f"{task.name}: there is no admitted batch yet; run `oncoloop ingest` on a labelled folder first")
     target.mkdir(parents=True, exist_ok=True)
-    for stale in target.glob("*.npy"):
+    for stale in [*target.glob("*.npy"), *target.glob("*.npz")]:
         stale.unlink()
     tables = []
     corrected = corrections.given(batches[0].parent)
@@ -66,11 +77,13 @@ def pack(batches: list[Path], cohorts: pd.DataFrame, task: Task, target: Path, w
         if table.empty:  # a batch of corrections
             continue
         _write_shard(batch, table, task, target / f"{batch.name}.npy", workers)
+        grids = outlines.read_grids(batch / outlines.NAME)
+        outlines.write(target / _masks(batch.name), {unit: grids[unit] for unit in table["unit_id"] if unit in grids})
         tables.append(table)
         log.info("%s: %d units of %s packed", task.name, len(table), batch.name)
     units = pd.concat(tables, ignore_index=True)
     units[list(UNITS)].to_csv(target / UNITS_FILE, index=False, lineterminator="\n")
-    files = [UNITS_FILE, *units["shard"].unique()]
+    files = [UNITS_FILE, *units["shard"].unique(), *sorted(path.name for path in target.glob("*.npz"))]
     sums = "".join(f"{fingerprint.file_sha256(target / name)}  {name}\n" for name in files)
     (target / SUMS).write_text(sums, encoding="utf-8")
 
@@ -107,7 +120,23 @@ def load(folder: Path, sides: list[Side | str] | None = None) -> Units:
     for name, shard in shards.items():
         here = (units["shard"] == name).to_numpy()
         stacked[here] = shard[units.loc[here, "row"].to_numpy()]
-    return Units(units, stacked, units["target"].to_numpy(np.int64))
+    return Units(units, stacked, units["target"].to_numpy(np.int64), _stacked_masks(folder, units))
+
+
+def _stacked_masks(folder: Path, units: pd.DataFrame) -> NDArray[np.float32] | None:
+    """The masks of the units in their order, from the file of each batch; None where none has one."""
+    whole = None
+    for name, rows in units.groupby("batch", sort=False):
+        found = outlines.stacked(folder / _masks(str(name)), rows["unit_id"].tolist())
+        if found is not None:
+            if whole is None:
+                whole = np.full((len(units), *found.shape[1:]), np.nan, np.float32)
+            whole[rows.index.to_numpy()] = found
+    return whole
+
+
+def _masks(batch: str) -> str:
+    return f"{batch}.{outlines.NAME}"
 
 
 def _units(batch: Path, cohorts: pd.DataFrame, task: Task, corrected: pd.DataFrame) -> pd.DataFrame:

@@ -104,8 +104,9 @@ def _ready(source: Path, task: Task, only: str | None) -> list[Row]:
 
 
 def _where(source: Path, rows: list[Row]) -> Files:
-    """The files that the rows name, those of a folder one by one."""
-    named = {row["file_name"]: source / row["file_name"] for row in rows}
+    """The files that the rows name, those of a folder one by one, and the masks."""
+    names = [*(row["file_name"] for row in rows), *(row["mask"] for row in rows if row.get("mask"))]
+    named = {name: source / name for name in dict.fromkeys(names)}
     return {name: sorted(path.iterdir()) if path.is_dir() else [path] for name, path in named.items()}
 
 
@@ -118,7 +119,8 @@ def _volumes(source: Path, pairs: list[tuple[Path, Path]], task: Task) -> tuple[
         if len(name.parts) < 2:
             raise Fault(f"{name}: nobody knows whose volume it is; put it into a folder named after its patient")
         found, empty = slice_rows(scan, mask, task)
-        rows += [row | {"file_name": name.as_posix(), "patient_id": name.parts[0]} for row in found]
+        drawn = mask.relative_to(source).as_posix()
+        rows += [row | {"file_name": name.as_posix(), "patient_id": name.parts[0], "mask": drawn} for row in found]
         blank += empty
     return rows, {"patients_from": "folder names", "blank_slices_left_out": blank}
 

@@ -15,7 +15,7 @@ import pandas as pd
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from data import anonymise, archive, burned, describe, identity, labels, person, pixels, prepared, read
+from data import anonymise, archive, burned, describe, identity, labels, outlines, person, pixels, prepared, read
 from data.record import Scan, Task
 from data.settings import Disagreement
 from data.thumbnail import thumbnail
@@ -46,7 +46,7 @@ class Job:
 @dataclass(frozen=True)
 class Examined:
     """One scan after its single pass: its hash, its units (or why it is refused), its de-identified copy, and the
-    network's input of its units."""
+    network's input of its units. A unit's `outline` is its grid of data/outlines.py, None where it has no mask."""
 
     file_name: str
     sha256: str
@@ -73,13 +73,15 @@ def examine(job: Job) -> Examined:
         ending, clean = _clean(opened, whole, [job.file_name, *named], identity.cells(told.values()))
         facts = {"sha256": sha256, "stored_sha256": hashlib.sha256(clean).hexdigest()}
         facts |= person.who(whole, scan, sha256) | burned.facts(scan)
+        drawn = _outlines(job, scan, told)
         seen = [_unit(scan, number, row, job.task) for number, row in sorted(told.items())]
     except (Fault, OSError) as error:
         why = str(error) if isinstance(error, Fault) else f"cannot be read ({error.strerror})"
         return Examined(job.file_name, sha256, [], None, None, why.removeprefix(f"{name}: "))
     stored = _store(job.target / "scans", sha256, ending, clean)
     prepared_part = prepared.part(job.target, [small for _, small in seen])
-    return Examined(job.file_name, sha256, [unit | facts for unit, _ in seen], stored, prepared_part, "")
+    units = [unit | facts | {"outline": drawn.get(unit["slice"])} for unit, _ in seen]
+    return Examined(job.file_name, sha256, units, stored, prepared_part, "")
 
 
 def scan_sha256(path: Path) -> str:
@@ -199,6 +201,18 @@ def _unit(scan: Scan, number: int, row: Row, task: Task) -> tuple[dict[str, Any]
         "thumbnail": thumbnail(small),
     }
     return said | describe.describe(picture, scan) | facts, small
+
+
+def _outlines(job: Job, scan: Scan, told: Mapping[int, Row]) -> dict[int, outlines.Grid]:
+    """The grid of each slice whose row names a mask; each mask is read once. Fault where one can't be used."""
+    masks: dict[str, NDArray[np.bool_]] = {}
+    for row in told.values():
+        if row["mask"] and row["mask"] not in masks:
+            path, called = job.source / row["mask"], f"the mask of row {job.row}"
+            if path.stat().st_size > MAX_FILE:
+                raise Fault(f"{called} is larger than {MAX_FILE // 2**20} MiB; divide it")
+            masks[row["mask"]] = outlines.drawn(called, path.read_bytes(), scan)
+    return {number: outlines.grid(masks[row["mask"]][number]) for number, row in told.items() if row["mask"]}
 
 
 def _store(scans: Path, sha256: str, ending: str, content: bytes) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data import describe, labels, prepared
+from data import describe, labels, outlines, prepared
 from data.examine import Examined, Job, embedded, examine, scan_sha256, suffix
 from data.labels import metadata
 from data.parallel import spread
@@ -56,9 +56,9 @@ def index_batch(
 ) -> Indexed:
     """Read, hash, de-identify and describe every scan that metadata.csv names, once each.
 
-    Writes de-identified copies into `target`/scans, named by content, `target`/manifest.csv, and what a network would
-    see of every unit (data/prepared.py). A file that can't be
-    used is refused by name and the rest goes on; Fault where the batch as a whole can't be trusted.
+    Writes de-identified copies into `target`/scans, named by content, `target`/manifest.csv, what a network would see
+    of every unit (data/prepared.py), and where its lesion is, if the batch says so (data/outlines.py). A file that
+    can't be used is refused by name and the rest goes on; Fault where the batch as a whole can't be trusted.
     """
     check_cluster(task)
     table = metadata(source)
@@ -74,11 +74,14 @@ def index_batch(
         first.setdefault(row["file_name"], number)
     jobs = [Job(source, name, first[name], rows, target, task, disagreement) for name, rows in told.items()]
     examined = spread(examine, jobs, workers)
-    manifest = pd.DataFrame(_rows(examined), columns=list(COLUMNS))
+    rows = list(_rows(examined))
+    manifest = pd.DataFrame(rows, columns=list(COLUMNS))
     manifest.to_csv(target / "manifest.csv", index=False, lineterminator="\n")
     prepared.join(target, [one.prepared for one in examined if one.prepared], manifest["unit_id"].tolist(), task)
+    drawn = {row["unit_id"]: row["outline"] for row in rows if row["outline"] is not None}
+    outlines.write(target / outlines.NAME, drawn)
     refused = [Refused(called(first[one.file_name], one.sha256), one.refusal) for one in examined if one.refusal]
-    digest = _digest(source, {one.file_name: one.sha256 for one in examined})
+    digest = _digest(source, table, {one.file_name: one.sha256 for one in examined})
     log.info("%s: %d units in %d files, %d refused", source.name, len(manifest), len(examined), len(refused))
     return Indexed(manifest, refused, digest)
 
@@ -92,7 +95,7 @@ def batch_digest(source: Path) -> str:
     """One hash over metadata.csv and every file that it names: the same batch under another name has the same one."""
     table = metadata(source)
     names = {} if labels.corrects(table) else dict.fromkeys(table["file_name"])
-    return _digest(source, {name: scan_sha256(source / name) for name in names})
+    return _digest(source, table, {name: scan_sha256(source / name) for name in names})
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
@@ -109,7 +112,9 @@ def embeddings(column: pd.Series[str]) -> NDArray[np.float32]:
     return np.frombuffer(raw, dtype="<f2").astype(np.float32).reshape(len(column), -1)
 
 
-def _digest(source: Path, files: dict[str, str]) -> str:
+def _digest(source: Path, table: pd.DataFrame, files: dict[str, str]) -> str:
+    masks = [] if labels.corrects(table) else sorted(set(table["mask"]) - {""})
+    files = files | {name: fingerprint.file_sha256(source / name) for name in masks}
     return fingerprint.digest({"metadata": fingerprint.file_sha256(source / labels.NAME), "files": files})
 
 

@@ -31,7 +31,7 @@ def metadata(source: Path) -> pd.DataFrame:
     Fault where the table itself can't be trusted: encoding, size, columns, formulas, two tasks, a file name that
     leaves the folder or is a link, a file that is missing, the same reader twice for one slice. A file name may also
     be a folder that holds the files of one DICOM series and nothing else, or `sha256:` and the hash of an admitted
-    scan: then the row corrects that scan's label, and so does every other row of the batch.
+    scan: then the row corrects that scan's label, and so does every other row of the batch. A `mask` is always a file.
     """
     path = source / NAME
     if path.is_symlink() or not path.is_file():
@@ -42,9 +42,10 @@ def metadata(source: Path) -> pd.DataFrame:
     table = pd.DataFrame([[cell.strip() for cell in row] for row in rows[1:]], columns=rows[0], dtype=str)
     table = table.reindex(columns=[*REQUIRED_METADATA, *OPTIONAL_METADATA], fill_value="")
     _one_task(table, source.name)
-    table["file_name"] = [_inside(name, source.name, row) for row, name in enumerate(table["file_name"], start=2)]
+    table["file_name"], table["mask"] = _named(table, "file_name", source), _named(table, "mask", source)
     if not corrects(table):
         _files(table["file_name"], source)
+        _files(table["mask"][table["mask"] != ""], source, series=False)
     _readers(table, source.name)
     return table
 
@@ -145,17 +146,26 @@ def _one_task(table: pd.DataFrame, batch: str) -> None:
         raise Fault(f"{batch}/{NAME}: its rows name no task; fill in the column task")
 
 
-def _inside(name: str, batch: str, row: int) -> str:
+def _named(table: pd.DataFrame, column: str, source: Path) -> list[str]:
+    """The paths in a column as they are; "" stays "" where only some scans have such a file."""
+    return [
+        _inside(name, column, source.name, row) if name or column == "file_name" else ""
+        for row, name in enumerate(table[column], start=2)
+    ]
+
+
+def _inside(name: str, column: str, batch: str, row: int) -> str:
     path = PurePosixPath(name)
     if not name or "\\" in name or path.is_absolute() or ".." in path.parts or path == PurePosixPath("."):
-        raise Fault(f"{batch}/{NAME} row {row}: file_name is not a plain path inside the batch; mend it")
+        raise Fault(f"{batch}/{NAME} row {row}: {column} is not a plain path inside the batch; mend it")
     return str(path)
 
 
-def _files(names: pd.Series[str], source: Path) -> None:
+def _files(names: pd.Series[str], source: Path, series: bool = True) -> None:
+    """Every name is a regular file, or with `series` a folder that holds one series."""
     missing = []
     folders = set()
-    rows = {name: f"row {row}" for row, name in reversed(list(enumerate(names, start=2)))}
+    rows = {name: f"row {place + 2}" for place, name in reversed(list(zip(names.index, names, strict=True)))}
     for name in dict.fromkeys(names):
         path = source / name
         if any((source / part).is_symlink() for part in _steps(name)):
@@ -167,7 +177,7 @@ def _files(names: pd.Series[str], source: Path) -> None:
         except (FileNotFoundError, NotADirectoryError):
             missing.append(rows[name])
             continue
-        if stat.S_ISDIR(mode):
+        if stat.S_ISDIR(mode) and series:
             folders.add(name)
             _series(path, f"{source.name}: the folder of {rows[name]}")
         elif not stat.S_ISREG(mode):

@@ -1,4 +1,4 @@
-"""NIfTI volumes with tumour masks -> a label for each slice."""
+"""NIfTI volumes with tumour masks: which mask is whose, and a label for each slice."""
 
 from __future__ import annotations
 

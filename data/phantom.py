@@ -31,6 +31,7 @@ COLUMNS = (
     "file_name", "patient_id", "task", "label", "slice", "study_date", "site", "scanner", "sex", "age", "labeller",
     "labelled_at", "truth", "lesion_mm",
 )  # fmt: skip
+MASKS = "masks"  # the folder of a batch that holds them, with a column `mask` that names each scan's
 FAMILY = (
     "Almeida",
     "Brandt",
@@ -79,15 +80,26 @@ class Study:
 
     def slice(self, index: int, count: int, diseased: bool = True) -> tuple[NDArray[np.int16], float]:
         """Slice `index` of `count` as the scanner stores it, and its pixel size in mm."""
+        drawn, pixel, detail = self._drawn(index, count, self.lesion if diseased else None)
+        return acquire(drawn, self.scanner, detail), pixel
+
+    def outline(self, index: int, count: int, diseased: bool = True) -> NDArray[np.bool_]:
+        """Where that slice shows the lesion: the pixels that another contrast of it would change, from half on."""
+        if self.lesion is None or not diseased:
+            return np.zeros((anatomy.SIZE, anatomy.SIZE), bool)
+        strong, faint = (self._drawn(index, count, replace(self.lesion, contrast=value))[0] for value in (1.0, 0.0))
+        change = np.abs(strong - faint)
+        return np.asarray(change > change.max() / 2)
+
+    def _drawn(self, index: int, count: int, lesion: Lesion | None) -> tuple[anatomy.Array, float, anatomy.Random]:
+        """The slice before the scanner, its pixel size, and the generator that goes on with the noise."""
         if self.task.organ not in DRAWINGS:
             raise Fault(f"no phantom for {self.task.organ!r}; there are {', '.join(DRAWINGS)}")
         key = [*self.task.organ.encode(), self.seed, self.number]
         patient, detail = np.random.default_rng(key), np.random.default_rng([*key, 1, index])
         pixel = float(np.round(patient.uniform(*self.scanner.spacing), 3))
         level = (index + 0.5) / count * 2 - 1
-        lesion = self.lesion if diseased else None
-        drawn = DRAWINGS[self.task.organ](patient, detail, pixel, lesion, self.scanner.habit, level)
-        return acquire(drawn, self.scanner, detail), pixel
+        return DRAWINGS[self.task.organ](patient, detail, pixel, lesion, self.scanner.habit, level), pixel, detail
 
     def row(self, file: str, label: str, at: int | None = None) -> Row:
         """The line of metadata.csv that speaks of this study."""
@@ -114,19 +126,23 @@ def study(task: Task, scanner: Scanner, seed: int, number: int, label: str, stre
 
 
 def write_batch(
-    folder: Path, task: Task, patients: int, scanner: Scanner, seed: int, slices: int = 1, sham: bool = False
-) -> None:
+    folder: Path, task: Task, patients: int, scanner: Scanner, seed: int, slices: int = 1, sham: bool = False,
+    masks: bool = False,
+) -> None:  # fmt: skip
     """A batch as a site sends it: files and `metadata.csv`. CT: a DICOM file per slice; MR: a NIfTI volume per patient.
 
     Classes are balanced over patients. `slices` are labelled slices per patient; of a brain with a tumour about half
-    show it. `sham` deals the same labels out anew by chance, so that nothing can be learnt.
+    show it. `sham` deals the same labels out anew by chance, so that nothing can be learnt. With `masks` every scan has
+    one, in the folder `masks`, empty where there is no lesion; a sham batch has none, they would betray the labels.
     """
     random = np.random.default_rng([*task.name.encode(), seed, 3])
     labels = random.permutation([task.classes[index % len(task.classes)] for index in range(patients)])
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for number, label in enumerate(labels):
-        rows += write_study(folder, study(task, scanner, seed, number, str(label)), f"scan-{number:04d}", slices)
+        made = study(task, scanner, seed, number, str(label))
+        written = write_study(folder, made, f"scan-{number:04d}", slices)
+        rows += _masked(folder, made, written, slices) if masks and not sham else written
     write_metadata(folder, _dealt(rows, random) if sham else rows)
 
 
@@ -140,22 +156,46 @@ def write_study(folder: Path, study: Study, stem: str, slices: int = 1) -> list[
             (folder / name).write_bytes(phantom_files.dicom(study, pixels, pixel, index))
             rows.append(study.row(name, study.label))
         return rows
-    name, volume, blank = f"{stem}.nii.gz", [], np.zeros((anatomy.SIZE, anatomy.SIZE), np.int16)
-    first = study.number % 2 * (slices // 2)
+    name, volume = f"{stem}.nii.gz", []
     for index in range(slices):
-        diseased = study.lesion is not None and first <= index < first + (slices + 1) // 2
+        diseased = _shows(study, index, slices)
         pixels, pixel = study.slice(index, slices, diseased)
         volume.append(pixels)
         rows.append(study.row(name, study.label if diseased else study.task.classes[0], PADDING + index))
-    planes = np.stack([blank] * PADDING + volume + [blank] * PADDING)
-    (folder / name).write_bytes(phantom_files.nifti(study, planes, pixel))
+    (folder / name).write_bytes(phantom_files.nifti(study, _padded(volume), pixel))
     return rows
+
+
+def _shows(study: Study, index: int, slices: int) -> bool:
+    """Whether that slice of an MR volume goes through the lesion: half of them do, at one end."""
+    first = study.number % 2 * (slices // 2)
+    return study.lesion is not None and first <= index < first + (slices + 1) // 2
+
+
+def _padded(planes: list[NDArray[np.int16]]) -> NDArray[np.int16]:
+    return np.pad(np.stack(planes), [(PADDING, PADDING), (0, 0), (0, 0)])
+
+
+def _masked(folder: Path, study: Study, rows: list[Row], slices: int) -> list[Row]:
+    """Write the masks of a study's files as NIfTI, each the shape of its scan, and name them in its rows."""
+    (folder / MASKS).mkdir(exist_ok=True)
+    whole = study.scanner.modality == Modality.MR
+    shown = [not whole or _shows(study, at, slices) for at in range(slices)]
+    planes = [study.outline(at, slices, shown[at]).astype(np.int16) for at in range(slices)]
+    volumes = [_padded(planes)] * slices if whole else [plane[np.newaxis] for plane in planes]
+    named = []
+    for row, volume in zip(rows, volumes, strict=True):
+        name = f"{MASKS}/{row['file_name'].partition('.')[0]}.nii.gz"
+        (folder / name).write_bytes(phantom_files.nifti(study, volume, 1.0))
+        named.append(row | {"mask": name})
+    return named
 
 
 def write_metadata(folder: Path, rows: list[Row]) -> None:
     """`metadata.csv` of a batch."""
     with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        columns = [*COLUMNS, "mask"] if any("mask" in row for row in rows) else COLUMNS
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -24,10 +24,16 @@ def unit_pixels(pixels: NDArray[np.float32], units: Units, settings: PixelSettin
     low, high = _range(pixels, units, settings)
     if high - low < FLAT:
         return np.zeros((settings.size, settings.size, 1), np.float32)
-    grey = area(_square(np.clip(pixels, np.float32(low), np.float32(high))), settings.size, settings.size)
+    clipped = np.clip(pixels, np.float32(low), np.float32(high))
+    grey = area(_square(clipped, float(clipped.min())), settings.size, settings.size)
     unit = np.ascontiguousarray(grey - np.float32(low))  # clipped at full size, scaled at the small one
     unit *= np.float32(1 / (high - low))
     return np.clip(unit, 0, 1, out=unit)[:, :, None]
+
+
+def shares(drawn: NDArray[np.bool_], cells: int) -> NDArray[np.float32]:
+    """The share of each cell that is drawn: `cells` × `cells` over the square into which `unit_pixels` puts a slice."""
+    return area(_square(drawn.astype(np.float32), 0.0), cells, cells)
 
 
 def scan_pixels(scan: Scan, settings: PixelSettings) -> NDArray[np.float32]:
@@ -85,13 +91,13 @@ def _percentile(pixels: NDArray[np.float32], percent: float) -> float:
     return float(np.partition(flat, rank)[rank])
 
 
-def _square(grey: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Centred in a square whose border is the darkest value of the slice."""
+def _square(grey: NDArray[np.float32], border: float) -> NDArray[np.float32]:
+    """Centred in a square with that border."""
     height, width = grey.shape
     if height == width:
         return grey
     side = max(height, width)
-    square = np.full((side, side), grey.min(), np.float32)
+    square = np.full((side, side), border, np.float32)
     top, left = (side - height) // 2, (side - width) // 2
     square[top : top + height, left : left + width] = grey
     return square

@@ -106,7 +106,7 @@ class Scan:
 REQUIRED_METADATA = ("file_name", "patient_id", "task", "label")
 OPTIONAL_METADATA = (
     "slice", "study_date", "site", "scanner", "sex", "age", "labeller", "labelled_at", "truth", "stage", "group",
-    "lesion_mm",
+    "lesion_mm", "mask",
 )  # fmt: skip
 
 # One row of a batch's manifest.csv is one unit (a slice). Descriptions of `data/describe.py` follow these columns.

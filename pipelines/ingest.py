@@ -22,6 +22,7 @@ from data import (
     known,
     labels,
     leakage,
+    outlines,
     population,
     prepared,
     split,
@@ -210,6 +211,7 @@ def admit(batch: Incoming, manifest: pd.DataFrame, arrived: str) -> str:
             path.unlink()
     manifest.to_csv(batch.staging / "manifest.csv", index=False, lineterminator="\n")
     prepared.narrow(batch.staging, batch.staging, manifest["unit_id"].tolist())
+    outlines.narrow(batch.staging, batch.staging, manifest["unit_id"].tolist())
     record = {"task": name, "batch": batch.name, "digest": batch.digest, "units": len(manifest),
               "clusters": int(manifest["cluster"].nunique()), "received": arrived}  # fmt: skip
     page.write_json(batch.staging / "record.json", record)
@@ -236,6 +238,7 @@ def quarantine(batch: Incoming, verdict: Verdict) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if batch.staging.exists():
         prepared.drop(batch.staging)
+        outlines.write(batch.staging / outlines.NAME, {})
         shutil.move(batch.staging, target)
     target.mkdir(exist_ok=True)
     page.write_json(target / "verdict.json", verdict.to_dict())

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from data import corrections, index, prepared, split, withdrawn
+from data import corrections, index, outlines, prepared, split, withdrawn
 from lineage import ledger, outbox, registry
 from lineage.ledger import Event
 from pipelines import erasure, page, repro, traces
@@ -122,6 +122,7 @@ def _succeed(pair: str, gone: erasure.Gone) -> None:
         for name, rows in {**beside, MANIFEST: stays}.items():
             rows.to_csv(new / name, index=False, lineterminator="\n")
         prepared.narrow(old, new, stays["unit_id"].tolist())
+        outlines.narrow(old, new, stays["unit_id"].tolist())
         facts = _facts(stays, beside.get(corrections.NAME)) | {"batch": new.name, "predecessors": chain(old)}
         page.write_json(new / "record.json", page.read_json(old / "record.json") | facts)
         repro.add(new)

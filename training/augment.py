@@ -12,16 +12,21 @@ from numpy.typing import NDArray
 
 from training.settings import AugmentSettings
 
+ABSENT = -1.0  # everywhere in the mask of a unit without one: no transform changes it
+
 
 class Feed(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches of (pixels, labels, weights). The order of an epoch follows from the seed and its number alone, on every
-    backend, so that an interrupted fit goes on as it would have."""
+    """Batches of (pixels, labels, weights); with `masks` the pixels come as {"pixels", "masks"}. The order of an epoch
+    follows from the seed and its number alone, on every backend, so that an interrupted fit goes on as it would have.
+    """
 
     def __init__(
-        self, pixels: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float64], size: int, seed: int
-    ) -> None:
+        self, pixels: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float64], size: int,
+        seed: int, masks: NDArray[np.float32] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.pixels, self.labels, self.weights = pixels, labels, weights.astype(np.float32)
+        self.masks = None if masks is None else np.nan_to_num(masks, nan=ABSENT)
         self.size, self.seed = size, seed
         self.deal(0)
 
@@ -34,14 +39,17 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, place: int) -> tuple[Any, Any, Any]:
         chosen = self.order[place * self.size : (place + 1) * self.size]
-        return self.pixels[chosen], self.labels[chosen], self.weights[chosen]
+        seen = self.pixels[chosen]
+        both = seen if self.masks is None else {"pixels": seen, "masks": self.masks[chosen]}
+        return both, self.labels[chosen], self.weights[chosen]
 
 
 class Augment(keras.layers.Layer):  # type: ignore[misc]
     """Rotation, shift, zoom and mirror in one resampling, then contrast, brightness and noise; each slice its own.
 
     Takes and gives (n, h, w, 1) in [0, 1]; outside of training it gives what it took. Anatomy is mirrored left to
-    right alone: no patient lies upside down.
+    right alone: no patient lies upside down. Given masks too, (n, g, g, 1) over the same square, it moves them as it
+    moves the pixels, leaves their values alone, and gives both.
     """
 
     def __init__(self, settings: AugmentSettings, seed: int) -> None:
@@ -49,32 +57,26 @@ class Augment(keras.layers.Layer):  # type: ignore[misc]
         self.settings = settings
         self.generator = keras.random.SeedGenerator(seed)
 
-    def call(self, pixels: Any, training: bool = False) -> Any:
-        """Augmented pixels in training, else the pixels."""
+    def call(self, pixels: Any, masks: Any = None, training: bool = False) -> Any:
+        """Augmented pixels in training, else the pixels; a pair with the masks where there are any."""
         if not training:
-            return pixels
-        moved = ops.image.affine_transform(
-            pixels, self._transforms(pixels), interpolation="bilinear", fill_mode="reflect"
-        )
-        return self._grey(moved)
+            return pixels if masks is None else (pixels, masks)
+        visit = self._visit(pixels)
+        seen = self._grey(_moved(pixels, visit))
+        return seen if masks is None else (seen, _moved(masks, visit))
 
-    def compute_output_shape(self, shape: Any) -> Any:
-        """The shape that came in."""
-        return shape
+    def compute_output_shape(self, pixels_shape: Any, masks_shape: Any = None) -> Any:
+        """The shapes that came in."""
+        return pixels_shape if masks_shape is None else (pixels_shape, masks_shape)
 
-    def _transforms(self, pixels: Any) -> Any:
-        """Rows of eight, as keras.ops.image.affine_transform takes them: output position to input position."""
-        height, width = pixels.shape[1:3]
+    def _visit(self, pixels: Any) -> Any:
+        """How each slice lies this time: turn and zoom (four numbers a slice), then shifts as shares of a side."""
         angle = self._uniform(pixels, math.radians(self.settings.rotation))
         zoom = 1.0 + self._uniform(pixels, self.settings.zoom)
         mirror = ops.sign(self._uniform(pixels, 1.0)) if self.settings.flip else ops.ones_like(angle)
         cos, sin = ops.cos(angle) * zoom, ops.sin(angle) * zoom
-        x, y = (width - 1) / 2, (height - 1) / 2
-        across = x + self._uniform(pixels, self.settings.shift) * width
-        down = y + self._uniform(pixels, self.settings.shift) * height
-        a, b, d, e = cos * mirror, -sin, sin * mirror, cos
-        nought = ops.zeros_like(angle)
-        return ops.stack([a, b, across - a * x - b * y, d, e, down - d * x - e * y, nought, nought], axis=1)
+        across, down = self._uniform(pixels, self.settings.shift), self._uniform(pixels, self.settings.shift)
+        return cos * mirror, -sin, sin * mirror, cos, across, down
 
     def _grey(self, pixels: Any) -> Any:
         contrast = self._wide(1.0 + self._uniform(pixels, self.settings.contrast))
@@ -87,3 +89,13 @@ class Augment(keras.layers.Layer):  # type: ignore[misc]
 
     def _wide(self, values: Any) -> Any:
         return ops.reshape(values, (-1, 1, 1, 1))
+
+
+def _moved(pictures: Any, visit: Any) -> Any:
+    """Pictures of any size in one resampling. What affine_transform takes leads from an output to an input position."""
+    height, width = pictures.shape[1:3]
+    x, y = (width - 1) / 2, (height - 1) / 2
+    a, b, d, e, across, down = visit
+    across, down, nought = x + across * width, y + down * height, ops.zeros_like(a)
+    rows = ops.stack([a, b, across - a * x - b * y, d, e, down - d * x - e * y, nought, nought], axis=1)
+    return ops.image.affine_transform(pictures, rows, interpolation="bilinear", fill_mode="reflect")

@@ -35,7 +35,8 @@ def crossval(
     fold. Scores of different folds come from different models, each calibrated by itself: the AUROC over all of them
     is what a user of such models would see, the mean of the folds' own what the ranking inside one is worth.
     """
-    judged, simple, names = [], [], ()
+    judged, simple = [], []
+    names: tuple[str, ...] = ()
     for number, dealt in enumerate(deal(units, folds, settings.seed)):
         folder = target / f"fold-{number}"
         fit.fit(dealt, task, fitting, folder / "model")

@@ -58,7 +58,7 @@ def evaluate(
     metrics = _metrics(units, judged, task, settings)
     test = (~validation).nonzero()[0]
     metrics["conformal"] = figures.conformal(judged.iloc[test], calibrated.conformal, settings)
-    metrics["maps"] = _maps(judged.iloc[test], features[test], graph_folder, task, settings)
+    metrics["maps"] = _maps(judged, features, held.masks, graph_folder, task, settings)
     if len(held.labels) < len(units.labels):
         simple, names = baseline.judge(units, task, settings.seed)
         simple.to_csv(target / baseline.PREDICTIONS, index=False)
@@ -140,13 +140,18 @@ def _metrics(units: Units, judged: pd.DataFrame, task: Task, settings: EvaluateS
 
 
 def _maps(
-    test: pd.DataFrame, features: Array, graph_folder: Path, task: Task, settings: EvaluateSettings
-) -> dict[str, Any]:
-    """The check of the heat maps on the test units that were called positive."""
-    called = np.flatnonzero(test["flagged"].to_numpy() == 1)
-    answers = np.array([task.classes.index(name) for name in test["predicted"].to_numpy()[called]], np.int64)
+    judged: pd.DataFrame, features: Array, masks: Array | None, graph_folder: Path, task: Task,
+    settings: EvaluateSettings,
+) -> dict[str, Any]:  # fmt: skip
+    """The checks of the heat maps on the test units that were called positive."""
+    called = np.flatnonzero((judged["side"] == Side.TEST.value) & (judged["flagged"] == 1))
+    answers = np.array([task.classes.index(name) for name in judged["predicted"].to_numpy()[called]], np.int64)
     with np.load(graph_folder / HEAD, allow_pickle=False) as head:
-        return maps.randomised(features[called], head["kernel"], answers, settings.seed)
+        kernel = head["kernel"]
+    random = maps.randomised(features[called], kernel, answers, settings.seed)
+    drawn = None if masks is None else masks[called]
+    clusters = judged["cluster"].to_numpy(str)[called]
+    return random | {"hits": maps.hits(features[called], kernel, answers, drawn, clusters, settings)}
 
 
 def _count(table: pd.DataFrame, task: Task) -> dict[str, Any]:

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from data.batches import Units
 from data.record import Task
@@ -148,8 +150,9 @@ def _train(network: Any, training: Units, validation: Units, settings: FitSettin
 
     classes = len(task.classes)
     weights = sides.class_weights(training.labels, classes) if settings.class_weights else np.ones(classes)
-    feed = Feed(training.pixels, training.labels, weights[training.labels], settings.batch_size, settings.seed)
-    learner = _learner(network, settings, len(feed), task.ordered)
+    masks = sides.outlines(training, task, settings.mask_weight)
+    feed = Feed(training.pixels, training.labels, weights[training.labels], settings.batch_size, settings.seed, masks)
+    learner = _learner(network, settings, len(feed), task.ordered, task.positive_index, masks)
     variables = [*learner.variables, *learner.optimizer.variables]
     reached = progress.load(kept)
     if reached.history:
@@ -170,7 +173,7 @@ def _train(network: Any, training: Units, validation: Units, settings: FitSettin
     if not reached.ended(settings):
         watch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: feed.deal(epoch), on_epoch_end=keep)
         learner.fit(
-            feed, validation_data=(validation.pixels, validation.labels), batch_size=settings.batch_size,
+            feed, validation_data=(_seen(validation, masks), validation.labels), batch_size=settings.batch_size,
             epochs=settings.epochs, initial_epoch=len(reached.history), shuffle=False, verbose=0,
             callbacks=[keras.callbacks.TerminateOnNaN(), watch],
         )  # fmt: skip
@@ -178,15 +181,26 @@ def _train(network: Any, training: Units, validation: Units, settings: FitSettin
     return reached
 
 
-def _learner(network: Any, settings: FitSettings, steps: int, ordered: bool) -> Any:
+def _seen(validation: Units, masks: NDArray[np.float32] | None) -> Any:
+    """What the learner takes of the validation units. Their loss is the labels' alone: the masks are empty."""
+    if masks is None:
+        return validation.pixels
+    return {"pixels": validation.pixels, "masks": np.zeros((len(validation.labels), *masks.shape[1:]), np.float32)}
+
+
+def _learner(
+    network: Any, settings: FitSettings, steps: int, ordered: bool, positive: Sequence[int] = (),
+    masks: NDArray[np.float32] | None = None,
+) -> Any:  # fmt: skip
     """The network behind its augmentation, with AdamW and a cosine schedule, ready for its variables to be set."""
     import keras
 
     from training.augment import Augment
-    from training.model import loss
+    from training.model import loss, with_augmentation
 
-    pixels = keras.Input(network.input_shape[1:], name="pixels")
-    learner = keras.Model(pixels, network(Augment(settings.augment, settings.seed)(pixels)))
+    grid = None if masks is None else masks.shape[1]
+    augment = Augment(settings.augment, settings.seed)
+    learner = with_augmentation(network, augment, settings.mask_weight, positive, grid)
     whole = steps * settings.epochs
     rate = keras.optimizers.schedules.CosineDecay(settings.learning_rate / 10, whole, alpha=0.02,
         warmup_target=settings.learning_rate, warmup_steps=max(1, whole // 20))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Whether heat maps say something about the model: they must change when its linear layer is another one."""
+"""Whether heat maps say something: they must change with the model's linear layer, and point at the lesion."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving import explain
+from training import resample
+from training.settings import EvaluateSettings
 
 UNITS = 200  # at most, of the flagged test units
+NEAR = 1  # positions of the feature map by which the hottest one may miss the lesion
 Array = NDArray[np.float32]
 
 
@@ -28,3 +31,48 @@ def randomised(features: Array, kernel: Array, classes: NDArray[np.int64], seed:
         if shown.std() > 0 and dealt.std() > 0:
             found.append(float(np.corrcoef(shown, dealt)[0, 1]))
     return {"maps": len(found), "likeness": float(np.median(found)) if found else None}
+
+
+def hits(
+    features: Array, kernel: Array, classes: NDArray[np.int64], masks: Array | None, clusters: NDArray[np.str_],
+    settings: EvaluateSettings,
+) -> dict[str, Any]:  # fmt: skip
+    """How often the hottest position of a map lies in the lesion: the pointing game (Zhang et al., IJCV 2018).
+
+    Of units (n, h, w, d) that were called positive, those count whose mask (n, g, g, 1; NaN: none) shows a lesion. A
+    position lies in it where the lesion touches it or one of its eight neighbours (`NEAR`); a map without evidence
+    misses. `value` is the share of hits with its interval by cluster, `chance` the mean share of all positions that
+    lie in the lesion, which is what pointing blindly reaches. None, with the `reason`, where no unit counts.
+    """
+    shown = np.zeros(len(features), bool) if masks is None else np.nan_to_num(masks).max(axis=(1, 2, 3)) > 0
+    units = np.flatnonzero(shown)
+    told = {"units": len(units), "clusters": len(np.unique(clusters[units]))}
+    if masks is None or not len(units):
+        why = "no unit that was called positive has a lesion mask that shows a lesion; send masks with the scans"
+        return {"value": None, "low": None, "high": None, "chance": None, **told, "reason": why}
+    inside = np.stack([near(touched(masks[unit, :, :, 0], features.shape[1:3])) for unit in units])
+    found = np.zeros(len(units))
+    for place, unit in enumerate(units):
+        heat = explain.heat(features[unit], kernel, int(classes[unit]))
+        found[place] = heat.max() > 0 and inside[place].ravel()[heat.argmax()]
+    draws = resample.draw(clusters[units], settings.bootstrap, settings.seed)
+    share = draws.share(found, np.ones(len(units)))
+    return {**resample.interval(share, settings.confidence, told["clusters"]), "chance": float(inside.mean()), **told}
+
+
+def touched(mask: Array, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which positions of a feature map of that shape cover a cell of the mask (g, g) that is not empty."""
+    return np.array([[(mask[rows, columns] > 0).any() for columns in cells(len(mask), shape[1])]
+                     for rows in cells(len(mask), shape[0])])  # fmt: skip
+
+
+def cells(grid: int, positions: int) -> list[slice]:
+    """The cells that each of `positions` along a side covers, those that it shares with its neighbour included."""
+    return [slice(place * grid // positions, -(-(place + 1) * grid // positions)) for place in range(positions)]
+
+
+def near(touched: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The positions (h, w) that are touched or lie `NEAR` one that is."""
+    from scipy.ndimage import binary_dilation
+
+    return np.asarray(binary_dilation(touched, np.ones((2 * NEAR + 1,) * 2)))

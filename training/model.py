@@ -12,11 +12,13 @@ import numpy as np
 from keras import layers, ops
 
 from lineage.fault import Fault
+from training.maps import cells
 from training.settings import FitSettings
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 BACKBONES = ("small", "resnet50", "vgg16", "efficientnetv2b0")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TOUCH = 0.05  # of a cell: what resampling leaves of a lesion beside it is less
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # what ResNet-50 and VGG-16 of keras.applications subtract, in grey levels
 
 
@@ -77,6 +79,61 @@ def squared_earth_movers(labels: Any, logits: Any) -> Any:
     truth = ops.one_hot(ops.reshape(ops.cast(labels, "int32"), (-1,)), classes)
     gaps = ops.cumsum(ops.softmax(logits), axis=-1) - ops.cumsum(truth, axis=-1)
     return ops.mean(ops.square(gaps), axis=-1)
+
+
+class Pointing(layers.Layer):  # type: ignore[misc]
+    """Logits as they came, and while it is fitted a loss of where their evidence lies.
+
+    The linear layer at each position of the feature maps gives that position's evidence; their mean is the logits.
+    Cross-entropy of (positive classes minus the others, by a scale and a shift of its own) against "the lesion is
+    here", positions in and out of lesions with half the weight each. Units without a mask (below 0) are left out.
+    """
+
+    def __init__(self, weight: float, positive: Sequence[int], classes: int) -> None:
+        super().__init__(name="pointing")
+        told = np.isin(np.arange(classes), positive)
+        self.share, self.contrast = weight, np.where(told, 1 / told.sum(), -1 / (~told).sum()).astype(np.float32)
+
+        # at first a position without evidence most likely shows no lesion (0.12)
+        self.scale = self.add_weight(name="scale", shape=(), initializer=keras.initializers.Constant(np.log(0.3)))
+        self.shift = self.add_weight(name="shift", shape=(), initializer=keras.initializers.Constant(-2.0))
+
+    def call(self, logits: Any, evidence: Any, masks: Any, training: bool = False) -> Any:
+        """`logits` (n, classes), with `evidence` (n, h, w, classes) and `masks` (n, g, g, 1)."""
+        if training:
+            lesion = covered(masks, evidence.shape[1:3])
+            told = ops.exp(self.scale) * ops.sum(evidence * self.contrast, axis=-1) + self.shift
+            inside = ops.cast(lesion > TOUCH, "float32")
+            outside = ops.cast(lesion > -0.5, "float32") - inside
+            wrong = ops.softplus(told) - told * inside
+            parts = [ops.sum(wrong * each) / ops.maximum(ops.sum(each), 1.0) for each in (inside, outside)]
+            self.add_loss(self.share * 0.5 * (parts[0] + parts[1]))
+        return logits
+
+
+def covered(masks: Any, shape: tuple[int, int]) -> Any:
+    """The largest share among the cells of masks (n, g, g, 1) that each position of a feature map covers: (n, h, w)."""
+    rows, columns = (cells(masks.shape[1], count) for count in shape)
+    bands = ops.stack([ops.max(masks[:, band, :, 0], axis=1) for band in rows], axis=1)
+    return ops.stack([ops.max(bands[:, :, band], axis=2) for band in columns], axis=2)
+
+
+def with_augmentation(
+    network: Any, augment: Any, mask_weight: float = 0.0, positive: Sequence[int] = (), grid: int | None = None
+) -> Any:
+    """What is fitted: the network behind its augmentation; given masks of `grid` cells a side, told where lesions are.
+
+    The second takes {"pixels", "masks"} and has two weights more, which are none of the network's.
+    """
+    pixels = keras.Input(network.input_shape[1:], name="pixels")
+    if grid is None:
+        return keras.Model(pixels, network(augment(pixels)))
+    masks = keras.Input((grid, grid, 1), name="masks")
+    seen, moved = augment(pixels, masks)
+    both, linear = with_features(network)(seen), network.get_layer("logits")
+    pointing = Pointing(mask_weight, positive, network.output_shape[-1])
+    logits = pointing(both["logits"], linear(both["features"]), moved)
+    return keras.Model({"pixels": pixels, "masks": masks}, logits)
 
 
 @contextmanager

@@ -76,6 +76,8 @@ def checkpoint(training: Units, validation: Units, task: Task, settings: FitSett
         digest.update(str(units.pixels.shape).encode())
         digest.update(np.ascontiguousarray(units.labels).data)
         digest.update(np.ascontiguousarray(units.pixels).data)
+        if units.masks is not None:
+            digest.update(np.ascontiguousarray(units.masks).data)
     path = places.place("checkpoints", f"{task.name}-{digest.hexdigest()[:24]}.npz")
     for other in path.parent.glob(f"{task.name}-*"):
         if other != path and time.time() - other.stat().st_mtime > FORGOTTEN:

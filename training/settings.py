@@ -33,7 +33,8 @@ class FitSettings:
     """How a network is fitted. `patience` counts epochs without a better validation loss.
 
     `strategy` is full (from `weights`, on all admitted data) or warm (training/parent.py); `precision` float32 or
-    bfloat16, in which layers then compute, while weights stay float32.
+    bfloat16, in which layers then compute, while weights stay float32. `mask_weight` is that of the loss which tells
+    where lesions are, for units with a mask.
     """
 
     seed: int
@@ -48,6 +49,7 @@ class FitSettings:
     precision: str = "float32"
     strategy: str = "full"
     warm: WarmSettings = WarmSettings()
+    mask_weight: float = 0.0
 
 
 @dataclass(frozen=True)

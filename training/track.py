@@ -108,8 +108,10 @@ def _log_numbers(
 
 
 def _figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """`test.auroc`, `test.auroc.low`, `test.auroc.high` and so on, `baseline.` likewise; counts as they are."""
-    for group in ("test", "baseline"):
+    """`test.auroc`, `test.auroc.low`, `test.auroc.high` and so on, `baseline.` and `maps.` likewise; counts as are."""
+    if (chance := metrics["maps"]["hits"]["chance"]) is not None:
+        yield "maps.hits.chance", float(chance)
+    for group in ("test", "baseline", "maps"):
         for name, entry in metrics[group].items():
             if isinstance(entry, dict) and "value" in entry:
                 for part, suffix in (("value", ""), ("low", ".low"), ("high", ".high")):

@@ -120,7 +120,8 @@ def _first_batches(story: Story, seed: int) -> None:
     with story.step("2  first labelled batches, and a bad one") as say:
         for number, (name, scanner, patients, slices) in enumerate(FIRST):
             folder = story.workspace / "inbox" / f"{name}-{scanner}"
-            phantom.write_batch(folder, tasks[name], patients, phantom.SCANNERS[scanner], 10 * seed + number, slices)
+            made = phantom.SCANNERS[scanner]
+            phantom.write_batch(folder, tasks[name], patients, made, 10 * seed + number, slices, masks=True)
         phantom.bad_batch(story.workspace / "inbox" / "lung-ct-bad", tasks["lung-ct"], seed)
         phantom.try_samples(story.workspace / "try", list(tasks.values()))
         for result in story.command("ingest", codes=(3,))["batches"]:

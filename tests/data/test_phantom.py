@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +175,23 @@ def test_many_slices_are_made_in_seconds(tmp_path: Path) -> None:
     started = time.process_time()
     phantom.write_batch(tmp_path, LUNG, 60, phantom.usual(LUNG), 1)
     assert time.process_time() - started < 3  # about 0.6 s on an idle core
+
+
+@each_task
+def test_a_mask_is_where_the_lesion_was_drawn(task: Task, tmp_path: Path) -> None:
+    """With masks the scans are the same; a mask lies where the slice differs from the same patient's without."""
+    for name, masks in (("bare", False), ("masked", True)):
+        phantom.write_batch(tmp_path / name, task, 6, phantom.usual(task), 3, slices=2, masks=masks)
+    bare, masked = (fingerprint.tree(tmp_path / name) for name in ("bare", "masked"))
+    assert {name for name in masked if masked[name] != bare.get(name)} == {
+        "metadata.csv", *(name for name in masked if name.startswith("masks/"))}  # fmt: skip
+    for row in rows_of(tmp_path / "masked"):
+        mask = read("mask", (tmp_path / "masked" / row["mask"]).read_bytes()).pixels[int(row["slice"] or 0)] > 0
+        assert mask.shape == (128, 128) and mask.any() == (row["label"] != task.classes[0])
+    ill = phantom.study(task, replace(phantom.usual(task), noise=0.0), 3, 1, task.positive[0])
+    healthy = replace(ill, lesion=None)
+    plane, without = (each.slice(0, 1)[0].astype(float) for each in (ill, healthy))
+    outline, change = ill.outline(0, 1), np.abs(plane - without)
+    assert change[outline].mean() > 8 * change[~outline].mean() and not healthy.outline(0, 1).any()
+    phantom.write_batch(tmp_path / "sham", task, 3, phantom.usual(task), 3, sham=True, masks=True)
+    assert not (tmp_path / "sham/masks").exists(), "a mask would betray the label"

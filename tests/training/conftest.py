@@ -35,15 +35,18 @@ PROMOTION = PromotionSettings(
 
 
 def units(clusters: int = 120, seed: int = 0) -> Units:
-    """Two slices a patient: nothing, a faint wide spot (benign) or a bright small one (malignant), on noise."""
+    """Two slices a patient: nothing, a faint wide spot (benign) or a bright small one (malignant), on noise; with
+    their masks."""
     random = np.random.default_rng(seed)
     labels = np.repeat(random.integers(0, 3, clusters), 2)
     pixels = random.normal(0.4, 0.05, (len(labels), SIZE, SIZE, 1))
+    masks = np.zeros((len(labels), SIZE, SIZE, 1), np.float32)
     rows, columns = np.mgrid[:SIZE, :SIZE]
-    for picture, label in zip(pixels, labels, strict=True):
+    for picture, mask, label in zip(pixels, masks, labels, strict=True):
         y, x = random.uniform(8, SIZE - 8, 2)
         distance = np.hypot(rows - y, columns - x)[..., np.newaxis]
         picture += (0, 0.12, 0.5)[label] * (distance < (1, 6, 4)[label])
+        mask += (label > 0) * (distance < (1, 6, 4)[label])
     place = np.arange(len(labels)) // 2
     side = np.array(["training", "validation", "test"])[np.searchsorted([0.4, 0.65], place / clusters, side="right")]
     table = pd.DataFrame(
@@ -60,7 +63,7 @@ def units(clusters: int = 120, seed: int = 0) -> Units:
             "mean": pixels.mean(axis=(1, 2, 3)),
         }
     )
-    return Units(table, np.clip(pixels, 0, 1).astype(np.float32), labels.astype(np.int64))
+    return Units(table, np.clip(pixels, 0, 1).astype(np.float32), labels.astype(np.int64), masks)
 
 
 @pytest.fixture(scope="session")

@@ -67,3 +67,31 @@ def test_brightness_and_contrast_are_of_the_grey_range(pixels: np.ndarray) -> No
         axis=(1, 2)
     )
     assert 0.79 < spread.min() < 1 < spread.max() < 1.21
+
+
+def test_a_mask_moves_with_its_picture(samples: Any) -> None:
+    """A spot and its mask, on a finer and on a coarser grid: after any visit the centres of both are the same."""
+    from training.augment import Augment
+
+    random, (rows, columns) = np.random.default_rng(2), np.mgrid[:64, :64]
+    spots = np.stack([np.hypot(rows - y, columns - x) < 7 for y, x in random.uniform(20, 44, (24, 2))])[..., np.newaxis]
+    pixels, masks = spots.astype(np.float32), spots.reshape(24, 16, 4, 16, 4, 1).mean(axis=(2, 4)).astype(np.float32)
+    quiet = replace(samples.FIT.augment, rotation=30, shift=0.1, zoom=0.2, brightness=0, contrast=0, noise=0)
+    seen, moved = (np.asarray(each) for each in Augment(quiet, 3)(pixels, masks, training=True))
+    assert np.abs(centres(seen) - centres(pixels)).mean() > 2, "they did move"
+    np.testing.assert_allclose(centres(moved), centres(seen), atol=0.5)  # of 64 pixels
+    loud = Augment(samples.FIT.augment, 3)(pixels, masks, training=True)
+    assert np.array_equal(loud[0], augment(pixels, samples.FIT.augment, 3)), "a mask changes no picture"
+    assert np.asarray(loud[1]).min() >= 0 and np.asarray(loud[1]).max() <= 1, "no noise on a mask"
+    still = Augment(quiet, 3)(pixels, masks, training=False)
+    assert np.array_equal(still[0], pixels) and np.array_equal(still[1], masks)
+    absent = np.asarray(Augment(samples.FIT.augment, 3)(pixels, np.full_like(masks, -1), training=True)[1])
+    np.testing.assert_allclose(absent, -1, atol=1e-5)
+
+
+def centres(pictures: np.ndarray) -> np.ndarray:
+    """The centre of what is bright (n, 2), in pixels of a picture 64 wide."""
+    side = pictures.shape[1]
+    places = (np.arange(side) + 0.5) * 64 / side
+    weights = pictures[..., 0] / pictures.sum(axis=(1, 2))
+    return np.stack([weights.sum(axis=2) @ places, weights.sum(axis=1) @ places], axis=1)

@@ -120,6 +120,9 @@ def test_evaluation_tells_them_all(trained: Any) -> None:
     assert told["test"]["prevalence"] == 0.05
     assert told["maps"]["maps"] > 10
     assert told["maps"]["likeness"] < 0.5, "the map is the model's, not the picture's"
+    hits = told["maps"]["hits"]
+    assert 10 < hits["units"] <= told["maps"]["maps"] and hits["clusters"] >= hits["units"] / 2
+    assert hits["low"] <= hits["value"] <= hits["high"] and 0.1 < hits["chance"] < 1
 
 
 def test_maps_that_do_not_heed_the_model_are_seen() -> None:

@@ -33,6 +33,9 @@ def test_a_run_holds_all_that_people_look_for(run_id: str, trained: Any, home: P
     assert run.data.tags["lock_hash"] == "abc123"
     assert run.data.metrics["test.auroc"] == pytest.approx(trained.metrics["test"]["auroc"]["value"])
     assert run.data.metrics["test.auroc.low"] <= run.data.metrics["test.auroc"]
+    hits = trained.metrics["maps"]["hits"]
+    assert run.data.metrics["maps.hits"] == pytest.approx(hits["value"])
+    assert run.data.metrics["maps.hits.chance"] == pytest.approx(hits["chance"])
     assert run.data.metrics["baseline.difference"] == trained.metrics["baseline"]["difference"]["value"]
     assert [file.path for file in MlflowClient().list_artifacts(run_id, "baseline")] == ["baseline/baseline.csv"]
     fitted = json.loads((trained.models / "fit.json").read_text())
