@@ -17,6 +17,7 @@ MEASURES = {
     "sensitivity": "Sensitivity at the threshold",
     "specificity": "Specificity at the threshold",
     "macro f1": "F1, mean of the classes",
+    "quadratic kappa": "Agreement over the ordered classes (quadratic weighted kappa)",
     "brier": "Brier score (0 is best)",
     "ece": "Calibration error (0 is best)",
     "units": "Slices tested",

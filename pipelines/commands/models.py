@@ -28,7 +28,7 @@ def retrain(args: argparse.Namespace) -> Answer:
         )
     from pipelines import retrain as flow
 
-    result = flow.retrain(args.task, args.reason)
+    result = flow.retrain(args.task, args.reason, args.pool)
     lines = [f"data version {result['data_version'][:12]}"]
     for entry in result["models"]:
         lines.append(f"{entry['task']}/{entry['version']}: {entry['verdict']['outcome']}, {entry['decision']}")
