@@ -27,7 +27,8 @@ class Kept:
 
     rival: str
     on: str
-    patients: int
+    positives: int
+    negatives: int
     challenger: float | None
     rival_auroc: float | None
     difference: float | None
@@ -75,6 +76,6 @@ def _batches(task: str, decided: Iterable[str]) -> list[str]:
 
 
 def _kept(rival: str, name: str, row: Mapping[str, Any]) -> Kept:
-    patients = int(row["positive_clusters"]) + int(row["negative_clusters"])
+    clusters = (int(row[f"{kind}_clusters"]) for kind in ("positive", "negative"))
     figures = (row.get(key) for key in ("challenger", "rival", "difference", "low", "p_holm"))
-    return Kept(rival, name, patients, *figures)
+    return Kept(rival, name, *clusters, *figures)

@@ -81,7 +81,7 @@ def give_back(tree: Path, task: str) -> None:
 
 
 def take(tree: Path, task: str) -> bool:
-    """Bring a fit into the worktree: one that the remote holds, made of these very inputs (True), else fit here (False)."""
+    """Bring a fit into the worktree: the remote's, if it holds one of these very inputs (True), else one made here."""
     return f"Running stage 'fit@{task}'" not in _dvc("repro", "--single-item", "--pull", f"fit@{task}", folder=tree)
 
 

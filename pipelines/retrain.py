@@ -59,6 +59,7 @@ def run_stage(tree: str, stage: str, name: str, pool: str = "") -> bool:
     """One DVC stage of one task, in the pinned worktree, its log shown as it grows; or a fit, on a worker of a pool."""
     logger = get_run_logger()
     if pool and carry.due(Path(tree), name):
+        logger.info("%s@%s waits for a worker of %s", stage, name, pool)
         schedule.fit_on(pool, elsewhere.parameters(Path(tree), name), f"{stage}@{name}")
         with TWO_AT_A_TIME:
             there = carry.take(Path(tree), name)

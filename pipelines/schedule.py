@@ -90,6 +90,7 @@ def offer_fit(pool: str) -> None:
         raise Fault("--pool needs a Prefect server that workers can reach: run `oncoloop up`, or set PREFECT_API_URL")
     with get_client(sync_client=True) as client:
         try:
+            client.read_work_pool(pool)
             workers = client.read_workers_for_work_pool(pool)
         except ObjectNotFound as error:
             raise Fault(f"there is no work pool {pool!r} yet, since no worker made it: {start}") from error

@@ -51,8 +51,9 @@ def test_the_page_counts_what_each_batch_has_decided(open_desk: Desk) -> None:
     told = rows(open_desk("engineer").get("/models").text)
     first, second, third = (told[name] for name in ("first", "second", "third"))
     assert [first[0], second[0], third[0]] == ["2 times", "once", "not yet"]
-    assert third[1:3] == ["0", "0.05"] and third[3].startswith("Fresh: the next gain must be shown at p 0.02")
-    assert float(first[1]) + float(first[2]) == pytest.approx(0.05, abs=1e-3) and float(first[1]) > float(second[1]) > 0
+    assert third[1:3] == ["0.00 %", "5.00 %"] and third[3].startswith("Fresh: the next gain must be shown at p 0.02")
+    used = [float(cells[1].removesuffix(" %")) for cells in (first, second)]
+    assert used[0] + float(first[2].removesuffix(" %")) == pytest.approx(5, abs=0.01) and used[0] > used[1] > 0
     assert first[3].startswith("Can decide again: the next gain must be shown at p 0.00")
 
 
@@ -62,7 +63,7 @@ def test_a_spent_batch_asks_for_fresh_patients(open_desk: Desk) -> None:
     look("first", spent=True)
     told = rows(open_desk("engineer").get("/models").text)["first"]
     assert told[0] == "20 times" and told[3].startswith("Spent: admit a batch with fresh patients")
-    assert float(told[2]) == pytest.approx(0, abs=1e-9)
+    assert told[1:3] == ["5.00 %", "0.00 %"]
 
 
 @pytest.mark.usefixtures("workspace")

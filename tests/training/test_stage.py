@@ -50,13 +50,13 @@ def test_it_learns_the_order_of_sizes(task: Task, samples: Any, tmp_path: Path) 
     from training import evaluate, fit
 
     small = replace(task, pixels=PixelSettings(64, task.pixels.window))
-    units = drawn(small, 300)
-    settings = replace(samples.FIT, epochs=30, patience=30, batch_size=16)
+    units = drawn(small, 600)
+    settings = replace(params.load(ROOT).fit, epochs=25, patience=25, learning_rate=samples.FIT.learning_rate)
     fit.fit(units, small, settings, tmp_path / "models")
     test = evaluate.evaluate(
         units, small, tmp_path / "models", samples.CALIBRATE, samples.EVALUATE, tmp_path / "evaluation"
     )["test"]
     kappa = test["quadratic_kappa"]
-    assert kappa["value"] > 0.4 and kappa["low"] > 0.2, f"chance is 0: {kappa}"
+    assert kappa["value"] > 0.45 and kappa["low"] > 0.3, f"chance is 0: {kappa}"
     confusion = np.array(test["confusion"])
-    assert confusion[0, 2] + confusion[2, 0] < confusion.sum() / 5, "small and large are taken for each other"
+    assert confusion[0, 2] + confusion[2, 0] < confusion.sum() / 8, "small and large are taken for each other"
