@@ -58,14 +58,14 @@ def receive(task: str, commit: str, source: str, remote: str) -> Path:
 
     Fault where this machine's code is not the code of that commit: its fit would be another one.
     """
-    tree = places.place("received", fingerprint.text_sha256(source)[:12], task)
+    tree = places.place("received", fingerprint.text_sha256(source)[:12], task, "tree")
     if not (tree / ".git").exists():
         tree.mkdir(parents=True, exist_ok=True)
         repro.git("init", folder=tree)
     repro.git("fetch", "--force", source, f"{reference(task)}:{reference(task)}", folder=tree)
     repro.git("checkout", "--force", "--detach", commit, folder=tree)
     shutil.rmtree(tree / "models", ignore_errors=True)
-    repro.configure(tree, remote)
+    repro.configure(tree, remote, str(_cache(tree)))
     asked = page.read_json(tree / "code.json")
     mine = stages.write_code(tree)
     if changed := sorted(room for room in mine if mine[room] != asked.get(room)):
@@ -78,6 +78,16 @@ def receive(task: str, commit: str, source: str, remote: str) -> Path:
 def give_back(tree: Path, task: str) -> None:
     """Put what a fit made, and the note that it ran, into the remote: from there DVC takes it instead of running."""
     _dvc("push", "--run-cache", f"fit@{task}", folder=tree)
+
+
+def forget(tree: Path) -> None:
+    """Leave no pixels on a machine that has fitted: a withdrawal of a patient does not reach it."""
+    for folder in (_cache(tree), tree / "data" / "processed"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cache(tree: Path) -> Path:
+    return tree.with_name("cache")
 
 
 def take(tree: Path, task: str) -> bool:

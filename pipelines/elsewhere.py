@@ -26,9 +26,12 @@ def fit(task: str, commit: str, source: str, remote: str) -> dict[str, Any]:
     logger = get_run_logger()
     with alone(f"received-{task}"):
         tree = carry.receive(task, commit, os.environ.get(SOURCE) or source, os.environ.get(REMOTE) or remote)
-        with follow.lines(follow.path("fit", task), logger.info):
-            carry.take(tree, task)
-        carry.give_back(tree, task)
+        try:
+            with follow.lines(follow.path("fit", task), logger.info):
+                carry.take(tree, task)
+            carry.give_back(tree, task)
+        finally:
+            carry.forget(tree)
         told = page.read_json(tree / "models" / task / "fit.json")
     facts = {name: told[name] for name in ("device", "backend", "seconds", "epochs", "strategy")}
     logger.info("%s fitted on %s: %s", task, os.uname().nodename, facts)

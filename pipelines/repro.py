@@ -72,11 +72,11 @@ def initialise(folder: Path, ignored: str) -> None:
     commit(["."], "Make the workspace", folder)
 
 
-def configure(folder: Path, remote: str = "") -> None:
-    """Where this machine keeps cache and (unless named) remote: in `.dvc/config.local`, which git ignores."""
+def configure(folder: Path, remote: str = "", cache: str = "") -> None:
+    """Where this machine keeps cache and remote, unless they are named: in `.dvc/config.local`, which git ignores."""
     home = places.home()
     (folder / ".dvc" / "config.local").write_text(
-        f'[cache]\n    dir = {home / "cache"}\n    type = "reflink,hardlink,copy"\n'
+        f'[cache]\n    dir = {cache or home / "cache"}\n    type = "reflink,hardlink,copy"\n'
         f"['remote \"local\"']\n    url = {remote or home / 'remote'}\n",
         encoding="utf-8",
     )

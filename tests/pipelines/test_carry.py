@@ -46,7 +46,7 @@ def tree(workspace: Path) -> Path:
     """A pinned worktree whose inputs are prepared and whose fit is due."""
     (workspace / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
     Path("data/batches/lung-ct/one").mkdir()
-    Path("data/batches/lung-ct/one/x.txt").write_text("scans\n", encoding="utf-8")
+    Path("data/batches/lung-ct/one/x.txt").write_text("pixels of P1\n", encoding="utf-8")
     repro.add(Path("data/batches/lung-ct/one"))
     made = repro.worktree(repro.commit(["."], "Admit one"))
     stages.write_code(made)
@@ -72,6 +72,7 @@ class Machine:
         received = carry.receive(TASK, commit, *self.addresses)
         assert carry.take(received, TASK) is False, "nobody has run it before"
         carry.give_back(received, TASK)
+        carry.forget(received)
         self.at(self.here)
         return received
 
@@ -86,10 +87,12 @@ def test_a_fit_runs_there_and_its_result_comes_home(tree: Path, machine: Machine
     assert carry.due(tree, TASK)
     received = machine.fits(carry.send(tree, TASK))
     assert carry.take(tree, TASK) is True, "what ran there is not run again"
-    assert (tree / "models/lung-ct/out").read_text() == f"scans\n{machine.there}\n"
+    assert (tree / "models/lung-ct/out").read_text() == f"pixels of P1\n{machine.there}\n"
     assert not carry.due(tree, TASK) and not repro.reproduce(tree, "fit", TASK)
     assert repro.lock(tree) == repro.lock(received), "the worktree's lock says what ran there"
     assert repro.head() == before == repro.git("rev-parse", "main"), "no branch of the workspace has moved"
+    bytes_there = [path for path in machine.there.rglob("*") if path.is_file() and b"pixels of P1" in path.read_bytes()]
+    assert {path.name for path in bytes_there} == {"out"}, "the model alone stays there: no scan, no shard"
     assert not (machine.there / "oncoloop.db").exists() and not (machine.there / "mlflow/mlflow.db").exists()
 
 
@@ -105,7 +108,7 @@ def test_a_second_fit_takes_what_is_new(tree: Path, machine: Machine, workspace:
     repro.reproduce(again, "prepare", TASK)
     machine.fits(carry.send(again, TASK))
     assert carry.take(again, TASK) is True
-    assert (again / "models/lung-ct/out").read_text() == f"scans\nmore\n{machine.there}\n"
+    assert (again / "models/lung-ct/out").read_text() == f"pixels of P1\nmore\n{machine.there}\n"
 
 
 def test_the_parent_of_a_warm_fit_crosses_too(tree: Path, machine: Machine) -> None:
@@ -114,7 +117,7 @@ def test_the_parent_of_a_warm_fit_crosses_too(tree: Path, machine: Machine) -> N
     (tree / "parents/lung-ct/fit.json").write_text("the parent\n")
     machine.fits(carry.send(tree, TASK))
     carry.take(tree, TASK)
-    assert (tree / "models/lung-ct/out").read_text() == f"scans\n{machine.there}\nthe parent\n"
+    assert (tree / "models/lung-ct/out").read_text() == f"pixels of P1\n{machine.there}\nthe parent\n"
 
 
 def test_other_code_is_refused(tree: Path, machine: Machine) -> None:
