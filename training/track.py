@@ -90,7 +90,7 @@ def log_verdict(run_id: str, verdict: Verdict) -> None:
 def _earlier(verdict: Verdict) -> list[dict[str, Any]]:
     """One row for each rival and each earlier epoch or site: AUROC of both, their difference, what is known of it."""
     rivals = [verdict.figures.get(role) for role in ("champion", "anchor")]
-    return [{"rival": rival["rival"], "on": name, **row}
+    return [{"against": rival["rival"], "on": name, **row}
             for rival in rivals if rival for name, row in rival.get("earlier", {}).items()]  # fmt: skip
 
 

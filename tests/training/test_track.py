@@ -105,7 +105,7 @@ def test_what_a_verdict_found_on_earlier_data_is_a_table_of_its_own(run_id: str,
     track.log_verdict(run_id, Verdict("training", "lung-ct/4", Outcome.PASS, ("better",), {"champion": against}))
     table = pd.read_csv(io.StringIO(load_text(f"{MlflowClient().get_run(run_id).info.artifact_uri}/earlier.csv")))
     rows = {row["on"]: row for row in table.to_dict("records")}
-    assert set(table["rival"]) == {"champion 3"} and set(rows) == set(against["earlier"])
+    assert set(table["against"]) == {"champion 3"} and set(rows) == set(against["earlier"])
     assert rows["epoch 1"]["difference"] == pytest.approx(against["earlier"]["epoch 1"]["difference"])
 
 
