@@ -46,7 +46,7 @@ FAMILY = (
     "Kimura",
 )
 GIVEN = ("Ada", "Bruno", "Clara", "Dario", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kavya", "Luca", "Mira")
-LARGEST = {"lung": 32.0, "pancreas": 26.0, "brain": 26.0}  # radius of a malignant lesion, mm
+SMALLEST, LARGEST = 5.0, {"lung": 32.0, "pancreas": 26.0, "brain": 26.0}  # radius of a malignant lesion, mm
 PADDING = 1  # blank slices at each end of an MR volume, which nobody labels
 Row = dict[str, str]
 
@@ -104,7 +104,8 @@ class Study:
     def row(self, file: str, label: str, at: int | None = None) -> Row:
         """The line of metadata.csv that speaks of this study."""
         person, day = self.person, self.person.day
-        size = f"{2 * self.lesion.radius:.1f}" if self.lesion and label != self.task.classes[0] else ""
+        ill = self.lesion is not None and (self.task.ordered or label != self.task.classes[0])
+        size = f"{2 * self.lesion.radius:.1f}" if self.lesion and ill else ""
         values = (
             file, person.id, self.task.name, label, "" if at is None else str(at), day.isoformat(), self.scanner.site,
             f"{self.scanner.manufacturer} {self.scanner.model}", person.sex, str(person.age), "reader-1",
@@ -116,13 +117,25 @@ class Study:
 def study(task: Task, scanner: Scanner, seed: int, number: int, label: str, strength: float | None = None) -> Study:
     """A study with a lesion as its label wants it; `strength` fixes the contrast (0 to 1), else it is graded."""
     random = np.random.default_rng([*task.name.encode(), seed, number, 2])
-    if label == task.classes[0]:
+    if label == task.classes[0] and not task.ordered:
         return Study(task, scanner, seed, number, label, None)
-    malignant = label in task.positive
-    largest = LARGEST.get(task.organ, 24.0)
-    radius = random.uniform(0.55 * largest, largest) if malignant else random.uniform(4.5, 7.5)
+    malignant = task.ordered or label in task.positive
+    radius = random.uniform(*radii(task, label))
     contrast = random.uniform(0.7, 1.0) if strength is None else strength
     return Study(task, scanner, seed, number, label, Lesion(radius, contrast, 0.12 * malignant, scanner.turned))
+
+
+def radii(task: Task, label: str) -> tuple[float, float]:
+    """Smallest and largest radius in mm of a lesion of that label.
+
+    The classes of an ordered task are sizes, a stand-in for stages: equal bands of a malignant lesion's radii.
+    """
+    largest = LARGEST.get(task.organ, 24.0)
+    if task.ordered:
+        edges = np.linspace(SMALLEST, largest, len(task.classes) + 1)
+        place = task.classes.index(label)
+        return float(edges[place]), float(edges[place + 1])
+    return (0.55 * largest, largest) if label in task.positive else (4.5, 7.5)
 
 
 def write_batch(
@@ -132,8 +145,9 @@ def write_batch(
     """A batch as a site sends it: files and `metadata.csv`. CT: a DICOM file per slice; MR: a NIfTI volume per patient.
 
     Classes are balanced over patients. `slices` are labelled slices per patient; of a brain with a tumour about half
-    show it. `sham` deals the same labels out anew by chance, so that nothing can be learnt. With `masks` every scan has
-    one, in the folder `masks`, empty where there is no lesion; a sham batch has none, they would betray the labels.
+    show it (of an ordered task all do). `sham` deals the same labels out anew by chance, so that nothing can be learnt.
+    With `masks` every scan has one, in the folder `masks`, empty where there is no lesion; a sham batch has none, they
+    would betray the labels.
     """
     random = np.random.default_rng([*task.name.encode(), seed, 3])
     labels = random.permutation([task.classes[index % len(task.classes)] for index in range(patients)])
@@ -167,9 +181,10 @@ def write_study(folder: Path, study: Study, stem: str, slices: int = 1) -> list[
 
 
 def _shows(study: Study, index: int, slices: int) -> bool:
-    """Whether that slice of an MR volume goes through the lesion: half of them do, at one end."""
+    """Whether that slice of an MR volume goes through the lesion: half of them do, at one end; of an ordered task all,
+    since no class of sizes means "none"."""
     first = study.number % 2 * (slices // 2)
-    return study.lesion is not None and first <= index < first + (slices + 1) // 2
+    return study.lesion is not None and (study.task.ordered or first <= index < first + (slices + 1) // 2)
 
 
 def _padded(planes: list[NDArray[np.int16]]) -> NDArray[np.int16]:

@@ -76,6 +76,7 @@ def _task(data: Path, task: Task, verdicts: Sequence[Row]) -> dict[str, Any]:
     return {
         "name": task.name,
         "title": task.title,
+        "note": task.note,
         "batches": [_batch(one) for one in newest.values()],
         "kinds": _kinds(data, task, units, list(newest)),
         "balance": _balance(units[~units["aside"]], task),

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from desk import shelf, traffic
+from desk import cohorts, shelf, traffic
 from desk.render import page
 from desk.signin import Visitor
 from lineage import ledger, places, registry
@@ -38,6 +38,11 @@ class Version:
     decision: Event | None
     settled: str
     shadow: Event | None = None
+
+    @property
+    def note(self) -> str:
+        """What must be said wherever the task shows; empty if nothing."""
+        return str(self.logged.payload.get("note", ""))
 
     @property
     def waits(self) -> bool:
@@ -79,8 +84,21 @@ def _last(events: list[Event], kind: str) -> Event | None:
 
 def listed(request: Request, who: Visitor) -> Response:
     """GET /models."""
-    values = {"tasks": {task: versions(task) for task in tasks()}, "live": traffic.live(), "tools": tools()}
+    found = {task: versions(task) for task in tasks()}
+    values = {
+        "tasks": found,
+        "before": {task: _before(known) for task, known in found.items()},
+        "cohorts": {task: cohorts.cohorts(task) for task in found},
+        "live": traffic.live(),
+        "tools": tools(),
+    }
     return page(request, "models.html", values, who)
+
+
+def _before(known: list[Version]) -> tuple[Version, tuple[cohorts.Kept, ...]] | None:
+    """The newest version that met earlier data, and how it did there."""
+    met = ((version, cohorts.earlier(version.verdict)) for version in known)
+    return next(((version, rows) for version, rows in met if rows), None)
 
 
 def verdict(request: Request, who: Visitor) -> Response:
@@ -91,7 +109,10 @@ def verdict(request: Request, who: Visitor) -> Response:
         raise HTTPException(404, "There is no such verdict.")
     event = Event(**found[0] | {"payload": json.loads(found[0]["payload"])})
     link = shelf.link(who, str(event.payload.get("page") or ""))
-    return page(request, "verdict.html", {"event": event, "link": link}, who)
+    logged = ledger.events(kind="model.logged", subject=event.subject.split("/")[0])
+    note = logged[-1].payload.get("note", "") if logged else ""
+    values = {"event": event, "link": link, "note": note, "earlier": cohorts.earlier(event)}
+    return page(request, "verdict.html", values, who)
 
 
 def verdicts(*gates: str) -> list[Event]:

@@ -48,6 +48,11 @@ def percent(value: float | None) -> str:
     return f"{value * 100:.0f} %"
 
 
+def sentence(text: str) -> str:
+    """A note as a sentence: `phantoms only` is `Phantoms only.`"""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
+
+
 def when(text: str) -> Markup:
     """A written time for people, sortable and in one piece: 2026-01-31 12:00 UTC."""
     told = text.replace("T", " ").removesuffix("Z")[:16] + " UTC" if text else ""
@@ -98,7 +103,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(FOLDER / "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    made.filters.update(percent=percent, when=when, figure=figure, flat=flat)
+    made.filters.update(percent=percent, sentence=sentence, when=when, figure=figure, flat=flat)
     return made
 
 

@@ -12,19 +12,28 @@ from lineage import ledger, store
 from lineage.ledger import Event
 
 MEASURES = {
-    "auroc": "Area under the ROC curve",
-    "auprc": "Area under the precision-recall curve",
-    "sensitivity": "Sensitivity at the threshold",
-    "specificity": "Specificity at the threshold",
-    "macro f1": "F1, mean of the classes",
-    "brier": "Brier score (0 is best)",
-    "ece": "Calibration error (0 is best)",
-    "units": "Slices tested",
     "clusters": "Patients or groups tested",
-    "positive units": "Slices with the finding",
     "positive clusters": "Patients or groups with the finding",
     "negative clusters": "Patients or groups without it",
+    "units": "Slices tested",
+    "positive units": "Slices with the finding",
     "confidence": "Level of the intervals",
+    "auroc": "Area under the ROC curve",
+    "sensitivity": "Sensitivity at the threshold",
+    "specificity": "Specificity at the threshold",
+    "prevalence": "Share of slices with the finding that the next two assume",
+    "ppv": "Of slices called positive, how many are (PPV)",
+    "npv": "Of slices called negative, how many are (NPV)",
+    "auprc": "Area under the precision-recall curve",
+    "balanced accuracy": "Balanced accuracy (mean of the classes)",
+    "accuracy": "Accuracy",
+    "precision": "Precision among the slices tested",
+    "f1": "F1",
+    "macro f1": "F1, mean of the classes",
+    "quadratic kappa": "Agreement over the ordered classes (quadratic weighted kappa)",
+    "calibration slope": "Calibration slope (1 is right, under 1 too sure)",
+    "ece": "Calibration error (0 is best)",
+    "brier": "Brier score (0 is best)",
 }
 
 
@@ -46,9 +55,10 @@ def show(request: Request, who: Visitor) -> Response:
 
 
 def metrics(figures: dict[str, object]) -> list[tuple[str, str, str]]:
-    """(name, value, interval) of each figure that was measured on test patients."""
+    """(name, value, interval) of each figure that was measured on test patients, what people ask first at the top."""
     found = []
-    for name, value in flat(figures):
+    order = {name: place for place, name in enumerate(MEASURES)}
+    for name, value in sorted(flat(figures), key=lambda told: order.get(told[0], len(order))):
         said = MEASURES.get(name, name[:1].upper() + name[1:])
         if interval := bounds(value):
             middle, low, high = interval

@@ -52,6 +52,7 @@ def trace(prediction_id: str) -> Chain:
     links += _release(row["release"], missing)
     logged = _logged(row["task"], row["version"])
     links += _version(row["task"], row["version"], logged, missing)
+    links += _parents(row["task"], logged, missing)
     links += _run(row["task"], row["version"], logged, missing)
     batches = list(logged.payload.get("batches", [])) if logged else []
     links += _data(row["task"], row["version"], batches, logged, missing)
@@ -117,6 +118,19 @@ def _version(task: str, version: str, logged: ledger.Event | None, missing: list
     if not any(event.kind == "model.promoted" for event in moves):
         missing.append(f"version: the ledger does not say that {name} was promoted")
     return [Link("version", name, e.at, e.actor, {"event": e.kind, **e.payload}) for e in made + moves]
+
+
+def _parents(task: str, logged: ledger.Event | None, missing: list[str]) -> Iterator[Link]:
+    """The versions whose weights a version went on from, the nearest first."""
+    seen = set[str]()
+    while logged and (name := str(logged.payload.get("parent", ""))) and name not in seen:
+        seen.add(name)
+        known = {"weights": logged.payload.get("parent_sha256")}
+        child, logged = logged, _logged(task, name.removeprefix(f"{task}/"))
+        if logged is None:
+            missing.append(f"parent: the ledger does not say how {name} was made")
+        event = logged or child
+        yield Link("parent", name, event.at, event.actor, known | (logged.payload if logged else {}))
 
 
 def _run(task: str, version: str, logged: ledger.Event | None, missing: list[str]) -> list[Link]:

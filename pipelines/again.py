@@ -9,7 +9,7 @@ from typing import Any
 
 from lineage import registry
 from lineage.fault import Fault
-from pipelines import page, params, promote, repro, stages, withdrawal
+from pipelines import page, params, parents, promote, repro, stages, withdrawal
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ def reproduce(task: str, version: str) -> dict[str, Any]:
     if params.load(tree).digest != tags["params_digest"]:
         shutil.copyfile("params.yaml", tree / "params.yaml")
         notes.append("params.yaml of the data version differs from that of the training; today's was used")
+    if pinned := parents.of(tree, task):
+        parents.bring(tree, task, pinned)
     for stage in repro.STAGES:
         log.info("%s@%s again", stage, task)
         repro.reproduce(tree, stage, task, force=True)

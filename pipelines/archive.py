@@ -14,7 +14,7 @@ from lineage.fault import Fault
 from lineage.verdict import Verdict
 from pipelines import repro, workspace
 
-LEFT_OUT = ("logs", "run", "staging", "worktree", "versions")
+LEFT_OUT = ("logs", "run", "staging", "worktree", "versions", "sent")
 
 
 def write(target: Path) -> int:

@@ -32,7 +32,16 @@ NOTE_PAGE = f"<!doctype html><meta charset='utf-8'><title>Withdrawn</title><p>{N
 PICTURES = (".png", ".jpg", ".svg")
 PAGES = (".html", ".json")
 TEXTS = (".csv", ".txt", ".log", ".md", ".yaml", ".jsonl")
-APART = ("cache", "remote", "keys", "worktree", "versions", "run")  # of the state: treated elsewhere, or without names
+APART = (
+    "cache",
+    "remote",
+    "keys",
+    "worktree",
+    "versions",
+    "sent",
+    "run",
+)  # of the state: treated elsewhere, or without names
+REMADE = ("worktree", "versions", "sent", "staging", "quality", "population", "crossval", "checkpoints")
 RECORD = ("evidence-",)  # signed copies of the ledger, never written over: neither names anybody
 STORES = ("cache", "remote")
 SERVED = ("centre", "scale", "distances")  # all that a release reads of its reference
@@ -89,7 +98,7 @@ def _object(store: str, digest: str) -> Path:
 
 def _trees(gone: Gone) -> None:
     """Worktree and checked-out versions: they are made again when they are needed, from what is left."""
-    for name in ("worktree", "versions", "staging", "quality", "population", "crossval", "checkpoints"):
+    for name in REMADE:
         shutil.rmtree(places.home() / name, ignore_errors=True)
     repro.git("worktree", "prune")
     for batch in Path("data/batches").glob("*/*"):

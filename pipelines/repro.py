@@ -22,7 +22,7 @@ from pipelines import locks
 log = logging.getLogger(__name__)
 
 STAGES = ("prepare", "fit", "evaluate")
-PRODUCTS = ("dvc.lock", "code.json")
+PRODUCTS = ("dvc.lock", "code.json", "parents.json")
 LONGEST = 400  # letters of what a vendor says
 
 
@@ -72,12 +72,12 @@ def initialise(folder: Path, ignored: str) -> None:
     commit(["."], "Make the workspace", folder)
 
 
-def configure(folder: Path) -> None:
-    """Where this machine keeps cache and remote: in `.dvc/config.local`, which git ignores."""
+def configure(folder: Path, remote: str = "", cache: str = "") -> None:
+    """Where this machine keeps cache and remote, unless they are named: in `.dvc/config.local`, which git ignores."""
     home = places.home()
     (folder / ".dvc" / "config.local").write_text(
-        f'[cache]\n    dir = {home / "cache"}\n    type = "reflink,hardlink,copy"\n'
-        f"['remote \"local\"']\n    url = {home / 'remote'}\n",
+        f'[cache]\n    dir = {cache or home / "cache"}\n    type = "reflink,hardlink,copy"\n'
+        f"['remote \"local\"']\n    url = {remote or home / 'remote'}\n",
         encoding="utf-8",
     )
     (home / "remote").mkdir(parents=True, exist_ok=True)
@@ -256,7 +256,7 @@ def lock_hash(tree: Path, task: str) -> str:
 
 
 def keep(tree: Path, folder: Path, message: str) -> str:
-    """Bring lock and code fingerprint of the worktree home to the workspace and commit them there."""
+    """Bring lock, code fingerprint and pins of the worktree home to the workspace and commit them there."""
     for name in PRODUCTS:
         if (tree / name).is_file():
             shutil.copyfile(tree / name, folder / name)

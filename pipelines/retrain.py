@@ -13,7 +13,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from data import batches
 from lineage import ledger, registry, store
 from lineage.verdict import Outcome, Verdict
-from pipelines import follow, news, page, params, promote, repro
+from pipelines import carry, elsewhere, follow, news, page, params, parents, promote, repro, schedule
 from pipelines.workspace import alone
 from training import budget, compare, evaluate, gate, track
 
@@ -23,12 +23,17 @@ TWO_AT_A_TIME = threading.BoundedSemaphore(2)  # a waiting stage holds a thread 
 
 
 @flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=64))
-def retrain(task: str | None = None, reason: str = "asked by hand") -> dict[str, Any]:
-    """Bring every task with admitted data (or one) to a judged model; promote and release what passes."""
+def retrain(task: str | None = None, reason: str = "asked by hand", pool: str = "") -> dict[str, Any]:
+    """Bring every task with admitted data (or one) to a judged model; promote and release what passes.
+
+    With `pool`, fits run on workers of that Prefect work pool, which may be other machines.
+    """
+    if pool:
+        schedule.offer_fit(pool)
     with alone("workspace"):
         names = news.trainable(task)
         tree = news.pin()
-        run_stages(str(tree), names)
+        run_stages(str(tree), names, pool)
         version = repro.keep(tree, Path.cwd(), f"Retrain {', '.join(names)}: {reason}")
         judged = [challenge.with_options(name=f"gate {name}")(str(tree), name, version, reason) for name in names]
         release = promote.release_champions()
@@ -36,22 +41,32 @@ def retrain(task: str | None = None, reason: str = "asked by hand") -> dict[str,
     return {"data_version": version, "models": judged, "release": release}
 
 
-def run_stages(tree: str, names: list[str]) -> None:
-    """Every stage of every task; the stages of one task in order, two tasks at a time."""
+def run_stages(tree: str, names: list[str], pool: str = "") -> None:
+    """Every stage of every task; the stages of one task in order, two tasks at a time (fits of a pool: all at once)."""
     every: list[Any] = []
     for name in names:
         chain: list[Any] = []
         for stage in repro.STAGES:
-            chain.append(run_stage.with_options(name=f"{stage}@{name}").submit(tree, stage, name, wait_for=chain[-1:]))
+            made = run_stage.with_options(name=f"{stage}@{name}")
+            chain.append(made.submit(tree, stage, name, pool if stage == "fit" else "", wait_for=chain[-1:]))
         every += chain
     for future in every:
         future.result()
 
 
 @task(persist_result=False)
-def run_stage(tree: str, stage: str, name: str) -> bool:
-    """One DVC stage of one task, in the pinned worktree, its log shown as it grows."""
+def run_stage(tree: str, stage: str, name: str, pool: str = "") -> bool:
+    """One DVC stage of one task, in the pinned worktree, its log shown as it grows; or a fit, on a worker of a pool."""
     logger = get_run_logger()
+    if pool and carry.due(Path(tree), name):
+        logger.info("%s@%s waits for a worker of %s", stage, name, pool)
+        schedule.fit_on(pool, elsewhere.parameters(Path(tree), name), f"{stage}@{name}")
+        with TWO_AT_A_TIME:
+            there = carry.take(Path(tree), name)
+        logger.info(
+            "%s@%s done %s", stage, name, f"by a worker of {pool}" if there else "here: the remote held no such run"
+        )
+        return True
     with TWO_AT_A_TIME, follow.lines(follow.path(stage, name), logger.info):
         changed = repro.reproduce(Path(tree), stage, name)
     logger.info("%s@%s %s", stage, name, "done" if changed else "unchanged")
@@ -87,7 +102,10 @@ def challenger(tree: Path, name: str, data_version: str, reason: str) -> tuple[s
     record = page.read_json(tree / "code.json")
     facts = {"lock_hash": lock_hash, "data_version": data_version, "params_digest": settings.digest,
              "code_digest": promote.digest(record), "reason": reason,
-             "batches": sorted(path.stem for path in Path("data/batches", name).glob("*.dvc"))}  # fmt: skip
+             "batches": sorted(path.stem for path in Path("data/batches", name).glob("*.dvc")),
+             **parents.facts(tree, name)}  # fmt: skip
+    if note := settings.task(name).note:
+        facts["note"] = note
     run_id = track.find_run(name, lock_hash) or track.log_run(
         name, tree / "evaluation" / name, tree / "models" / name, params.raw(), {k: str(v) for k, v in facts.items()}
     )

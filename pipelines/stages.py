@@ -40,11 +40,12 @@ def prepare(task: str) -> None:
 def fit(task: str) -> None:
     """Fit the network on the training side and export its graph."""
     from data import batches
+    from pipelines import parents
     from training import fit as fitting
 
     settings = params.load()
     units = batches.load(Path("data/processed", task))
-    fitting.fit(units, settings.task(task), settings.fit, Path("models", task))
+    fitting.fit(units, settings.task(task), parents.settings(settings.fit, task), Path("models", task))
 
 
 def export(task: str) -> None:

@@ -155,7 +155,11 @@ def _hashes(uploads: Sequence[Upload]) -> tuple[str, ...]:
 
 
 def choose(release: Release, scan: Scan, task: str | None) -> Model:
-    """The model that answers: by name, else by the header's modality and body part. Raises Fault if not exactly one."""
+    """The model that answers: by name, else by the header's modality and body part. Raises Fault if not exactly one.
+
+    A task of ordered classes asks how far something is that was found before: where another task fits, it is asked for
+    by name alone.
+    """
     offer = f"name one of: {', '.join(sorted(release.models))}"
     if task:
         if task not in release.models:
@@ -169,6 +173,7 @@ def choose(release: Release, scan: Scan, task: str | None) -> Model:
         for model in release.models.values()
         if model.modality == modality and (not body_part or gate.fits(body_part, model.body_parts))
     ]
+    found = [model for model in found if not model.ordered] or found
     if len(found) == 1:
         return found[0]
     kind = f"{modality} of {body_part or 'an unnamed body part'}"

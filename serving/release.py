@@ -40,6 +40,7 @@ class Model:
     graph: Graph
     kernel: NDArray[np.float32]
     reference: outlier.Reference
+    ordered: bool = False  # its classes are stages or sizes of something that was found before
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def _model(folder: Path, task: str, facts: dict[str, Any], engine: str) -> Model
         graph=graph,
         kernel=kernel,
         reference=outlier.load(folder / REFERENCE),
+        ordered=bool(facts.get("ordered", False)),
     )
 
 

@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("lineage", "data", "serving", "training", "monitoring", "desk", "pipelines")
 LEVEL = {"lineage": 0, "data": 1, "serving": 2, "training": 3, "monitoring": 3, "pipelines": 4, "desk": 4}
 DOORS = {
-    "prefect": {f"pipelines/{name}.py" for name in ("ingest", "retrain", "watch", "schedule", "decide", "page")},
+    "prefect": {
+        f"pipelines/{name}.py" for name in ("ingest", "retrain", "elsewhere", "watch", "schedule", "decide", "page")
+    },
     "dvc": {"pipelines/repro.py"},
     "great_expectations": {"data/suite.py"},
     "keras": {f"training/{name}.py" for name in ("model", "augment", "fit", "export")},

@@ -36,6 +36,19 @@ class Allowance:
     charge: float
 
 
+@dataclass(frozen=True)
+class Balance:
+    """What the test patients of one batch have decided in a year: verdicts, and the chance of luck that was charged.
+
+    `level` is the share that is open to the next look at them; 0 where the budget or the number of looks is spent.
+    """
+
+    batch: str
+    decided: int
+    charged: float
+    level: float
+
+
 def looks(verdicts: Iterable[tuple[str, Mapping[str, Any]]], task: str, now: str) -> tuple[Look, ...]:
     """The looks of a task's training verdicts, (time, payload) each, in the year before `now` (ISO times)."""
     since = datetime.fromisoformat(now) - YEAR
@@ -73,7 +86,7 @@ def allowances(
     step-up (Biometrika 75, 1988), which holds for claims that rise together, as of patients and some of them: each but
     the first is shown alone at half its share, the first at what these leave, all together at the smallest share.
     """
-    shares = {name: _share(batches, past, settings) for name, batches in claims.items()}
+    shares = {name: _share(batches, past, settings.budget, settings.looks_per_year) for name, batches in claims.items()}
     first, *others = claims
     whole = min(share for _, share in shares.values())
     taken = sum(shares[name][1] for name in others)
@@ -82,14 +95,24 @@ def allowances(
     return told | {name: Allowance(shares[name][0], shares[name][1] / 2, whole, shares[name][1]) for name in others}
 
 
-def _share(batches: Sequence[str], past: Sequence[Look], settings: PromotionSettings) -> tuple[int, float]:
+def balances(batches: Iterable[str], past: Sequence[Look], budget: float, most: int) -> tuple[Balance, ...]:
+    """What each batch has left of a year's `budget` over at most so many looks, in the order given."""
+    told = []
+    for batch in batches:
+        used = [look for look in past if batch in look.batches]
+        level = _share([batch], past, budget, most)[1]
+        told.append(Balance(batch, len({look.verdict for look in used}), sum(look.charge for look in used), level))
+    return tuple(told)
+
+
+def _share(batches: Sequence[str], past: Sequence[Look], budget: float, most: int) -> tuple[int, float]:
     """The number of this look at the most used of some batches, and the share of the budget that is open to it."""
     number, charged = 1, 0.0
     for batch in batches:
         used = [look for look in past if batch in look.batches]
         number = max(number, 1 + len({look.verdict for look in used}))
         charged = max(charged, sum(look.charge for look in used))
-    if number > settings.looks_per_year:
+    if number > most:
         return number, 0.0
-    weights = [k**-FALL for k in range(1, settings.looks_per_year + 1)]
-    return number, max(0.0, min(settings.budget * weights[number - 1] / sum(weights), settings.budget - charged))
+    weights = [k**-FALL for k in range(1, most + 1)]
+    return number, max(0.0, min(budget * weights[number - 1] / sum(weights), budget - charged))

@@ -75,11 +75,23 @@ def find_run(task: str, lock_hash: str) -> str | None:
 
 
 def log_verdict(run_id: str, verdict: Verdict) -> None:
-    """Keep a verdict with its run: an artifact `verdict.json`, and tags that the page of runs shows."""
+    """Keep a verdict with its run: an artifact `verdict.json`, and tags that the page of runs shows.
+
+    What it found on earlier epochs and sites stands in `earlier.csv` too, which MLflow shows as a table.
+    """
     client = _client()
     client.log_dict(run_id, verdict.to_dict(), "verdict.json")
+    if earlier := _earlier(verdict):
+        client.log_text(run_id, pd.DataFrame(earlier).to_csv(index=False), "earlier.csv")
     client.set_tag(run_id, "verdict", verdict.outcome.value)
     client.set_tag(run_id, "verdict.reason", verdict.reasons[0][:500])
+
+
+def _earlier(verdict: Verdict) -> list[dict[str, Any]]:
+    """One row for each rival and each earlier epoch or site: AUROC of both, their difference, what is known of it."""
+    rivals = [verdict.figures.get(role) for role in ("champion", "anchor")]
+    return [{"against": rival["rival"], "on": name, **row}
+            for rival in rivals if rival for name, row in rival.get("earlier", {}).items()]  # fmt: skip
 
 
 def _log_numbers(

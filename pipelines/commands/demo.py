@@ -123,7 +123,7 @@ def _first_batches(story: Story, seed: int) -> None:
             made = phantom.SCANNERS[scanner]
             phantom.write_batch(folder, tasks[name], patients, made, 10 * seed + number, slices, masks=True)
         phantom.bad_batch(story.workspace / "inbox" / "lung-ct-bad", tasks["lung-ct"], seed)
-        phantom.try_samples(story.workspace / "try", list(tasks.values()))
+        phantom.try_samples(story.workspace / "try", [tasks[name] for name, *_ in FIRST])
         for result in story.command("ingest", codes=(3,))["batches"]:
             verdict = result["verdict"]
             state = "admitted" if verdict["outcome"] == "pass" else "quarantined"

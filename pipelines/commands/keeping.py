@@ -35,7 +35,8 @@ def status(_args: argparse.Namespace) -> Answer:
     for name, roles in result["tasks"].items():
         known = ", ".join(f"{role} {version}" for role, version in roles.items() if version) or "no model yet"
         more = f"; waiting for approval: {', '.join(result['waiting'][name])}" if result["waiting"][name] else ""
-        lines.append(f"  {name:14} {known}{more}")
+        note = f" ({settings.tasks[name].note})" if settings.tasks[name].note else ""
+        lines.append(f"  {name:14} {known}{more}{note}")
     lines += [f"  {name:14} {url}" for name, url in result["running"].items()]
     lines += [
         f"  asked: retraining of {row['task']}, {row['reason']}" for row in result["outbox"] if row["kind"] == "retrain"

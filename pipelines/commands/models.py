@@ -29,11 +29,12 @@ def retrain(args: argparse.Namespace) -> Answer:
         )
     from pipelines import retrain as flow
 
-    result = flow.retrain(args.task, args.reason)
+    result = flow.retrain(args.task, args.reason, args.pool)
     lines = [f"data version {result['data_version'][:12]}"]
     for entry in result["models"]:
         lines.append(f"{entry['task']}/{entry['version']}: {entry['verdict']['outcome']}, {entry['decision']}")
         lines += [f"  - {reason}" for reason in entry["verdict"]["reasons"]]
+        lines += [f"  {note}"] if (note := params.load().task(entry["task"]).note) else []
     if result["release"]:
         lines.append(f"release {result['release']} is built")
     code = EXIT_CODES[flow.said_no(result)] if any(e["decision"] != "unchanged" for e in result["models"]) else 0

@@ -32,13 +32,17 @@ QUESTIONS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("sensitivity", "wanted sensitivity, for example 0.9", float),
 )
 
+OPTIONAL = {"ordered": False, "note": ""}  # of a file of facts alone: stages are ordered classes
+
 
 def task(args: argparse.Namespace) -> Answer:
     """List the tasks, or ask for the facts of a new one."""
     if args.action == "list":
         tasks = params.load().tasks
         text = "\n".join(
-            f"{each.name:14} {each.modality:3} {', '.join(each.classes)}: {each.title}" for each in tasks.values()
+            f"{each.name:14} {each.modality:3} {', '.join(each.classes)}: {each.title}"
+            + (f" ({each.note})" if each.note else "")
+            for each in tasks.values()
         )
         return Answer(list(tasks), text)
     facts = _answers(args.facts)
@@ -53,7 +57,7 @@ def _answers(file: Path | None) -> dict[str, Any]:
         given = yaml.safe_load(file.read_text(encoding="utf-8"))
         if missing := [name for name, *_ in QUESTIONS if name not in given]:
             raise Fault(f"{file} lacks {missing[0]}")
-        return {name: given[name] for name, *_ in QUESTIONS}
+        return {name: given[name] for name in (*(name for name, *_ in QUESTIONS), *OPTIONAL) if name in given}
     facts = {}
     for name, question, read in QUESTIONS:
         sys.stderr.write(f"{question}: ")
@@ -77,7 +81,8 @@ def _add(facts: dict[str, Any]) -> Answer:
     if name in record["tasks"]:
         raise Fault(f"the task {name} exists already")
     entry = {key: facts[key] for key in ("title", "organ", "modality", "body_parts", "classes", "positive")}
-    entry |= {"unit": "slice", "cluster": "patient", "ordered": False, "sensitivity": facts["sensitivity"], "note": ""}
+    entry |= {"unit": "slice", "cluster": "patient", "sensitivity": facts["sensitivity"]}
+    entry |= {name: facts.get(name, usual) for name, usual in OPTIONAL.items()}
     entry |= {"pixels": {"size": facts["size"], "window": facts["window"]}, "pooling": {"rule": "topk", "k": 3}}
     before = {file: Path(file).read_text(encoding="utf-8") for file in (params.NAME, "dvc.yaml")}
     try:

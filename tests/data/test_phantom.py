@@ -121,6 +121,19 @@ def test_patients_are_no_near_duplicates_of_each_other(task: Task) -> None:
     assert len(near_pairs(table, table, alike=0.97)) == 0
 
 
+@pytest.mark.parametrize("modality", [Modality.CT, Modality.MR], ids=["files", "volumes"])
+def test_the_classes_of_an_ordered_task_are_sizes(modality: Modality, tmp_path: Path) -> None:
+    organ = {Modality.CT: "lung", Modality.MR: "brain"}[modality]
+    made = task(f"{organ}-stage", organ, modality, "CHEST", ("small", "medium", "large"), None)
+    phantom.write_batch(tmp_path, replace(made, ordered=True), 30, phantom.usual(made), 4, slices=2)
+    sizes: dict[str, list[float]] = {"small": [], "medium": [], "large": []}
+    for row in rows_of(tmp_path):
+        sizes[row["label"]].append(float(row["lesion_mm"]))
+    assert [len(found) for found in sizes.values()] == [20, 20, 20], "every slice shows its lesion"
+    assert min(sizes["small"]) >= 10 and max(sizes["large"]) <= 64
+    assert max(sizes["small"]) <= min(sizes["medium"]) and max(sizes["medium"]) <= min(sizes["large"])
+
+
 def test_sham_deals_labels_to_patients_anew(tmp_path: Path) -> None:
     for name, sham in (("true", False), ("sham", True)):
         phantom.write_batch(tmp_path / name, LUNG, 30, phantom.usual(LUNG), 4, slices=2, sham=sham)

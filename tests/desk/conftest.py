@@ -71,11 +71,15 @@ def journal_row(actor: str = "cleo", task: str = "lung-ct", **changes: Any) -> j
     return journal.JournalRow(**values | changes)
 
 
-def judged(task: str, version: str, outcome: Outcome, reason: str) -> None:
+def judged(
+    task: str, version: str, outcome: Outcome, reason: str, logged: dict[str, Any] | None = None, **found: Any
+) -> None:
     """A version as a retraining leaves it: logged, and judged by the training gate."""
-    ledger.append("model.logged", task, {"version": version, "run_id": "r" + version, "data_version": "c0ffee1234"})
-    figures = {"overall": {"auroc": {"difference": 0.02, "low": -0.01, "high": 0.05}}, "clusters": 42}
-    verdict = Verdict("training", f"{task}/{version}", outcome, (reason,), figures, {"margin_auroc": 0.05})
+    facts = {"version": version, "run_id": "r" + version, "data_version": "c0ffee1234"}
+    ledger.append("model.logged", task, facts | (logged or {}))
+    figures = {"overall": {"auroc": {"difference": 0.02, "low": -0.01, "high": 0.05}}, "clusters": 42, **found}
+    thresholds = {"margin_auroc": 0.05, "budget": 0.05, "looks_per_year": 20}
+    verdict = Verdict("training", f"{task}/{version}", outcome, (reason,), figures, thresholds)
     ledger.record(verdict, task=task, version=version)
 
 

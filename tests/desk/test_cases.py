@@ -67,6 +67,12 @@ def test_phantoms_only_stands_on_every_page_of_the_task(open_desk: Desk, answere
         assert "phantoms only" in client.get(address).text.lower(), address
 
 
+def test_the_report_says_how_well_an_order_is_kept() -> None:
+    figures = {"quadratic_kappa": {"value": 0.617, "low": 0.51, "high": 0.704}}
+    said = "Agreement over the ordered classes (quadratic weighted kappa)"
+    assert report.metrics(figures) == [(said, "0.617", "0.51 to 0.704")]
+
+
 def test_the_report_holds_what_stands_behind_the_answer(open_desk: Desk, answered: Answered) -> None:
     page = open_desk("clinician").get(f"/cases/{answered()}/report")
     said = words(page.text)

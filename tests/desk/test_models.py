@@ -11,6 +11,9 @@ from starlette.testclient import TestClient
 
 from desk import models, traffic
 from lineage import ledger
+from lineage.verdict import Outcome
+
+from .conftest import judged
 
 Desk = Callable[[str], TestClient]
 
@@ -50,6 +53,16 @@ def test_a_verdict_shows_figures_and_thresholds(open_desk: Desk) -> None:
     assert client.get("/verdicts/99999").status_code == 404
     assert client.get(f"/verdicts/{10**30}").status_code == 404
     assert open_desk("auditor").get(f"/verdicts/{event.seq}").status_code == 200
+
+
+def test_a_note_stands_wherever_the_task_does(open_desk: Desk) -> None:
+    note = "phantoms only; size as a stand-in for the T category, not TNM"
+    judged("lung-stage", "1", Outcome.INCONCLUSIVE, "too few patients", {"note": note})
+    said = "Phantoms only; size as a stand-in for the T category, not TNM."
+    client = open_desk("engineer")
+    seq = ledger.events(kind="verdict", subject="lung-stage/1")[0].seq
+    for address in ("/models", "/decisions", f"/verdicts/{seq}"):
+        assert client.get(address).text.count(said) == 1, address
 
 
 def test_links_lead_to_the_tools_that_run(open_desk: Desk, workspace: Path) -> None:

@@ -41,6 +41,19 @@ def test_the_chain_goes_from_the_prediction_to_the_people(released: Path) -> Non
     assert _links(chain, "ledger")[0].facts["outcome"] == "pass"
 
 
+def test_a_warm_fit_names_the_versions_that_it_went_on_from(released: Path) -> None:
+    facts = {"run_id": "r", "data_version": "c0ffee", "batches": []}
+    ledger.append("model.logged", TASK, {"version": "7", **facts})
+    ledger.append("model.logged", TASK, {"version": "8", **facts, "parent": f"{TASK}/7", "parent_sha256": "ab" * 32})
+    known = ledger.events("model.logged", TASK)[0].payload
+    again = known | {"parent": f"{TASK}/8", "parent_sha256": "cd" * 32}
+    ledger.append("model.logged", TASK, again)
+    found = _links(trace.trace("p-1"), "parent")
+    assert [(link.id, link.facts["weights"][:2]) for link in found] == [(f"{TASK}/8", "cd"), (f"{TASK}/7", "ab")]
+    ledger.append("model.logged", TASK, again | {"parent": f"{TASK}/99"})
+    assert trace.trace("p-1").missing == (f"parent: the ledger does not say how {TASK}/99 was made",)
+
+
 def test_a_later_label_is_part_of_the_chain(released: Path) -> None:
     row = {"prediction_id": "p-1", "label": "benign", "source": "pathology", "actor": "carla", "at": store.now()}
     store.execute(store.outcomes.insert().values(row))

@@ -58,7 +58,7 @@ def test_a_folder_without_settings_is_no_workspace(tmp_path: Path) -> None:
 
 
 def test_an_unknown_task_lists_the_known(tmp_path: Path, text: str) -> None:
-    with pytest.raises(Fault, match="known: lung-ct, pancreas-ct, brain-mr"):
+    with pytest.raises(Fault, match="known: lung-ct, pancreas-ct, lung-stage, brain-mr"):
         load(tmp_path, text).task("liver-ct")
 
 

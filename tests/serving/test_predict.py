@@ -119,6 +119,16 @@ def test_the_header_chooses_the_task(tiny: Path, home: Path) -> None:
         predict(both, [Upload("a.dcm", dicom(True))], "liver")
 
 
+def test_a_task_of_stages_is_asked_by_name_where_another_fits(tiny: Path, home: Path) -> None:
+    note = "phantoms only; size as a stand-in for the T category, not TNM"
+    both = release(tiny, home, brain=facts(), stage=facts(ordered=True, note=note))
+    assert predict(both, [Upload("a.dcm", dicom(True))]).task == "brain"
+    said = predict(both, [Upload("a.dcm", dicom(True))], "stage")
+    assert said.task == "stage" and to_json(said)["note"].endswith(note)
+    alone = release(tiny, home / "other", stage=facts(ordered=True, note=note))
+    assert predict(alone, [Upload("a.dcm", dicom(True))]).task == "stage"
+
+
 def test_what_is_no_case_is_refused_by_name(tiny: Path, home: Path) -> None:
     known = release(tiny, home)
     with pytest.raises(Fault, match=r"junk\.dcm"):

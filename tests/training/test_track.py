@@ -93,6 +93,25 @@ def test_a_verdict_stays_with_its_run(run_id: str) -> None:
     assert load_dict(f"{run.info.artifact_uri}/verdict.json") == verdict.to_dict()
 
 
+def test_what_a_verdict_found_on_earlier_data_is_a_table_of_its_own(run_id: str, samples: Any) -> None:
+    import io
+
+    import numpy as np
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.artifacts import load_text
+
+    from training import compare
+
+    mine, theirs = samples.pair(60, 3, auroc=0.9, epochs=np.repeat([1, 2], 30))
+    against = compare.compare(mine, theirs, samples.PROMOTION, "champion 3")
+    track.log_verdict(run_id, Verdict("training", "lung-ct/4", Outcome.PASS, ("better",), {"champion": against}))
+    table = pd.read_csv(io.StringIO(load_text(f"{MlflowClient().get_run(run_id).info.artifact_uri}/earlier.csv")))
+    rows = {row["on"]: row for row in table.to_dict("records")}
+    assert set(table["against"]) == {"champion 3"} and set(rows) == set(against["earlier"])
+    assert rows["epoch 1"]["difference"] == pytest.approx(against["earlier"]["epoch 1"]["difference"])
+
+
 def test_a_missing_file_is_named(home: Path, trained: Any, tmp_path: Path) -> None:
     assert home.is_dir()
     with pytest.raises(Fault, match=r"graph\.onnx is in none of"):
