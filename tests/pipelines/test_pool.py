@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -17,6 +18,7 @@ from pipelines import parents, repro, retrain, schedule, services, stages
 from tests.pipelines.test_carry import PIPELINE
 
 TASKS = ("brain-mr", "lung-ct")
+REPORT = {"device": "none", "backend": "a shell", "seconds": 20, "epochs": 0, "strategy": "full"}
 soak = pytest.mark.skipif(not os.environ.get("ONCOLOOP_SOAK"), reason="two minutes; test_carry.py is its sample")
 
 
@@ -64,40 +66,44 @@ def test_two_workers_fit_two_tasks_side_by_side(
     workspace: Path, started: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect import flow
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
     port = next(port for port in range(9800, 9900) if not services.taken(port))
     url = f"http://{services.HOST}:{port}/api"
     started(workspace / "server.log", "prefect", "server", "start", "--host", services.HOST, "--port", str(port))
     until(lambda: services.answers(f"{url}/health"))
-    monkeypatch.setenv("PREFECT_API_URL", url)
-    with pytest.raises(Fault, match="there is no work pool 'gpu' yet"):
-        schedule.offer_fit("gpu")
-    homes = [workspace.with_name(f"machine-{number}") for number in (1, 2)]
-    for home in homes:
-        home.mkdir()
-        plain = {name: str(home.joinpath(*parts)) for name, parts in places.FOLDERS.items()}
-        started(home / "worker.log", "prefect", "worker", "start", "--pool", "gpu", "--type", "process", "--limit", "1",
-                **plain, ONCOLOOP_HOME=str(home))  # fmt: skip
-    until(lambda: all("started!" in (home / "worker.log").read_text() for home in homes))
-    until(offered)
-    tree = prepared(workspace)
+    monkeypatch.setenv("PREFECT_API_URL", url)  # for the workers; this process has read its settings already
+    with temporary_settings({PREFECT_API_URL: url}):
+        with pytest.raises(Fault, match="there is no work pool 'gpu' yet"):
+            schedule.offer_fit("gpu")
+        homes = [workspace.with_name(f"machine-{number}") for number in (1, 2)]
+        for home in homes:
+            home.mkdir()
+            plain = {name: str(home.joinpath(*parts)) for name, parts in places.FOLDERS.items()}
+            started(home / "worker.log", "prefect", "worker", "start", "--pool", "gpu", "--type", "process",
+                    "--limit", "1", **plain, ONCOLOOP_HOME=str(home))  # fmt: skip
+        until(lambda: all("started!" in (home / "worker.log").read_text() for home in homes))
+        until(offered)
+        tree = prepared(workspace)
 
-    @flow
-    def fitted() -> Any:
-        retrain.run_stages(str(tree), list(TASKS), "gpu")
+        @flow
+        def fitted() -> Any:
+            retrain.run_stages(str(tree), list(TASKS), "gpu")
 
-    monkeypatch.setattr(repro, "STAGES", ("prepare", "fit"))
-    fitted()
+        monkeypatch.setattr(repro, "STAGES", ("prepare", "fit"))
+        fitted()
     told = [(tree / "models" / task / "out").read_text() for task in TASKS]
-    assert sorted(text.split()[1] for text in told) == [str(home) for home in homes], "each worker fitted one task"
+    assert sorted(text.splitlines()[1] for text in told) == [str(home) for home in homes], "each worker fitted one task"
     assert not repro.changed(tree, list(TASKS))
 
 
 def prepared(workspace: Path) -> Path:
     """A pinned worktree of two tasks whose fits take some seconds, so that one worker can't do both."""
-    text = PIPELINE.replace("[lung-ct]", f"[{', '.join(TASKS)}]").replace(
-        ">-\n      mkdir", ">-\n      sleep 20 && mkdir"
+    models = "models/${item.task}"
+    begin = (
+        f">-\n      mkdir -p {models} && sleep 20 && echo '{json.dumps(REPORT)}' > {models}/fit.json &&\n      mkdir"
     )
+    text = PIPELINE.replace("[lung-ct]", f"[{', '.join(TASKS)}]").replace(">-\n      mkdir", begin)
     (workspace / "dvc.yaml").write_text(text, encoding="utf-8")
     for task in TASKS:
         Path("data/batches", task, "one").mkdir()
