@@ -97,16 +97,17 @@ def keras(network: str, batch: int, steps: int) -> dict[str, Any]:
     """The fit of training/fit.py on units in memory; the first epoch compiles and is not counted."""
     from keras.callbacks import LambdaCallback
 
-    from training import fit, model
+    from training import learner, model, stages
     from training.augment import Feed
 
     chosen, size = settings(network, batch), SIZES[network]
     pixels, labels = batch_of(batch * steps, size)
     feed = Feed(pixels, labels, np.ones(len(labels)), batch, chosen.seed)
-    learner = fit._learner(model.build(chosen, CLASSES, size), chosen, len(feed), ordered=False)
+    stage = stages.stages(chosen)[0]
+    fitted = learner.learner(model.build(chosen, CLASSES, size), chosen, stage, len(feed), ordered=False)
     began: list[float] = []
     took: list[float] = []
-    learner.fit(feed, epochs=ROUNDS + 1, verbose=0, shuffle=False, callbacks=[LambdaCallback(
+    fitted.fit(feed.source(), epochs=ROUNDS + 1, verbose=0, shuffle=False, callbacks=[LambdaCallback(
         on_epoch_begin=lambda *_: began.append(time.perf_counter()),
         on_epoch_end=lambda *_: took.append(time.perf_counter() - began[-1]))])  # fmt: skip
     clock = time.perf_counter()
