@@ -30,7 +30,7 @@ def train(network: Any, training: Units, validation: Units, settings: FitSetting
     Every epoch is kept in the file `kept`, from which an interrupted fit goes on. Raises Fault for a loss that is not
     a number.
     """
-    masks = training.masks if settings.mask_weight and training.masked.any() else None
+    masks = sides.outlines(training, task, settings.mask_weight)
     feed = feed_of(training, settings, len(task.classes), masks)
     told = _told(validation, masks, settings.batch_size)
     reached = progress.load(kept)

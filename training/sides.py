@@ -33,6 +33,20 @@ def sides(units: Units, task: Task) -> tuple[Units, Units]:
     return training, validation
 
 
+def outlines(units: Units, task: Task, weight: float) -> NDArray[np.float32] | None:
+    """The masks that a fit learns from under `fit.mask_weight`; None where it is 0, or no positive unit shows a lesion.
+
+    They tell what should speak for a positive class: a benign lesion's is emptied. Fault for a negative weight.
+    """
+    if weight < 0:
+        raise Fault(f"fit.mask_weight is {weight}: use 0 (off) or a number above it")
+    if units.masks is None or not weight:
+        return None
+    masks = units.masks.copy()
+    masks[units.masked & ~np.isin(units.labels, task.positive_index)] = 0
+    return masks if (masks > 0).any() else None
+
+
 def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
     """Weights (classes) that give each class the same sum; their mean over the units is 1."""
     counts = np.bincount(labels, minlength=classes)

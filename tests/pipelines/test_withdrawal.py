@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
-from data import batches, corrections, index, labels, phantom, suite, withdrawn
+from data import batches, corrections, index, labels, outlines, phantom, suite, withdrawn
 from data.describe import DESCRIPTION
 from data.record import Task
 from lineage import evidence, journal, keys, ledger, outbox, places, registry, store, trace
@@ -46,6 +46,7 @@ class Ward:
     scans: frozenset[str]
     pixels: list[bytes]
     numbers: list[bytes]
+    units: frozenset[str]
 
     def restore(self) -> None:
         os.chdir(self.kept)
@@ -73,7 +74,7 @@ def passed_through(folder: Path) -> Ward:
     """Two batches, one that corrects, a refused one, shards, a model, a release, answers, pages of every kind."""
     task = params.load().tasks[TASK]
     for seed, name in ((50, "first"), (51, "second")):
-        phantom.write_batch(Path("inbox", name), task, 6, phantom.SCANNERS["alder-mr"], seed, 2)
+        phantom.write_batch(Path("inbox", name), task, 6, phantom.SCANNERS["alder-mr"], seed, 2, masks=True)
         run(name)
     table = index.read_manifest(Path("data/batches", TASK, "first", "manifest.csv"))
     sides = pd.read_csv(Path("data/cohorts", f"{TASK}.csv"), dtype=str).set_index("cluster")["side"]
@@ -95,7 +96,8 @@ def passed_through(folder: Path) -> Ward:
     shutil.copytree(folder, kept, symlinks=True)
     identity = next(name for name in identities if keys.pseudonym(name) == held_out)
     scans = frozenset(table.loc[table["patient"] == held_out, "stored_sha256"])
-    return Ward(folder, kept, identity, held_out, scans, [row.tobytes() for row in units.pixels[mine]], numbers)
+    pixels = [row.tobytes() for row in units.pixels[mine]]
+    return Ward(folder, kept, identity, held_out, scans, pixels, numbers, frozenset(units.table.loc[mine, "unit_id"]))
 
 
 def correct(table: pd.DataFrame, patient: str) -> None:
@@ -181,9 +183,9 @@ def everything(folder: Path) -> list[Path]:
 
 
 def found_in(ward: Ward) -> dict[str, list[str]]:
-    """The test's own search: stored scans, rows of shards (float32), numbers of an answer outside the journal, and
-    the pseudonym and the identity as UTF-8 and as NumPy's UTF-32; all of it in git's objects too."""
-    found: dict[str, list[str]] = {"scan": [], "pixels": [], "name": [], "number": []}
+    """The test's own search: stored scans, rows of shards (float32), masks, numbers of an answer outside the journal,
+    and the pseudonym and the identity as UTF-8 and as NumPy's UTF-32; all of it in git's objects too."""
+    found: dict[str, list[str]] = {"scan": [], "pixels": [], "name": [], "number": [], "mask": []}
     names = [name.encode(code) for name in (ward.patient, ward.identity) for code in ("utf-8", "utf-32-le")]
     for path in everything(ward.folder):
         content, told = path.read_bytes(), str(path.relative_to(ward.folder))
@@ -195,6 +197,8 @@ def found_in(ward: Ward) -> dict[str, list[str]]:
             found["name"].append(told)
         if path.name != "oncoloop.db" and any(number in content for number in ward.numbers):
             found["number"].append(told)
+        if content.startswith(b"PK") and b"shares.npy" in content and ward.units & set(np.load(path)["units"]):
+            found["mask"].append(told)
     command = ["git", "cat-file", "--batch-all-objects", "--batch"]
     history = subprocess.run(command, cwd=ward.folder, capture_output=True, check=True).stdout
     assert f"{withdrawn.mark(ward.patient)},test".encode() in history, "the search would find what is in old commits"
@@ -209,7 +213,8 @@ def test_every_place_is_shown_then_emptied(ward: Ward) -> None:
         ("scan", "var/remote"), ("scan", "var/worktree"), ("pixels", "var/cache"), ("pixels", "var/remote"),
         ("pixels", "var/worktree"), ("name", "var/mlflow/artifacts"), ("name", "var/mlflow/downloads"),
         ("name", "var/releases"), ("name", f"data/batches/{TASK}/fix"), ("number", "var/evidently/pages"),
-        ("number", "var/evidently/"),
+        ("number", "var/evidently/"), ("mask", f"data/batches/{TASK}/first"), ("mask", "var/cache"),
+        ("mask", "var/remote"), ("mask", "var/worktree"),
     ):  # fmt: skip
         assert any(name.startswith(place) for name in before[kind]), (kind, place)
     assert not [name for name in before["name"] if name.startswith(("var/oncoloop.db", "data/cohorts", ".git"))]
@@ -230,10 +235,12 @@ def test_every_place_is_shown_then_emptied(ward: Ward) -> None:
 
 def emptied(ward: Ward) -> None:
     left = found_in(ward)
-    assert left == {"scan": [], "pixels": [], "name": [], "number": []}
+    assert left == {"scan": [], "pixels": [], "name": [], "number": [], "mask": []}
     assert len(list(places.home().glob("evidently/*/snapshots/*.json"))) == 1
     goes_on = index.read_manifest(Path("data/batches", TASK, "first-w1", "manifest.csv"))
     assert len(goes_on) == 10 and ward.patient not in set(goes_on["patient"])
+    masks = outlines.read_grids(Path("data/batches", TASK, "first-w1", outlines.NAME))
+    assert list(masks) == goes_on["unit_id"].tolist()
     table = pd.read_csv(Path("data/cohorts", f"{TASK}.csv"), dtype=str)
     assert len(table) == 12 and withdrawn.stand_in(ward.patient) in set(table["cluster"])
     artefacts = next(places.home().glob("mlflow/artifacts/**/model"))

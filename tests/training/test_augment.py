@@ -93,5 +93,5 @@ def centres(pictures: np.ndarray) -> np.ndarray:
     """The centre of what is bright (n, 2), in pixels of a picture 64 wide."""
     side = pictures.shape[1]
     places = (np.arange(side) + 0.5) * 64 / side
-    weights = pictures[..., 0] / pictures.sum(axis=(1, 2))
+    weights = pictures[..., 0] / pictures.sum(axis=(1, 2))[:, np.newaxis]
     return np.stack([weights.sum(axis=2) @ places, weights.sum(axis=1) @ places], axis=1)

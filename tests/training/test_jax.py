@@ -31,7 +31,8 @@ folder = Path(sys.argv[3])
 """
 FIT = """
 from training import fit
-print(json.dumps(asdict(fit.fit(samples.units(), samples.TASK, replace(samples.FIT, mask_weight=0.5), folder / "models"))))
+settings = replace(samples.FIT, mask_weight=0.5)
+print(json.dumps(asdict(fit.fit(samples.units(), samples.TASK, settings, folder / "models"))))
 """
 EVALUATE = """
 from training import evaluate

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from data.batches import Units
+from lineage.fault import Fault
 from training import maps
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -93,7 +94,7 @@ def shortcut(samples: Any, masked: bool = True) -> tuple[Units, Any]:
     for place in np.flatnonzero(labels):
         y, x = random.uniform(28, 54, 2)
         drawn[place] = (np.hypot(rows - y, columns - x) < 6)[..., np.newaxis]
-        pixels[place] += 0.25 * drawn[place]
+        pixels[place] += 0.15 * drawn[place]
         pixels[place, 2:10, 2:10] += 0.4
     place = np.arange(count)
     side = np.array(["training", "validation", "test"])[np.searchsorted([0.5, 0.7], place / count, side="right")]
@@ -127,6 +128,22 @@ def test_told_where_lesions_are_a_network_looks_there(samples: Any, tmp_path: Pa
     blind, shown = told[0.0], told[2.0]
     assert blind["value"] < 0.4 and shown["value"] > 0.8 and shown["low"] > shown["chance"], told
     assert blind["parameters"] == shown["parameters"] and shown["parity"] < 1e-4, "the exported network is the same"
+
+
+def test_a_benign_lesion_is_nothing_to_look_for(samples: Any) -> None:
+    from training import sides
+
+    units = samples.units(30)
+    units.masks[:4] = np.nan
+    kept = sides.outlines(units, samples.TASK, 1.0)
+    malignant = units.labels == 2
+    here = malignant & (np.arange(len(malignant)) >= 4)
+    assert np.isnan(kept[:4]).all() and np.array_equal(kept[here], units.masks[here]) and kept[here].any()
+    assert not kept[4:][~malignant[4:]].any() and units.masks[4:][~malignant[4:]].any()
+    assert sides.outlines(units, samples.TASK, 0.0) is None
+    assert sides.outlines(units.where(units.labels == 1), samples.TASK, 1.0) is None
+    with pytest.raises(Fault, match=r"fit\.mask_weight is -1\.0: use 0"):
+        sides.outlines(units, samples.TASK, -1.0)
 
 
 def test_a_weight_without_masks_changes_nothing_and_an_interrupted_fit_ends_the_same(
