@@ -172,17 +172,14 @@ def freeze(network: Any, learns: str) -> None:
     What is frozen keeps its weights, and its batch normalisation the averages that it came with. Raises Fault for a
     name that is no layer of the backbone.
     """
-    network.trainable = True
-    parts = (_inner(network) or network).layers
-    names = [layer.name for layer in parts if layer.name not in ("pooled", "logits")]
+    parts = [layer for layer in (_inner(network) or network).layers if layer.name not in ("pooled", "logits")]
+    names = [layer.name for layer in parts]
     if learns not in (stages.ALL, stages.HEAD, *names):
-        known = ", ".join(layer.name for layer in parts if layer.weights and layer.name != "logits")
+        known = ", ".join(layer.name for layer in parts if layer.weights)
         raise Fault(f"fit.unfreeze_from {learns!r} is no layer of {network.name}: use all, or one of {known}")
-    if learns != stages.ALL:
-        count = names.index(learns) if learns in names else len(names)
-        for layer in parts:
-            if layer.name in names[:count]:
-                layer.trainable = False
+    frozen = 0 if learns == stages.ALL else names.index(learns) if learns in names else len(names)
+    for place, layer in enumerate(parts):
+        layer.trainable = place >= frozen
 
 
 def _inner(network: Any) -> Any:
