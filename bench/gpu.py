@@ -125,21 +125,8 @@ def pytorch(network: str, batch: int, steps: int) -> dict[str, Any]:
 
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     pixels, labels = batch_of(batch, SIZES[network])
-    seen = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(kind, memory_format=torch.channels_last)
-    truth = torch.from_numpy(labels).to(kind)
-    learner = plain.NETWORKS[network](CLASSES).to(kind, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(learner.parameters(), 1e-3, fused=kind == "cuda")
-    compiled, took = torch.compile(learner), []
-    for _ in range(ROUNDS + 1):
-        clock = time.perf_counter()
-        for _ in range(steps):
-            with torch.autocast(kind, torch.bfloat16):
-                loss = torch.nn.functional.cross_entropy(compiled(seen), truth)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-        loss.item()  # waits for the device
-        took.append(time.perf_counter() - clock)
+    run = plain.stepper(network, pixels, labels, kind, "bfloat16", compiled=True)
+    took = [run(steps) for _ in range(ROUNDS + 1)]
     name = torch.cuda.get_device_name() if kind == "cuda" else "cpu"
     return told(batch * steps, took[1:], name, network)
 
