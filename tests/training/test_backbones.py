@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data import phantom, phantom_files
 from data.batches import Units
+from data.record import Task
+from serving import bundle
 from serving.graph import Graph
-from training import export, fit, model
+from serving.predict import Prediction, Upload, predict
+from serving.release import load_release
+from training import evaluate, export, fit, model
 
 pytestmark = pytest.mark.usefixtures("home")
 SIZE = 64  # what is left of it behind VGG-16 and ResNet-50 is 2 by 2
@@ -38,3 +44,26 @@ def test_a_backbone_is_fitted_exported_and_served(samples: Any, backbone: str, t
     assert np.allclose(features.mean(axis=(1, 2)) @ kernel + bias, logits, atol=1e-3)
     other = Graph.load(tmp_path / "model" / "graph.onnx", "onnxruntime").run(units.pixels[:3])[0]
     assert np.allclose(other, logits, atol=1e-3)
+    told = served(task, units, samples, tmp_path)
+    assert told.classes == task.classes and sum(told.probabilities) == pytest.approx(1, abs=1e-5)
+    assert told.engine["engine"] == "openvino"
+
+
+def served(task: Task, units: Units, samples: Any, folder: Path) -> Prediction:
+    """What a release of that model says of one slice of a phantom."""
+    rough = replace(samples.EVALUATE, bootstrap=20)
+    evaluate.evaluate(units, task, folder / "model", samples.CALIBRATE, rough, folder / "model")
+    calibrated = json.loads((folder / "model" / "calibration.json").read_text())
+    facts = {
+        "title": task.title, "modality": "CT", "body_parts": list(task.body_parts), "classes": list(task.classes),
+        "positive": list(task.positive), "pixels": {"size": SIZE, "window": [-400, 1500]},
+        "pooling": {"rule": "topk", "k": 3}, "temperature": calibrated["temperature"],
+        "threshold": calibrated["threshold"], "prevalence": calibrated["prevalence"], "conformal": None,
+        "precision": "float32", "version": "1", "note": "", "outlier_distance": 1e9,
+    }  # fmt: skip
+    serving = {"engine": "openvino", "keep_scans": False, "abstain_below": 0.5, "max_upload_mb": 64}
+    manifest = {"release": "r1", "created": "2026-01-31T12:00:00Z", "tasks": {task.name: facts}, "serving": serving}
+    release = load_release(bundle.assemble(folder / "release", manifest, {task.name: folder / "model"}))
+    study = phantom.study(task, phantom.usual(task), 1, 1, "malignant")
+    stored, pixel = study.slice(4, 10)
+    return predict(release, [Upload("a.dcm", phantom_files.dicom(study, stored, pixel, 0))], task.name)
