@@ -41,8 +41,8 @@ format: install
 real: install            ## the loop on real scans (ONCOLOOP_REAL_DATA), writes docs/results.md
 	$(BIN)/python bench/real.py
 
-lock:                    ## resolve the versions anew, the release's own too; hashes, no index addresses
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra dev pyproject.toml -o requirements.lock
+lock:                    ## resolve the versions anew, with JAX for the tests, and the release's own; hashes, no index addresses
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra dev --extra jax pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header serving/release.txt -o serving/release.lock
 
 clean:

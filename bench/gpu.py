@@ -97,16 +97,17 @@ def keras(network: str, batch: int, steps: int) -> dict[str, Any]:
     """The fit of training/fit.py on units in memory; the first epoch compiles and is not counted."""
     from keras.callbacks import LambdaCallback
 
-    from training import fit, model
+    from training import learner, model, stages
     from training.augment import Feed
 
     chosen, size = settings(network, batch), SIZES[network]
     pixels, labels = batch_of(batch * steps, size)
     feed = Feed(pixels, labels, np.ones(len(labels)), batch, chosen.seed)
-    learner = fit._learner(model.build(chosen, CLASSES, size), chosen, len(feed), ordered=False)
+    stage = stages.stages(chosen)[0]
+    fitted = learner.learner(model.build(chosen, CLASSES, size), chosen, stage, len(feed), ordered=False)
     began: list[float] = []
     took: list[float] = []
-    learner.fit(feed, epochs=ROUNDS + 1, verbose=0, shuffle=False, callbacks=[LambdaCallback(
+    fitted.fit(feed.source(), epochs=ROUNDS + 1, verbose=0, shuffle=False, callbacks=[LambdaCallback(
         on_epoch_begin=lambda *_: began.append(time.perf_counter()),
         on_epoch_end=lambda *_: took.append(time.perf_counter() - began[-1]))])  # fmt: skip
     clock = time.perf_counter()
@@ -124,21 +125,8 @@ def pytorch(network: str, batch: int, steps: int) -> dict[str, Any]:
 
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     pixels, labels = batch_of(batch, SIZES[network])
-    seen = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(kind, memory_format=torch.channels_last)
-    truth = torch.from_numpy(labels).to(kind)
-    learner = plain.NETWORKS[network](CLASSES).to(kind, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(learner.parameters(), 1e-3, fused=kind == "cuda")
-    compiled, took = torch.compile(learner), []
-    for _ in range(ROUNDS + 1):
-        clock = time.perf_counter()
-        for _ in range(steps):
-            with torch.autocast(kind, torch.bfloat16):
-                loss = torch.nn.functional.cross_entropy(compiled(seen), truth)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-        loss.item()  # waits for the device
-        took.append(time.perf_counter() - clock)
+    run = plain.stepper(network, pixels, labels, kind, "bfloat16", compiled=True)
+    took = [run(steps) for _ in range(ROUNDS + 1)]
     name = torch.cuda.get_device_name() if kind == "cuda" else "cpu"
     return told(batch * steps, took[1:], name, network)
 

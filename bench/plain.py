@@ -1,9 +1,17 @@
-"""The networks of training/model.py written plainly in PyTorch, to compare with (bench/gpu.py)."""
+"""The networks of training/model.py written plainly in PyTorch, to compare with; needs PyTorch and NumPy alone.
+
+bench/gpu.py runs it on a GPU, bench/train.py on a CPU as a process of another Python (`--torch-python`).
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -64,3 +72,50 @@ class ResNet50(nn.Module):
 
 
 NETWORKS = {"small": Small, "resnet50": ResNet50}
+
+
+def stepper(
+    network: str, pixels: Any, labels: Any, kind: str, precision: str, compiled: bool
+) -> Callable[[int], float]:
+    """Seconds of so many training steps on one batch (n, h, w, 1) that stays on the device: channels last, AdamW."""
+    seen = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(kind, memory_format=torch.channels_last)
+    truth = torch.from_numpy(labels).to(kind)
+    learner = NETWORKS[network](int(labels.max()) + 1).to(kind, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(learner.parameters(), 1e-3, fused=kind == "cuda")
+    forward = torch.compile(learner) if compiled else learner
+
+    def run(steps: int) -> float:
+        clock = time.perf_counter()
+        for _ in range(steps):
+            with torch.autocast(kind, torch.bfloat16, enabled=precision == "bfloat16"):
+                loss = nn.functional.cross_entropy(forward(seen), truth)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        loss.item()  # waits for the device
+        return time.perf_counter() - clock
+
+    return run
+
+
+def main() -> None:
+    """Measure a round for every line that comes in, and answer with its seconds (bench/train.py)."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    for name in ("batch", "steps", "size", "cores"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.cores)
+    random = np.random.default_rng(0)
+    pixels = random.random((asked.batch, asked.size, asked.size, 1), np.float32)
+    run = stepper("small", pixels, np.arange(asked.batch) % 3, "cpu", asked.precision, compiled=False)
+    run(2)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    for _ in sys.stdin:
+        sys.stdout.write(f"{run(asked.steps):.6f}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -19,9 +19,11 @@ DOORS = {
     },
     "dvc": {"pipelines/repro.py"},
     "great_expectations": {"data/suite.py"},
-    "keras": {f"training/{name}.py" for name in ("model", "augment", "fit", "export")},
-    "tensorflow": {f"training/{name}.py" for name in ("model", "augment", "fit", "export")},
-    "jax": {f"training/{name}.py" for name in ("model", "augment", "fit", "export")},
+    "keras": {f"training/{name}.py" for name in ("model", "augment", "visit", "learner", "devices", "fit", "export")},
+    "tensorflow": {
+        f"training/{name}.py" for name in ("model", "augment", "visit", "learner", "devices", "fit", "export")
+    },
+    "jax": {f"training/{name}.py" for name in ("model", "augment", "visit", "learner", "devices", "fit", "export")},
     "mlflow": {"training/track.py", "lineage/registry.py"},
     "bentoml": {"serving/service.py", "serving/bundle.py"},
     "evidently": {"monitoring/drift.py"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,92 +11,133 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
+from training import visit
+from training.sampling import Places, full
 from training.settings import AugmentSettings
 
 ABSENT = -1.0  # everywhere in the mask of a unit without one: no transform changes it
 
 
 class Feed(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches of (pixels, labels, weights); with `masks` the pixels come as {"pixels", "masks"}. The order of an epoch
-    follows from the seed and its number alone, on every backend, so that an interrupted fit goes on as it would have.
+    """Batches of (pixels, labels, weights), all of one size; with `masks` the pixels come as {"pixels", "masks"}.
+
+    `draw` says which units an epoch shows (by default each once, by `seed`), and a last batch is filled up from the
+    first. It follows from the seed and the epoch's number alone, on every backend, so that an interrupted fit goes on
+    as it would have.
     """
 
     def __init__(
         self, pixels: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float64], size: int,
-        seed: int, masks: NDArray[np.float32] | None = None,
+        seed: int, masks: NDArray[np.float32] | None = None, draw: Callable[[int], Places] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.pixels, self.labels, self.weights = pixels, labels, weights.astype(np.float32)
         self.masks = None if masks is None else np.nan_to_num(masks, nan=ABSENT)
-        self.size, self.seed = size, seed
+        self.size = size
+        self.places: Any = None  # a variable of TensorFlow, once it feeds a fit
+        self.draw = draw or (lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(labels)))
         self.deal(0)
 
     def deal(self, epoch: int) -> None:
         """Take the order of that epoch (from 0)."""
-        self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.labels))
+        self.order = full(self.draw(epoch), self.size)
+        if self.places is not None:
+            self.places.assign(self.order)
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.size)
 
     def __getitem__(self, place: int) -> tuple[Any, Any, Any]:
-        chosen = self.order[place * self.size : (place + 1) * self.size]
-        seen = self.pixels[chosen]
-        both = seen if self.masks is None else {"pixels": seen, "masks": self.masks[chosen]}
-        return both, self.labels[chosen], self.weights[chosen]
+        return self._batch(self.order[place * self.size : (place + 1) * self.size], lambda whole, chosen: whole[chosen])
+
+    def source(self) -> Any:
+        """What `fit` of Keras takes: on TensorFlow the same batches put together without Python, else this feed."""
+        if keras.backend.backend() != "tensorflow":
+            return self
+        import tensorflow as tf
+
+        with tf.device("cpu"):
+            self.places = tf.Variable(self.order)
+            held = {id(whole): tf.constant(whole) for whole in (self.pixels, self.labels, self.weights, self.masks)
+                    if whole is not None}  # fmt: skip
+
+        def batch(place: Any) -> Any:
+            chosen = self.places[place * self.size : (place + 1) * self.size]
+            chosen = tf.ensure_shape(chosen, (self.size,))
+            return self._batch(chosen, lambda whole, some: tf.gather(held[id(whole)], some))
+
+        return tf.data.Dataset.range(len(self)).map(batch).prefetch(2)
+
+    def _batch(self, chosen: Any, take: Callable[[Any, Any], Any]) -> tuple[Any, Any, Any]:
+        seen = take(self.pixels, chosen)
+        both = seen if self.masks is None else {"pixels": seen, "masks": take(self.masks, chosen)}
+        return both, take(self.labels, chosen), take(self.weights, chosen)
 
 
 class Augment(keras.layers.Layer):  # type: ignore[misc]
     """Rotation, shift, zoom and mirror in one resampling, then contrast, brightness and noise; each slice its own.
 
     Takes and gives (n, h, w, 1) in [0, 1]; outside of training it gives what it took. Anatomy is mirrored left to
-    right alone: no patient lies upside down. Given masks too, (n, g, g, 1) over the same square, it moves them as it
-    moves the pixels, leaves their values alone, and gives both.
+    right alone: no patient lies upside down. A share of the slices then loses a rectangle. Given masks too,
+    (n, g, g, 1) over the same square, it moves them as it moves the pixels, leaves their values alone, and gives both.
     """
 
     def __init__(self, settings: AugmentSettings, seed: int) -> None:
         super().__init__(name="augment")
         self.settings = settings
         self.generator = keras.random.SeedGenerator(seed)
+        self.grains = visit.grains(seed)
 
     def call(self, pixels: Any, masks: Any = None, training: bool = False) -> Any:
         """Augmented pixels in training, else the pixels; a pair with the masks where there are any."""
         if not training:
             return pixels if masks is None else (pixels, masks)
-        visit = self._visit(pixels)
-        seen = self._grey(_moved(pixels, visit))
-        return seen if masks is None else (seen, _moved(masks, visit))
+        lie, light, patch = self._lie(pixels), self._light(pixels), self._patch(pixels)
+
+        def look(pixels: Any, masks: Any) -> Any:
+            seen = visit.lit(visit.moved(pixels, lie), light, self.grains)
+            seen = seen if patch is None else visit.hidden(seen, patch, light.start, self.grains)
+            return seen if masks is None else (seen, visit.moved(masks, lie))
+
+        return _fused(look)(pixels, masks)
 
     def compute_output_shape(self, pixels_shape: Any, masks_shape: Any = None) -> Any:
         """The shapes that came in."""
         return pixels_shape if masks_shape is None else (pixels_shape, masks_shape)
 
-    def _visit(self, pixels: Any) -> Any:
+    def _lie(self, pixels: Any) -> Any:
         """How each slice lies this time: turn and zoom (four numbers a slice), then shifts as shares of a side."""
-        angle = self._uniform(pixels, math.radians(self.settings.rotation))
-        zoom = 1.0 + self._uniform(pixels, self.settings.zoom)
-        mirror = ops.sign(self._uniform(pixels, 1.0)) if self.settings.flip else ops.ones_like(angle)
+        turn, wide, side, across, down = self._dice(pixels, 5)
+        angle, zoom = turn * math.radians(self.settings.rotation), 1.0 + wide * self.settings.zoom
+        mirror = ops.where(side < 0, -1.0, 1.0) if self.settings.flip else ops.ones_like(angle)
         cos, sin = ops.cos(angle) * zoom, ops.sin(angle) * zoom
-        across, down = self._uniform(pixels, self.settings.shift), self._uniform(pixels, self.settings.shift)
-        return cos * mirror, -sin, sin * mirror, cos, across, down
+        return cos * mirror, -sin, sin * mirror, cos, across * self.settings.shift, down * self.settings.shift
 
-    def _grey(self, pixels: Any) -> Any:
-        contrast = self._wide(1.0 + self._uniform(pixels, self.settings.contrast))
-        brightness = self._wide(self._uniform(pixels, self.settings.brightness))
-        noise = keras.random.normal(ops.shape(pixels), stddev=self.settings.noise, seed=self.generator)
-        return ops.clip((pixels - 0.5) * contrast + 0.5 + brightness + noise, 0.0, 1.0)
+    def _light(self, pixels: Any) -> visit.Light:
+        contrast, brightness, start = self._dice(pixels, 3)
+        begin = ops.cast((start + 1) / 2 * visit.GRAINS, "int32")
+        told = self.settings
+        return visit.Light(1.0 + contrast * told.contrast, brightness * told.brightness, begin, told.noise)
 
-    def _uniform(self, pixels: Any, reach: float) -> Any:
-        return keras.random.uniform((ops.shape(pixels)[0],), -reach, reach, seed=self.generator)
+    def _patch(self, pixels: Any) -> visit.Patch | None:
+        """A rectangle of 2 to 20 % of the picture, its sides at most 1 : 3, for the share that loses one."""
+        if not self.settings.erase:
+            return None
+        chance, size, form, across, down = (part / 2 + 0.5 for part in self._dice(pixels, 5))
+        side = ops.sqrt(0.02 + 0.18 * size) * ops.cast(chance < self.settings.erase, "float32")
+        longer = ops.exp((form - 0.5) * math.log(3.0))
+        return visit.Patch(across, down, side * longer, side / longer)
 
-    def _wide(self, values: Any) -> Any:
-        return ops.reshape(values, (-1, 1, 1, 1))
+    def _dice(self, pixels: Any, count: int) -> list[Any]:
+        """`count` numbers for each picture, from -1 to 1."""
+        drawn = keras.random.uniform((count, ops.shape(pixels)[0]), -1.0, 1.0, seed=self.generator)
+        return [drawn[place] for place in range(count)]
 
 
-def _moved(pictures: Any, visit: Any) -> Any:
-    """Pictures of any size in one resampling. What affine_transform takes leads from an output to an input position."""
-    height, width = pictures.shape[1:3]
-    x, y = (width - 1) / 2, (height - 1) / 2
-    a, b, d, e, across, down = visit
-    across, down, nought = x + across * width, y + down * height, ops.zeros_like(a)
-    rows = ops.stack([a, b, across - a * x - b * y, d, e, down - d * x - e * y, nought, nought], axis=1)
-    return ops.image.affine_transform(pictures, rows, interpolation="bilinear", fill_mode="reflect")
+def _fused(look: Any) -> Any:
+    """The same arithmetic in one compiled loop over the pixels. JAX compiles a whole step at once anyway."""
+    if keras.backend.backend() != "tensorflow":
+        return look
+    import tensorflow as tf
+
+    return tf.function(look, jit_compile=True, autograph=False)

@@ -50,9 +50,10 @@ class Progress:
         return found
 
     def ended(self, settings: FitSettings) -> bool:
-        """Whether all epochs are done, or `settings.patience` of them brought nothing better."""
-        done = len(self.history)
-        return done >= settings.epochs or (done > 0 and done - self.best_epoch >= settings.patience)
+        """Whether all epochs are done, or `settings.patience` of them brought nothing better; epochs of the head alone
+        are not counted."""
+        done, best = len(self.history), max(self.best_epoch, settings.head_epochs)
+        return done >= settings.epochs or (done > 0 and done - best >= settings.patience)
 
 
 def after(earlier: Progress, record: Mapping[str, float], weights: Arrays, state: Arrays) -> Progress:

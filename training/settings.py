@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """Ranges of augmentation: degrees of rotation, shares of the picture for shift and zoom, of the grey range else."""
+    """Ranges of augmentation: degrees of rotation, shares of the picture for shift and zoom, of the grey range else;
+    `erase` is the share of pictures that lose a rectangle."""
 
     rotation: float
     shift: float
@@ -16,6 +17,7 @@ class AugmentSettings:
     brightness: float
     contrast: float
     noise: float
+    erase: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class FitSettings:
 
     `strategy` is full (from `weights`, on all admitted data) or warm (training/parent.py); `precision` float32 or
     bfloat16, in which layers then compute, while weights stay float32. `mask_weight` is that of the loss which tells
-    where lesions are, for units with a mask.
+    where lesions are, for units with a mask. `head_epochs`, `unfreeze_from` and `unfrozen_rate` stage what learns of a
+    pretrained network (training/stages.py), `sampling` is of training/sampling.py, `devices` of training/devices.py.
     """
 
     seed: int
@@ -50,6 +53,11 @@ class FitSettings:
     strategy: str = "full"
     warm: WarmSettings = WarmSettings()
     mask_weight: float = 0.0
+    head_epochs: int = 0
+    unfreeze_from: str = "all"
+    unfrozen_rate: float = 0.1
+    sampling: str = "natural"
+    devices: int = 0
 
 
 @dataclass(frozen=True)

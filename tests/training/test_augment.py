@@ -69,6 +69,51 @@ def test_brightness_and_contrast_are_of_the_grey_range(pixels: np.ndarray) -> No
     assert 0.79 < spread.min() < 1 < spread.max() < 1.21
 
 
+def test_a_share_of_the_pictures_loses_a_rectangle_and_the_others_nothing(pixels: np.ndarray) -> None:
+    changed = (augment(pixels, replace(NONE, erase=0.5)) != pixels)[..., 0]
+    told = np.abs(augment(pixels, replace(NONE, erase=0.5)) - augment(pixels, NONE))[..., 0] > 1e-4
+    lost = told.any(axis=(1, 2))
+    assert 0.25 < lost.mean() < 0.75 and changed.shape == told.shape
+    for rectangle in told[lost]:
+        rows, columns = np.flatnonzero(rectangle.any(axis=1)), np.flatnonzero(rectangle.any(axis=0))
+        inside = rectangle[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert inside.mean() > 0.9, "a rectangle, but for a grain that is what was there"
+        assert inside.size <= 0.25 * rectangle.size
+    assert not (np.abs(augment(pixels, replace(NONE, erase=0.0)) - pixels) > 1e-5).any()
+
+
+def test_pictures_move_as_keras_would_move_them(samples: Any, pixels: np.ndarray) -> None:
+    """The compiled resampling against keras.ops.image.affine_transform, beyond the border too."""
+    from keras import ops
+
+    from training import visit
+
+    count, side, middle = len(pixels), samples.SIZE, (samples.SIZE - 1) / 2
+    random = np.random.default_rng(3)
+    a, b, d, e = random.normal([[1], [0], [0], [1]], 0.2, (4, count)).astype(np.float32)
+    across, down = random.uniform(-0.4, 0.4, (2, count)).astype(np.float32)
+    rows = [
+        a,
+        b,
+        middle + across * side - (a + b) * middle,
+        d,
+        e,
+        middle + down * side - (d + e) * middle,
+        0 * a,
+        0 * a,
+    ]
+    told = ops.image.affine_transform(pixels, np.stack(rows, 1), interpolation="bilinear", fill_mode="reflect")
+    mine = np.asarray(visit.moved(pixels, (a, b, d, e, across, down)))
+    assert np.quantile(np.abs(mine - np.asarray(told)), 0.999) < 1e-3
+
+
+def test_noise_is_as_strong_as_told_and_of_no_pattern(pixels: np.ndarray) -> None:
+    noise = (augment(np.full_like(pixels, 0.5), replace(NONE, noise=0.05)) - 0.5)[..., 0]
+    assert noise.std() == pytest.approx(0.05, rel=0.05) and abs(noise.mean()) < 0.002
+    alike = np.corrcoef(noise.reshape(len(noise), -1))
+    assert np.abs(alike[~np.eye(len(alike), dtype=bool)]).max() < 0.2, "each picture has its own"
+
+
 def test_a_mask_moves_with_its_picture(samples: Any) -> None:
     """A spot and its mask, on a finer and on a coarser grid: after any visit the centres of both are the same."""
     from training.augment import Augment

@@ -97,7 +97,7 @@ def test_one_patient_alone_teaches_nothing(samples: Any, tmp_path: Path) -> None
         fit.fit(units.where(one), samples.TASK, samples.FIT, tmp_path / "models")
 
 
-def test_every_epoch_holds_every_unit_once_in_an_order_of_its_own(samples: Any) -> None:
+def test_every_epoch_holds_every_unit_in_an_order_of_its_own_in_whole_batches(samples: Any) -> None:
     from training.augment import Feed
 
     units = samples.units(20)
@@ -106,13 +106,28 @@ def test_every_epoch_holds_every_unit_once_in_an_order_of_its_own(samples: Any) 
         feed = Feed(units.pixels, units.labels, np.arange(40.0), 16, seed=7)
         feed.deal(epoch)
         batches = [feed[place] for place in range(len(feed))]
-        assert [len(labels) for _, labels, _ in batches] == [16, 16, 8]
+        assert [len(labels) for _, labels, _ in batches] == [16, 16, 16]
         orders.append(np.concatenate([weights for _, _, weights in batches]))
-        assert sorted(orders[-1]) == list(range(40))
+        assert sorted(orders[-1][:40]) == list(range(40))
+        assert np.array_equal(orders[-1][40:], orders[-1][:8]), "the last batch is filled up from the first"
         for pixels, labels, weights in batches:
             assert np.array_equal(pixels, units.pixels[weights.astype(int)])
             assert np.array_equal(labels, units.labels[weights.astype(int)])
     assert np.array_equal(orders[0], orders[2]) and not np.array_equal(orders[0], orders[1])
+
+
+def test_what_tensorflow_is_fed_is_the_same_epoch_for_epoch(samples: Any) -> None:
+    from training.augment import Feed
+
+    units = samples.units(20)
+    feed = Feed(units.pixels, units.labels, np.arange(40.0), 16, 7, units.masks)
+    source = feed.source()
+    for epoch in (0, 3):
+        feed.deal(epoch)
+        for (seen, labels, weights), mine in zip(source, [feed[place] for place in range(3)], strict=True):
+            assert np.array_equal(labels, mine[1]) and np.array_equal(weights, mine[2])
+            pairs = [(seen, mine[0])] if units.masks is None else [(seen[key], mine[0][key]) for key in mine[0]]
+            assert all(np.array_equal(one, other) for one, other in pairs)
 
 
 def test_class_weights_give_each_class_the_same_sum() -> None:

@@ -1,0 +1,41 @@
+"""bench/train.py: every row takes its turn, and a row that can't be measured says why."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("home")
+BENCH = Path(__file__).resolve().parents[2] / "bench" / "train.py"
+
+
+def test_ours_are_measured_and_pytorch_is_asked_for() -> None:
+    command = [sys.executable, str(BENCH), "--batch", "4", "--steps", "2", "--rounds", "2", "--json"]
+    rows = {row["row"]: row for row in json.loads(subprocess.check_output(command, text=True))}
+    assert list(rows) == ["fit", "memory", "pytorch float32", "pytorch bfloat16"]
+    assert rows["fit"]["images_per_second"] > 1 and rows["memory"]["images_per_second"] > 1
+    assert 0 < rows["fit"]["of memory"] < 10
+    assert "--torch-python" in rows["pytorch float32"]["note"]
+
+
+def test_a_python_without_pytorch_ends_it_with_the_command_that_failed(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(BENCH),
+        "--torch-python",
+        "/bin/false",
+        "--batch",
+        "4",
+        "--steps",
+        "1",
+        "--rounds",
+        "1",
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (
+        ran.returncode == 1 and "the row pytorch float32 could not start; run it to see why: /bin/false" in ran.stderr
+    )

@@ -1,0 +1,119 @@
+"""The learning itself: stage by stage, epoch by epoch, each epoch kept, until it brings nothing better."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from data.batches import Units
+from data.record import Task
+from lineage.fault import Fault
+from training import model, progress, sampling, sides, stages
+from training.augment import Augment, Feed
+from training.progress import Arrays, Progress
+from training.settings import FitSettings
+from training.stages import Stage
+
+log = logging.getLogger(__name__)
+
+
+def train(network: Any, training: Units, validation: Units, settings: FitSettings, task: Task, kept: Path) -> Progress:
+    """Fit the stages that are not done yet; the network then holds the weights of the best epoch.
+
+    Every epoch is kept in the file `kept`, from which an interrupted fit goes on. Raises Fault for a loss that is not
+    a number.
+    """
+    masks = sides.outlines(training, task, settings.mask_weight)
+    feed = feed_of(training, settings, len(task.classes), masks)
+    told = _told(validation, masks, settings.batch_size)
+    reached = progress.load(kept)
+    if reached.history:
+        log.info("goes on after epoch %d/%d, from %s", len(reached.history), settings.epochs, kept.name)
+    for stage in stages.stages(settings):
+        if len(reached.history) < stage.end and not reached.ended(settings):
+            model.freeze(network, stage.learns)
+            made = learner(network, settings, stage, len(feed), task.ordered, task.positive_index, masks)
+            reached = _through(made, network, feed, told, stage, settings, kept, reached)
+    model.freeze(network, stages.ALL)
+    network.set_weights(list(reached.best))
+    return reached
+
+
+def feed_of(training: Units, settings: FitSettings, classes: int, masks: NDArray[np.float32] | None = None) -> Feed:
+    """The training units by `fit.sampling`, weighted by `fit.class_weights` where they are not drawn alike anyway."""
+    weighted = settings.class_weights and settings.sampling != "balanced"
+    weights = sides.class_weights(training.labels, classes) if weighted else np.ones(classes)
+    draw = partial(sampling.order, training, settings.sampling, settings.seed)
+    return Feed(training.pixels, training.labels, weights[training.labels], settings.batch_size, settings.seed, masks,
+                draw)  # fmt: skip
+
+
+def learner(
+    network: Any, settings: FitSettings, stage: Stage, steps: int, ordered: bool, positive: Sequence[int] = (),
+    masks: NDArray[np.float32] | None = None,
+) -> Any:  # fmt: skip
+    """The network behind its augmentation, with AdamW and a cosine schedule, ready for its variables to be set."""
+    grid = None if masks is None else masks.shape[1]
+    augment = Augment(settings.augment, settings.seed)
+    made = model.with_augmentation(network, augment, settings.mask_weight, positive, grid)
+    whole = steps * (stage.end - stage.begin)
+    rate = keras.optimizers.schedules.CosineDecay(
+        stage.rate / 10, whole, alpha=0.02, warmup_target=stage.rate, warmup_steps=max(1, whole // 20)
+    )
+    made.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), model.loss(ordered), weighted_metrics=["accuracy"])
+    made.optimizer.build(made.trainable_variables)
+    return made
+
+
+def _through(
+    made: Any, network: Any, feed: Feed, told: Any, stage: Stage, settings: FitSettings, kept: Path, reached: Progress
+) -> Progress:
+    """The epochs of one stage; within it the optimizer goes on too, a new stage has a new one."""
+    variables = [*made.variables, *made.optimizer.variables]
+    known = len(variables) if len(reached.history) > stage.begin else len(made.variables)
+    for variable, value in zip(variables[:known], reached.state, strict=False):
+        variable.assign(value)
+
+    def keep(epoch: int, logs: dict[str, float]) -> None:
+        nonlocal reached
+        if not np.isfinite([logs["loss"], logs["val_loss"]]).all():
+            kept.unlink(missing_ok=True)
+            raise Fault(f"the loss is not a number in epoch {epoch + 1}; lower fit.learning_rate")
+        log.info("epoch %d/%d loss %.4f validation %.4f", epoch + 1, settings.epochs, logs["loss"], logs["val_loss"])
+        reached = progress.after(reached, logs, _values(network.weights), _values(variables))
+        progress.save(kept, reached)
+        made.stop_training = reached.ended(settings)
+
+    watch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: feed.deal(epoch), on_epoch_end=keep)
+    made.fit(
+        feed.source(), validation_data=told, batch_size=None, validation_batch_size=feed.size, epochs=stage.end,
+        initial_epoch=len(reached.history), shuffle=False, verbose=0,
+        callbacks=[keras.callbacks.TerminateOnNaN(), watch],
+    )  # fmt: skip
+    return reached
+
+
+def _told(validation: Units, masks: NDArray[np.float32] | None, size: int) -> Any:
+    """What the learner takes of the validation units, filled up to whole batches with units that count nothing.
+
+    Their loss is the labels' alone: the masks are empty.
+    """
+    count = len(validation.labels)
+    places = sampling.full(np.arange(count), size)
+    weights = np.where(np.arange(len(places)) < count, len(places) / count, 0).astype(np.float32)
+    seen = validation.pixels[places]
+    if masks is None:
+        return seen, validation.labels[places], weights
+    empty = np.zeros((len(places), *masks.shape[1:]), np.float32)
+    return {"pixels": seen, "masks": empty}, validation.labels[places], weights
+
+
+def _values(variables: list[Any]) -> Arrays:
+    return tuple(np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables)
