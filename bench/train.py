@@ -1,8 +1,8 @@
 """Images per second of fitting `small` on a CPU: as shipped, from memory alone, and beside the same in PyTorch.
 
     python bench/train.py
-    python -m venv /tmp/torch && /tmp/torch/bin/pip install torch numpy
-    python bench/train.py --torch-python /tmp/torch/bin/python
+    python -m venv build/torch && build/torch/bin/pip install torch numpy
+    python bench/train.py --torch-python build/torch/bin/python
 
 PyTorch is a dependency of this bench alone and lives in a Python of its own; without `--torch-python` its rows say so.
 Every row is a process on the same cores; they take turns, so that whatever else the machine does meets all of them,
