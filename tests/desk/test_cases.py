@@ -142,8 +142,8 @@ def test_measures_have_names_that_people_read() -> None:
         "clusters": 12,
     }
     assert report.metrics(figures) == [
-        ("Area under the ROC curve", "0.9", "0.8 to 0.95"),
-        ("Calibration error (0 is best)", "0.1", "too few to tell"),
-        ("Specificity at the threshold", "–", "too few to tell"),
         ("Patients or groups tested", "12", ""),
+        ("Area under the ROC curve", "0.9", "0.8 to 0.95"),
+        ("Specificity at the threshold", "–", "too few to tell"),
+        ("Calibration error (0 is best)", "0.1", "too few to tell"),
     ]

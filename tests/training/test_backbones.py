@@ -18,7 +18,7 @@ from serving import bundle
 from serving.graph import Graph
 from serving.predict import Prediction, Upload, predict
 from serving.release import load_release
-from training import evaluate, export, fit
+from training import evaluate, export, fit, model
 
 pytestmark = pytest.mark.usefixtures("home")
 SIZE = 64  # what is left of it behind VGG-16 and ResNet-50 is 2 by 2
@@ -32,9 +32,7 @@ def grown(units: Units) -> Units:
 DEEP = pytest.mark.skipif(not os.environ.get("ONCOLOOP_SOAK"), reason="a minute each: ONCOLOOP_SOAK=1")
 
 
-@pytest.mark.parametrize(
-    "backbone", ["small", "vgg16", *(pytest.param(name, marks=DEEP) for name in ("resnet50", "efficientnetv2b0"))]
-)
+@pytest.mark.parametrize("backbone", ["small", *(pytest.param(name, marks=DEEP) for name in model.BACKBONES[1:])])
 def test_a_backbone_is_fitted_exported_and_served(samples: Any, backbone: str, tmp_path: Path) -> None:
     units = samples.units(24)
     units = grown(units)

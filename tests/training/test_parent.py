@@ -30,7 +30,8 @@ def grown(samples: Any) -> Any:
     renamed = {name: "new-" + new.table[name] for name in ("unit_id", "cluster", "case")}
     table = pd.concat([old.table, new.table.assign(batch="second", **renamed)], ignore_index=True)
     return replace(old, table=table, pixels=np.concatenate([old.pixels, new.pixels]),
-                   labels=np.concatenate([old.labels, new.labels]))  # fmt: skip
+                   labels=np.concatenate([old.labels, new.labels]),
+                   masks=np.concatenate([old.masks, new.masks]))  # fmt: skip
 
 
 def test_a_warm_fit_goes_on_from_its_parent(samples: Any, trained: Any, tmp_path: Path) -> None:

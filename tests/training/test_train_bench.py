@@ -20,22 +20,3 @@ def test_ours_are_measured_and_pytorch_is_asked_for() -> None:
     assert rows["fit"]["images_per_second"] > 1 and rows["memory"]["images_per_second"] > 1
     assert 0 < rows["fit"]["of memory"] < 10
     assert "--torch-python" in rows["pytorch float32"]["note"]
-
-
-def test_a_python_without_pytorch_ends_it_with_the_command_that_failed(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(BENCH),
-        "--torch-python",
-        "/bin/false",
-        "--batch",
-        "4",
-        "--steps",
-        "1",
-        "--rounds",
-        "1",
-    ]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (
-        ran.returncode == 1 and "the row pytorch float32 could not start; run it to see why: /bin/false" in ran.stderr
-    )
