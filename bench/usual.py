@@ -22,7 +22,7 @@ import tensorflow as tf
 from flask import Flask, jsonify, request
 from PIL import Image
 
-PLAIN = {"Scaled": keras.layers.Rescaling, "BatchNormalization": keras.layers.BatchNormalization}  # as a tutorial has it
+PLAIN = {"Scaled": keras.layers.Rescaling, "BatchNormalization": keras.layers.BatchNormalization}  # as in tutorials
 network = keras.models.load_model(os.environ["NETWORK"], custom_objects=PLAIN)
 SIZE = network.input_shape[1]
 grad_model = keras.Model(network.input, [network.get_layer("features").output, network.output])
