@@ -146,7 +146,7 @@ def models(story: Story, say: Any) -> None:
 
 
 def chest(story: Story, data: Path, token: str) -> list[dict[str, Any]]:
-    """Every DICOM chest slice through the front, if a model was let through; none has a label: what was said is told."""
+    """Every DICOM chest slice through the front, if a model was let through; without labels, what was said is told."""
     if not any(entry["task"] == "lung-ct" and entry["decision"] == "promoted" for entry in decided(story)):
         return []
     story.wait("a served release", lambda: story.command("status")["live"], 120)
