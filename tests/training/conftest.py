@@ -34,6 +34,18 @@ PROMOTION = PromotionSettings(
 )  # fmt: skip
 
 
+# What a program of a test's own begins with: this file as `samples`, by its path as the first argument.
+PROGRAM = """
+import importlib.util, json, sys
+from dataclasses import asdict, replace
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("samples", sys.argv[1])
+samples = importlib.util.module_from_spec(spec)
+sys.modules["samples"] = samples
+spec.loader.exec_module(samples)
+"""
+
+
 def units(clusters: int = 120, seed: int = 0) -> Units:
     """Two slices a patient: nothing, a faint wide spot (benign) or a bright small one (malignant), on noise; with
     their masks."""

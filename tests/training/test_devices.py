@@ -16,14 +16,7 @@ from lineage.fault import Fault
 from training import devices
 
 pytestmark = pytest.mark.usefixtures("home")
-PROGRAM = """
-import importlib.util, json, sys
-from dataclasses import asdict, replace
-from pathlib import Path
-spec = importlib.util.spec_from_file_location("samples", sys.argv[1])
-samples = importlib.util.module_from_spec(spec)
-sys.modules["samples"] = samples
-spec.loader.exec_module(samples)
+DEVICES = """
 sys.modules["tensorflow"] = None
 from training import devices, fit
 from lineage.fault import Fault
@@ -49,8 +42,8 @@ def fitted(samples: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     pytest.importorskip("jax", reason="the extra `jax` is not installed")
     folder = tmp_path_factory.mktemp("devices")
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(samples.__file__), str(folder)], capture_output=True, text=True,
-        check=False, env=os.environ | {"KERAS_BACKEND": "jax", "ONCOLOOP_HOME": str(folder / "var"),
+        [sys.executable, "-c", samples.PROGRAM + DEVICES, str(samples.__file__), str(folder)], capture_output=True,
+        text=True, check=False, env=os.environ | {"KERAS_BACKEND": "jax", "ONCOLOOP_HOME": str(folder / "var"),
                                        "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-3000:]

@@ -18,19 +18,13 @@ import pytest
 from training import progress
 
 pytestmark = pytest.mark.usefixtures("home")
-PROGRAM = """
-import importlib.util, sys
-from dataclasses import replace
-from pathlib import Path
-spec = importlib.util.spec_from_file_location("samples", sys.argv[1])
-samples = importlib.util.module_from_spec(spec)
-sys.modules["samples"] = samples
-spec.loader.exec_module(samples)
+FITTED = """
 from training import fit
 fit.fit(samples.units(), samples.TASK, replace(samples.FIT, epochs=12, patience=12), Path(sys.argv[2]))
 """
 
 LIMITED = """
+from training import fit
 import resource
 import numpy as np
 import tensorflow
@@ -44,7 +38,7 @@ fit.fit(units, task, replace(samples.FIT, backbone="vgg16", batch_size=80, epoch
 
 def killed(home: Path, samples: Any, folder: Path) -> None:
     """A fit in a process of its own, killed without a word once it has kept an epoch."""
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(samples.__file__), str(folder)])
+    process = subprocess.Popen([sys.executable, "-c", samples.PROGRAM + FITTED, str(samples.__file__), str(folder)])
     until = time.monotonic() + 120
     try:
         while not list((home / "checkpoints").glob("*.npz")):
@@ -139,7 +133,7 @@ def test_a_damaged_checkpoint_is_named_and_the_fit_begins_again(
 
 def test_memory_that_is_not_there_is_told_in_one_sentence(samples: Any, tmp_path: Path) -> None:
     """VGG-16 in a process that may not hold one more of its layers: the allocator of the backend really says no."""
-    program = PROGRAM.rpartition("fit.fit(")[0] + LIMITED
+    program = samples.PROGRAM + LIMITED
     ran = subprocess.run(
         [sys.executable, "-c", program, str(samples.__file__), str(tmp_path / "models")], text=True,
         env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0"}, capture_output=True, check=False,

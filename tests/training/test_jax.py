@@ -18,15 +18,11 @@ from serving.graph import Graph
 from training import evaluate, export
 
 pytestmark = pytest.mark.usefixtures("home")
-PROGRAM = """
-import importlib.util, json, sys
-from dataclasses import asdict, replace
-from pathlib import Path
+WITHOUT = """
+import sys
 sys.modules["tensorflow"] = None  # every import of it fails, as where it is not installed
-spec = importlib.util.spec_from_file_location("samples", sys.argv[1])
-samples = importlib.util.module_from_spec(spec)
-sys.modules["samples"] = samples
-spec.loader.exec_module(samples)
+"""
+FOLDER = """
 folder = Path(sys.argv[3])
 """
 FIT = """
@@ -49,7 +45,7 @@ assert sys.modules["tensorflow"] is None
 
 def without_tensorflow(samples: Any, folder: Path, what: str) -> Any:
     """Run a program where TensorFlow can't be imported; gives the JSON of its last line."""
-    program = PROGRAM + what + LOADED
+    program = WITHOUT + samples.PROGRAM + FOLDER + what + LOADED
     name = "evaluate" if what is EVALUATE else "fit"
     ran = subprocess.run(
         [sys.executable, "-c", program, str(samples.__file__), name, str(folder)],
