@@ -40,10 +40,10 @@ def crossval(
     for number, dealt in enumerate(deal(units, folds, settings.seed)):
         folder = target / f"fold-{number}"
         fit.fit(dealt, task, fitting, folder / "model")
-        evaluate.evaluate(dealt, task, folder / "model", calibration, settings, folder / "evaluation")
-        judged.append(_test(evaluate.read_predictions(folder / "evaluation")).assign(fold=number))
-        table, names = baseline.judge(dealt, task, settings.seed)
-        simple.append(_test(table).assign(fold=number))
+        told = evaluate.evaluate(dealt, task, folder / "model", calibration, settings, folder / "evaluation")
+        names = tuple(told["baseline"]["features"])
+        judged.append(_test(folder / "evaluation" / evaluate.PREDICTIONS, number))
+        simple.append(_test(folder / "evaluation" / baseline.PREDICTIONS, number))
         log.info("%s: fold %d of %d judged", task.name, number + 1, folds or units.table["cluster"].nunique())
     every, theirs = (pd.concat(tables, ignore_index=True) for tables in (judged, simple))
     every.to_csv(target / evaluate.PREDICTIONS, index=False)
@@ -78,8 +78,11 @@ def deal(units: Units, folds: int, seed: int) -> Iterator[Units]:
         yield dataclasses.replace(units, table=units.table.assign(side=side))
 
 
-def _test(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["side"] == Side.TEST.value]
+def _test(path: Path, fold: int) -> pd.DataFrame:
+    """The test units of a fold, as its evaluation wrote them."""
+    texts = dict.fromkeys(("unit_id", "cluster", "case", "batch", "site", "scanner", "label"), str)
+    table = pd.read_csv(path, dtype=texts, keep_default_na=False, float_precision="round_trip")
+    return table[table["side"] == Side.TEST.value].assign(fold=fold)
 
 
 def _of_folds(tables: list[pd.DataFrame]) -> dict[str, Any]:
