@@ -110,8 +110,13 @@ def run(folder: Path, seed: int, count: int) -> dict[str, Any]:
         found[came if came in ("read", "refused") else "bad"] += 1
         if came not in ("read", "refused"):
             bad.append(f"{seed} {number} {name}: {came}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # MiB
-    return {"outcomes": dict(found), "bad": bad, "cpu_s": round(slowest, 2), "peak_mib": peak}
+    return {"outcomes": dict(found), "bad": bad, "cpu_s": round(slowest, 2), "peak_mib": peak_mib()}
+
+
+def peak_mib() -> int:
+    """The most memory this program held, in MiB; `ru_maxrss` also counts what its parent held when it was started."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) // 1024
 
 
 def main() -> None:
