@@ -41,12 +41,21 @@ def test_stored_scans_are_named_by_content_and_show_the_same_pixels(indexed: Ind
 
 
 def test_no_identity_and_no_file_name_is_left(batch: Path, indexed: Indexed, home: Path) -> None:
+    staging = home.parent / "staging" / "first"
     table = pd.read_csv(batch / "metadata.csv", dtype=str)
-    named = [*table["patient_id"], *table["file_name"], *table["study_date"]]
-    for path in (home.parent / "staging").rglob("*"):
+    named = [*table["patient_id"], *table["file_name"]]
+    for path in staging.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
             assert not [text for text in named if text.encode() in content or text in path.name]
+    days = {
+        hashlib.sha256((batch / row.file_name).read_bytes()).hexdigest(): row.study_date for row in table.itertuples()
+    }
+    for unit in indexed.manifest.itertuples():  # by unit: a patient's moved date may be the true one of another
+        true = days[unit.sha256]
+        content = (staging / unit.file).read_bytes()
+        assert unit.study_date != true
+        assert true.encode() not in content and true.replace("-", "").encode() not in content
     assert len(indexed.manifest) == 12
 
 
