@@ -171,7 +171,7 @@ def leaked(workspace: Path, task: str) -> dict[str, Any]:
     units = batches.load(workspace / "var" / "worktree" / "data" / "processed" / task)
     dealt = dataclasses.replace(units, table=units.table.assign(cluster=units.table["unit_id"]))
     return crossval.crossval(
-        dealt, settings.task(task), settings.fit, settings.calibrate, settings.evaluate, FOLDS[task] or SEVEN,
+        dealt, settings.task(task), settings.fit_of(task), settings.calibrate, settings.evaluate, FOLDS[task] or SEVEN,
         workspace / "by-image" / task,
     )  # fmt: skip
 

@@ -83,7 +83,7 @@ def learn(folder: Path, task: Any, settings: Any, version: str) -> tuple[dict[st
     admitted = sorted(path.parent for path in folder.glob("*/manifest.csv"))
     batches.pack(admitted, split.named(split.read_cohorts(folder / "cohorts.csv"), admitted), task, shards, workers=1)
     units = batches.load(shards)
-    fit.fit(units, task, settings.fit, model)
+    fit.fit(units, task, settings.fit_of(task.name), model)
     evaluate.evaluate(units, task, model, settings.calibrate, settings.evaluate, evaluation)
     return json.loads((evaluation / "metrics.json").read_text()), evaluate.read_predictions(evaluation)
 

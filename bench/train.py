@@ -115,12 +115,14 @@ def ours(asked: argparse.Namespace) -> None:
     from training import devices, learner, model, stages
     from training.settings import AugmentSettings
 
-    settings = replace(params.load(ROOT).fit, backbone="small", batch_size=asked.batch, epochs=asked.rounds + 1,
+    shipped = params.load(ROOT)
+    settings = replace(shipped.fit, backbone="small", batch_size=asked.batch, epochs=asked.rounds + 1,
                        class_weights=False, precision=asked.precision)  # fmt: skip
     devices.deterministic(settings.seed)
     random, count = np.random.default_rng(0), asked.batch * asked.steps
     pixels = random.random((count, SIZE, SIZE, 1), np.float32)
-    feed = learner.feed_of(Units(None, pixels, np.arange(count) % CLASSES), settings, CLASSES)  # type: ignore[arg-type]
+    units = Units(None, pixels, np.arange(count) % CLASSES)  # type: ignore[arg-type]
+    feed = learner.feed_of(units, settings, shipped.task("lung-ct"))
     network = model.build(settings, CLASSES, SIZE)
     if asked.one == "memory":
         settings = replace(settings, augment=AugmentSettings(0, 0, 0, False, 0, 0, 0))

@@ -22,6 +22,7 @@ from serving.settings import ServingSettings
 from training.settings import CalibrateSettings, EvaluateSettings, FitSettings, PromotionSettings
 
 NAME = "params.yaml"
+FIT = "fit"  # the section, and what a task sets otherwise
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ChangePlan:
 
 @dataclass(frozen=True)
 class Params:
-    """All that changes results."""
+    """All that changes results. `fit` holds for every task that does not say otherwise in a `fit` of its own."""
 
     tasks: dict[str, Task]
     ingest: IngestSettings
@@ -65,6 +66,7 @@ class Params:
     schedule: ScheduleSettings
     change_plan: ChangePlan
     digest: str
+    fits: Mapping[str, FitSettings]
 
     def task(self, name: str) -> Task:
         """The task of that name; Fault lists the known ones."""
@@ -72,16 +74,22 @@ class Params:
             raise Fault(f"there is no task {name!r} in {NAME}; known: {', '.join(self.tasks)}")
         return self.tasks[name]
 
+    def fit_of(self, task: str) -> FitSettings:
+        """How the network of a task is fitted: `fit`, and what the task's own `fit` sets otherwise."""
+        return self.fits.get(task, self.fit)
+
 
 def load(folder: Path | None = None) -> Params:
     """Read `params.yaml` of a workspace (default: the current folder)."""
     record = raw(folder)
-    sections = {field.name for field in dataclasses.fields(Params)} - {"digest"}
+    sections = {field.name for field in dataclasses.fields(Params)} - {"digest", "fits"}
     _match(set(record), sections, "")
     tasks = {name: _task(name, facts) for name, facts in record["tasks"].items()}
+    own = {name: facts[FIT] for name, facts in record["tasks"].items() if FIT in facts}
+    fits = {name: _fit(name, record[FIT], facts) for name, facts in own.items()}
     hints = typing.get_type_hints(Params)
     filled = {name: _fill(hints[name], record[name], name) for name in sections - {"tasks"}}
-    return Params(tasks=tasks, digest=digest(record), **filled)
+    return Params(tasks=tasks, digest=digest(record), fits=fits, **filled)
 
 
 def raw(folder: Path | None = None) -> dict[str, Any]:
@@ -101,12 +109,32 @@ def raw(folder: Path | None = None) -> dict[str, Any]:
 def _task(name: str, facts: Any) -> Task:
     if not isinstance(facts, Mapping):
         raise Fault(f"{NAME}: tasks.{name} must be a mapping of facts")
-    task: Task = _fill(Task, {"name": name, **facts}, f"tasks.{name}")
+    asked = {key: value for key, value in facts.items() if key != FIT}
+    task: Task = _fill(Task, {"name": name, **asked}, f"tasks.{name}")
     if unknown := set(task.positive) - set(task.classes):
         raise Fault(f"{NAME}: tasks.{name}.positive names {sorted(unknown)}, which is not among its classes")
     if not task.positive or len(task.classes) < 2:
         raise Fault(f"{NAME}: tasks.{name} needs at least two classes and one positive class")
     return task
+
+
+def _fit(name: str, shared: Any, own: Any) -> FitSettings:
+    """The settings of a task's fit; `warm` holds for all tasks, since the loop pins the parents of all at once."""
+    where = f"tasks.{name}.{FIT}"
+    if not isinstance(own, Mapping):
+        raise Fault(f"{NAME}: {where} must be a mapping of what the task sets otherwise than {FIT}, not {own!r}")
+    for key in ("strategy", "warm"):
+        if key in own:
+            raise Fault(f"{NAME}: {where}.{key} can't differ between tasks; set {FIT}.{key}")
+    filled: FitSettings = _fill(FitSettings, _merged(shared, own), where)
+    return filled
+
+
+def _merged(shared: Any, own: Any) -> Any:
+    """`own` over `shared`, mapping by mapping."""
+    if not isinstance(shared, Mapping) or not isinstance(own, Mapping):
+        return own
+    return {**shared, **{key: _merged(shared.get(key), value) for key, value in own.items()}}
 
 
 def _match(given: set[str], wanted: set[str], where: str) -> None:

@@ -61,7 +61,7 @@ def champion(settings: Params, task: Task) -> Pin | None:
     folder = registry.download(task.name, version)
     report = page.read_json(folder / REPORT)
     was = (tuple(report["classes"]), report["size"], report["settings"]["backbone"])
-    if was != (task.classes, task.pixels.size, settings.fit.backbone):
+    if was != (task.classes, task.pixels.size, settings.fit_of(task.name).backbone):
         log.warning("%s is fitted in full: %s/%s is another network, or tells other classes", task.name, task.name,
                     version)  # fmt: skip
         return None

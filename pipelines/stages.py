@@ -45,7 +45,7 @@ def fit(task: str) -> None:
 
     settings = params.load()
     units = batches.load(Path("data/processed", task))
-    fitting.fit(units, settings.task(task), parents.settings(settings.fit, task), Path("models", task))
+    fitting.fit(units, settings.task(task), parents.settings(settings.fit_of(task), task), Path("models", task))
 
 
 def export(task: str) -> None:

@@ -15,6 +15,8 @@ from training import visit
 from training.sampling import Places, full
 from training.settings import AugmentSettings
 
+# pixels (n, h, w, 1), labels (n), weights (n) and masks (n, g, g, 1) of the units of an epoch
+Shown = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[Any], NDArray[np.float32] | None]
 ABSENT = -1.0  # everywhere in the mask of a unit without one: no transform changes it
 
 
@@ -22,33 +24,42 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches of (pixels, labels, weights), all of one size; with `masks` the pixels come as {"pixels", "masks"}.
 
     `draw` says which units an epoch shows (by default each once, by `seed`), and a last batch is filled up from the
-    first. It follows from the seed and the epoch's number alone, on every backend, so that an interrupted fit goes on
-    as it would have.
+    first; `show`, where given, what they are in that epoch. All of it follows from the seed and the epoch's number
+    alone, on every backend, so that an interrupted fit goes on as it would have.
     """
 
     def __init__(
         self, pixels: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float64], size: int,
         seed: int, masks: NDArray[np.float32] | None = None, draw: Callable[[int], Places] | None = None,
+        show: Callable[[int], Shown] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.pixels, self.labels, self.weights = pixels, labels, weights.astype(np.float32)
-        self.masks = None if masks is None else np.nan_to_num(masks, nan=ABSENT)
-        self.size = size
-        self.places: Any = None  # a variable of TensorFlow, once it feeds a fit
+        self.size, self.show = size, show
+        self._take((pixels, labels, weights, masks))
+        self.held: dict[str, Any] = {}  # what TensorFlow holds of it, once it feeds a fit
         self.draw = draw or (lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(labels)))
         self.deal(0)
 
     def deal(self, epoch: int) -> None:
-        """Take the order of that epoch (from 0)."""
+        """Take the order of that epoch (from 0), and what it shows."""
         self.order = full(self.draw(epoch), self.size)
-        if self.places is not None:
-            self.places.assign(self.order)
+        if self.show is not None:
+            self._take(self.show(epoch))
+        for name in self.held:
+            if name == "order" or self.show is not None:
+                self.held[name].assign(getattr(self, name))
+
+    def _take(self, shown: Shown) -> None:
+        pixels, labels, weights, masks = shown
+        self.pixels, self.labels, self.weights = pixels, labels, weights.astype(np.float32)
+        self.masks = None if masks is None else np.nan_to_num(masks, nan=ABSENT)
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.size)
 
     def __getitem__(self, place: int) -> tuple[Any, Any, Any]:
-        return self._batch(self.order[place * self.size : (place + 1) * self.size], lambda whole, chosen: whole[chosen])
+        chosen = self.order[place * self.size : (place + 1) * self.size]
+        return self._batch(lambda name: getattr(self, name)[chosen])
 
     def source(self) -> Any:
         """What `fit` of Keras takes: on TensorFlow the same batches put together without Python, else this feed."""
@@ -57,21 +68,23 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]
         import tensorflow as tf
 
         with tf.device("cpu"):
-            self.places = tf.Variable(self.order)
-            held = {id(whole): tf.constant(whole) for whole in (self.pixels, self.labels, self.weights, self.masks)
-                    if whole is not None}  # fmt: skip
+            for name in ("order", "pixels", "labels", "weights", "masks"):
+                whole = getattr(self, name)
+                if whole is not None:
+                    kept = tf.Variable if name == "order" or self.show is not None else tf.constant
+                    self.held[name] = kept(whole)
 
         def batch(place: Any) -> Any:
-            chosen = self.places[place * self.size : (place + 1) * self.size]
+            chosen = self.held["order"][place * self.size : (place + 1) * self.size]
             chosen = tf.ensure_shape(chosen, (self.size,))
-            return self._batch(chosen, lambda whole, some: tf.gather(held[id(whole)], some))
+            return self._batch(lambda name: tf.gather(self.held[name], chosen))
 
         return tf.data.Dataset.range(len(self)).map(batch).prefetch(2)
 
-    def _batch(self, chosen: Any, take: Callable[[Any, Any], Any]) -> tuple[Any, Any, Any]:
-        seen = take(self.pixels, chosen)
-        both = seen if self.masks is None else {"pixels": seen, "masks": take(self.masks, chosen)}
-        return both, take(self.labels, chosen), take(self.weights, chosen)
+    def _batch(self, take: Callable[[str], Any]) -> tuple[Any, Any, Any]:
+        seen = take("pixels")
+        both = seen if self.masks is None else {"pixels": seen, "masks": take("masks")}
+        return both, take("labels"), take("weights")
 
 
 class Augment(keras.layers.Layer):  # type: ignore[misc]

@@ -104,8 +104,8 @@ def fit(units: Units, task: Task, settings: FitSettings, folder: Path) -> FitRep
         batches=tuple(sorted(seen)),
         parameters=int(network.count_params()),
         units={"training": len(training.labels), "validation": len(validation.labels)},
-        epochs=len(done.history), best_epoch=done.best_epoch,
-        best_validation_loss=done.history[done.best_epoch - 1]["val_loss"],
+        epochs=len(done.history), best_epoch=(best := done.best_epoch(settings)),
+        best_validation_loss=done.history[best - 1]["val_loss"],
         seconds=round(time.perf_counter() - started, 2), backend=keras.backend.backend(), device=device,
         resumed_epochs=resumed, weights_sha256=_weights_sha256(network),
     )  # fmt: skip

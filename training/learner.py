@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from data.batches import Units
 from data.record import Task
 from lineage.fault import Fault
-from training import model, progress, sampling, sides, stages
-from training.augment import Augment, Feed
+from training import lesions, model, progress, sampling, sides, stages
+from training.augment import Augment, Feed, Shown
 from training.progress import Arrays, Progress
 from training.settings import FitSettings
 from training.stages import Stage
@@ -30,29 +30,36 @@ def train(network: Any, training: Units, validation: Units, settings: FitSetting
     Every epoch is kept in the file `kept`, from which an interrupted fit goes on. Raises Fault for a loss that is not
     a number.
     """
-    masks = sides.outlines(training, task, settings.mask_weight)
-    feed = feed_of(training, settings, len(task.classes), masks)
-    told = _told(validation, masks, settings.batch_size)
+    feed = feed_of(training, settings, task)
+    told = _told(validation, feed.masks, settings.batch_size)
     reached = progress.load(kept)
     if reached.history:
         log.info("goes on after epoch %d/%d, from %s", len(reached.history), settings.epochs, kept.name)
     for stage in stages.stages(settings):
         if len(reached.history) < stage.end and not reached.ended(settings):
             model.freeze(network, stage.learns)
-            made = learner(network, settings, stage, len(feed), task.ordered, task.positive_index, masks)
+            made = learner(network, settings, stage, len(feed), task.ordered, task.positive_index, feed.masks)
             reached = _through(made, network, feed, told, stage, settings, kept, reached)
     model.freeze(network, stages.ALL)
     network.set_weights(list(reached.best))
     return reached
 
 
-def feed_of(training: Units, settings: FitSettings, classes: int, masks: NDArray[np.float32] | None = None) -> Feed:
-    """The training units by `fit.sampling`, weighted by `fit.class_weights` where they are not drawn alike anyway."""
+def feed_of(training: Units, settings: FitSettings, task: Task) -> Feed:
+    """The training units by `fit.sampling`, weighted by `fit.class_weights` where they are not drawn alike anyway;
+    lesions go over from one to another by `fit.augment.paste`."""
     weighted = settings.class_weights and settings.sampling != "balanced"
-    weights = sides.class_weights(training.labels, classes) if weighted else np.ones(classes)
-    draw = partial(sampling.order, training, settings.sampling, settings.seed)
-    return Feed(training.pixels, training.labels, weights[training.labels], settings.batch_size, settings.seed, masks,
-                draw)  # fmt: skip
+
+    def shown(units: Units) -> Shown:
+        classes = len(task.classes)
+        weights = sides.class_weights(units.labels, classes) if weighted else np.ones(classes)
+        return units.pixels, units.labels, weights[units.labels], sides.outlines(units, task, settings.mask_weight)
+
+    pixels, labels, weights, masks = shown(training)
+    moving = lesions.Lesions(training, settings.augment.paste, settings.seed)
+    return Feed(pixels, labels, weights, settings.batch_size, settings.seed, masks,
+                partial(sampling.order, training, settings.sampling, settings.seed),
+                (lambda epoch: shown(moving.shown(epoch))) if settings.augment.paste else None)  # fmt: skip
 
 
 def learner(
@@ -87,7 +94,7 @@ def _through(
             kept.unlink(missing_ok=True)
             raise Fault(f"the loss is not a number in epoch {epoch + 1}; lower fit.learning_rate")
         log.info("epoch %d/%d loss %.4f validation %.4f", epoch + 1, settings.epochs, logs["loss"], logs["val_loss"])
-        reached = progress.after(reached, logs, _values(network.weights), _values(variables))
+        reached = progress.after(reached, logs, _values(network.weights), _values(variables), settings)
         progress.save(kept, reached)
         made.stop_training = reached.ended(settings)
 

@@ -40,9 +40,13 @@ class Progress:
     best: Arrays = ()
     state: Arrays = ()
 
-    @property
-    def best_epoch(self) -> int:
-        """The last epoch whose validation loss was better by `BETTER` than the best before it; 0 before the first."""
+    def best_epoch(self, settings: FitSettings) -> int:
+        """The last epoch whose validation loss was better by `BETTER` than the best before it; 0 before the first.
+
+        Without `settings.patience` the last of all: the validation side then has no say in the weights.
+        """
+        if not settings.patience:
+            return len(self.history)
         best, found = math.inf, 0
         for epoch, record in enumerate(self.history, 1):
             if record["val_loss"] < best - BETTER:
@@ -52,15 +56,17 @@ class Progress:
     def ended(self, settings: FitSettings) -> bool:
         """Whether all epochs are done, or `settings.patience` of them brought nothing better; epochs of the head alone
         are not counted."""
-        done, best = len(self.history), max(self.best_epoch, settings.head_epochs)
-        return done >= settings.epochs or (done > 0 and done - best >= settings.patience)
+        done, best = len(self.history), max(self.best_epoch(settings), settings.head_epochs)
+        return done >= settings.epochs or (done > 0 and 0 < settings.patience <= done - best)
 
 
-def after(earlier: Progress, record: Mapping[str, float], weights: Arrays, state: Arrays) -> Progress:
+def after(
+    earlier: Progress, record: Mapping[str, float], weights: Arrays, state: Arrays, settings: FitSettings
+) -> Progress:
     """The progress with one more epoch; `weights` become the best if it was the best epoch."""
     history = (*earlier.history, {name: float(value) for name, value in record.items()})
     fresh = Progress(history, weights, state)
-    return fresh if fresh.best_epoch == len(history) else dataclasses.replace(fresh, best=earlier.best)
+    return fresh if fresh.best_epoch(settings) == len(history) else dataclasses.replace(fresh, best=earlier.best)
 
 
 def checkpoint(training: Units, validation: Units, task: Task, settings: FitSettings, inputs: tuple[str, ...]) -> Path:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class AugmentSettings:
     """Ranges of augmentation: degrees of rotation, shares of the picture for shift and zoom, of the grey range else;
-    `erase` is the share of pictures that lose a rectangle."""
+    `erase` is the share of pictures that lose a rectangle, `paste` of units with a mask that get another's lesion, or
+    lose theirs (training/lesions.py)."""
 
     rotation: float
     shift: float
@@ -18,6 +19,7 @@ class AugmentSettings:
     contrast: float
     noise: float
     erase: float = 0.0
+    paste: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class WarmSettings:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a network is fitted. `patience` counts epochs without a better validation loss.
+    """How a network is fitted. `patience` counts epochs without a better validation loss; 0: the last epoch is kept.
 
     `strategy` is full (from `weights`, on all admitted data) or warm (training/parent.py); `precision` float32 or
     bfloat16, in which layers then compute, while weights stay float32. `mask_weight` is that of the loss which tells

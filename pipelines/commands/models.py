@@ -100,7 +100,9 @@ def crossval(args: argparse.Namespace) -> Answer:
         repro.reproduce(tree, "prepare", task.name)
         units = batches.load(tree / "data" / "processed" / task.name)
         target = places.place("crossval", task.name)
-        told = validation.crossval(units, task, settings.fit, settings.calibrate, settings.evaluate, args.folds, target)
+        told = validation.crossval(
+            units, task, settings.fit_of(task.name), settings.calibrate, settings.evaluate, args.folds, target
+        )
     lines = [f"{task.name}, {told['folds']} folds of {told['counts']['clusters']} clusters; written to {target}"]
     for name in ("auroc", "balanced_accuracy"):
         mine, simple = told["test"][name], told["baseline"][name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,23 @@ def test_the_shipped_settings_load(tmp_path: Path, text: str) -> None:
         ("size: 128, window: [50, 400]", "size: 128, window: [50]", "tasks.pancreas-ct.pixels.window"),
         ("tasks:", "tasks: [", "is not valid YAML"),
         ("split:", "splitt:", "unknown key splitt"),
+        ("    unit: slice", "    unit: slice\n    fit: {patiance: 8}", "unknown key tasks.lung-ct.fit.patiance"),
+        ("    unit: slice", "    unit: slice\n    fit: {augment: {flip: 1}}", "tasks.lung-ct.fit.augment.flip must be"),
+        ("    unit: slice", "    unit: slice\n    fit: 8", "tasks.lung-ct.fit must be a mapping"),
+        ("    unit: slice", "    unit: slice\n    fit: {strategy: warm}", "tasks.lung-ct.fit.strategy can't differ"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, old: str, new: str, named: str) -> None:
     assert old in text
     with pytest.raises(Fault, match=named.replace("[", r"\[").replace("]", r"\]")):
         load(tmp_path, text.replace(old, new, 1))
+
+
+def test_a_task_is_fitted_as_it_says_itself_and_else_as_all_are(tmp_path: Path, text: str) -> None:
+    own = "    unit: slice\n    fit: {epochs: 90, augment: {rotation: 5}}"
+    found = load(tmp_path, text.replace("    unit: slice", own, 1))
+    assert found.fit_of("lung-ct") == replace(found.fit, epochs=90, augment=replace(found.fit.augment, rotation=5.0))
+    assert found.fit_of("brain-mr") == found.fit == load(tmp_path, text).fit
 
 
 def test_a_folder_without_settings_is_no_workspace(tmp_path: Path) -> None:

@@ -93,12 +93,12 @@ def test_abandoned_checkpoints_of_the_task_are_removed(home: Path, samples: Any)
     assert {path.name for path in folder.iterdir()} == {"lung-ct-young.npz", "brain-mr-old.npz"}
 
 
-def test_progress_comes_back_as_it_was_kept(tmp_path: Path) -> None:
+def test_progress_comes_back_as_it_was_kept(samples: Any, tmp_path: Path) -> None:
     done = progress.Progress()
     for loss in (0.9, 0.5, 0.4995, 0.3, 0.6):
         state = (np.full((2, 3), loss, np.float32), np.array(7))
-        done = progress.after(done, {"loss": loss, "val_loss": loss}, state[:1], state)
-    assert done.best_epoch == 4  # 0.4995 is not better enough than 0.5 to count
+        done = progress.after(done, {"loss": loss, "val_loss": loss}, state[:1], state, samples.FIT)
+    assert done.best_epoch(samples.FIT) == 4  # 0.4995 is not better enough than 0.5 to count
     assert float(done.best[0][0, 0]) == np.float32(0.3)
     progress.save(tmp_path / "kept.npz", done)
     again = progress.load(tmp_path / "kept.npz")
@@ -113,17 +113,28 @@ def test_patience_counts_from_the_best_epoch(samples: Any) -> None:
     records = [{"loss": loss, "val_loss": loss} for loss in (0.9, 0.5, 0.5, 0.5)]
     reached, ended = progress.Progress(), []
     for record in records:
-        reached = progress.after(reached, record, (), ())
+        reached = progress.after(reached, record, (), (), settings)
         ended.append(reached.ended(settings))
     assert ended == [False, False, False, True]
     assert not progress.Progress().ended(settings)
 
 
+def test_without_patience_every_epoch_is_done_and_the_last_is_kept(samples: Any) -> None:
+    settings, reached, ended = replace(samples.FIT, epochs=4, patience=0), progress.Progress(), []
+    for loss in (0.5, 0.6, 0.7, 0.8):
+        record = {"loss": loss, "val_loss": loss}
+        reached = progress.after(reached, record, (np.array(loss),), (), settings)
+        ended.append(reached.ended(settings))
+    assert ended == [False, False, False, True]
+    assert reached.best_epoch(settings) == 4 and float(reached.best[0]) == 0.8
+
+
 @pytest.mark.parametrize("cut", [0, 10, 200, -30])
 def test_a_damaged_checkpoint_is_named_and_the_fit_begins_again(
-    cut: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    cut: int, samples: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    done = progress.after(progress.Progress(), {"loss": 1.0, "val_loss": 1.0}, (np.ones(9),), (np.ones(9),))
+    record = {"loss": 1.0, "val_loss": 1.0}
+    done = progress.after(progress.Progress(), record, (np.ones(9),), (np.ones(9),), samples.FIT)
     progress.save(tmp_path / "kept.npz", done)
     whole = (tmp_path / "kept.npz").read_bytes()
     (tmp_path / "kept.npz").write_bytes(whole[:cut])

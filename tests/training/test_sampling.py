@@ -59,7 +59,7 @@ def test_balanced_units_are_not_weighted_too(samples: Any, home: Any) -> None:
     units = samples.units(60)
     units = units.where((units.labels != 2) | (np.arange(len(units.labels)) % 4 == 0))
     for name, alike in (("natural", False), ("balanced", True)):
-        feed = feed_of(units, replace(samples.FIT, sampling=name, class_weights=True), 3)
+        feed = feed_of(units, replace(samples.FIT, sampling=name, class_weights=True), samples.TASK)
         assert np.allclose(feed.weights, 1) is alike
         sums = np.bincount(feed.labels[feed.order[: len(units.labels)]], feed.weights[feed.order[: len(units.labels)]])
         assert np.ptp(sums) <= 1.01, "either way the classes weigh alike"

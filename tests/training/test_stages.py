@@ -92,7 +92,7 @@ def test_patience_begins_when_the_backbone_learns(pretrained: Any) -> None:
 
     settings, reached, ended = replace(pretrained, epochs=9, head_epochs=4, patience=2), progress.Progress(), []
     for _ in range(7):
-        reached = progress.after(reached, {"loss": 1.0, "val_loss": 1.0}, (), ())
+        reached = progress.after(reached, {"loss": 1.0, "val_loss": 1.0}, (), (), settings)
         ended.append(reached.ended(settings))
     assert ended == [False, False, False, False, False, True, True]
 
