@@ -60,8 +60,9 @@ def champion(settings: Params, task: Task) -> Pin | None:
         return None
     folder = registry.download(task.name, version)
     report = page.read_json(folder / REPORT)
-    was = (tuple(report["classes"]), report["size"], report["settings"]["backbone"])
-    if was != (task.classes, task.pixels.size, settings.fit_of(task.name).backbone):
+    fit, fitted = settings.fit_of(task.name), report["settings"]
+    was = (tuple(report["classes"]), report["size"], fitted["backbone"], fitted.get("local_contrast", 0))
+    if was != (task.classes, task.pixels.size, fit.backbone, fit.local_contrast):
         log.warning("%s is fitted in full: %s/%s is another network, or tells other classes", task.name, task.name,
                     version)  # fmt: skip
         return None

@@ -13,6 +13,7 @@ from keras import layers, ops
 
 from lineage.fault import Fault
 from training import stages
+from training.blocks import BatchNormalization, LocalContrast, Scaled
 from training.maps import cells
 from training.settings import FitSettings
 
@@ -21,37 +22,6 @@ BACKBONES = ("small", "resnet50", "vgg16", "efficientnetv2b0")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TOUCH = 0.05  # of a cell: what resampling leaves of a lesion beside it is less
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # what ResNet-50 and VGG-16 of keras.applications subtract, in grey levels
-
-
-class Scaled(layers.Layer):  # type: ignore[misc]
-    """Grey values times `scale` plus `offset`, one of each or one a channel. (keras.layers.Rescaling asks TensorFlow
-    what it runs in, on every backend.)"""
-
-    def __init__(self, scale: Sequence[float], offset: Sequence[float]) -> None:
-        super().__init__(name="scaled")
-        self.scale, self.offset = np.array(scale, np.float32), np.array(offset, np.float32)
-
-    def call(self, pixels: Any) -> Any:
-        """Scaled pixels, of the shape that came in."""
-        return pixels * self.scale + self.offset
-
-
-class BatchNormalization(layers.BatchNormalization):  # type: ignore[misc]
-    """Keras' own layer, but fitted by one kernel each way where TensorFlow has one. (Keras spells the moments out, and
-    the step of a small network is then a fifth longer.)"""
-
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalised maps (n, h, w, d); the moving averages follow while it is fitted and not frozen."""
-        if not (training and self.trainable) or keras.backend.backend() != "tensorflow":
-            return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf
-
-        maps, mean, variance, *_ = tf.compat.v1.nn.fused_batch_norm(
-            inputs, self.gamma.value, self.beta.value, epsilon=self.epsilon, is_training=True
-        )
-        for kept, fresh in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            kept.assign(kept * self.momentum + fresh * (1.0 - self.momentum))
-        return maps
 
 
 def build(settings: FitSettings, classes: int, size: int) -> Any:
@@ -66,9 +36,13 @@ def build(settings: FitSettings, classes: int, size: int) -> Any:
     ):
         if value not in known:
             raise Fault(f"fit.{name} {value!r} is unknown: use one of {', '.join(known)}")
+    window = settings.local_contrast
+    if window and (settings.backbone != "small" or not 3 <= window <= size or window % 2 == 0):
+        raise Fault(f"fit.local_contrast {window} must be 0 (off) or, for the backbone small, an odd number of pixels "
+                    f"from 3 to {size}")  # fmt: skip
     pixels = keras.Input((size, size, 1), name="pixels")
     with _computing_in(PRECISIONS[settings.precision]):
-        maps = _small(pixels) if settings.backbone == "small" else _application(pixels, settings)
+        maps = _small(pixels, window) if settings.backbone == "small" else _application(pixels, settings)
     features = layers.Identity(name="features", dtype="float32")(maps)
     pooled = layers.GlobalAveragePooling2D(name="pooled")(features)
     network = keras.Model(pixels, layers.Dense(classes, name="logits")(pooled), name=settings.backbone)
@@ -203,12 +177,15 @@ def _load(network: Any, path: str) -> None:
     raise Fault(f"{path}: these weights do not fit {network.name}{bare} ({told[0]})")
 
 
-def _small(pixels: Any) -> Any:
+def _small(pixels: Any, window: int) -> Any:
     """Our own CNN for a CPU and few scans: a stem of stride four, then one residual stage at 1/8 of the picture.
 
-    A position of the last maps sees 48 pixels across. Layers at full size would cost most of the time of a fit.
+    A position of the last maps sees 48 pixels across. Layers at full size would cost most of the time of a fit. With a
+    `window` the local contrast is seen beside the grey values.
     """
-    maps = _convolution(Scaled([2.0], [-1.0])(pixels), "conv1", 32, kernel=8, stride=4)
+    seen = Scaled([2.0], [-1.0])(pixels)
+    seen = layers.Concatenate(name="seen")([seen, LocalContrast(window)(pixels)]) if window else seen
+    maps = _convolution(seen, "conv1", 32, kernel=8, stride=4)
     maps = _convolution(maps, "conv2", 64, stride=2)
     inner = _convolution(_convolution(maps, "conv3", 64), "conv4", 64, activate=False)
     return _convolution(layers.ReLU()(layers.Add()([maps, inner])), "conv5", 128, kernel=1)

@@ -39,7 +39,8 @@ class FitSettings:
     `strategy` is full (from `weights`, on all admitted data) or warm (training/parent.py); `precision` float32 or
     bfloat16, in which layers then compute, while weights stay float32. `mask_weight` is that of the loss which tells
     where lesions are, for units with a mask. `head_epochs`, `unfreeze_from` and `unfrozen_rate` stage what learns of a
-    pretrained network (training/stages.py), `sampling` is of training/sampling.py, `devices` of training/devices.py.
+    pretrained network (training/stages.py), `sampling` is of training/sampling.py, `devices` of training/devices.py,
+    `local_contrast` of training/blocks.py (pixels; 0: off).
     """
 
     seed: int
@@ -59,6 +60,7 @@ class FitSettings:
     unfreeze_from: str = "all"
     unfrozen_rate: float = 0.1
     sampling: str = "natural"
+    local_contrast: int = 0
     devices: int = 0
 
 

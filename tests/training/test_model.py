@@ -94,3 +94,33 @@ def test_an_ordered_task_is_fitted_with_it(samples: Any, trained: Any, tmp_path:
     assert report.best_validation_loss < 0.3  # the mean of squares of gaps below 1; the cross-entropy starts at 1.1
     assert report.weights_sha256 != fit.fit(samples.units(), samples.TASK, replace(samples.FIT, epochs=2),
                                             tmp_path / "plain").weights_sha256  # fmt: skip
+
+
+def test_local_contrast_is_blind_to_light_and_sees_what_differs(home: Any) -> None:
+    from training.blocks import LocalContrast
+
+    picture = np.random.default_rng(0).uniform(0.2, 0.6, (1, 24, 24, 1)).astype(np.float32)
+    told = np.asarray(LocalContrast(7)(picture))
+    around = picture[0, 5:12, 5:12, 0]
+    means = np.array([[picture[0, y - 3 : y + 4, x - 3 : x + 4, 0].mean() for x in range(5, 12)] for y in range(5, 12)])
+    spread = np.sqrt(np.mean(np.square(around - means)))
+    assert told[0, 8, 8, 0] == pytest.approx((around - means)[3, 3] / (spread + 0.02), abs=1e-4)
+    assert np.abs(np.asarray(LocalContrast(7)(picture + 0.3)) - told).max() < 1e-4
+    assert np.abs(np.asarray(LocalContrast(7)(1.5 * picture)) - told).max() < 0.25 * np.abs(told).max()
+    assert not np.asarray(LocalContrast(7)(np.full((1, 9, 9, 1), 0.5, np.float32))).any()
+
+
+def test_local_contrast_goes_through_fit_and_export(samples: Any, tmp_path: Path) -> None:
+    from training import fit
+
+    units = samples.units(60)
+    report = fit.fit(units, samples.TASK, replace(samples.FIT, epochs=1, local_contrast=5), tmp_path)
+    assert report.parity is not None and report.parity < 1e-4
+
+
+@pytest.mark.parametrize(("backbone", "window"), [("small", 4), ("small", 1), ("small", 33), ("resnet50", 5)])
+def test_a_window_that_can_not_be_is_told(samples: Any, backbone: str, window: int) -> None:
+    from training.model import build
+
+    with pytest.raises(Fault, match=rf"fit\.local_contrast {window} must be 0"):
+        build(replace(samples.FIT, backbone=backbone, local_contrast=window), 2, 32)
