@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from data.batches import Units
 from data.record import Task
 from lineage.fault import Fault
-from training import lesions, model, progress, sampling, sides, stages
+from training import lesions, model, progress, sampling, settle, sides, stages
 from training.augment import Augment, Feed, Shown
 from training.progress import Arrays, Progress
 from training.settings import FitSettings
+from training.settle import Settle
 from training.stages import Stage
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ def train(network: Any, training: Units, validation: Units, settings: FitSetting
         if len(reached.history) < stage.end and not reached.ended(settings):
             model.freeze(network, stage.learns)
             made = learner(network, settings, stage, len(feed), task.ordered, task.positive_index, feed.masks)
-            reached = _through(made, network, feed, told, stage, settings, kept, reached)
+            watch = settle.Settle(network, training.pixels[feed.draw(0)[: settle.UNITS]])
+            reached = _through(made, watch, feed, told, stage, settings, kept, reached)
     model.freeze(network, stages.ALL)
     network.set_weights(list(reached.best))
     return reached
@@ -80,7 +82,7 @@ def learner(
 
 
 def _through(
-    made: Any, network: Any, feed: Feed, told: Any, stage: Stage, settings: FitSettings, kept: Path, reached: Progress
+    made: Any, watch: Settle, feed: Feed, told: Any, stage: Stage, settings: FitSettings, kept: Path, reached: Progress
 ) -> Progress:
     """The epochs of one stage; within it the optimizer goes on too, a new stage has a new one."""
     variables = [*made.variables, *made.optimizer.variables]
@@ -94,15 +96,15 @@ def _through(
             kept.unlink(missing_ok=True)
             raise Fault(f"the loss is not a number in epoch {epoch + 1}; lower fit.learning_rate")
         log.info("epoch %d/%d loss %.4f validation %.4f", epoch + 1, settings.epochs, logs["loss"], logs["val_loss"])
-        reached = progress.after(reached, logs, _values(network.weights), _values(variables), settings)
+        reached = progress.after(reached, logs, _values(watch.network.weights), _values(variables), settings)
         progress.save(kept, reached)
         made.stop_training = reached.ended(settings)
 
-    watch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: feed.deal(epoch), on_epoch_end=keep)
+    rounds = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: feed.deal(epoch), on_epoch_end=keep)
     made.fit(
         feed.source(), validation_data=told, batch_size=None, validation_batch_size=feed.size, epochs=stage.end,
         initial_epoch=len(reached.history), shuffle=False, verbose=0,
-        callbacks=[keras.callbacks.TerminateOnNaN(), watch],
+        callbacks=[keras.callbacks.TerminateOnNaN(), watch, rounds],
     )  # fmt: skip
     return reached
 
