@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from data.batches import Units
 from data.record import Task
 from lineage.fault import Fault
-from training import lesions, model, progress, sampling, settle, sides, stages
+from training import batchnorm, lesions, model, progress, sampling, sides, stages
 from training.augment import Augment, Feed, Shown
+from training.batchnorm import Recount
 from training.progress import Arrays, Progress
 from training.settings import FitSettings
-from training.settle import Settle
 from training.stages import Stage
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def train(network: Any, training: Units, validation: Units, settings: FitSetting
         if len(reached.history) < stage.end and not reached.ended(settings):
             model.freeze(network, stage.learns)
             made = learner(network, settings, stage, len(feed), task.ordered, task.positive_index, feed.masks)
-            watch = settle.Settle(network, training.pixels[feed.draw(0)[: settle.UNITS]])
+            watch = batchnorm.Recount(network, training.pixels[feed.draw(0)[: batchnorm.UNITS]])
             reached = _through(made, watch, feed, told, stage, settings, kept, reached)
     model.freeze(network, stages.ALL)
     network.set_weights(list(reached.best))
@@ -82,7 +82,7 @@ def learner(
 
 
 def _through(
-    made: Any, watch: Settle, feed: Feed, told: Any, stage: Stage, settings: FitSettings, kept: Path, reached: Progress
+    made: Any, watch: Recount, feed: Feed, told: Any, stage: Stage, settings: FitSettings, kept: Path, reached: Progress
 ) -> Progress:
     """The epochs of one stage; within it the optimizer goes on too, a new stage has a new one."""
     variables = [*made.variables, *made.optimizer.variables]

@@ -192,11 +192,11 @@ def _small(pixels: Any, window: int) -> Any:
 
 
 def _convolution(maps: Any, name: str, channels: int, kernel: int = 3, stride: int = 1, activate: bool = True) -> Any:
-    """Convolution and batch normalisation; the quick moving average suits runs of a few hundred steps."""
+    """Convolution and batch normalisation."""
     maps = layers.Conv2D(
         channels, kernel, stride, padding="same", use_bias=False, kernel_initializer="he_normal", name=name
     )(maps)
-    maps = BatchNormalization(momentum=0.9, name=f"{name}_norm")(maps)
+    maps = BatchNormalization(name=f"{name}_norm")(maps)
     return layers.ReLU()(maps) if activate else maps
 
 

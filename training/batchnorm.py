@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 UNITS = 256  # at most: each layer's mean and variance are then over thousands of positions
 
 
-class Settle(keras.callbacks.Callback):  # type: ignore[misc]
+class Recount(keras.callbacks.Callback):  # type: ignore[misc]
     """Counts the statistics anew before every validation, so that what is judged is what will be kept."""
 
     def __init__(self, network: Any, pixels: NDArray[np.float32]) -> None:
@@ -26,10 +26,10 @@ class Settle(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_test_begin(self, logs: Any = None) -> None:  # noqa: ARG002
         """See the class."""
-        settle(self.network, self.pixels)
+        recount(self.network, self.pixels)
 
 
-def settle(network: Any, pixels: NDArray[np.float32]) -> None:
+def recount(network: Any, pixels: NDArray[np.float32]) -> None:
     """Let every batch normalisation that learns take the statistics of these slices (n, h, w, 1), in one pass."""
     learning = [layer for layer in _every(network) if layer.trainable]
     before = [layer.momentum for layer in learning]

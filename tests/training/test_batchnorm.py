@@ -23,43 +23,43 @@ def averages(network: Any) -> list[np.ndarray]:
 def test_the_statistics_are_those_of_the_slices(samples: Any) -> None:
     import keras
 
+    from training.batchnorm import recount
     from training.model import build
-    from training.settle import settle
 
     network = build(samples.FIT, 3, samples.SIZE)
     pixels = samples.units(20).pixels
     before = [layer.momentum for layer in network.layers if hasattr(layer, "momentum")]
-    settle(network, pixels)
+    recount(network, pixels)
     first = network.get_layer("conv1_norm")
     maps = np.asarray(keras.Model(network.input, first.input)(pixels))
     assert np.allclose(first.moving_mean, maps.mean(axis=(0, 1, 2)), atol=1e-4)
     assert np.allclose(first.moving_variance, maps.var(axis=(0, 1, 2)), rtol=1e-2)
     assert [layer.momentum for layer in network.layers if hasattr(layer, "momentum")] == before
-    settled = averages(network)
-    settle(network, pixels)
-    assert all(np.array_equal(one, other) for one, other in zip(averages(network), settled, strict=True))
+    recounted = averages(network)
+    recount(network, pixels)
+    assert all(np.array_equal(one, other) for one, other in zip(averages(network), recounted, strict=True))
     assert np.allclose(np.asarray(network(pixels, training=True)), np.asarray(network(pixels)), atol=1e-2)
 
 
 def test_what_is_frozen_keeps_its_own(samples: Any) -> None:
+    from training.batchnorm import recount
     from training.model import build, freeze
-    from training.settle import settle
 
     network = build(samples.FIT, 3, samples.SIZE)
     freeze(network, "head")
     before = averages(network)
-    settle(network, samples.units(20).pixels)
+    recount(network, samples.units(20).pixels)
     assert all(np.array_equal(one, other) for one, other in zip(averages(network), before, strict=True))
 
 
 def test_those_of_a_network_within_are_found(samples: Any) -> None:
+    from training.batchnorm import recount
     from training.model import build
-    from training.settle import settle
 
     network = build(replace(samples.FIT, backbone="efficientnetv2b0"), 2, 32)
     (inner,) = [layer for layer in network.layers if hasattr(layer, "layers")]
     before = averages(inner)
-    settle(network, samples.units(4).pixels)
+    recount(network, samples.units(4).pixels)
     changed = [not np.array_equal(one, other) for one, other in zip(averages(inner), before, strict=True)]
     assert len(changed) > 50 and all(changed)
 
