@@ -13,17 +13,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("lineage", "data", "serving", "training", "monitoring", "desk", "pipelines")
 LEVEL = {"lineage": 0, "data": 1, "serving": 2, "training": 3, "monitoring": 3, "pipelines": 4, "desk": 4}
+NETWORKS = {
+    f"training/{name}.py"
+    for name in ("augment", "batchnorm", "blocks", "devices", "export", "fit", "learner", "model", "visit")
+}
 DOORS = {
     "prefect": {
         f"pipelines/{name}.py" for name in ("ingest", "retrain", "elsewhere", "watch", "schedule", "decide", "page")
     },
     "dvc": {"pipelines/repro.py"},
     "great_expectations": {"data/suite.py"},
-    "keras": {f"training/{name}.py" for name in ("model", "augment", "visit", "learner", "devices", "fit", "export")},
-    "tensorflow": {
-        f"training/{name}.py" for name in ("model", "augment", "visit", "learner", "devices", "fit", "export")
-    },
-    "jax": {f"training/{name}.py" for name in ("model", "augment", "visit", "learner", "devices", "fit", "export")},
+    **dict.fromkeys(("keras", "tensorflow", "jax"), NETWORKS),
     "mlflow": {"training/track.py", "lineage/registry.py"},
     "bentoml": {"serving/service.py", "serving/bundle.py"},
     "evidently": {"monitoring/drift.py"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from data import anatomy, phantom, phantom_files, pixels, read
 from data.batches import Units
 from data.record import Task
 from data.scanner import acquire
-from lineage import places
+from lineage import keys, places
 from lineage.fault import Fault
 from pipelines import params
 from serving import bundle, outlier
@@ -22,7 +23,6 @@ from serving.predict import Prediction, Upload, predict
 from serving.release import Release, load_release
 from training import evaluate, fit
 
-pytestmark = pytest.mark.usefixtures("home")
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENTS, CHEST, SLICES = 150, 200, 300
 HEALTHY = range(900, 903)
@@ -44,18 +44,25 @@ def picked(task: Task) -> Units:
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A state folder with keys for all tests of this file."""
     folder = tmp_path_factory.mktemp("bodies")
-    settings = params.load(ROOT)
-    task = settings.tasks["lung-ct"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONCOLOOP_HOME", str(folder / "var"))
         for name, value in places.environment().items():
             patch.setenv(name, value)
-        units = picked(task)
-        fit.fit(units, task, replace(settings.fit, epochs=15), folder / "model")
-        evaluate.evaluate(units, task, folder / "model", settings.calibrate, settings.evaluate, folder / "model")
-        return load_release(bundle.assemble(folder / "release", manifest(task, folder), {task.name: folder / "model"}))
+        keys.create()
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def release(folder: Path) -> Release:
+    settings = params.load(ROOT)
+    task = settings.tasks["lung-ct"]
+    units = picked(task)
+    fit.fit(units, task, replace(settings.fit, epochs=15), folder / "model")
+    evaluate.evaluate(units, task, folder / "model", settings.calibrate, settings.evaluate, folder / "model")
+    return load_release(bundle.assemble(folder / "release", manifest(task, folder), {task.name: folder / "model"}))
 
 
 def manifest(task: Task, folder: Path) -> dict[str, Any]:
