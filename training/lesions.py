@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +27,10 @@ Picture = NDArray[np.float32]
 
 class Lesions:
     """The training units as an epoch shows them: a `share` of those whose mask is empty have got a lesion of another
-    unit, and as many of those with a lesion have got the tissue of an empty one in its place."""
+    unit, and as many of those with a lesion have got the tissue of an empty one in its place. A unit of a `positive`
+    class whose mask is empty (its label is the patient's) takes no part: nobody knows what it shows."""
 
-    def __init__(self, units: Units, share: float, seed: int) -> None:
+    def __init__(self, units: Units, share: float, seed: int, positive: Sequence[int] = ()) -> None:
         if not 0 <= share <= 1:
             raise Fault(f"fit.augment.paste is {share}: use a share between 0 and 1")
         self.units, self.share, self.seed = units, share, seed
@@ -40,7 +42,7 @@ class Lesions:
             picture, mask = units.pixels[place, ..., 0], units.masks[place, ..., 0]
             if mask.any():
                 self.outlines[place] = outline(mask, picture.shape)
-            else:
+            elif units.labels[place] not in positive:
                 self.bodies[place] = inside(picture)
 
     def shown(self, epoch: int) -> Units:

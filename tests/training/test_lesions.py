@@ -69,6 +69,14 @@ def test_with_one_kind_alone_nothing_changes(units: Units, left: str) -> None:
     assert Lesions(bare, 1.0, 7).shown(0) is bare
 
 
+def test_an_empty_mask_under_a_positive_label_is_left_alone(units: Units) -> None:
+    units.labels[0] = 2
+    shown = Lesions(units, 1.0, 7, (2,)).shown(0)
+    assert np.array_equal(shown.pixels[0], units.pixels[0])
+    assert shown.labels.tolist() == [2, 2, 2, 0, 0, 0, 0, 2]
+    assert Lesions(units, 1.0, 7).shown(0).labels[0] == 2 and 0 in Lesions(units, 1.0, 7).bodies
+
+
 def test_a_share_that_is_none_is_refused(units: Units) -> None:
     with pytest.raises(Fault, match=r"fit\.augment\.paste is 1\.5"):
         Lesions(units, 1.5, 7)
