@@ -1,4 +1,6 @@
-"""params.yaml -> frozen settings. The only place where that file is read; an unknown or missing key is named."""
+"""params.yaml -> frozen settings. The only place where that file is read; an unknown or missing key is named.
+
+A key whose field has a default may be missing: files of an older version lack what came later."""
 
 from __future__ import annotations
 
@@ -137,11 +139,11 @@ def _merged(shared: Any, own: Any) -> Any:
     return {**shared, **{key: _merged(shared.get(key), value) for key, value in own.items()}}
 
 
-def _match(given: set[str], wanted: set[str], where: str) -> None:
+def _match(given: set[str], known: set[str], where: str, optional: frozenset[str] = frozenset()) -> None:
     prefix = f"{where}." if where else ""
-    if unknown := sorted(given - wanted):
-        raise Fault(f"{NAME}: unknown key {prefix}{unknown[0]}; known here: {', '.join(sorted(wanted)) or 'none'}")
-    if missing := sorted(wanted - given):
+    if unknown := sorted(given - known):
+        raise Fault(f"{NAME}: unknown key {prefix}{unknown[0]}; known here: {', '.join(sorted(known)) or 'none'}")
+    if missing := sorted(known - given - optional):
         raise Fault(f"{NAME}: missing key {prefix}{missing[0]}; the shipped {NAME} shows its default")
 
 
@@ -151,11 +153,16 @@ def _fill(kind: Any, value: Any, where: str) -> Any:
     value = {} if value is None else value
     if not isinstance(value, Mapping):
         raise Fault(f"{NAME}: {where} must be a mapping, not {value!r}")
-    fields = {field.name for field in dataclasses.fields(kind)}
-    _match(set(value), fields, where)
+    fields = dataclasses.fields(kind)
+    _match(set(value), {field.name for field in fields}, where, frozenset(filter(None, map(_defaulted, fields))))
     hints = typing.get_type_hints(kind)
-    filled = {name: _fill(hints[name], value[name], f"{where}.{name}") for name in fields}
+    filled = {name: _fill(hints[name], entry, f"{where}.{name}") for name, entry in value.items()}
     return typing.cast("type[Any]", kind)(**filled)
+
+
+def _defaulted(field: dataclasses.Field[Any]) -> str:
+    """The name of a field that has a default; empty for one that must be set."""
+    return field.name if (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING) else ""
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

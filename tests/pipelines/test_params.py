@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,37 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, old: str, new: str, n
     assert old in text
     with pytest.raises(Fault, match=named.replace("[", r"\[").replace("]", r"\]")):
         load(tmp_path, text.replace(old, new, 1))
+
+
+@dataclass(frozen=True)
+class Newer:
+    """Settings of a section to which a later version added `limit` and `names`."""
+
+    rate: float
+    limit: int = 4
+    names: tuple[str, ...] = field(default_factory=tuple)
+
+
+@pytest.mark.parametrize(
+    ("section", "outcome"),
+    [
+        ("{rate: 1}", Newer(1.0)),
+        ("{rate: 1, limit: 5}", Newer(1.0, 5)),
+        ("{limit: 5}", "missing key prepare.rate"),
+        ("{rate: 1, limits: 5}", "unknown key prepare.limits"),
+        ("{rate: 1, limit: many}", "prepare.limit must be int"),
+    ],
+)
+def test_a_key_that_an_older_file_lacks_has_its_default(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, section: str, outcome: Newer | str
+) -> None:
+    monkeypatch.setitem(params.Params.__annotations__, "prepare", Newer)
+    changed = text.replace("prepare: {}", f"prepare: {section}")
+    if isinstance(outcome, str):
+        with pytest.raises(Fault, match=outcome):
+            load(tmp_path, changed)
+    else:
+        assert load(tmp_path, changed).prepare == outcome
 
 
 def test_a_task_is_fitted_as_it_says_itself_and_else_as_all_are(tmp_path: Path, text: str) -> None:
