@@ -84,10 +84,13 @@ def _wave(random: Random, strength: float, turns: int = 5) -> tuple[Array, Array
 
 
 def _cloud(random: Random, strength: float) -> Array:
-    """A smooth random field over the picture, of standard deviation about `strength`."""
-    axis = np.linspace(0, np.pi, SIZE, dtype=np.float32)
-    waves = np.cos(axis[:, None] * np.arange(1, 5, dtype=np.float32))
-    weights = random.normal(size=(4, 4)).astype(np.float32) * np.float32(strength / 2)
+    """A smooth random field over the picture, of standard deviation about `strength`.
+
+    In double precision: libraries round cosines and products otherwise on other processors, and the last bit of a
+    single one would show in the pixels.
+    """
+    waves = np.cos(np.linspace(0, np.pi, SIZE)[:, None] * np.arange(1, 5))
+    weights = random.normal(size=(4, 4)) * (strength / 2)
     return np.asarray(waves @ weights @ waves.T, np.float32)
 
 

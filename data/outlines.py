@@ -46,7 +46,7 @@ def write(path: Path, grids: Mapping[str, Grid]) -> None:
     """Write the grids by unit, the same bytes for the same grids; no file where there are none."""
     path.unlink(missing_ok=True)
     if grids:
-        np.savez_compressed(path, units=np.array(list(grids), np.str_), shares=np.stack(list(grids.values())))
+        np.savez(path, units=np.array(list(grids), np.str_), shares=np.stack(list(grids.values())))
 
 
 def read_grids(path: Path) -> dict[str, Grid]:

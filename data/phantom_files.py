@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 from dataclasses import dataclass
 from datetime import date
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.compression import gzipped
 from data.record import Modality
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def nifti(study: Study, planes: NDArray[np.int16], pixel: float) -> bytes:
     image.header["descrip"] = f"{person.name} {person.birth.isoformat()}".encode()[:79]
     image.header["aux_file"] = person.id.encode()[:23]
     image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), compresslevel=4, mtime=0)
+    return gzipped(image.to_bytes(), level=4)
 
 
 @lru_cache(maxsize=1)

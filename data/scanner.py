@@ -77,7 +77,7 @@ def acquire(drawn: Array, scanner: Scanner, random: np.random.Generator) -> NDAr
     axis = np.linspace(-1, 1, len(drawn), dtype=np.float32)
     tilt = random.normal(size=2)
     values *= 1 + np.float32(scanner.bias) * (tilt[0] * axis[:, None] + tilt[1] * axis[None]).astype(np.float32)
-    return np.asarray(np.clip(np.rint(np.hypot(values + noise[0], noise[1])), 0, 4095), np.int16)
+    return np.asarray(np.clip(np.rint(np.sqrt((values + noise[0]) ** 2 + noise[1] ** 2)), 0, 4095), np.int16)
 
 
 def _blur(values: Array, sigma: float) -> Array:

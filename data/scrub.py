@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 
+from data.compression import gzipped
 from data.nifti import nifti_bytes
 from lineage.fault import Fault
 
@@ -12,6 +12,7 @@ from lineage.fault import Fault
 # descrip, aux_file; intent_name), nifti2.h (descrip, aux_file; intent_name; unused_str).
 NIFTI1_TEXT = ((4, 38), (140, 252), (328, 344))
 NIFTI2_TEXT = ((240, 344), (508, 524), (525, 540))
+LEVEL = 4  # of compression
 PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 # FF00 and restart markers are entropy-coded data; so is FF before anything under 80 in JPEG-LS (T.87, A.1).
 MARKER = re.compile(rb"\xff+([\x80-\xcf\xd8-\xfe])")
@@ -27,7 +28,7 @@ def nifti(name: str, content: bytes) -> bytes:
     gap = (size, int(header.get_data_offset()))
     for start, stop in (*(NIFTI1_TEXT if size == 348 else NIFTI2_TEXT), gap):
         clean[start:stop] = bytes(stop - start)
-    return bytes(clean) if plain is content else gzip.compress(bytes(clean), compresslevel=4, mtime=0)
+    return bytes(clean) if plain is content else gzipped(bytes(clean), LEVEL)
 
 
 def png(name: str, content: bytes) -> bytes:

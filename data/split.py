@@ -112,7 +112,8 @@ def assign(
 
     Strata are (worst label that the cluster holds, site). The first clusters of a class go one to each side, so that
     small classes are tested too; after that the side goes to where class and stratum together need it most. Order and
-    ties come from a hash of the content of the cluster's scans and `split.seed`: a new pseudonym key moves nobody.
+    ties come from a hash of the cluster's decoded pixels and `split.seed`: neither a new pseudonym key nor another
+    compressor moves anybody.
     """
     check_cluster(task)
     shares = _shares(settings)
@@ -173,7 +174,8 @@ def _ballots(manifest: pd.DataFrame, cohorts: pd.DataFrame, seed: int, task: Tas
     new = manifest[~called(manifest["cluster"], cohorts).isin(cohorts["cluster"])]
     ballots = []
     for cluster, units in new.groupby("cluster", sort=True):
-        ballot = fingerprint.text_sha256(f"{units['sha256'].min()}:{seed}")
+        seen = "\n".join(sorted(units["pixels_blake3"]))
+        ballot = fingerprint.text_sha256(f"{seen}:{seed}")
         site = min(units["site"].mode(), default="")
         ballots.append((ballot, str(cluster), _worst(set(units["label"]), task), str(site)))
     return sorted(ballots)

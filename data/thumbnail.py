@@ -16,10 +16,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data.compression import gzipped
 from data.pixels import area
 
 Array = NDArray[np.float32]
 SIDE, GREYS = 40, 64
+ANY = 47  # zlib's `wbits` for gzip and, of manifests before 2026-12, zlib
 FRAME, SPAN = 32, 0.45  # pixels of the body's frame; share of its half that the quartiles stand at
 WAVES = 8  # half waves along an axis of the highest frequency in the vector
 DARK = 0.2  # of the white of a picture: less is taken for air
@@ -35,13 +37,13 @@ def thumbnail(unit_pixels: Array) -> str:
 
 def encoded(greys: NDArray[np.uint8]) -> str:
     """Greys of a thumbnail, side × side, as text."""
-    return base64.b64encode(zlib.compress(greys.tobytes(), 6)).decode()
+    return base64.b64encode(gzipped(greys.tobytes(), level=6)).decode()
 
 
 def greys(column: pd.Series[str]) -> NDArray[np.uint8]:
     """The thumbnails of a manifest, n × 40 × 40; black where there is none."""
     empty = bytes(SIDE * SIDE)
-    raw = b"".join(zlib.decompress(base64.b64decode(text)) if text else empty for text in column)
+    raw = b"".join(zlib.decompress(base64.b64decode(text), ANY) if text else empty for text in column)
     return np.frombuffer(raw, np.uint8).reshape(len(column), SIDE, SIDE)
 
 

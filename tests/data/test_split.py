@@ -21,7 +21,7 @@ SETTINGS = SplitSettings(seed=7, test=0.3, validation=0.2)
 def manifest(clusters: dict[str, tuple[list[str], str]], key: str = "") -> pd.DataFrame:
     """Units of clusters: name -> (labels of its units, site). The content depends on the name, not on `key`."""
     rows = [
-        {"cluster": key + name, "label": label, "site": site, "sha256": text_sha256(f"{name} {number}")}
+        {"cluster": key + name, "label": label, "site": site, "pixels_blake3": text_sha256(f"{name} {number}")}
         for name, (labels, site) in clusters.items()
         for number, label in enumerate(labels)
     ]
@@ -60,6 +60,24 @@ def test_the_order_of_rows_and_the_pseudonym_key_move_nobody(lung: Task, nobody:
     assert other_key["side"].tolist() == first["side"].tolist()
     other_seed = assign(manifest(clusters), nobody, replace(SETTINGS, seed=8), 1, "b", lung)
     assert other_seed["side"].tolist() != first["side"].tolist()
+
+
+def test_files_written_otherwise_move_nobody_and_a_shared_blank_slice_makes_no_tie(
+    lung: Task, nobody: pd.DataFrame
+) -> None:
+    """The same pixels in files of other bytes get the same sides; patients who share a blank slice keep their own."""
+    table = manifest(people(20, "normal") | people(9, "malignant"))
+    written = [assign(table.assign(sha256=[f"{way} {row}" for row in range(29)]), nobody, SETTINGS, 1, "b", lung)
+               for way in ("zlib", "zlib-ng")]  # fmt: skip
+    assert written[0]["side"].tolist() == written[1]["side"].tolist()
+    blank = table.assign(pixels_blake3="0" * 64)
+    both = pd.concat([table, blank], ignore_index=True)
+    other_key = both.assign(cluster=both["cluster"].map(lambda name: text_sha256(name)[:8]))
+    named = {text_sha256(name)[:8]: name for name in table["cluster"]}
+    dealt, again = (assign(units, nobody, SETTINGS, 1, "b", lung) for units in (both, other_key))
+    assert dict(zip(again["cluster"].map(named), again["side"], strict=True)) == dict(
+        zip(dealt["cluster"], dealt["side"], strict=True)
+    )
 
 
 def test_three_clusters_of_a_class_are_enough_to_train_validate_and_test_it(lung: Task, nobody: pd.DataFrame) -> None:

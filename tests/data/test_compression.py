@@ -1,0 +1,102 @@
+"""Files that we write have the same bytes on every Python, compressor and processor."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data import archive, compression, outlines, phantom, scrub, thumbnail
+from data.record import Task
+from lineage import fingerprint
+from serving import explain
+
+# SHA-256 of what is written here, as computed on Python 3.11, 3.12 and 3.13; whoever changes the phantoms changes these
+BATCHES = {
+    "lung": "1a9646538d4558b298add9936f10b968313b4ccaf58cb27e707e0cd20a0fe764",
+    "brain": "a275348d975596cb2677d84601132e48d17b79be547e588ac662da6c21cb4fbb",
+}
+COPIES = "a915a8c67c21770f7ad9a9e61bc14892a503e317094bddff58ffc2ffbd74545d"
+CONTAINERS = "6f2c84fba9e042a9815891c3d7544a654290620c81b2c4119e9f466918989672"
+
+
+@pytest.fixture
+def another_compressor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python whose zlib compresses otherwise and names another system in gzip's header, as 3.13 or zlib-ng do."""
+    compress = zlib.compress
+
+    def other(content: bytes, /, level: int = -1, wbits: int = 15) -> bytes:
+        return compress(content, 1, wbits)
+
+    def packed(content: bytes, compresslevel: int = 9, *, mtime: float | None = None) -> bytes:
+        told = compress(content, 1, 31)
+        return told[:9] + b"\xff" + told[10:]
+
+    monkeypatch.setattr(zlib, "compress", other)
+    monkeypatch.setattr(gzip, "compress", packed)
+
+
+def steps() -> bytes:
+    """Bytes that can be compressed, by integers alone."""
+    return (np.arange(200_000) ** 2 // 7 % 251).astype(np.uint8).tobytes()
+
+
+@pytest.mark.usefixtures("another_compressor")
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_phantom_batch(name: str, lung: Task, brain: Task, tmp_path: Path) -> None:
+    task = {"lung": lung, "brain": brain}[name]
+    phantom.write_batch(tmp_path, task, 6, phantom.usual(task), 31, slices=2, masks=True)
+    assert fingerprint.digest(fingerprint.tree(tmp_path)) == BATCHES[name]
+
+
+@pytest.mark.usefixtures("another_compressor")
+def test_de_identified_copies(brain: Task, tmp_path: Path) -> None:
+    phantom.write_batch(tmp_path, brain, 3, phantom.usual(brain), 31, slices=2)
+    copies = [scrub.nifti(path.name, path.read_bytes()) for path in sorted(tmp_path.glob("*.nii.gz"))]
+    assert len(copies) == 3 and all(zlib.decompress(copy, 31) for copy in copies)
+    assert fingerprint.text_sha256("".join(copy.hex() for copy in copies)) == COPIES
+
+
+@pytest.mark.usefixtures("another_compressor")
+def test_archives_arrays_thumbnails_and_heat_maps(tmp_path: Path) -> None:
+    grids = {name: np.frombuffer(steps()[at : at + 1024], np.uint8).reshape(32, 32) for at, name in enumerate("ab")}
+    outlines.write(tmp_path / "masks.npz", grids)
+    written = {
+        "gzip": compression.gzipped(steps(), 4),
+        "zip": archive.packed({"b": steps(), "a": b"one"}),
+        "masks": (tmp_path / "masks.npz").read_bytes(),
+        "thumbnail": thumbnail.encoded(np.frombuffer(steps()[:1600], np.uint8).reshape(40, 40) % 64).encode(),
+        "map": explain.png(np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)),
+    }
+    assert fingerprint.digest({name: content.hex() for name, content in written.items()}) == CONTAINERS
+
+
+@pytest.mark.parametrize("size", [0, 1, 65535, 65536, 200_000])
+def test_what_is_stored_comes_back(size: int) -> None:
+    content = steps()[:size]
+    assert zlib.decompress(compression.stored(content)) == content
+    assert gzip.decompress(compression.gzipped(content, 6)) == content
+
+
+def test_thumbnails_of_older_manifests_are_read() -> None:
+    """Until 2026-12 they were zlib streams of the Python that wrote them."""
+    import base64
+
+    grey = np.arange(1600, dtype=np.uint8).reshape(40, 40) % 64
+    older = base64.b64encode(zlib.compress(grey.tobytes(), 6)).decode()
+    column = pd.Series([older, thumbnail.encoded(grey), ""])
+    np.testing.assert_array_equal(thumbnail.greys(column), [grey, grey, np.zeros((40, 40))])
+
+
+def test_nothing_else_compresses_what_is_written() -> None:
+    """Another call of Python's own compressor would bring its bytes back."""
+    rooms = Path(phantom.__file__).parent.parent
+    sources = [path for room in ("data", "serving", "training", "pipelines", "desk", "monitoring", "lineage")
+               for path in (rooms / room).rglob("*.py")]  # fmt: skip
+    calls = re.compile(r"(gzip|zlib|bz2|lzma)\.compress|compressobj|savez_compressed|GzipFile|ZIP_DEFLATED\)")
+    assert not [path.name for path in sources if calls.search(path.read_text(encoding="utf-8"))]
