@@ -4,7 +4,7 @@ BIN := .venv/bin
 export UV_LINK_MODE ?= copy
 export UV_SYSTEM_CERTS ?= true
 
-.PHONY: install demo up test soak check format real clean
+.PHONY: install demo up test soak mutate check format real clean
 
 install: .venv/installed
 
@@ -28,6 +28,9 @@ test: install            ## the tests; heavy checks as a seeded sample
 
 soak: install            ## every heavy check in full
 	ONCOLOOP_SOAK=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+mutate: install          ## breaks the gates, the ledger, de-identification, split and accounts one point at a time; prints what no test notices
+	$(BIN)/python bench/mutate.py
 
 check: install           ## style, types
 	$(BIN)/ruff check .
