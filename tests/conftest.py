@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,8 +14,21 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("PREFECT_HOME", str(Path(tempfile.gettempdir()) / "oncoloop-tests-prefect"))
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database without rows: copying it takes no time, migrating one for each test does."""
+    from lineage import store
+
+    path = tmp_path_factory.mktemp("database") / "oncoloop.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONCOLOOP_DATABASE_URL", f"sqlite:///{path}")
+        store.migrate()
+        store.engine().dispose()
+    return path
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Path:
     """An empty state folder with keys and database; the test's working folder is its workspace."""
     from lineage import keys, places, store
 
@@ -24,6 +38,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, value in places.environment().items():
         monkeypatch.setenv(name, value)
     keys.create()
+    shutil.copyfile(empty_database, places.place("oncoloop.db"))
     store.migrate()
     return tmp_path / "var"
 

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from lineage import ledger, people, store
 from lineage.fault import Fault
+from lineage.fingerprint import text_sha256
+
+ENGINEER, CLINICIAN, AUDITOR = "engineer", "clinician", "auditor"
+ALLOWED = {  # who may do what, beside the system; whatever is not here nobody may do
+    "predict": {CLINICIAN, ENGINEER},
+    "cases": {CLINICIAN},
+    "outcome": {CLINICIAN},
+    "models": {ENGINEER, AUDITOR},
+    "drift": {ENGINEER, AUDITOR},
+    "acknowledge": {ENGINEER},
+    "ingest": {ENGINEER},
+    "retrain": {ENGINEER},
+    "approve": {ENGINEER},
+    "traffic": {ENGINEER},
+    "withdraw": {ENGINEER},
+    "people": {ENGINEER},
+    "trace": {ENGINEER, AUDITOR},
+    "ledger": {ENGINEER, AUDITOR},
+    "evidence": {ENGINEER, AUDITOR},
+}
+
+
+def later(monkeypatch: pytest.MonkeyPatch, **duration: float) -> None:
+    """Move the clock of the record forward."""
+    moment = datetime.now(UTC) + timedelta(**duration)
+    monkeypatch.setattr(store, "now", lambda: moment.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
 @pytest.fixture
@@ -46,6 +73,45 @@ def test_a_bad_account_is_refused(three: None, name: str, role: str, sentence: s
     assert len(people.people()) == 3
 
 
+@pytest.mark.parametrize("name", ["a", "0", "a.b_c@d-e", "x" * 64])
+def test_a_name_may_be_short_or_an_address(home: Path, name: str) -> None:
+    people.add(name, "engineer")
+    assert people.person(name).name == name
+
+
+@pytest.mark.parametrize("name", ["x" * 65, ".a", "-a", "@a", "_a", "a b", "a/b", "a\n", "é"])
+def test_a_name_that_could_be_taken_for_something_else_is_refused(home: Path, name: str) -> None:
+    with pytest.raises(Fault, match="can't be a user's name"):
+        people.add(name, "engineer")
+    assert people.people() == [] and ledger.events() == []
+
+
+def test_an_account_says_when_it_was_opened_and_closed(home: Path) -> None:
+    before = store.now()
+    added = people.add("erik", "engineer")
+    assert before <= added.added_at <= store.now() and added.disabled_at is None
+    assert people.person("erik") == added
+    people.disable("erik")
+    disabled_at = people.person("erik").disabled_at
+    assert disabled_at is not None and before <= disabled_at <= store.now()
+    assert [person.disabled_at for person in people.people()] == [disabled_at]
+
+
+def test_the_record_keeps_the_role_of_a_new_account(three: None) -> None:
+    roles = {event.subject: event.payload for event in ledger.events("person.added")}
+    assert roles == {"erik": {"role": "engineer"}, "carla": {"role": "clinician"}, "ada": {"role": "auditor"}}
+
+
+def test_closing_an_account_again_changes_nothing(three: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    people.disable("carla")
+    closed = people.person("carla")
+    later(monkeypatch, days=1)
+    people.disable("carla")
+    assert people.person("carla") == closed
+    with pytest.raises(Fault, match="no user 'nobody'"):
+        people.disable("nobody")
+
+
 def test_a_link_works_once(three: None) -> None:
     token = people.invite("carla")
     found = people.redeem(token)
@@ -56,6 +122,70 @@ def test_a_link_works_once(three: None) -> None:
 
 def test_a_link_expires(three: None) -> None:
     assert people.redeem(people.invite("carla", minutes=0)) is None
+
+
+@pytest.mark.parametrize(("minutes", "works"), [(14, True), (16, False)])
+def test_a_link_works_for_a_quarter_of_an_hour(
+    three: None, monkeypatch: pytest.MonkeyPatch, minutes: int, works: bool
+) -> None:
+    token = people.invite("carla")
+    later(monkeypatch, minutes=minutes)
+    assert (people.redeem(token) is not None) is works
+
+
+def test_one_link_does_not_use_up_another(three: None) -> None:
+    first, second = people.invite("carla"), people.invite("ada")
+    assert first != second and min(len(first), len(second)) >= 43, "32 random bytes"
+    for token, name in ((second, "ada"), (first, "carla")):
+        person = people.redeem(token)
+        assert person is not None and person.name == name
+
+
+def test_a_link_that_was_sent_before_the_account_closed_is_used_up(three: None) -> None:
+    link = people.invite("carla")
+    people.disable("carla")
+    assert people.redeem(link) is None
+    store.execute(store.people.update().values(disabled_at=None))
+    assert people.redeem(link) is None
+
+
+def test_an_issued_token_is_recorded_without_its_text(three: None) -> None:
+    token = people.issue("carla", "predict", days=30, actor="erik")
+    (event,) = ledger.events("token.issued")
+    assert (event.subject, event.actor) == ("carla", "erik")
+    assert event.payload == {"scope": "predict", "days": 30, "sha256": text_sha256(token)}
+    people.issue("erik", "ingest", days=1)
+    assert ledger.events("token.issued")[-1].actor == "system"
+
+
+def test_a_refused_token_leaves_no_trace(three: None) -> None:
+    for name, scope, days in (("carla", "approve", 1), ("carla", "sign-in", 1), ("ada", "trace", 0)):
+        with pytest.raises(Fault):
+            people.issue(name, scope, days=days)
+    assert ledger.events("token.issued") == [] and store.fetch(store.tokens.select()) == []
+
+
+@pytest.mark.parametrize(("days", "works"), [(6.99, True), (7.01, False)])
+def test_a_token_works_for_the_days_it_was_issued_for(
+    three: None, monkeypatch: pytest.MonkeyPatch, days: float, works: bool
+) -> None:
+    token = people.issue("carla", "predict", days=7)
+    later(monkeypatch, days=days)
+    assert (people.bearer(token, "predict") is not None) is works
+
+
+def test_at_its_last_moment_a_token_is_no_longer_valid(three: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    token, link = people.issue("carla", "predict", days=1), people.invite("carla")
+    moment = "2026-01-31T12:00:00Z"
+    store.execute(store.tokens.update().values(expires_at=moment))
+    monkeypatch.setattr(store, "now", lambda: moment)
+    assert people.bearer(token, "predict") is None and people.redeem(link) is None
+
+
+def test_a_token_allows_no_more_than_the_role_of_its_holder_does_now(three: None) -> None:
+    token = people.issue("carla", "predict", days=1)
+    store.execute(store.people.update().where(store.people.c.name == "carla").values(role="auditor"))
+    assert people.bearer(token, "predict") is None
 
 
 def test_a_token_is_for_one_scope(three: None) -> None:
@@ -112,13 +242,26 @@ def test_a_disabled_account_is_shut_at_once(three: None) -> None:
     assert [event.actor for event in ledger.events("person.disabled", "carla")] == ["erik"]
 
 
-def test_each_role_does_its_own_work(three: None) -> None:
-    may = {name: {action for action in people.ACTIONS if people.may(name, action)} for name in ("erik", "carla", "ada")}
-    assert may["carla"] == {"predict", "cases", "outcome"}
-    assert {"approve", "retrain", "traffic"} <= may["erik"] and "cases" not in may["erik"]
-    assert {"trace", "ledger", "evidence"} <= may["ada"]
-    assert not may["ada"] & {"approve", "predict", "traffic", "people", "cases"}
-    assert all(people.may(people.SYSTEM, action) for action in people.ACTIONS)
+@pytest.mark.parametrize("role", [ENGINEER, CLINICIAN, AUDITOR])
+def test_a_role_may_do_exactly_its_own_work(role: str) -> None:
+    person = people.Person("pat", role, "2026-01-31T12:00:00Z", "system")
+    allowed = {action for action in people.ACTIONS if people.may(person, action)}
+    assert allowed == {action for action, roles in ALLOWED.items() if role in roles}
+
+
+def test_the_system_may_do_all_and_a_disabled_person_nothing() -> None:
+    assert set(people.ACTIONS) == set(ALLOWED)
+    assert all(people.may(people.SYSTEM, action) for action in ALLOWED)
+    for role in (ENGINEER, CLINICIAN, AUDITOR):
+        disabled = people.Person("pat", role, "2026-01-31T12:00:00Z", "system", "2026-02-01T12:00:00Z")
+        assert not any(people.may(disabled, action) for action in ALLOWED)
+
+
+def test_a_name_stands_for_its_account(three: None) -> None:
+    for name, role in (("erik", ENGINEER), ("carla", CLINICIAN), ("ada", AUDITOR)):
+        assert {action for action in ALLOWED if people.may(name, action)} == {
+            action for action, roles in ALLOWED.items() if role in roles
+        }
 
 
 def test_an_action_nobody_thought_of_is_a_fault(three: None) -> None:
