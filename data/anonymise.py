@@ -8,8 +8,6 @@ under 90) and modified dates. What is burned into pixels is not removed but foun
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import io
 import re
 from collections.abc import Iterable, Mapping
@@ -120,7 +118,7 @@ def _allowed(header: Any, secrets: Secrets) -> Any:
             setattr(clean, element.keyword, said)
     for keyword in _there(header, profile.UIDS):
         if header.get(keyword):
-            setattr(clean, keyword, _uid(str(header.get(keyword))))
+            setattr(clean, keyword, keys.uid(str(header.get(keyword))))
     clean.set_original_encoding(*header.original_encoding, header.original_character_set)
     return clean
 
@@ -158,12 +156,6 @@ def _silent(element: Any, secrets: Secrets) -> Any:
 
 def _text(value: Any) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str("" if value is None else value)
-
-
-def _uid(uid: str) -> str:
-    """The same new UID for the same old one, by this installation's key, under the root for UUIDs (PS3.5 B.2)."""
-    digest = hmac.new(keys.key("pseudonym"), f"uid\n{uid}".encode(), hashlib.sha256).digest()
-    return f"2.25.{int.from_bytes(digest[:16])}"
 
 
 def _replace_identity(header: Any, clean: Any, told: str) -> None:
@@ -231,7 +223,7 @@ def _written(header: Any, clean: Any) -> bytes:
     clean.file_meta = FileMetaDataset()
     clean.file_meta.TransferSyntaxUID = syntax
     clean.file_meta.MediaStorageSOPClassUID = clean.SOPClassUID
-    clean.file_meta.MediaStorageSOPInstanceUID = clean.get("SOPInstanceUID") or _uid("none")
+    clean.file_meta.MediaStorageSOPInstanceUID = clean.get("SOPInstanceUID") or keys.uid("none")
     stream = io.BytesIO()
     clean.save_as(stream, enforce_file_format=True)
     return stream.getvalue()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from data import limits
 from data.frames import functional, stack
+from data.header_identity import of_header
 from data.record import Modality, Scan, Units
 from lineage.fault import Fault
 
@@ -84,6 +85,7 @@ def scan_of(name: str, header: Any) -> Scan:
         spacing=_spacing(header, stacked.distance if stacked is not None else 0.0),
         header=_facts(header, modality, first) | {"geometry": stacked.geometry if stacked is not None else ""},
         patient_id=str(header.get("PatientID") or ""),
+        identity=of_header(header),
     )
 
 
@@ -177,7 +179,8 @@ def _facts(header: Any, modality: str, first: int) -> dict[str, str]:
     plane = functional(header, first, "PlaneOrientationSequence") or header
     facts["position"] = _text(place.get("ImagePositionPatient"))
     facts["orientation"] = _text(plane.get("ImageOrientationPatient"))
-    facts["series"] = hashlib.sha256(_text(header.get("SeriesInstanceUID")).encode()).hexdigest()[:16]
+    series = _text(header.get("SeriesInstanceUID"))
+    facts["series"] = hashlib.sha256(series.encode()).hexdigest()[:16] if series else ""
     return facts
 
 

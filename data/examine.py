@@ -15,7 +15,20 @@ import pandas as pd
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from data import anonymise, archive, burned, describe, identity, labels, outlines, person, pixels, prepared, read
+from data import (
+    anonymise,
+    archive,
+    burned,
+    describe,
+    identity,
+    labels,
+    outlines,
+    patients,
+    person,
+    pixels,
+    prepared,
+    read,
+)
 from data.record import Scan, Task
 from data.settings import Disagreement
 from data.thumbnail import thumbnail
@@ -73,6 +86,7 @@ def examine(job: Job) -> Examined:
         ending, clean = _clean(opened, whole, [job.file_name, *named], identity.cells(told.values()))
         facts = {"sha256": sha256, "stored_sha256": hashlib.sha256(clean).hexdigest()}
         facts |= person.who(whole, scan, sha256) | burned.facts(scan)
+        facts |= patients.keyed(patients.signs(whole["patient_id"] or whole["group"], scan.identity))
         drawn = _outlines(job, scan, told)
         seen = [_unit(scan, number, row, job.task) for number, row in sorted(told.items())]
     except (Fault, OSError) as error:

@@ -33,7 +33,7 @@ def admit(
     """
     failing = _joined(validation.failing, findings.failing)
     out = len(failing) + len(refused)
-    against = _against(validation.batch_errors, out, total_units, settings)
+    against = _against([*validation.batch_errors, *findings.errors], out, total_units, settings)
     reasons = [*against, *_named_units(failing), *_named_files(refused)]
     reasons += [f"warning: {text}" for text in (*validation.warnings, *findings.warnings, *warnings)]
     if not against:

@@ -6,7 +6,7 @@ import base64
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,13 @@ class Refused:
 
 @dataclass(frozen=True)
 class Indexed:
-    """What a batch holds: one row for each unit, the files refused, and the digest that says "this very batch"."""
+    """What a batch holds: one row for each unit, the files refused, the digest that says "this very batch", and the row
+    of metadata.csv that each unit is named in."""
 
     manifest: pd.DataFrame
     refused: list[Refused]
     digest: str
+    rows: dict[str, int] = field(default_factory=dict)
 
 
 def index_batch(
@@ -83,7 +85,7 @@ def index_batch(
     refused = [Refused(called(first[one.file_name], one.sha256), one.refusal) for one in examined if one.refusal]
     digest = _digest(source, table, {one.file_name: one.sha256 for one in examined})
     log.info("%s: %d units in %d files, %d refused", source.name, len(manifest), len(examined), len(refused))
-    return Indexed(manifest, refused, digest)
+    return Indexed(manifest, refused, digest, {row["unit_id"]: first[row["file_name"]] for row in rows})
 
 
 def called(row: int, sha256: str) -> str:
@@ -136,4 +138,6 @@ def _rows(examined: list[Examined]) -> Iterator[dict[str, Any]]:
         copy = f"-copy{copies[one.sha256]}" if copies[one.sha256] > 1 else ""
         for unit in one.units:
             unit_id = f"{one.sha256[:16]}-{unit['slice']:03d}{copy}"
-            yield unit | {"unit_id": unit_id, "file": file, "stored_sha256": stored_sha256}
+            yield unit | {
+                "unit_id": unit_id, "file": file, "stored_sha256": stored_sha256, "file_name": one.file_name,
+            }  # fmt: skip

@@ -17,21 +17,27 @@ import pandas as pd
 from data import segments, thumbnail
 from data.index import read_manifest
 from data.likeness import Array, Clusters, Positions, candidates, pictures
+from data.patients import SIGNS
 
 log = logging.getLogger(__name__)
-VERSION = 3  # of tables, thumbnails and vectors: another one is built anew
+VERSION = 4  # of tables, thumbnails and vectors: another one is built anew
 COLUMNS = (
     "unit_id", "file", "sha256", "pixels_blake3", "label", "patient", "cluster", "std", "thumbnail", "batch",
+    *SIGNS,
 )  # fmt: skip
 TABLES = """
 CREATE TABLE batches (batch TEXT PRIMARY KEY, content TEXT NOT NULL, units INTEGER NOT NULL);
 CREATE TABLE units (
     id INTEGER PRIMARY KEY, unit_id TEXT NOT NULL, file TEXT NOT NULL, sha256 TEXT NOT NULL,
     pixels_blake3 TEXT NOT NULL, label TEXT NOT NULL, patient TEXT NOT NULL, cluster TEXT NOT NULL, std REAL NOT NULL,
-    batch TEXT NOT NULL, segment INTEGER
+    batch TEXT NOT NULL, spelling TEXT NOT NULL, header_patient TEXT NOT NULL, header_person TEXT NOT NULL,
+    header_study TEXT NOT NULL, header_series TEXT NOT NULL, header_frame TEXT NOT NULL,
+    header_instance TEXT NOT NULL, segment INTEGER
 );
 CREATE TABLE pictures (id INTEGER PRIMARY KEY, thumbnail TEXT NOT NULL, vector BLOB NOT NULL);
 CREATE TABLE owners (patient TEXT, cluster TEXT, batch TEXT, id INTEGER, PRIMARY KEY (patient, cluster, batch));
+CREATE TABLE signs (sign TEXT, patient TEXT, cluster TEXT, batch TEXT, id INTEGER,
+    PRIMARY KEY (sign, patient, cluster, batch));
 CREATE INDEX unit_pixels ON units (pixels_blake3);
 CREATE INDEX unit_files ON units (sha256);
 CREATE INDEX unit_batch ON units (batch);
@@ -51,10 +57,11 @@ def related(batches: Path, place: Path, new: pd.DataFrame) -> pd.DataFrame:
     """The admitted units that the leakage checks of a batch need to see, out of all below `batches`/*/manifest.csv.
 
     Those are: units with the same pixels or from the same file; one unit of each cluster (and batch) that a patient of
-    the batch is in; and of each new picture its nearest pictures of other clusters. Columns: `COLUMNS`. The projection
-    in the folder `place` is first brought up to date with the batches that came or went; a damaged one, or one of
-    another version, is built anew from the manifests, which alone are the truth. Cost and memory are those of `new`
-    and of the batches that came since; an index file is mapped, not read.
+    the batch is in, or that a sign of the batch's patients stands for (data/patients.py); and of each new picture its
+    nearest pictures of other clusters. Columns: `COLUMNS`. The projection in the folder `place` is first brought up to
+    date with the batches that came or went; a damaged one, or one of another version, is built anew from the manifests,
+    which alone are the truth. Cost and memory are those of `new` and of the batches that came since; an index file is
+    mapped, not read.
     """
     try:
         return _asked(batches, place, new)
@@ -76,6 +83,7 @@ def _asked(batches: Path, place: Path, new: pd.DataFrame) -> pd.DataFrame:
             *_matching(database, "units", "pixels_blake3", new["pixels_blake3"]),
             *_matching(database, "units", "sha256", new["sha256"]),
             *_matching(database, "owners", "patient", new["patient"]),
+            *_matching(database, "signs", "sign", _signs(new)["sign"]),
             *_near(database, place, new[pictures(new)] if len(new) else new),
         }
         return _units(database, sorted(numbers))
@@ -124,13 +132,14 @@ def _drop(database: sqlite3.Connection, place: Path, gone: Sequence[str]) -> Non
     held = f"SELECT DISTINCT segment FROM units WHERE batch IN ({marks}) AND segment > {segments.NONE}"
     segments.drop(database, place, [row[0] for row in database.execute(held, gone)])
     database.execute(f"DELETE FROM pictures WHERE id IN (SELECT id FROM units WHERE batch IN ({marks}))", gone)
-    for table in ("units", "owners", "batches"):
+    for table in ("units", "owners", "signs", "batches"):
         database.execute(f"DELETE FROM {table} WHERE batch IN ({marks})", gone)
     database.execute("COMMIT")
 
 
 def _take_in(database: sqlite3.Connection, name: str, content: str, manifest: pd.DataFrame) -> None:
     table = manifest.assign(batch=name).reindex(columns=list(COLUMNS)).fillna({"thumbnail": "", "std": 0.0})
+    table = table.fillna(dict.fromkeys(SIGNS, ""))
     database.execute("BEGIN IMMEDIATE")
     first = database.execute("SELECT coalesce(max(id), -1) + 1 FROM units").fetchone()[0]
     table.index = pd.RangeIndex(first, first + len(table))
@@ -152,8 +161,19 @@ def _take_in(database: sqlite3.Connection, name: str, content: str, manifest: pd
     owners = table.drop_duplicates(["patient", "cluster"])[["patient", "cluster", "batch"]]
     told = [(*row, number) for number, *row in owners.itertuples(name=None)]
     database.executemany("INSERT INTO owners VALUES (?, ?, ?, ?)", told)
+    named = _signs(table).drop_duplicates(["sign", "patient", "cluster"])
+    signs = [(*row, number) for number, *row in named.itertuples(name=None)]
+    database.executemany("INSERT INTO signs (patient, cluster, batch, sign, id) VALUES (?, ?, ?, ?, ?)", signs)
     database.execute("INSERT INTO batches VALUES (?, ?, ?)", (name, content, len(table)))
     database.execute("COMMIT")
+
+
+def _signs(units: pd.DataFrame) -> pd.DataFrame:
+    """One row for each sign of each unit, with the unit's patient and cluster, under the unit's number."""
+    table = units.reindex(columns=["patient", "cluster", "batch", *SIGNS]).fillna("")
+    parts = [table[["patient", "cluster", "batch"]].assign(sign=table[name]) for name in SIGNS]
+    rows = pd.concat(parts)
+    return rows[rows["sign"] != ""]
 
 
 def _matching(database: sqlite3.Connection, table: str, column: str, values: pd.Series[str]) -> set[int]:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from data.header_identity import spellings
 from data.limits import LONGEST_SERIES
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Truth
 from data.settings import Disagreement
@@ -42,6 +43,7 @@ def metadata(source: Path) -> pd.DataFrame:
     table = pd.DataFrame([[cell.strip() for cell in row] for row in rows[1:]], columns=rows[0], dtype=str)
     table = table.reindex(columns=[*REQUIRED_METADATA, *OPTIONAL_METADATA], fill_value="")
     _one_task(table, source.name)
+    _spelt_alike(table, source.name)
     table["file_name"], table["mask"] = _named(table, "file_name", source), _named(table, "mask", source)
     if not corrects(table):
         _files(table["file_name"], source)
@@ -144,6 +146,19 @@ def _one_task(table: pd.DataFrame, batch: str) -> None:
         raise Fault(f"{batch}/{NAME}: a batch belongs to one task, and another is named in {odd}; divide it")
     if not table["task"].iloc[0]:
         raise Fault(f"{batch}/{NAME}: its rows name no task; fill in the column task")
+
+
+def _spelt_alike(table: pd.DataFrame, batch: str) -> None:
+    """Fault where ids of one column differ in spelling alone: one person would be two, on two sides of the split."""
+    for column in ("patient_id", "group"):
+        alike = [" and ".join(str(place + 2) for place in places) for places in spellings(table[column])]
+        if alike:
+            more = f" and {len(alike) - NAMED} more" if len(alike) > NAMED else ""
+            raise Fault(
+                f"{batch}/{NAME}: {column} differs in its spelling alone (zeros in front, case, `.0`, spaces, hyphens, "
+                f"accents) in rows {', rows '.join(alike[:NAMED])}{more}; write one patient's id in one way, and ids "
+                "of two patients less alike"
+            )
 
 
 def _named(table: pd.DataFrame, column: str, source: Path) -> list[str]:

@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from data import patients
 from data.likeness import near_pairs, pictures
 from data.settings import IngestSettings
 from data.shortcut import shortcuts
 
-COLUMNS = ["unit_id", "file", "pixels_blake3", "thumbnail", "std", "label", "patient", "cluster"]
+COLUMNS = [
+    "unit_id", "file", "sha256", "pixels_blake3", "thumbnail", "std", "label", "patient", "cluster", *patients.SIGNS,
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What must stay out, by `unit_id` (each reason is "kind: detail"); what travels along; figures."""
+    """What must stay out, by `unit_id` (each reason is "kind: detail"); what travels along; figures; what keeps the
+    whole batch out."""
 
     failing: Mapping[str, list[str]]
     warnings: list[str]
     figures: Mapping[str, Any]
+    errors: Sequence[str] = ()
 
 
-def check(manifest: pd.DataFrame, known: pd.DataFrame, settings: IngestSettings) -> Findings:
+def check(
+    manifest: pd.DataFrame, known: pd.DataFrame, settings: IngestSettings, rows: Mapping[str, int] | None = None
+) -> Findings:
     """Look for leakage inside a batch and against the admitted units of its task that concern it (data/known.py; may be
     empty, and may as well be all of them).
 
     Of copies with one label the first stays; of copies with two labels none does, since nobody knows which is right.
     Within a cluster near-duplicates are what neighbouring slices are; between clusters they are one patient twice.
+    `rows` gives the number of each unit's row of metadata.csv, for the sentence on contradictions (data/patients.py).
     """
-    table = manifest[COLUMNS].reset_index(drop=True)
+    table = manifest.reindex(columns=COLUMNS).fillna(dict.fromkeys(patients.SIGNS, "")).reset_index(drop=True)
     before = known.reindex(columns=COLUMNS).fillna("").reset_index(drop=True) if len(known) else table.iloc[:0]
     shown = table[pictures(table)] if len(table) else table
     shown_before = before[pictures(before)] if len(before) else before
@@ -47,19 +55,24 @@ def check(manifest: pd.DataFrame, known: pd.DataFrame, settings: IngestSettings)
     for reasons in found.values():
         for unit, reason in reasons.items():
             failing[unit].append(reason)
+    people = patients.check(table, before, rows)
+    for unit, contradiction in people.failing.items():
+        failing[unit] += contradiction
     mixed = _mixed(table)
     told = shortcuts(manifest, settings.shortcut_accuracy)
     warnings = (
         [f"clusters that hold files with different labels (each stays on one side): {len(mixed)}"] if mixed else []
     )
+    warnings += people.warnings
     warnings += [one.sentence() for one in told if one.rings(settings.shortcut_accuracy)]
     figures: dict[str, Any] = {kind: len(reasons) for kind, reasons in found.items()}
     figures |= {
         "mixed_clusters": len(mixed),
+        "patient_contradictions": people.count,
         "shortcut_accuracy": told[0].accuracy if told else None,
         "clusters": int(table.cluster.nunique()),
     }
-    return Findings(dict(failing), warnings, figures)
+    return Findings(dict(failing), warnings, figures, people.errors)
 
 
 def _copies(table: pd.DataFrame, known: pd.DataFrame) -> dict[str, str]:

@@ -86,12 +86,26 @@ class Task:
 
 
 @dataclass(frozen=True)
+class HeaderIdentity:
+    """Who a DICOM header names and where the file belongs, in clear; it never leaves memory. "" for nothing."""
+
+    patient_id: str = ""
+    name: str = ""
+    birth_date: str = ""
+    study: str = ""
+    series: str = ""
+    frame: str = ""
+    instance: str = ""
+
+
+@dataclass(frozen=True)
 class Scan:
     """One file or one series, decoded: `pixels` float32, slices × height × width, in `units`.
 
     `spacing` is (slice distance, row, column) in mm, None where the format does not say.
     `header` holds the plain facts that describe the scan (modality, body_part, manufacturer, model, kernel, ...),
-    never an identity; `patient_id` is the identity as the file gives it, for the pseudonym only.
+    never an identity; `patient_id` is the identity as the file gives it, for the pseudonym only, and `identity` all
+    that its header says of whose it is, for comparison only.
     """
 
     name: str
@@ -101,6 +115,7 @@ class Scan:
     spacing: tuple[float, float, float] | None
     header: dict[str, str] = field(default_factory=dict)
     patient_id: str = ""
+    identity: HeaderIdentity = field(default_factory=HeaderIdentity, repr=False)
 
 
 REQUIRED_METADATA = ("file_name", "patient_id", "task", "label")
@@ -113,5 +128,6 @@ OPTIONAL_METADATA = (
 MANIFEST = (
     "unit_id", "file", "slice", "sha256", "stored_sha256", "pixels_blake3", "dhash", "task", "label", "truth",
     "patient", "cluster", "case", "study_date", "site", "scanner", "sex", "age", "labeller", "labelled_at", "stage",
-    "lesion_mm",
+    "lesion_mm", "spelling", "header_patient", "header_person", "header_study", "header_series", "header_frame",
+    "header_instance",
 )  # fmt: skip

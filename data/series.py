@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.header_identity import difference
 from data.record import Scan
 from lineage.fault import Fault
 
@@ -47,12 +48,15 @@ def series(scans: Sequence[Scan]) -> Scan:
         spacing=(arranged.distance, row, column),
         header=first.header | {"geometry": arranged.geometry},
         patient_id=first.patient_id,
+        identity=scans[arranged.order[0]].identity,
     )
 
 
 def arrange(scans: Sequence[Scan]) -> Stack:
     """How the files of a series lie, by their headers and shapes alone. Fault where they do not belong together."""
     first = scans[0]
+    if not first.header.get("series"):
+        raise Fault(f"{first.name}: has no series UID, so nobody knows what belongs with it; give each file by itself")
     axes = _numbers(first, "orientation", 6)
     for scan in scans:
         for fact in ("series", "modality"):
@@ -62,8 +66,10 @@ def arrange(scans: Sequence[Scan]) -> Stack:
             raise Fault(f"{scan.name}: differs from {first.name} in orientation; give the files of one series together")
         if scan.pixels.shape != first.pixels.shape or len(scan.pixels) != 1 or scan.units != first.units:
             raise Fault(f"{scan.name}: differs from {first.name} in size; give the files of one series together")
-        if scan.patient_id != first.patient_id:
-            raise Fault(f"{scan.name}: differs from {first.name} in patient; give the files of one series together")
+        wrong = difference(scan.identity, first.identity)
+        wrong = wrong or ("study" if scan.identity.study != first.identity.study else "")
+        if wrong:
+            raise Fault(f"{scan.name}: differs from {first.name} in {wrong}; give the files of one series together")
     stack = stacked(np.array([_numbers(scan, "position", 3) for scan in scans]), axes)
     if ODD[3] in stack.geometry:
         along = np.array([_numbers(scan, "position", 3) for scan in scans])[stack.order] @ _normal(axes)

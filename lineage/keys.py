@@ -66,6 +66,12 @@ def day_shift(identity: str) -> int:
     return -1 - int.from_bytes(_keyed("pseudonym", f"days\n{identity}").digest()[:8]) % DAYS
 
 
+def uid(text: str) -> str:
+    """The same new UID for the same old one, under the root for UUIDs (PS3.5 B.2)."""
+    digest = _keyed("pseudonym", f"uid\n{text}").digest()
+    return f"2.25.{int.from_bytes(digest[:16])}"
+
+
 def sign(payload: bytes) -> str:
     """A signature of `payload` (HMAC-SHA256, hex): it was written by this installation."""
     return hmac.new(key("signature"), payload, hashlib.sha256).hexdigest()

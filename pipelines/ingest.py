@@ -147,7 +147,8 @@ def examine(batch: Incoming) -> tuple[Verdict, pd.DataFrame, str]:
         indexed.manifest, batch.task, settings, places.place("gx"), batch.name,
         reference(batch.task.name, cohorts), agreement.measure(told, batch.task),
     )  # fmt: skip
-    findings = leakage.check(indexed.manifest, known_units(batch.task.name, indexed.manifest), settings)
+    admitted = known_units(batch.task.name, indexed.manifest)
+    findings = leakage.check(indexed.manifest, admitted, settings, indexed.rows)
     total = len(indexed.manifest) + len(indexed.refused)
     small = split.few(indexed.manifest, cohorts)
     verdict, failing = gate.admit(batch.name, validation, findings, indexed.refused, total, settings, small)

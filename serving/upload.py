@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import archive, describe, identity, limits, read
+from data.header_identity import difference
 from data.record import Scan
 from data.series import series
 from lineage.fault import Fault
@@ -36,8 +37,10 @@ def scans(uploads: Sequence[Upload]) -> list[Scan]:
             raise Fault(f"{upload.name}: with it the files are over {most} MiB decoded; send fewer of them")
     first = found[0]
     for scan in found[1:]:
-        if scan.patient_id != first.patient_id:
-            raise Fault(f"{scan.name} and {first.name} are of different patients; send one case at a time")
+        wrong = difference(scan.identity, first.identity)
+        if wrong:
+            by = "" if wrong == "patient" else f" by their {wrong}"
+            raise Fault(f"{scan.name} and {first.name} are of different patients{by}; send one case at a time")
         if (scan.modality, scan.units) != (first.modality, first.units):
             raise Fault(f"{scan.name} and {first.name} are different kinds of scan; send one kind at a time")
     if len(found) > 1 and all(scan.header.get("format") == "dicom" for scan in found):

@@ -1,0 +1,99 @@
+"""Who a DICOM header names, and ids as people spell them: what two files or two cells say of one person."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from data.identity import folded
+from data.record import HeaderIdentity
+
+# ruff: noqa: SIM905  lists of words read better as text
+PLACEHOLDERS = frozenset(
+    "anon anonym anonymous anonymised anonymized anonymus anonymouspatient unknown unbekannt none null nan na no id "
+    "name noname noid nopatientid patient patientid patientname test tester deid deidentified removed redacted hidden "
+    "empty default notavailable notapplicable notspecified undefined private pseudonym phantom subject".split()
+)
+NO_BIRTH = ("", "00000000", "18000101", "19000101", "19010101", "19700101", "99991231")
+SEPARATORS = re.compile(r"[\W_]+")
+
+
+def of_header(header: Any) -> HeaderIdentity:
+    """Who a DICOM data set names (PS3.3 C.7.1.1) and which study, series and frame of reference it belongs to."""
+
+    def text(keyword: str) -> str:
+        return str(header.get(keyword) or "").strip(" \0")
+
+    return HeaderIdentity(
+        patient_id=text("PatientID"), name=text("PatientName"), birth_date=text("PatientBirthDate"),
+        study=text("StudyInstanceUID"), series=text("SeriesInstanceUID"), frame=text("FrameOfReferenceUID"),
+        instance=text("SOPInstanceUID"),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def fold(text: str) -> str:
+    """An id without what spellings of one id differ in: zeros in front, case, a trailing `.0`, spaces, hyphens,
+    accents, full-width letters. Digits that a separator divides stay divided: `1-11` is not `11-1`.
+    """
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    plain = "".join(_digit(letter) for letter in plain if unicodedata.category(letter) not in ("Mn", "Cf", "Cc"))
+    plain = re.sub(r"^(\d+)[.,]0+$", r"\1", plain.strip())
+    plain = SEPARATORS.sub(lambda match: _divider(plain, match), plain)
+    return re.sub(r"(?<!\d)0+(?=\d)", "", plain) or text
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether an id or a name stands for nobody: empty, zeros, one letter over and over, or a word such as `ANON`."""
+    letters = SEPARATORS.sub("", fold(text)) if text else ""
+    return letters in PLACEHOLDERS or not letters.strip("0") or (letters.isalpha() and len(set(letters)) == 1)
+
+
+def spellings(ids: Iterable[str]) -> list[list[int]]:
+    """The places (from 0) where ids stand that differ in spelling alone: one list for each such id, in order, with the
+    first place of each spelling."""
+    first: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for place, text in enumerate(ids):
+        if text:
+            first[fold(text)].setdefault(text, place)
+    return [list(places.values()) for places in first.values() if len(places) > 1]
+
+
+def difference(first: HeaderIdentity, other: HeaderIdentity) -> str:
+    """What says that two files are of different people: "patient", "name", "birth date"; "" if nothing does."""
+    if fold(first.patient_id) != fold(other.patient_id):
+        return "patient"
+    for called, one, two in (
+        ("name", folded_name(first), folded_name(other)),
+        ("birth date", birth_day(first), birth_day(other)),
+    ):
+        if one and two and one != two:
+            return called
+    return ""
+
+
+def _digit(letter: str) -> str:
+    """A decimal digit of any script as that of ASCII."""
+    return str(unicodedata.decimal(letter, letter))
+
+
+def _divider(text: str, match: re.Match[str]) -> str:
+    around = text[max(0, match.start() - 1) : match.start()], text[match.end() : match.end() + 1]
+    return "-" if all(letter.isdigit() for letter in around) else ""
+
+
+def folded_name(header: HeaderIdentity) -> str:
+    """The words of a name, folded and in order of the alphabet; "" for a placeholder."""
+    words = SEPARATORS.split(folded(header.name.partition("=")[0]))
+    plain = " ".join(sorted(filter(None, words)))
+    return "" if is_placeholder(plain.replace(" ", "")) else plain
+
+
+def birth_day(header: HeaderIdentity) -> str:
+    """The birth date as YYYYMMDD; "" for none or for a day that stands for none."""
+    digits = re.sub(r"\D", "", header.birth_date)[:8]
+    return "" if digits in NO_BIRTH else digits
