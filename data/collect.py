@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from data import archive, labels
+from data import archive, labels, outlines
 from data.classes import Files, by_class
-from data.masks import Row, slice_rows, volumes
+from data.masks import Row, patient_of, slice_rows, volumes
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Task, Truth
 from lineage.fault import Fault
 
@@ -27,13 +27,15 @@ Facts = dict[str, Any]
 
 
 def import_folder(
-    source: Path, target: Path, task: Task, only: str | None = None, site: str = "", truth: str = Truth.READER.value
-) -> Facts:
+    source: Path, target: Path, task: Task, only: str | None = None, site: str = "", truth: str = Truth.READER.value,
+    lesion_value: str = "",
+) -> Facts:  # fmt: skip
     """Find out how a set is labelled and write a batch into `target`; return the record of what was done.
 
     `source` is a folder, or a zip archive of one. Three layouts: a ready metadata.csv; one folder for each class (with
     groups.csv, or DICOM patient ids, or else pseudo-patients from near-duplicates; the files of one DICOM series are
     one scan); NIfTI volumes with masks in one folder for each patient. `only` is a pattern of file names (`Pre*`);
+    `lesion_value` says which value of the masks is the lesion, where they have several ("2", or "1,2");
     `site` and `truth` are written where the set does not tell. Files are hard-linked where possible, else copied. The
     record also lies in `target`/import.json. Fault if `target` exists.
     """
@@ -48,7 +50,7 @@ def import_folder(
     try:
         (target / UNFINISHED).touch()
         folder = source if source.is_dir() else _unpacked(source, target / UNPACKED)
-        layout, rows, files, notes = _layout(folder, task, only)
+        layout, rows, files, notes = _layout(folder, task, only, lesion_value)
         if not rows:
             raise Fault(_nothing(source, only, notes))
         table = pd.DataFrame(rows).reindex(columns=[*REQUIRED_METADATA, *OPTIONAL_METADATA]).fillna("")
@@ -81,14 +83,14 @@ def _nothing(source: Path, only: str | None, notes: Facts) -> str:
     return f"{source}: no scan{named} was found in it{first}; give one folder for each class, or volumes with masks"
 
 
-def _layout(source: Path, task: Task, only: str | None) -> tuple[str, list[Row], Files, Facts]:
+def _layout(source: Path, task: Task, only: str | None, lesion_value: str) -> tuple[str, list[Row], Files, Facts]:
     """How the folder is labelled: the layout's name, rows, the files of each file name, notes."""
     if (source / labels.NAME).exists():
         rows = _ready(source, task, only)
         return "metadata.csv", rows, _where(source, rows), {}
     pairs = volumes(source, only)
     if pairs:
-        rows, notes = _volumes(source, pairs, task)
+        rows, notes = _volumes(source, pairs, task, lesion_value)
         return "volumes with masks", rows, _where(source, rows), notes
     return "a folder for each class", *by_class(source, task, only)
 
@@ -110,19 +112,22 @@ def _where(source: Path, rows: list[Row]) -> Files:
     return {name: sorted(path.iterdir()) if path.is_dir() else [path] for name, path in named.items()}
 
 
-def _volumes(source: Path, pairs: list[tuple[Path, Path]], task: Task) -> tuple[list[Row], Facts]:
-    """A row for each slice that is not blank; the folder under `source` names the patient."""
+def _volumes(source: Path, pairs: list[tuple[Path, Path]], task: Task, lesion_value: str) -> tuple[list[Row], Facts]:
+    """A row for each slice that is not blank; `patient_of` says whose it is."""
     rows: list[Row] = []
-    blank = 0
+    blank, wanted = 0, outlines.lesion_values(lesion_value)
+    values: dict[str, frozenset[float]] = {}
     for scan, mask in pairs:
-        name = scan.relative_to(source)
-        if len(name.parts) < 2:
-            raise Fault(f"{name}: nobody knows whose volume it is; put it into a folder named after its patient")
-        found, empty = slice_rows(scan, mask, task)
-        drawn = mask.relative_to(source).as_posix()
-        rows += [row | {"file_name": name.as_posix(), "patient_id": name.parts[0], "mask": drawn} for row in found]
+        name, drawn = scan.relative_to(source).as_posix(), mask.relative_to(source).as_posix()
+        facts = {"file_name": name, "patient_id": patient_of(scan, source), "mask": drawn, "lesion_value": lesion_value}
+        labelled, empty, values[drawn] = slice_rows(scan, mask, task, wanted)
+        rows += [row | facts for row in labelled]
         blank += empty
-    return rows, {"patients_from": "folder names", "blank_slices_left_out": blank}
+    outlines.meaning(values)
+    notes: Facts = {"patients_from": "folder names", "blank_slices_left_out": blank}
+    if wanted and not any(row["label"] in task.positive for row in rows):
+        notes["warning"] = f"no mask holds the value {lesion_value}: no slice is {task.positive[0]}"
+    return rows, notes
 
 
 def _counts(table: pd.DataFrame) -> Facts:

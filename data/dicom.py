@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data import limits
+from data import geometry, limits
 from data.frames import functional, stack
 from data.header_identity import of_header
 from data.record import Modality, Scan, Units
@@ -77,15 +77,23 @@ def scan_of(name: str, header: Any) -> Scan:
         pixels = pixels[stacked.order]
     modality = str(header.get("Modality") or "")
     first = int(stacked.order[0]) if stacked is not None else 0
+    facts = _facts(header, modality, first)
+    spacing = _spacing(header, stacked.distance if stacked is not None else 0.0)
+    affine, directions = geometry.dicom(
+        _numbers(facts["position"]), _numbers(facts["orientation"]), spacing, stacked.step if stacked else None
+    )
+    facts["geometry"] = geometry.fact(stacked.geometry if stacked is not None else "", directions)
     return Scan(
         name=name,
         pixels=pixels,
         units=units,
         modality=Modality(modality) if modality in list(Modality) else None,
-        spacing=_spacing(header, stacked.distance if stacked is not None else 0.0),
-        header=_facts(header, modality, first) | {"geometry": stacked.geometry if stacked is not None else ""},
+        spacing=spacing,
+        header=facts,
         patient_id=str(header.get("PatientID") or ""),
         identity=of_header(header),
+        affine=affine if frames == 1 or (stacked and stacked.step is not None) else None,
+        directions=directions,
     )
 
 
@@ -182,6 +190,14 @@ def _facts(header: Any, modality: str, first: int) -> dict[str, str]:
     series = _text(header.get("SeriesInstanceUID"))
     facts["series"] = hashlib.sha256(series.encode()).hexdigest()[:16] if series else ""
     return facts
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers of a fact with several values; none where it has no plain ones."""
+    try:
+        return [float(part) for part in text.split("\\")] if text else []
+    except ValueError:
+        return []
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ class Job:
 @dataclass(frozen=True)
 class Examined:
     """One scan after its single pass: its hash, its units (or why it is refused), its de-identified copy, and the
-    network's input of its units. A unit's `outline` is its grid of data/outlines.py, None where it has no mask."""
+    network's input of its units. A unit's `outline` is its grid of data/outlines.py, None where it has no mask;
+    `mask_values` are the values of its masks, by what messages call them."""
 
     file_name: str
     sha256: str
@@ -67,6 +68,7 @@ class Examined:
     stored: Path | None
     prepared: Path | None
     refusal: str
+    mask_values: Mapping[str, frozenset[float]] = field(default_factory=dict)
 
 
 def examine(job: Job) -> Examined:
@@ -87,7 +89,7 @@ def examine(job: Job) -> Examined:
         facts = {"sha256": sha256, "stored_sha256": hashlib.sha256(clean).hexdigest()}
         facts |= person.who(whole, scan, sha256) | burned.facts(scan)
         facts |= patients.keyed(patients.signs(whole["patient_id"] or whole["group"], scan.identity))
-        drawn = _outlines(job, scan, told)
+        drawn, values = _outlines(job, scan, told)
         seen = [_unit(scan, number, row, job.task) for number, row in sorted(told.items())]
     except (Fault, OSError) as error:
         why = str(error) if isinstance(error, Fault) else f"cannot be read ({error.strerror})"
@@ -95,7 +97,7 @@ def examine(job: Job) -> Examined:
     stored = _store(job.target / "scans", sha256, ending, clean)
     prepared_part = prepared.part(job.target, [small for _, small in seen])
     units = [unit | facts | {"outline": drawn.get(unit["slice"])} for unit, _ in seen]
-    return Examined(job.file_name, sha256, units, stored, prepared_part, "")
+    return Examined(job.file_name, sha256, units, stored, prepared_part, "", values)
 
 
 def scan_sha256(path: Path) -> str:
@@ -217,16 +219,22 @@ def _unit(scan: Scan, number: int, row: Row, task: Task) -> tuple[dict[str, Any]
     return said | describe.describe(picture, scan) | facts, small
 
 
-def _outlines(job: Job, scan: Scan, told: Mapping[int, Row]) -> dict[int, outlines.Grid]:
-    """The grid of each slice whose row names a mask; each mask is read once. Fault where one can't be used."""
-    masks: dict[str, NDArray[np.bool_]] = {}
+def _outlines(
+    job: Job, scan: Scan, told: Mapping[int, Row]
+) -> tuple[dict[int, outlines.Grid], dict[str, frozenset[float]]]:
+    """The grid of each slice whose row names a mask, each mask read once; and the values of masks by their files, where
+    no row says which is the lesion. Fault where one can't be used."""
+    masks: dict[tuple[str, str], outlines.Drawn] = {}
     for row in told.values():
-        if row["mask"] and row["mask"] not in masks:
+        key = (row["mask"], row["lesion_value"])
+        if row["mask"] and key not in masks:
             path, called = job.source / row["mask"], f"the mask of row {job.row}"
             if path.stat().st_size > MAX_FILE:
                 raise Fault(f"{called} is larger than {MAX_FILE // 2**20} MiB; divide it")
-            masks[row["mask"]] = outlines.drawn(called, path.read_bytes(), scan)
-    return {number: outlines.grid(masks[row["mask"]][number]) for number, row in told.items() if row["mask"]}
+            masks[key] = outlines.drawn(called, path.read_bytes(), scan, outlines.lesion_values(row["lesion_value"]))
+    grids = {number: outlines.grid(masks[row["mask"], row["lesion_value"]].lesion[number])
+             for number, row in told.items() if row["mask"]}  # fmt: skip
+    return grids, {f"the mask of row {job.row}": frozenset().union(*(mask.values for mask in masks.values()))}
 
 
 def _store(scans: Path, sha256: str, ending: str, content: bytes) -> Path:

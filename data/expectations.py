@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from data import geometry
 from data.index import COLUMNS
 from data.record import Modality, Task, Truth
 from data.rules import Rule, among, between, filled, pictures, pixels, spacing
@@ -68,9 +69,17 @@ def _geometry(task: Task) -> list[Rule]:
         Rule("ColumnValuesToNotMatchRegex", f"the series has {odd}", {"column": "geometry", "regex": odd}, error=False)
         for odd in ODD
     ]
+    hung = [
+        Rule("ColumnValuesToNotMatchRegex", meaning, {"column": "geometry", "regex": odd}, error=False)
+        for odd, meaning in (
+            (geometry.UNUSUAL, "the picture does not hang the usual way (prone, on the side or flipped)"),
+            (geometry.UNKNOWN, "the file does not say how the patient lies in it"),
+        )
+    ]
     return [
         among("plane", ["axial"], "not an axial slice", error=task.modality is Modality.CT),
         *tilted,
+        *hung,
         spacing("row_spacing"),
         spacing("column_spacing"),
         between("thickness", f"slices more than {THICKEST:.0f} mm apart", high=THICKEST, error=False),

@@ -76,6 +76,7 @@ def index_batch(
         first.setdefault(row["file_name"], number)
     jobs = [Job(source, name, first[name], rows, target, task, disagreement) for name, rows in told.items()]
     examined = spread(examine, jobs, workers)
+    outlines.meaning({name: values for one in examined for name, values in one.mask_values.items()})
     rows = list(_rows(examined))
     manifest = pd.DataFrame(rows, columns=list(COLUMNS))
     manifest.to_csv(target / "manifest.csv", index=False, lineterminator="\n")

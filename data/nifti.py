@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data import limits
+from data import geometry, limits
 from data.record import Scan, Units
 from lineage.fault import Fault
 
@@ -43,36 +43,47 @@ def nifti_bytes(name: str, content: bytes) -> tuple[bytes, Any, int]:
 
 
 def read_nifti(name: str, content: bytes) -> Scan:
-    """One volume, its slices along the last axis and upright; the format knows neither modality nor units."""
+    """One volume, its slices along the third axis and turned upright; the format knows neither modality nor units.
+
+    `header["orientation"]` is written as DICOM has it, where the file says how the volume lies; where it does not,
+    `header["geometry"]` says so and the directions are those that the format assumes.
+    """
     import nibabel
 
     plain, header, _ = nifti_bytes(name, content)
     kind = nibabel.Nifti2Image if plain[4:7] == b"n+2" else nibabel.Nifti1Image
     image = kind.from_bytes(plain)
-    zooms = (*(float(zoom) for zoom in header.get_zooms()[:3]), 1.0)[:3]
+    try:
+        affine, directions = geometry.nifti(image.header)
+    except Fault as fault:
+        raise Fault(f"{name}: {fault}") from fault
+    turned = geometry.turn(directions)
+    shape = (*image.shape, 1)[:3][::-1]
+    zooms = (*(float(zoom) for zoom in header.get_zooms()[:3]), 1.0)[:3][::-1]
+    if affine is not None:
+        zooms = tuple(float(np.float32(length)) for length in np.linalg.norm(affine[:3, :3], axis=0))
+    facts = {"format": "nifti", "modality": "", "geometry": geometry.UNKNOWN if affine is None else ""}
+    if affine is not None:
+        cosines = affine[:3, [2, 1]] / np.linalg.norm(affine[:3, [2, 1]], axis=0)
+        facts["orientation"] = "\\".join(f"{value:.6f}" for value in cosines.T.ravel())
     return Scan(
         name=name,
-        pixels=_slices(image),
+        pixels=_slices(image, turned),
         units=Units.RAW,
         modality=None,
-        spacing=(zooms[2], zooms[1], zooms[0]),
-        header={"format": "nifti", "modality": ""},
+        spacing=(zooms[0], zooms[2], zooms[1]) if turned.exchanged else (zooms[0], zooms[1], zooms[2]),
+        header=facts,
+        affine=None if affine is None else turned.affine(affine, shape),
+        directions=directions,
     )
 
 
-def _slices(image: Any) -> NDArray[np.float32]:
-    """Slices × rows × columns, scaled; axial ones with the patient's front up and right at the left of the picture."""
-    import nibabel
-
-    codes = nibabel.aff2axcodes(image.affine)
+def _slices(image: Any, turned: geometry.Turn) -> NDArray[np.float32]:
+    """Slices × rows × columns, scaled and turned, block by block."""
     columns, rows, depth = (*image.shape, 1)[:3]
-    flip = (
-        slice(None, None, -1) if codes[1] == "A" and codes[0] in "RL" else slice(None),
-        slice(None, None, -1) if codes[0] == "R" and codes[1] in "AP" else slice(None),
-    )
-    upright = np.empty((depth, rows, columns), np.float32)
+    sides = (columns, rows) if turned.exchanged else (rows, columns)
+    upright = np.empty((depth, *sides), np.float32)
     for start in range(0, depth, BLOCK):
         part = np.asarray(image.dataobj[..., start : start + BLOCK] if len(image.shape) == 3 else image.dataobj)
-        planes = part.reshape(columns, rows, -1).transpose(2, 1, 0)
-        upright[start : start + BLOCK] = planes[:, flip[0], flip[1]]
+        upright[start : start + BLOCK] = turned.planes(part.reshape(columns, rows, -1).transpose(2, 1, 0))
     return upright

@@ -6,32 +6,130 @@ Only the grid is kept, never the mask itself: no name, no header, and too coarse
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from data import pixels, read
+from data import geometry, pixels, read
 from data.record import Scan
 from lineage.fault import Fault
 
 NAME = "masks.npz"
 GRID = 32  # cells along a side: finer than the feature maps of any backbone at its usual size
 WHOLE = 255  # of a cell that lies in the lesion
+SEGMENTED = ("SEG", "RTSTRUCT")  # Modality of DICOM objects that hold outlines, but no picture of them
+JPEG, WHITE = b"\xff\xd8\xff", 255.0
+NOISE = 24.0  # greys by which compression moves black and white; no 3 × 3 area of it was wider at quality 20
+ROUNDING = 1e-3  # of a label that was stored with a slope
+MANY = 65536  # labels of one mask
+NAMED = 5
 Grid = NDArray[np.uint8]
 
 
-def drawn(name: str, content: bytes, scan: Scan) -> NDArray[np.bool_]:
-    """A mask file in any format of data/read.py: slices × rows × columns of its `scan`, true where it is above 0.
+@dataclass(frozen=True)
+class Drawn:
+    """A mask on the grid of its scan: `lesion` (slices × rows × columns), and the `values` but 0 that the file holds.
 
-    Fault where it can't be read or has another shape than its scan; `name` stands for the file in the message.
+    `values` is empty where the lesion's was named, since then nothing is left to ask.
     """
-    mask = read.read(name, content).pixels
-    if mask.shape != scan.pixels.shape:
-        sides = [" × ".join(map(str, shape)) for shape in (mask.shape, scan.pixels.shape)]
-        raise Fault(f"{name}: is {sides[0]}, its scan {sides[1]} (slices × rows × columns); draw it on that very scan")
-    return np.asarray(mask > 0)
+
+    lesion: NDArray[np.bool_]
+    values: frozenset[float]
+
+
+def drawn(name: str, content: bytes, scan: Scan, lesion_values: Collection[float] = ()) -> Drawn:
+    """A mask file in any format of data/read.py, brought onto the grid of its `scan` (data/geometry.py).
+
+    The lesion is where the mask has one of `lesion_values`, or without those its only value but 0. Fault where the
+    file can't be read, is not on that grid, or does not say which of its values is the lesion; `name` stands for the
+    file in the message.
+    """
+    if content[128:132] == b"DICM" and str(read.dataset(name, content).get("Modality")) in SEGMENTED:
+        raise Fault(f"{name}: is a DICOM segmentation, which can't be read yet; convert it to NIfTI on its scan's grid")
+    mask = read.read(name, content)
+    if content.startswith(JPEG):
+        mask = replace(mask, pixels=_two_greys(name, mask.pixels))
+    values = _values(name, mask.pixels, lesion_values)
+    if values == {WHITE} and mask.header.get("format") == "picture" and not lesion_values:
+        values = {1.0}  # white of a picture and 1 of a volume are both "yes"
+    try:
+        placed = geometry.on_grid(mask, scan)
+    except Fault as fault:
+        raise Fault(f"{name}: {fault}") from fault
+    lesion = np.isclose(placed[..., None], list(lesion_values), atol=ROUNDING).any(-1) if lesion_values else placed > 0
+    return Drawn(np.asarray(lesion), frozenset() if lesion_values else frozenset(values))
+
+
+def meaning(masks: Mapping[str, frozenset[float]]) -> None:
+    """Fault where masks of one import or batch, by name, hold different values: nobody says which is a lesion."""
+    holders: dict[float, str] = {}
+    for name, values in masks.items():
+        for value in values:
+            holders.setdefault(value, name)
+    if len(holders) > 1:
+        some = ", ".join(f"{value:g} (first in {name})" for value, name in sorted(holders.items())[:NAMED])
+        raise Fault(f"the masks hold different values: {some}; {ask(holders)}")
+
+
+def ask(values: Collection[float]) -> str:
+    """How to say which value of a mask is the lesion."""
+    return (
+        f"say which is the lesion, for example with `oncoloop import --lesion-value {max(values):g}`, or in the column "
+        "lesion_value of metadata.csv (several: 1,2)"
+    )
+
+
+def lesion_values(text: str) -> tuple[float, ...]:
+    """The numbers of a cell or option such as "2" or "1,2"; none of an empty one. Fault for anything else."""
+    try:
+        values = tuple(float(part) for part in text.replace(";", ",").split(",")) if text else ()
+    except ValueError:
+        values = (0.0,)
+    if not all(0 < value < MANY for value in values):
+        raise Fault(f"the lesion value {text[:20]!r} is no number above 0, nor several such as 1,2")
+    return values
+
+
+def _values(name: str, pixels: NDArray[np.float32], lesion_values: Collection[float]) -> set[float]:
+    """The values of a mask but 0. Fault where they are no labels, or where no one of them is plainly the lesion."""
+    low, high = float(pixels.min()), float(pixels.max())
+    other = pixels[pixels != 0]
+    if not len(other):
+        return set()
+    if other.min() == other.max():
+        values = {float(other.max())}
+    elif high - low < MANY and np.abs(other - np.rint(other)).max() < ROUNDING:
+        values = {float(value + round(low)) for value in np.flatnonzero(_counts(other, round(low)))} - {0.0}
+    elif low >= 0 and high <= 1:
+        raise Fault(f"{name}: holds fractions between 0 and 1, as a map of probabilities does; save it as 0 and 1")
+    else:
+        raise Fault(f"{name}: holds values that are no labels, such as {other.flat[0]:g}; save it with one per region")
+    if lesion_values:
+        return values
+    if len(values) > 1 or low < 0:
+        listed = ", ".join(f"{value:g}" for value in sorted(values)[:NAMED])
+        raise Fault(f"{name}: holds the values {listed} besides 0; {ask(values)}")
+    if low > 0:
+        raise Fault(f"{name}: holds the value {low:g} everywhere and no background; {ask(values)}")
+    return values
+
+
+def _counts(values: NDArray[np.float32], low: int) -> NDArray[np.int64]:
+    return np.bincount((np.rint(values) - low).astype(np.int64))
+
+
+def _two_greys(name: str, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A mask that was saved as JPEG, its noise taken away: 0 or 255. Fault where it has a third grey, or no white."""
+    if pixels.max() > 0 and pixels.max() < WHITE - NOISE:
+        raise Fault(f"{name}: is a JPEG whose brightest pixel is {pixels.max():g}, not white; save it as PNG")
+    between = (pixels > NOISE) & (pixels < WHITE - NOISE)
+    if ndimage.binary_erosion(between, np.ones((1, 3, 3))).any():
+        raise Fault(f"{name}: is a JPEG with grey areas that are neither black nor white; save it as PNG")
+    return np.where(pixels >= WHITE / 2, np.float32(WHITE), np.float32(0))
 
 
 def grid(outline: NDArray[np.bool_]) -> Grid:

@@ -192,16 +192,19 @@ def _padded(planes: list[NDArray[np.int16]]) -> NDArray[np.int16]:
 
 
 def _masked(folder: Path, study: Study, rows: list[Row], slices: int) -> list[Row]:
-    """Write the masks of a study's files as NIfTI, each the shape of its scan, and name them in its rows."""
+    """Write the masks of a study's files as NIfTI, each on the grid of its scan, and name them in its rows."""
     (folder / MASKS).mkdir(exist_ok=True)
     whole = study.scanner.modality == Modality.MR
     shown = [not whole or _shows(study, at, slices) for at in range(slices)]
     planes = [study.outline(at, slices, shown[at]).astype(np.int16) for at in range(slices)]
     volumes = [_padded(planes)] * slices if whole else [plane[np.newaxis] for plane in planes]
     named = []
-    for row, volume in zip(rows, volumes, strict=True):
+    _, pixel = study.slice(0, slices)
+    corner = -pixel * (anatomy.SIZE - 1) / 2
+    for at, (row, volume) in enumerate(zip(rows, volumes, strict=True)):
         name = f"{MASKS}/{row['file_name'].partition('.')[0]}.nii.gz"
-        (folder / name).write_bytes(phantom_files.nifti(study, volume, 1.0))
+        place = (0.0, 0.0, 0.0) if whole else (corner, corner, at * study.scanner.thickness)
+        (folder / name).write_bytes(phantom_files.nifti(study, volume, pixel, place))
         named.append(row | {"mask": name})
     return named
 

@@ -111,11 +111,16 @@ def _written(image: Any) -> bytes:
     return stream.getvalue()
 
 
-def nifti(study: Study, planes: NDArray[np.int16], pixel: float) -> bytes:
-    """Slices × rows × columns (patient's right at the left, front up) as .nii.gz; equal arguments give equal bytes."""
-    image = _nifti_class()(
-        planes[:, ::-1, ::-1].transpose(2, 1, 0), np.diag([pixel, pixel, study.scanner.thickness, 1.0])
-    )
+def nifti(
+    study: Study, planes: NDArray[np.int16], pixel: float, corner: tuple[float, float, float] = (0.0, 0.0, 0.0)
+) -> bytes:
+    """Slices × rows × columns (patient's right at the left, front up) as .nii.gz; equal arguments give equal bytes.
+
+    `corner` is the first voxel's place in mm (RAS).
+    """
+    affine = np.diag([pixel, pixel, study.scanner.thickness, 1.0])
+    affine[:3, 3] = corner
+    image = _nifti_class()(planes[:, ::-1, ::-1].transpose(2, 1, 0), affine)
     person = study.person
     image.header["descrip"] = f"{person.name} {person.birth.isoformat()}".encode()[:79]
     image.header["aux_file"] = person.id.encode()[:23]

@@ -105,7 +105,9 @@ class Scan:
     `spacing` is (slice distance, row, column) in mm, None where the format does not say.
     `header` holds the plain facts that describe the scan (modality, body_part, manufacturer, model, kernel, ...),
     never an identity; `patient_id` is the identity as the file gives it, for the pseudonym only, and `identity` all
-    that its header says of whose it is, for comparison only.
+    that its header says of whose it is, for comparison only. `affine` (4 × 4) takes
+    (slice, row, column, 1) to mm in the patient, `directions` are those in which the file stores columns, rows and
+    slices: see data/geometry.py. None and "" where the file does not say.
     """
 
     name: str
@@ -116,12 +118,14 @@ class Scan:
     header: dict[str, str] = field(default_factory=dict)
     patient_id: str = ""
     identity: HeaderIdentity = field(default_factory=HeaderIdentity, repr=False)
+    affine: NDArray[np.float64] | None = None
+    directions: str = ""
 
 
 REQUIRED_METADATA = ("file_name", "patient_id", "task", "label")
 OPTIONAL_METADATA = (
     "slice", "study_date", "site", "scanner", "sex", "age", "labeller", "labelled_at", "truth", "stage", "group",
-    "lesion_mm", "mask",
+    "lesion_mm", "mask", "lesion_value",
 )  # fmt: skip
 
 # One row of a batch's manifest.csv is one unit (a slice). Descriptions of `data/describe.py` follow these columns.

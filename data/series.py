@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data import geometry
 from data.header_identity import difference
 from data.record import Scan
 from lineage.fault import Fault
@@ -23,11 +24,13 @@ ODD = ("uneven distances", "missing slices", "gantry tilt", "several slices at o
 
 @dataclass(frozen=True)
 class Stack:
-    """How slices lie above each other: their `order` along the normal, their usual `distance` in mm, what is odd."""
+    """How slices lie above each other: their `order` along the normal, their usual `distance` in mm, what is odd; and
+    the mean `step` (3,) from slice to slice in mm, None where steps differ."""
 
     order: NDArray[np.int64]
     distance: float
     geometry: str
+    step: Array | None = None
 
 
 def series(scans: Sequence[Scan]) -> Scan:
@@ -46,9 +49,11 @@ def series(scans: Sequence[Scan]) -> Scan:
         units=first.units,
         modality=first.modality,
         spacing=(arranged.distance, row, column),
-        header=first.header | {"geometry": arranged.geometry},
+        header=first.header | {"geometry": geometry.fact(arranged.geometry, first.directions)},
         patient_id=first.patient_id,
         identity=scans[arranged.order[0]].identity,
+        affine=geometry.stacked([scans[index].affine for index in arranged.order], arranged.geometry),
+        directions=first.directions,
     )
 
 
@@ -87,7 +92,9 @@ def stacked(places: Array, axes: Array) -> Stack:
     if not apart.any():
         return Stack(order, 0.0, ODD[3] if len(steps) else "")
     odd = _odd(steps[apart], np.diff(places[order], axis=0)[apart]) + ([] if apart.all() else [ODD[3]])
-    return Stack(order, float(np.median(steps[apart])), ", ".join(odd) or "even")
+    said = ", ".join(odd) or "even"
+    step = (places[order[-1]] - places[order[0]]) / len(steps) if said in geometry.EVEN else None
+    return Stack(order, float(np.median(steps[apart])), said, step)
 
 
 def _normal(axes: Array) -> Array:

@@ -21,7 +21,7 @@ def import_(args: argparse.Namespace) -> Answer:
     if target.exists():
         raise Fault(f"inbox/{name} exists already; name the batch otherwise with --batch")
     record = correction.bring(args.folder, target, task)
-    record = record or collect.import_folder(args.folder, target, task, only=args.only)
+    record = record or collect.import_folder(args.folder, target, task, only=args.only, lesion_value=args.lesion_value)
     return Answer({"batch": name, **record}, "\n".join([f"inbox/{name}:", *(f"  {k}: {v}" for k, v in record.items())]))
 
 
