@@ -36,7 +36,7 @@ from data import gate, index, known, leakage, phantom, split, suite, thumbnail
 from data.pixels import unit_pixels
 from data.record import Task, Units
 from lineage import ledger, places, store
-from pipelines import ingest, page, params, repro, settle, workspace
+from pipelines import git, ingest, page, params, settle, workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 SCANS, BATCHES = 100, 100
@@ -62,7 +62,7 @@ def simulated(task: Task, sound: pd.DataFrame, count: int) -> None:
                                   "stratum": table["label"].to_numpy() + "|Alder", "batch": name,
                                   "assigned_at": "2026-01-01T00:00:00Z"}))  # fmt: skip
     split.append_cohorts(Path("data/cohorts", f"{task.name}.csv"), pd.concat(rows))
-    version = repro.commit(["data"], "Simulated batches")
+    version = git.commit(["data"], "Simulated batches")
     for record in records:
         ledger.append("batch.admitted", record["batch"], record | {"data_version": version})
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from lineage import isolation
+
 
 def home() -> Path:
     """The folder of all state: `ONCOLOOP_HOME`, or `var` in the working folder."""
@@ -24,7 +26,10 @@ def database_url() -> str:
 
 
 def environment() -> dict[str, str]:
-    """The variables that confine every vendor to `home()` and switch its telemetry off; makes the folders they name."""
+    """The variables that confine every vendor to `home()` and switch its telemetry off; makes the folders they name.
+
+    With them come git's own settings and NO_PROXY: see `lineage/isolation.py`.
+    """
     folders = {name: home().joinpath(*parts) for name, parts in FOLDERS.items()}
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,13 +39,23 @@ def environment() -> dict[str, str]:
         "MLFLOW_TRACKING_URI": f"sqlite:///{home() / 'mlflow' / 'mlflow.db'}",
         **{name: str(folder) for name, folder in folders.items()},
         **SILENT,
+        **isolation.GIT,
+        **isolation.without_proxy(os.environ),
     }
 
 
 def set_environment() -> None:
-    """Set what `environment()` says, except what the user has set already. Call it before any vendor is imported."""
+    """Set what `environment()` says, except where the user has said where things are. Call it before any vendor.
+
+    Variables that would send work to another repository are dropped (`isolation.isolate`), and a desktop's own XDG
+    folders are nobody's word for where a workspace keeps its state.
+    """
+    isolation.isolate(os.environ)
     for name, value in environment().items():
-        os.environ.setdefault(name, value)
+        if name.startswith("XDG_"):
+            os.environ[name] = value
+        else:
+            os.environ.setdefault(name, value)
 
 
 # What each tool reads was looked up in its installed source (versions in pyproject.toml).

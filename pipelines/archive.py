@@ -12,7 +12,7 @@ from pathlib import Path
 from lineage import ledger, places
 from lineage.fault import Fault
 from lineage.verdict import Verdict
-from pipelines import repro, workspace
+from pipelines import git, repro, workspace
 
 LEFT_OUT = ("logs", "run", "staging", "worktree", "versions", "sent")
 
@@ -76,6 +76,6 @@ def restore(source: Path, folder: Path) -> Verdict:
         raise Fault(f"{source} is not a backup: {error}") from error
     os.environ["ONCOLOOP_HOME"] = str(folder / "var")
     workspace.enter(folder)
-    repro.git("worktree", "prune")
+    git.run("worktree", "prune")
     repro.configure(folder)
     return ledger.verify()

@@ -13,9 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lineage import fingerprint, places
+from lineage import fingerprint, isolation, places
 from lineage.fault import Fault
-from pipelines import locks, page, parents, repro, stages
+from pipelines import git, locks, page, parents, repro, stages
 
 
 def reference(task: str) -> str:
@@ -36,9 +36,9 @@ def send(tree: Path, task: str) -> str:
     sent = places.place("sent", task)
     if not (sent / ".git").exists():
         shutil.rmtree(sent, ignore_errors=True)
-        repro.git("worktree", "prune", folder=tree)
-        repro.git("worktree", "add", "--detach", str(sent), "HEAD", folder=tree)
-    repro.git("checkout", "--force", "--detach", repro.head(tree), folder=sent)
+        git.run("worktree", "prune", folder=tree)
+        git.run("worktree", "add", "--detach", str(sent), "HEAD", folder=tree)
+    git.run("checkout", "--force", "--detach", git.head(tree), folder=sent)
     repro.configure(sent)
     for name in repro.PRODUCTS:
         shutil.copyfile(tree / name, sent / name)
@@ -48,8 +48,8 @@ def send(tree: Path, task: str) -> str:
         _dvc("add", f"{parents.FOLDER}/{task}", folder=sent)
         targets.append(_pointer(task))
     _dvc("push", *targets, folder=sent)
-    commit = repro.commit([*repro.PRODUCTS, _pointer(task)], f"Fit {task} elsewhere", sent)
-    repro.git("update-ref", reference(task), commit, folder=sent)
+    commit = git.commit([*repro.PRODUCTS, _pointer(task)], f"Fit {task} elsewhere", sent)
+    git.run("update-ref", reference(task), commit, folder=sent)
     return commit
 
 
@@ -61,9 +61,9 @@ def receive(task: str, commit: str, source: str, remote: str) -> Path:
     tree = places.place("received", fingerprint.text_sha256(source)[:12], task, "tree")
     if not (tree / ".git").exists():
         tree.mkdir(parents=True, exist_ok=True)
-        repro.git("init", folder=tree)
-    repro.git("fetch", "--force", source, f"{reference(task)}:{reference(task)}", folder=tree)
-    repro.git("checkout", "--force", "--detach", commit, folder=tree)
+        git.run("init", folder=tree)
+    git.run("fetch", "--force", source, f"{reference(task)}:{reference(task)}", folder=tree)
+    git.run("checkout", "--force", "--detach", commit, folder=tree)
     shutil.rmtree(tree / "models", ignore_errors=True)
     repro.configure(tree, remote, str(_cache(tree)))
     asked = page.read_json(tree / "code.json")
@@ -105,8 +105,8 @@ def _dvc(*arguments: str, folder: Path) -> str:
     path = os.pathsep.join([scripts, os.environ.get("PATH", "")])  # DVC calls `oncoloop stage`
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
     with locks.noted():
-        done = subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path, "PYTHONSAFEPATH": "1"},
-                              capture_output=True, text=True, check=False)  # fmt: skip
+        environment = isolation.isolated(os.environ) | {"PATH": path, "PYTHONSAFEPATH": "1"}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         said = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line or "oncoloop: " in line]
         raise Fault(f"dvc {arguments[0]} in {folder} failed: {' '.join(said)[:400] or done.stderr[-300:]}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lineage import isolation
 from lineage.fault import Fault
 
 
@@ -175,6 +176,7 @@ def run(args: argparse.Namespace) -> Answer:
     from pipelines import services, workspace
 
     command = COMMANDS[args.command]
+    isolation.isolate(os.environ)
     for name in ("folder", "file", "facts"):
         if isinstance(given := getattr(args, name, None), Path):
             setattr(args, name, given.expanduser().absolute())

@@ -17,7 +17,7 @@ from data.settings import IngestSettings
 from lineage import places
 from lineage.fault import Fault
 from lineage.verdict import Verdict
-from pipelines import page, repro, settle
+from pipelines import git, page, repro, settle
 
 
 def bring(source: Path, target: Path, task: Task) -> dict[str, Any] | None:
@@ -65,7 +65,7 @@ def admit(name: str, task: Task, digest: str, rows: pd.DataFrame, arrived: str) 
     target.parent.mkdir(parents=True, exist_ok=True)
     staging.rename(target)
     repro.add(target)
-    version = repro.commit(["data"], f"Correct {len(rows)} labels of {task.name} by {name}")
+    version = git.commit(["data"], f"Correct {len(rows)} labels of {task.name} by {name}")
     repro.push(batch=target)
     settle.announce(record, version)
     return version

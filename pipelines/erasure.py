@@ -23,7 +23,7 @@ import yaml
 from data import known, withdrawn
 from lineage import places
 from monitoring import forget
-from pipelines import page, repro
+from pipelines import git, page, repro
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def _trees(gone: Gone) -> None:
     """Worktree and checked-out versions: they are made again when they are needed, from what is left."""
     for name in REMADE:
         shutil.rmtree(places.home() / name, ignore_errors=True)
-    repro.git("worktree", "prune")
+    git.run("worktree", "prune")
     for batch in Path("data/batches").glob("*/*"):
         if batch.is_dir() and not batch.with_name(f"{batch.name}.dvc").exists():
             shutil.rmtree(batch)
@@ -131,8 +131,8 @@ def _objects(gone: Gone) -> None:
 def _products(tasks: frozenset[str]) -> set[str]:
     """The objects of every stage output of these tasks: over the history of dvc.lock, and in DVC's run cache."""
     found: set[str] = set()
-    for commit in repro.git("log", "--format=%H", "--", "dvc.lock").splitlines():
-        stages = (yaml.safe_load(repro.committed("dvc.lock", commit)) or {}).get("stages", {})
+    for commit in git.run("log", "--format=%H", "--", "dvc.lock").splitlines():
+        stages = (yaml.safe_load(git.committed("dvc.lock", commit)) or {}).get("stages", {})
         outs = [out for name, stage in stages.items() if name.split("@")[1] in tasks for out in stage.get("outs", [])]
         found |= set().union(*(listed(str(out["md5"])) for out in outs))
     for path in files(places.home() / "cache" / "runs", skip=()):

@@ -12,7 +12,7 @@ from data import index, labels, withdrawn
 from lineage import journal, keys, ledger
 from lineage.fault import Fault
 from lineage.ledger import Event
-from pipelines import page, repro
+from pipelines import git, page
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _releases(models: set[str]) -> list[str]:
 def _versions(batches: set[str]) -> list[str]:
     told = [event.payload["data_version"] for event in ledger.events(kind="batch.admitted")]
     told += [event.payload["data_version"] for event in ledger.events(kind="model.logged")]
-    return [version for version in dict.fromkeys(told) if repro.batches_of(version) & batches]
+    return [version for version in dict.fromkeys(told) if git.batches_of(version) & batches]
 
 
 def _relations(tables: list[pd.DataFrame], name: str) -> dict[str, int]:

@@ -33,7 +33,7 @@ from data.record import Task
 from lineage import ledger, places
 from lineage.fault import Fault
 from lineage.verdict import Outcome, Verdict
-from pipelines import correction, page, params, repro, settle
+from pipelines import correction, git, page, params, repro, settle
 from pipelines.workspace import alone
 
 log = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ def admit(batch: Incoming, manifest: pd.DataFrame, arrived: str) -> str:
     shutil.move(batch.staging, target)
     split.append_cohorts(table, rows.assign(assigned_at=arrived))
     repro.add(target)
-    version = repro.commit(["data"], f"Admit {batch.name} to {name}")
+    version = git.commit(["data"], f"Admit {batch.name} to {name}")
     repro.push(batch=target)
     settle.announce(record, version)
     return version

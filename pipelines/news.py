@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lineage import ledger
 from lineage.fault import Fault
-from pipelines import params, parents, promote, repro, settle, stages
+from pipelines import git, params, parents, promote, repro, settle, stages
 
 SETTINGS = ("params.yaml", "dvc.yaml")
 
@@ -23,7 +23,7 @@ def trainable(name: str | None) -> list[str]:
 def pin() -> Path:
     """The retraining's own worktree of today's data and settings, with today's code fingerprint and parents in it."""
     settle.settle()
-    tree = repro.worktree(repro.commit(list(SETTINGS), "Change the settings"))
+    tree = repro.worktree(git.commit(list(SETTINGS), "Change the settings"))
     stages.write_code(tree)
     parents.pin(tree)
     return tree

@@ -15,7 +15,7 @@ from typing import Any
 
 from data.record import Task
 from lineage import fingerprint, registry
-from pipelines import page, params, repro, withdrawal
+from pipelines import git, page, params, repro, withdrawal
 from pipelines.params import Params
 from training.parent import REPORT, WEIGHTS
 from training.settings import FitSettings
@@ -34,7 +34,7 @@ def pin(tree: Path) -> None:
     was another one).
     """
     settings = params.load(tree)
-    kept = json.loads(repro.committed(PINS) or "{}")
+    kept = json.loads(git.committed(PINS) or "{}")
     warm = settings.fit.strategy == "warm"
     pins: dict[str, Pin | None] = {name: kept.get(name) if warm else None for name in settings.tasks}
     _write(tree, pins)

@@ -1,4 +1,4 @@
-"""The only door to DVC and git: versions, pinned worktree, stages, lock."""
+"""The only door to DVC: batches in cache and remote, the pinned worktree, stages, lock."""
 
 from __future__ import annotations
 
@@ -14,47 +14,21 @@ from typing import Any
 
 import yaml
 
-from lineage import places
+from lineage import isolation, places
 from lineage.fault import Fault
 from lineage.fingerprint import digest
-from pipelines import locks
+from pipelines import git, locks
 
 log = logging.getLogger(__name__)
 
 STAGES = ("prepare", "fit", "evaluate")
 PRODUCTS = ("dvc.lock", "code.json", "parents.json")
-LONGEST = 400  # letters of what a vendor says
-
-
-def git(*arguments: str, folder: Path | None = None, check: bool = True) -> str:
-    """Run git in a workspace and return what it printed."""
-    command = ["git", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", *arguments]
-    environment = os.environ | {
-        "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_AUTHOR_NAME": "oncoloop", "GIT_AUTHOR_EMAIL": "oncoloop@localhost",
-        "GIT_COMMITTER_NAME": "oncoloop", "GIT_COMMITTER_EMAIL": "oncoloop@localhost",
-    }  # fmt: skip
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if check and done.returncode:
-        raise Fault(f"git {arguments[0]} failed: {' '.join(done.stderr.split())}")
-    return done.stdout.strip()
-
-
-def objects() -> bytes:
-    """Every object of the workspace's git, unpacked: whatever was added or committed in all its history."""
-    command = ["git", "cat-file", "--batch-all-objects", "--batch", "--unordered"]
-    return subprocess.run(command, capture_output=True, check=True).stdout
-
-
-def head(folder: Path | None = None) -> str:
-    """The commit of the workspace: its data version."""
-    return git("rev-parse", "HEAD", folder=folder)
 
 
 def initialise(folder: Path, ignored: str) -> None:
     """git and DVC in `folder`, cache and remote under ONCOLOOP_HOME, and a first commit."""
     if not (folder / ".git").exists():
-        git("init", "--quiet", "--initial-branch=main", folder=folder)
+        git.run("init", "--quiet", "--initial-branch=main", folder=folder)
     if not (folder / ".dvc" / "config").is_file():
         from dvc.repo import Repo
 
@@ -69,7 +43,7 @@ def initialise(folder: Path, ignored: str) -> None:
         ignore.write_text(ignored, encoding="utf-8")
     (folder / ".dvcignore").write_text("/var\n/inbox\n/try\n/data/quarantine\n", encoding="utf-8")
     configure(folder)
-    commit(["."], "Make the workspace", folder)
+    git.commit(["."], "Make the workspace", folder)
 
 
 def configure(folder: Path, remote: str = "", cache: str = "") -> None:
@@ -83,15 +57,6 @@ def configure(folder: Path, remote: str = "", cache: str = "") -> None:
     (home / "remote").mkdir(parents=True, exist_ok=True)
 
 
-def commit(paths: list[str], message: str, folder: Path | None = None) -> str:
-    """Commit `paths` if they changed; returns the resulting version either way."""
-    here = folder or Path.cwd()
-    git("add", "--all", "--", *(path for path in paths if (here / path).exists()), folder=folder)
-    if git("diff", "--cached", "--name-only", folder=folder):
-        git("commit", "--quiet", "--message", message, folder=folder)
-    return head(folder)
-
-
 @contextmanager
 def repository(folder: Path | None = None) -> Iterator[Any]:
     """DVC's repository of a workspace, which DVC names things relative to; its failures become one sentence."""
@@ -100,19 +65,14 @@ def repository(folder: Path | None = None) -> Iterator[Any]:
     from dvc_objects.errors import ObjectFormatError
 
     logging.getLogger("dvc").setLevel(logging.WARNING)  # DVC's advice to people at a prompt
+    isolation.isolate(os.environ)  # DVC's libraries for git read the process's own environment
     root = folder or Path.cwd()
     try:
         with locks.noted(), chdir(root), Repo(str(root)) as repo:
             yield repo
     except (DvcException, ObjectFormatError) as error:
         cause = f": {error.__cause__}" if error.__cause__ else ""
-        raise Fault(f"DVC in {root}: {_short(f'{error}{cause}')}") from error
-
-
-def _short(text: str) -> str:
-    """One line of what may name every file of a data set."""
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+        raise Fault(f"DVC in {root}: {git.short(f'{error}{cause}')}") from error
 
 
 def add(path: Path) -> None:
@@ -138,19 +98,7 @@ def push(folder: Path | None = None, batch: Path | None = None) -> None:
 
 def admission(batch: Path) -> str:
     """The commit that admitted a batch: the newest one that added its `.dvc` file."""
-    return git("log", "-1", "--format=%H", "--diff-filter=A", "--", f"{batch}.dvc") or head()
-
-
-def committed(path: str, version: str = "HEAD") -> str:
-    """The text of a file as a version holds it; empty if there is no such version or it has no such file."""
-    blob = git("rev-parse", "--verify", "--quiet", f"{version}:{path}", check=False)
-    return git("cat-file", "blob", blob) if blob else ""
-
-
-def unchanged(path: str, version: str) -> bool:
-    """Whether a file here and in the newest commit is still what a version holds, by git's hashes of it."""
-    blobs = git("rev-parse", f"{version}:{path}", f"HEAD:{path}", check=False).split()
-    return len(blobs) == 2 and Path(path).is_file() and blobs == [git("hash-object", "--", path)] * 2
+    return git.run("log", "-1", "--format=%H", "--diff-filter=A", "--", f"{batch}.dvc") or git.head()
 
 
 def recover(folder: Path) -> list[str]:
@@ -159,15 +107,15 @@ def recover(folder: Path) -> list[str]:
     What the commit does not know goes, whether or not git was told of it; a batch whose files are not all there is
     fetched from the cache again.
     """
-    git("reset", "--quiet", "HEAD", "--", "data", folder=folder)
-    undone = _names(git("diff", "--name-only", "-z", "HEAD", "--", "data", folder=folder))
-    strangers = _names(git("ls-files", "--others", "--exclude-standard", "-z", "--", "data", folder=folder))
+    git.run("reset", "--quiet", "HEAD", "--", "data", folder=folder)
+    undone = git.names(git.run("diff", "--name-only", "-z", "HEAD", "--", "data", folder=folder))
+    strangers = git.names(git.run("ls-files", "--others", "--exclude-standard", "-z", "--", "data", folder=folder))
     for name in strangers:
         (folder / name).unlink(missing_ok=True)
     if undone:
-        git("checkout", "--quiet", "HEAD", "--", "data", folder=folder)
-    if "dvc.lock" in _names(git("diff", "--name-only", "-z", "HEAD", "--", "dvc.lock", folder=folder)):
-        git("checkout", "--quiet", "HEAD", "--", "dvc.lock", folder=folder)
+        git.run("checkout", "--quiet", "HEAD", "--", "data", folder=folder)
+    if "dvc.lock" in git.names(git.run("diff", "--name-only", "-z", "HEAD", "--", "dvc.lock", folder=folder)):
+        git.run("checkout", "--quiet", "HEAD", "--", "dvc.lock", folder=folder)
     left = [batch for batch in (folder / "data" / "batches").glob("*/*") if batch.is_dir()]
     for batch in left:
         if not batch.with_name(batch.name + ".dvc").exists():
@@ -182,11 +130,6 @@ def recover(folder: Path) -> list[str]:
     return sorted({*undone, *(name for name in strangers if not name.startswith(inside))})
 
 
-def _names(text: str) -> list[str]:
-    """The paths of a list that git ends with zeros, so that no name is quoted."""
-    return [name for name in text.split("\0") if name]
-
-
 def _whole(batch: Path) -> bool:
     """Whether a batch's folder holds as many files as were admitted; each is checked by hash whenever it is used."""
     out = yaml.load(batch.with_name(batch.name + ".dvc").read_bytes(), yaml.CSafeLoader)["outs"][0]
@@ -198,9 +141,9 @@ def worktree(version: str) -> Path:
     tree = places.place("worktree")
     if not (tree / ".git").exists():
         shutil.rmtree(tree, ignore_errors=True)
-        git("worktree", "prune")
-        git("worktree", "add", "--quiet", "--detach", str(tree), version)
-    git("checkout", "--quiet", "--force", "--detach", version, folder=tree)
+        git.run("worktree", "prune")
+        git.run("worktree", "add", "--quiet", "--detach", str(tree), version)
+    git.run("checkout", "--quiet", "--force", "--detach", version, folder=tree)
     configure(tree)
     with repository(tree) as repo:
         targets = [str(path.relative_to(tree)) for path in (tree / "data" / "batches").glob("*/*.dvc")]
@@ -233,7 +176,8 @@ def reproduce(tree: Path, stage: str, task: str, force: bool = False) -> bool:
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
     command += ["--force"] if force else []
     with locks.noted():
-        done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=tree, env=isolation.isolated(os.environ), capture_output=True, text=True,
+                              check=False)  # fmt: skip
     if done.returncode:
         said = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line or "oncoloop: " in line]
         raise Fault(f"the stage {name} failed: {' '.join(said) or done.stderr[-300:]}")
@@ -260,23 +204,17 @@ def keep(tree: Path, folder: Path, message: str) -> str:
     for name in PRODUCTS:
         if (tree / name).is_file():
             shutil.copyfile(tree / name, folder / name)
-    version = commit([name for name in PRODUCTS if (folder / name).is_file()], message, folder)
+    version = git.commit([name for name in PRODUCTS if (folder / name).is_file()], message, folder)
     push(tree)
     return version
 
 
-def batches_of(version: str) -> set[str]:
-    """The batches, as `task/batch`, that a data version holds."""
-    listed = git("ls-tree", "-r", "--name-only", version, "data/batches").splitlines()
-    return {line.removeprefix("data/batches/").removesuffix(".dvc") for line in listed if line.endswith(".dvc")}
-
-
 def checkout(version: str) -> Path:
     """A data version with its bytes, in a folder of its own under ONCOLOOP_HOME; the workspace stays as it is."""
-    commit_id = git("rev-parse", "--verify", f"{version}^{{commit}}")
+    commit_id = git.run("rev-parse", "--verify", f"{version}^{{commit}}")
     target = places.place("versions", commit_id[:12])
     if not (target / ".git").exists():
-        git("worktree", "add", "--quiet", "--detach", str(target), commit_id)
+        git.run("worktree", "add", "--quiet", "--detach", str(target), commit_id)
     configure(target)
     with repository(target) as repo:
         repo.checkout(force=True, allow_missing=True)

@@ -13,7 +13,7 @@ import pandas as pd
 from data import split, withdrawn
 from lineage import ledger, outbox, places
 from lineage.fault import Fault
-from pipelines import locks, page, params, repro, withdrawal
+from pipelines import admissions, git, locks, page, params, repro, withdrawal
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +21,11 @@ log = logging.getLogger(__name__)
 def settle() -> None:
     """Mend locks, undo what no commit knows, tell the ledger what a commit knows and it does not, finish withdrawals.
 
-    Call it while holding the lock `workspace`. Fault where a cohort table was changed by hand: it can only grow.
+    Call it while holding the lock `workspace`. Fault where git lost what the ledger names, since undoing would delete
+    the rest of it, and where a cohort table was changed by hand: it can only grow.
     """
     locks.mend(Path.cwd())
+    admissions.check()
     check_cohorts()
     for undone in repro.recover(Path.cwd()):
         log.warning("undone after an interruption: %s", undone)
@@ -53,7 +55,7 @@ def check_cohorts() -> None:
     admitted = {event.payload["task"]: event.payload["data_version"] for event in ledger.events(kind="batch.admitted")}
     for task, version in admitted.items():
         path = Path("data/cohorts", f"{task}.csv")
-        if repro.unchanged(str(path), version):
+        if git.unchanged(str(path), version):
             continue
         before = _table(str(path), version)
         for now, where in ((_table(str(path), "HEAD"), "a commit"), (_here(path), "the file")):
@@ -66,7 +68,7 @@ def check_cohorts() -> None:
 
 
 def _table(path: str, version: str) -> pd.DataFrame:
-    frame = io.StringIO(repro.committed(path, version) or ",".join(split.COHORTS))
+    frame = io.StringIO(git.committed(path, version) or ",".join(split.COHORTS))
     return pd.read_csv(frame, dtype=str, keep_default_na=False)
 
 

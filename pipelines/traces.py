@@ -11,7 +11,7 @@ import numpy as np
 from data import identity as identities
 from data import withdrawn
 from lineage import places
-from pipelines import repro
+from pipelines import git
 from pipelines.erasure import Gone, files
 
 YOURS = ("inbox", "try")  # of the workspace: the user's own files
@@ -29,7 +29,7 @@ def search(gone: Gone, identity: str = "") -> list[str]:
     skip = (*(here / name for name in YOURS), home / "keys")
     roots = [here] if home.is_relative_to(here) else [here, home]
     found = [str(path) for root in roots for path in files(root, skip) if _holds(path, gone, parts)]
-    if _told(repro.objects(), gone, parts):
+    if _told(git.objects(), gone, parts):
         found.append(str(here / ".git"))
     return sorted(found)
 

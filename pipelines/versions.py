@@ -11,7 +11,7 @@ import pandas as pd
 
 from data import index
 from lineage import ledger
-from pipelines import erasure, repro, withdrawal
+from pipelines import erasure, git, repro, withdrawal
 
 LOST = "not reproducible since {}: a patient was withdrawn"
 
@@ -42,7 +42,7 @@ def diff(older: str, newer: str) -> dict[str, Any]:
 
     Tables are read from DVC's cache; a batch whose table was withdrawn is named in `unknown` and not counted.
     """
-    before, after = repro.batches_of(older), repro.batches_of(newer)
+    before, after = git.batches_of(older), git.batches_of(newer)
     tasks = sorted({name.split("/")[0] for name in before | after})
     changed = {task: (contents(older, task), contents(newer, task)) for task in tasks}
     counts = {
@@ -56,10 +56,10 @@ def diff(older: str, newer: str) -> dict[str, Any]:
 
 def contents(version: str, task: str) -> Contents:
     """The counts of one task in a version, from the manifests that its batches point to."""
-    names = sorted(name for name in repro.batches_of(version) if name.split("/")[0] == task)
+    names = sorted(name for name in git.batches_of(version) if name.split("/")[0] == task)
     tables, unknown = [], []
     for name in names:
-        path = erasure.inside(repro.committed(f"data/batches/{name}.dvc", version), "manifest.csv")
+        path = erasure.inside(git.committed(f"data/batches/{name}.dvc", version), "manifest.csv")
         if path is None:
             unknown.append(name)
         else:

@@ -13,7 +13,7 @@ import pandas as pd
 from data import corrections, index, outlines, prepared, split, withdrawn
 from lineage import ledger, outbox, registry
 from lineage.ledger import Event
-from pipelines import erasure, page, repro, traces
+from pipelines import erasure, git, page, repro, traces
 from pipelines.holding import BEGUN, Held, chain, event_of
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def since(model: str) -> str | None:
 def lost(version: str) -> str | None:
     """The date from which a data version is no longer whole; None while it is."""
     events = ledger.events(kind=DONE)
-    batches = repro.batches_of(version) if events else set()
+    batches = git.batches_of(version) if events else set()
     held = [event.at[:10] for event in events if batches & set(event.payload["ancestors"])]
     return held[0] if held else None
 
@@ -60,7 +60,7 @@ def finish(begun: Event, identity: str = "") -> Event:
         _succeed(pair, gone)
     _blind(plan["tasks"], begun.subject)
     repro.forget(plan["tasks"])
-    version = repro.commit(["data", "dvc.lock"], "Withdraw a patient")
+    version = git.commit(["data", "dvc.lock"], "Withdraw a patient")
     repro.push()
     _announce(plan, version)
     erasure.erase(gone)

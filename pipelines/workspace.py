@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lineage import keys, ledger, places, store
 from lineage.fault import Fault
-from pipelines import params, repro
+from pipelines import git, params, repro
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def create(folder: Path) -> bool:
         prepare_task(folder, task)
     repro.initialise(folder, IGNORED)
     if not ledger.events(kind="workspace.created", limit=1):
-        ledger.append("workspace.created", "workspace", {"version": repro.head(folder)})
+        ledger.append("workspace.created", "workspace", {"version": git.head(folder)})
     return not before
 
 
@@ -69,6 +69,7 @@ def enter(folder: Path) -> Path:
     if missing:
         raise Fault(f"{folder} is not a whole workspace ({missing[0]} is missing); `oncoloop init` makes or mends one")
     _settle(folder)
+    git.check(folder)
     if not (places.home() / "keys").is_dir():
         raise Fault(f"{places.home()} holds no keys; `oncoloop init` in {folder} mends it")
     store.migrate()

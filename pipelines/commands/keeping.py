@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from lineage import journal, ledger, registry
-from pipelines import archive, params, release, repro, services
+from pipelines import archive, git, params, release, services
 from pipelines.cli import Answer
 
 
@@ -17,7 +17,7 @@ def status(_args: argparse.Namespace) -> Answer:
     settings = params.load()
     wanted = release.wanted()
     result: dict[str, Any] = {
-        "version": repro.head(),
+        "version": git.head(),
         "tasks": {name: registry.roles(name) for name in settings.tasks},
         "waiting": {name: waiting(name) for name in settings.tasks},
         "release": wanted.subject if wanted else None,

@@ -12,7 +12,7 @@ import yaml
 
 from lineage import ledger
 from lineage.fault import Fault
-from pipelines import params, repro, workspace
+from pipelines import admissions, git, params, repro, workspace
 from pipelines.cli import Answer
 
 QUESTIONS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
@@ -80,6 +80,7 @@ def _add(facts: dict[str, Any]) -> Answer:
     record, path = params.raw(), Path(params.NAME)
     if name in record["tasks"]:
         raise Fault(f"the task {name} exists already")
+    admissions.check()
     entry = {key: facts[key] for key in ("title", "organ", "modality", "body_parts", "classes", "positive")}
     entry |= {"unit": "slice", "cluster": "patient", "sensitivity": facts["sensitivity"]}
     entry |= {name: facts.get(name, usual) for name, usual in OPTIONAL.items()}
@@ -94,7 +95,7 @@ def _add(facts: dict[str, Any]) -> Answer:
             Path(file).write_text(text, encoding="utf-8")
         raise
     workspace.prepare_task(Path.cwd(), name)
-    version = repro.commit(["params.yaml", "dvc.yaml", "data"], f"Add the task {name}")
+    version = git.commit(["params.yaml", "dvc.yaml", "data"], f"Add the task {name}")
     ledger.append("task.added", name, {"version": version})
     return Answer(
         {"task": name, "version": version}, f"{name} is a task now; import its first batch with `oncoloop import`"

@@ -19,7 +19,7 @@ import pytest
 
 from data import index, phantom
 from lineage import ledger, places, store
-from pipelines import ingest, params, repro, settle
+from pipelines import git, ingest, params, repro, settle
 from pipelines import workspace as workspaces
 
 SOAK = bool(os.environ.get("ONCOLOOP_SOAK"))
@@ -101,8 +101,8 @@ def state(ward: Path) -> dict[str, str]:
     folders = ("data", "var/cache/files", "var/remote/files", "var/staging")
     files = [path for folder in folders for path in (ward / folder).rglob("*") if path.is_file()]
     found = {str(path.relative_to(ward)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    found["tree"] = repro.git("rev-parse", "HEAD^{tree}", folder=ward)
-    found["uncommitted"] = repro.git("status", "--porcelain", folder=ward)
+    found["tree"] = git.run("rev-parse", "HEAD^{tree}", folder=ward)
+    found["uncommitted"] = git.run("status", "--porcelain", folder=ward)
     events = ledger.events(kind="batch.admitted")
     found["admissions"] = str([{k: v for k, v in e.payload.items() if k != "data_version"} for e in events])
     return found
@@ -132,7 +132,7 @@ def start(work: Callable[[], object]) -> int:
 
 def kill_at(step: str, after: bool) -> None:
     """Replace one function that writes state by one that ends the process, before or after it has written."""
-    home = {"move": shutil, "append_cohorts": ingest.split, "announce": settle}.get(step, repro)
+    home = {"move": shutil, "append_cohorts": ingest.split, "announce": settle, "commit": git}.get(step, repro)
     real = getattr(home, step)
 
     def fatal(*given: object, **named: object) -> None:
@@ -147,7 +147,7 @@ def finished(ready: Ready) -> None:
     """The next run leaves the new version, with the bytes of an undisturbed run; the one after it has nothing to do."""
     run("second")
     assert state(ready.ward) == ready.undisturbed
-    assert repro.head() == ledger.events(kind="batch.admitted")[-1].payload["data_version"]
+    assert git.head() == ledger.events(kind="batch.admitted")[-1].payload["data_version"]
     assert ledger.verify().outcome.value == "pass"
     assert run("second") is None
 

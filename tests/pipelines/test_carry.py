@@ -9,7 +9,7 @@ import pytest
 
 from lineage import places
 from lineage.fault import Fault
-from pipelines import carry, parents, repro, stages
+from pipelines import carry, git, parents, repro, stages
 
 PIPELINE = """
 stages:
@@ -48,7 +48,7 @@ def tree(workspace: Path) -> Path:
     Path("data/batches/lung-ct/one").mkdir()
     Path("data/batches/lung-ct/one/x.txt").write_text("pixels of P1\n", encoding="utf-8")
     repro.add(Path("data/batches/lung-ct/one"))
-    made = repro.worktree(repro.commit(["."], "Admit one"))
+    made = repro.worktree(git.commit(["."], "Admit one"))
     stages.write_code(made)
     parents.pin(made)
     repro.reproduce(made, "prepare", TASK)
@@ -83,14 +83,14 @@ def machine(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def test_a_fit_runs_there_and_its_result_comes_home(tree: Path, machine: Machine) -> None:
-    before = repro.head()
+    before = git.head()
     assert carry.due(tree, TASK)
     received = machine.fits(carry.send(tree, TASK))
     assert carry.take(tree, TASK) is True, "what ran there is not run again"
     assert (tree / "models/lung-ct/out").read_text() == f"pixels of P1\n{machine.there}\n"
     assert not carry.due(tree, TASK) and not repro.reproduce(tree, "fit", TASK)
     assert repro.lock(tree) == repro.lock(received), "the worktree's lock says what ran there"
-    assert repro.head() == before == repro.git("rev-parse", "main"), "no branch of the workspace has moved"
+    assert git.head() == before == git.run("rev-parse", "main"), "no branch of the workspace has moved"
     bytes_there = [path for path in machine.there.rglob("*") if path.is_file() and b"pixels of P1" in path.read_bytes()]
     assert {path.name for path in bytes_there} == {"out"}, "the model alone stays there: no scan, no shard"
     assert not (machine.there / "oncoloop.db").exists() and not (machine.there / "mlflow/mlflow.db").exists()
@@ -103,7 +103,7 @@ def test_a_second_fit_takes_what_is_new(tree: Path, machine: Machine, workspace:
     (workspace / "data/batches/lung-ct/two/x.txt").write_text("more\n", encoding="utf-8")
     repro.add(Path("data/batches/lung-ct/two"))
     repro.keep(tree, workspace, "Retrain")
-    again = repro.worktree(repro.commit(["."], "Admit two"))
+    again = repro.worktree(git.commit(["."], "Admit two"))
     stages.write_code(again)
     repro.reproduce(again, "prepare", TASK)
     machine.fits(carry.send(again, TASK))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lineage import ledger
-from pipelines import cli, ingest, repro, services
+from pipelines import cli, git, ingest, repro, services
 from tests.pipelines.test_admission import SOAK, Ready, child, finished, made_in, run, two_batches
 from tests.pipelines.test_interruption import server
 
@@ -77,7 +77,9 @@ def test_no_room_from_a_step_on(ready: Ready, disk: Path, tmp_path: Path, step: 
     told = tmp_path / "told"
 
     def narrow() -> None:
-        home = {"index_batch": ingest.index, "append_cohorts": ingest.split, "append": ledger}.get(step, repro)
+        home = {"index_batch": ingest.index, "append_cohorts": ingest.split, "append": ledger, "commit": git}.get(
+            step, repro
+        )
         real = getattr(home, step)
 
         def filled(*given: object, **named: object) -> object:
@@ -106,8 +108,8 @@ def test_the_command_with_too_little_room(ready: Ready, disk: Path, server: dict
     assert "Traceback" not in done.stderr
     (disk / "filler").unlink()
     assert subprocess.run(command, env=server, capture_output=True, check=False).returncode == 0
-    assert repro.git("status", "--porcelain") == "" and ledger.verify().outcome.value == "pass"
-    assert ledger.events(kind="batch.admitted")[-1].payload["data_version"] == repro.head()
+    assert git.run("status", "--porcelain") == "" and ledger.verify().outcome.value == "pass"
+    assert ledger.events(kind="batch.admitted")[-1].payload["data_version"] == git.head()
     target = ready.ward / "data/batches/brain-mr/second.dvc"
     shutil.rmtree(target.with_suffix(""))
     shutil.rmtree(ready.ward / "var/cache/files")  # whole in the remote too

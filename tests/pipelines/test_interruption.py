@@ -16,7 +16,7 @@ import pytest
 
 from data import phantom
 from lineage import ledger, places, store
-from pipelines import params, repro, services
+from pipelines import git, params, services
 from tests.pipelines.conftest import Run
 from tests.pipelines.test_admission import SEED, state
 
@@ -67,7 +67,7 @@ def test_the_command_killed_at_random_moments(workspace: Path, oncoloop: Run, se
         assert again.code == 0, told
         assert comparable(workspace) == whole, told
         assert ledger.verify().outcome.value == "pass", told
-        assert repro.git("fsck", "--no-dangling") == "", told
+        assert git.run("fsck", "--no-dangling") == "", told
         assert again.seconds < 4 * usual.seconds + 30, f"{told}: the run after it took {again.seconds:.0f} s"
 
 

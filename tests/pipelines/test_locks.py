@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lineage.fault import Fault
-from pipelines import locks, repro
+from pipelines import git, locks, repro
 from pipelines import workspace as workspaces
 
 DEAD = 2**22 - 3  # above the largest process number that Linux gives by default
@@ -24,7 +24,7 @@ def test_what_the_dead_left_is_mended_by_name(workspace: Path, caplog: pytest.Lo
     for path in left:
         path.touch()
     with pytest.raises(Fault, match=r"index\.lock"):
-        repro.git("add", "--all")
+        git.run("add", "--all")
     half = workspace / "var/cache/files/md5/ab/cd.Xyz.tmp"
     half.parent.mkdir(parents=True)
     half.write_bytes(b"half")
@@ -38,7 +38,7 @@ def test_what_the_dead_left_is_mended_by_name(workspace: Path, caplog: pytest.Lo
     assert {*map(str, left), str(half), str(empty)} < set(mended)
     assert json.loads((workspace / ".dvc/tmp/rwlock").read_text()) == {}
     assert "left behind by a killed run and removed" in caplog.text
-    repro.git("add", "--all")
+    git.run("add", "--all")
     assert locks.mend(workspace) == []
 
 

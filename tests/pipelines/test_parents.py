@@ -12,7 +12,7 @@ import pytest
 from data import phantom
 from lineage import ledger, registry
 from lineage.fingerprint import file_sha256
-from pipelines import again, news, params, parents, promote, repro, retrain
+from pipelines import again, git, news, params, parents, promote, repro, retrain
 from tests.pipelines.test_admission import made_in, run
 
 TASK = "brain-mr"
@@ -74,7 +74,7 @@ def test_the_record_names_the_parent_that_the_loop_pinned(ward: Path) -> None:
     told = [json.loads((registry.download(TASK, version) / "fit.json").read_text()) for version in "12"]
     assert [each["strategy"] for each in told] == ["full", "warm"]
     assert [each["parent_sha256"] for each in told] == [None, parent["sha256"]]
-    kept = json.loads(repro.committed(parents.PINS))
+    kept = json.loads(git.committed(parents.PINS))
     assert kept == dict.fromkeys(params.load().tasks) | {TASK: parent}
     assert repro.lock(ward)[f"fit@{TASK}"]["params"][parents.PINS] == {TASK: parent}, "an input of the stage"
 

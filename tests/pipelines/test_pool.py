@@ -14,7 +14,7 @@ import pytest
 
 from lineage import places
 from lineage.fault import Fault
-from pipelines import parents, repro, retrain, schedule, services, stages
+from pipelines import git, parents, repro, retrain, schedule, services, stages
 from tests.pipelines.test_carry import PIPELINE
 
 TASKS = ("brain-mr", "lung-ct")
@@ -109,7 +109,7 @@ def prepared(workspace: Path) -> Path:
         Path("data/batches", task, "one").mkdir()
         Path("data/batches", task, "one", "x.txt").write_text(f"{task}\n", encoding="utf-8")
         repro.add(Path("data/batches", task, "one"))
-    tree = repro.worktree(repro.commit(["."], "Admit"))
+    tree = repro.worktree(git.commit(["."], "Admit"))
     stages.write_code(tree)
     parents.pin(tree)
     return tree

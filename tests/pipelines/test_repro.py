@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lineage.fault import Fault
-from pipelines import repro
+from pipelines import git, repro
 
 PIPELINE = """
 stages:
@@ -34,7 +34,7 @@ def small(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def admit(name: str) -> str:
     write(name)
     repro.add(Path("data/batches/lung-ct", name))
-    return repro.commit(["."], f"Admit {name}")
+    return git.commit(["."], f"Admit {name}")
 
 
 def write(name: str) -> None:
@@ -43,7 +43,7 @@ def write(name: str) -> None:
 
 
 def test_a_stage_runs_once_for_one_input(small: Path) -> None:
-    tree = repro.worktree(repro.head(small))
+    tree = repro.worktree(git.head(small))
     assert repro.changed(tree, ["lung-ct"]) == ["prepare@lung-ct"]
     assert repro.reproduce(tree, "prepare", "lung-ct")
     assert repro.changed(tree, ["lung-ct"]) == []
@@ -52,12 +52,12 @@ def test_a_stage_runs_once_for_one_input(small: Path) -> None:
 
 
 def test_a_batch_that_arrives_meanwhile_stays_out_of_the_pinned_version(small: Path) -> None:
-    version = repro.head(small)
+    version = git.head(small)
     admit("two")
     tree = repro.worktree(version)
     repro.reproduce(tree, "prepare", "lung-ct")
     assert (tree / "data/processed/lung-ct/all").read_text() == "one\n"
-    newer = repro.worktree(repro.head(small))
+    newer = repro.worktree(git.head(small))
     repro.reproduce(newer, "prepare", "lung-ct")
     assert (newer / "data/processed/lung-ct/all").read_text() == "one\ntwo\n"
     older = repro.worktree(version)
@@ -65,37 +65,37 @@ def test_a_batch_that_arrives_meanwhile_stays_out_of_the_pinned_version(small: P
 
 
 def test_the_lock_comes_home_and_identifies_the_training(small: Path) -> None:
-    tree = repro.worktree(repro.head(small))
+    tree = repro.worktree(git.head(small))
     repro.reproduce(tree, "prepare", "lung-ct")
     first = repro.lock_hash(tree, "lung-ct")
     version = repro.keep(tree, small, "Retrain")
-    assert repro.head(small) == version
+    assert git.head(small) == version
     assert "prepare@lung-ct" in repro.lock(small)
     admit("two")
-    tree = repro.worktree(repro.head(small))
+    tree = repro.worktree(git.head(small))
     repro.reproduce(tree, "prepare", "lung-ct")
     assert repro.lock_hash(tree, "lung-ct") != first
 
 
 @pytest.mark.parametrize("added", [False, True], ids=["before dvc add", "after dvc add"])
 def test_an_admission_that_was_cut_off_is_undone(small: Path, added: bool) -> None:
-    before = repro.git("status", "--porcelain")
+    before = git.run("status", "--porcelain")
     write("two")
     if added:
         repro.add(Path("data/batches/lung-ct/two"))
     with Path("data/cohorts/lung-ct.csv").open("a", encoding="utf-8") as table:
         table.write("half a row")
     assert repro.recover(small)
-    assert repro.git("status", "--porcelain") == before
+    assert git.run("status", "--porcelain") == before
     assert not Path("data/batches/lung-ct/two").exists()
     assert Path("data/batches/lung-ct/one/x.txt").read_text() == "one\n"
     assert repro.recover(small) == []
 
 
 def test_versions_are_compared_and_checked_out(small: Path) -> None:
-    first = repro.head(small)
+    first = git.head(small)
     second = admit("two")
-    assert repro.batches_of(second) - repro.batches_of(first) == {"lung-ct/two"}
+    assert git.batches_of(second) - git.batches_of(first) == {"lung-ct/two"}
     folder = repro.checkout(first)
     assert (folder / "data/batches/lung-ct/one/x.txt").is_file()
     assert not (folder / "data/batches/lung-ct/two").exists()
@@ -108,6 +108,6 @@ def test_what_git_refuses_is_one_sentence(small: Path) -> None:
 
 def test_a_failing_stage_is_one_sentence(small: Path) -> None:
     (small / "dvc.yaml").write_text(PIPELINE.replace("cat ", "cat /nowhere "), encoding="utf-8")
-    tree = repro.worktree(repro.commit(["."], "Break the stage"))
+    tree = repro.worktree(git.commit(["."], "Break the stage"))
     with pytest.raises(Fault, match="the stage prepare@lung-ct failed"):
         repro.reproduce(tree, "prepare", "lung-ct")

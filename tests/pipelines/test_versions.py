@@ -13,7 +13,7 @@ import pytest
 from data import batches, index, phantom, split
 from lineage import ledger
 from lineage.fault import Fault
-from pipelines import params, repro, settle, versions
+from pipelines import git, params, settle, versions
 from tests.pipelines.test_admission import run
 
 TASK = "brain-mr"
@@ -72,15 +72,15 @@ def test_an_old_assignment_that_somebody_changed_is_refused_by_name(ward: Path) 
     with pytest.raises(Fault, match=rf"the file changed an old assignment \({cluster}: side was '{side}'"):
         settle.settle()
     assert other in path.read_text(encoding="utf-8")
-    repro.commit(["data"], "By hand")
+    git.commit(["data"], "By hand")
     with pytest.raises(Fault, match=f"a commit changed an old assignment \\({cluster}"):
         settle.settle()
     path.write_text("\n".join(text.splitlines()[:-1]) + "\n", encoding="utf-8")
     with pytest.raises(Fault, match="a commit changed an old assignment"):
         settle.settle()
     version = ledger.events(kind="batch.admitted")[-1].payload["data_version"]
-    repro.git("checkout", version, "--", str(path))
-    repro.commit(["data"], "Back")
+    git.run("checkout", version, "--", str(path))
+    git.commit(["data"], "Back")
     settle.settle()
     assert path.read_text(encoding="utf-8") == text
 

@@ -27,7 +27,7 @@ from lineage.fault import Fault
 from lineage.verdict import Outcome, Verdict
 from monitoring import drift, window
 from monitoring import reference as references
-from pipelines import correction, erasure, holding, ingest, page, params, repro, settle, stages, traces, withdrawal
+from pipelines import correction, erasure, git, holding, ingest, page, params, repro, settle, stages, traces, withdrawal
 from pipelines.commands import withdrawal as command
 from tests.pipelines.test_admission import child, made_in, run
 from training import evaluate, plots, reference
@@ -82,7 +82,7 @@ def passed_through(folder: Path) -> Ward:
     correct(table, held_out)
     identities = {row["patient_id"] for row in index.metadata(Path("inbox/first")).to_dict("records")}
     refuse(table)
-    tree = repro.worktree(repro.head())
+    tree = repro.worktree(git.head())
     stages.write_code(tree)
     repro.reproduce(tree, "prepare", TASK)
     version = repro.keep(tree, folder, "Prepare")
@@ -248,7 +248,7 @@ def emptied(ward: Ward) -> None:
     assert {len(rows)} == {len(arrays[name]) for name in ("embeddings", "scores", "clusters", "distances")}
     assert (artefacts.parent / "plots" / "errors.txt").read_text().startswith("A patient was withdrawn")
     assert not (artefacts.parent / "plots" / "errors.png").exists()
-    assert repro.git("status", "--porcelain") == ""
+    assert git.run("status", "--porcelain") == ""
     assert ledger.verify().outcome is Outcome.PASS
 
 
@@ -284,7 +284,7 @@ def said(ward: Ward, held: holding.Held, done: ledger.Event) -> None:
 
 def test_killed_at_each_step_it_finishes_with_the_next_run(ward: Ward) -> None:
     steps: list[tuple[object, str]] = [
-        (withdrawal, "_succeed"), (repro, "remove"), (repro, "commit"), (erasure, "_trees"), (erasure, "_objects"),
+        (withdrawal, "_succeed"), (repro, "remove"), (git, "commit"), (erasure, "_trees"), (erasure, "_objects"),
         (erasure, "_references"), (erasure, "_pages"), (registry, "mark"), (erasure, "_windows"),
     ]  # fmt: skip
     for home, step in steps if os.environ.get("ONCOLOOP_SOAK") else steps[1::2]:
@@ -316,7 +316,7 @@ def test_the_search_reads_what_is_packed_and_what_git_keeps(ward: Ward) -> None:
     places.place("ledger.head").with_name("ledger.head.old").write_text(ward.patient)
     places.place("releases", "evidence-r1", "note.txt").write_text(f"asked by {ward.identity.lower()}")
     Path("note.txt").write_text(ward.patient)
-    repro.commit(["note.txt"], "A note")
+    git.commit(["note.txt"], "A note")
     Path("note.txt").unlink()
     found = {str(Path(path).relative_to(ward.folder)) for path in set(traces.search(gone, ward.identity)) - elsewhere}
     state = ("logs/old.gz", "logs/names.npz", "ledger.head.old", "releases/evidence-r1/note.txt")
