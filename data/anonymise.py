@@ -15,12 +15,11 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from data import identity, pixel_data, profile, read, scrub
+from data import identity, person, pixel_data, profile, read, scrub
 from data.identity import Secrets
 from lineage import keys
 from lineage.fault import Fault
 
-OLDEST = 89
 UID = re.compile(r"[0-9.]{1,64}")  # PS3.5, section 9.1
 NUMBERS = re.compile(rb"[0-9+\-.eE \\]*\0?")  # DS and IS of PS3.5, section 6.2
 TEXTS = {"UI": re.compile(rb"[0-9.]{1,64}\0?"), "DS": NUMBERS, "IS": NUMBERS}
@@ -42,7 +41,6 @@ def anonymise(
     those of file, folder and archive: no text that stays may hold their words. `cells` are the free texts of the
     scan's rows. Fault names what can't be parsed, and a cell that repeats the patient.
     """
-    told = metadata.get("patient_id") or metadata.get("group") or ""
     secrets = identity.of_row(metadata)
     if content.startswith(b"\x89PNG"):
         clean, suffix = scrub.png(name, content), ".png"
@@ -52,7 +50,7 @@ def anonymise(
         clean, suffix = scrub.nifti(name, content), ".nii.gz" if content[:2] == b"\x1f\x8b" else ".nii"
     else:
         header = header if header is not None else _parsed(name, content)
-        clean, secrets = _dicom(name, header, told, secrets, identity.of_names(names))
+        clean, secrets = _dicom(name, header, metadata, secrets, identity.of_names(names))
         suffix = ".dcm"
     identity.check_cells(name, cells, secrets)
     return suffix, clean
@@ -67,15 +65,16 @@ def _parsed(name: str, content: bytes) -> Any:
         raise Fault(f"{name}: cannot be de-identified ({type(error).__name__}); export it again") from error
 
 
-def _dicom(name: str, header: Any, told: str, row: Secrets, names: Secrets) -> tuple[bytes, Secrets]:
+def _dicom(name: str, header: Any, metadata: Mapping[str, str], row: Secrets, names: Secrets) -> tuple[bytes, Secrets]:
     """The de-identified file, and the patient's secrets out of row and header."""
+    told = metadata.get("patient_id") or metadata.get("group") or ""
     try:
         patient = row | identity.of_patient(header)
         clean = _allowed(header, patient | identity.of_hospital(header) | names)
         for keyword in profile.PIXELS:
             if keyword in clean:
                 clean[keyword].value = pixel_data.clean(header, keyword)
-        _replace_identity(header, clean, told or str(header.get("PatientID") or ""))
+        _replace_identity(header, clean, told or str(header.get("PatientID") or ""), metadata)
         return _written(header, clean), patient
     except Fault:
         raise
@@ -158,13 +157,12 @@ def _text(value: Any) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str("" if value is None else value)
 
 
-def _replace_identity(header: Any, clean: Any, told: str) -> None:
+def _replace_identity(header: Any, clean: Any, told: str, row: Mapping[str, str]) -> None:
     clean.PatientID = clean.PatientName = keys.pseudonym(told)
     _fill(header, clean)
     _shift(header, clean, timedelta(days=keys.day_shift(told)))
-    age = str(header.get("PatientAge") or "")
-    if age[:3].isdecimal() and age[3:] in ("Y", "M", "W", "D"):
-        clean.PatientAge = age if age[3:] != "Y" or int(age[:3]) <= OLDEST else f"{OLDEST + 1:03d}Y"
+    if header.get("PatientAge") and (age := person.age_string(person.stated_age(row, str(header.PatientAge)))):
+        clean.PatientAge = age
     clean.PatientIdentityRemoved, clean.DeidentificationMethod = "YES", profile.METHOD
     clean.LongitudinalTemporalInformationModified = "MODIFIED"
     clean.DeidentificationMethodCodeSequence = [_code(value, meaning) for value, meaning in profile.CODES]

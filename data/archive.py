@@ -24,7 +24,10 @@ SCAN_BYTES = 2**30  # of all files of one scan as they are stored, before they a
 SET_BYTES = 2**40
 RATIO, SMALL = 250, 2**22  # a deflated blank picture reaches 200; what inflates to less than SMALL harms nobody
 ENCRYPTED, UTF8 = 0x1, 0x800
-HIDDEN = ("__macosx", "dicomdir", "thumbs.db", "desktop.ini")
+HIDDEN = (
+    "__macosx", "dicomdir", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found",
+    "system volume information",
+)  # fmt: skip
 
 
 def is_archive(content: bytes) -> bool:

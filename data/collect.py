@@ -19,7 +19,7 @@ from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Task, Truth
 from lineage.fault import Fault
 
 log = logging.getLogger(__name__)
-RECORD = "import.json"
+RECORD = labels.RECORD
 UNFINISHED = labels.NAME + ".part"
 UNPACKED = ".unpacked"
 

@@ -50,12 +50,12 @@ def check(table: pd.DataFrame, folder: Path, task: Task, disagreement: Disagreem
     units = admitted(folder, set(table["file_name"].str.removeprefix(labels.HASH)))
     rows: list[dict[str, Any]] = []
     refused = []
-    for name, said in table.reset_index(drop=True).groupby("file_name", sort=False):
+    for name, said in table.groupby("file_name", sort=False):
         try:
             rows += _corrected(str(name), said, units, task, disagreement)
         except Fault as fault:
             sha256 = str(name).removeprefix(labels.HASH) if WHOLE.fullmatch(str(name)) else ""
-            refused.append(Refused(called(int(said.index[0]) + 2, sha256), str(fault)))
+            refused.append(Refused(called(int(said.index[0]), sha256), str(fault)))
     new = pd.DataFrame(rows, columns=list(COLUMNS))
     return Corrections(new, apply(units[units["unit_id"].isin(new["unit_id"])], new), refused)
 

@@ -71,7 +71,7 @@ def index_batch(
         (target / name).mkdir(parents=True)
     told: dict[str, list[dict[str, str]]] = {}
     first: dict[str, int] = {}
-    for number, row in enumerate(table.to_dict("records"), start=2):
+    for number, row in zip(table.index, table.to_dict("records"), strict=True):
         told.setdefault(row["file_name"], []).append({str(column): str(cell) for column, cell in row.items()})
         first.setdefault(row["file_name"], number)
     jobs = [Job(source, name, first[name], rows, target, task, disagreement) for name, rows in told.items()]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
+import re
 import stat
 from collections import Counter
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pandas as pd
 
+from data import archive, folder_files, person
+from data.csv_table import CsvTable, damage, read_table
 from data.header_identity import spellings
 from data.limits import LONGEST_SERIES
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Truth
@@ -18,16 +20,20 @@ from data.settings import Disagreement
 from lineage.fault import Fault
 
 NAME = "metadata.csv"
-MAX_BYTES = 256 * 2**20
+RECORD = "import.json"  # of an import, beside the table
+ENDINGS = (".dcm", ".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".zip", ".csv", ".txt", ".json", ".xml", ".pdf")
 MAX_FIELD = 1000
 NAMED = 5
+DECIMALS = ("lesion_mm", "age")
+DECIMAL_COMMA = re.compile(r"^(\d+),(\d+)$")
 FORMULA = ("=", "+", "-", "@")
 HASH = "sha256:"  # of an admitted scan, in place of a file name: the row corrects that scan's label
 TRUTHS = [truth.value for truth in Truth]
 
 
 def metadata(source: Path) -> pd.DataFrame:
-    """The rows of a batch's metadata.csv as text, one column for each known name, "" where a cell is empty.
+    """The rows of a batch's metadata.csv as text, one column for each known name, "" where a cell is empty; the index
+    is the number of each row in the file.
 
     Fault where the table itself can't be trusted: encoding, size, columns, formulas, two tasks, a file name that
     leaves the folder or is a link, a file that is missing, the same reader twice for one slice. A file name may also
@@ -37,11 +43,14 @@ def metadata(source: Path) -> pd.DataFrame:
     path = source / NAME
     if path.is_symlink() or not path.is_file():
         raise Fault(f"{source.name}: there is no {NAME}; write one, or make it with `oncoloop import`")
-    rows = _rows(path)
-    _columns(rows[0], source.name)
-    _cells(rows, source.name)
-    table = pd.DataFrame([[cell.strip() for cell in row] for row in rows[1:]], columns=rows[0], dtype=str)
+    read = read_table(path, REQUIRED_METADATA + OPTIONAL_METADATA)
+    _columns(read.columns, source.name)
+    _cells(read, source.name)
+    table = pd.DataFrame(read.rows, columns=read.columns, index=pd.Index(read.numbers, name="row"), dtype=str)
     table = table.reindex(columns=[*REQUIRED_METADATA, *OPTIONAL_METADATA], fill_value="")
+    if read.separator != ",":
+        for name in DECIMALS:
+            table[name] = table[name].str.replace(DECIMAL_COMMA, r"\1.\2", regex=True)
     _one_task(table, source.name)
     _spelt_alike(table, source.name)
     table["file_name"], table["mask"] = _named(table, "file_name", source), _named(table, "mask", source)
@@ -84,21 +93,6 @@ def resolve(rows: pd.DataFrame, disagreement: Disagreement = Disagreement.MAJORI
     return chosen | {"labeller": ";".join(sorted({name for name in agreeing["labeller"] if name}))}
 
 
-def _rows(path: Path) -> list[list[str]]:
-    if path.stat().st_size > MAX_BYTES:
-        raise Fault(f"{NAME} is larger than {MAX_BYTES // 2**20} MiB; divide the batch")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
-    except UnicodeDecodeError as error:
-        raise Fault(f"{NAME} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except csv.Error as error:
-        raise Fault(f"{NAME} is not a CSV table ({error}); mend it") from error
-    if len(rows) < 2:
-        raise Fault(f"{NAME} holds no row; name each scan in it")
-    return rows
-
-
 def _columns(header: list[str], batch: str) -> None:
     missing = [name for name in REQUIRED_METADATA if name not in header]
     unknown = [name for name in header if name not in REQUIRED_METADATA + OPTIONAL_METADATA]
@@ -111,12 +105,14 @@ def _columns(header: list[str], batch: str) -> None:
         )
 
 
-def _cells(rows: list[list[str]], batch: str) -> None:
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(rows[0]):
-            raise Fault(f"{batch}/{NAME} row {number}: {len(row)} cells under {len(rows[0])} columns; mend the row")
-        for name, cell in zip(rows[0], row, strict=True):
-            wrong = _wrong(cell)
+def _cells(table: CsvTable, batch: str) -> None:
+    for number, row in zip(table.numbers, table.rows, strict=True):
+        if len(row) != len(table.columns):
+            raise Fault(
+                f"{batch}/{NAME} row {number}: {len(row)} cells under {len(table.columns)} columns; mend the row"
+            )
+        for name, cell in zip(table.columns, row, strict=True):
+            wrong = _wrong(cell) or (damage(cell) if name in ("patient_id", "group") else "")
             if wrong:
                 raise Fault(f"{batch}/{NAME} row {number}, column {name}: {wrong}; mend the cell")
 
@@ -151,7 +147,7 @@ def _one_task(table: pd.DataFrame, batch: str) -> None:
 def _spelt_alike(table: pd.DataFrame, batch: str) -> None:
     """Fault where ids of one column differ in spelling alone: one person would be two, on two sides of the split."""
     for column in ("patient_id", "group"):
-        alike = [" and ".join(str(place + 2) for place in places) for places in spellings(table[column])]
+        alike = [" and ".join(str(table.index[place]) for place in places) for places in spellings(table[column])]
         if alike:
             more = f" and {len(alike) - NAMED} more" if len(alike) > NAMED else ""
             raise Fault(
@@ -165,13 +161,15 @@ def _named(table: pd.DataFrame, column: str, source: Path) -> list[str]:
     """The paths in a column as they are; "" stays "" where only some scans have such a file."""
     return [
         _inside(name, column, source.name, row) if name or column == "file_name" else ""
-        for row, name in enumerate(table[column], start=2)
+        for row, name in table[column].items()
     ]
 
 
-def _inside(name: str, column: str, batch: str, row: int) -> str:
+def _inside(name: str, column: str, batch: str, row: Any) -> str:
     path = PurePosixPath(name)
-    if not name or "\\" in name or path.is_absolute() or ".." in path.parts or path == PurePosixPath("."):
+    if not name:
+        raise Fault(f"{batch}/{NAME} row {row}: has other cells and no {column}; fill it in, or delete the row")
+    if "\\" in name or path.is_absolute() or ".." in path.parts or path == PurePosixPath("."):
         raise Fault(f"{batch}/{NAME} row {row}: {column} is not a plain path inside the batch; mend it")
     return str(path)
 
@@ -180,7 +178,7 @@ def _files(names: pd.Series[str], source: Path, series: bool = True) -> None:
     """Every name is a regular file, or with `series` a folder that holds one series."""
     missing = []
     folders = set()
-    rows = {name: f"row {place + 2}" for place, name in reversed(list(zip(names.index, names, strict=True)))}
+    rows = {name: f"row {number}" for number, name in reversed(list(names.items()))}
     for name in dict.fromkeys(names):
         path = source / name
         if any((source / part).is_symlink() for part in _steps(name)):
@@ -215,6 +213,8 @@ def _series(folder: Path, called: str) -> None:
     with os.scandir(folder) as entries:
         count = 0
         for entry in entries:
+            if archive.hidden(entry.name):
+                continue
             count += 1
             if not entry.is_file(follow_symlinks=False) or not entry.name.isprintable():
                 raise Fault(
@@ -233,7 +233,7 @@ def _readers(table: pd.DataFrame, batch: str) -> None:
 
 def _rows_of(odd: pd.Series[bool]) -> str:
     """The first rows where `odd`, by number."""
-    rows = [str(row) for row, is_odd in enumerate(odd, start=2) if is_odd]
+    rows = [str(row) for row, is_odd in odd.items() if is_odd]
     return f"row {rows[0]}" if len(rows) == 1 else f"rows {', '.join(rows[:NAMED])}"
 
 
@@ -244,3 +244,27 @@ def _short(text: str) -> str:
 def _steps(name: str) -> list[PurePosixPath]:
     path = PurePosixPath(name)
     return [path, *list(path.parents)[:-1]]
+
+
+def remarks(source: Path, table: pd.DataFrame) -> list[str]:
+    """What was read over in a batch's folder, in words without a name: rows, encodings, files that no row names."""
+    said = read_table(source / NAME, REQUIRED_METADATA + OPTIONAL_METADATA).remarks
+    names = set(table["file_name"]) | set(table["mask"])
+    inside = folder_files.survey(source)
+    others = [name for name in inside.names if name not in (NAME, RECORD) and names.isdisjoint(map(str, _steps(name)))]
+    if others:
+        kinds = Counter(_ending(name) for name in others)
+        counted = ", ".join(f"{count} {ending}" for ending, count in sorted(kinds.items()))
+        said.append(f"files of the folder that no row of {NAME} names, and that were left out: {counted}")
+    ages = [str(number) for number, cell in table["age"].items() if cell and person.age(cell) is None]
+    if ages:
+        more = f" and {len(ages) - NAMED} more" if len(ages) > NAMED else ""
+        said.append(f"no age in the column age, so that it is unknown: rows {', '.join(ages[:NAMED])}{more}")
+    if inside.left_out:
+        said.append(f"files of the folder that can't be read or are empty, and were left out: {len(inside.left_out)}")
+    return said
+
+
+def _ending(name: str) -> str:
+    """The kind of a file by its name; any other than these may be part of a person's name."""
+    return next((ending for ending in ENDINGS if name.lower().endswith(ending)), "of another kind")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
@@ -13,7 +14,10 @@ from lineage.fault import Fault
 
 OLDEST = 90
 UNKNOWN = "?"
-YOUNG = ("M", "W", "D")  # DICOM ages in months, weeks or days
+IMPOSSIBLE = 130  # years
+LONGEST = 999  # of the three digits of an age string
+AGE = re.compile(r"(?P<count>\d{1,4}([.,]\d{1,4})?)(?P<unit>[YMWD]?)")
+YEAR = {"Y": 1.0, "M": 12.0, "W": 365.25 / 7, "D": 365.25}  # how many of each a year has
 
 
 def who(row: dict[str, str], scan: Scan, sha256: str) -> dict[str, Any]:
@@ -30,12 +34,18 @@ def who(row: dict[str, str], scan: Scan, sha256: str) -> dict[str, Any]:
         "cluster": keys.pseudonym(f"group {row['group']}") if row["group"] else patient,
         "case": "-".join(filter(None, (patient, examination))),
         "study_date": study_date,
-        "age": age(row["age"] or scan.header.get("age", "")),
+        "age": age(stated_age(row, scan.header.get("age", ""))),
         "sex": among((row["sex"] or scan.header.get("sex", "")).upper(), ("F", "M", "O", "")),
         "scanner": row["scanner"] or " ".join(
             filter(None, (scan.header.get("manufacturer", ""), scan.header.get("model", "")))
         ),
     }  # fmt: skip
+
+
+def stated_age(row: Mapping[str, str], header: str) -> str:
+    """The age that counts: that of the row where it is one, else that of the header."""
+    cell = row.get("age", "")
+    return cell if age(cell) is not None else header
 
 
 def shifted(text: str, identity: str) -> str:
@@ -50,11 +60,31 @@ def shifted(text: str, identity: str) -> str:
 
 
 def age(text: str) -> float | None:
-    """Years, from "63" or DICOM's "063Y"; from 90 on only "90", since higher ages point at people."""
-    if text.endswith(YOUNG) and text[:-1].isdecimal():
-        return 0.0
-    years = number(text.removesuffix("Y"), "age")
-    return None if years is None else min(years, float(OLDEST))
+    """Years, from "63" or an age of DICOM (PS3.5, section 6.2: "063Y", "018M", "006W", "010D"), to two decimals.
+
+    Letters may be small, numbers short, and spaces are ignored; what is no age is None. From 90 on only 90, since
+    higher ages point at people.
+    """
+    told = AGE.fullmatch("".join(text.split()).upper())
+    if told is None:
+        return None
+    years = float(told["count"].replace(",", ".")) / YEAR[told["unit"] or "Y"]
+    return min(round(years, 2), float(OLDEST)) if years <= IMPOSSIBLE else None
+
+
+def age_string(text: str) -> str:
+    """The same age as DICOM writes it, "" for none: whole years, or months of a young child's decimals."""
+    years = age(text)
+    if years is None:
+        return ""
+    told = AGE.fullmatch("".join(text.split()).upper())
+    unit = (told["unit"] if told else "") or "Y"
+    count = float(told["count"].replace(",", ".")) if told else 0.0
+    if years >= OLDEST:
+        return f"{OLDEST:03d}Y"
+    if count != int(count) or count > LONGEST:
+        unit, count = ("M", years * 12) if years * 12 <= LONGEST else ("Y", years)
+    return f"{round(count):03d}{unit}"
 
 
 def among(text: str, known: Sequence[str]) -> str:

@@ -111,7 +111,6 @@ def test_a_broken_file_is_refused_by_its_row_and_the_rest_goes_on(batch: Path, e
 @pytest.mark.parametrize(
     ("cells", "reason"),
     [
-        ({"age": "old"}, "the age of its row is not a number"),
         ({"study_date": "yesterday"}, "not a date"),
         ({"patient_id": ""}, "neither patient_id nor group"),
         ({"slice": "1"}, "the slice of its row is not one of its 1, counted from 0"),

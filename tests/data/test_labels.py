@@ -120,12 +120,6 @@ def test_columns_are_checked(folder: Path) -> None:
         assert words in str(caught.value)
 
 
-def test_other_encodings_are_refused(folder: Path) -> None:
-    (folder / "metadata.csv").write_bytes(f"{HEADER}\none.png,M\u00fcller,t,normal\n".encode("latin-1"))
-    with pytest.raises(Fault, match="not UTF-8"):
-        metadata(folder)
-
-
 def test_two_tasks_and_no_rows_are_refused(folder: Path) -> None:
     with pytest.raises(Fault, match="belongs to one task, and another is named in row 3"):
         metadata(write(folder, "one.png,7,t,normal", "a/two.png,7,s,normal"))

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import shutil
 from datetime import date
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
-from data.person import age, number, shifted, who
-from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Scan, Units
+from data.index import index_batch
+from data.labels import metadata, remarks
+from data.person import age, age_string, number, shifted, who
+from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Scan, Task, Units
 from lineage.fault import Fault
 
 
@@ -51,7 +56,7 @@ def test_the_header_fills_in_what_the_table_leaves_open() -> None:
     assert (filled["scanner"], filled["sex"]) == ("ACME One", "F")
 
 
-@pytest.mark.parametrize(("text", "years"), [("63", 63.0), ("063Y", 63.0), ("94", 90.0), ("008M", 0.0), ("", None)])
+@pytest.mark.parametrize(("text", "years"), [("63", 63.0), ("063Y", 63.0), ("94", 90.0), ("008M", 0.67), ("", None)])
 def test_ages_are_years_and_the_oldest_are_not_told_apart(text: str, years: float | None) -> None:
     assert age(text) == years
 
@@ -67,3 +72,41 @@ def test_a_number_that_is_none_is_named(text: str) -> None:
 def test_a_date_that_is_none_is_named(text: str) -> None:
     with pytest.raises(Fault, match="not a date such as 2026-01-31"):
         shifted(text, "someone")
+
+
+@pytest.mark.parametrize(
+    ("text", "years", "written"),
+    [
+        ("063Y", 63.0, "063Y"), ("63Y", 63.0, "063Y"), ("063", 63.0, "063Y"), (" 63 y ", 63.0, "063Y"),
+        ("0063Y", 63.0, "063Y"), ("000Y", 0.0, "000Y"), ("018M", 1.5, "018M"), ("6m", 0.5, "006M"),
+        ("026W", 0.5, "026W"), ("010D", 0.03, "010D"), ("1.5", 1.5, "018M"), ("63,5", 63.5, "762M"),
+        ("85.5", 85.5, "086Y"), ("094Y", 90.0, "090Y"), ("1200M", 90.0, "090Y"), ("89Y", 89.0, "089Y"),
+        ("ANON", None, ""), ("N/A", None, ""), ("", None, ""), ("-3", None, ""), ("nan", None, ""), ("999Y", None, ""),
+        ("old", None, ""), ("63 years", None, ""), ("1e3", None, ""),
+    ],
+)  # fmt: skip
+def test_ages_of_every_spelling(text: str, years: float | None, written: str) -> None:
+    assert age(text) == years and age_string(text) == written
+    assert age(age_string(text)) == (None if years is None else pytest.approx(years, abs=0.6))
+
+
+@pytest.mark.usefixtures("home")
+def test_an_age_that_is_none_in_the_table_is_unknown_and_the_header_speaks() -> None:
+    assert who(row(patient_id="1", age="old"), scan(age="018M"), "")["age"] == 1.5
+    assert who(row(patient_id="1", age="old"), scan(age="ANON"), "")["age"] is None
+    assert who(row(patient_id="1", age="40"), scan(age="018M"), "")["age"] == 40.0
+
+
+@pytest.mark.usefixtures("home")
+def test_the_ages_of_the_faults_agree_with_their_stored_copies(real_data: Path, tmp_path: Path, lung: Task) -> None:
+    source = Path(shutil.copytree(real_data / "intake-faults" / "patient-age", tmp_path / "batch"))
+    indexed = index_batch(source, tmp_path / "staging", lung)
+    assert not indexed.refused
+    ages = [None if value != value else value for value in indexed.manifest["age"].tolist()]
+    assert ages == [None, 63.0, 63.0, 0.0, 0.5, None, None, 1.5, 63.0]
+    for file, value in zip(indexed.manifest["file"], ages, strict=True):
+        stored = str(pydicom.dcmread(tmp_path / "staging" / file).get("PatientAge") or "")
+        assert age(stored) == value
+    text = (source / "metadata.csv").read_text().replace("truth\n", "truth,age\n").replace("reader\n", "reader,old\n")
+    (source / "metadata.csv").write_text(text)
+    assert any("no age in the column age" in said for said in remarks(source, metadata(source)))

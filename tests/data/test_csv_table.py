@@ -1,0 +1,121 @@
+"""Tables as hospitals and spreadsheets write them: read where there is one reading, else named by the cause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data import labels
+from data.csv_table import damage, read_table
+from data.labels import metadata
+from lineage.fault import Fault
+
+HEADINGS = ("file_name", "patient_id", "task", "label", "lesion_mm")
+TEXT = "file_name,patient_id,task,label\none.png,M\u00fcller,t,normal\n"
+
+
+def table(folder: Path, content: bytes | str) -> Path:
+    path = folder / "metadata.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    (folder / "one.png").write_bytes(b"1")
+    (folder / "two.png").write_bytes(b"2")
+    return path
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1", "cp1252", "iso8859-15", "cp1250"]
+)
+def test_encodings_with_one_reading_are_read(tmp_path: Path, encoding: str) -> None:
+    table(tmp_path, TEXT.encode(encoding))
+    assert list(metadata(tmp_path)["patient_id"]) == ["M\u00fcller"]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "words"),
+    [
+        ("Mu\u00f1oz", "cp1252", "is not UTF-8 (byte 42), and its letters mean other ones in other encodings"),
+        ("\u0418\u0432\u0430\u043d\u043e\u0432", "cp1251", "is not UTF-8"),
+        ("M\u00fcller", "utf-16-le", "UTF-16 without its mark"),
+    ],
+)
+def test_encodings_with_several_readings_are_named(tmp_path: Path, text: str, encoding: str, words: str) -> None:
+    table(tmp_path, TEXT.replace("M\u00fcller", text).encode(encoding))
+    with pytest.raises(Fault) as caught:
+        metadata(tmp_path)
+    assert words in str(caught.value) and text not in str(caught.value)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("first", ["", "sep={}\n", "\n"])
+def test_separators_line_ends_and_blank_lines(tmp_path: Path, separator: str, ending: str, first: str) -> None:
+    lines = TEXT.replace(",", separator).splitlines()
+    text = first.format(separator) + "\n".join(
+        [*lines, separator * 3, "", f"two.png{separator}8{separator}t{separator}x"]
+    )
+    table(tmp_path, text.replace("\n", ending))
+    read = metadata(tmp_path)
+    assert list(read["patient_id"]) == ["M\u00fcller", "8"]
+    assert list(read.index) == [2 + bool(first), 5 + bool(first)]
+    said = labels.remarks(tmp_path, read)
+    assert any("blank rows" in one for one in said) and any("between its cells" in one for one in said) == (
+        separator != ","
+    )
+
+
+def test_decimal_commas_are_numbers_where_they_divide_no_cells(tmp_path: Path) -> None:
+    table(tmp_path, "file_name;patient_id;task;label;lesion_mm;age\none.png;7,5;t;normal;5,3;60,5\n")
+    row = metadata(tmp_path).iloc[0]
+    assert (row["lesion_mm"], row["age"], row["patient_id"]) == ("5.3", "60.5", "7,5")
+
+
+def test_headings_and_cells_are_cleaned_of_odd_spaces(tmp_path: Path) -> None:
+    table(tmp_path, "\ufeffFile Name,\u00a0Patient-ID ,TASK,label,,\none.png,A\u00a07\u200b,t,normal\u00a0,,\n")
+    read = metadata(tmp_path)
+    assert read[["patient_id", "label"]].iloc[0].tolist() == ["A 7", "normal"]
+    assert labels.remarks(tmp_path, read)[0] == "metadata.csv: no-break or invisible spaces were taken out of 3 cells"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file_name,patient_id,task,label,Label\none.png,7,t,normal,x\n", "repeated columns, number [5]"),
+        ("file_name,patient_id,task,label\n,7,t,normal\n", "row 2: has other cells and no file_name"),
+        ("file_name,patient_id,task,label\n\none.png,1.2E+10,t,normal\n", "row 3, column patient_id: a number that"),
+        ("file_name,patient_id,task,label\none.png,03-Apr,t,normal\n", "row 2, column patient_id: a date"),
+        ("file_name,patient_id,task,label\none.png,#N/A,t,normal\n", "column patient_id: an error of a spreadsheet"),
+        ("file_name,task,x;label;patient_id\none.png,t,x;normal;7\n", "can be divided by comma or semicolon"),
+        ("sep=|\nfile_name|patient_id|task|label\none.png|7|t|normal\n", "a separator that is none of comma"),
+        ("file_name,patient_id,task,label\n,,,\n", "holds no row"),
+    ],
+)  # fmt: skip
+def test_one_sentence_names_the_cause(tmp_path: Path, text: str, words: str) -> None:
+    table(tmp_path, text)
+    with pytest.raises(Fault) as caught:
+        metadata(tmp_path)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "cell", ["1.2E+10", "1,23e+05", "Mar-05", "03. Apr", "12-Dez-24", "05.03.2026", "#NAME?", "####"]
+)
+def test_what_spreadsheets_make_of_ids(cell: str) -> None:
+    assert damage(cell)
+
+
+@pytest.mark.parametrize("cell", ["12E5", "P-03", "1.2.34", "2026-01-31", "Maria-5", "A#1", "march"])
+def test_ids_that_only_look_odd_are_left_alone(cell: str) -> None:
+    assert not damage(cell)
+
+
+@pytest.mark.parametrize("name", ["table-blank-rows", "table-nbsp", "table-semicolon"])
+def test_the_tables_of_the_faults_are_read(real_data: Path, name: str) -> None:
+    read = metadata(real_data / "intake-faults" / name)
+    assert list(read["patient_id"]) == ["X0", "X1"] and list(read["label"]) == ["normal", "malignant"]
+    assert len(labels.remarks(real_data / "intake-faults" / name, read)) == 1
+
+
+def test_the_groups_of_the_faults_are_read(real_data: Path) -> None:
+    read = read_table(real_data / "intake-faults" / "groups-latin1" / "groups.csv", ("file", "label", "group"))
+    assert read.rows[0] == ["tumour/0.png", "tumour", "M\u00fcller0tu"] and read.remarks
