@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.budget import Look, allowances, decided, looks, spent
+from training.budget import Allowance, Balance, Look, allowances, balances, decided, looks, spent
 
 
 def look_again(samples: Any, times: int) -> list[Look]:
@@ -57,21 +57,65 @@ def test_no_batch_pays_more_than_the_budget_whatever_the_order_of_claims(samples
             assert sum(look.charge for look in past if batch in look.batches) <= settings.budget + 1e-12
 
 
+FIRST = 0.05 / sum(number**-1.5 for number in range(1, 21))  # of a year's 0.05 over 20 looks: 0.0232
+
+
+@pytest.mark.parametrize(
+    ("past", "number", "share"),
+    [
+        ([], 1, FIRST),
+        ([("1", "a", FIRST)], 2, FIRST * 2**-1.5),
+        ([("1", "a", FIRST), ("1", "a", 0.001)], 2, FIRST * 2**-1.5),  # two claims of one verdict are one look
+        ([("1", "a", FIRST), ("2", "a", 0.01)], 3, FIRST * 3**-1.5),
+        ([("1", "b", FIRST)], 1, FIRST),  # another batch
+        ([("1", "ab", FIRST)], 2, FIRST * 2**-1.5),
+        ([("1", "a", 0.049)], 2, 0.001),  # no more than is left
+        ([("1", "a", 0.06)], 2, 0.0),
+        ([(str(number), "a", 0.0) for number in range(19)], 20, FIRST * 20**-1.5),
+        ([(str(number), "a", 0.0) for number in range(20)], 21, 0.0),
+    ],
+)
+def test_what_a_look_may_spend(samples: Any, past: list[tuple[str, str, float]], number: int, share: float) -> None:
+    told = [Look(verdict, tuple(batches), charge) for verdict, batches, charge in past]
+    allowed = allowances({"overall": ["a"]}, told, samples.PROMOTION)["overall"]
+    assert (allowed.number, allowed.level, allowed.whole, allowed.charge) == pytest.approx((number, *[share] * 3))
+    used = [look for look in told if "a" in look.batches]
+    decided_by, charged = len({look.verdict for look in used}), sum(look.charge for look in used)
+    (balance,) = balances(["a"], told, 0.05, 20)
+    assert balance == Balance("a", decided_by, pytest.approx(charged), pytest.approx(share))
+
+
+def test_the_most_used_batch_decides_what_a_claim_on_several_may_spend(samples: Any) -> None:
+    past = [Look("1", ("a",), 0.001), Look("2", ("b",), 0.045), Look("3", ("a",), 0.001)]
+    for batches in (["a", "b"], ["b", "a"]):
+        allowed = allowances({"overall": batches}, past, samples.PROMOTION)["overall"]
+        assert (allowed.number, allowed.charge) == (3, pytest.approx(min(FIRST * 3**-1.5, 0.005)))
+    assert [balance.batch for balance in balances(["b", "c", "a"], past, 0.05, 20)] == ["b", "c", "a"]
+    assert [balance.decided for balance in balances(["b", "c", "a"], past, 0.05, 20)] == [1, 0, 2]
+
+
+def test_claims_of_one_verdict_share_one_look(samples: Any) -> None:
+    """Each but the first alone at half its share, the first at what these leave, all together at the smallest."""
+    past = [Look("1", ("a",), FIRST)]
+    second = FIRST * 2**-1.5
+    told = allowances({"newest": ["b"], "overall": ["a", "b"], "more": ["a"]}, past, samples.PROMOTION)
+    assert list(told) == ["newest", "overall", "more"]
+    for name, wanted in {
+        "newest": Allowance(1, FIRST - second, second, FIRST - 2 * second),
+        "overall": Allowance(2, second / 2, second, second),
+        "more": Allowance(2, second / 2, second, second),
+    }.items():
+        seen = told[name]
+        assert (seen.number, seen.level, seen.whole, seen.charge) == pytest.approx(
+            (wanted.number, wanted.level, wanted.whole, wanted.charge)
+        )
+
+
 def test_two_claims_share_one_look(samples: Any) -> None:
     both = allowances({"newest": ["b"], "overall": ["a", "b"]}, [], samples.PROMOTION)
     alone = allowances({"overall": ["a", "b"]}, [], samples.PROMOTION)["overall"]
     assert both["newest"].level + both["overall"].level == pytest.approx(alone.level)
     assert both["newest"].whole == both["overall"].whole == alone.level
-
-
-def test_hochberg_keeps_the_level_for_claims_that_rise_together() -> None:
-    """Two equal claims that share half their patients: shown by luck in at most the level of one look."""
-    random = np.random.default_rng(1)
-    from scipy.stats import norm
-
-    part, rest = random.normal(size=(2, 400_000))
-    p = norm.sf([part, (part + rest) / np.sqrt(2)])
-    assert ((p.min(axis=0) <= 0.01) | (p.max(axis=0) <= 0.02)).mean() <= 0.02
 
 
 def verdict(version: int, at: str, level: float = 0.01, task: str = "lung-ct", gate: str = "training") -> Any:
@@ -86,10 +130,12 @@ def test_looks_are_read_from_the_verdicts_of_a_task_and_a_year() -> None:
         verdict(3, "2025-07-01T12:00:00Z", task="lung-ct-small"),
         verdict(4, "2025-08-01T12:00:00Z", gate="shadow"),
         verdict(5, "2025-09-01T12:00:00Z", level=0.0),  # had nothing left, so it tested nothing
+        verdict(7, "2025-02-01T12:00:00Z"),  # exactly a year ago
+        verdict(8, "2025-02-01T12:00:01Z"),
         ("2025-10-01T12:00:00Z", {"gate": "training", "subject": "lung-ct/6", "figures": {"auroc": 1}}),  # of before
     ]
     found = looks(verdicts, "lung-ct", "2026-02-01T12:00:00Z")
-    assert found == (Look("lung-ct/2", ("first",), 0.01),)
+    assert found == (Look("lung-ct/2", ("first",), 0.01), Look("lung-ct/8", ("first",), 0.01))
     assert decided(found) == {"first"}
 
 
@@ -105,3 +151,13 @@ def test_spent_names_the_batches() -> None:
     assert spent(nothing) == ["a", "b"]
     assert spent({"looks": [*nothing["looks"], {"batches": ["c"], "level": 0.01}]}) == []
     assert spent({}) == []
+
+
+def test_hochberg_keeps_the_level_for_claims_that_rise_together() -> None:
+    """Two equal claims that share half their patients: shown by luck in at most the level of one look."""
+    random = np.random.default_rng(1)
+    from scipy.stats import norm
+
+    part, rest = random.normal(size=(2, 400_000))
+    p = norm.sf([part, (part + rest) / np.sqrt(2)])
+    assert ((p.min(axis=0) <= 0.01) | (p.max(axis=0) <= 0.02)).mean() <= 0.02

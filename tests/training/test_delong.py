@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm
+from scipy.stats import brunnermunzel, norm
 
 from training import delong, resample
 
@@ -109,6 +109,63 @@ def test_error_agrees_with_the_bootstrap_of_patients_with_slices_of_both_kinds()
     gap = resample.auroc(draws, scores[0], positive) - resample.auroc(draws, scores[1], positive)
     assert found is not None
     assert found.error == pytest.approx(float(gap[1:].std()), rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_against_a_score_that_knows_nothing_it_is_the_test_of_brunner_and_munzel(seed: int) -> None:
+    """One patient a unit, and the other score constant: their statistic, degrees of freedom and one-sided p-values."""
+    random = np.random.default_rng(seed)
+    positive = np.arange(17) < 6
+    scores = np.round(0.5 * positive + random.normal(size=17), 1)
+    found = delong.paired(scores, np.zeros(17), positive, np.arange(17))
+    assert found is not None
+    for side, alternative in ((1, "less"), (-1, "greater")):
+        wanted = brunnermunzel(scores[~positive], scores[positive], alternative)
+        assert found.p(side) == pytest.approx(wanted.pvalue)
+        assert abs(found.z) == pytest.approx(abs(wanted.statistic))
+        # The bound at that level is the border of what is shown: no difference.
+        assert found.bound(wanted.pvalue, -side) == pytest.approx(0, abs=1e-9)
+    assert found.bound(0.05, -1) < found.difference < found.bound(0.05, 1)
+    mirrored = delong.paired(np.zeros(17), scores, positive, np.arange(17))
+    assert mirrored is not None
+    assert (mirrored.difference, mirrored.p(-1)) == pytest.approx((-found.difference, found.p(1)))
+
+
+def test_a_difference_without_any_spread_is_certain() -> None:
+    positive = np.array([True, True, False, False])
+    perfect, blind = [4, 3, 2, 1], [1, 1, 1, 1]
+    for first, second, difference in ((perfect, blind, 0.5), (blind, perfect, -0.5)):
+        found = delong.paired(first, second, positive, range(4))
+        assert found is not None
+        assert (found.difference, found.error, found.freedom) == (difference, 0, 1)
+        assert found.z == np.copysign(np.inf, difference)
+        assert (found.p(1), found.p(-1)) == ((0, 1) if difference > 0 else (1, 0))
+        assert found.bound(0.05, -1) == found.bound(0.05, 1) == difference
+
+
+@pytest.mark.parametrize(
+    ("clusters", "able"),
+    [
+        ([1, 2, 3, 4], True),
+        ([1, 2, 1, 2], True),  # patients of both kinds
+        ([1, 1, 2, 3], False),  # one patient with positives
+        ([1, 2, 3, 3], False),  # one patient with negatives
+    ],
+)
+def test_two_patients_of_each_kind_are_needed(clusters: list[int], able: bool) -> None:
+    found = delong.paired([4, 1, 2, 3], [4, 3, 2, 1], np.array([True, True, False, False]), clusters)
+    assert (found is not None) is able
+
+
+def test_what_patients_are_called_changes_nothing(asah: pd.DataFrame) -> None:
+    named = [f"patient {number % 40}" for number in range(113)]
+    pair = [
+        delong.paired(asah["wfns"], asah["ndka"], asah["outcome"] == "Poor", clusters)
+        for clusters in (named, np.arange(113) % 40)
+    ]
+    assert pair[0] is not None and pair[1] is not None
+    assert pair[0].covariance == pytest.approx(pair[1].covariance)
+    assert pair[0].freedom == pair[1].freedom
 
 
 def test_p_values_of_equal_models_are_honest_with_few_patients() -> None:
