@@ -12,7 +12,7 @@ import pytest
 from data.record import Task
 from lineage.verdict import Outcome
 from monitoring.drift import Drift
-from monitoring.gate import ask
+from monitoring.gate import ask, shifted
 from monitoring.settings import MonitoringSettings
 
 NO_LABELS = {"labelled": 0, "abstained": 0, "clusters": 0, "wanted_sensitivity": 0.9, "sensitivity": None}
@@ -125,3 +125,93 @@ def test_the_verdict_is_plain_json_with_its_thresholds(task: Task, settings: Mon
     assert json.loads(json.dumps(verdict)) == verdict
     assert verdict["thresholds"] == {"alpha": 0.01, "min_clusters": 20, "permutations": 2000, "sensitivity": 0.9}
     assert verdict["figures"]["drift"]["families"]["embedding"]["p"] == pytest.approx(0.0005)
+
+
+@pytest.mark.parametrize(
+    ("changes", "clusters", "outcome", "reason"),
+    [
+        ({"p": 0.0099}, 20, Outcome.FAIL, "The window's scans differ from the reference patients' by more than chance"),
+        ({"p": 0.01}, 20, Outcome.PASS, "No drift beyond chance over 20 patients: embedding p = 0.0033"),
+        ({"p": 0.001}, 19, Outcome.INCONCLUSIVE, "The window has scans of 19 patients; 20 are needed"),
+        ({"p": 0.001, "smallest_p": 0.0099}, 20, Outcome.FAIL, "by more than chance"),
+        ({"p": 0.001, "smallest_p": 0.01}, 20, Outcome.INCONCLUSIVE, "With 60 reference patients, 20 patients in the "
+         "window and 2000 permutations no p-value under 0.01 can be reached"),
+        ({"p": None}, 20, Outcome.INCONCLUSIVE, "The window could not be compared with the reference patients."),
+    ],
+)  # fmt: skip
+def test_drift_at_its_limits(
+    task: Task, settings: MonitoringSettings, changes: dict[str, Any], clusters: int, outcome: Outcome, reason: str
+) -> None:
+    drift = Drift({**moved(0.01).figures, **changes}, Path("page.html"))
+    verdict = ask(task, drift, NO_LABELS, settings, clusters)
+    assert verdict.outcome is outcome
+    assert reason in verdict.reasons[0]
+    assert verdict.figures["clusters"] == clusters
+    assert verdict.figures["drift"]["p"] == changes["p"]
+
+
+@pytest.mark.parametrize(
+    ("high", "outcome", "reason"),
+    [
+        (0.8999, Outcome.FAIL, "The late labels rule out the wanted sensitivity of 0.90: sensitivity 0.80 (95 % "
+         "interval 0.70 to 0.90) on 30 positive cases of 25 patients with late labels."),
+        (0.90, Outcome.PASS, "The late labels do not rule out the wanted sensitivity of 0.90: sensitivity 0.80"),
+    ],
+)  # fmt: skip
+def test_late_labels_at_their_limit(
+    task: Task, settings: MonitoringSettings, high: float, outcome: Outcome, reason: str
+) -> None:
+    verdict = ask(task, moved(0.5), late(0.7, 0.8, high), settings, 40)
+    assert verdict.outcome is outcome
+    assert reason in verdict.reasons[-1]
+    assert verdict.figures["outcomes"]["sensitivity"]["high"] == high
+
+
+@pytest.mark.parametrize("missing", [{"sensitivity": None}, {"wanted_sensitivity": None}])
+def test_without_late_labels_or_a_wanted_sensitivity_the_labels_say_nothing(
+    task: Task, settings: MonitoringSettings, missing: dict[str, None]
+) -> None:
+    verdict = ask(task, moved(0.5), late(0.1, 0.2, 0.3) | missing, settings, 40)
+    assert (verdict.outcome, len(verdict.reasons)) == (Outcome.PASS, 1)
+    assert verdict.figures["drift"]["p"] == 0.5
+
+
+def test_the_worse_of_drift_and_late_labels_decides(task: Task, settings: MonitoringSettings) -> None:
+    for drift, high, clusters, outcome in (
+        (0.001, 0.95, 40, Outcome.FAIL),
+        (0.5, 0.8, 40, Outcome.FAIL),
+        (0.5, 0.95, 5, Outcome.INCONCLUSIVE),
+        (0.5, 0.95, 40, Outcome.PASS),
+    ):
+        assert ask(task, moved(drift), late(0.4, 0.6, high), settings, clusters).outcome is outcome
+
+
+def test_a_shift_is_told_with_its_direction_and_three_facts_are_named(task: Task, settings: MonitoringSettings) -> None:
+    columns = [
+        column("noise", sd=0.06),
+        column("edge", sd=-0.06),
+        column("more"),
+        column("width", "spread", spread=0.5),
+    ]
+    assert shifted({"columns": columns}, 4) == [
+        "noise is 0.1 SD higher than in the reference patients",
+        "edge is 0.1 SD lower than in the reference patients",
+        "more is 3.1 SD higher than in the reference patients",
+        "width varies 0.5 times as widely as in the reference patients",
+    ]
+    assert len(shifted({"columns": columns})) == 3
+    unseen = [{"fact": "kernel_name", "value": f"B{number}", "rows": 9 - number} for number in range(4)]
+    for p, first in ((0.3, 1), (0.001, 4)):
+        reasons = ask(task, moved(p, unseen=unseen), NO_LABELS, settings, 40).reasons
+        assert reasons[first:] == tuple(
+            f"kernel name 'B{number}' ({9 - number} of 80 predictions) was never seen in the reference patients"
+            for number in range(3)
+        )
+
+
+def test_families_that_could_not_be_measured_are_left_out_of_the_reason(
+    task: Task, settings: MonitoringSettings
+) -> None:
+    reason = ask(task, moved(0.3), NO_LABELS, settings, 40).reasons[0]
+    assert reason.endswith("embedding p = 0.1000, description p = 0.5000; together p = 0.3000.")
+    assert "score" not in reason

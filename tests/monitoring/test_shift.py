@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from monitoring import shift
 
@@ -11,13 +12,6 @@ from monitoring import shift
 def frame(sizes: list[int], offset: float = 0.0) -> pd.DataFrame:
     owner = np.repeat([f"P{place}" for place in range(len(sizes))], sizes)
     return pd.DataFrame({"cluster": owner, "value": np.arange(len(owner)) + offset})
-
-
-def test_every_patient_gives_as_many_rows_as_the_thriftier_side_has() -> None:
-    drawn = shift.sample(frame([10] * 6), frame([2] * 4))
-    assert drawn.per_cluster == 2
-    assert np.bincount(drawn.owner).tolist() == [2] * 10
-    assert drawn.recent.tolist() == [False] * 6 + [True] * 4
 
 
 def test_a_patient_on_both_sides_counts_once_on_each() -> None:
@@ -84,3 +78,105 @@ def test_mmd_is_near_the_exact_kernel_estimate() -> None:
     )
     assert wanted > 0.01
     assert abs(found - wanted) < 0.15 * wanted + 0.003
+
+
+@pytest.mark.parametrize(
+    ("sizes", "per_cluster"),
+    [
+        (([10] * 6, [2] * 4), 2),
+        (([2] * 4, [10] * 6), 2),  # either side may be the thriftier
+        (([1, 1, 9], [5, 5, 5]), 1),  # the usual patient of a side, not its mean
+        (([4, 7], [9, 9]), 5),  # a median of 5.5
+        (([1], [1]), 1),
+    ],
+)
+def test_a_patient_gives_as_many_rows_as_the_usual_one_of_the_thriftier_side(
+    sizes: tuple[list[int], list[int]], per_cluster: int
+) -> None:
+    reference, current = sizes
+    drawn = shift.sample(frame(reference), frame(current, offset=1000))
+    assert drawn.per_cluster == per_cluster
+    assert np.bincount(drawn.owner).tolist() == [min(size, per_cluster) for size in reference + current]
+    assert drawn.recent.tolist() == [False] * len(reference) + [True] * len(current)
+    assert ((drawn.rows["value"] >= 1000) == drawn.recent[drawn.owner]).all()
+    assert list(drawn.rows.columns) == ["cluster", "value"]
+    assert list(drawn.rows.index) == list(range(len(drawn.rows)))
+
+
+def test_which_rows_of_a_patient_are_drawn_is_chance_and_not_their_order() -> None:
+    """Of ten slices each, two at random: neither the first nor the same in every patient; another seed, others."""
+    many, few = frame([10] * 30), frame([2] * 30)
+    drawn = [shift.sample(many, few, seed).rows["value"].to_numpy()[:60] for seed in (7, 8)]
+    places = drawn[0].reshape(30, 2) % 10
+    assert set(np.unique(places)) == set(range(10))
+    assert not np.array_equal(drawn[0], drawn[1])
+    assert np.array_equal(shift.sample(many, few).rows["value"], shift.sample(many, few, shift.SEED).rows["value"])
+
+
+def test_a_patient_weighs_one_however_many_slices_there_are() -> None:
+    drawn = shift.Sample(pd.DataFrame(), np.array([0, 0, 0, 1]), np.array([False, True]), 3)
+    values = np.array([[1.0, 0.0], [2.0, 0.0], [6.0, 3.0], [5.0, 4.0]])
+    assert drawn.means(values).tolist() == [[3.0, 1.0], [5.0, 4.0]]
+
+
+def test_allocations_come_in_chunks_and_again_from_the_same_seed() -> None:
+    recent = np.arange(12) >= 7
+    for count, sizes in ((0, [1]), (249, [250]), (250, [250, 1]), (600, [250, 250, 101])):
+        assert [len(chunk) for chunk in shift.permutations(recent, count)] == sizes
+    drawn = [np.vstack(shift.permutations(recent, 99, *seed)) for seed in ((), (shift.SEED,), (8,))]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert drawn[0][1:].mean(axis=0) == pytest.approx(np.full(12, 5 / 12), abs=0.2)
+
+
+def test_features_are_ranks_their_distance_from_the_middle_and_what_is_missing() -> None:
+    rows = pd.DataFrame({"some": [10.0, 1e9, 20.0, np.nan, -np.inf], "words": list("abcde"), "pair": [1, 2, 1, 2, 2]})
+    values, names = shift.features(rows)
+    told = dict(zip(names, values.T.tolist(), strict=True))
+    third = 1 / 3
+    assert told == {
+        ("some", "level"): pytest.approx([third, 1.0, 2 * third, 0.5, 0.5]),
+        ("some", "spread"): pytest.approx([0.5 - third, 0.5, 2 * third - 0.5, 0.0, 0.0]),
+        ("some", "missing"): [0.0, 0.0, 0.0, 1.0, 1.0],
+        ("pair", "level"): pytest.approx([0.3, 0.8, 0.3, 0.8, 0.8]),
+        ("pair", "spread"): pytest.approx([0.2, 0.3, 0.2, 0.3, 0.3]),
+    }
+
+
+def test_welch_stays_fair_where_a_feature_does_not_vary_and_over_every_allocation() -> None:
+    from scipy.stats import ttest_ind
+
+    generator = np.random.default_rng(4)
+    means = np.column_stack([generator.normal(size=14), np.full(14, 3.0), 1e6 + generator.normal(size=14)])
+    chunks = shift.permutations(np.arange(14) >= 9, 300)
+    found = shift.welch(means, chunks)
+    assert found.shape == (301, 3)
+    assert (found[:, 1] == 0).all()
+    for row in (1, 250, 300):
+        recent = np.vstack(chunks)[row] == 1
+        wanted = np.abs(ttest_ind(means[recent][:, [0, 2]], means[~recent][:, [0, 2]], equal_var=False).statistic)
+        np.testing.assert_allclose(found[row, [0, 2]], wanted, rtol=1e-4)
+
+
+def test_mmd_of_sides_that_differ_is_the_largest_of_all_allocations_and_of_equal_ones_about_zero() -> None:
+    generator = np.random.default_rng(6)
+    near, far = frame([2] * 12), frame([2] * 9)
+    drawn = shift.sample(near, far)
+    chunks = shift.permutations(drawn.recent, 400)
+    noise = generator.normal(size=(42, 5)) * [1, 10, 100, 1, 0] + 7  # scales differ, one is constant
+    equal = shift.mmd(noise, drawn, chunks)
+    assert equal.shape == (401,)
+    assert abs(equal.mean()) < 0.01  # unbiased over all allocations
+    assert 0.02 < shift.p_values(equal) < 0.98
+    moved = shift.mmd(noise + 1.5 * drawn.recent[drawn.owner][:, None] * [1, 10, 100, 1, 0], drawn, chunks)
+    assert moved[0] == moved.max() > 0.1
+    np.testing.assert_allclose(shift.mmd(3 * noise - 5, drawn, chunks), equal, atol=1e-9)  # units do not count
+    assert not np.allclose(shift.mmd(noise, drawn, chunks, seed=8), equal)
+    same = shift.mmd(np.ones((42, 5)), drawn, chunks)
+    assert same == pytest.approx(np.zeros(401), abs=1e-9)
+
+
+def test_a_p_value_of_several_statistics_at_once() -> None:
+    statistics = np.array([[2.0, 0.0], [3.0, 0.0], [1.0, 0.0], [2.0, -1.0]])
+    assert shift.p_values(statistics).tolist() == [0.75, 0.75]
+    assert shift.p_values(np.array([1.0, 1.0 - 1e-12, 0.5, 0.5])) == 0.5  # equal but for rounding
