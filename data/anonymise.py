@@ -42,27 +42,17 @@ def anonymise(
     scan's rows. Fault names what can't be parsed, and a cell that repeats the patient.
     """
     secrets = identity.of_row(metadata)
-    if content.startswith(b"\x89PNG"):
-        clean, suffix = scrub.png(name, content), ".png"
-    elif content.startswith(b"\xff\xd8\xff"):
-        clean, suffix = scrub.jpeg(name, content), ".jpg"
-    elif content[:2] == b"\x1f\x8b" or content[344:347] == b"n+1" or content[4:7] == b"n+2":
+    kind = read.kind_of(name, content)
+    if kind == "picture":
+        suffix, clean = scrub.picture(name, content)
+    elif kind == "nifti":
         clean, suffix = scrub.nifti(name, content), ".nii.gz" if content[:2] == b"\x1f\x8b" else ".nii"
     else:
-        header = header if header is not None else _parsed(name, content)
+        header = header if header is not None else read.opened(name, content)[1]
         clean, secrets = _dicom(name, header, metadata, secrets, identity.of_names(names))
         suffix = ".dcm"
     identity.check_cells(name, cells, secrets)
     return suffix, clean
-
-
-def _parsed(name: str, content: bytes) -> Any:
-    try:
-        return read.dataset(name, content)
-    except Fault:
-        raise
-    except Exception as error:  # pydicom alone raises nine kinds on hostile files
-        raise Fault(f"{name}: cannot be de-identified ({type(error).__name__}); export it again") from error
 
 
 def _dicom(name: str, header: Any, metadata: Mapping[str, str], row: Secrets, names: Secrets) -> tuple[bytes, Secrets]:
@@ -212,14 +202,9 @@ def _shifted(text: str, shift: timedelta) -> str:
 def _written(header: Any, clean: Any) -> bytes:
     """The data set as a DICOM file in the encoding that it came in, with a preamble and file meta of our own."""
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    implicit, little = header.original_encoding
-    syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
-    if syntax is None:
-        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
     clean.file_meta = FileMetaDataset()
-    clean.file_meta.TransferSyntaxUID = syntax
+    clean.file_meta.TransferSyntaxUID = header.file_meta.TransferSyntaxUID
     clean.file_meta.MediaStorageSOPClassUID = clean.SOPClassUID
     clean.file_meta.MediaStorageSOPInstanceUID = clean.get("SOPInstanceUID") or keys.uid("none")
     stream = io.BytesIO()

@@ -53,20 +53,26 @@ class _Mark(NamedTuple):
 
 
 def facts(scan: Scan) -> dict[str, str]:
-    """`burned_in: detected` if any slice shows writing and the header does not say so by itself; else nothing."""
-    if scan.header.get("burned_in", "").upper() == "YES" or not any(lines(picture) for picture in scan.pixels):
+    """`burned_in: detected` if any slice shows writing and the header does not say so by itself; else nothing.
+
+    Padding is searched by itself: its pixels have been filled, but the stored file still has them.
+    """
+    if scan.header.get("burned_in", "").upper() == "YES":
         return {}
-    return {"burned_in": "detected"}
+    padded = () if scan.padding is None else (mask for mask in scan.padding if mask.any())
+    shows = any(lines(picture) for picture in scan.pixels)
+    return {"burned_in": "detected"} if shows or any(lines(mask.astype(np.float32), (0, 1)) for mask in padded) else {}
 
 
-def lines(picture: NDArray[np.float32]) -> list[Line]:
+def lines(picture: NDArray[np.float32], extremes: tuple[float, float] | None = None) -> list[Line]:
     """The lines of writing near the border of one slice (rows × columns, any units), brighter or darker than around.
 
-    Text over anatomy in the middle of a picture is not looked for, nor is writing of fewer than four letters.
+    `extremes` are its black and white, by default its 0.5th and 99.5th percentile. Text over anatomy in the middle of a
+    picture is not looked for, nor is writing of fewer than four letters.
     """
     if min(picture.shape) < 2 * STROKE:
         return []
-    low, high = _range(picture)
+    low, high = extremes or _range(picture)
     if not high > low:
         return []
     zone, found = _zone(*picture.shape), list[Line]()

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data import geometry, limits
+from data import dicom_pixels, geometry, limits
 from data.frames import functional, stack
 from data.header_identity import of_header
 from data.record import Modality, Scan, Units
 from lineage.fault import Fault
 
-Array = NDArray[Any]
 DEFLATED = b"1.2.840.10008.1.2.1.99"
+PREAMBLE = 128  # bytes, before the prefix DICM (PS3.10 section 7.1)
+FIRST_GROUPS = (b"\x08\0", b"\0\x08", b"\x02\0")
+META_BYTES = 4096  # in which the meta information of a file names its transfer syntax
+UNDEFINED = 0xFFFFFFFF  # length of encapsulated pixel data (PS3.5 section A.4)
 FACTS = {
     "body_part": "BodyPartExamined",
     "manufacturer": "Manufacturer",
@@ -28,40 +31,69 @@ FACTS = {
     "sex": "PatientSex",
     "age": "PatientAge",
 }
-PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+
+
+def is_dicom(content: bytes) -> bool:
+    """Whether the bytes begin as a DICOM file, or as a data set without preamble or file meta information.
+
+    A bare data set begins with group 0008, in either byte order, or with the group of the meta information, 0002.
+    """
+    start = content[PREAMBLE:] if not any(content[:PREAMBLE]) else content
+    return content[PREAMBLE : PREAMBLE + 4] == b"DICM" or (start[:2] in FIRST_GROUPS and len(start) > PREAMBLE)
 
 
 def dataset(name: str, content: bytes) -> Any:
-    """The parsed DICOM data set with its pixel data still encoded. Fault if it is none or inflates beyond limits."""
+    """The parsed DICOM data set with its pixel data still encoded, whose file meta names a transfer syntax.
+
+    Fault if it is none, inflates beyond limits, or nothing says how its pixel data are encoded.
+    """
     import pydicom
 
-    has_meta = content[128:132] == b"DICM"
-    start = _meta_end(content)
-    if DEFLATED in content[132:start]:
-        size = len(limits.inflate(name, content[start:], limits.DECODED_BYTES + 1, -15))
-        if size > limits.DECODED_BYTES:
-            raise Fault(f"{name}: inflates beyond {limits.DECODED_BYTES // 1024**2} MiB; store it without compression")
-    header = pydicom.dcmread(io.BytesIO(content), force=not has_meta)
-    if not has_meta and "SOPClassUID" not in header:
+    has_prefix = content[PREAMBLE : PREAMBLE + 4] == b"DICM"
+    if not has_prefix and not any(content[:PREAMBLE]):
+        content = content[PREAMBLE:]
+    _permit_deflated(name, content, PREAMBLE + 4 if has_prefix else 0)
+    header = pydicom.dcmread(io.BytesIO(content), force=not has_prefix)
+    if not has_prefix and "SOPClassUID" not in header:
         raise Fault(f"{name}: looks like DICOM but names no SOP class; export it again")
+    if "TransferSyntaxUID" not in header.file_meta:
+        header.file_meta.TransferSyntaxUID = _native_syntax(name, header)
     return header
 
 
-def _meta_end(content: bytes) -> int:
-    """Where the file meta information ends (PS3.10 section 7.1): its first element is its length."""
-    if content[128:136] != b"DICM\x02\x00\x00\x00":
-        return 0
-    return 144 + int.from_bytes(content[140:144], "little")
+def _permit_deflated(name: str, content: bytes, start: int) -> None:
+    """Fault if a deflated data set inflates beyond limits. The meta information begins at `start` (PS3.10 section 7.1);
+    its first element is its length."""
+    if DEFLATED not in content[start : start + META_BYTES]:
+        return
+    if content[start : start + 4] != b"\x02\0\0\0":
+        raise Fault(f"{name}: its meta information does not begin with its length; export it again")
+    end = start + 12 + int.from_bytes(content[start + 8 : start + 12], "little")
+    if DEFLATED not in content[start:end]:
+        return
+    size = len(limits.inflate(name, content[end:], limits.DECODED_BYTES + 1, -15))
+    if size > limits.DECODED_BYTES:
+        raise Fault(f"{name}: inflates beyond {limits.DECODED_BYTES // 1024**2} MiB; store it without compression")
+
+
+def _native_syntax(name: str, header: Any) -> Any:
+    """The transfer syntax of a data set that names none, as its elements are written."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    stored = header.get_item("PixelData") if "PixelData" in header else None
+    if stored is not None and stored.length == UNDEFINED:
+        raise Fault(f"{name}: holds compressed pixels but no transfer syntax, which says how; export it again")
+    implicit, little = header.original_encoding
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
 def scan_of(name: str, header: Any) -> Scan:
     """The scan of a parsed data set, its frames in the order of the body where the file says where they lie.
 
     HU for CT with a rescale; grey of 0 to 255 for colours; else scanner units, MONOCHROME1 turned so that bright is
-    bright. `header["geometry"]` says how frames or slices lie, see `series`.
+    bright. Padding has its declared value still. `header["geometry"]` says how frames or slices lie, see `series`.
     """
-    if not any(keyword in header for keyword in PIXELS):
+    if not any(keyword in header for keyword in dicom_pixels.KEYWORDS):
         from pydicom._uid_dict import UID_dictionary
 
         uid = str(header.get("SOPClassUID") or "")
@@ -72,9 +104,10 @@ def scan_of(name: str, header: Any) -> Scan:
     limits.permit(name, frames, int(header.Rows), int(header.Columns), colours)
     _permit_frames(name, header)
     stacked = stack(name, header, frames)
-    pixels, units = _pixels(header, frames)
+    pixels, padding, hides = _pixels(name, header, frames)
     if stacked is not None and (np.diff(stacked.order) != 1).any():
         pixels = pixels[stacked.order]
+        padding = padding[stacked.order] if padding is not None else None
     modality = str(header.get("Modality") or "")
     first = int(stacked.order[0]) if stacked is not None else 0
     facts = _facts(header, modality, first)
@@ -86,7 +119,7 @@ def scan_of(name: str, header: Any) -> Scan:
     return Scan(
         name=name,
         pixels=pixels,
-        units=units,
+        units=dicom_pixels.units(header),
         modality=Modality(modality) if modality in list(Modality) else None,
         spacing=spacing,
         header=facts,
@@ -94,6 +127,8 @@ def scan_of(name: str, header: Any) -> Scan:
         identity=of_header(header),
         affine=affine if frames == 1 or (stacked and stacked.step is not None) else None,
         directions=directions,
+        padding=padding,
+        hides=hides,
     )
 
 
@@ -101,72 +136,42 @@ def _permit_frames(name: str, header: Any) -> None:
     from pydicom.encaps import generate_frames
     from pydicom.uid import UID
 
-    syntax = UID(header.file_meta.get("TransferSyntaxUID", "")) if hasattr(header, "file_meta") else UID("")
-    if syntax and syntax.is_transfer_syntax and syntax.is_encapsulated:
+    syntax = UID(header.file_meta.TransferSyntaxUID)
+    if syntax.is_transfer_syntax and syntax.is_encapsulated:
         frames = int(header.get("NumberOfFrames") or 1)
         for frame in generate_frames(header.PixelData, number_of_frames=frames):
             limits.permit_codestream(name, frame)
 
 
-def _pixels(header: Any, frames: int) -> tuple[NDArray[np.float32], Units]:
-    """Frames × rows × columns in float32, and their unit. Frame by frame, so that one alone lies decoded in memory."""
-    from pydicom.pixels import iter_pixels, pixel_array
+def _pixels(name: str, header: Any, count: int) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, bool]:
+    """Pixels of all frames in float32 (frames × rows × columns), the mask of their padding, and whether the stored
+    bytes hold more than these; see `dicom_pixels.Frame`."""
+    shape = (count, int(header.Rows), int(header.Columns))
+    pixels: NDArray[np.float32] | None = None
+    mask: NDArray[np.bool_] | None = None
+    hides = False
+    for number, frame in enumerate(dicom_pixels.frames(name, header)):
+        hides = hides or frame.hides
+        if pixels is None:
+            pixels = np.empty(shape, np.float32) if count > 1 else frame.pixels.reshape(shape)
+        if count > 1:
+            pixels[number] = frame.pixels
+        if frame.padding is not None:
+            mask = np.zeros(shape, bool) if mask is None else mask
+            mask[number] = frame.padding
+    assert pixels is not None
+    if header.get("PhotometricInterpretation") == "MONOCHROME1" and dicom_pixels.units(header) == Units.RAW:
+        _turn(pixels, mask)
+    return pixels, mask, hides
 
-    pixels = np.empty((frames, int(header.Rows), int(header.Columns)), np.float32)
-    stored = iter_pixels(header, view_only=True) if frames > 1 else [pixel_array(header, view_only=True)]
-    for number, (plane, values) in enumerate(zip(pixels, stored, strict=True)):
-        plane[...] = _values(header, values)
-        _rescale(plane, _frame_rule(header, number))
-    if int(header.get("SamplesPerPixel") or 1) > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR":
-        return pixels, Units.DISPLAY
-    scaled = "ModalityLUTSequence" in header or _frame_rule(header, 0) is not None
-    if header.get("Modality") == "CT" and scaled and _rescale_type(header) in ("", "HU", "US"):
-        return pixels, Units.HU
-    if header.get("PhotometricInterpretation") == "MONOCHROME1":
+
+def _turn(pixels: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> None:
+    """Exchange bright and dark, in place; the range is that of the pixels that are no padding."""
+    if mask is None:
         turn = pixels.max() + pixels.min()
-        np.subtract(turn, pixels, out=pixels)
-    return pixels, Units.RAW
-
-
-def _values(header: Any, stored: Array) -> Array:
-    """One frame before its rescale: stored values, values of the modality LUT, or the grey of colours."""
-    from pydicom.pixels import apply_color_lut, apply_modality_lut
-
-    if header.get("PhotometricInterpretation") == "PALETTE COLOR":
-        return _grey(apply_color_lut(stored, header))
-    if stored.ndim > 2:
-        return _grey(stored)
-    return apply_modality_lut(stored, header) if "ModalityLUTSequence" in header else stored
-
-
-def _grey(colours: Array) -> NDArray[np.float32]:
-    """Luminance of red, green and blue of any depth (rows × columns × 3), 0 to 255."""
-    scale = 255 / np.iinfo(colours.dtype).max if colours.dtype.itemsize > 1 else 1
-    return np.asarray(colours[..., :3].astype(np.float32) @ (LUMINANCE * np.float32(scale)), np.float32)
-
-
-def _rescale(plane: NDArray[np.float32], rule: tuple[float, float] | None) -> None:
-    """Values times slope plus intercept, in place."""
-    if rule is not None and rule != (1.0, 0.0):
-        plane *= np.float32(rule[0])
-        plane += np.float32(rule[1])
-
-
-def _frame_rule(header: Any, frame: int) -> tuple[float, float] | None:
-    """Slope and intercept of a frame; None where there is none, or where values are no plain grey."""
-    if "ModalityLUTSequence" in header or int(header.get("SamplesPerPixel") or 1) > 1:
-        return None
-    if header.get("PhotometricInterpretation") == "PALETTE COLOR":
-        return None
-    group = functional(header, frame, "PixelValueTransformationSequence") or header
-    if group.get("RescaleSlope") is None:
-        return None
-    return float(group.RescaleSlope), float(group.get("RescaleIntercept") or 0)
-
-
-def _rescale_type(header: Any) -> str:
-    group = functional(header, 0, "PixelValueTransformationSequence") or header
-    return str(group.get("RescaleType") or "")
+    else:
+        turn = pixels.max(initial=-np.inf, where=~mask) + pixels.min(initial=np.inf, where=~mask)
+    np.subtract(turn, pixels, out=pixels)
 
 
 def _spacing(header: Any, distance: float) -> tuple[float, float, float] | None:

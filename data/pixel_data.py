@@ -1,15 +1,15 @@
-"""DICOM pixel data without what hides behind the pixels: bytes after the last, unused bits, comments in frames."""
+"""DICOM pixel data without what hides behind the pixels: bytes after the last, spare bits, comments in frames."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
-from data import scrub
+from data import dicom_pixels, padding, scrub, stored_bits
 
+Array = NDArray[Any]
 FLOATS = {"FloatPixelData": 4, "DoubleFloatPixelData": 8}  # bytes of a pixel
-OVERLAYS = range(0x6000, 0x6020, 2)  # PS3.5 section 7.6: repeating groups
 
 
 def clean(header: Any, keyword: str) -> bytes:
@@ -21,7 +21,40 @@ def clean(header: Any, keyword: str) -> bytes:
     syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
     if syntax is not None and syntax.is_transfer_syntax and syntax.is_encapsulated:
         return _encapsulated(header, stored)
-    return _without_overlays(header, _cut(header, stored))
+    return _cut(header, stored)
+
+
+def rewrite(name: str, header: Any) -> None:
+    """Give a data set uncompressed pixel data of the values alone: spare bits empty, padding of one value, in place.
+
+    The transfer syntax stays where it was uncompressed, else it becomes explicit little endian.
+    """
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    syntax = header.file_meta.TransferSyntaxUID
+    keyword = next(keyword for keyword in dicom_pixels.KEYWORDS if keyword in header)
+    place, declared = stored_bits.layout(name, header), padding.declared(name, header)
+    is_little = syntax.is_encapsulated or syntax.is_little_endian
+    written = []
+    for frame in dicom_pixels.frames(name, header):
+        values = frame.stored.copy()
+        if frame.padding is not None:
+            values[frame.padding] = _padding_value(declared, values[frame.padding])
+        values = values << place.below if place is not None else values
+        written.append(values.astype(values.dtype.newbyteorder("<" if is_little else ">")).tobytes())
+    content = b"".join(written)
+    representation = {"PixelData": "OB" if header.BitsAllocated <= 8 else "OW", "FloatPixelData": "OF"}
+    if int(header.get("SamplesPerPixel") or 1) > 1:
+        header.PlanarConfiguration, header.PhotometricInterpretation = 0, "RGB"
+    if syntax.is_encapsulated:
+        header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        for offsets in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+            header.pop(offsets, None)
+    header.add_new(keyword, representation.get(keyword, "OD"), content + b"\0" * (len(content) % 2))
+
+
+def _padding_value(declared: padding.Declared | None, padded: Array) -> Any:
+    return padded.min() if declared is None or declared.value not in padded else declared.value
 
 
 def _cut(header: Any, stored: bytes) -> bytes:
@@ -32,20 +65,6 @@ def _cut(header: Any, stored: bytes) -> bytes:
     if len(stored) <= wanted + wanted % 2:
         return stored
     return stored[:wanted] + b"\0" * (wanted % 2)
-
-
-def _without_overlays(header: Any, stored: bytes) -> bytes:
-    """Pixels whose spare bits hold a retired overlay (60xx,0102 not 0) get those bits' plain value: zero, or sign."""
-    used = [header.get((group, 0x0102)) for group in OVERLAYS]
-    spare = int(header.BitsAllocated) - int(header.BitsStored)
-    if spare < 1 or header.BitsAllocated not in (8, 16) or not any(element and element.value for element in used):
-        return stored
-    order = "<" if header.original_encoding[1] in (True, None) else ">"
-    kind = f"{order}{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}"
-    above = int(header.BitsAllocated) - 1 - int(header.HighBit)
-    pixels = np.frombuffer(stored[: len(stored) // int(kind[2]) * int(kind[2])], kind) << above >> (above)
-    below = int(header.HighBit) + 1 - int(header.BitsStored)
-    return bytes((pixels >> below << below).astype(kind).tobytes()).ljust(len(stored), b"\0")
 
 
 def _encapsulated(header: Any, stored: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
 from collections.abc import Iterable
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data import archive, identity, limits
-from data.dicom import dataset, scan_of
+from data import archive, identity, limits, padding, pixel_data
+from data.dicom import dataset, is_dicom, scan_of
 from data.nifti import nifti_bytes, read_nifti
-from data.record import Scan, Units
+from data.picture_file import read_picture
+from data.record import Scan
 from data.series import series
 from lineage.fault import Fault
 
@@ -39,15 +39,19 @@ def read(name: str, content: bytes) -> Scan:
 def opened(name: str, content: bytes) -> tuple[Scan, Any]:
     """One file that is no archive, decoded, and its DICOM header (None for the other formats): one pass.
 
-    No value of the header has been asked for yet: de-identification hands their bytes on as they are.
+    No value of the header has been asked for yet: de-identification hands their bytes on as they are. Where pixel data
+    hold more than the scan shows, the header has pixel data anew.
     """
-    kind = _kind(name, content)
+    kind = kind_of(name, content)
     _hush()
     try:
         header = dataset(name, content) if kind == "dicom" else None
         untouched = _untouched(header) if header is not None else None
         scan = scan_of(name, header) if header is not None else _FORMATS[kind](name, content)
-        return replace(scan, pixels=_finite(name, scan.pixels)), untouched
+        scan = _filled(name, scan)
+        if scan.hides:
+            pixel_data.rewrite(name, untouched)
+        return scan, untouched
     except Fault:
         raise
     except Exception as error:  # pydicom alone raises nine kinds on hostile files
@@ -111,45 +115,31 @@ def _hush() -> None:
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
-def _kind(name: str, content: bytes) -> str:
-    if content[128:132] == b"DICM" or content[:4] in (b"\x02\x00\x00\x00", b"\x08\x00\x00\x00", b"\x08\x00\x05\x00"):
-        return "dicom"
+def kind_of(name: str, content: bytes) -> str:
+    """`dicom`, `picture` or `nifti`, by the first bytes of the content. Fault if it is none of them."""
     if content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
         return "picture"
+    if is_dicom(content):
+        return "dicom"
     if content[:2] == b"\x1f\x8b" or content[344:347] in (b"n+1", b"ni1") or content[4:7] in (b"n+2", b"ni2"):
         return "nifti"
-    if content[:1] == b"\x08" and len(content) > 132:
-        return "dicom"
     raise Fault(f"{name}: is not DICOM, NIfTI, PNG, JPEG or a zip of one; leave it out of the folder or convert it")
 
 
-def _read_picture(name: str, content: bytes) -> Scan:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
-        limits.permit(name, picture.height, picture.width, len(picture.getbands()))
-        if getattr(picture, "n_frames", 1) != 1:
-            raise Fault(f"{name}: is animated; give one picture per file")
-        if picture.mode in ("I;16", "I;16B", "I", "F"):
-            grey = np.asarray(picture, dtype=np.float32) * np.float32(255 / 65535)
-        else:
-            grey = np.asarray(picture.convert("L"), dtype=np.float32)
-    return Scan(name, grey[None], Units.DISPLAY, None, None, {"format": "picture", "modality": ""})
+_FORMATS = {"picture": read_picture, "nifti": read_nifti}
 
 
-_FORMATS = {"picture": _read_picture, "nifti": read_nifti}
-
-
-def _finite(name: str, pixels: NDArray[Any]) -> NDArray[np.float32]:
-    """The pixels with the smallest finite value where a number is missing. Fault if none is there, or one is absurd."""
+def _filled(name: str, scan: Scan) -> Scan:
+    """The scan with its padding filled, pixels that are no number among it. Fault if a value is absurd, or all are."""
+    pixels, mask = np.ascontiguousarray(scan.pixels, dtype=np.float32), scan.padding
     if not _measurable(pixels):
         finite = np.isfinite(pixels)
         if not finite.any():
             raise Fault(f"{name}: holds no finite pixel value; export it again")
-        pixels = np.where(finite, pixels, pixels[finite].min())
-        if not _measurable(pixels):
+        mask = ~finite if mask is None else mask | ~finite
+        if not _measurable(np.where(mask, np.float32(0), pixels)):
             raise Fault(f"{name}: holds pixel values beyond {LARGEST:g}, which nothing measures; export it again")
-    return np.ascontiguousarray(pixels, dtype=np.float32)
+    return replace(scan, pixels=pixels, padding=padding.filled(pixels, scan.units, mask))
 
 
 def _measurable(pixels: NDArray[Any]) -> bool:

@@ -107,7 +107,9 @@ class Scan:
     never an identity; `patient_id` is the identity as the file gives it, for the pseudonym only, and `identity` all
     that its header says of whose it is, for comparison only. `affine` (4 × 4) takes
     (slice, row, column, 1) to mm in the patient, `directions` are those in which the file stores columns, rows and
-    slices: see data/geometry.py. None and "" where the file does not say.
+    slices: see data/geometry.py. None and "" where the file does not say. `padding` is the
+    mask of pixels outside of the field of view, which hold what surrounds a body; None where there are none. `hides`
+    says whether the file's pixel data hold anything that `pixels` don't show.
     """
 
     name: str
@@ -120,6 +122,8 @@ class Scan:
     identity: HeaderIdentity = field(default_factory=HeaderIdentity, repr=False)
     affine: NDArray[np.float64] | None = None
     directions: str = ""
+    padding: NDArray[np.bool_] | None = None
+    hides: bool = False
 
 
 REQUIRED_METADATA = ("file_name", "patient_id", "task", "label")

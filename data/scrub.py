@@ -6,6 +6,7 @@ import re
 
 from data.compression import gzipped
 from data.nifti import nifti_bytes
+from data.picture_file import upright_png
 from lineage.fault import Fault
 
 # Free text and unused numbers of the headers: nifti1.h (data_type, db_name, extents, session_error; glmax, glmin,
@@ -29,6 +30,17 @@ def nifti(name: str, content: bytes) -> bytes:
     for start, stop in (*(NIFTI1_TEXT if size == 348 else NIFTI2_TEXT), gap):
         clean[start:stop] = bytes(stop - start)
     return bytes(clean) if plain is content else gzipped(bytes(clean), LEVEL)
+
+
+def picture(name: str, content: bytes) -> tuple[str, bytes]:
+    """Suffix and bytes of a PNG or JPEG without texts; one that its EXIF turns becomes an upright PNG.
+
+    Fault where the picture is damaged.
+    """
+    upright = upright_png(name, content)
+    if upright is not None:
+        return ".png", png(name, upright)
+    return (".png", png(name, content)) if content.startswith(b"\x89PNG") else (".jpg", jpeg(name, content))
 
 
 def png(name: str, content: bytes) -> bytes:

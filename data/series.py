@@ -54,7 +54,15 @@ def series(scans: Sequence[Scan]) -> Scan:
         identity=scans[arranged.order[0]].identity,
         affine=geometry.stacked([scans[index].affine for index in arranged.order], arranged.geometry),
         directions=first.directions,
+        padding=_padding([scans[index] for index in arranged.order]),
     )
+
+
+def _padding(scans: Sequence[Scan]) -> NDArray[np.bool_] | None:
+    if all(scan.padding is None for scan in scans):
+        return None
+    parts = [np.zeros(scan.pixels.shape, bool) if scan.padding is None else scan.padding for scan in scans]
+    return np.concatenate(parts)
 
 
 def arrange(scans: Sequence[Scan]) -> Stack:
