@@ -16,6 +16,7 @@ from data import corrections, index, outlines, pixels, prepared, read
 from data.describe import DESCRIPTION
 from data.parallel import spread
 from data.record import PixelSettings, Side, Task
+from data.record import Units as ValueUnit
 from lineage import fingerprint
 from lineage.fault import Fault
 
@@ -140,7 +141,7 @@ def _masks(batch: str) -> str:
 
 
 def _units(batch: Path, cohorts: pd.DataFrame, task: Task, corrected: pd.DataFrame) -> pd.DataFrame:
-    """The manifest of one batch with the side of every cluster; `file` and `stored_sha256` stay for reading."""
+    """The manifest of one batch with the side of every cluster; the columns after FROM_MANIFEST are for reading."""
     manifest = corrections.apply(index.read_manifest(batch / "manifest.csv"), corrected)
     unknown = set(manifest["label"]) - set(task.classes)
     if unknown:
@@ -149,7 +150,7 @@ def _units(batch: Path, cohorts: pd.DataFrame, task: Task, corrected: pd.DataFra
     missing = set(manifest["cluster"]) - set(sides.index)
     if missing:
         raise Fault(f"{batch}: {sorted(missing)[0]} is on no side of the cohorts; ingest the batch again")
-    units = manifest[[*FROM_MANIFEST, "file", "slice", "stored_sha256"]].copy()
+    units = manifest[[*FROM_MANIFEST, "file", "slice", "stored_sha256", "units"]].copy()
     units["batch"], units["shard"], units["row"] = batch.name, f"{batch.name}.npy", np.arange(len(units))
     units["target"] = [task.classes.index(label) for label in units["label"]]
     for column in ("side", "epoch"):
@@ -159,7 +160,7 @@ def _units(batch: Path, cohorts: pd.DataFrame, task: Task, corrected: pd.DataFra
 
 @dataclass(frozen=True)
 class _Stored:
-    """One stored scan to prepare: its bytes' hash, its `slices`, and their `rows` in the shard."""
+    """One stored scan to prepare: its hash, its `slices`, their `rows` in the shard, the `unit` of its values."""
 
     path: Path
     sha256: str
@@ -167,6 +168,7 @@ class _Stored:
     rows: list[int]
     shard: Path
     settings: PixelSettings
+    unit: ValueUnit
 
 
 def _write_shard(batch: Path, units: pd.DataFrame, task: Task, path: Path, workers: int) -> None:
@@ -176,15 +178,15 @@ def _write_shard(batch: Path, units: pd.DataFrame, task: Task, path: Path, worke
         return
     size = task.pixels.size
     np.lib.format.open_memmap(path, "w+", np.float32, (len(units), size, size, 1)).flush()
-    columns = units[["file", "stored_sha256", "slice", "row"]].to_numpy().tolist()
-    found: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
-    for file, sha256, number, row in columns:
-        slices, rows = found.setdefault((str(file), str(sha256)), ([], []))
+    columns = units[["file", "stored_sha256", "units", "slice", "row"]].to_numpy().tolist()
+    found: dict[tuple[str, str, str], tuple[list[int], list[int]]] = {}
+    for file, sha256, unit, number, row in columns:
+        slices, rows = found.setdefault((str(file), str(sha256), str(unit)), ([], []))
         slices.append(int(number))
         rows.append(int(row))
     jobs = [
-        _Stored(batch / file, sha256, slices, rows, path, task.pixels)
-        for (file, sha256), (slices, rows) in found.items()
+        _Stored(batch / file, sha256, slices, rows, path, task.pixels, ValueUnit(unit))
+        for (file, sha256, unit), (slices, rows) in found.items()
     ]
     spread(_prepare, jobs, workers)
 
@@ -197,4 +199,4 @@ def _prepare(stored: _Stored) -> None:
     scan = read.read(stored.path.name, content)
     shard = np.load(stored.shard, mmap_mode="r+")
     for number, row in zip(stored.slices, stored.rows, strict=True):
-        shard[row] = pixels.unit_pixels(scan.pixels[number], scan.units, stored.settings)
+        shard[row] = pixels.unit_pixels(scan.pixels[number], stored.unit, stored.settings)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from data import archive, pixels, read
+from data.hounsfield import in_units_of
 from data.labels import NAME
 from data.likeness import Positions, groups
 from data.masks import Row
@@ -119,7 +120,7 @@ def see(job: tuple[Path, Task]) -> Seen:
     path, task = job
     try:
         content = path.read_bytes()
-        scan = read.read(path.name, content)
+        scan = in_units_of(read.read(path.name, content), task.modality)
     except (Fault, OSError) as error:
         return Seen("", None, refusal=str(error).removeprefix(f"{path.name}: "))
     small = pixels.unit_pixels(scan.pixels[len(scan.pixels) // 2], scan.units, task.pixels)

@@ -29,6 +29,7 @@ from data import (
     prepared,
     read,
 )
+from data.hounsfield import in_units_of
 from data.record import Scan, Task
 from data.settings import Disagreement
 from data.thumbnail import thumbnail
@@ -82,6 +83,7 @@ def examine(job: Job) -> Examined:
         named, sha256 = _parts(path)
         parts = {name if len(named) == 1 else f"file {at}": content for at, content in enumerate(named.values(), 1)}
         scan, opened = _opened(name, parts)
+        scan = in_units_of(scan, job.task.modality)
         told = _told(job.rows, len(scan.pixels), job.disagreement)
         whole = told[min(told)]
         scan = replace(scan, header=identity.silent(scan.header, opened[0][2], whole, [job.file_name, *named]))

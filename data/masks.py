@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data import archive, outlines, read
+from data.hounsfield import in_units_of
 from data.record import Task
 from lineage.fault import Fault
 
@@ -68,7 +69,7 @@ def slice_rows(
         raise Fault(f"task {task.name}: a mask tells tumour from none, so the task needs two classes, one positive")
     positive = task.positive[0]
     negative = next(name for name in task.classes if name != positive)
-    image = read.read(scan.name, scan.read_bytes())
+    image = in_units_of(read.read(scan.name, scan.read_bytes()), task.modality)
     drawn = outlines.drawn(f"{mask.parent.name}/{mask.name}", mask.read_bytes(), image, lesion_values)
     _, row, column = image.spacing or (1.0, 1.0, 1.0)
     rows: list[Row] = []

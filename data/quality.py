@@ -16,12 +16,13 @@ import pandas as pd
 
 from data import aside, corrections, pixels, read, split, thumbnail
 from data.index import read_manifest
-from data.record import Side, Task
+from data.record import Side, Task, Units
 from lineage.fault import Fault
 
 TEMPLATE = Path(__file__).with_name("quality.html")
 SHOWN = 24  # pictures or pairs of one kind
-NEEDED = ("unit_id", "file", "slice", "pixels_blake3", "label", "cluster", "patient", "lesion_mm", "thumbnail")
+NEEDED = ("unit_id", "file", "slice", "pixels_blake3", "label", "cluster", "patient", "lesion_mm", "thumbnail",
+          "units")  # fmt: skip
 KINDS = {
     "Exact copies": ("exact copy", "copy of an admitted scan"),
     "Near-duplicates": ("near-duplicate",),
@@ -169,7 +170,10 @@ def _image(folder: Path, row: pd.Series[Any], task: Task) -> str:
     path = folder / str(row["file"])
     try:
         plane = read.read(path.name, path.read_bytes())
-        grey = pixels.unit_pixels(plane.pixels[int(row["slice"])], plane.units, task.pixels)[..., 0] * 255
+        grey = (
+            pixels.unit_pixels(plane.pixels[int(row["slice"])], Units(row["units"] or plane.units), task.pixels)[..., 0]
+            * 255
+        )
     except (Fault, OSError):
         if not row["thumbnail"]:
             return ""

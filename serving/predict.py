@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import describe, pixels, rules
+from data.hounsfield import in_units_of
 from data.record import Scan
 from lineage import keys
 from lineage.fault import Fault
@@ -97,6 +98,7 @@ def predict(
     inputs = _aside().submit(_hashes, uploads)
     scans = upload.scans(uploads)
     model = choose(release, scans[0], task)
+    scans = [in_units_of(scan, model.modality) for scan in scans]
     prepared = np.concatenate([pixels.scan_pixels(scan, model.pixels) for scan in scans])
     judged = _judged(prepared)
     logits, features = model.graph.run(prepared[judged])
