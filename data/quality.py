@@ -170,10 +170,8 @@ def _image(folder: Path, row: pd.Series[Any], task: Task) -> str:
     path = folder / str(row["file"])
     try:
         plane = read.read(path.name, path.read_bytes())
-        grey = (
-            pixels.unit_pixels(plane.pixels[int(row["slice"])], Units(row["units"] or plane.units), task.pixels)[..., 0]
-            * 255
-        )
+        picture, unit = plane.pixels[int(row["slice"])], Units(row["units"] or plane.units)
+        grey = pixels.unit_pixels(picture, unit, task.pixels)[..., 0] * 255
     except (Fault, OSError):
         if not row["thumbnail"]:
             return ""

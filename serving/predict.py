@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data import describe, pixels, rules
-from data.hounsfield import in_units_of
+from data import describe, hounsfield, pixels, rules
 from data.record import Scan
 from lineage import keys
 from lineage.fault import Fault
@@ -44,8 +43,7 @@ class Prediction:
     """One answer and all that the journal keeps of it: hashes, numbers and the small map; no pixels, no identity.
 
     `score` is the pooled probability of the positive classes, `slices` holds each slice's own and whether it counted
-    for the pooling (it looks like what the model was judged on), `shown` is the index of
-    the slice that the map and the description belong to.
+    for the pooling (it looks like what the model was judged on), `shown` is the index of the slice of the map.
     """
 
     id: str
@@ -98,7 +96,7 @@ def predict(
     inputs = _aside().submit(_hashes, uploads)
     scans = upload.scans(uploads)
     model = choose(release, scans[0], task)
-    scans = [in_units_of(scan, model.modality) for scan in scans]
+    scans = [hounsfield.in_units_of(scan, model.modality) for scan in scans]
     prepared = np.concatenate([pixels.scan_pixels(scan, model.pixels) for scan in scans])
     judged = _judged(prepared)
     logits, features = model.graph.run(prepared[judged])

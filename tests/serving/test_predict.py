@@ -167,3 +167,29 @@ def _flat() -> bytes:
     stream = io.BytesIO()
     Image.new("L", (SIZE, SIZE), 90).save(stream, "PNG")
     return stream.getvalue()
+
+
+def nifti(values: np.ndarray) -> bytes:
+    import nibabel
+
+    return bytes(nibabel.Nifti1Image(values.astype(np.float32), np.diag([2.0, 2.0, 3.0, 1.0])).to_bytes())
+
+
+def test_ct_as_nifti_is_answered_in_hounsfield_units_or_not_at_all(tiny: Path, home: Path) -> None:
+    """The same slice as HU by NIfTI and by DICOM gives one answer; values that are no HU give a sentence."""
+    window = {"size": SIZE, "window": [0, 2000]}
+    tasks = {"tiny-ct": facts(modality="CT", pixels=window), "tiny-mr": facts()}
+    released = release(tiny, home, **tasks)
+    hounsfield = np.random.default_rng(3).integers(-1000, 900, (SIZE, SIZE))
+    stored = (hounsfield + 1024).astype("<u2")
+    ct = dicom(True, Modality="CT", RescaleSlope="1", RescaleIntercept="-1024", PixelData=stored.tobytes())
+    by_dicom = predict(released, [Upload("a.dcm", ct)], "tiny-ct")
+    volume = nifti(hounsfield[None, ::-1, ::-1].transpose(2, 1, 0))
+    by_nifti = predict(released, [Upload("a.nii", volume)], "tiny-ct")
+    assert by_nifti.probabilities == by_dicom.probabilities and by_nifti.description["units"] == "HU"
+    with pytest.raises(
+        Fault, match=r"a\.nii: its darkest hundredth .* no Hounsfield units; convert it again from DICOM"
+    ):
+        predict(released, [Upload("a.nii", nifti(hounsfield[..., None] + 1024))], "tiny-ct")
+    with pytest.raises(Fault, match=r"a\.nii: its values are Hounsfield units, so it is a CT and no MR"):
+        predict(released, [Upload("a.nii", volume)], "tiny-mr")
