@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data import archive, pixels, read
+from data import archive, class_patients, picture_masks, pixels, read
+from data.csv_table import damage, read_table
+from data.header_identity import spellings
 from data.hounsfield import in_units_of
 from data.labels import NAME
 from data.likeness import Positions, groups
 from data.masks import Row
 from data.parallel import spread
-from data.record import Scan, Task
+from data.record import HeaderIdentity, Scan, Task
 from data.series import arrange
 from data.thumbnail import thumbnail
 from lineage.fault import Fault
@@ -42,26 +44,62 @@ class Seen:
     refusal: str = ""
 
 
-def by_class(source: Path, task: Task, only: str | None) -> tuple[list[Row], Files, Facts]:
+def by_class(
+    source: Path, names: Sequence[str], task: Task, only: str | None, patient_level: int | None = None
+) -> tuple[list[Row], Files, Facts]:
     """A row for each scan under a folder named like a class, its files, and notes for the record.
 
-    The files of one DICOM series in one folder are one scan, named `series-001` and so on; what is no scan, or no
-    whole series, is left out and named in the notes. With groups.csv every file is a scan, as that table names it.
+    `names` are the files below `source`. The files of one DICOM series in one folder are one scan, named `series-001`
+    and so on; what is no scan, or no whole series, is left out and named in the notes. A picture named as the mask of
+    another is its mask. With groups.csv every file is a scan, as that table names it. Whose scans they are is told by
+    that table, by the folders at `patient_level` (1: the first below `source`), by the DICOM headers, or else by
+    near-duplicates. Fault where headers and folders contradict each other, or nobody knows which folders are patients.
     """
-    base = source / "images" if (source / "images").is_dir() else source
+    base = source / "images" if any(name.startswith("images/") for name in names) else source
+    inside = [name.removeprefix("images/") for name in names if base == source or name.startswith("images/")]
+    prefix = "" if base == source else "images/"
     known = {plain(name): name for name in task.classes}
-    labels: dict[str, str] = {}
-    for folder in sorted(path for path in base.iterdir() if path.is_dir() and not archive.hidden(path.name)):
-        if plain(folder.name) not in known:
-            raise Fault(f"{folder}: {folder.name!r} is none of the classes of {task.name} ({', '.join(task.classes)})")
-        found = sorted(path.relative_to(base) for path in folder.rglob("*") if path.is_file())
-        kept = [path for path in found if fnmatch(path.name, only or "*") and not archive.hidden(path.as_posix())]
-        labels |= {path.as_posix(): known[plain(folder.name)] for path in kept}
+    labels = _labels(base, [name for name in inside if "/" in name], known, task)
+    masks, left_out = picture_masks.pairs(list(labels))
+    labels = {name: label for name, label in labels.items() if name not in {*masks.values(), *left_out}}
+    if only:
+        labels = {name: label for name, label in labels.items() if fnmatch(Path(name).name, only)}
+        masks = {name: mask for name, mask in masks.items() if name in labels}
     listed = next((path for path in (source / GROUPS, base / GROUPS) if path.exists()), None)
     if listed:
         rows = [{"file_name": name, "label": label} for name, label in labels.items()]
-        return rows, {name: [base / name] for name in labels}, _from_table(rows, listed, known)
-    return _from_scans(base, labels, task)
+        files, notes = {name: [base / name] for name in labels}, _from_table(rows, listed, known)
+    else:
+        rows, files, notes = _from_scans(base, labels, task, patient_level, prefix)
+    joined = {name: mask for name, mask in masks.items() if name in files}
+    rows = [row | {"mask": joined[row["file_name"]]} if row["file_name"] in joined else row for row in rows]
+    files |= {mask: [base / mask] for mask in joined.values()}
+    left_out |= notes.pop("left_out", {})
+    left_out |= {mask: f"is the mask of {name}, which is left out" for name, mask in masks.items() if name not in files}
+    return rows, files, notes | {"left_out": {prefix + name: why for name, why in left_out.items()}}
+
+
+def _labels(base: Path, names: Sequence[str], known: dict[str, str], task: Task) -> dict[str, str]:
+    """The class of each file: that of the one folder above it that is named like a class."""
+    labels: dict[str, str] = {}
+    levels: set[int] = set()
+    for name in sorted(names):
+        folders = Path(name).parts[:-1]
+        classes = [level for level, folder in enumerate(folders) if plain(folder) in known]
+        if not classes:
+            raise Fault(
+                f"{base / folders[0]}: {folders[0]!r} is none of the classes of {task.name} ({', '.join(task.classes)})"
+            )
+        if len({plain(folders[level]) for level in classes}) > 1:
+            raise Fault(f"{base / name}: lies in folders of two classes; nobody knows which is its label")
+        levels.add(classes[0])
+        labels[name] = known[plain(folders[classes[0]])]
+    for folder in sorted(path for path in base.iterdir() if path.is_dir() and not archive.hidden(path.name)):
+        if levels <= {0} and plain(folder.name) not in known:
+            raise Fault(f"{folder}: {folder.name!r} is none of the classes of {task.name} ({', '.join(task.classes)})")
+    if len(levels) > 1:
+        raise Fault(f"{base}: the folders of the classes lie at {len(levels)} levels; put them all at one")
+    return labels
 
 
 def plain(name: str) -> str:
@@ -71,37 +109,64 @@ def plain(name: str) -> str:
 
 def _from_table(rows: list[Row], path: Path, known: dict[str, str]) -> Facts:
     """Groups out of groups.csv (columns file, label, group), matched by file name and never by position."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if not {"file", "group"} <= set(table.columns):
-        raise Fault(f"{path}: it needs the columns file and group, it has {', '.join(table.columns)}")
-    told = table.set_index("file")
+    read = read_table(path, ("file", "label", "group"))
+    if not {"file", "group"} <= set(read.columns) or len(set(read.columns)) < len(read.columns):
+        raise Fault(f"{path}: it needs the columns file and group, each once; it has {', '.join(read.columns)}")
+    odd = [number for number, row in zip(read.numbers, read.rows, strict=True) if len(row) != len(read.columns)]
+    if odd:
+        raise Fault(f"{path}: row {odd[0]} has not as many cells as there are columns; mend the row")
+    told = pd.DataFrame(read.rows, columns=read.columns, index=read.numbers, dtype=str)
+    for places in spellings(told["group"]):
+        rows_alike = " and ".join(str(told.index[place]) for place in places)
+        raise Fault(f"{path}: group differs in its spelling alone in rows {rows_alike}; write one group in one way")
+    broken = next(((number, why) for number, group in told["group"].items() if (why := damage(group))), None)
+    if broken:
+        raise Fault(f"{path}: the group of row {broken[0]} is {broken[1]}; mend the cell")
+    table = told.set_index("file")
     for row in rows:
-        if row["file_name"] not in told.index or told.index.duplicated().any():
+        if row["file_name"] not in table.index or table.index.duplicated().any():
             raise Fault(f"{path}: {row['file_name']} is not in it exactly once; mend the table")
-        said = told.at[row["file_name"], "label"] if "label" in told else row["label"]
+        said = table.at[row["file_name"], "label"] if "label" in table else row["label"]
         if known.get(plain(str(said))) != row["label"]:
             raise Fault(f"{path}: {row['file_name']} is {said!r} there and lies in the folder {row['label']!r}")
-        row["group"] = str(told.at[row["file_name"], "group"])
-    return {"patients_from": GROUPS}
+        row["group"] = str(table.at[row["file_name"], "group"])
+    idle = len(set(table.index) - {row["file_name"] for row in rows})
+    notes: Facts = {"patients_from": GROUPS, "remarks": list(read.remarks)}
+    notes["remarks"] += [f"{GROUPS}: {idle} rows name files that are not imported"] if idle else []
+    return notes if notes["remarks"] else {"patients_from": GROUPS}
 
 
-def _from_scans(base: Path, labels: dict[str, str], task: Task) -> tuple[list[Row], Files, Facts]:
-    """Series out of the DICOM headers; patients too where every scan names one, else out of near-duplicates."""
+def _from_scans(
+    base: Path, labels: dict[str, str], task: Task, patient_level: int | None, prefix: str
+) -> tuple[list[Row], Files, Facts]:
+    """Series out of the DICOM headers, and whose each scan is."""
     seen = dict(zip(labels, spread(see, [(base / name, task) for name in labels], os.cpu_count() or 1), strict=True))
     left_out = {name: one.refusal for name, one in seen.items() if one.refusal}
     scans, series = _series({name: one for name, one in seen.items() if not one.refusal}, left_out)
     rows: list[Row] = [{"file_name": name, "label": labels[members[0]]} for name, members in scans.items()]
     middle = [seen[members[len(members) // 2]] for members in scans.values()]
-    patients = [one.scan.patient_id if one.scan else "" for one in middle]
-    notes: Facts = {"patients_from": "DICOM headers" if rows and all(patients) else PSEUDO, "series": series}
+    notes: Facts = {"patients_from": PSEUDO, "series": series}
     notes |= {"left_out": left_out} if left_out else {}
-    if rows and all(patients):
-        rows = [row | {"patient_id": patient} for row, patient in zip(rows, patients, strict=True)]
-    elif rows:
-        numbers = groups(pd.Series([one.thumbnail for one in middle]))
-        notes |= _doubt(numbers)
-        rows = [row | {"group": f"pseudo-patient-{number}"} for row, number in zip(rows, numbers, strict=True)]
+    if rows:
+        found = [
+            class_patients.ClassScan(prefix + members[0], one.sha256, _identity(one))
+            for members, one in zip(scans.values(), middle, strict=True)
+        ]
+        known = set(map(plain, task.classes))
+        classes = {level for level, folder in enumerate(Path(found[0].name).parts, 1) if plain(folder) in known}
+        told = class_patients.patients(found, patient_level, classes)
+        if told is None:
+            numbers = class_patients.joined(found, groups(pd.Series([one.thumbnail for one in middle])))
+            notes |= _doubt(numbers)
+            rows = [row | {"group": f"pseudo-patient-{number}"} for row, number in zip(rows, numbers, strict=True)]
+        else:
+            notes |= told.notes
+            rows = [row | {"patient_id": patient} for row, patient in zip(rows, told.patients, strict=True)]
     return rows, {name: [base / member for member in members] for name, members in scans.items()}, notes
+
+
+def _identity(one: Seen) -> HeaderIdentity:
+    return one.scan.identity if one.scan else HeaderIdentity()
 
 
 def _doubt(numbers: Positions) -> Facts:
@@ -135,7 +200,8 @@ def _series(seen: dict[str, Seen], left_out: dict[str, str]) -> tuple[dict[str, 
     for name, one in seen.items():
         header = one.scan.header if one.scan else {}
         single = header.get("format") == "dicom" and header.get("position") and header["shape"].startswith("1\\")
-        together.setdefault((str(Path(name).parent), header["series"] if single else name), []).append(name)
+        uid = header["series"] if single else ""  # without a series UID nobody knows what belongs together
+        together.setdefault((str(Path(name).parent), uid or name), []).append(name)
     scans: dict[str, list[str]] = {}
     count = 0
     for (folder, _), members in together.items():

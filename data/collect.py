@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from data import archive, labels, outlines
-from data.classes import Files, by_class
-from data.masks import Row, patient_of, slice_rows, volumes
+from data import archive, folder_files, labels, outlines
+from data.classes import GROUPS, Files, by_class
+from data.folder_files import FolderFiles
+from data.masks import Row, patients_of, slice_rows, volumes
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Task, Truth
 from lineage.fault import Fault
 
@@ -23,12 +24,20 @@ RECORD = labels.RECORD
 UNFINISHED = labels.NAME + ".part"
 UNPACKED = ".unpacked"
 
+READY, VOLUMES, CLASSES = labels.NAME, "volumes with masks", "a folder for each class"
+TABLES = {READY: (labels.NAME,), VOLUMES: (), CLASSES: (GROUPS, f"images/{GROUPS}")}
+UNUSED = {
+    READY: f"is named by no row of {labels.NAME}",
+    VOLUMES: "is no volume with a mask, or the mask of one that is left out",
+    CLASSES: "lies in no folder of a class",
+}
+
 Facts = dict[str, Any]
 
 
 def import_folder(
     source: Path, target: Path, task: Task, only: str | None = None, site: str = "", truth: str = Truth.READER.value,
-    lesion_value: str = "",
+    lesion_value: str = "", patient_level: int | None = None,
 ) -> Facts:  # fmt: skip
     """Find out how a set is labelled and write a batch into `target`; return the record of what was done.
 
@@ -36,8 +45,11 @@ def import_folder(
     groups.csv, or DICOM patient ids, or else pseudo-patients from near-duplicates; the files of one DICOM series are
     one scan); NIfTI volumes with masks in one folder for each patient. `only` is a pattern of file names (`Pre*`);
     `lesion_value` says which value of the masks is the lesion, where they have several ("2", or "1,2");
-    `site` and `truth` are written where the set does not tell. Files are hard-linked where possible, else copied. The
-    record also lies in `target`/import.json. Fault if `target` exists.
+    `patient_level` says which folders are the patients, 1 for the first below `source`, where there is more than one
+    reading, and 0 that none is; `site` and `truth` are written where the set does not tell. Files are hard-linked where
+    possible, else copied; a link stands for what it leads to. The record also lies in `target`/import.json: every file
+    of `source` is copied, a table that was read, passed over (what systems leave behind), or left out by name. Fault if
+    `target` exists.
     """
     if not source.is_dir() and not (source.is_file() and source.suffix.lower() == ".zip"):
         raise Fault(f"{source} is not a folder and not a zip archive; name the folder that holds the scans")
@@ -50,7 +62,9 @@ def import_folder(
     try:
         (target / UNFINISHED).touch()
         folder = source if source.is_dir() else _unpacked(source, target / UNPACKED)
-        layout, rows, files, notes = _layout(folder, task, only, lesion_value)
+        found = folder_files.complete(folder)
+        layout, rows, files, notes = _layout(folder, found.names, task, only, lesion_value, patient_level)
+        notes |= _account(folder, found, files, only, layout, notes.pop("left_out", {}))
         if not rows:
             raise Fault(_nothing(source, only, notes))
         table = pd.DataFrame(rows).reindex(columns=[*REQUIRED_METADATA, *OPTIONAL_METADATA]).fillna("")
@@ -83,48 +97,77 @@ def _nothing(source: Path, only: str | None, notes: Facts) -> str:
     return f"{source}: no scan{named} was found in it{first}; give one folder for each class, or volumes with masks"
 
 
-def _layout(source: Path, task: Task, only: str | None, lesion_value: str) -> tuple[str, list[Row], Files, Facts]:
+def _layout(
+    source: Path, names: list[str], task: Task, only: str | None, lesion_value: str, patient_level: int | None
+) -> tuple[str, list[Row], Files, Facts]:
     """How the folder is labelled: the layout's name, rows, the files of each file name, notes."""
     if (source / labels.NAME).exists():
-        rows = _ready(source, task, only)
-        return "metadata.csv", rows, _where(source, rows), {}
-    pairs = volumes(source, only)
+        rows, notes = _ready(source, task, only)
+        return READY, rows, _where(source, rows, set(names)), notes
+    pairs = volumes(source, only, names)
     if pairs:
-        rows, notes = _volumes(source, pairs, task, lesion_value)
-        return "volumes with masks", rows, _where(source, rows), notes
-    return "a folder for each class", *by_class(source, task, only)
+        rows, notes = _volumes(source, pairs, task, lesion_value, patient_level)
+        return VOLUMES, rows, _where(source, rows, set(names)), notes
+    return CLASSES, *by_class(source, names, task, only, patient_level)
 
 
-def _ready(source: Path, task: Task, only: str | None) -> list[Row]:
+def _account(
+    source: Path, found: FolderFiles, files: Files, only: str | None, layout: str, left_out: dict[str, str]
+) -> Facts:
+    """What became of every file of the folder: the counts add up, and what is left out has its reason."""
+    copied = {member.relative_to(source).as_posix() for members in files.values() for member in members}
+    tables = [name for name in found.names if name in TABLES[layout] and name not in copied]
+    reasons = found.left_out | left_out
+    for name in found.names:
+        if name not in copied and name not in tables:
+            matches = fnmatch(Path(name).name, only or "*")
+            reasons.setdefault(name, UNUSED[layout] if matches else f"does not match {only!r}")
+    reasons = {name: why for name, why in sorted(reasons.items()) if name not in copied}
+    counts: Facts = {"files_found": found.count, "files_copied": len(copied), "tables_read": tables}
+    counts |= {"passed_over": found.passed_over} if found.passed_over else {}
+    return counts | ({"left_out": reasons} if reasons else {})
+
+
+def _ready(source: Path, task: Task, only: str | None) -> tuple[list[Row], Facts]:
     table = labels.metadata(source)
     chosen = table[[fnmatch(Path(name).name, only or "*") for name in table["file_name"]]]
     if labels.corrects(table):
         raise Fault(f"{source / labels.NAME} corrects admitted scans; unpack it, and import the folder that holds it")
     if set(table["task"]) != {task.name}:
         raise Fault(f"{source / labels.NAME}: its rows belong to the task {table['task'].iloc[0]}, not {task.name}")
-    return [dict(zip(chosen.columns, row, strict=True)) for row in chosen.to_numpy().tolist()]
+    rows = [dict(zip(chosen.columns, row, strict=True)) for row in chosen.to_numpy().tolist()]
+    told = labels.remarks(source, table)
+    return rows, {"remarks": told} if told else {}
 
 
-def _where(source: Path, rows: list[Row]) -> Files:
+def _where(source: Path, rows: list[Row], readable: set[str]) -> Files:
     """The files that the rows name, those of a folder one by one, and the masks."""
     names = [*(row["file_name"] for row in rows), *(row["mask"] for row in rows if row.get("mask"))]
     named = {name: source / name for name in dict.fromkeys(names)}
-    return {name: sorted(path.iterdir()) if path.is_dir() else [path] for name, path in named.items()}
+    return {
+        name: sorted(each for each in path.iterdir() if each.relative_to(source).as_posix() in readable)
+        if path.is_dir()
+        else [path]
+        for name, path in named.items()
+    }
 
 
-def _volumes(source: Path, pairs: list[tuple[Path, Path]], task: Task, lesion_value: str) -> tuple[list[Row], Facts]:
-    """A row for each slice that is not blank; `patient_of` says whose it is."""
+def _volumes(
+    source: Path, pairs: list[tuple[Path, Path]], task: Task, lesion_value: str, patient_level: int | None
+) -> tuple[list[Row], Facts]:
+    """A row for each slice that is not blank, with its patient."""
     rows: list[Row] = []
     blank, wanted = 0, outlines.lesion_values(lesion_value)
     values: dict[str, frozenset[float]] = {}
+    patients, notes = patients_of([scan for scan, _ in pairs], source, patient_level)
     for scan, mask in pairs:
         name, drawn = scan.relative_to(source).as_posix(), mask.relative_to(source).as_posix()
-        facts = {"file_name": name, "patient_id": patient_of(scan, source), "mask": drawn, "lesion_value": lesion_value}
+        facts = {"file_name": name, "patient_id": patients[name], "mask": drawn, "lesion_value": lesion_value}
         labelled, empty, values[drawn] = slice_rows(scan, mask, task, wanted)
         rows += [row | facts for row in labelled]
         blank += empty
     outlines.meaning(values)
-    notes: Facts = {"patients_from": "folder names", "blank_slices_left_out": blank}
+    notes["blank_slices_left_out"] = blank
     if wanted and not any(row["label"] in task.positive for row in rows):
         notes["warning"] = f"no mask holds the value {lesion_value}: no slice is {task.positive[0]}"
     return rows, notes
@@ -168,6 +211,6 @@ def _write(files: Files, target: Path, table: pd.DataFrame, record: Facts) -> No
 def _link(source: Path, target: Path) -> None:
     """The same bytes under another name; a copy where the file system or its owner does not allow a hard link."""
     try:
-        os.link(source, target, follow_symlinks=False)
+        os.link(source.resolve(), target)
     except OSError:
         shutil.copyfile(source, target)

@@ -66,7 +66,7 @@ def read_table(path: Path, expected: Collection[str]) -> CsvTable:
     cleaned = [(number, [_plain(cell) for cell in row]) for number, row in raw]
     filled = [(number, row) for number, row in cleaned if any(row)]
     if len(filled) < 2:
-        raise Fault(f"{name} holds no row; name each scan in it")
+        raise Fault(f"{name}{' is not UTF-8 and' if encoding else ''} holds no row; name each scan in it")
     columns = [re.sub(r"[\s-]+", "_", heading.casefold()) for heading in filled[0][1]]
     while columns and not columns[-1] and all(not any(row[len(columns) - 1 :]) for _, row in filled[1:]):
         columns.pop()

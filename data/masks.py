@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from data import archive, outlines, read
+from data import folder_files, header_identity, outlines, patient_folders, read
 from data.hounsfield import in_units_of
 from data.record import Task
 from lineage.fault import Fault
@@ -23,16 +24,16 @@ CHANNEL = re.compile(r"_\d{4}$")  # that nnU-Net puts behind the name of a scan,
 Row = dict[str, str]
 
 
-def volumes(source: Path, only: str | None) -> list[tuple[Path, Path]]:
-    """Pairs (scan, mask) of a folder tree, by name alone; none where no file is named as a mask.
+def volumes(source: Path, only: str | None, names: Sequence[str] | None = None) -> list[tuple[Path, Path]]:
+    """Pairs (scan, mask) of the files `names` below `source` (None: all), by name; none where none is named as a mask.
 
     Beside a scan its mask is called as it is but for a word such as mask, seg, segmentation or label: the mask of
     `Pre_Scan_T1.nii.gz` is `Pre_Mask.nii.gz`, that of `X.nii.gz` is `X_seg.nii.gz`; where several fit, the longest
     name does. In folders imagesTr and labelsTr (or masks) side by side both have one name, the scan perhaps with a
     channel (`X_0000.nii.gz`). Fault where a scan has no mask or two, or a mask has no scan.
     """
-    files = sorted(path for path in source.rglob("*") if path.name.endswith(VOLUME) and path.is_file())
-    files = [path for path in files if not archive.hidden(path.relative_to(source).as_posix())]
+    names = folder_files.survey(source).names if names is None else names
+    files = [source / name for name in names if name.endswith(VOLUME)]
     masks = [path for path in files if _is_mask(path)]
     if not masks:
         return []
@@ -44,17 +45,36 @@ def volumes(source: Path, only: str | None) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def patient_of(scan: Path, source: Path) -> str:
-    """Whose volume it is: the first folder, or in a folder such as imagesTr, where each patient has one file, its name.
+def patients_of(scans: Sequence[Path], source: Path, level: int | None) -> tuple[dict[str, str], dict[str, Any]]:
+    """Whose each volume is, by its path below `source`, and what the record of an import says of it.
 
-    Fault where nobody knows.
+    That is the folder at `level`, with 0 the file's own name; without a level the folder, or in folders such as
+    imagesTr, where each patient has one file, its name. Fault asks for the level where there is more than one reading.
     """
-    name = scan.relative_to(source)
-    if _side(scan.parent) is not None and len(name.parts) == 2:
-        return CHANNEL.sub("", _stem(scan))
-    if len(name.parts) < 2:
-        raise Fault(f"{name}: nobody knows whose volume it is; put it into a folder named after its patient")
-    return name.parts[0]
+    names = [scan.relative_to(source).as_posix() for scan in scans]
+    by_file = level == 0 or (level is None and all(_side(scan.parent) is not None for scan in scans))
+    notes: dict[str, Any] = {"patients_from": "file names" if by_file else "folder names"}
+    if by_file:
+        patients = {name: CHANNEL.sub("", _stem(scan)) for name, scan in zip(names, scans, strict=True)}
+        folders = {(scan.parent, patient) for scan, patient in zip(scans, patients.values(), strict=True)}
+        datasets = {scan.parent.parent for scan in scans}
+        if len(folders) > len(set(patients.values())) or (level is None and len(datasets) > 1):
+            raise patient_folders.ask(names)
+    elif level:
+        patients = patient_folders.by_level(names, level)
+        repeated = patient_folders.repeated(patients, level)
+        if repeated:
+            some = ", ".join(repeated[: patient_folders.SHOWN])
+            notes["warning"] = f"folders of one name under several others were taken for one patient: {some}"
+    else:
+        patients = patient_folders.of_volumes(names, lambda name: name.partition(".nii")[0])
+    several = list(dict.fromkeys(patients.values()))
+    for places in header_identity.spellings(several):
+        raise Fault(
+            f"{' and '.join(several[place] for place in places)} differ in spelling alone: one patient would be two; "
+            "rename them"
+        )
+    return patients, notes
 
 
 def slice_rows(

@@ -108,6 +108,15 @@ def check(
     return Contradictions(failing, errors if slipped else [], warnings, len(places))
 
 
+def together(files: pd.DataFrame) -> NDArray[np.int64]:
+    """A group number for each file (n, columns as for `check`): files that share their patient or a sign are one group.
+
+    Signs that are the same for everybody join nobody.
+    """
+    told = files.reindex(columns=["patient", *SIGNS]).fillna("").astype(str).assign(cluster=files["patient"])
+    return _components(_without_constants(told.assign(spelling=""), told.iloc[:0])[0])
+
+
 def _without_constants(files: pd.DataFrame, before: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The files without the signs that say nothing, and what has to be said of that."""
     files, warnings = files.copy(), []

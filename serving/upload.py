@@ -25,6 +25,7 @@ def scans(uploads: Sequence[Upload]) -> list[Scan]:
     Free texts of a header that repeat the patient's, the staff's or the institution's name in it are emptied: the
     answer, its reasons and the journal quote them.
     """
+    uploads = [upload for upload in uploads if not archive.hidden(upload.name)]
     if not uploads:
         raise Fault("no file was sent: send at least one scan as `files`")
     found: list[Scan] = []

@@ -10,6 +10,8 @@ from lineage.verdict import Outcome, from_dict, worst
 from pipelines import correction, params, versions
 from pipelines.cli import Answer
 
+NAMED = 5  # of the files that an import left out
+
 
 def import_(args: argparse.Namespace) -> Answer:
     """Turn a folder of scans into a batch in the inbox."""
@@ -21,8 +23,19 @@ def import_(args: argparse.Namespace) -> Answer:
     if target.exists():
         raise Fault(f"inbox/{name} exists already; name the batch otherwise with --batch")
     record = correction.bring(args.folder, target, task)
-    record = record or collect.import_folder(args.folder, target, task, only=args.only, lesion_value=args.lesion_value)
-    return Answer({"batch": name, **record}, "\n".join([f"inbox/{name}:", *(f"  {k}: {v}" for k, v in record.items())]))
+    record = record or collect.import_folder(
+        args.folder, target, task, only=args.only, lesion_value=args.lesion_value, patient_level=args.patient_level
+    )
+    lines = [f"  {key}: {_short(value)}" for key, value in record.items()]
+    return Answer({"batch": name, **record}, "\n".join([f"inbox/{name}:", *lines]))
+
+
+def _short(value: object) -> str:
+    """A value of an import's record on one line; of many files the first, since import.json names them all."""
+    if isinstance(value, dict) and len(value) > NAMED and all(isinstance(each, str) for each in value.values()):
+        first = "; ".join(f"{name} {reason}" for name, reason in list(value.items())[:NAMED])
+        return f"{len(value)} files: {first}; and {len(value) - NAMED} more, see import.json"
+    return str(value)
 
 
 def ingest(args: argparse.Namespace) -> Answer:

@@ -5,6 +5,7 @@ import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -244,3 +245,180 @@ def test_an_archive_with_its_table_and_one_that_leads_outside(batch: Path, tmp_p
     with pytest.raises(Fault, match=r"^evil\.zip: evil\.png has a path that leaves the archive"):
         import_folder(tmp_path / "evil.zip", tmp_path / "evil", lung)
     assert not (tmp_path / "evil").exists() and not list(tmp_path.parent.glob("evil*"))
+
+
+def complete(record: dict[str, Any]) -> bool:
+    """Whether every file of the folder is copied, read, passed over or named as left out."""
+    left_out, passed_over = record.get("left_out", {}), record.get("passed_over", {})
+    read = record["files_copied"] + len(record["tables_read"])
+    return bool(record["files_found"] == read + len(left_out) + sum(passed_over.values()))
+
+
+def faults(real_data: Path, name: str) -> Path:
+    return real_data / "intake-faults" / name
+
+
+def test_scans_without_a_series_uid_and_with_one_number_for_all_are_never_mixed(
+    real_data: Path, tmp_path: Path, lung: Task
+) -> None:
+    with pytest.raises(Fault, match="no patient number of their own, but several names or birth dates"):
+        import_folder(faults(real_data, "no-series-uid"), tmp_path / "batch", lung)
+    with pytest.raises(Fault, match="has no folder at level 2"):
+        import_folder(faults(real_data, "no-series-uid"), tmp_path / "batch", lung, patient_level=2)
+    for path in faults(real_data, "no-series-uid").glob("*/*.dcm"):
+        place = tmp_path / "set" / path.parent.name / path.name.split("_")[0] / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    record = import_folder(tmp_path / "set", tmp_path / "sorted", lung, patient_level=2)
+    assert (record["clusters"], record["files"], record["series"]) == (3, 12, 0) and complete(record)
+    (tmp_path / "set" / "malignant" / "person0" / "person0_0.dcm").rename(
+        tmp_path / "set" / "malignant" / "person1" / "person0_0.dcm"
+    )
+    with pytest.raises(Fault, match="two persons of the DICOM headers, by name or birth date"):
+        import_folder(tmp_path / "set", tmp_path / "mixed", lung, patient_level=2)
+
+
+def test_a_level_of_folders_above_the_patients_is_asked_for(real_data: Path, tmp_path: Path, brain: Task) -> None:
+    source = faults(real_data, "folder-level-above-patients")
+    with pytest.raises(Fault, match=r"at level 1 2 \(HGG, LGG\); at level 2 6 \(Brats18_X_11_1, .*--patient-level"):
+        import_folder(source, tmp_path / "batch", brain)
+    record = import_folder(source, tmp_path / "batch", brain, patient_level=2)
+    assert record["clusters"] == 6 and complete(record)
+    with pytest.raises(Fault, match="has no folder at level 3, it lies 2 deep"):
+        import_folder(source, tmp_path / "other", brain, patient_level=3)
+
+
+def test_pictures_of_masks_are_masks(real_data: Path, tmp_path: Path, brain: Task) -> None:
+    record = import_folder(faults(real_data, "mask-pictures-beside-scans"), tmp_path / "batch", brain)
+    table = metadata(tmp_path / "batch")
+    masked = table[table["label"] == "tumour"]
+    assert record["files"] == len(table) == 12 and record["files_copied"] == 18 and complete(record)
+    assert not table["file_name"].str.contains("mask").any()
+    assert (masked["mask"] == masked["file_name"].str.replace(".png", "_mask.png")).all()
+
+
+def test_files_of_the_system_are_passed_over(real_data: Path, tmp_path: Path, brain: Task) -> None:
+    record = import_folder(faults(real_data, "appledouble-files"), tmp_path / "batch", brain)
+    assert record["files"] == 1 and len(record["passed_over"]) == 2 and complete(record)
+
+
+@pytest.mark.usefixtures("home")
+def test_groups_in_latin_1_are_read(real_data: Path, tmp_path: Path, brain: Task) -> None:
+    record = import_folder(faults(real_data, "groups-latin1"), tmp_path / "batch", brain)
+    assert record["clusters"] == 6 and record["remarks"] == ["groups.csv is read as Windows-1252"] and complete(record)
+    assert metadata(tmp_path / "batch")["group"].str.startswith("M\u00fcller").all()
+
+
+def test_linked_patients_are_copied(real_data: Path, tmp_path: Path, brain: Task) -> None:
+    source = faults(real_data, "folder-level-above-patients") / "HGG"
+    disk, annexed = tmp_path / "disk", tmp_path / "set" / "annexed"
+    shutil.copytree(source, disk)
+    annexed.mkdir(parents=True)
+    names = sorted(path.name for path in disk.iterdir())
+    (tmp_path / "set" / names[0]).symlink_to(disk / names[0])
+    shutil.copytree(disk / names[1], tmp_path / "set" / names[1])
+    for path in (disk / names[2]).iterdir():
+        (annexed / path.name).symlink_to(path)
+    record = import_folder(tmp_path / "set", tmp_path / "batch", brain)
+    assert record["clusters"] == 3 and complete(record)
+    assert not [path for path in (tmp_path / "batch").rglob("*") if path.is_symlink()]
+    (disk / names[2] / path.name).unlink()
+    with pytest.raises(Fault, match="1 links lead nowhere"):
+        import_folder(tmp_path / "set", tmp_path / "other", brain)
+
+
+def volume(folder: Path, real_data: Path, name: str) -> None:
+    """A volume and its mask, of the patient's own name."""
+    source = faults(real_data, "appledouble-files") / "pat66"
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in ("Scan", "Mask"):
+        shutil.copy(source / f"T1_{kind}.nii.gz", folder / f"{name}_{kind}.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("places", "clusters"),
+    [
+        (("p1/T1", "p2/T1"), 2),
+        (("p1/pre", "p1/post", "p2/pre", "p2/post"), 2),
+        (("p1/p1_pre", "p1/p1_post", "p2/p2_x"), 2),
+        (("images/p1/T1", "images/p2/T1"), 2),
+        (("p1/2020/T1", "p1/2021/T1", "p2/2020/T1"), None),
+        (("HGG/a", "HGG/b", "LGG/c"), None),
+        (("all/a", "all/b"), None),
+        (("images/a", "images/b"), None),
+        (("a", "b"), None),
+        (("p1/x/T1",), None),
+        (("p1/T1", "p2/x/T1"), None),
+        (("p01/T1", "p1/T1"), None),
+    ],
+)
+def test_the_patients_folder_is_never_guessed(
+    real_data: Path, tmp_path: Path, brain: Task, places: tuple[str, ...], clusters: int | None
+) -> None:
+    for place in places:
+        volume((tmp_path / "set" / place).parent, real_data, Path(place).name)
+    if clusters is None:
+        with pytest.raises(Fault, match=r"--patient-level|differ in spelling alone"):
+            import_folder(tmp_path / "set", tmp_path / "batch", brain)
+    else:
+        record = import_folder(tmp_path / "set", tmp_path / "batch", brain)
+        assert record["clusters"] == clusters and complete(record)
+
+
+def test_files_that_are_patients_and_folders_of_one_name(real_data: Path, tmp_path: Path, brain: Task) -> None:
+    for place in ("a", "b"):
+        volume(tmp_path / "flat", real_data, place)
+    assert import_folder(tmp_path / "flat", tmp_path / "one", brain, patient_level=0)["clusters"] == 2
+    for place in ("HGG/1", "LGG/1"):
+        volume(tmp_path / "set" / place, real_data, "T1")
+    record = import_folder(tmp_path / "set", tmp_path / "two", brain, patient_level=2)
+    assert record["clusters"] == 1 and "taken for one patient: 1" in record["warning"]
+
+
+def test_folders_below_the_classes_are_asked_about(classes: Path, tmp_path: Path, lung: Task) -> None:
+    for path in list(classes.glob("*/*.png")):
+        place = path.parent / path.name.split("-")[0]
+        place.mkdir(exist_ok=True)
+        path.rename(place / path.name)
+    with pytest.raises(Fault, match=r"at level 2 6 \(benign.* or give a groups\.csv"):
+        import_folder(classes, tmp_path / "batch", lung)
+    with pytest.raises(Fault, match="the folder at level 1 is the class"):
+        import_folder(classes, tmp_path / "batch", lung, patient_level=1)
+    record = import_folder(classes, tmp_path / "batch", lung, patient_level=2)
+    assert record["clusters"] == 6 and record["patients_from"] == "folder names at level 2" and complete(record)
+    assert import_folder(classes, tmp_path / "pseudo", lung, patient_level=0)["patients_from"].startswith("near-dup")
+
+
+def test_classes_inside_the_patients_folders(classes: Path, tmp_path: Path, lung: Task) -> None:
+    for path in list(classes.glob("*/*.png")):
+        place = tmp_path / "turned" / f"p{path.name.split('(')[1][0]}" / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place / path.name)
+    with pytest.raises(Fault, match=r"at level 1 2 \(p0, p1\)"):
+        import_folder(tmp_path / "turned", tmp_path / "batch", lung)
+    record = import_folder(tmp_path / "turned", tmp_path / "batch", lung, patient_level=1)
+    assert record["clusters"] == 2 and set(record["labels"]) == set(lung.classes)
+    shutil.copytree(tmp_path / "turned" / "p0" / "Normal", tmp_path / "turned" / "p0" / "Benign" / "Normal")
+    with pytest.raises(Fault, match="lies in folders of two classes"):
+        import_folder(tmp_path / "turned", tmp_path / "other", lung, patient_level=1)
+
+
+def test_one_series_under_two_patients_folders(batch: Path, tmp_path: Path, lung: Task) -> None:
+    table = dicom_classes(tmp_path / "set", batch)
+    first = table["patient_id"].iloc[0]
+    label = table["label"].iloc[0]
+    (tmp_path / "set" / label / "other").mkdir()
+    moved = sorted((tmp_path / "set" / label / first).glob("*.dcm"))[0]
+    moved.rename(tmp_path / "set" / label / "other" / moved.name)
+    with pytest.raises(Fault, match="one person of the DICOM headers is two patients by folder"):
+        import_folder(tmp_path / "set", tmp_path / "batch", lung, patient_level=2)
+
+
+def test_what_no_row_names_is_left_out_by_name(batch: Path, tmp_path: Path, lung: Task) -> None:
+    (batch / "notes.txt").write_text("x")
+    (batch / ".DS_Store").write_text("x")
+    record = import_folder(batch, tmp_path / "batch", lung, only="scan-000[01]*")
+    assert record["left_out"]["notes.txt"] == "does not match 'scan-000[01]*'" and complete(record)
+    assert record["files_found"] == 15 and record["tables_read"] == ["metadata.csv"]
+    record = import_folder(batch, tmp_path / "all", lung)
+    assert record["left_out"] == {"notes.txt": "is named by no row of metadata.csv"} and complete(record)

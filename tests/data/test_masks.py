@@ -22,10 +22,10 @@ from lineage.fault import Fault
 
 
 def put(root: Path, *names: str) -> Path:
-    """Empty files under these names."""
+    """Files under these names."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
+        (root / name).write_bytes(b"x")
     return root
 
 
@@ -75,8 +75,13 @@ def test_what_is_not_clear_by_name_is_refused(tmp_path: Path, names: tuple[str, 
 
 def test_every_patient_of_a_split_folder_is_one(tmp_path: Path) -> None:
     root = put(tmp_path, "imagesTr/p_01_0000.nii.gz", "labelsTr/p_01.nii.gz")
-    assert masks.patient_of(root / "imagesTr/p_01_0000.nii.gz", root) == "p_01"
-    assert masks.patient_of(root / "p7/imagesTr/x.nii.gz", root) == "p7"
+    patients, notes = masks.patients_of([root / "imagesTr/p_01_0000.nii.gz"], root, None)
+    assert patients == {"imagesTr/p_01_0000.nii.gz": "p_01"} and notes["patients_from"] == "file names"
+    put(tmp_path, "p7/imagesTr/x.nii.gz", "p7/labelsTr/x.nii.gz", "p8/imagesTr/x.nii.gz", "p8/labelsTr/x.nii.gz")
+    two = [root / f"{patient}/imagesTr/x.nii.gz" for patient in ("p7", "p8")]
+    with pytest.raises(Fault, match=r"at level 1 2 \(p7, p8\)"):
+        masks.patients_of(two, root, None)
+    assert set(masks.patients_of(two, root, 1)[0].values()) == {"p7", "p8"}
 
 
 def test_labels_follow_the_mask_by_affine(real_data: Path, tmp_path: Path, brain: Task) -> None:
