@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+
+import pytest
 
 from data.gate import admit
 from data.index import Refused
@@ -81,3 +83,104 @@ def test_an_empty_batch_and_one_of_bad_scans_only_fail(ingest: IngestSettings) -
 def test_warnings_of_the_whole_set_travel_last(ingest: IngestSettings) -> None:
     verdict, _ = admit("b", validation(), CLEAN, [], 10, ingest, ["12 clusters are few"])
     assert verdict.outcome is Outcome.PASS and verdict.reasons[-1] == "warning: 12 clusters are few"
+
+
+@pytest.mark.parametrize(
+    ("failing", "refused", "total", "outcome"),
+    [
+        (2, 0, 10, Outcome.PASS),  # exactly the share that is tolerated
+        (1, 1, 10, Outcome.PASS),
+        (1, 2, 10, Outcome.FAIL),
+        (3, 0, 10, Outcome.FAIL),
+        (0, 3, 10, Outcome.FAIL),
+        (0, 2, 10, Outcome.PASS),
+        (200, 0, 1000, Outcome.PASS),
+        (201, 0, 1000, Outcome.FAIL),
+    ],
+)
+def test_the_share_that_is_tolerated_counts_units_and_files(
+    ingest: IngestSettings, failing: int, refused: int, total: int, outcome: Outcome
+) -> None:
+    bad = {f"u{number}": ["blank"] for number in range(failing)}
+    files = [Refused(f"{number}.dcm", "is truncated") for number in range(refused)]
+    verdict, _ = admit("b", validation(**bad), CLEAN, files, total, ingest)
+    assert verdict.outcome is outcome
+    assert verdict.figures["failing_share"] == pytest.approx((failing + refused) / total)
+
+
+@pytest.mark.parametrize(
+    ("max_failing", "out", "outcome"), [(0.0, 0, Outcome.PASS), (0.0, 1, Outcome.FAIL), (1.0, 9, Outcome.PASS)]
+)
+def test_the_ends_of_the_tolerated_share(
+    ingest: IngestSettings, max_failing: float, out: int, outcome: Outcome
+) -> None:
+    bad = {f"u{number}": ["blank"] for number in range(out)}
+    settings = replace(ingest, max_failing=max_failing)
+    assert admit("b", validation(**bad), CLEAN, [], 10, settings)[0].outcome is outcome
+
+
+def test_a_verdict_holds_the_figures_that_it_rests_on(ingest: IngestSettings) -> None:
+    findings = Findings({"u2": ["exact copy: u1"]}, [], {"exact_copies": 1})
+    verdict, _ = admit("b", validation(u1=["blank"]), findings, [Refused("x", "y")], 30, ingest)
+    assert verdict.figures == {
+        "units": 30,
+        "failing": 2,
+        "refused": 1,
+        "failing_share": 0.1,
+        "leakage": {"exact_copies": 1},
+        "validation": {"met": 3},
+    }
+    assert verdict.thresholds == asdict(ingest)
+    empty, _ = admit("b", validation(), CLEAN, [], 0, ingest)
+    assert empty.outcome is Outcome.FAIL and empty.figures["failing_share"] == 0.0
+    third, _ = admit("b", validation(u1=["blank"]), CLEAN, [], 3, ingest)
+    assert third.figures["failing_share"] == 0.3333
+
+
+def test_each_unit_has_its_reasons_once(ingest: IngestSettings) -> None:
+    findings = Findings({"u3": ["blank"], "u1": ["exact copy: u0", "blank"]}, [], {})
+    _, failing = admit("b", validation(u2=["blank", "saturated"], u1=["blank"]), findings, [], 100, ingest)
+    assert list(failing.items()) == [
+        ("u1", ["blank", "exact copy: u0"]),
+        ("u2", ["blank", "saturated"]),
+        ("u3", ["blank"]),
+    ]
+
+
+def test_the_kinds_of_reasons_come_by_frequency_and_name_five_units(ingest: IngestSettings) -> None:
+    copies = {f"c{number}": ["exact copy: a", "exact copy: b"] for number in range(6)}
+    others = {f"s{number}": ["saturated"] for number in range(5)} | {f"b{number}": ["blank"] for number in range(5)}
+    verdict, _ = admit("b", validation(**others, **copies), CLEAN, [], 1000, ingest)
+    assert verdict.reasons[1:] == (
+        "6 units out, exact copy: c0, c1, c2, c3, c4 and 1 more",
+        "5 units out, blank: b0, b1, b2, b3, b4",
+        "5 units out, saturated: s0, s1, s2, s3, s4",
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "ending"), [(1, "0.dcm (torn)"), (5, "4.dcm (torn)"), (6, "4.dcm (torn) and 1 more")]
+)
+def test_five_refused_files_are_named(ingest: IngestSettings, count: int, ending: str) -> None:
+    refused = [Refused(f"{number}.dcm", "torn") for number in range(count)]
+    reason = admit("b", validation(), CLEAN, refused, 1000, ingest)[0].reasons[1]
+    assert reason.startswith(f"{count} file{'s' if count > 1 else ''} refused: 0.dcm (torn)")
+    assert reason.endswith(ending)
+
+
+def test_a_refused_file_keeps_the_batch_out_where_nothing_is_tolerated(ingest: IngestSettings) -> None:
+    strict = replace(ingest, quarantine="batch", max_failing=1.0)
+    verdict, _ = admit("b", validation(), CLEAN, [Refused("x", "torn")], 50, strict)
+    assert verdict.outcome is Outcome.FAIL
+    assert verdict.reasons[0] == "1 of 50 units fail, and ingest.quarantine is `batch`"
+
+
+def test_all_that_speaks_against_a_batch_is_named_and_no_unit_is_called_admitted(ingest: IngestSettings) -> None:
+    bad = {f"u{number}": ["blank"] for number in range(5)}
+    errors = ("the manifest lacks columns",)
+    some, _ = admit("b", validation(errors=errors, **bad), CLEAN, [], 10, ingest)
+    assert some.outcome is Outcome.FAIL
+    assert some.reasons[:2] == (errors[0], "50.0% of the units fail, more than ingest.max_failing (20.0%)")
+    every, _ = admit("b", validation(errors=errors, **bad), CLEAN, [], 5, ingest)
+    assert every.reasons[:2] == (errors[0], "nothing can be admitted: all 5 units fail")
+    assert not any("admitted," in reason for verdict in (some, every) for reason in verdict.reasons)

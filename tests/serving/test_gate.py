@@ -55,13 +55,61 @@ def test_what_a_file_does_not_say_is_no_reason() -> None:
     assert judged(modality=("", "CT"), body_part=("", ("CHEST",))).outcome is Outcome.PASS
 
 
-def test_limits_themselves_are_within() -> None:
-    at_the_limit = judged(
-        confidence=(0.5, 0.5), distance=(2.0, 2.0), alike=(3, 3), slices=300, possible=(("normal",), 0.95)
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        ({"confidence": (0.5, 0.5)}, {"confidence": (0.4999, 0.5)}),
+        ({"distance": (2.0, 2.0)}, {"distance": (2.0001, 2.0)}),
+        ({"contrast": 0.01}, {"contrast": 0.0099}),
+        ({"alike": (3, 3), "slices": 300}, {"alike": (2, 3), "slices": 300}),
+        ({"alike": (1, 1)}, {"alike": (0, 1)}),
+        ({"possible": (("normal",), 0.95)}, {"possible": (("normal", "benign"), 0.95)}),
+        ({"possible": (("normal",), 0.95)}, {"possible": ((), 0.95)}),
+        ({"possible": None}, {"possible": (("normal", "benign", "malignant"), 0.95)}),
+    ],
+)
+def test_a_limit_itself_is_within(inside: dict[str, Any], outside: dict[str, Any]) -> None:
+    assert judged(**inside).outcome is Outcome.PASS and judged(**inside).reasons == ()
+    assert judged(**outside).outcome is Outcome.INCONCLUSIVE and len(judged(**outside).reasons) == 1
+
+
+def test_a_verdict_holds_all_that_it_compared() -> None:
+    verdict = judged(alike=(4, 3), slices=7, possible=(("normal",), 0.95))
+    assert verdict.figures == {
+        "modality": "CT", "body_part": "CHEST", "confidence": 0.9, "distance": 1.0, "contrast": 0.2, "slices": 7,
+        "slices_alike": 4, "possible": ["normal"], "unfit": [],
+    }  # fmt: skip
+    assert verdict.thresholds == {
+        "modality": "CT", "body_parts": ["CHEST", "LUNG"], "abstain_below": 0.5, "outlier_distance": 2.0,
+        "blank": 0.01, "slices_alike": 3, "conformal_level": 0.95, "largest_set": 1,
+    }  # fmt: skip
+    bare = judged(unfit=["saturated"])
+    assert bare.figures["possible"] is None and bare.thresholds["conformal_level"] is None
+    assert (bare.figures["slices"], bare.figures["slices_alike"], bare.figures["unfit"]) == (1, 1, ["saturated"])
+
+
+def test_a_strange_case_is_not_also_called_too_few_slices() -> None:
+    reasons = judged(distance=(3.0, 2.0), alike=(0, 3), slices=9).reasons
+    assert len(reasons) == 1 and "distance 3.00 over 2.00" in reasons[0]
+
+
+def test_each_unfit_reason_is_named_on_its_own() -> None:
+    assert judged(unfit=["saturated", "blank"]).reasons == (
+        "the quality is too low: saturated",
+        "the quality is too low: blank",
     )
-    assert at_the_limit.outcome is Outcome.PASS
 
 
-@pytest.mark.parametrize(("part", "fits"), [("CHESTABDOMEN", True), ("chest", True), ("PELVIS", False)])
-def test_combined_body_parts_fit(part: str, fits: bool) -> None:
-    assert gate.fits(part, ("CHEST", "LUNG")) is fits
+@pytest.mark.parametrize(
+    ("part", "wanted", "fits"),
+    [
+        ("CHESTABDOMEN", ("CHEST", "LUNG"), True),
+        ("chest", ("CHEST", "LUNG"), True),
+        ("Lung", ("chest", "lung"), True),
+        ("LUNG", ("CHEST", "LUNG"), True),
+        ("PELVIS", ("CHEST", "LUNG"), False),
+        ("CHES", ("CHEST",), False),
+    ],
+)
+def test_a_body_part_fits_where_it_holds_one_of_the_task(part: str, wanted: tuple[str, ...], fits: bool) -> None:
+    assert gate.fits(part, wanted) is fits

@@ -84,3 +84,60 @@ def test_classes_of_one_side_keep_their_shares_and_all_sum_to_one() -> None:
 def test_the_prevalence_is_never_none_or_all() -> None:
     assert prevalence(np.array([True, False, False])) == pytest.approx(0.4)
     assert 0 < prevalence(np.zeros(5, bool)) < prevalence(np.ones(5, bool)) < 1
+
+
+def test_without_prevalence_to_correct_the_pooled_slices_are_the_most_positive_of_several_classes() -> None:
+    """Positive is the sum of the positive classes, not the largest of them."""
+    slices = np.array([[0.5, 0.25, 0.25], [0.55, 0.45, 0.0], [0.9, 0.05, 0.05]], np.float32)
+    np.testing.assert_allclose(pool(slices, [1, 2], Pooling("topk", 1), 0.4, 1), slices[0], rtol=1e-6)
+    np.testing.assert_allclose(pool(slices, [1], Pooling("topk", 1), 0.4, 1), slices[1], rtol=1e-6)
+
+
+def test_of_slices_that_are_as_positive_the_first_are_pooled() -> None:
+    """Which of them decides about the classes within a side; it must not depend on how many there are."""
+    slices = np.array([[0.3, 0.2, 0.5], [0.1, 0.4, 0.5], [0.5, 0.0, 0.5]] * 40, np.float32)
+    np.testing.assert_allclose(pool(slices, [2], Pooling("topk", 1), 0.4, 1), slices[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "corrected"), [(2, False), (3, False), (3.01, True), (4, True)])
+def test_the_correction_begins_above_k_looks(count: float, corrected: bool) -> None:
+    slices = binary(np.array([0.9, 0.8, 0.7, 0.6]))
+    pooled = float(pool(slices, [1], TOP, 0.4, count)[1])
+    assert (pooled < 0.8 - 1e-4) is corrected
+    assert (needed(0.3, TOP, 0.4, count) > 0.3) is corrected
+
+
+def test_the_mean_is_never_corrected() -> None:
+    slices = binary(np.full(300, 0.7))
+    assert float(pool(slices, [1], Pooling("mean", 1), 0.4, 300)[1]) == pytest.approx(0.7)
+    assert needed(0.3, Pooling("mean", 1), 0.4, 300) == 0.3
+
+
+def test_certain_slices_stay_certain() -> None:
+    """A mass of 0 or 1 divides by nothing: no class gets a share out of nowhere."""
+    slices = binary(np.array([1.0] * 3 + [0.0] * 97))
+    np.testing.assert_allclose(pool(slices, [1], TOP, 0.4, 100), [0, 1], atol=1e-6)
+    np.testing.assert_allclose(pool(binary(np.zeros(100)), [1], TOP, 0.4, 100), [1, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("slices", "distance", "expected"),
+    [
+        (30, 10.0, 30), (30, 5.0, 15), (31, 5.0, 15.5), (30, 20.0, 30), (1, 1.0, 1), (5, 1.0, 1), (5, 2.0, 1),
+        (5, 3.0, 1.5), (30, 0.0, 30), (30, -1.0, 30),
+    ],
+)  # fmt: skip
+def test_a_look_is_ten_millimetres_of_the_body(slices: int, distance: float, expected: float) -> None:
+    assert looks(slices, distance) == pytest.approx(expected)
+
+
+def test_the_prevalence_counts_one_more_of_each_kind() -> None:
+    assert prevalence(np.array([True, True, False])) == pytest.approx(3 / 5)
+    assert prevalence(np.zeros(8, bool)) == pytest.approx(0.1) and prevalence(np.ones(8, bool)) == pytest.approx(0.9)
+
+
+def test_pooled_probabilities_are_of_32_bits_and_sum_to_one() -> None:
+    slices = binary(np.linspace(0.1, 0.9, 50))
+    for rule in (TOP, Pooling("mean", 0), Pooling("topk", 50)):
+        pooled = pool(slices, [1], rule, 0.4, 50)
+        assert pooled.dtype == np.float32 and pooled.sum() == pytest.approx(1)
