@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydicom.dataset import Dataset
 
@@ -64,3 +66,181 @@ def test_facts_of_a_scan_are_silent_where_they_betray() -> None:
     told = identity.silent(facts, header(PatientName="Doe^Zelda"), {"patient_id": "1"}, ["Quillfeather.dcm"])
     assert told == {"manufacturer": "", "model": "Scan 7", "kernel": "", "modality": "CT"}
     assert identity.silent(facts, None, {"patient_id": "1"}, []) == facts
+
+
+def betrayed(secrets: identity.Secrets, *texts: str, words: bool = True) -> list[str]:
+    return [text for text in texts if identity.betrays(text, secrets, words)]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "of"),
+    [
+        *((keyword, identity.of_patient) for keyword in (
+            "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName",
+            "PatientMotherBirthName", "AccessionNumber", "PatientTelephoneNumbers", "ResponsiblePerson",
+        )),
+        *((keyword, identity.of_hospital) for keyword in (
+            "ReferringPhysicianName", "OperatorsName", "PerformingPhysicianName", "PhysiciansOfRecord",
+            "NameOfPhysiciansReadingStudy", "RequestingPhysician", "InstitutionName", "InstitutionAddress",
+            "InstitutionalDepartmentName", "StationName", "PatientAddress",
+        )),
+    ],
+)  # fmt: skip
+def test_every_attribute_that_names_somebody_is_a_secret(keyword: str, of: Any) -> None:
+    secrets = of(header(**{keyword: "Quillfeather"}))
+    assert betrayed(secrets, "for QUILLFEATHER", "xquillfeatherx", "honest") == ["for QUILLFEATHER", "xquillfeatherx"]
+
+
+@pytest.mark.parametrize("keyword", ["OtherPatientIDs", "OtherPatientNames", "PhysiciansOfRecord"])
+def test_each_of_several_values_is_a_secret(keyword: str) -> None:
+    made = header(**{keyword: ["Quillfeather", "Northgate"]})
+    secrets = identity.of_patient(made) | identity.of_hospital(made)
+    assert betrayed(secrets, "quillfeather", "northgate") == ["quillfeather", "northgate"]
+
+
+@pytest.mark.parametrize(
+    ("part", "texts"),
+    [
+        ("Roya", ["roya", "by ROYA.", "xroyax"]),  # four letters betray anywhere
+        ("Roy", ["roy", "by Roy."]),  # three and two only as a word
+        ("Ng", ["ng", "(NG)"]),
+        ("J", []),  # an initial never does
+        ("4711", ["4711", "x4711x"]),
+        ("471", []),  # a short number is no name
+    ],
+)
+def test_how_much_of_a_name_betrays_depends_on_its_length(part: str, texts: list[str]) -> None:
+    secrets = identity.of_patient(header(PatientName=f"Quillfeather^{part}"))
+    assert betrayed(secrets, *texts) == texts
+    for text in (f"x{part[:3]}x", f"{part[:1]}.", "1234"):
+        assert not identity.betrays(text, secrets), text
+
+
+@pytest.mark.parametrize("separator", [" ", "^", "=", ",", ";", "_", "\\", "\t"])
+def test_parts_of_a_name_betray_alone(separator: str) -> None:
+    secrets = identity.of_row({"patient_id": f"Quillfeather{separator}Zelda"})
+    assert betrayed(secrets, "zelda", "quillfeather") == ["zelda", "quillfeather"]
+
+
+def test_a_number_betrays_with_and_without_its_hyphens() -> None:
+    secrets = identity.of_row({"patient_id": "MRN-12/34"})
+    texts = ["MRN-12/34", "mrn1234", "MRN 12 34", "x.MRN.12.34"]
+    assert betrayed(secrets, *texts, "MRN-12") == texts
+    assert identity.of_row({"group": "MRN-12/34"}) == secrets and identity.of_row({}) == identity.Secrets()
+
+
+def test_patient_and_group_are_both_secrets() -> None:
+    secrets = identity.of_row({"patient_id": "Quillfeather", "group": "Northgate", "site": "Wolkenstein"})
+    assert betrayed(secrets, "quillfeather", "northgate", "wolkenstein") == ["quillfeather", "northgate"]
+
+
+def test_secrets_of_two_sources_are_all_secrets() -> None:
+    both = identity.of_row({"patient_id": "Quillfeather Ng"}) | identity.of_row({"patient_id": "Northgate Roy"})
+    assert betrayed(both, "quillfeather", "ng", "northgate", "roy") == ["quillfeather", "ng", "northgate", "roy"]
+
+
+@pytest.mark.parametrize("born", ["19630717", "1963-07-17", "1963.07.17", "19630717101112"])
+def test_a_birth_date_betrays_however_the_header_writes_it(born: str) -> None:
+    made = header()
+    made.add_new("PatientBirthDate", "LO", born)
+    texts = ["19630717", "17071963", "07171963", "1963/07/17", "17-07-1963"]
+    assert betrayed(identity.of_patient(made), *texts, "1963", "0717", "19630718") == texts
+
+
+@pytest.mark.parametrize("born", ["", "1963", "196307", "unknown"])
+def test_half_a_birth_date_is_no_secret(born: str) -> None:
+    made = header()
+    made.add_new("PatientBirthDate", "LO", born)
+    assert identity.of_patient(made) == identity.Secrets()
+
+
+@pytest.mark.parametrize(
+    "of", [lambda word: identity.of_row({"patient_id": word}), lambda word: identity.of_names([word])]
+)
+@pytest.mark.parametrize("word", ["CT", "chest", "Siemens", "PHANTOM", "Pelvis", "MR"])
+def test_words_of_the_field_are_nobodys_name(of: Any, word: str) -> None:
+    assert of(word) == identity.Secrets()
+
+
+def test_short_words_of_file_names_betray_nobody() -> None:
+    secrets = identity.of_names(["roy/Ng_cts.dcm", "Roya-1234.zip"])
+    assert secrets == identity.Secrets(frozenset({"roya", "1234"}))
+
+
+def test_a_code_may_be_as_short_as_a_name_but_no_long_part_may_stand_in_it() -> None:
+    secrets = identity.of_patient(header(PatientName="Quillfeather^Roy"))
+    assert betrayed(secrets, "ROY", "QUILLFEATHER", words=False) == ["QUILLFEATHER"]
+
+
+@pytest.mark.parametrize("fact", ["body_part", "manufacturer", "model", "kernel", "laterality"])
+@pytest.mark.parametrize("source", ["patient", "hospital", "row", "file"])
+def test_every_free_text_is_silent_about_everybody(fact: str, source: str) -> None:
+    word = "Quillfeather"
+    made = header(**{"patient": {"PatientName": word}, "hospital": {"InstitutionName": word}}.get(source, {}))
+    row = {"patient_id": word if source == "row" else "1"}
+    names = [f"{word}.dcm"] if source == "file" else []
+    facts = {fact: f"for {word}", "modality": "CT", "series": "1.2.3"}
+    assert identity.silent(facts, made, row, names) == facts | {fact: ""}
+
+
+def test_facts_that_are_no_free_text_stay() -> None:
+    facts = {"modality": "CT", "series": "1.2.3.4711", "age": "063Y"}
+    assert identity.silent(facts, header(PatientID="4711"), {}, []) == facts
+
+
+def test_without_a_dicom_header_row_and_names_still_count() -> None:
+    facts = {"model": "for Zelda", "kernel": "Quillfeather"}
+    assert identity.silent(facts, None, {"patient_id": "Zelda"}, ["Quillfeather.nii"]) == {"model": "", "kernel": ""}
+
+
+def test_the_cells_that_are_kept_are_those_with_a_text() -> None:
+    rows = [{"site": "Northgate", "scanner": "", "label": "benign"}, {"labeller": "ann", "labelled_at": "2026", "stage": "T1"},
+            {"scanner": "ACME 7"}]  # fmt: skip
+    assert identity.cells(rows) == {
+        "Northgate": "site", "ann": "labeller", "2026": "labelled_at", "T1": "stage", "ACME 7": "scanner",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("secret", "cell", "refused"),
+    [
+        ("Zelda", "Zelda", True),  # as a word, at any length from four
+        ("Zelda", "ward of ZELDA", True),
+        ("Zelda", "ann,zelda;bob", True),
+        ("Zelda", "ann/zelda", True),
+        ("Zelda", "zeldas ward", False),  # five letters inside of another word may be chance
+        ("Zeldaa", "xzeldaax", True),  # six may not
+        ("12-3456", "room 12 3456", True),  # written apart
+        ("Roy", "roy", False),  # a short name is as likely a labeller's
+        ("4711", "4711", True),
+        ("4711", "14711", False),
+        ("12-34", "12-34", True),
+    ],
+)
+def test_a_cell_is_refused_where_it_repeats_the_patient(secret: str, cell: str, refused: bool) -> None:
+    secrets = identity.of_row({"patient_id": secret})
+    if not refused:
+        identity.check_cells("row 2", {cell: "site"}, secrets)
+        return
+    with pytest.raises(Fault, match="row 2: the column site of its row repeats the patient's name or number"):
+        identity.check_cells("row 2", {"honest": "scanner", cell: "site"}, secrets)
+
+
+@pytest.mark.parametrize(
+    ("message", "content", "unquoted"),
+    [
+        ("cannot read Zeld", b"..Zeld..", "cannot read …"),  # four letters that stand in the file
+        ("cannot read Zel", b"..Zel..", "cannot read Zel"),  # three may be chance
+        ("cannot read Zelda", b"..zelda..", "cannot read Zelda"),
+        ("cannot read Zelda", b"", "cannot read Zelda"),
+        ("Müller is no number", b"", "… is no number"),  # the file may hold it in any encoding
+        ("a\nb\tc", b"", "a…b…c"),
+    ],
+)
+def test_what_a_message_quotes_is_taken_out(message: str, content: bytes, unquoted: str) -> None:
+    assert identity.unquoted(message, content) == unquoted
+
+
+def test_accents_and_case_make_no_difference() -> None:
+    assert identity.folded("MÜLLER") == identity.folded("Müller") == identity.folded("Mu\u0308ller") == "muller"
+    assert identity.folded("STRASSE") == identity.folded("straße")
