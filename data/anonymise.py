@@ -15,14 +15,12 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from data import identity, person, pixel_data, profile, read, scrub
+from data import identity, person, pixel_data, profile, read, scrub, value_representation
 from data.identity import Secrets
 from lineage import keys
 from lineage.fault import Fault
 
 UID = re.compile(r"[0-9.]{1,64}")  # PS3.5, section 9.1
-NUMBERS = re.compile(rb"[0-9+\-.eE \\]*\0?")  # DS and IS of PS3.5, section 6.2
-TEXTS = {"UI": re.compile(rb"[0-9.]{1,64}\0?"), "DS": NUMBERS, "IS": NUMBERS}
 _NONE: Mapping[str, str] = {}
 
 
@@ -60,7 +58,7 @@ def _dicom(name: str, header: Any, metadata: Mapping[str, str], row: Secrets, na
     told = metadata.get("patient_id") or metadata.get("group") or ""
     try:
         patient = row | identity.of_patient(header)
-        clean = _allowed(header, patient | identity.of_hospital(header) | names)
+        clean = _allowed(name, header, patient | identity.of_hospital(header) | names)
         for keyword in profile.PIXELS:
             if keyword in clean:
                 clean[keyword].value = pixel_data.clean(header, keyword)
@@ -81,8 +79,11 @@ def _kept() -> dict[int, str]:
     return {tag: dictionary_VR(tag) for tag in tags if tag is not None}
 
 
-def _allowed(header: Any, secrets: Secrets) -> Any:
-    """The attributes that may stay, of this data set and of the items of its sequences; UIDs and dates replaced."""
+def _allowed(name: str, header: Any, secrets: Secrets) -> Any:
+    """The attributes that may stay, of this data set and of the items of its sequences; UIDs and dates replaced.
+
+    Fault where one of them is of another kind than DICOM has it: text in it could not be told from numbers.
+    """
     from pydicom.dataset import Dataset
 
     clean, kept = Dataset(), _kept()
@@ -90,12 +91,15 @@ def _allowed(header: Any, secrets: Secrets) -> Any:
         if tag not in kept:
             continue
         stored = header.get_item(tag)  # its bytes, as long as nobody asked for the value
-        if stored.is_raw and _harmless(stored, stored.VR or kept[tag]):  # implicit files do not say it
+        is_undeclared = stored.is_raw and stored.VR in (None, "UN")  # implicit files do not say it
+        representation = kept[tag] if is_undeclared else stored.VR
+        value_representation.check(name, tag, representation, stored.value)
+        if stored.is_raw and _harmless(stored, representation):
             clean[tag] = stored
             continue
         element = header[tag]
         if element.VR == "SQ":
-            items = [item for item in (_allowed(item, secrets) for item in element.value) if len(item)]
+            items = [item for item in (_allowed(name, item, secrets) for item in element.value) if len(item)]
             if items:
                 setattr(clean, element.keyword, items)
         elif element.VR in profile.PLAIN:
@@ -113,11 +117,10 @@ def _allowed(header: Any, secrets: Secrets) -> Any:
 
 
 def _harmless(stored: Any, representation: str) -> bool:
-    """Can these bytes go on as they are? Numbers can, and text that is nothing but numbers or a UID."""
+    """Can these bytes go on as they are? Numbers can, and text that is nothing but a UID."""
     if stored.value is None or representation not in profile.PLAIN:
         return False
-    allowed = TEXTS.get(representation)
-    return allowed is None or allowed.fullmatch(stored.value) is not None
+    return representation != "UI" or UID.fullmatch(stored.value.decode("latin-1").removesuffix("\0")) is not None
 
 
 def _there(header: Any, keywords: tuple[str, ...]) -> list[str]:

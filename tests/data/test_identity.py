@@ -194,8 +194,11 @@ def test_without_a_dicom_header_row_and_names_still_count() -> None:
 
 
 def test_the_cells_that_are_kept_are_those_with_a_text() -> None:
-    rows = [{"site": "Northgate", "scanner": "", "label": "benign"}, {"labeller": "ann", "labelled_at": "2026", "stage": "T1"},
-            {"scanner": "ACME 7"}]  # fmt: skip
+    rows = [
+        {"site": "Northgate", "scanner": "", "label": "benign"},
+        {"labeller": "ann", "labelled_at": "2026", "stage": "T1"},
+        {"scanner": "ACME 7"},
+    ]
     assert identity.cells(rows) == {
         "Northgate": "site", "ann": "labeller", "2026": "labelled_at", "T1": "stage", "ACME 7": "scanner",
     }  # fmt: skip
