@@ -17,12 +17,13 @@ from data import archive, class_patients, picture_masks, pixels, read
 from data.csv_table import damage, read_table
 from data.header_identity import spellings
 from data.hounsfield import in_units_of
+from data.image_type import foreign
 from data.labels import NAME
 from data.likeness import Positions, groups
 from data.masks import Row
 from data.parallel import spread
 from data.record import HeaderIdentity, Scan, Task
-from data.series import arrange
+from data.series import arrange, sift
 from data.thumbnail import thumbnail
 from lineage.fault import Fault
 
@@ -142,7 +143,8 @@ def _from_scans(
     """Series out of the DICOM headers, and whose each scan is."""
     seen = dict(zip(labels, spread(see, [(base / name, task) for name in labels], os.cpu_count() or 1), strict=True))
     left_out = {name: one.refusal for name, one in seen.items() if one.refusal}
-    scans, series = _series({name: one for name, one in seen.items() if not one.refusal}, left_out)
+    left_out |= _foreign({name: one for name, one in seen.items() if not one.refusal})
+    scans, series = _series({name: one for name, one in seen.items() if name not in left_out}, left_out)
     rows: list[Row] = [{"file_name": name, "label": labels[members[0]]} for name, members in scans.items()]
     middle = [seen[members[len(members) // 2]] for members in scans.values()]
     notes: Facts = {"patients_from": PSEUDO, "series": series}
@@ -194,6 +196,12 @@ def see(job: tuple[Path, Task]) -> Seen:
     return Seen(hashlib.sha256(content).hexdigest(), bare, thumbnail(small))
 
 
+def _foreign(seen: dict[str, Seen]) -> dict[str, str]:
+    """The images that are no slices of a scanner by their own header: a label of a folder does not speak of them."""
+    kinds = {name: foreign(one.scan.header.get("image_type", "")) for name, one in seen.items() if one.scan}
+    return {name: f"is no slice of a scan, but {kind}" for name, kind in kinds.items() if kind}
+
+
 def _series(seen: dict[str, Seen], left_out: dict[str, str]) -> tuple[dict[str, list[str]], int]:
     """The members of every scan by its name, those of a series in the order of the body; and how many are series."""
     together: dict[tuple[str, str], list[str]] = {}
@@ -210,7 +218,11 @@ def _series(seen: dict[str, Seen], left_out: dict[str, str]) -> tuple[dict[str, 
             scans[members[0]] = members
             continue
         try:
-            order = arrange([_shaped(seen[name].scan) for name in members]).order
+            shaped = [replace(_shaped(seen[name].scan), name=name) for name in members]
+            chosen, others = sift(shaped)
+            left_out |= {members[index]: f"is {reason}" for index, reason in others.items()}
+            members = [scan.name for scan in chosen]
+            order = arrange(chosen).order
         except Fault as fault:
             left_out |= dict.fromkeys(members, f"is of a series that is none: {fault}")
             continue

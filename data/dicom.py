@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from data import dicom_pixels, geometry, limits
 from data.frames import functional, stack
 from data.header_identity import of_header
-from data.record import Modality, Scan, Units
+from data.image_type import image_type
+from data.record import HeaderIdentity, Modality, Scan, Units
 from lineage.fault import Fault
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -40,6 +41,14 @@ def is_dicom(content: bytes) -> bool:
     """
     start = content[PREAMBLE:] if not any(content[:PREAMBLE]) else content
     return content[PREAMBLE : PREAMBLE + 4] == b"DICM" or (start[:2] in FIRST_GROUPS and len(start) > PREAMBLE)
+
+
+class NoImage(Fault):
+    """A DICOM object without an image: a report, a presentation state. `kind` is its SOP class in words."""
+
+    def __init__(self, sentence: str, kind: str, identity: HeaderIdentity) -> None:
+        super().__init__(sentence)
+        self.kind, self.identity = kind, identity
 
 
 def dataset(name: str, content: bytes) -> Any:
@@ -94,11 +103,7 @@ def scan_of(name: str, header: Any) -> Scan:
     bright. Padding has its declared value still. `header["geometry"]` says how frames or slices lie, see `series`.
     """
     if not any(keyword in header for keyword in dicom_pixels.KEYWORDS):
-        from pydicom._uid_dict import UID_dictionary
-
-        uid = str(header.get("SOPClassUID") or "")
-        kind = UID_dictionary[uid][0] if uid in UID_dictionary else "of an unknown kind"
-        raise Fault(f"{name}: holds no image, it is {kind}; leave it out of the folder")
+        raise _no_image(name, header)
     frames = int(header.get("NumberOfFrames") or 1)
     colours = int(header.get("SamplesPerPixel") or 1)
     limits.permit(name, frames, int(header.Rows), int(header.Columns), colours)
@@ -130,6 +135,18 @@ def scan_of(name: str, header: Any) -> Scan:
         padding=padding,
         hides=hides,
     )
+
+
+def _no_image(name: str, header: Any) -> Fault:
+    """`NoImage` for a known kind of object that never holds one; an image whose pixels are lost is damaged."""
+    from pydicom.uid import UID
+
+    uid = UID(str(header.get("SOPClassUID") or ""))
+    kind = uid.name if uid.name != uid else "of an unknown kind"
+    sentence = f"{name}: holds no image, it is {kind}; leave it out of the folder"
+    if kind == "of an unknown kind" or "Image" in kind:
+        return Fault(sentence)
+    return NoImage(sentence, kind, of_header(header))
 
 
 def _permit_frames(name: str, header: Any) -> None:
@@ -186,7 +203,7 @@ def _spacing(header: Any, distance: float) -> tuple[float, float, float] | None:
 
 def _facts(header: Any, modality: str, first: int) -> dict[str, str]:
     """Plain facts; position and orientation are those of the frame that comes first in the body."""
-    facts = {"format": "dicom", "modality": modality}
+    facts = {"format": "dicom", "modality": modality, "image_type": image_type(header)}
     facts |= {fact: _text(header.get(keyword)) for fact, keyword in FACTS.items()}
     place = functional(header, first, "PlanePositionSequence") or header
     plane = functional(header, first, "PlaneOrientationSequence") or header

@@ -70,6 +70,7 @@ class Examined:
     prepared: Path | None
     refusal: str
     mask_values: Mapping[str, frozenset[float]] = field(default_factory=dict)
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 def examine(job: Job) -> Examined:
@@ -99,7 +100,8 @@ def examine(job: Job) -> Examined:
     stored = _store(job.target / "scans", sha256, ending, clean)
     prepared_part = prepared.part(job.target, [small for _, small in seen])
     units = [unit | facts | {"outline": drawn.get(unit["slice"])} for unit, _ in seen]
-    return Examined(job.file_name, sha256, units, stored, prepared_part, "", values)
+    left_out = tuple((f"{file}, sha256 {_short(parts[file])}", why) for file, why in scan.left_out)
+    return Examined(job.file_name, sha256, units, stored, prepared_part, "", values, left_out)
 
 
 def scan_sha256(path: Path) -> str:
@@ -145,7 +147,7 @@ def _together(hashes: Iterator[str]) -> str:
 
 
 def _opened(name: str, parts: dict[str, bytes]) -> tuple[Scan, list[tuple[str, bytes, Any]]]:
-    """The scan, and of each of its files the name, the bytes and the parsed DICOM header."""
+    """The scan, and of each of its slices' files the name, the bytes and the parsed DICOM header."""
     opened: list[tuple[str, bytes, Any]] = []
 
     def each() -> Iterator[Scan]:
@@ -154,7 +156,13 @@ def _opened(name: str, parts: dict[str, bytes]) -> tuple[Scan, list[tuple[str, b
             opened.append((scan.name, content, header))
             yield scan
 
-    return read.assemble(name, each()), opened
+    scan = read.assemble(name, each())
+    left_out = {file for file, _ in scan.left_out}
+    return scan, [part for part in opened if part[0] not in left_out]
+
+
+def _short(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def _clean(

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from data import geometry
 from data.index import COLUMNS
-from data.record import Modality, Task, Truth
-from data.rules import Rule, among, between, filled, pictures, pixels, spacing
-from data.series import ODD
+from data.record import Task, Truth
+from data.rules import Rule, among, filled, scan_rules
 from data.settings import IngestSettings
 
 REQUIRED = ("unit_id", "file", "sha256", "pixels_blake3", "label", "patient", "cluster")
-THICKEST = 10.0  # mm from slice to slice
 
 
 def rules(task: Task, settings: IngestSettings) -> list[Rule]:
     """The rules of a task, out of its definition in `params.yaml`."""
     return [
-        *_schema(), *_labels(task), *_masks(task), *_source(task), *_geometry(task), *pixels(task.modality),
-        *pictures(task.pixels.window), *_clusters(task, settings), *_completeness(),
+        *_schema(), *_labels(task), *_masks(task),
+        *scan_rules(task.modality, task.body_parts, task.pixels.window, task.field_of_view),
+        *_clusters(task, settings), *_completeness(),
     ]  # fmt: skip
 
 
@@ -50,40 +48,6 @@ def _masks(task: Task) -> list[Rule]:
     shown = Rule("ColumnValuesToNotBeInSet", "label contradicts its mask, which shows a lesion",
                  {"column": "label", "value_set": healthy}, when=("lesion_mm", ">", 0.0))  # fmt: skip
     return [without, shown] if healthy else [without]
-
-
-def _source(task: Task) -> list[Rule]:
-    """A header that says nothing is allowed (pictures, NIfTI); one that says something else is not."""
-    parts = [name for part in task.body_parts for name in (part, part.lower(), part.capitalize())]
-    return [
-        among("modality", [task.modality.value], f"modality is not {task.modality.value}"),
-        among("body_part", parts, f"body part is none of {', '.join(task.body_parts)}"),
-        Rule("ColumnValuesToNotBeInSet", "burned-in writing, says the header or the picture's border",
-             {"column": "burned_in", "value_set": ["YES", "Yes", "yes", "detected"]}),
-    ]  # fmt: skip
-
-
-def _geometry(task: Task) -> list[Rule]:
-    """How slices lie. A header that says nothing is allowed; odd series travel with a warning that names it."""
-    tilted = [
-        Rule("ColumnValuesToNotMatchRegex", f"the series has {odd}", {"column": "geometry", "regex": odd}, error=False)
-        for odd in ODD
-    ]
-    hung = [
-        Rule("ColumnValuesToNotMatchRegex", meaning, {"column": "geometry", "regex": odd}, error=False)
-        for odd, meaning in (
-            (geometry.UNUSUAL, "the picture does not hang the usual way (prone, on the side or flipped)"),
-            (geometry.UNKNOWN, "the file does not say how the patient lies in it"),
-        )
-    ]
-    return [
-        among("plane", ["axial"], "not an axial slice", error=task.modality is Modality.CT),
-        *tilted,
-        *hung,
-        spacing("row_spacing"),
-        spacing("column_spacing"),
-        between("thickness", f"slices more than {THICKEST:.0f} mm apart", high=THICKEST, error=False),
-    ]
 
 
 def _clusters(task: Task, settings: IngestSettings) -> list[Rule]:

@@ -29,8 +29,8 @@ __all__ = ["COLUMNS", "TEXT", "Indexed", "Refused", "batch_digest", "embedded", 
 
 log = logging.getLogger(__name__)
 
-COLUMNS = (*MANIFEST, *describe.FACTS, *describe.DESCRIPTION, "embedding", "thumbnail")
-NUMBERS = ("slice", "age", "lesion_mm", *describe.DESCRIPTION)
+COLUMNS = (*MANIFEST, *describe.FACTS, *describe.DESCRIPTION, *describe.CHECKED, "embedding", "thumbnail")
+NUMBERS = ("slice", "age", "lesion_mm", *describe.DESCRIPTION, *describe.CHECKED)
 TEXT = {name: str for name in COLUMNS if name not in NUMBERS}
 
 
@@ -44,13 +44,20 @@ class Refused:
 
 @dataclass(frozen=True)
 class Indexed:
-    """What a batch holds: one row for each unit, the files refused, the digest that says "this very batch", and the row
-    of metadata.csv that each unit is named in."""
+    """What a batch holds: one row for each unit, the files refused, the digest that says "this very batch", the row
+    of metadata.csv that each unit is named in, and the files of series that are none of their slices."""
 
     manifest: pd.DataFrame
     refused: list[Refused]
     digest: str
     rows: dict[str, int] = field(default_factory=dict)
+    left_out: tuple[Refused, ...] = ()
+
+    def warnings(self) -> list[str]:
+        """What was left out of series, file by file, as one sentence; none where nothing was."""
+        named = "; ".join(f"{one.file} ({one.reason})" for one in self.left_out)
+        count = len(self.left_out)
+        return [f"{count} file{'s' * (count > 1)} of series left out: {named}"] if named else []
 
 
 def index_batch(
@@ -84,9 +91,13 @@ def index_batch(
     drawn = {row["unit_id"]: row["outline"] for row in rows if row["outline"] is not None}
     outlines.write(target / outlines.NAME, drawn)
     refused = [Refused(called(first[one.file_name], one.sha256), one.refusal) for one in examined if one.refusal]
+    left_out = tuple(
+        Refused(f"row {first[one.file_name]}, {file}", why) for one in examined for file, why in one.left_out
+    )
     digest = _digest(source, table, {one.file_name: one.sha256 for one in examined})
     log.info("%s: %d units in %d files, %d refused", source.name, len(manifest), len(examined), len(refused))
-    return Indexed(manifest, refused, digest, {row["unit_id"]: first[row["file_name"]] for row in rows})
+    named = {row["unit_id"]: first[row["file_name"]] for row in rows}
+    return Indexed(manifest, refused, digest, named, left_out)
 
 
 def called(row: int, sha256: str) -> str:

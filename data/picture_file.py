@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data import limits
+from data.image_type import COLOURS
 from data.record import Scan, Units
 from lineage.fault import Fault
 
@@ -19,6 +20,7 @@ UPRIGHT = {
 }  # fmt: skip
 PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 DEEP_MODES = ("I;16", "I;16B", "I", "F")
+TINT, FEW = 32, 0.001  # by which channels of 0 to 255 differ in a coloured pixel; share of pixels that may
 
 
 def read_picture(name: str, content: bytes) -> Scan:
@@ -30,7 +32,16 @@ def read_picture(name: str, content: bytes) -> Scan:
         grey = np.asarray(_turned(picture, turn), dtype=np.float32) * np.float32(255 / 65535)
     else:
         grey = np.asarray(_turned(picture.convert("L"), turn), dtype=np.float32)
-    return Scan(name, grey[None], Units.DISPLAY, None, None, {"format": "picture", "modality": ""})
+    facts = {"format": "picture", "modality": "", "image_type": COLOURS if _coloured(picture) else ""}
+    return Scan(name, grey[None], Units.DISPLAY, None, None, facts)
+
+
+def _coloured(picture: Any) -> bool:
+    """Whether some of the picture is in colours: a map, a screenshot, a mark. JPEG alone tints grey by a little."""
+    if picture.mode in (*DEEP_MODES, "1", "L", "LA"):
+        return False
+    colours = np.asarray(picture.convert("RGB"))[::2, ::2].astype(np.int16)
+    return bool((np.ptp(colours, axis=2) > TINT).mean() > FEW)
 
 
 def upright_png(name: str, content: bytes) -> bytes | None:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import archive, identity, limits, padding, pixel_data
-from data.dicom import dataset, is_dicom, scan_of
+from data.dicom import NoImage, dataset, is_dicom, scan_of
 from data.nifti import nifti_bytes, read_nifti
 from data.picture_file import read_picture
-from data.record import Scan
-from data.series import series
+from data.record import Scan, Units
+from data.series import named, series, sift
 from lineage.fault import Fault
 
 LARGEST = 1e12  # of a pixel, in any unit
@@ -71,34 +71,56 @@ def _untouched(header: Any) -> Any:
 
 
 def member(name: str, inside: str, content: bytes) -> tuple[Scan, Any]:
-    """One file of the archive or folder `name`, opened; its scan and whatever is wrong carry the file's base name."""
+    """One file of the archive or folder `name`, opened; its scan and whatever is wrong carry the file's base name.
+
+    A DICOM object without an image is a scan without slices, for `assemble` to leave out by name.
+    """
     base = PurePosixPath(inside).name
     try:
         return opened(base, content)
+    except NoImage as fault:
+        return without_slices(base, fault), None
     except Fault as fault:
         raise Fault(f"{name}: {fault}") from fault
+
+
+def without_slices(name: str, fault: NoImage) -> Scan:
+    """A DICOM object that holds no image, as a scan for `series.sift` to leave out."""
+    facts = {"format": "dicom", "image_type": f"no image, but {fault.kind}"}
+    empty = np.empty((0, 0, 0), np.float32)
+    return Scan(name, empty, Units.RAW, None, None, facts, fault.identity.patient_id, fault.identity)
 
 
 def assemble(name: str, scans: Iterable[Scan]) -> Scan:
-    """One scan out of the files of the archive or folder `name`. Fault where they are not one scan, or too large."""
+    """One scan out of the files of the archive or folder `name`, see `series`. Fault where they are not one scan, or
+    too large."""
     found: list[Scan] = []
+    first, size = None, 0
     for scan in scans:
         found.append(scan)
-        limits.permit(name, len(found), *scan.pixels.shape)
-        _belongs(name, scan, found[0])
+        if not len(scan.pixels):
+            continue
+        size += scan.pixels.size
+        limits.permit(name, -(-size // scan.pixels[0].size), *scan.pixels.shape[1:])
+        first = first or scan
+        _alone(name, scan, first)
     if not found:
         raise Fault(f"{name}: holds no file; put the files of one scan into it")
     try:
-        return replace(series(found), name=name)
+        chosen, others = sift(found)
+        for scan in chosen[1:]:
+            _belongs(name, scan, chosen[0])
+        return replace(series(chosen), name=name, left_out=named(found, others))
     except Fault as fault:
         raise Fault(f"{name}: {fault}") from fault
 
 
-def _belongs(name: str, scan: Scan, first: Scan) -> None:
-    if scan is first:
-        return
-    if scan.header.get("format") != "dicom" or first.header.get("format") != "dicom":
+def _alone(name: str, scan: Scan, first: Scan) -> None:
+    if scan is not first and (scan.header.get("format") != "dicom" or first.header.get("format") != "dicom"):
         raise Fault(f"{name}: {scan.name} is one scan more; put only one volume, picture or DICOM series into it")
+
+
+def _belongs(name: str, scan: Scan, first: Scan) -> None:
     if scan.header.get("series") != first.header.get("series"):
         raise Fault(f"{name}: holds two series, {scan.name} is of the second; give each a folder or archive of its own")
     if len(scan.pixels) != 1 or len(first.pixels) != 1:

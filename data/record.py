@@ -24,6 +24,13 @@ class Units(StrEnum):
     DISPLAY = "display"
 
 
+class FieldOfView(StrEnum):
+    """What a slice shows: a cross-section of the body with the air around it, or a part cut out of one."""
+
+    BODY = "body"
+    CROP = "crop"
+
+
 class Truth(StrEnum):
     """How a label is known, strongest first."""
 
@@ -78,6 +85,7 @@ class Task:
     pooling: Pooling
     sensitivity: float
     note: str
+    field_of_view: FieldOfView = FieldOfView.BODY
 
     @property
     def positive_index(self) -> list[int]:
@@ -109,7 +117,8 @@ class Scan:
     (slice, row, column, 1) to mm in the patient, `directions` are those in which the file stores columns, rows and
     slices: see data/geometry.py. None and "" where the file does not say. `padding` is the
     mask of pixels outside of the field of view, which hold what surrounds a body; None where there are none. `hides`
-    says whether the file's pixel data hold anything that `pixels` don't show.
+    says whether the file's pixel data hold anything that `pixels` don't show. `left_out`
+    names the files of a series that are none of its slices, and says why.
     """
 
     name: str
@@ -124,6 +133,7 @@ class Scan:
     directions: str = ""
     padding: NDArray[np.bool_] | None = None
     hides: bool = False
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 REQUIRED_METADATA = ("file_name", "patient_id", "task", "label")

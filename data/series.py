@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from data import geometry
 from data.header_identity import difference
+from data.image_type import foreign
 from data.record import Scan
 from lineage.fault import Fault
 
@@ -18,8 +19,11 @@ Array = NDArray[Any]
 EVEN = 0.05  # share by which slice distances of an even series may differ
 TILT = 0.02  # share of a step between slices that may run beside the slice normal: about 1 degree
 TURNED = 1e-3  # difference of direction cosines that a scanner's rounding explains: 0.06 degrees
+SCALED = 1e-3  # share by which the pixel spacings of one series may differ: rounding
 NEAREST = 1e-3  # mm: slices that are nearer than this share their place
-ODD = ("uneven distances", "missing slices", "gantry tilt", "several slices at one place")
+AGAIN = "several slices at one place"
+TOGETHER = "give the files of one series together"
+ODD = ("uneven distances", "missing slices", "gantry tilt", AGAIN)
 
 
 @dataclass(frozen=True)
@@ -36,25 +40,28 @@ class Stack:
 def series(scans: Sequence[Scan]) -> Scan:
     """One scan out of the single-slice DICOM files of a series, ordered along the slice normal (PS3.3 C.7.6.2.1.1).
 
-    Fault where the files do not belong together. `header["geometry"]` is "even", or names what is odd:
-    uneven distances, missing slices, gantry tilt.
+    Files that are none of its slices are named in `left_out`, see `sift`. Fault where the files do not belong together.
+    `header["geometry"]` is "even", or names what is odd: uneven distances, missing slices, gantry tilt.
     """
-    if len(scans) == 1:
-        return scans[0]
-    first, arranged = scans[0], arrange(scans)
+    chosen, others = sift(scans)
+    left_out = named(scans, others)
+    if len(chosen) == 1:
+        return replace(chosen[0], left_out=left_out)
+    first, arranged = chosen[0], arrange(chosen)
     row, column = first.spacing[1:] if first.spacing else (1.0, 1.0)
     return Scan(
         name=first.name,
-        pixels=np.concatenate([scans[index].pixels for index in arranged.order]),
+        pixels=np.concatenate([chosen[index].pixels for index in arranged.order]),
         units=first.units,
         modality=first.modality,
         spacing=(arranged.distance, row, column),
-        header=first.header | {"geometry": geometry.fact(arranged.geometry, first.directions)},
+        header=first.header | _joined(chosen) | {"geometry": geometry.fact(arranged.geometry, first.directions)},
         patient_id=first.patient_id,
-        identity=scans[arranged.order[0]].identity,
-        affine=geometry.stacked([scans[index].affine for index in arranged.order], arranged.geometry),
+        identity=chosen[arranged.order[0]].identity,
+        affine=geometry.stacked([chosen[index].affine for index in arranged.order], arranged.geometry),
         directions=first.directions,
-        padding=_padding([scans[index] for index in arranged.order]),
+        padding=_padding([chosen[index] for index in arranged.order]),
+        left_out=left_out,
     )
 
 
@@ -65,6 +72,94 @@ def _padding(scans: Sequence[Scan]) -> NDArray[np.bool_] | None:
     return np.concatenate(parts)
 
 
+def _joined(scans: Sequence[Scan]) -> dict[str, str]:
+    """What one file says of itself and holds for all of the series."""
+    kinds = {kind for scan in scans for kind in scan.header.get("image_type", "").split("; ") if kind}
+    written = [scan.header.get("burned_in", "") for scan in scans]
+    burned = next((text for text in written if text.upper() == "YES"), written[0])
+    return {"image_type": "; ".join(sorted(kinds)), "burned_in": burned}
+
+
+def sift(scans: Sequence[Scan]) -> tuple[list[Scan], dict[int, str]]:
+    """The slices among the files of a series; and the positions of the others, each with what it is.
+
+    Left out are files without an image, images that are no slices by their own header (localizers, projections,
+    captures, maps), and images that lie, measure or are sized otherwise than more than half of the files. Where no
+    such majority is, nothing more is left out, and `arrange` refuses. Fault where a file is of another patient, or
+    where no file holds an image.
+    """
+    _same_patient(scans)
+    others = {index: scan.header["image_type"] for index, scan in enumerate(scans) if not len(scan.pixels)}
+    marked = {
+        index: foreign(scan.header.get("image_type", "")) for index, scan in enumerate(scans) if index not in others
+    }
+    if not all(marked.values()):
+        others |= {index: kind for index, kind in marked.items() if kind}
+    rest = [index for index in range(len(scans)) if index not in others]
+    if all(scans[index].header.get("format") == "dicom" for index in rest):
+        others |= _strangers(scans, rest)
+    chosen = [scan for index, scan in enumerate(scans) if index not in others]
+    if not chosen:
+        raise Fault(f"{scans[0].name}: holds {scans[0].header['image_type']}; give the files with the images")
+    return chosen, dict(sorted(others.items()))
+
+
+def named(scans: Sequence[Scan], others: Mapping[int, str]) -> tuple[tuple[str, str], ...]:
+    """The names of what `sift` left out, each with what it is."""
+    return tuple((scans[index].name, reason) for index, reason in others.items())
+
+
+def _same_patient(scans: Sequence[Scan]) -> None:
+    of_patients = [scan for scan in scans if len(scan.pixels) or scan.patient_id]
+    for scan in of_patients[1:]:
+        first = of_patients[0]
+        wrong = difference(scan.identity, first.identity)
+        if wrong and scan.header.get("series") != first.header.get("series"):
+            raise Fault(f"holds two series, {scan.name} is of another patient than {first.name}; {TOGETHER}")
+        if wrong:
+            raise Fault(f"{scan.name}: differs from {first.name} in {wrong}; {TOGETHER}")
+
+
+def _strangers(scans: Sequence[Scan], rest: Sequence[int]) -> dict[int, str]:
+    """The files that are unlike a majority of the rest, and in what."""
+    alike: list[list[int]] = []
+    for index in rest:
+        group = next((group for group in alike if not differs(scans[index], scans[group[0]])), None)
+        if group is None:
+            alike.append([index])
+        else:
+            group.append(index)
+    most = max(alike, key=len, default=[])
+    if len(most) * 2 <= len(rest):
+        return {}
+    return {
+        index: f"of another {differs(scans[index], scans[most[0]])} than the other slices"
+        for index in rest if index not in most
+    }  # fmt: skip
+
+
+def differs(scan: Scan, other: Scan) -> str:
+    """In what two images can't be slices of one series: modality, orientation, size, units or spacing; else ""."""
+    if scan.header.get("modality") != other.header.get("modality"):
+        return "modality"
+    if _turned(scan, other):
+        return "orientation"
+    if scan.pixels.shape != other.pixels.shape:
+        return "size"
+    if scan.units != other.units:
+        return "unit of pixels"
+    plane, same = ((one.spacing or (0.0, 0.0, 0.0))[1:] for one in (scan, other))
+    return "" if np.allclose(plane, same, rtol=SCALED) else "pixel spacing"
+
+
+def _turned(scan: Scan, other: Scan) -> bool:
+    """Whether the rows and columns of two images run otherwise; one that does not say so is like its equals alone."""
+    texts = scan.header.get("orientation", ""), other.header.get("orientation", "")
+    if not all(texts):
+        return texts[0] != texts[1]
+    return bool(np.abs(_numbers(scan, "orientation", 6) - _numbers(other, "orientation", 6)).max() > TURNED)
+
+
 def arrange(scans: Sequence[Scan]) -> Stack:
     """How the files of a series lie, by their headers and shapes alone. Fault where they do not belong together."""
     first = scans[0]
@@ -72,19 +167,16 @@ def arrange(scans: Sequence[Scan]) -> Stack:
         raise Fault(f"{first.name}: has no series UID, so nobody knows what belongs with it; give each file by itself")
     axes = _numbers(first, "orientation", 6)
     for scan in scans:
-        for fact in ("series", "modality"):
-            if scan.header.get(fact) != first.header.get(fact):
-                raise Fault(f"{scan.name}: differs from {first.name} in {fact}; give the files of one series together")
-        if np.abs(_numbers(scan, "orientation", 6) - axes).max() > TURNED:
-            raise Fault(f"{scan.name}: differs from {first.name} in orientation; give the files of one series together")
-        if scan.pixels.shape != first.pixels.shape or len(scan.pixels) != 1 or scan.units != first.units:
-            raise Fault(f"{scan.name}: differs from {first.name} in size; give the files of one series together")
+        _numbers(scan, "orientation", 6)
+        unlike = "series" if scan.header.get("series") != first.header.get("series") else differs(scan, first)
+        if unlike or len(scan.pixels) != 1:
+            raise Fault(f"{scan.name}: differs from {first.name} in {unlike or 'size'}; {TOGETHER}")
         wrong = difference(scan.identity, first.identity)
         wrong = wrong or ("study" if scan.identity.study != first.identity.study else "")
         if wrong:
-            raise Fault(f"{scan.name}: differs from {first.name} in {wrong}; give the files of one series together")
+            raise Fault(f"{scan.name}: differs from {first.name} in {wrong}; {TOGETHER}")
     stack = stacked(np.array([_numbers(scan, "position", 3) for scan in scans]), axes)
-    if ODD[3] in stack.geometry:
+    if AGAIN in stack.geometry:
         along = np.array([_numbers(scan, "position", 3) for scan in scans])[stack.order] @ _normal(axes)
         again = scans[stack.order[int(np.diff(along).argmin()) + 1]]
         raise Fault(f"{again.name}: shares its position with another slice of the series; leave one of them out")
@@ -98,8 +190,8 @@ def stacked(places: Array, axes: Array) -> Stack:
     steps = np.diff(along[order])
     apart = steps > NEAREST
     if not apart.any():
-        return Stack(order, 0.0, ODD[3] if len(steps) else "")
-    odd = _odd(steps[apart], np.diff(places[order], axis=0)[apart]) + ([] if apart.all() else [ODD[3]])
+        return Stack(order, 0.0, AGAIN if len(steps) else "")
+    odd = _odd(steps[apart], np.diff(places[order], axis=0)[apart]) + ([] if apart.all() else [AGAIN])
     said = ", ".join(odd) or "even"
     step = (places[order[-1]] - places[order[0]]) / len(steps) if said in geometry.EVEN else None
     return Stack(order, float(np.median(steps[apart])), said, step)

@@ -7,7 +7,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from html import escape
+from operator import and_
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -156,10 +158,11 @@ def _expectations(asked: list[Rule]) -> list[Any]:
     from great_expectations.expectations.row_conditions import Column
 
     def asked_of(rule: Rule) -> dict[str, Any]:
-        if rule.when is None:
-            return {}
-        column, sign, value = rule.when
-        return {"row_condition": Column(column) == value if sign == "==" else Column(column) > value}
+        every = [
+            Column(column) == value if sign == "==" else Column(column) > value
+            for column, sign, value in rule.conditions
+        ]
+        return {"row_condition": reduce(and_, every)} if every else {}
 
     return [
         getattr(expectations, f"Expect{rule.kind}")(

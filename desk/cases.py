@@ -15,6 +15,7 @@ from desk.render import MENU, page
 from desk.signin import Visitor
 from lineage import journal, store
 from lineage.fault import Fault
+from serving.gate import WARNING
 from serving.pooling import looks, needed
 
 PAGE = 50
@@ -35,6 +36,16 @@ class Case:
         if self.row["outcome"] != "pass" or self.row["answer"] is None:
             return WITHHELD
         return FOUND if self.row["answer"] in self.task.positive else CLEAR
+
+    @property
+    def reasons(self) -> list[str]:
+        """What withheld the answer."""
+        return [reason for reason in self.row["reasons"] if not reason.startswith(WARNING)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is odd about the scan and withholds nothing."""
+        return [text.removeprefix(WARNING) for text in self.row["reasons"] if text.startswith(WARNING)]
 
     @property
     def headline(self) -> str:

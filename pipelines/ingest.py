@@ -151,7 +151,7 @@ def examine(batch: Incoming) -> tuple[Verdict, pd.DataFrame, str]:
     findings = leakage.check(indexed.manifest, admitted, settings, indexed.rows)
     total = len(indexed.manifest) + len(indexed.refused)
     small = split.few(indexed.manifest, cohorts)
-    warnings = [*labels.remarks(batch.source, told), *small]
+    warnings = [*labels.remarks(batch.source, told), *small, *indexed.warnings()]
     verdict, failing = gate.admit(batch.name, validation, findings, indexed.refused, total, settings, warnings)
     aside.note(batch.staging, failing, indexed.refused)
     for reason in verdict.reasons:

@@ -73,7 +73,7 @@ def facts(settings: Params, name: str, version: str, source: Path) -> dict[str, 
     described = dataclasses.asdict(task)
     return {
         **{key: described[key] for key in ("title", "organ", "modality", "body_parts", "classes", "positive", "unit",
-                                           "ordered", "pixels", "pooling", "note")},
+                                           "ordered", "pixels", "pooling", "note", "field_of_view")},
         "temperature": calibration["temperature"], "threshold": calibration["threshold"],
         "precision": calibration["precision"],
         "prevalence": calibration["prevalence"], "conformal": _conformal(calibration["conformal"]),

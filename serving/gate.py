@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from data.rules import fits
 from lineage.verdict import Outcome, Verdict
 
+__all__ = ["BLANK", "WARNING", "answer", "fits"]
+
 BLANK = 0.01  # standard deviation of the prepared pixels (0 to 1) under which a picture shows nothing
+WARNING = "warning: "  # how a reason begins that withholds nothing
 LARGEST_SET = 1  # classes of a conformal set; with more of them the answer would be a guess among them
 
 
@@ -22,18 +26,22 @@ def answer(
     slices: int = 1,
     possible: tuple[Sequence[str], float] | None = None,
     unfit: Sequence[str] = (),
+    refused: Sequence[str] = (),
+    warnings: Sequence[str] = (),
 ) -> Verdict:
     """The serving gate. Each pair is (what the scan has, what the task or the release asks).
 
     An unknown modality or body part ("") is no reason to abstain: most JPEG and PNG files say neither. `alike` is how
     many of the `slices` look like what the model was judged on; `possible` the conformal set and its level, None for
-    a model whose validation side was too small for one; `unfit` what would keep the slice out of a batch.
+    a model whose validation side was too small for one; `unfit` (of its pixels) and `refused` (of its header) are what
+    would keep the scan out of a batch. `warnings` come after the reasons, and withhold nothing.
     """
     reasons = []
     if modality[0] and modality[0] != modality[1]:
         reasons.append(f"the scan is {modality[0]}, the task is for {modality[1]}")
     if body_part[0] and not fits(*body_part):
         reasons.append(f"the scan shows {body_part[0]}, the task is for {' or '.join(body_part[1])}")
+    reasons += [f"the scan would be kept out of a batch: {reason}" for reason in refused]
     reasons += [f"the quality is too low: {reason}" for reason in unfit]
     if contrast < BLANK:
         reasons.append("the picture is blank: nothing in it stands out")
@@ -54,7 +62,7 @@ def answer(
         gate="serving",
         subject=subject,
         outcome=Outcome.INCONCLUSIVE if reasons else Outcome.PASS,
-        reasons=tuple(reasons),
+        reasons=(*reasons, *(f"{WARNING}{text}" for text in warnings)),
         figures={
             "modality": modality[0],
             "body_part": body_part[0],
@@ -65,6 +73,8 @@ def answer(
             "slices_alike": alike[0],
             "possible": None if possible is None else list(possible[0]),
             "unfit": list(unfit),
+            "refused": list(refused),
+            "warnings": list(warnings),
         },
         thresholds={
             "modality": modality[1],
@@ -77,8 +87,3 @@ def answer(
             "largest_set": LARGEST_SET,
         },
     )
-
-
-def fits(body_part: str, wanted: Sequence[str]) -> bool:
-    """Whether a DICOM body part holds one of the task's (CHESTABDOMEN holds CHEST and ABDOMEN)."""
-    return any(part.upper() in body_part.upper() for part in wanted)

@@ -43,7 +43,7 @@ ANSWER = {
         "required": ["outcome", "reasons", "figures"],
         "properties": {
             "outcome": TEXT | {"enum": ["pass", "inconclusive"]},
-            "reasons": TEXTS,
+            "reasons": TEXTS | {"description": "What withholds the answer; then warnings, which do not."},
             "figures": {"type": "object"},
         },
     },
@@ -60,6 +60,11 @@ ANSWER = {
     "shown": WHOLE | {"description": "The slice that the map belongs to."},
     "shape": {"type": "array", "items": WHOLE, "minItems": 2, "maxItems": 2, "description": "Its rows and columns."},
     "inputs": TEXTS | {"description": "SHA-256 of each file, in the order sent."},
+    "left_out": {
+        "type": "array",
+        "description": "Files that are no slices of the scan, and what they are.",
+        "items": {"type": "object", "required": ["file", "reason"], "properties": {"file": TEXT, "reason": TEXT}},
+    },
     "engine": {"type": "object"},
     "note": TEXT,
     "duration_ms": NUMBER,

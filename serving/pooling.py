@@ -28,11 +28,17 @@ def pool(slices: Array, positive: Sequence[int], pooling: Pooling, prevalence: f
         return np.asarray(slices.mean(axis=0, dtype=np.float64), np.float32)
     if pooling.rule != "topk":
         raise Fault(f"pooling rule {pooling.rule!r} is unknown: use one of {', '.join(RULES)}")
-    top: NDArray[Any] = slices[np.argsort(-slices[:, list(positive)].sum(axis=1), kind="stable")[: pooling.k]]
+    top: NDArray[Any] = slices[deciding(slices[:, list(positive)].sum(axis=1), pooling)]
     if looks > pooling.k:
         masses = top[:, list(positive)].sum(axis=1, dtype=np.float64)
         top = _with_mass(top, positive, masses, among(masses, prevalence, pooling.k / looks))
     return np.asarray(top.mean(axis=0, dtype=np.float64), np.float32)
+
+
+def deciding(scores: NDArray[Any], pooling: Pooling) -> NDArray[np.intp]:
+    """Positions of the slices that the pooled answer is made of, by their probability (n) of the positive classes."""
+    order = np.argsort(-scores, kind="stable")
+    return order if pooling.rule == "mean" else order[: pooling.k]
 
 
 def looks(slices: int, distance: float) -> float:

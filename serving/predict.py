@@ -18,8 +18,8 @@ from lineage import keys
 from lineage.fault import Fault
 from lineage.journal import JournalRow
 from lineage.verdict import Outcome, Verdict
-from serving import explain, gate, outlier, upload
-from serving.pooling import looks, pool
+from serving import explain, gate, intake_checks, outlier, upload
+from serving.pooling import deciding, looks, pool
 from serving.release import Model, Release, load_release
 from serving.request import Upload
 
@@ -43,7 +43,8 @@ class Prediction:
     """One answer and all that the journal keeps of it: hashes, numbers and the small map; no pixels, no identity.
 
     `score` is the pooled probability of the positive classes, `slices` holds each slice's own and whether it counted
-    for the pooling (it looks like what the model was judged on), `shown` is the index of the slice of the map.
+    for the pooling (it looks like what the model was judged on), `shown` is the index of the slice of the map, and
+    `left_out` names files that are no slices, and what they are; the journal keeps no names, so it has none of it.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Prediction:
     map_class: str
     engine: dict[str, Any]
     note: str
+    left_out: tuple[tuple[str, str], ...] = ()
     duration_ms: float = 0.0
 
 
@@ -99,6 +101,7 @@ def predict(
     scans = [hounsfield.in_units_of(scan, model.modality) for scan in scans]
     prepared = np.concatenate([pixels.scan_pixels(scan, model.pixels) for scan in scans])
     judged = _judged(prepared)
+    described = _aside().submit(upload.descriptions, scans, uploads, judged.tolist())
     logits, features = model.graph.run(prepared[judged])
     slices = probabilities(logits, model.temperature)
     scores, distances = slices[:, list(model.positive)].sum(axis=1), outlier.distance(model.reference, features)
@@ -107,11 +110,14 @@ def predict(
     seen = looks(len(counted), distance)
     case = pool(slices[counted], model.positive, model.pooling, model.prevalence, seen)
     top = int(counted[np.argmax(scores[counted])])
-    scan, plane = _slice(scans, int(judged[top]))
-    facts = upload.description(plane, scan, uploads)
+    (scan, _), descriptions = upload.slice_of(scans, int(judged[top])), described.result()
+    asked = rules.scan_rules(model.modality, model.body_parts, model.pixels.window, model.field_of_view)
+    answering = set(counted[deciding(scores[counted], model.pooling)].tolist())
+    others, blank = [reason for _, reason in scans[0].left_out], len(prepared) - len(judged)
+    found = intake_checks.check(descriptions, asked, answering, others, blank)
     shown = prepared[judged[top]]
     alike = (int((distances <= model.outlier_distance).sum()), len(judged))
-    verdict = _gate(release, model, scan, facts, shown, float(distances[top]), alike, case)
+    verdict = _gate(release, model, scan, found, shown, float(distances[top]), alike, case)
     mapped = max(model.positive, key=lambda index: float(slices[top, index]))
     return Prediction(
         id=id,
@@ -122,7 +128,7 @@ def predict(
         version=model.version,
         cluster=_cluster(scans, uploads),
         inputs=inputs.result(),
-        description=facts,
+        description=descriptions[top],
         embedding=tuple(float(value) for value in describe.embed(shown[:, :, 0])),
         classes=model.classes,
         probabilities=tuple(float(value) for value in case),
@@ -141,6 +147,7 @@ def predict(
         map_class=model.classes[mapped],
         engine=model.graph.facts(),
         note=" ".join(filter(None, (NOTE, model.note))),
+        left_out=scans[0].left_out,
     )
 
 
@@ -205,6 +212,7 @@ def to_json(prediction: Prediction) -> dict[str, Any]:
         "shown": prediction.shown,
         "shape": [int(prediction.description[side]) for side in ("rows", "columns")],
         "inputs": list(prediction.inputs),
+        "left_out": [{"file": name, "reason": reason} for name, reason in prediction.left_out],
         "engine": prediction.engine,
         "note": prediction.note,
         "duration_ms": prediction.duration_ms,
@@ -247,17 +255,8 @@ def _counted(alike: NDArray[np.bool_]) -> NDArray[np.intp]:
     return np.flatnonzero(alike) if alike.any() else np.arange(len(alike))
 
 
-def _slice(scans: list[Scan], index: int) -> tuple[Scan, Array]:
-    """The scan that holds the case's slice `index`, and that slice's pixels."""
-    for scan in scans:
-        if index < len(scan.pixels):
-            return scan, scan.pixels[index]
-        index -= len(scan.pixels)
-    raise IndexError(index)
-
-
 def _gate(
-    release: Release, model: Model, scan: Scan, facts: dict[str, float | str], prepared: Array, distance: float,
+    release: Release, model: Model, scan: Scan, found: intake_checks.Findings, prepared: Array, distance: float,
     alike: tuple[int, int], case: Array,
 ) -> Verdict:  # fmt: skip
     return gate.answer(
@@ -270,14 +269,10 @@ def _gate(
         alike=(alike[0], min(alike[1], model.pooling.k if model.pooling.rule == "topk" else 1)),
         slices=alike[1],
         possible=_possible(model, case),
-        unfit=[*rules.unfit(facts, model.modality, model.pixels.window), *_coloured(scan)],
+        unfit=found.unfit,
+        refused=found.refused,
+        warnings=found.warnings,
     )
-
-
-def _coloured(scan: Scan) -> list[str]:
-    """A DICOM image in colours is a map or a screenshot: no model here has learnt from one."""
-    kind = scan.header.get("photometric", "")
-    return [] if not kind or kind.startswith("MONOCHROME") else [f"a picture in colours ({kind})"]
 
 
 def _possible(model: Model, case: Array) -> tuple[tuple[str, ...], float] | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import PixelSettings, Pooling
+from data.record import FieldOfView, PixelSettings, Pooling
 from lineage.fault import Fault
 from serving import outlier
 from serving.graph import Graph
@@ -41,6 +41,7 @@ class Model:
     kernel: NDArray[np.float32]
     reference: outlier.Reference
     ordered: bool = False  # its classes are stages or sizes of something that was found before
+    field_of_view: str = FieldOfView.BODY
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def _model(folder: Path, task: str, facts: dict[str, Any], engine: str) -> Model
         kernel=kernel,
         reference=outlier.load(folder / REFERENCE),
         ordered=bool(facts.get("ordered", False)),
+        field_of_view=str(facts.get("field_of_view", FieldOfView.BODY.value)),
     )
 
 

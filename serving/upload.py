@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data import archive, describe, identity, limits, read
+from data import archive, burned, describe, identity, limits, read
+from data.dicom import NoImage
 from data.header_identity import difference
 from data.record import Scan
-from data.series import series
+from data.series import named, series, sift
 from lineage.fault import Fault
 from serving.request import Upload
 
@@ -22,8 +23,9 @@ from serving.request import Upload
 def scans(uploads: Sequence[Upload]) -> list[Scan]:
     """The scans of one case: a DICOM series is put in order by its geometry, other files keep theirs.
 
-    Free texts of a header that repeat the patient's, the staff's or the institution's name in it are emptied: the
-    answer, its reasons and the journal quote them.
+    What is no slice of the case is left out, as at intake (data/series.py); the first scan names all of it. Free texts
+    of a header that repeat the patient's, the staff's or the institution's name in it are emptied: the answer, its
+    reasons and the journal quote them.
     """
     uploads = [upload for upload in uploads if not archive.hidden(upload.name)]
     if not uploads:
@@ -31,34 +33,66 @@ def scans(uploads: Sequence[Upload]) -> list[Scan]:
     found: list[Scan] = []
     room = limits.DECODED_BYTES
     for upload in uploads:
-        found.append(_scan(upload))
+        found.append(_scan(upload, alone=len(uploads) == 1))
         room -= found[-1].pixels.nbytes
         if room < 0:
             most = limits.DECODED_BYTES // 2**20
             raise Fault(f"{upload.name}: with it the files are over {most} MiB decoded; send fewer of them")
-    first = found[0]
-    for scan in found[1:]:
-        wrong = difference(scan.identity, first.identity)
+    first = next((scan for scan in found if len(scan.pixels)), found[0])
+    for scan in found:
+        wrong = difference(scan.identity, first.identity) if len(scan.pixels) or scan.patient_id else ""
         if wrong:
             by = "" if wrong == "patient" else f" by their {wrong}"
             raise Fault(f"{scan.name} and {first.name} are of different patients{by}; send one case at a time")
-        if (scan.modality, scan.units) != (first.modality, first.units):
-            raise Fault(f"{scan.name} and {first.name} are different kinds of scan; send one kind at a time")
-    if len(found) > 1 and all(scan.header.get("format") == "dicom" for scan in found):
-        return [series(found)]
-    return found
+    chosen, others = sift(found) if len(found) > 1 else (found, {})
+    left_out = (*named(found, others), *(one for scan in chosen for one in scan.left_out))
+    for scan in chosen[1:]:
+        if (scan.modality, scan.units) != (chosen[0].modality, chosen[0].units):
+            raise Fault(f"{scan.name} and {chosen[0].name} are different kinds of scan; send one kind at a time")
+    if len(chosen) > 1 and all(scan.header.get("format") == "dicom" for scan in chosen):
+        chosen = [series(chosen)]
+    return [replace(chosen[0], left_out=left_out), *chosen[1:]]
 
 
 def description(plane: NDArray[np.float32], scan: Scan, uploads: Sequence[Upload]) -> dict[str, float | str]:
     """What the journal keeps of a slice (rows × columns): `data.describe`, without what a file's name betrays."""
+    return describe.describe(plane, unnamed(scan, uploads))
+
+
+def descriptions(
+    scans: Sequence[Scan], uploads: Sequence[Upload], slices: Sequence[int]
+) -> list[dict[str, float | str]]:
+    """The descriptions of some slices of a case, as the rules of intake ask for them: with writing on any slice."""
+    told = [unnamed(scan, uploads) for scan in scans]
+    told = [replace(scan, header=scan.header | burned.facts(scan)) for scan in told]
+    return [describe.describe(plane, scan) for scan, plane in (slice_of(told, index) for index in slices)]
+
+
+def slice_of(scans: Sequence[Scan], index: int) -> tuple[Scan, NDArray[np.float32]]:
+    """The scan that holds the case's slice `index`, and that slice's pixels."""
+    for scan in scans:
+        if index < len(scan.pixels):
+            return scan, scan.pixels[index]
+        index -= len(scan.pixels)
+    raise IndexError(index)
+
+
+def unnamed(scan: Scan, uploads: Sequence[Upload]) -> Scan:
+    """A scan whose header repeats nothing of its files' names."""
     names = [name for upload in uploads for name in (upload.name, *_inside(upload))]
-    return describe.describe(plane, replace(scan, header=identity.silent(scan.header, None, {}, names)))
+    return replace(scan, header=identity.silent(scan.header, None, {}, names))
 
 
-def _scan(upload: Upload) -> Scan:
-    """One file or archive, silent about whom its own headers name."""
+def _scan(upload: Upload, alone: bool) -> Scan:
+    """One file or archive, silent about whom its own headers name; without slices where it holds no image and is not
+    alone."""
     if not archive.is_archive(upload.content):
-        return _silent(*read.opened(upload.name, upload.content))
+        try:
+            return _silent(*read.opened(upload.name, upload.content))
+        except NoImage as fault:
+            if alone:
+                raise
+            return read.without_slices(upload.name, fault)
 
     def members() -> Iterator[Scan]:
         for inside, part in archive.members(upload.name, upload.content):
@@ -69,6 +103,8 @@ def _scan(upload: Upload) -> Scan:
 
 def _silent(scan: Scan, header: Any, inside: str = "") -> Scan:
     name = f"{inside}{scan.name}"
+    if not len(scan.pixels):
+        return scan
     limits.permit(name, *[max(scan.pixels.shape[1:])] * 2)  # the square that a network's picture is cut from
     try:
         kept = identity.silent(scan.header, header, {"patient_id": scan.patient_id or ""}, [])

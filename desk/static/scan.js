@@ -53,7 +53,7 @@ async function show(answer) {
   byId("card").innerHTML = await card.text();
   byId("map").src = answer.map ? `data:image/png;base64,${answer.map}` : "";
   byId("map").hidden = !answer.map;
-  const drawn = await draw(chosen, answer.shown ?? 0, byId("scan-view"));
+  const drawn = await draw(answeredFiles(answer), answer.shown ?? 0, byId("scan-view"));
   byId("frame").classList.toggle("alone", !drawn.shown);
   byId("scan-view").hidden = !drawn.shown;
   byId("layer").hidden = !drawn.shown || !answer.map;
@@ -63,6 +63,13 @@ async function show(answer) {
   strength();
   byId("result").hidden = false;
   byId("result").focus();
+}
+
+// The files that the answer's slices are counted in; none where a name leaves it open which was left out.
+function answeredFiles(answer) {
+  const names = (answer.left_out ?? []).map((entry) => entry.file);
+  const files = chosen.filter((file) => !names.includes(file.name.slice(-60)));
+  return files.length === chosen.length - names.length ? files : [];
 }
 
 function words(name) { return name ? name.replaceAll("_", " ") : "the positive class"; }

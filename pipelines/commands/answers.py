@@ -48,6 +48,7 @@ def _told(said: dict[str, Any]) -> str:
     first = f"{said['title']}: {said['answer']}" if said["answer"] else f"{said['title']}: no answer is given"
     chances = ", ".join(f"{name} {value:.3f}" for name, value in said["probabilities"].items())
     reasons = [f"  - {reason}" for reason in verdict["reasons"]]
+    reasons += [f"  - left out: {one['file']} ({one['reason']})" for one in said["left_out"]]
     return "\n".join(
         [first, *reasons, f"  {chances}", f"  prediction {said['id']}, release {said['release']}", said["note"]]
     )

@@ -32,7 +32,7 @@ QUESTIONS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("sensitivity", "wanted sensitivity, for example 0.9", float),
 )
 
-OPTIONAL = {"ordered": False, "note": ""}  # of a file of facts alone: stages are ordered classes
+OPTIONAL = {"ordered": False, "note": "", "field_of_view": "body"}  # of a file of facts alone: stages are ordered
 
 
 def task(args: argparse.Namespace) -> Answer:

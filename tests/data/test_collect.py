@@ -422,3 +422,32 @@ def test_what_no_row_names_is_left_out_by_name(batch: Path, tmp_path: Path, lung
     assert record["files_found"] == 15 and record["tables_read"] == ["metadata.csv"]
     record = import_folder(batch, tmp_path / "all", lung)
     assert record["left_out"] == {"notes.txt": "is named by no row of metadata.csv"} and complete(record)
+
+
+def test_scouts_and_captures_beside_slices_are_left_out_by_name(batch: Path, tmp_path: Path, lung: Task) -> None:
+    """In the series of the slices or in one of their own, marked as a localizer or only turned."""
+    dicom_classes(tmp_path / "set", batch)
+    folders = sorted((tmp_path / "set").glob("*/*"))
+    changes: dict[str, dict[str, object]] = {
+        "marked.dcm": {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+        "marked elsewhere.dcm": {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "SeriesInstanceUID": "1.2"},
+        "turned.dcm": {"ImageOrientationPatient": ["1", "0", "0", "0", "0", "-1"]},
+        "capture.dcm": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7", "SeriesInstanceUID": "1.3"},
+    }
+    for folder, (name, change) in zip(folders, changes.items(), strict=False):
+        image = pydicom.dcmread(sorted(folder.glob("scan*.dcm"))[0])
+        for keyword, value in change.items():
+            setattr(image, keyword, value)
+        image.save_as(folder / name)
+    record = import_folder(tmp_path / "set", tmp_path / "batch", lung)
+    left_out = {Path(name).name: reason for name, reason in record["left_out"].items()}
+    assert set(left_out) == set(changes) and record["series"] == record["files"] == 6
+    assert "localizer" in left_out["marked.dcm"] and "localizer" in left_out["marked elsewhere.dcm"]
+    assert "another orientation" in left_out["turned.dcm"] and "secondary capture" in left_out["capture.dcm"]
+    indexed = index_batch(tmp_path / "batch", tmp_path / "staging", lung)
+    assert len(indexed.manifest) == 12 and not indexed.refused and not indexed.left_out
+
+
+def test_the_scout_of_the_real_example_is_left_out(real_data: Path, tmp_path: Path, lung: Task) -> None:
+    record = import_folder(real_data / "intake-faults" / "scout-in-series", tmp_path / "batch", lung)
+    assert list(record["left_out"]) == ["normal/p0/scout.dcm"] and record["series"] == record["files"] == 3

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.describe import DESCRIPTION, EMBEDDING, FACTS, describe, dhash, embed
+from data.describe import CHECKED, DESCRIPTION, EMBEDDING, FACTS, describe, dhash, embed
 from data.record import Modality, Scan, Units
 
 RANDOM = np.random.default_rng(3)
@@ -25,7 +25,7 @@ def scene(noise: float = 0.0) -> np.ndarray:
 
 def test_every_column_is_there_and_nothing_of_the_patient() -> None:
     values = described(scene())
-    assert tuple(values) == (*DESCRIPTION, *FACTS)
+    assert tuple(values) == (*DESCRIPTION, *CHECKED, *FACTS)
     assert all(isinstance(values[name], float) and np.isfinite(values[name]) for name in DESCRIPTION)
     assert all(isinstance(values[name], str) for name in FACTS)
     assert values["manufacturer"] == "Kestrel" and values["units"] == "HU" and values["kernel"] == ""

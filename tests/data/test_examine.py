@@ -148,3 +148,37 @@ def test_a_full_disk_is_no_fault_of_the_scan(batch: Path, lung: Task, monkeypatc
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         index_batch(batch, batch.parent / "out", lung)
+
+
+@pytest.mark.parametrize("kind", ["folders", "zips"])
+def test_a_scout_among_the_slices_is_left_out_and_named_and_not_stored(
+    kind: str, together: Callable[[str], Path], lung: Task, tmp_path: Path
+) -> None:
+    """A series sent whole, as a folder or an archive, without an import before it."""
+    import pydicom
+
+    source, members = together(kind), {}
+    case = source / ("case-0.zip" if kind == "zips" else "case-0")
+    members = dict(archive.members("x", case.read_bytes())) if kind == "zips" else {
+        path.name: path.read_bytes() for path in case.iterdir()
+    }  # fmt: skip
+    image = pydicom.dcmread(io.BytesIO(next(iter(members.values()))))
+    image.ImageOrientationPatient, image.ImageType = (
+        ["1", "0", "0", "0", "0", "-1"],
+        ["ORIGINAL", "PRIMARY", "LOCALIZER"],
+    )
+    stream = io.BytesIO()
+    image.save_as(stream, enforce_file_format=True)
+    if kind == "zips":
+        case.write_bytes(zipped({"a scout of Doe": stream.getvalue()} | members))
+    else:
+        (case / "a scout of Doe").write_bytes(stream.getvalue())
+    indexed = index_batch(source, tmp_path / "out", lung)
+    assert not indexed.refused and len(indexed.manifest) == 3 * SLICES
+    (left,) = indexed.left_out
+    sha256 = hashlib.sha256(stream.getvalue()).hexdigest()[:8]
+    assert left.file.startswith("row 2, file ") and left.file.endswith(f"sha256 {sha256}")
+    assert left.reason == "a localizer, not a slice"
+    assert indexed.warnings() == [f"1 file of series left out: {left.file} (a localizer, not a slice)"]
+    stored = [dict(archive.members("s", path.read_bytes())) for path in (tmp_path / "out" / "scans").iterdir()]
+    assert [len(one) for one in stored] == [SLICES] * 3

@@ -10,6 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from data.read import read, series
+from data.record import Units
 from lineage.fault import Fault
 from tests.data.test_read import dicom, nifti, picture
 
@@ -131,3 +132,92 @@ def test_every_series_of_the_zoo_is_even_named_odd_or_refused(real_data: Path) -
         scan = read(f"{folder.name}.zip", content)
         assert re.search(ODD.get(folder.name, "^even$"), scan.header["geometry"]), folder.name
         assert len(scan.pixels) == len(list(folder.iterdir()))
+
+
+SOUND = {f"{at}": one(5 * at, at) for at in range(4)}
+SIDE = ["0", "1", "0", "0", "0", "-1"]
+STRANGERS = {
+    "localizer": (one(99, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "a localizer, not a slice"),
+    "scout, not marked": (one(99, ImageOrientationPatient=SIDE), "of another orientation than the other slices"),
+    "scout of its own series": (
+        one(99, ImageOrientationPatient=SIDE, SeriesInstanceUID="7.7"), "of another orientation than the other slices",
+    ),
+    "marked, of its own series": (
+        one(99, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SeriesInstanceUID="7.7"), "a localizer, not a slice",
+    ),
+    "projection": (one(3, ImageType=["DERIVED", "SECONDARY", "AXIAL", "MIP"]), "a projection of several slices"),
+    "another size": (dicom(np.zeros((5, 4), "<u2"), ImagePositionPatient=["0", "0", "99"],
+                           ImageOrientationPatient=AXIAL), "of another size than the other slices"),
+    "another spacing": (one(99, PixelSpacing=["0.9", "0.9"]), "of another pixel spacing than the other slices"),
+    "no Hounsfield units": (
+        one(99, RescaleSlope=None, RescaleIntercept=None), "of another unit of pixels than the other slices",
+    ),
+    "another modality": (one(99, Modality="PT"), "of another modality than the other slices"),
+    "capture": (
+        dicom(np.zeros((5, 9), "<u2"), SOPClassUID="1.2.840.10008.5.1.4.1.1.7", SeriesInstanceUID="8.8", Modality="OT"),
+        "a secondary capture, not the scanner's image",
+    ),
+}  # fmt: skip
+
+
+def report(**attributes: Any) -> bytes:
+    """A structured report: DICOM without pixels."""
+    import pydicom
+
+    image = pydicom.dcmread(io.BytesIO(dicom()))
+    del image.PixelData
+    image.SOPClassUID, image.Modality = "1.2.840.10008.5.1.4.1.1.88.67", "SR"
+    for keyword, value in attributes.items():
+        setattr(image, keyword, value)
+    stream = io.BytesIO()
+    image.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+STRANGERS["dose report"] = (report(), "no image, but X-Ray Radiation Dose SR Storage")
+STRANGERS["presentation state"] = (
+    report(SOPClassUID="1.2.840.10008.5.1.4.1.1.11.1", Modality="PR"),
+    "no image, but Grayscale Softcopy Presentation State Storage",
+)
+
+
+@pytest.mark.parametrize("place", ["0-first", "zz-last"])
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_what_is_no_slice_of_a_series_is_left_out_by_name_and_the_slices_stay(kind: str, place: str) -> None:
+    content, reason = STRANGERS[kind]
+    scan = read("case.zip", zipped(SOUND | {place: content}))
+    assert scan.pixels[:, 0, 0].tolist() == [0, 1, 2, 3] and scan.header["geometry"] == "even"
+    assert scan.left_out == ((place, reason),) and scan.units == Units.HU
+    alone = read("case.zip", zipped({"0": SOUND["0"], "x": content})) if "another" not in reason else None
+    assert alone is None or (len(alone.pixels) == 1 and alone.left_out == (("x", reason),))
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (
+            [one(0), one(5), one(0, ImageOrientationPatient=SIDE), one(5, ImageOrientationPatient=SIDE)],
+            "in orientation",
+        ),
+        ([one(0), one(5), one(10, PixelSpacing=["1", "1"]), one(15, PixelSpacing=["1", "1"])], "in pixel spacing"),
+        ([one(0), one(5), one(0, SeriesInstanceUID="7"), one(5, SeriesInstanceUID="7")], "holds two series"),
+        ([one(0), one(5), one(10), one(0, PatientID="other", ImageOrientationPatient=SIDE)], "in patient"),
+        ([one(0), one(5), report(PatientID="other")], "patient"),
+        ([report(), report()], "holds no image"),
+    ],
+)
+def test_what_cannot_be_told_apart_and_another_patient_are_refused(files: list[bytes], reason: str) -> None:
+    with pytest.raises(Fault, match=reason):
+        read("case.zip", zipped({f"{at}": content for at, content in enumerate(files)}))
+
+
+def test_a_series_of_localizers_alone_stays_for_the_rules_to_stop() -> None:
+    marked = [one(5 * at, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]) for at in range(2)]
+    scan = read("case.zip", zipped({f"{at}": content for at, content in enumerate(marked)}))
+    assert len(scan.pixels) == 2 and scan.header["image_type"] == "a localizer, not a slice" and scan.left_out == ()
+
+
+def test_what_one_file_says_of_itself_holds_for_the_series() -> None:
+    files = dict(SOUND) | {"3": one(15, 3, BurnedInAnnotation="YES", ImageType=["DERIVED", "PRIMARY", "AXIAL"])}
+    scan = read("case.zip", zipped(files))
+    assert scan.header["burned_in"] == "YES" and scan.header["image_type"] == "derived from other images"

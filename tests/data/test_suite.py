@@ -118,7 +118,7 @@ def test_pictures_in_another_window_or_inverted_fail_where_the_task_shows_air(
     manifest: pd.DataFrame, lung: Task, brain: Task, ingest: IngestSettings, home: Path
 ) -> None:
     display = manifest.assign(units="display", modality="", body_part="")
-    display.loc[0, "blank_share"], display.loc[1, "border_mean"] = 0.6, 200.0
+    display.loc[0, "blank_share"], display.loc[1, "corner_mean"] = 0.6, 200.0
     found = run(display, lung, ingest, home)
     assert found.failing == {
         display["unit_id"][0]: ["wrong window, air is black"], display["unit_id"][1]: ["inverted, air is white"],

@@ -47,6 +47,19 @@ def test_an_abstention_is_plain_and_has_its_own_colour(open_desk: Desk, answered
     assert 'class="mark withheld"' in client.get("/cases").text
 
 
+def test_warnings_stand_beside_the_answer_and_beside_what_withheld_it(open_desk: Desk, answered: Answered) -> None:
+    odd, reason = "the series has missing slices", "the picture is blank"
+    client = open_desk("clinician")
+    for made in (
+        answered(reasons=[f"warning: {odd}"]),
+        answered(answer=None, outcome="inconclusive", reasons=[reason, f"warning: {odd}"]),
+    ):
+        for address in (f"/cases/{made}", f"/cases/{made}/card", f"/cases/{made}/report"):
+            page = client.get(address).text
+            assert f"About this scan: {odd}" in words(page) and "warning:" not in page
+    assert "<li>the picture is blank</li>" in page
+
+
 def test_a_series_names_the_slice_of_its_map(open_desk: Desk, answered: Answered) -> None:
     slices = [{"index": number, "score": 0.9 if number == 4 else 0.1} for number in range(7)]
     page = open_desk("clinician").get(f"/cases/{answered(slices=slices)}").text
