@@ -149,11 +149,11 @@ def test_each_unit_has_its_reasons_once(ingest: IngestSettings) -> None:
 
 def test_the_kinds_of_reasons_come_by_frequency_and_name_five_units(ingest: IngestSettings) -> None:
     copies = {f"c{number}": ["exact copy: a", "exact copy: b"] for number in range(6)}
-    others = {f"s{number}": ["saturated"] for number in range(5)} | {f"b{number}": ["blank"] for number in range(5)}
+    others = {f"s{number}": ["saturated"] for number in range(5)} | {f"z{number}": ["blank"] for number in range(5)}
     verdict, _ = admit("b", validation(**others, **copies), CLEAN, [], 1000, ingest)
     assert verdict.reasons[1:] == (
         "6 units out, exact copy: c0, c1, c2, c3, c4 and 1 more",
-        "5 units out, blank: b0, b1, b2, b3, b4",
+        "5 units out, blank: z0, z1, z2, z3, z4",
         "5 units out, saturated: s0, s1, s2, s3, s4",
     )
 

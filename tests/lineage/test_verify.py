@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +96,7 @@ def test_a_noted_head_may_be_any_event_of_the_chain(four: list[Row], position: i
 def test_a_noted_head_needs_its_number_and_its_hash(four: list[Row], seq: int, position: int | None) -> None:
     value = "ab" * 32 if position is None else four[position]["hash"]
     reasons, _, _ = verify.walk(four, (seq, value))
-    assert len(reasons) == 1 and reasons[0].startswith(f"event {seq} was noted elsewhere with the hash {value[:12]}")
+    assert reasons == [f"event {seq} was noted elsewhere with the hash {value[:12]}…, which is not in this chain"]
 
 
 MANIFEST = '{"release": "r-1"}'
@@ -255,3 +257,19 @@ def test_the_program_prints_the_outcome_and_each_reason_and_exits_with_its_code(
 def test_without_a_folder_the_program_checks_the_one_it_lies_in(capsys: pytest.CaptureFixture[str]) -> None:
     assert verify.main([]) == 3, "this source folder is no evidence"
     assert str(Path(verify.__file__).parent / "SHA256SUMS") in capsys.readouterr().out
+
+
+def test_the_program_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        verify.main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    for sentence in ("Check release evidence.", "the chain must contain it", "example: python verify.py"):
+        assert sentence in text
+
+
+def test_a_copy_runs_by_itself_in_its_folder(folder: Path) -> None:
+    (folder / "verify.py").write_bytes(Path(verify.__file__).read_bytes())
+    command = [sys.executable, "-I", "-S", "-B", "verify.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={})
+    assert (done.returncode, done.stdout) == (3, "fail\n  verify.py was added later\n")

@@ -36,7 +36,10 @@ def test_a_usual_scan_is_answered_with_its_figures() -> None:
         ({"distance": (2.5, 2.0)}, "unlike those the model was judged on: distance 2.50 over 2.00"),
         ({"contrast": 0.0}, "the picture is blank"),
         ({"unfit": ["saturated"]}, "the quality is too low: saturated"),
-        ({"alike": (2, 3), "slices": 300}, "of 300 slices 2 look like those"),
+        (
+            {"alike": (2, 3), "slices": 300},
+            "of 300 slices 2 look like those the model was judged on, and 3 are needed",
+        ),
         ({"possible": (("benign", "malignant"), 0.95)}, "benign and malignant are all possible at the level 95%"),
         ({"possible": ((), 0.95)}, "none of the classes fits at the level 95%"),
     ],
@@ -83,7 +86,10 @@ def test_a_verdict_holds_all_that_it_compared() -> None:
         "modality": "CT", "body_parts": ["CHEST", "LUNG"], "abstain_below": 0.5, "outlier_distance": 2.0,
         "blank": 0.01, "slices_alike": 3, "conformal_level": 0.95, "largest_set": 1,
     }  # fmt: skip
+    foreign = judged(modality=("MR", "CT"))
+    assert (foreign.figures["modality"], foreign.thresholds["modality"]) == ("MR", "CT")
     bare = judged(unfit=["saturated"])
+    assert bare.thresholds["slices_alike"] == 1
     assert bare.figures["possible"] is None and bare.thresholds["conformal_level"] is None
     assert (bare.figures["slices"], bare.figures["slices_alike"], bare.figures["unfit"]) == (1, 1, ["saturated"])
 

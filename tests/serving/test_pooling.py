@@ -24,7 +24,7 @@ def test_pooling_takes_the_mean_or_the_most_positive_slices() -> None:
     np.testing.assert_allclose(mean, [0.5, 0.5], rtol=1e-6)
     np.testing.assert_allclose(pool(slices, [1], Pooling("topk", 9), 0.5, 3), mean, rtol=1e-6)
     np.testing.assert_allclose(pool(slices, [1], Pooling("topk", 2), 0.5, 1), [0.3, 0.7], rtol=1e-6)
-    with pytest.raises(Fault, match="median"):
+    with pytest.raises(Fault, match="rule 'median' is unknown: use one of mean, topk"):
         pool(slices, [1], Pooling("median", 1), 0.5, 3)
 
 
@@ -94,9 +94,10 @@ def test_without_prevalence_to_correct_the_pooled_slices_are_the_most_positive_o
 
 
 def test_of_slices_that_are_as_positive_the_first_are_pooled() -> None:
-    """Which of them decides about the classes within a side; it must not depend on how many there are."""
-    slices = np.array([[0.3, 0.2, 0.5], [0.1, 0.4, 0.5], [0.5, 0.0, 0.5]] * 40, np.float32)
-    np.testing.assert_allclose(pool(slices, [2], Pooling("topk", 1), 0.4, 1), slices[0], rtol=1e-6)
+    """Which of them decides about the classes within a side; it must not depend on how the rest is sorted."""
+    rest = np.stack([np.full(200, 0.6), np.full(200, 0.1), np.full(200, 0.3)], axis=1)
+    slices = np.concatenate([rest, [[0.3, 0.2, 0.5]], rest, [[0.1, 0.4, 0.5], [0.5, 0.0, 0.5]] * 40]).astype(np.float32)
+    np.testing.assert_allclose(pool(slices, [2], Pooling("topk", 1), 0.4, 1), slices[200], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("count", "corrected"), [(2, False), (3, False), (3.01, True), (4, True)])
