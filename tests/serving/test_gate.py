@@ -78,14 +78,16 @@ def test_a_limit_itself_is_within(inside: dict[str, Any], outside: dict[str, Any
 
 def test_a_verdict_holds_all_that_it_compared() -> None:
     verdict = judged(alike=(4, 3), slices=7, possible=(("normal",), 0.95))
-    assert verdict.figures == {
+    figures = {
         "modality": "CT", "body_part": "CHEST", "confidence": 0.9, "distance": 1.0, "contrast": 0.2, "slices": 7,
         "slices_alike": 4, "possible": ["normal"], "unfit": [],
     }  # fmt: skip
-    assert verdict.thresholds == {
+    thresholds = {
         "modality": "CT", "body_parts": ["CHEST", "LUNG"], "abstain_below": 0.5, "outlier_distance": 2.0,
         "blank": 0.01, "slices_alike": 3, "conformal_level": 0.95, "largest_set": 1,
     }  # fmt: skip
+    assert {name: verdict.figures[name] for name in figures} == figures
+    assert {name: verdict.thresholds[name] for name in thresholds} == thresholds
     foreign = judged(modality=("MR", "CT"))
     assert (foreign.figures["modality"], foreign.thresholds["modality"]) == ("MR", "CT")
     bare = judged(unfit=["saturated"])
