@@ -36,7 +36,7 @@ def promote(
     findings = Findings()
     test = metrics["test"]
     _floors(findings, test, settings)
-    harm.baseline(findings, metrics.get("baseline"))
+    harm.baseline(findings, metrics, settings)
     looks: list[dict[str, Any]] = []
     if against_champion is None:
         _first(findings, test, settings)

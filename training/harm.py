@@ -6,34 +6,57 @@ from collections.abc import Mapping
 from typing import Any
 
 from lineage.verdict import Outcome
-from training.compare import lacking
+from training.compare import lacking, needed
 from training.findings import Findings, cohort_words, signed
 from training.settings import PromotionSettings
 
+NORMAL = 1.96  # standard errors on each side of an estimate in its interval
 Figures = Mapping[str, Any]
 
 
-def baseline(findings: Findings, told: Figures | None) -> None:
-    """The network is ahead of the simple model on the same test units, in AUROC, or in balanced accuracy where both
-    rank every unit alike; shown to be behind: fail.
+def baseline(findings: Findings, metrics: Figures, settings: PromotionSettings) -> None:
+    """The network against the simple model on the same test units, in AUROC, by the paired interval of the evaluation
+    (clusters resampled, two-sided at `evaluate.confidence`).
 
-    Ahead as seen is enough: it is no claim against a champion, and dozens of patients could not show one. A network
-    that is not even that has learned nothing that a few intensities do not tell.
+    Shown to be behind (upper bound under 0): fail. There is room where the simple model's AUROC is further than
+    `room_baseline` from 1: there the network must be shown to be ahead (lower bound over 0). Where there is none,
+    nobody could be: there it must not be inferior (lower bound over `-margin_baseline`). All else is inconclusive.
     """
+    told = metrics.get("baseline")
     if told is None:
         findings.add(Outcome.INCONCLUSIVE, "there is no baseline to compare with: evaluate the task again")
         return
-    gap, name = told["difference"], "AUROC"
-    if gap["value"] == 0:
-        gap, name = told["difference_balanced_accuracy"], "balanced accuracy"
-    seen = f"{name} {signed(gap['value'])} ({signed(gap['low'])} to {signed(gap['high'])}) against {told['model']}"
-    if gap["high"] is not None and gap["high"] < 0:
+    test, gap, name = metrics["test"], told["difference"], told["model"]
+    value, low, high = gap["value"], gap["low"], gap["high"]
+    seen = f"AUROC {signed(value)} ({signed(low)} to {signed(high)}) against {name}"
+    if value is None or low is None or high is None or test["auroc"]["value"] is None:
+        findings.add(Outcome.INCONCLUSIVE, f"too few test patients to compare with the baseline: {seen}")
+        return
+    simple = test["auroc"]["value"] - value
+    room = round(1 - simple, 9) > settings.room_baseline
+    if high < 0:
         findings.add(Outcome.FAIL, f"the network is behind the baseline: {seen}")
-    elif gap["value"] is None or gap["value"] <= 0:
-        findings.add(Outcome.INCONCLUSIVE, f"the network does not beat the baseline: {seen}")
+    elif low > 0:
+        findings.add(Outcome.PASS, f"the network beats the baseline: {seen}")
+    elif room:
+        findings.add(Outcome.INCONCLUSIVE, f"the network is not shown to beat the baseline, which leaves room at AUROC "
+                     f"{simple:.3f}: {seen}{_asked(test, gap, 0.0, settings.alpha)}")  # fmt: skip
+    elif low > -settings.margin_baseline:
+        findings.add(Outcome.PASS, f"the network is no worse than the baseline, which leaves no room at AUROC "
+                     f"{simple:.3f}: {seen}")  # fmt: skip
     else:
-        shown = gap["low"] is not None and gap["low"] > 0
-        findings.add(Outcome.PASS, f"the network {'beats' if shown else 'is ahead of'} the baseline: {seen}")
+        margin = settings.margin_baseline
+        findings.add(Outcome.INCONCLUSIVE, f"the network is not shown to be as good as the baseline, which leaves no "
+                     f"room at AUROC {simple:.3f}; the margin is {-margin:+g}: {seen}"
+                     f"{_asked(test, gap, margin, settings.alpha)}")  # fmt: skip
+
+
+def _asked(test: Figures, gap: Figures, margin: float, alpha: float) -> str:
+    """About how many test clusters would show it, in words; nothing where the difference points the other way."""
+    error = (gap["high"] - gap["low"]) / (2 * NORMAL)
+    cohort = {"clusters": test["clusters"], "auroc": {"difference": {"value": gap["value"], "error": error}}}
+    count = needed(cohort, margin, alpha)
+    return f"; about {count} test clusters would be needed" if count else ""
 
 
 def worse(findings: Findings, rival: Figures, settings: PromotionSettings) -> None:

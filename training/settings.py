@@ -103,7 +103,9 @@ class PromotionSettings:
     """What a challenger must show. `alpha` is one-sided, for each claim; margins are differences of the figure.
 
     A promotion by luck is held by `budget`: the chance, in a year, that one test cohort promotes anything that is no
-    better, over `looks_per_year` looks. `slice_clusters` of each kind make a slice of the population known.
+    better, over `looks_per_year` looks. `slice_clusters` of each kind make a slice of the population known. Where the
+    simple model's AUROC is further than `room_baseline` from 1 the network must be shown to be ahead of it, else not
+    inferior by `margin_baseline`.
     """
 
     approval: str
@@ -116,6 +118,8 @@ class PromotionSettings:
     min_clusters: int
     min_positive_clusters: int
     margin_brier: float = 0.05
+    room_baseline: float = 0.03
+    margin_baseline: float = 0.05
     floor_sensitivity: float = 0.50
     slice_clusters: int = 5
     budget: float = 0.05

@@ -19,14 +19,13 @@ FEW, MANY = 12, 40
 
 def metrics(
     auroc: float | None = 0.9, low: float | None = 0.8, clusters: int = MANY, positive: int = 16,
-    sensitivity: float = 0.9, ahead: tuple[float, float, float] = (0.2, 0.1, 0.3), recalls: float = 0.1,
+    sensitivity: float = 0.9, ahead: tuple[float, float, float] = (0.2, 0.1, 0.3),
 ) -> Any:  # fmt: skip
     value, low_ahead, high_ahead = ahead
     return {
         "baseline": {
             "model": "logistic regression",
             "difference": {"value": value, "low": low_ahead, "high": high_ahead},
-            "difference_balanced_accuracy": {"value": recalls, "low": recalls - 0.1, "high": recalls + 0.1},
         },
         "test": {
             "auroc": {"value": auroc, "low": low, "high": 1.0},
@@ -39,22 +38,55 @@ def metrics(
 
 
 @pytest.mark.parametrize(
-    ("ahead", "recalls", "outcome", "reason"),
-    [
-        ((0.2, 0.1, 0.3), 0.0, Outcome.PASS, "the network beats the baseline: AUROC +0.200 (+0.100 to +0.300)"),
-        ((0.02, -0.1, 0.2), 0.0, Outcome.PASS, "the network is ahead of the baseline: AUROC +0.020"),
-        ((0.0, 0.0, 0.0), 0.05, Outcome.PASS, "the network is ahead of the baseline: balanced accuracy +0.050"),
-        ((0.0, 0.0, 0.0), 0.0, Outcome.INCONCLUSIVE, "the network does not beat the baseline: balanced accuracy"),
-        ((-0.02, -0.1, 0.1), 0.3, Outcome.INCONCLUSIVE, "the network does not beat the baseline: AUROC -0.020"),
-        ((-0.2, -0.3, -0.1), 0.3, Outcome.FAIL, "the network is behind the baseline: AUROC -0.200"),
+    ("auroc", "ahead", "outcome", "reason"),
+    [  # of the network, and how far it is ahead (with its interval) of a baseline of auroc - ahead
+        (0.90, (0.2, 0.1, 0.3), Outcome.PASS, "the network beats the baseline: AUROC +0.200 (+0.100 to +0.300)"),
+        (0.90, (0.02, -0.1, 0.2), Outcome.INCONCLUSIVE, "the network is not shown to beat the baseline, which leaves"),
+        (0.90, (0.0, 0.0, 0.0), Outcome.INCONCLUSIVE, "the network is not shown to beat the baseline"),
+        (0.96, (0.0, 0.0, 0.0), Outcome.INCONCLUSIVE, "the network is not shown to beat the baseline"),
+        (0.90, (0.2, 0.0, 0.3), Outcome.INCONCLUSIVE, "the network is not shown to beat the baseline"),
+        (0.90, (-0.02, -0.1, 0.1), Outcome.INCONCLUSIVE, "the network is not shown to beat the baseline"),
+        (0.70, (-0.2, -0.3, -0.1), Outcome.FAIL, "the network is behind the baseline: AUROC -0.200"),
+        (0.97, (-0.025, -0.04, -0.001), Outcome.FAIL, "the network is behind the baseline"),
+        (0.989, (-0.011, -0.03, 0.0), Outcome.PASS, "the network is no worse than the baseline, which leaves no room"),
+        (1.0, (0.0, 0.0, 0.0), Outcome.PASS, "the network is no worse than the baseline"),
+        (0.97, (0.0, -0.04, 0.04), Outcome.PASS, "the network is no worse than the baseline"),
+        (0.98, (0.03, 0.01, 0.06), Outcome.PASS, "the network beats the baseline"),
+        (0.93, (-0.05, -0.12, 0.0), Outcome.INCONCLUSIVE, "the network is not shown to be as good as the baseline"),
+        (0.96, (-0.02, -0.05, 0.0), Outcome.INCONCLUSIVE, "the network is not shown to be as good as the baseline"),
     ],
 )
-def test_a_network_must_beat_the_baseline(
-    samples: Any, ahead: Any, recalls: float, outcome: Outcome, reason: str
+def test_a_network_beats_the_baseline_where_there_is_room_and_is_no_worse_where_there_is_none(
+    samples: Any, auroc: float, ahead: Any, outcome: Outcome, reason: str
 ) -> None:
-    verdict = promote("lung-ct/1", metrics(ahead=ahead, recalls=recalls), None, None, samples.PROMOTION)
+    verdict = promote("lung-ct/1", metrics(auroc=auroc, low=0.6, ahead=ahead), None, None, samples.PROMOTION)
     assert verdict.outcome is outcome
     assert any(line.startswith(reason) for line in verdict.reasons), verdict.reasons
+
+
+def test_room_and_margin_of_the_baseline_are_settings(samples: Any) -> None:
+    """A baseline of 0.92 leaves no room where `room_baseline` is 0.10; a wider margin lets a wider interval through."""
+    told = metrics(auroc=0.92, ahead=(0.0, -0.08, 0.05))
+    for changes, outcome in (({}, "inconclusive"), ({"room_baseline": 0.1}, "inconclusive"),
+                             ({"room_baseline": 0.1, "margin_baseline": 0.1}, "pass")):  # fmt: skip
+        verdict = promote("lung-ct/1", told, None, None, replace(samples.PROMOTION, **changes))
+        assert verdict.outcome.value == outcome
+        assert verdict.thresholds["room_baseline"] == changes.get("room_baseline", 0.03)
+
+
+def test_a_lead_over_the_baseline_that_too_few_show_asks_for_more(samples: Any) -> None:
+    verdict = promote("lung-ct/1", metrics(ahead=(0.1, -0.05, 0.25)), None, None, samples.PROMOTION)
+    assert "about 145 test clusters would be needed" in verdict.reasons[0]
+    unknown = metrics() | {"baseline": {"model": "x", "difference": dict.fromkeys(("value", "low", "high"))}}
+    verdict = promote("lung-ct/1", unknown, None, None, samples.PROMOTION)
+    assert verdict.outcome is Outcome.INCONCLUSIVE and "too few test patients to compare" in verdict.reasons[0]
+
+
+def test_a_challenger_that_is_behind_the_baseline_fails_whatever_the_champion_is(samples: Any) -> None:
+    mine, theirs = samples.pair(120, 2, auroc=0.7, gain=0.29)
+    figures = compare(mine, theirs, samples.PROMOTION, "champion 1")
+    behind = metrics(0.90, ahead=(-0.09, -0.12, -0.05))
+    assert promote("t/9", behind, figures, None, samples.PROMOTION).outcome is Outcome.FAIL
 
 
 def test_an_evaluation_without_baseline_decides_nothing(samples: Any) -> None:

@@ -1,0 +1,124 @@
+"""How often the training gate's baseline rule lets first models through: simulated, for bench/gate.py.
+
+Model and baseline are binormal scores of known true AUROC on the same patients (30 % positive) that share a part of
+their noise; both go through training/baseline.py and training/gate.py with the shipped params.yaml, 400 draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+POSITIVE, DRAWS = 0.3, 400
+CLASSES = ("none", "tumour")
+RULE = "baseline"  # first word of the reasons that the rule gives
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model: its true AUROC beside that of the baseline, and the share of their scores' variance that is
+    common (1: the very same scores)."""
+
+    name: str
+    model: float
+    baseline: float
+    shared: float
+
+
+KINDS = (
+    Kind("knows only intensities, baseline 0.60", 0.60, 0.60, 0.9),
+    Kind("knows only intensities, baseline 0.75", 0.75, 0.75, 0.9),
+    Kind("knows only intensities, baseline 0.90", 0.90, 0.90, 0.9),
+    Kind("has the scores of the baseline, 0.75", 0.75, 0.75, 1.0),
+    Kind("has the scores of the baseline, 0.90", 0.90, 0.90, 1.0),
+    Kind("worse than the baseline by 0.10, at 0.75", 0.65, 0.75, 0.5),
+    Kind("worse than the baseline by 0.10, at the ceiling", 0.895, 0.995, 0.5),
+    Kind("worse than the baseline by 0.05, at the ceiling", 0.945, 0.995, 0.5),
+    Kind("good (0.99), baseline at the ceiling (0.995)", 0.99, 0.995, 0.5),
+    Kind("good (0.999), baseline at the ceiling (0.999)", 0.999, 0.999, 0.5),
+    Kind("good (0.95), baseline 0.60", 0.95, 0.60, 0.3),
+    Kind("good (0.95), baseline 0.75", 0.95, 0.75, 0.3),
+    Kind("good (0.95), baseline 0.85", 0.95, 0.85, 0.3),
+)
+SIZES = (24, 60, 200)
+TASK = {"name": "task", "title": "", "organ": "lung", "body_parts": ("CHEST",), "unit": "slice", "cluster": "patient",
+        "ordered": False, "sensitivity": 0.9, "note": ""}  # fmt: skip
+
+
+def outcome(job: tuple[int, int, Kind, Any]) -> str:
+    """What the rule alone says of one model of that kind, on one draw of so many patients."""
+    seed, patients, kind, settings = job
+    from scipy.special import expit
+    from scipy.stats import norm
+
+    from data.record import Modality, PixelSettings, Pooling, Task
+    from training import baseline, gate
+    from training.settings import EvaluateSettings
+
+    random = np.random.default_rng([seed, patients, round(1000 * kind.model), round(1000 * kind.baseline)])
+    positive = random.permutation(patients) < round(POSITIVE * patients)
+    common = random.normal(size=patients)
+    tables = []
+    for auroc in (kind.model, kind.baseline):
+        own = random.normal(size=patients)
+        noise = np.sqrt(kind.shared) * common + np.sqrt(1 - kind.shared) * own
+        score = expit(np.sqrt(2) * norm.ppf(auroc) * positive + noise)
+        tables.append(_judged(score, positive))
+    task = Task(**TASK, modality=Modality.CT, classes=CLASSES, positive=CLASSES[1:],
+                pixels=PixelSettings(128, None), pooling=Pooling("topk", 3))  # fmt: skip
+    evaluation = EvaluateSettings(seed=7, bootstrap=DRAWS, confidence=0.95, precision="auto")
+    told = baseline.compare(tables[0], tables[1], (), task, evaluation)
+    area = {"value": told["auroc"]["value"] + told["difference"]["value"], "low": 0.9, "high": 1.0}
+    counts = {"clusters": patients, "positive_clusters": int(positive.sum()),
+              "negative_clusters": int((~positive).sum())}  # fmt: skip
+    sound = {"value": 0.9, "low": 0.8, "high": 1.0}
+    metrics = {"test": {"auroc": area, "sensitivity": sound, **counts}, "baseline": told}
+    verdict = gate.promote("task/1", metrics, None, None, settings)
+    reason = next(line for line in verdict.reasons if RULE in line)
+    passed = reason.startswith(("the network beats", "the network is no worse"))
+    return "pass" if passed else "fail" if reason.startswith("the network is behind") else "inconclusive"
+
+
+def _judged(score: Any, positive: Any) -> pd.DataFrame:
+    names = [f"P{index}" for index in range(len(score))]
+    told = np.where(score >= np.median(score), CLASSES[1], CLASSES[0])
+    return pd.DataFrame(
+        {"unit_id": names, "cluster": names, "side": "test", "label": np.where(positive, CLASSES[1], CLASSES[0]),
+         "positive": positive.astype(int), "score": score, "flagged": (told == CLASSES[1]).astype(int),
+         "predicted": told, "p_none": 1 - score, "p_tumour": score}
+    )  # fmt: skip
+
+
+def stage(pool: Any, settings: Any, repeats: int) -> dict[str, Any]:
+    """Shares of pass and fail, by kind and by number of test patients."""
+    rows = []
+    for kind in KINDS:
+        for patients in SIZES:
+            jobs = [(seed, patients, kind, settings) for seed in range(repeats)]
+            seen = pool.map(outcome, jobs, chunksize=10)
+            rows.append({"model": kind.name, "patients": patients, "models": repeats,
+                         **{name: seen.count(name) / repeats for name in ("pass", "fail")}})  # fmt: skip
+    return {"rows": rows}
+
+
+MARK = "<!-- below: the baseline rule, written by bench/gate.py -->"
+END = "<!-- above: the baseline rule -->"
+
+
+def write(page: Path, figures: dict[str, Any]) -> None:
+    """Put the table between its marks in docs/gate.md."""
+    before, rest = page.read_text(encoding="utf-8").split(MARK)
+    after = rest.split(END)[1]
+    rows = figures["rows"]
+    lines = ["| model | " + " | ".join(f"{size} test patients: pass, fail" for size in SIZES) + " |",
+             "|---" * (1 + len(SIZES)) + "|"]  # fmt: skip
+    for kind in KINDS:
+        cells = [f"{100 * row['pass']:.1f} %, {100 * row['fail']:.1f} %" for row in rows if row["model"] == kind.name]
+        lines.append(f"| {kind.name} | " + " | ".join(cells) + " |")
+    note = f"Of {rows[0]['models']} simulated models in each cell; the rest is inconclusive."
+    text = "\n".join(["", note, "", *lines, "", ""])
+    page.write_text(before + MARK + "\n" + text + END + after, encoding="utf-8")
