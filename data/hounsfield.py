@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from data import padding
 from data.record import Modality, Scan, Units
 from data.rules import AIR, AIR_TO_METAL
 from lineage.fault import Fault
@@ -17,7 +18,8 @@ LEAST_SOFT = 0.02  # of a volume of a body
 
 
 def in_units_of(scan: Scan, modality: Modality | str) -> Scan:
-    """The scan as a task of that modality reads it: NIfTI with plausible HU has the unit HU for CT.
+    """The scan as a task of that modality reads it: NIfTI with plausible HU has the unit HU for CT, and its padding is
+    filled in place as that of other CT.
 
     Other formats say their unit themselves. Fault for NIfTI that can't be HU in a CT task, or that plainly is HU in
     another one.
@@ -32,7 +34,7 @@ def in_units_of(scan: Scan, modality: Modality | str) -> Scan:
     if doubt:
         raise Fault(f"{scan.name}: {doubt}, so its values are no Hounsfield units; convert it again from DICOM, with "
                     "rescale slope and intercept and without a window or a normalisation")  # fmt: skip
-    return replace(scan, units=Units.HU)
+    return replace(scan, units=Units.HU, padding=padding.filled(scan.pixels, Units.HU, scan.padding))
 
 
 def implausible(pixels: NDArray[np.float32]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 from numpy.typing import NDArray
 
-from data import dicom_pixels, padding, scrub, stored_bits
+from data import codestream, dicom_pixels, padding, stored_bits
 
 Array = NDArray[Any]
 FLOATS = {"FloatPixelData": 4, "DoubleFloatPixelData": 8}  # bytes of a pixel
@@ -48,8 +49,6 @@ def rewrite(name: str, header: Any) -> None:
         header.PlanarConfiguration, header.PhotometricInterpretation = 0, "RGB"
     if syntax.is_encapsulated:
         header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        for offsets in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
-            header.pop(offsets, None)
     header.add_new(keyword, representation.get(keyword, "OD"), content + b"\0" * (len(content) % 2))
 
 
@@ -68,9 +67,28 @@ def _cut(header: Any, stored: bytes) -> bytes:
 
 
 def _encapsulated(header: Any, stored: bytes) -> bytes:
-    """Frames (JPEG, JPEG-LS, JPEG 2000) without comments and application segments; others as they are."""
-    from pydicom.encaps import encapsulate, generate_frames
+    """Compressed frames without comments, application segments and bytes behind their pictures; others as they are.
 
-    frames = list(generate_frames(stored, number_of_frames=int(header.get("NumberOfFrames") or 1)))
-    cleaned = [scrub.frame(frame) for frame in frames]
-    return stored if cleaned == frames else bytes(encapsulate(cleaned))
+    Tables of offsets are written anew where they hold other numbers than offsets.
+    """
+    from pydicom.encaps import encapsulate, generate_frames, parse_basic_offsets, parse_fragments
+    from pydicom.uid import RLELossless
+
+    count = int(header.get("NumberOfFrames") or 1)
+    extended = None
+    if "ExtendedOffsetTable" in header:
+        extended = (header.ExtendedOffsetTable, header.ExtendedOffsetTableLengths)
+    frames = list(generate_frames(stored, number_of_frames=count, extended_offsets=extended))
+    if header.file_meta.TransferSyntaxUID == RLELossless:
+        cleaned = [codestream.rle(frame, int(header.Rows) * int(header.Columns)) for frame in frames]
+    else:
+        cleaned = [codestream.frame(frame) for frame in frames]
+    stream = io.BytesIO(stored)
+    offsets = parse_basic_offsets(stream)
+    _, places = parse_fragments(stream)
+    begin = places[0] if places else 0
+    true_offsets = not offsets or (offsets == sorted(set(offsets)) and {begin + at for at in offsets} <= set(places))
+    is_clean = all(frame.rstrip(b"\0") == short.rstrip(b"\0") for frame, short in zip(frames, cleaned, strict=True))
+    if is_clean and extended is None and true_offsets and len(offsets) in (0, count):
+        return stored
+    return bytes(encapsulate(cleaned))

@@ -45,7 +45,8 @@ KEPT = (
     "BluePaletteColorLookupTableDescriptor RedPaletteColorLookupTableData GreenPaletteColorLookupTableData "
     "BluePaletteColorLookupTableData SegmentedRedPaletteColorLookupTableData "
     "SegmentedGreenPaletteColorLookupTableData SegmentedBluePaletteColorLookupTableData "
-    "PixelData FloatPixelData DoubleFloatPixelData ExtendedOffsetTable ExtendedOffsetTableLengths"
+    "PixelData FloatPixelData DoubleFloatPixelData FloatPixelPaddingValue FloatPixelPaddingRangeLimit "
+    "DoubleFloatPixelPaddingValue DoubleFloatPixelPaddingRangeLimit"
 )
 UIDS = (
     "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "DimensionOrganizationUID",

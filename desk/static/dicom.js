@@ -7,7 +7,8 @@ const LONG = new Set(["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN"
 const UNDEFINED = 0xffffffff;
 const TAGS = {
   syntax: 0x00020010, samples: 0x00280002, photometric: 0x00280004, frames: 0x00280008, rows: 0x00280010,
-  columns: 0x00280011, bits: 0x00280100, signed: 0x00280103, centre: 0x00281050, width: 0x00281051,
+  columns: 0x00280011, bits: 0x00280100, stored: 0x00280101, high: 0x00280102, signed: 0x00280103,
+  padding: 0x00280120, limit: 0x00280121, centre: 0x00281050, width: 0x00281051,
   intercept: 0x00281052, slope: 0x00281053, position: 0x00200032, orientation: 0x00200037, pixels: 0x7fe00010,
 };
 const ASKED = new Map(Object.entries(TAGS).map(([name, tag]) => [tag, name]));
@@ -85,6 +86,9 @@ function scan(view, found) {
   if (number(view, found.samples, 1) !== 1 || (bits !== 16 && bits !== 8)) throw new Error("this page draws grey DICOM of 8 or 16 bits only");
   if (found.pixels.start + rows * columns * frames * (bits / 8) > view.byteLength) throw new Error("the file is shorter than it says");
   const facts = { rows, columns, bits, signed: number(view, found.signed, 0) === 1 };
+  facts.stored = number(view, found.stored, bits);
+  facts.below = Math.max(number(view, found.high, facts.stored - 1) + 1 - facts.stored, 0);
+  facts.padding = padding(view, found, facts);
   facts.slope = decimals(view, found.slope)[0] ?? 1;
   facts.intercept = decimals(view, found.intercept)[0] ?? 0;
   facts.window = [decimals(view, found.centre)[0], decimals(view, found.width)[0]];
@@ -98,17 +102,33 @@ function scan(view, found) {
   };
 }
 
+// The range of stored values outside of the field of view (PS3.3 C.7.5.1.1.2), empty where none is declared.
+function padding(view, found, facts) {
+  if (!found.padding) return [1, 0];
+  const ends = [found.padding, found.limit ?? found.padding].map((element) => extend(number(view, element, 0), 16, facts.signed));
+  return [Math.min(...ends), Math.max(...ends)];
+}
+
+// The number in the lowest `bits` of a sample, bits above them cut off.
+function extend(sample, bits, signed) {
+  return signed ? (sample << (32 - bits)) >> (32 - bits) : (sample << (32 - bits)) >>> (32 - bits);
+}
+
 function slice(view, start, index, facts) {
   const count = facts.rows * facts.columns;
   const values = new Float32Array(count);
   const from = start + index * count * (facts.bits / 8);
   for (let position = 0; position < count; position++) {
     const at = from + position * (facts.bits / 8);
-    const stored = facts.bits === 8 ? view.getUint8(at) : facts.signed ? view.getInt16(at, true) : view.getUint16(at, true);
-    values[position] = stored * facts.slope + facts.intercept;
+    const sample = facts.bits === 8 ? view.getUint8(at) : view.getUint16(at, true);
+    const stored = extend(sample >>> facts.below, facts.stored, facts.signed);
+    const outside = [stored, extend(sample, facts.bits, facts.signed)].some((value) => value >= facts.padding[0] && value <= facts.padding[1]);
+    values[position] = outside ? NaN : stored * facts.slope + facts.intercept;
   }
   const [centre, width] = facts.window;
-  const [low, high] = width > 1 ? [centre - width / 2, centre + width / 2] : percentiles(values);
+  const [low, high] = width > 1 ? [centre - width / 2, centre + width / 2] : percentiles(values.filter((value) => !Number.isNaN(value)));
+  const black = facts.inverted ? high : low;
+  values.forEach((value, position) => { if (Number.isNaN(value)) values[position] = black; });
   return { width: facts.columns, height: facts.rows, values, low, high, inverted: facts.inverted };
 }
 

@@ -38,9 +38,9 @@ async function open(file) {
   throw new Error("this kind of file can't be drawn in the browser");
 }
 
-// The stored pixels as they are: a turn that EXIF asks for would part the picture from its map.
+// Turned as EXIF asks, as the server reads it and lays its map.
 async function drawPicture(file, canvas) {
-  const picture = await createImageBitmap(file, { imageOrientation: "none" }).catch(() => {
+  const picture = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => {
     throw new Error("the browser can't draw this picture");
   });
   canvas.width = picture.width;

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 
-from data import burned, describe, phantom, pixels, thumbnail
+from data import burned, describe, hounsfield, phantom, pixels, thumbnail
 from data.anonymise import anonymise
 from data.likeness import near_pairs
 from data.read import read, series
@@ -175,6 +175,16 @@ def test_volumes_without_numbers_or_with_one_negative_value(head: NDArray[np.int
     for result in results:
         np.testing.assert_array_equal(result, results[0])
     assert results[0].min() >= 0
+
+
+@pytest.mark.parametrize("value", [-3024, -2000, -32768, np.nan])
+def test_volumes_of_ct_are_padded_like_its_slices(chest: NDArray[np.int16], value: float) -> None:
+    outside = corners(chest.shape)
+    plane = np.where(outside, value, chest).astype(np.float32)
+    scan = hounsfield.in_units_of(read("x.nii", nifti(plane.T[::-1, ::-1, None])), "CT")
+    expected = np.where(outside, -1024, chest)
+    assert scan.units == Units.HU and scan.padding is not None and scan.padding.sum() == outside.sum()
+    np.testing.assert_array_equal(scan.pixels[0], expected)
 
 
 def test_scans_without_padding_are_what_they_were(chest: NDArray[np.int16], head: NDArray[np.int16]) -> None:

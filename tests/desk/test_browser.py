@@ -47,8 +47,8 @@ def desk_page(chromium: Any, desk_url: str) -> Iterator[Any]:
     assert complaints == []
 
 
-def dicom(stored: np.ndarray, position: float, explicit: bool) -> bytes:
-    """One CT slice with a nested sequence of undefined length before its pixels."""
+def dicom(stored: np.ndarray, position: float, explicit: bool, **attributes: Any) -> bytes:
+    """One CT slice with a nested sequence of undefined length before its pixels; attributes replace others."""
     import io
 
     import pydicom
@@ -70,6 +70,8 @@ def dicom(stored: np.ndarray, position: float, explicit: bool) -> bytes:
     scan.ProcedureCodeSequence = pydicom.Sequence([inner])
     scan["ProcedureCodeSequence"].is_undefined_length = True
     scan.PixelData = stored.astype("<i2").tobytes()
+    for keyword, value in attributes.items():
+        setattr(scan, keyword, value)
     stream = io.BytesIO()
     scan.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
@@ -134,6 +136,36 @@ def test_a_dicom_slice_is_drawn_by_its_window(desk_page: Any, explicit: bool) ->
     desk_page.reload()
     ask(desk_page, ("slice.dcm", dicom(RAMP, 0, explicit)))
     assert same(drawn(desk_page), RAMP.astype(float)) and drawn(desk_page).max() == 255
+
+
+def test_neither_spare_bits_nor_padding_are_drawn(desk_page: Any) -> None:
+    inside = np.s_[2:-2, 2:-2]
+    padded = np.full_like(RAMP, 32767)
+    padded[inside] = RAMP[inside]
+    overlay = RAMP.copy()
+    overlay[4:9] |= 0x4000
+    desk_page.reload()
+    ask(desk_page, ("slice.dcm", dicom(padded, 0, False, PixelPaddingValue=32767, WindowWidth=None, WindowCenter=None)))
+    assert same(drawn(desk_page)[inside], RAMP[inside].astype(float)) and drawn(desk_page)[0].max() == 0
+    desk_page.reload()
+    ask(desk_page, ("slice.dcm", dicom(overlay, 0, True, BitsStored=12, HighBit=11)))
+    assert same(drawn(desk_page), RAMP.astype(float))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_picture_lies_under_its_map_as_the_model_saw_it(desk_page: Any, orientation: int) -> None:
+    import io
+
+    from PIL import Image
+
+    from data import read
+
+    exif, stream = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray((RAMP[:, :18] * 3).astype(np.uint8)).save(stream, "PNG", exif=exif)
+    desk_page.reload()
+    ask(desk_page, ("scan.png", stream.getvalue()))
+    assert same(drawn(desk_page), read.read("scan.png", stream.getvalue()).pixels[0])
 
 
 def test_a_series_shows_the_slice_of_the_map(desk_page: Any) -> None:

@@ -16,7 +16,17 @@ from urllib.parse import quote
 
 import numpy as np
 import pydicom
+from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels import pixel_array
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
 
 NAME, GIVEN, MRN, ACCESSION = "Quillfeather", "Zeldamira", "MRN77418529", "ACC88932147"
 BORN, CLINIC, STREET, DOCTOR = "19630717", "Wolkenstein", "Königsgäßchen", "Hexelbarth"
@@ -53,11 +63,9 @@ def told(content: bytes) -> bytes:
     return stored(header)
 
 
-def picture() -> bytes:
-    from PIL import Image
-
+def picture(orientation: int = 1) -> bytes:
     exif = Image.Exif()
-    exif[0x013B] = f"{NAME} {MRN}"
+    exif[0x013B], exif[0x0112] = f"{NAME} {MRN}", orientation
     grey = np.random.default_rng(0).integers(0, 255, (128, 128), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(grey).save(stream, "JPEG", exif=exif, comment=f"{GIVEN} {STREET}".encode())
@@ -69,6 +77,71 @@ def volume(content: bytes) -> bytes:
     plain[148:228] = f"{NAME} {GIVEN} {BORN}".encode().ljust(80, b"\0")
     plain[228:252] = MRN.encode().ljust(24, b"\0")
     return gzip.compress(bytes(plain) + f"{ACCESSION} {CLINIC}".encode())
+
+
+def spelled(count: int) -> bytes:
+    """So many bytes of the identity, over and over."""
+    text = f"{NAME} {GIVEN} {MRN} {ACCESSION} ".encode()
+    return (text * (count // len(text) + 1))[:count]
+
+
+def overdrawn(content: bytes, syntax: Any) -> bytes:
+    """A CT file with the identity in four spare bits of its 16."""
+    header = image(content)
+    pixels = header.pixel_array.astype(np.uint16)
+    rows = pixels[20:28]
+    letters = np.frombuffer(spelled(rows.size // 2), np.uint8)
+    rows |= np.stack([letters >> 4, letters & 15], 1).reshape(rows.shape).astype(np.uint16) << 12
+    header.BitsStored, header.HighBit, header.PixelRepresentation = 12, 11, 0
+    header.PixelData = pixels.astype("<u2").tobytes()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    if syntax == RLELossless:
+        header.compress(RLELossless, generate_instance_uid=False)
+    elif syntax == JPEG2000Lossless:
+        from openjpeg.utils import encode_array
+
+        encoded = encode_array(pixels, bits_stored=16, photometric_interpretation=2, codec_format=0)
+        header.PixelData = encapsulate([encoded])
+    header.file_meta.TransferSyntaxUID = syntax
+    return stored(header)
+
+
+def behind_frames(content: bytes, syntax: Any) -> bytes:
+    """A CT file whose compressed frame has the identity in its comments and behind its end; sound otherwise."""
+    header = image(content)
+    pixels, text = header.pixel_array.astype(np.uint16), spelled(64)
+    comment = len(text + b"..").to_bytes(2) + text
+    if syntax == JPEGBaseline8Bit:
+        stream = io.BytesIO()
+        Image.fromarray(np.clip(pixels // 8, 0, 255).astype(np.uint8)).save(stream, "JPEG", quality=95, comment=text)
+        frame, header.BitsAllocated, header.RescaleSlope = stream.getvalue(), 8, "8"
+    elif syntax == JPEG2000Lossless:
+        from openjpeg.utils import encode_array
+
+        frame = encode_array(pixels, bits_stored=12, photometric_interpretation=2, codec_format=0)
+        frame = frame.replace(b"\xff\x90", b"\xff\x64" + comment + b"\xff\x90", 1)
+    else:
+        header.PixelData = pixels.tobytes()
+        header.compress(RLELossless, generate_instance_uid=False)
+        frame = next(generate_frames(header.PixelData, number_of_frames=1))
+    header.BitsStored, header.PixelRepresentation = min(12, int(header.BitsAllocated)), 0
+    header.HighBit = header.BitsStored - 1
+    header.PixelData = encapsulate([frame + text])
+    header["PixelData"].is_undefined_length = True
+    header.file_meta.TransferSyntaxUID = syntax
+    return stored(header)
+
+
+def padded(content: bytes) -> bytes:
+    """A CT file whose padding spells the identity, one letter a pixel."""
+    header = image(content)
+    pixels = header.pixel_array.copy()
+    rows = pixels[:12]
+    rows[...] = np.frombuffer(spelled(rows.size), np.uint8).reshape(rows.shape).astype(np.int16) - 2048
+    header.add_new("PixelPaddingValue", "SS", -2048)
+    header.add_new("PixelPaddingRangeLimit", "SS", -1793)
+    header.PixelData = pixels.tobytes()
+    return stored(header)
 
 
 def zipped(first: bytes, second: bytes) -> bytes:
@@ -103,6 +176,26 @@ def inflated(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
         with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(content)) as archive:
             for member in archive.namelist():
                 yield from inflated(f"{name}/{member}", archive.read(member))
+    if content[128:132] == b"DICM":
+        with contextlib.suppress(Exception):  # what is no sound file has its bytes searched alone
+            yield from decoded(name, content)
+
+
+def decoded(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
+    """What the samples of a DICOM file spell: whole, in their low bytes, in spare bits and in each bit; and a deflated
+    data set."""
+    header = image(content)
+    if header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+        start = 144 + int.from_bytes(content[140:144], "little")
+        yield f"{name} (inflated)", zlib.decompressobj(-15).decompress(content[start:])
+    samples = pixel_array(header, correct_unused_bits=False)
+    samples = samples.astype(f"<u{samples.dtype.itemsize}").ravel()
+    yield f"{name} (samples)", samples.tobytes()
+    yield f"{name} (low bytes)", (samples & 0xFF).astype(np.uint8).tobytes()
+    spare = (samples[: samples.size // 2 * 2] >> int(header.BitsStored)).astype(np.uint8)
+    yield f"{name} (spare bits)", (spare[0::2] << 4 | spare[1::2] & 15).astype(np.uint8).tobytes()
+    for bit in range(int(header.BitsAllocated)):
+        yield f"{name} (bit {bit})", np.packbits((samples >> bit & 1).astype(np.uint8)).tobytes()
 
 
 def search(contents: Iterator[tuple[str, bytes]], secrets: tuple[str, ...] = SECRETS) -> set[tuple[str, str]]:

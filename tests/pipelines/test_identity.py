@@ -10,6 +10,13 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
 
 from data import phantom, phantom_files
 from pipelines import params
@@ -21,8 +28,11 @@ from tests.pipelines.planted import (
     MRN,
     NAME,
     SECRETS,
+    behind_frames,
     image,
     inflated_of,
+    overdrawn,
+    padded,
     picture,
     search,
     stored,
@@ -30,6 +40,11 @@ from tests.pipelines.planted import (
     volume,
     written,
     zipped,
+)
+
+HIDDEN = (
+    ("spare", overdrawn, (ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless)),
+    ("behind", behind_frames, (JPEGBaseline8Bit, RLELossless, JPEG2000Lossless)),
 )
 
 
@@ -50,7 +65,20 @@ def lung_batch(folder: Path) -> None:
     one, two = scan(500), scan(500, 1)
     odd = image(one)
     odd[0x00280030] = pydicom.DataElement(0x00280030, "LO", f"{NAME} {MRN}")  # PixelSpacing
-    good = {f"{FILE}_1.dcm": scan(501), f"{FILE}.zip": zipped(one, two), f"{FILE}.jpg": picture()}
+    bare = scan(521)[132:]
+    good = {
+        f"{FILE}_1.dcm": scan(501),
+        f"{FILE}.zip": zipped(one, two),
+        f"{FILE}.jpg": picture(),
+        f"{FILE}_turned.jpg": picture(6),
+        f"{FILE}_padded.dcm": padded(scan(520)),
+        f"{FILE}_bare.dcm": bare,
+    }
+    good |= {
+        f"{FILE}_{place}_{number}.dcm": write(scan(530 + 10 * number + kind), syntax)
+        for kind, (place, write, syntaxes) in enumerate(HIDDEN)
+        for number, syntax in enumerate(syntaxes)
+    }
     broken = {
         f"{FILE}_cut.dcm": one[:3000], f"{FILE}_text.dcm": f"{NAME} {MRN}".encode() * 40,
         f"{FILE}_odd.dcm": stored(odd),
@@ -115,10 +143,15 @@ def test_no_planted_identity_is_written_anywhere(
     assert outcome == {"autumn": "fail", "spring": "pass", "summer": "pass"}
     said = "\n".join(json.loads(done[0].stdout)["batches"][1]["verdict"]["reasons"])
     assert re.search(r"row \d+, sha256 [0-9a-f]{8} \(", said), said
-    assert len(list((ward / "data/batches/lung-ct/spring/scans").iterdir())) > 72
+    hidden = sum(len(syntaxes) for _, _, syntaxes in HIDDEN)
+    assert len(list((ward / "data/batches/lung-ct/spring/scans").iterdir())) >= 72 + hidden + 4, said
 
     for number, one in enumerate(done):
         (tmp_path / f"said-{number}.txt").write_text(one.stdout + one.stderr, encoding="utf-8")
     planted = search(inflated_of(inbox))
+    places = {name for _, name in planted if "(" in name}
+    for number in range(4):
+        assert f"{FILE}_spare_{number}.dcm (spare bits)" in places
+    assert f"{FILE}_padded.dcm (low bytes)" in places
     assert {secret for secret, _ in planted} >= set(SECRETS) - {"1963-07-17"}
     assert search(written(tmp_path, inbox)) == set()
