@@ -99,7 +99,7 @@ def examine(job: Job) -> Examined:
         return Examined(job.file_name, sha256, [], None, None, why.removeprefix(f"{name}: "))
     stored = _store(job.target / "scans", sha256, ending, clean)
     prepared_part = prepared.part(job.target, [small for _, small in seen])
-    units = [unit | facts | {"outline": drawn.get(unit["slice"])} for unit, _ in seen]
+    units = [unit | facts | _outlined(drawn.get(unit["slice"])) for unit, _ in seen]
     left_out = tuple((f"{file}, sha256 {_short(parts[file])}", why) for file, why in scan.left_out)
     return Examined(job.file_name, sha256, units, stored, prepared_part, "", values, left_out)
 
@@ -245,6 +245,11 @@ def _outlines(
     grids = {number: outlines.grid(masks[row["mask"], row["lesion_value"]].lesion[number])
              for number, row in told.items() if row["mask"]}  # fmt: skip
     return grids, {f"the mask of row {job.row}": frozenset().union(*(mask.values for mask in masks.values()))}
+
+
+def _outlined(grid: outlines.Grid | None) -> dict[str, Any]:
+    """A unit's outline, and whether it shows a lesion ("" without a mask)."""
+    return {"outline": grid, "outlined": "" if grid is None else "yes" if grid.any() else "no"}
 
 
 def _store(scans: Path, sha256: str, ending: str, content: bytes) -> Path:

@@ -38,16 +38,16 @@ def _labels(task: Task) -> list[Rule]:
 
 
 def _masks(task: Task) -> list[Rule]:
-    """A lesion that was measured, and a label that says there is none, or the other way round.
-
-    The first class is the one without a finding, but for stages (ordered classes), where every class has one.
-    """
-    healthy = [] if task.ordered else [name for name in task.classes[:1] if name not in task.positive]
+    """A lesion that was measured or outlined, and a label that says there is none, or the other way round."""
+    healthy = list(task.contradicted)
     without = Rule("ColumnValuesToNotBeInSet", "label contradicts its mask, which shows no lesion",
                    {"column": "label", "value_set": list(task.positive)}, when=("lesion_mm", "==", 0.0))  # fmt: skip
-    shown = Rule("ColumnValuesToNotBeInSet", "label contradicts its mask, which shows a lesion",
-                 {"column": "label", "value_set": healthy}, when=("lesion_mm", ">", 0.0))  # fmt: skip
-    return [without, shown] if healthy else [without]
+    shown = [
+        Rule("ColumnValuesToNotBeInSet", "label contradicts its mask, which shows a lesion",
+             {"column": "label", "value_set": healthy}, when=when)
+        for when in (("lesion_mm", ">", 0.0), ("outlined", "==", "yes"))
+    ]  # fmt: skip
+    return [without, *shown] if healthy else [without]
 
 
 def _clusters(task: Task, settings: IngestSettings) -> list[Rule]:

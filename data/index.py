@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = (*MANIFEST, *describe.FACTS, *describe.DESCRIPTION, *describe.CHECKED, "embedding", "thumbnail")
 NUMBERS = ("slice", "age", "lesion_mm", *describe.DESCRIPTION, *describe.CHECKED)
+LATER = ("outlined",)  # columns that the first manifests do not have
 TEXT = {name: str for name in COLUMNS if name not in NUMBERS}
 
 
@@ -117,6 +118,8 @@ def read_manifest(path: Path) -> pd.DataFrame:
     table = pd.read_csv(path, dtype=TEXT)
     if "pixels_sha256" in table:
         raise Fault(f"{path} was written before pixels were hashed by BLAKE3; ingest the batch into a new workspace")
+    for name in LATER:
+        table[name] = table.get(name, "")
     return table.fillna({name: "" for name in TEXT if name in table})
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from data import folder_files, header_identity, outlines, patient_folders, read
 from data.hounsfield import in_units_of
-from data.record import Task
+from data.record import MaskMeaning, Task
 from lineage.fault import Fault
 
 VOLUME = (".nii", ".nii.gz")
@@ -87,6 +87,9 @@ def slice_rows(
     """
     if len(task.positive) != 1 or len(task.classes) != 2:
         raise Fault(f"task {task.name}: a mask tells tumour from none, so the task needs two classes, one positive")
+    if task.mask is MaskMeaning.LESION:
+        raise Fault(f"task {task.name}: its masks outline lesions of any class (mask: lesion), so they give no label; "
+                    "write the labels and masks into metadata.csv")  # fmt: skip
     positive = task.positive[0]
     negative = next(name for name in task.classes if name != positive)
     image = in_units_of(read.read(scan.name, scan.read_bytes()), task.modality)

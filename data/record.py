@@ -48,6 +48,13 @@ class Side(StrEnum):
     TEST = "test"
 
 
+class MaskMeaning(StrEnum):
+    """What an outline says of its unit: that a lesion is there, whatever it is; or that the unit is positive."""
+
+    LESION = "lesion"
+    POSITIVE = "positive"
+
+
 @dataclass(frozen=True)
 class PixelSettings:
     """How a slice becomes the network's input: `size` pixels square; `window` (centre, width) in HU for CT.
@@ -69,7 +76,10 @@ class Pooling:
 
 @dataclass(frozen=True)
 class Task:
-    """One question to one kind of scan; one model answers it. Read from `params.yaml`."""
+    """One question to one kind of scan; one model answers it. Read from `params.yaml`.
+
+    `mask` is what an outline means. Where it means a lesion of any kind, `lesion_free` are the classes that have none.
+    """
 
     name: str
     title: str
@@ -86,6 +96,28 @@ class Task:
     sensitivity: float
     note: str
     field_of_view: FieldOfView = FieldOfView.BODY
+    mask: MaskMeaning = MaskMeaning.POSITIVE
+    lesion_free: tuple[str, ...] = ()
+
+    @property
+    def contradicted(self) -> tuple[str, ...]:
+        """The classes that an outline contradicts.
+
+        Where it means a positive unit that is the first class, the one without a finding; of ordered classes every one
+        has a finding.
+        """
+        if self.mask is MaskMeaning.LESION:
+            return self.lesion_free
+        return () if self.ordered else tuple(name for name in self.classes[:1] if name not in self.positive)
+
+    @property
+    def unclear_index(self) -> list[int]:
+        """Positions of the classes whose units may show a lesion where their mask is empty.
+
+        Their label may be their patient's, or be given for a lesion that nobody outlined.
+        """
+        free = self.lesion_free if self.mask is MaskMeaning.LESION else set(self.classes) - set(self.positive)
+        return [index for index, name in enumerate(self.classes) if name not in free]
 
     @property
     def positive_index(self) -> list[int]:
@@ -146,6 +178,6 @@ OPTIONAL_METADATA = (
 MANIFEST = (
     "unit_id", "file", "slice", "sha256", "stored_sha256", "pixels_blake3", "dhash", "task", "label", "truth",
     "patient", "cluster", "case", "study_date", "site", "scanner", "sex", "age", "labeller", "labelled_at", "stage",
-    "lesion_mm", "spelling", "header_patient", "header_person", "header_study", "header_series", "header_frame",
-    "header_instance",
+    "lesion_mm", "outlined", "spelling", "header_patient", "header_person", "header_study", "header_series",
+    "header_frame", "header_instance",
 )  # fmt: skip

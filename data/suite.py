@@ -68,7 +68,7 @@ def validate(
             warnings.append(f"{len(units)} of {len(table)} units: {rule.meaning}" if units else rule.meaning)
         elif units:
             for unit in units:
-                failing[unit].append(rule.meaning)
+                failing[unit] += [rule.meaning] if rule.meaning not in failing[unit] else []
         else:
             errors.append(rule.meaning)
     figures: dict[str, Any] = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from data.record import PixelSettings, Pooling, Task
+from data.record import MaskMeaning, PixelSettings, Pooling, Task
 from data.settings import IngestSettings, SplitSettings
 from lineage.fault import Fault
 from lineage.fingerprint import digest
@@ -117,6 +117,9 @@ def _task(name: str, facts: Any) -> Task:
         raise Fault(f"{NAME}: tasks.{name}.positive names {sorted(unknown)}, which is not among its classes")
     if not task.positive or len(task.classes) < 2:
         raise Fault(f"{NAME}: tasks.{name} needs at least two classes and one positive class")
+    odd = [name for name in task.lesion_free if name not in task.classes or name in task.positive]
+    if odd or (task.lesion_free and task.mask is not MaskMeaning.LESION):
+        raise Fault(f"{NAME}: tasks.{name}.lesion_free is for `mask: lesion`, and names negative classes alone")
     return task
 
 

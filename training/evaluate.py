@@ -143,15 +143,16 @@ def _maps(
     judged: pd.DataFrame, features: Array, masks: Array | None, graph_folder: Path, task: Task,
     settings: EvaluateSettings,
 ) -> dict[str, Any]:  # fmt: skip
-    """The checks of the heat maps on the test units that were called positive."""
+    """The checks of the heat maps on the test units that were called positive; hits count where that was right."""
     called = np.flatnonzero((judged["side"] == Side.TEST.value) & (judged["flagged"] == 1))
     answers = np.array([task.classes.index(name) for name in judged["predicted"].to_numpy()[called]], np.int64)
     with np.load(graph_folder / HEAD, allow_pickle=False) as head:
         kernel = head["kernel"]
     random = maps.randomised(features[called], kernel, answers, settings.seed)
     drawn = None if masks is None else masks[called]
+    labels = np.array([task.classes.index(name) for name in judged["label"].to_numpy()[called]], np.int64)
     clusters = judged["cluster"].to_numpy(str)[called]
-    return random | {"hits": maps.hits(features[called], kernel, answers, drawn, clusters, settings)}
+    return random | {"hits": maps.hits(features[called], kernel, answers, drawn, clusters, settings, labels)}
 
 
 def _count(table: pd.DataFrame, task: Task) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def feed_of(training: Units, settings: FitSettings, task: Task) -> Feed:
         return units.pixels, units.labels, weights[units.labels], sides.outlines(units, task, settings.mask_weight)
 
     pixels, labels, weights, masks = shown(training)
-    moving = lesions.Lesions(training, settings.augment.paste, settings.seed, task.positive_index)
+    moving = lesions.Lesions(training, settings.augment.paste, settings.seed, task.unclear_index)
     return Feed(pixels, labels, weights, settings.batch_size, settings.seed, masks,
                 partial(sampling.order, training, settings.sampling, settings.seed),
                 (lambda epoch: shown(moving.shown(epoch))) if settings.augment.paste else None)  # fmt: skip

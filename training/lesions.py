@@ -27,10 +27,11 @@ Picture = NDArray[np.float32]
 
 class Lesions:
     """The training units as an epoch shows them: a `share` of those whose mask is empty have got a lesion of another
-    unit, and as many of those with a lesion have got the tissue of an empty one in its place. A unit of a `positive`
-    class whose mask is empty (its label is the patient's) takes no part: nobody knows what it shows."""
+    unit, and as many of those with one the tissue of an empty one in its place. Each then has the label of what it
+    shows. A unit of an `unclear` class (Task.unclear_index) whose mask is empty takes no part: nobody knows what it
+    shows."""
 
-    def __init__(self, units: Units, share: float, seed: int, positive: Sequence[int] = ()) -> None:
+    def __init__(self, units: Units, share: float, seed: int, unclear: Sequence[int] = ()) -> None:
         if not 0 <= share <= 1:
             raise Fault(f"fit.augment.paste is {share}: use a share between 0 and 1")
         self.units, self.share, self.seed = units, share, seed
@@ -42,7 +43,7 @@ class Lesions:
             picture, mask = units.pixels[place, ..., 0], units.masks[place, ..., 0]
             if mask.any():
                 self.outlines[place] = outline(mask, picture.shape)
-            elif units.labels[place] not in positive:
+            elif units.labels[place] not in unclear:
                 self.bodies[place] = inside(picture)
 
     def shown(self, epoch: int) -> Units:

@@ -35,17 +35,18 @@ def randomised(features: Array, kernel: Array, classes: NDArray[np.int64], seed:
 
 def hits(
     features: Array, kernel: Array, classes: NDArray[np.int64], masks: Array | None, clusters: NDArray[np.str_],
-    settings: EvaluateSettings,
+    settings: EvaluateSettings, labels: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """How often the hottest position of a map lies in the lesion: the pointing game (Zhang et al., IJCV 2018).
 
-    Of units (n, h, w, d) that were called positive, those count whose mask (n, g, g, 1; NaN: none) shows a lesion. A
-    position lies in it where the lesion touches it or one of its eight neighbours (`NEAR`); a map without evidence
-    misses. `value` is the share of hits with its interval by cluster, `chance` the mean share of all positions that
-    lie in the lesion, which is what pointing blindly reaches. None, with the `reason`, where no unit counts.
+    Of units (n, h, w, d) that were called positive, those count whose mask (n, g, g, 1; NaN: none) shows a lesion and
+    whose class is that of their `labels` (n): a map for a wrong class has no lesion of its own to point at. A position
+    lies in it where the lesion touches it or one of its eight neighbours (`NEAR`); a map without evidence misses.
+    `value` is the share of hits with its interval by cluster, `chance` the mean share of all positions that lie in the
+    lesion, which is what pointing blindly reaches. None, with the `reason`, where no unit counts.
     """
     shown = np.zeros(len(features), bool) if masks is None else np.nan_to_num(masks).max(axis=(1, 2, 3)) > 0
-    units = np.flatnonzero(shown)
+    units = np.flatnonzero(shown if labels is None else shown & (classes == labels))
     told = {"units": len(units), "clusters": len(np.unique(clusters[units]))}
     if masks is None or not len(units):
         why = "no unit that was called positive has a lesion mask that shows a lesion; send masks with the scans"

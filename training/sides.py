@@ -36,14 +36,17 @@ def sides(units: Units, task: Task) -> tuple[Units, Units]:
 def outlines(units: Units, task: Task, weight: float) -> NDArray[np.float32] | None:
     """The masks that a fit learns from under `fit.mask_weight`; None where it is 0, or no positive unit shows a lesion.
 
-    They tell what should speak for a positive class: a benign lesion's is emptied. Fault for a negative weight.
+    They tell what should speak for a positive class: a benign lesion's is emptied, whatever `mask` means to the task. A
+    positive unit whose mask is empty (its label is its patient's) is left out: NaN. Fault for a negative weight.
     """
     if weight < 0:
         raise Fault(f"fit.mask_weight is {weight}: use 0 (off) or a number above it")
     if units.masks is None or not weight:
         return None
     masks = units.masks.copy()
-    masks[units.masked & ~np.isin(units.labels, task.positive_index)] = 0
+    positive = np.isin(units.labels, task.positive_index)
+    masks[units.masked & ~positive] = 0
+    masks[units.masked & positive & ~(units.masks > 0).any(axis=(1, 2, 3))] = np.nan
     return masks if (masks > 0).any() else None
 
 

@@ -32,7 +32,9 @@ QUESTIONS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("sensitivity", "wanted sensitivity, for example 0.9", float),
 )
 
-OPTIONAL = {"ordered": False, "note": "", "field_of_view": "body"}  # of a file of facts alone: stages are ordered
+# What has a usual answer: asked last (an empty line takes it), or in a file of facts alone; stages are ordered classes.
+USUAL = ("mask", "what an outline means: lesion (of any class), or positive", "positive")
+OPTIONAL = {"ordered": False, "note": "", "field_of_view": "body", "mask": USUAL[2], "lesion_free": []}
 
 
 def task(args: argparse.Namespace) -> Answer:
@@ -69,7 +71,9 @@ def _answers(file: Path | None) -> dict[str, Any]:
             facts[name] = read(line.strip())
         except ValueError as error:
             raise Fault(f"{line.strip()!r} is no usable answer for {name!r}") from error
-    return facts
+    sys.stderr.write(f"{USUAL[1]} [{USUAL[2]}]: ")
+    sys.stderr.flush()
+    return facts | {USUAL[0]: sys.stdin.readline().strip() or USUAL[2]}
 
 
 def _add(facts: dict[str, Any]) -> Answer:

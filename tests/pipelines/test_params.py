@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.record import Modality
+from data.record import MaskMeaning, Modality
 from lineage.fault import Fault
 from pipelines import params
 
@@ -43,6 +43,9 @@ def test_the_shipped_settings_load(tmp_path: Path, text: str) -> None:
         ("modality: MR", "modality: PET", "tasks.brain-mr.modality has the unusable value 'PET'"),
         ("positive: [malignant]", "positive: [worse]", "names ['worse']"),
         ("size: 128, window: [50, 400]", "size: 128, window: [50]", "tasks.pancreas-ct.pixels.window"),
+        ("lesion_free: [normal]", "lesion_free: [malignant]", "tasks.lung-ct.lesion_free is for `mask: lesion`"),
+        ("mask: positive", "mask: positive\n    lesion_free: [normal]", "tasks.pancreas-ct.lesion_free is for"),
+        ("mask: positive", "mask: tumour", "tasks.pancreas-ct.mask has the unusable value 'tumour'"),
         ("tasks:", "tasks: [", "is not valid YAML"),
         ("split:", "splitt:", "unknown key splitt"),
         ("    unit: slice", "    unit: slice\n    fit: {patiance: 8}", "unknown key tasks.lung-ct.fit.patiance"),
@@ -86,6 +89,20 @@ def test_a_key_that_an_older_file_lacks_has_its_default(
             load(tmp_path, changed)
     else:
         assert load(tmp_path, changed).prepare == outcome
+
+
+def test_an_older_file_says_nothing_of_masks_and_keeps_their_meaning(tmp_path: Path, text: str) -> None:
+    kept = [line for line in text.splitlines() if not line.strip().startswith(("mask:", "lesion_free:"))]
+    tasks = load(tmp_path, "\n".join(kept)).tasks
+    assert {task.mask for task in tasks.values()} == {MaskMeaning.POSITIVE}
+    assert tasks["lung-ct"].contradicted == ("normal",) and tasks["lung-stage"].contradicted == ()
+    shipped = load(tmp_path, text).tasks
+    assert {name: task.mask.value for name, task in shipped.items()} == {
+        "lung-ct": "lesion", "pancreas-ct": "positive", "lung-stage": "lesion", "brain-mr": "positive"
+    }  # fmt: skip
+    assert {name: task.contradicted for name, task in shipped.items()} == {
+        name: task.contradicted for name, task in tasks.items()
+    }
 
 
 def test_a_task_is_fitted_as_it_says_itself_and_else_as_all_are(tmp_path: Path, text: str) -> None:

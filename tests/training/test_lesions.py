@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data.batches import Units
+from data.record import MaskMeaning
 from lineage.fault import Fault
 from training.lesions import Lesions, inside, laid, outline, placed
 
@@ -75,6 +76,17 @@ def test_an_empty_mask_under_a_positive_label_is_left_alone(units: Units) -> Non
     assert np.array_equal(shown.pixels[0], units.pixels[0])
     assert shown.labels.tolist() == [2, 2, 2, 0, 0, 0, 0, 2]
     assert Lesions(units, 1.0, 7).shown(0).labels[0] == 2 and 0 in Lesions(units, 1.0, 7).bodies
+
+
+def test_where_lesions_of_any_class_are_outlined_labels_follow_what_is_shown(units: Units, samples: Any) -> None:
+    """A benign lesion makes no slice malignant, and only tissue of a class without lesions takes one away."""
+    task = dataclasses.replace(samples.TASK, mask=MaskMeaning.LESION, lesion_free=samples.TASK.classes[:1])
+    units.labels[3:6] = 1
+    shown = Lesions(units, 1.0, 7, task.unclear_index).shown(0)
+    assert shown.labels.tolist() == [1, 1, 1, 0, 0, 0, 0, 2]
+    none = dataclasses.replace(task, lesion_free=())
+    assert Lesions(units, 1.0, 7, none.unclear_index).shown(0) is units, "no class is known to be free of lesions"
+    assert dataclasses.replace(task, mask=MaskMeaning.POSITIVE).unclear_index == [2]
 
 
 def test_a_share_that_is_none_is_refused(units: Units) -> None:

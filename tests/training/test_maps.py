@@ -130,6 +130,28 @@ def test_told_where_lesions_are_a_network_looks_there(samples: Any, tmp_path: Pa
     assert blind["parameters"] == shown["parameters"] and shown["parity"] < 1e-4, "the exported network is the same"
 
 
+def test_a_map_for_a_wrong_class_has_nothing_to_hit(samples: Any) -> None:
+    """Benign lesions are outlined too where a task says so: a false alarm on one is no hit."""
+    features, masks = np.zeros((4, 8, 8, 1), np.float32), np.zeros((4, 32, 32, 1), np.float32)
+    features[:, 2, 2], masks[:, 8:12, 8:12] = 1, 1
+    names = np.array(list("abcd"))
+    told = maps.hits(features, KERNEL, np.ones(4, np.int64), masks, names, samples.EVALUATE, np.array([1, 0, 1, 0]))
+    assert told["units"] == 2 and told["value"] == 1
+    none = maps.hits(features, KERNEL, np.ones(4, np.int64), masks, names, samples.EVALUATE, np.zeros(4, np.int64))
+    assert none["value"] is None and none["reason"].startswith("no unit that was called positive")
+
+
+def test_a_positive_unit_with_an_empty_mask_teaches_no_place(samples: Any) -> None:
+    """Its label is its patient's: "nowhere" would contradict it."""
+    from training import sides
+
+    units = samples.units(30)
+    place = int(np.flatnonzero(units.labels == 2)[0])
+    units.masks[place] = 0
+    kept = sides.outlines(units, samples.TASK, 1.0)
+    assert np.isnan(kept[place]).all() and not np.isnan(kept[np.arange(len(kept)) != place]).any()
+
+
 def test_a_benign_lesion_is_nothing_to_look_for(samples: Any) -> None:
     from training import sides
 
