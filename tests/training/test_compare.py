@@ -11,6 +11,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lineage.fault import Fault
+from training import delong
 from training.compare import compare, lacking, needed
 
 
@@ -70,8 +71,12 @@ def test_a_claim_rests_on_the_less_sure_of_two_methods(samples: Any) -> None:
     """DeLong's bound is the outer one in some comparisons and the bootstrap's in others; the wider one counts."""
     settings, outer = replace(samples.PROMOTION, bootstrap=200), set()
     for seed in range(12):
-        figures = compare(*samples.pair(30, seed, auroc=0.85, shared=0.5), settings, "x")["cohorts"]["overall"]["auroc"]
+        mine, theirs = samples.pair(30, seed, auroc=0.85, shared=0.5)
+        figures = compare(mine, theirs, settings, "x")["cohorts"]["overall"]["auroc"]
         exact, drawn, claim = figures["delong"], figures["bootstrap"], figures["difference"]
+        paired = delong.paired(mine["score"], theirs["score"], mine["positive"], mine["cluster"])
+        assert paired and [exact["low"], exact["high"]] == [paired.bound(0.05, -1), paired.bound(0.05, 1)]
+        assert [exact["error"], exact["p_better"], exact["p_worse"]] == [paired.error, paired.p(1), paired.p(-1)]
         for name in ("low", "high", "error", "p_better", "p_worse"):
             sure = max if name == "low" else min
             assert exact[name] != drawn[name]
@@ -80,13 +85,27 @@ def test_a_claim_rests_on_the_less_sure_of_two_methods(samples: Any) -> None:
     assert len(outer) == 10  # either method was the less sure one at times, for every figure
 
 
-def test_one_patient_of_a_kind_bounds_nothing(samples: Any) -> None:
-    """DeLong's method has no bound there, so none is claimed, whatever the bootstrap says."""
-    positive = np.arange(12) < 1
-    mine, theirs = (samples.judged(np.random.default_rng(seed).uniform(size=12), positive) for seed in (1, 2))
-    figures = compare(mine, theirs, replace(samples.PROMOTION, bootstrap=50), "x")["cohorts"]["overall"]["auroc"]
+@pytest.mark.parametrize(
+    ("patients", "positives", "slices", "method"),
+    [
+        (1, 6, 12, "bootstrap"),  # every draw is the same patient, and says the same
+        (12, 2, 1, "delong"),  # a tenth of the draws has no positive patient
+        (12, 1, 1, ""),
+    ],
+)
+def test_what_one_of_the_two_methods_cannot_bound_has_no_bound(
+    samples: Any, patients: int, positives: int, slices: int, method: str
+) -> None:
+    positive = np.arange(12) < positives
+    mine, theirs = (
+        samples.judged(np.random.default_rng(seed).uniform(size=12), positive, slices=slices) for seed in (1, 2)
+    )
+    figures = compare(mine, theirs, samples.PROMOTION, "x")["cohorts"]["overall"]["auroc"]
+    assert mine["cluster"].nunique() == patients
     assert figures["difference"]["value"] is not None
-    assert {figures["difference"][name] for name in ("low", "high", "error", "p_better", "p_worse")} == {None}
+    for name in ("low", "high", "error", "p_better", "p_worse"):
+        assert figures["difference"][name] is None
+        assert {told for told in ("delong", "bootstrap") if figures[told][name] is not None} == {method} - {""}
 
 
 def test_without_positive_units_there_is_no_figure(samples: Any) -> None:
@@ -140,7 +159,7 @@ def test_the_whole_side_counts_patients_and_not_slices(samples: Any) -> None:
         ((1, 2, 3), "abc", ("b", "c"), "c"),  # all have decided: the last epoch
         ((1, 2, 3), "abc", ("a", "b"), "c"),
         ((1, 2, 3), "abx", ("b",), "bx"),  # what has not decided is too little: with the epoch before
-        ((1, 2, 3), "axy", (), "xy"),  # nothing is enough: all but the first epoch
+        ((1, 2, 3), "axy", ("x",), "xy"),  # nothing is enough: all but the first epoch
         ((1, 2, 3), "xbc", ("b", "c"), "c"),
     ],
 )
@@ -191,6 +210,8 @@ def test_missing_units_of_either_side_are_refused(samples: Any) -> None:
             compare(*pair, samples.PROMOTION, "x")
     with pytest.raises(Fault, match="and 0 are the same"):
         compare(mine, theirs.assign(unit_id="other-" + theirs["unit_id"]), samples.PROMOTION, "x")
+    with pytest.raises(pd.errors.MergeError):  # 40 units on either side, one of them twice
+        compare(pd.concat([mine.iloc[:1], mine.iloc[:39]]), theirs, samples.PROMOTION, "x")
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,7 @@ def test_a_first_model(samples: Any, values: dict[str, Any], outcome: Outcome, r
         ({"anchor/auroc/low": -0.05}, OPEN, "the AUROC difference could be -0.050, the margin is -0.05; "
          "about 41 test clusters would be needed"),
         ({"anchor/auroc/low": None}, OPEN, "the AUROC difference could be unknown"),
+        ({"anchor/auroc/low": None, "anchor/auroc/error": None}, OPEN, "the AUROC difference could be unknown"),
         ({"anchor/clusters": 10}, PASS, "not inferior"),
         ({"anchor/clusters": 9}, OPEN, "the anchor cohort has 9 clusters, and 10 are needed"),
         ({"anchor/positive_clusters": 3}, OPEN, "the anchor cohort has 3 clusters with a positive unit"),
@@ -187,6 +188,14 @@ def test_what_a_good_auroc_may_hide_decides(
     assert verdict.outcome is outcome
     assert sum(reason in line for line in verdict.reasons) == 1 or outcome is PASS, verdict.reasons
     assert any(reason in line for line in verdict.reasons), verdict.reasons
+    assert not any("None" in line for line in verdict.reasons)
+
+
+def test_a_slice_at_alpha_is_not_called_no_worse_as_well(samples: Any) -> None:
+    verdict = against(samples, changed(passing(), {"slices/site north": slice_of(-0.01, 0.05)}))
+    assert [reason[:11] for reason in verdict.reasons if "site north" in reason or "slice" in reason] == ["AUROC is wo"]
+    nothing = against(samples, passing() | {"slices": {}, "earlier": {}})
+    assert not any("slice" in reason or "earlier" in reason for reason in nothing.reasons)
 
 
 def test_too_few_patients_on_the_whole_side_show_neither_harm_nor_gain(samples: Any) -> None:
