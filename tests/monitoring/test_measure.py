@@ -52,8 +52,9 @@ def test_a_shift_lies_between_patients_however_many_slices_one_has() -> None:
 
 
 def test_where_the_reference_never_varies_a_shift_has_no_size() -> None:
-    found = shift_of(patients(2, 2, 2), patients(4, 5, 6))
-    assert (found["reference"], found["window"], found["sd"], found["spread"]) == (2.0, 5.0, None, None)
+    for same in ([0.3, 0.3, 0.3], [0.3, 0.1 + 0.2, 0.3]):  # equal, and equal but for rounding
+        found = shift_of(patients(*same), patients(4, 5, 6))
+        assert (found["reference"], found["window"], found["sd"], found["spread"]) == (0.3, 5.0, None, None)
 
 
 def test_the_most_shifted_comes_first_and_every_number_of_the_figures_is_right(side: Side) -> None:
@@ -63,6 +64,7 @@ def test_the_most_shifted_comes_first_and_every_number_of_the_figures_is_right(s
     figures = measure(reference, current, 199, COLUMNS, ["absent"])
     assert figures["columns"][0]["name"] == "column_5"
     sizes = [column["t"] for column in figures["columns"]]
+    assert sizes == [round(size, 4) for size in sizes]
     assert sizes == sorted(sizes, reverse=True)
     assert [column["name"] for column in figures["columns"]].count("column_5") == 1
     assert len(figures["columns"]) == 9  # with the score

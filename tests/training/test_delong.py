@@ -84,6 +84,12 @@ def test_it_agrees_with_the_definition(size: int) -> None:
     found = delong.paired(*scores, positive, clusters)
     assert found is not None
     assert found.covariance == pytest.approx(by_definition(scores, positive, clusters), abs=1e-12)
+    if size == 1:  # Satterthwaite's degrees of freedom of the difference, from its share that each kind has
+        wins = [values[positive][:, None] - values[~positive] for values in scores]
+        gap = (wins[0] > 0) + 0.5 * (wins[0] == 0) - (wins[1] > 0) - 0.5 * (wins[1] == 0)
+        shares = np.array([gap.mean(axis=axis).var(ddof=1) / gap.shape[1 - axis] for axis in (1, 0)])
+        wanted = shares.sum() ** 2 / (shares**2 / (np.array(gap.shape) - 1)).sum()
+        assert found.freedom == pytest.approx(wanted)
 
 
 def test_copies_of_a_unit_within_its_patient_add_no_certainty(asah: pd.DataFrame) -> None:
