@@ -53,12 +53,12 @@ def leaves(who: Visitor, room: str) -> list[Leaf]:
 
 
 def link(who: Visitor, path: str) -> str:
-    """The address at which a visitor may see a page below `ONCOLOOP_HOME`; empty if it is on no shelf."""
-    absolute = Path(path).absolute() if path else Path("/")
-    for room in ROOMS:
-        root = places.home() / room
-        if absolute.is_relative_to(root) and absolute.is_file():
-            return f"/shelf/{serializer('shelf').dumps(who.name)}/{room}/{quote(absolute.relative_to(root).as_posix())}"
+    """The address at which a visitor may see a page, as a path below `ONCOLOOP_HOME`; empty if it is on no shelf."""
+    parts = Path(path).parts
+    for start in (number for number, part in enumerate(parts) if part in ROOMS):  # absolute ones: of where it lay once
+        root, inside = places.home() / parts[start], Path(*parts[start + 1 :])
+        if ".." not in inside.parts and (root / inside).is_file():
+            return f"/shelf/{serializer('shelf').dumps(who.name)}/{parts[start]}/{quote(inside.as_posix())}"
     return ""
 
 

@@ -20,6 +20,11 @@ def place(*parts: str) -> Path:
     return path
 
 
+def relative(path: str | Path) -> str:
+    """A path as the ledger may keep it: below `home()` where it lies there, since a workspace can be moved."""
+    return str(Path(path).relative_to(home())) if path and Path(path).is_relative_to(home()) else str(path)
+
+
 def database_url() -> str:
     """The database: `ONCOLOOP_DATABASE_URL`, or SQLite in `home()`."""
     return os.environ.get("ONCOLOOP_DATABASE_URL") or f"sqlite:///{home() / 'oncoloop.db'}"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 from urllib.request import urlopen
 
 from lineage import ledger
@@ -135,6 +138,29 @@ def mismatches(task: str) -> list[str]:
         for alias, wanted in roles(task).items()
         if present.get(alias) != wanted
     ]
+
+
+def relocate(before: Path) -> None:
+    """Let MLflow's own database name artefacts where the state folder lies now, after it lay in `before`.
+
+    MLflow keeps absolute addresses and has no command that changes them. Every text of its database that begins with
+    the old folder of artefacts is changed, whatever the column; a server of the user's own is left alone.
+    """
+    path = place("mlflow", "mlflow.db")
+    if not path.is_file():
+        return
+    old, new = f"{before / 'mlflow'}/", f"{path.parent}/"
+    pairs = [(start + spell(old), start + spell(new)) for start in ("", "file://") for spell in (str, quote)]
+    with contextlib.closing(sqlite3.connect(path, timeout=HEALTH_S)) as database, database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        columns = [(table, row[1]) for table in tables for row in database.execute(f'PRAGMA table_info("{table}")')
+                   if "CHAR" in row[2].upper() or "TEXT" in row[2].upper()]  # fmt: skip
+        for table, column in columns:
+            for was, now in dict(pairs).items():
+                database.execute(
+                    f'UPDATE "{table}" SET "{column}" = ? || substr("{column}", ?) WHERE substr("{column}", 1, ?) = ?',
+                    (now, len(was) + 1, len(was), was),
+                )
 
 
 def _aliases(task: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from lineage import ledger, places
 from lineage.fault import Fault
 from lineage.verdict import Verdict
-from pipelines import git, repro, workspace
+from pipelines import git, workspace
 
 LEFT_OUT = ("logs", "run", "staging", "worktree", "versions", "sent")
 
@@ -77,5 +77,4 @@ def restore(source: Path, folder: Path) -> Verdict:
     os.environ["ONCOLOOP_HOME"] = str(folder / "var")
     workspace.enter(folder)
     git.run("worktree", "prune")
-    repro.configure(folder)
     return ledger.verify()

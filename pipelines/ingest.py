@@ -109,7 +109,7 @@ def judge(batch: Incoming) -> dict[str, Any]:
     """One batch through the data gate."""
     arrived = received(batch)
     verdict, manifest, validation_page = examine.with_options(name=f"examine {batch.name}")(batch)
-    ledger.record(verdict, task=batch.task.name, digest=batch.digest, page=validation_page)
+    ledger.record(verdict, task=batch.task.name, digest=batch.digest, page=places.relative(validation_page))
     page.verdict(verdict, f"data-{batch.name}", validation_page)
     version = None
     if verdict.outcome is Outcome.PASS:

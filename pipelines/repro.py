@@ -22,6 +22,7 @@ from pipelines import git, locks
 log = logging.getLogger(__name__)
 
 STAGES = ("prepare", "fit", "evaluate")
+LOCAL_REMOTE = "'remote \"local\"'"  # as DVC calls the section of its default remote
 PRODUCTS = ("dvc.lock", "code.json", "parents.json")
 
 
@@ -50,11 +51,18 @@ def configure(folder: Path, remote: str = "", cache: str = "") -> None:
     """Where this machine keeps cache and remote, unless they are named: in `.dvc/config.local`, which git ignores."""
     home = places.home()
     (folder / ".dvc" / "config.local").write_text(
-        f'[cache]\n    dir = {cache or home / "cache"}\n    type = "reflink,hardlink,copy"\n'
-        f"['remote \"local\"']\n    url = {remote or home / 'remote'}\n",
+        f'[cache]\n    dir = {cache or seen_from(folder, home / "cache")}\n    type = "reflink,hardlink,copy"\n'
+        f"[{LOCAL_REMOTE}]\n    url = {remote or seen_from(folder, home / 'remote')}\n",
         encoding="utf-8",
     )
     (home / "remote").mkdir(parents=True, exist_ok=True)
+
+
+def seen_from(folder: Path, path: Path) -> str:
+    """How the settings of a repository name a path of the state: relative, so that both can be moved together."""
+    home, root = places.home(), folder.absolute()
+    together = root == home.parent or root.is_relative_to(home)
+    return os.path.relpath(path, root / ".dvc") if together else str(path)
 
 
 @contextmanager

@@ -171,7 +171,7 @@ def starting(name: str) -> bool:
 def _running(name: str) -> dict[str, Any] | None:
     path = run_file(name)
     record = page.read_json(path) if path.is_file() else None
-    return record if record and record["pid"] and psutil.pid_exists(int(record["pid"])) else None
+    return record if record and record["pid"] and _ours(int(record["pid"])) else None
 
 
 def connect(seconds: float = 120.0) -> None:

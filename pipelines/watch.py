@@ -40,7 +40,7 @@ def watch_task(name: str) -> dict[str, Any]:
     with alone(f"watch-{name}"):
         verdict, link = examine.with_options(name=f"watch {name}")(name)
         version = registry.roles(name)["champion"]
-        event = ledger.record(verdict, task=name, version=version, page=link)
+        event = ledger.record(verdict, task=name, version=version, page=places.relative(link))
         page.verdict(verdict, f"watch-{name}", link)
         asked = ask(name, str(version), verdict, event.seq) if verdict.outcome is Outcome.FAIL else False
         return {"task": name, "verdict": verdict.to_dict(), "page": link, "asked": asked}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lineage import keys, ledger, places, store
 from lineage.fault import Fault
-from pipelines import git, params, repro
+from pipelines import git, params, relocation, repro
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ def create(folder: Path) -> bool:
     for task in params.load(folder).tasks:
         prepare_task(folder, task)
     repro.initialise(folder, IGNORED)
+    relocation.settle(folder.resolve())
     if not ledger.events(kind="workspace.created", limit=1):
         ledger.append("workspace.created", "workspace", {"version": git.head(folder)})
     return not before
@@ -69,7 +70,9 @@ def enter(folder: Path) -> Path:
     if missing:
         raise Fault(f"{folder} is not a whole workspace ({missing[0]} is missing); `oncoloop init` makes or mends one")
     _settle(folder)
+    relocation.writable(folder)
     git.check(folder)
+    relocation.settle(folder)
     if not (places.home() / "keys").is_dir():
         raise Fault(f"{places.home()} holds no keys; `oncoloop init` in {folder} mends it")
     store.migrate()
