@@ -39,7 +39,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def isolated(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment for a child process that names nobody else's repository and proxies no loopback address."""
-    own = {name: value for name, value in environment.items() if not _is_foreign(name)}
+    own = {name: value for name, value in environment.items() if not (_is_foreign(name) or _is_socks(name, value))}
     return own | GIT | without_proxy(environment)
 
 
@@ -54,7 +54,7 @@ def isolate(environment: MutableMapping[str, str]) -> None:
 def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
     """NO_PROXY in both spellings with the loopback added: servers of a workspace talk to one another directly."""
     listed = [name.strip() for key in ("no_proxy", "NO_PROXY") for name in environment.get(key, "").split(",")]
-    value = ",".join(dict.fromkeys(name for name in (*listed, *LOOPBACK) if name))
+    value = "*" if "*" in listed else ",".join(dict.fromkeys(name for name in (*listed, *LOOPBACK) if name))
     return {"no_proxy": value, "NO_PROXY": value}
 
 
@@ -63,3 +63,9 @@ def _is_foreign(name: str) -> bool:
     if name.startswith("GIT_"):
         return not name.startswith(TRANSPORT)
     return (name.startswith("DVC_") and name not in (*DVC_FOLDERS, "DVC_NO_ANALYTICS")) or name in PREFECT
+
+
+def _is_socks(name: str, value: str) -> bool:
+    """Whether a variable names a proxy that is none of HTTP: httpx refuses to start with one, even for the loopback."""
+    scheme, found, _ = value.strip().partition("://")
+    return name.lower().endswith("_proxy") and bool(found) and scheme.lower() not in ("http", "https")

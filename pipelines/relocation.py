@@ -123,8 +123,11 @@ def _put(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def writable(folder: Path) -> None:
-    """Fault if this user may not write to a workspace, which every command but `--help` has to."""
+def check_owner(folder: Path) -> None:
+    """Fault if this user may not write to a workspace, as every command does; a word to root in another's workspace."""
+    if os.geteuid() == 0 != folder.stat().st_uid:
+        log.warning("%s belongs to user %d: what root writes there now, that user may not change later", folder,
+                    folder.stat().st_uid)  # fmt: skip
     for path in (folder, folder / ".git", places.home()):
         if path.exists() and not os.access(path, os.W_OK | os.X_OK):
             owner = path.stat().st_uid

@@ -70,7 +70,6 @@ def enter(folder: Path) -> Path:
     if missing:
         raise Fault(f"{folder} is not a whole workspace ({missing[0]} is missing); `oncoloop init` makes or mends one")
     _settle(folder)
-    relocation.writable(folder)
     git.check(folder)
     relocation.settle(folder)
     if not (places.home() / "keys").is_dir():
@@ -87,6 +86,7 @@ def _settle(folder: Path) -> None:
     if scripts not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")  # DVC calls `oncoloop stage`
     os.environ["PYTHONSAFEPATH"] = "1"  # a workspace has a data/ folder that would shadow ours in child processes
+    relocation.check_owner(folder)
     places.set_environment()
 
 

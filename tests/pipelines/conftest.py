@@ -12,6 +12,15 @@ import pytest
 from pipelines import services
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+HIDDEN = ("ONCOLOOP_", "MLFLOW_", "PREFECT_", "BENTOML_HOME", "DVC_", "XDG_", "KERAS_HOME", "MPLCONFIGDIR")
+# Commands run as behind a proxy that does not answer: whoever asks it for an address on loopback hangs or fails.
+PROXIES = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+
+
+def clean() -> dict[str, str]:
+    """The environment of a user, without the state of this process."""
+    without = (*HIDDEN, "NO_PROXY", "no_proxy")
+    return {name: value for name, value in os.environ.items() if not name.startswith(without)} | PROXIES
 
 
 @pytest.fixture
@@ -37,11 +46,9 @@ def oncoloop() -> Run:
     """Run the installed command as a user would, in a folder, with nothing of this process's settings."""
 
     def run(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        hidden = ("ONCOLOOP_", "MLFLOW_", "PREFECT_", "BENTOML_HOME", "DVC_", "XDG_", "KERAS_HOME", "MPLCONFIGDIR")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
         command = [services.program("oncoloop"), *arguments]
         return subprocess.run(
-            command, cwd=cwd, env=environment, input=stdin, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=cwd, env=clean(), input=stdin, capture_output=True, text=True, timeout=300, check=False
         )
 
     return run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +47,6 @@ class Ward:
         headers = {"Authorization": f"Bearer {token}"}
         url = f"http://127.0.0.1:{self.port}/api/predict"
         return httpx.post(url, files=files, data={"task": task}, headers=headers, timeout=60)
-
-
-def clean() -> dict[str, str]:
-    """The environment without another test's state."""
-    hidden = ("ONCOLOOP_", "MLFLOW_", "PREFECT_", "BENTOML_HOME", "DVC_", "XDG_", "KERAS_HOME", "MPLCONFIGDIR")
-    return {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
 
 
 def plant(folder: Path, task: Task, seed: int) -> None:
