@@ -147,6 +147,18 @@ def test_a_birth_date_betrays_however_the_header_writes_it(born: str) -> None:
     assert betrayed(identity.of_patient(made), *texts, "1963", "0717", "19630718") == texts
 
 
+def test_the_secrets_of_a_header_are_these_and_no_others() -> None:
+    secrets = identity.of_patient(header(
+        PatientName="Quillfeather^Zoe^J", PatientID="MRN-417", PatientBirthDate="19630717",
+        OtherPatientIDs=["Northgate", "4711"],
+    ))  # fmt: skip
+    dates = {"19630717", "17071963", "07171963"}
+    assert secrets.long == {"quillfeather", "mrn-417", "mrn417", "northgate", "4711"} | dates
+    assert secrets.short == {"zoe"}
+    assert identity.of_patient(header(PatientName="Roya")) == identity.Secrets(frozenset({"roya"}))
+    assert identity.of_patient(header()) == identity.of_hospital(header()) == identity.Secrets()
+
+
 @pytest.mark.parametrize("born", ["", "1963", "196307", "unknown"])
 def test_half_a_birth_date_is_no_secret(born: str) -> None:
     made = header()
