@@ -9,8 +9,9 @@ import pytest
 
 from data.record import Side, Task
 from data.settings import SplitSettings
-from data.split import COHORTS, append_cohorts, assign, few, named, read_cohorts
+from data.split import COHORTS, append_cohorts, assign, few, named, read_cohorts, write_cohorts
 from data.withdrawn import blinded, changed_row, marked
+from lineage import store
 from lineage.fault import Fault
 from lineage.fingerprint import text_sha256
 from lineage.mark import mark
@@ -197,3 +198,168 @@ def test_under_twenty_clusters_leave_one_out_is_offered(lung: Task, nobody: pd.D
     known = assign(first, nobody, SETTINGS, 1, "a", lung)
     assert few(manifest(people(7, "malignant") | people(5, "normal")), known) != []
     assert few(manifest(people(8, "malignant")), known) == []
+
+
+def test_every_site_of_a_class_is_divided_in_the_wanted_shares(lung: Task, nobody: pd.DataFrame) -> None:
+    """By class alone a site could lie on one side: the hospitals' own shares must hold too."""
+    for seed in range(6):
+        clusters = people(20, "normal", "A", "a ") | people(20, "normal", "B", "b ") | people(20, "normal", "C", "c ")
+        rows = assign(manifest(clusters), nobody, replace(SETTINGS, seed=seed), 1, "b", lung)
+        for site in "abc":
+            assert sides(rows, site) == {"training": 10, "test": 6, "validation": 4}, (seed, site)
+
+
+def test_every_class_is_divided_in_the_wanted_shares_over_small_sites(lung: Task, nobody: pd.DataFrame) -> None:
+    """By stratum alone each site of one patient would send that patient to training."""
+    clusters = {f"p{number}": (["malignant"], f"site {number}") for number in range(40)}
+    rows = assign(manifest(clusters), nobody, SETTINGS, 1, "b", lung)
+    assert sides(rows) == {"training": 20, "test": 12, "validation": 8}
+
+
+def test_later_batches_mend_what_earlier_ones_left_uneven(lung: Task, nobody: pd.DataFrame) -> None:
+    """All of the first batch is in training by hand: the next patients of that class and site are not."""
+    first = assign(manifest(people(10, "normal")), nobody, SETTINGS, 1, "a", lung).assign(side="training")
+    second = assign(manifest(people(10, "normal", prefix="new ")), first, SETTINGS, 2, "b", lung)
+    assert sides(second) == {"test": 6, "validation": 4}
+    elsewhere = assign(manifest(people(10, "benign", prefix="new ")), first, SETTINGS, 2, "b", lung)
+    assert sides(elsewhere) == {"training": 5, "test": 3, "validation": 2}
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, ["training"]), (2, ["test", "training"]), (3, ["test", "training", "validation"])],
+)
+def test_the_first_clusters_of_a_class_go_to_the_largest_shares(
+    lung: Task, nobody: pd.DataFrame, count: int, expected: list[str]
+) -> None:
+    rows = assign(manifest(people(count, "benign")), nobody, SETTINGS, 1, "b", lung)
+    assert sorted(rows["side"]) == expected
+
+
+def test_a_class_that_another_batch_has_on_every_side_starts_no_new_round(lung: Task, nobody: pd.DataFrame) -> None:
+    first = assign(manifest(people(10, "normal", "A")), nobody, SETTINGS, 1, "a", lung)
+    second = assign(manifest(people(1, "normal", "A", "new ")), first, SETTINGS, 2, "b", lung)
+    assert list(second["side"]) == ["training"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "worst"),
+    [(["normal", "malignant"], "malignant"), (["malignant", "benign"], "benign"), (["benign", "normal"], "benign")],
+)
+def test_a_positive_label_is_the_worst_wherever_the_task_names_it(
+    lung: Task, nobody: pd.DataFrame, labels: list[str], worst: str
+) -> None:
+    rows = assign(manifest({"x": (labels, "A")}), nobody, SETTINGS, 1, "b", replace(lung, positive=("benign",)))
+    assert list(rows["stratum"]) == [f"{worst}|A"]
+
+
+def test_the_site_of_a_cluster_is_its_most_frequent_one(lung: Task, nobody: pd.DataFrame) -> None:
+    units = manifest({"x": (["normal"] * 3, "A"), "y": (["normal"] * 2, "A"), "z": (["normal"], "A")})
+    units["site"] = ["A", "B", "B", "B", "A", ""]
+    rows = assign(units, nobody, SETTINGS, 1, "b", lung).set_index("cluster")
+    assert list(rows["stratum"]) == ["normal|B", "normal|A", "normal|"]
+
+
+def test_the_order_of_the_units_of_a_cluster_moves_nobody(lung: Task, nobody: pd.DataFrame) -> None:
+    units = manifest({f"p{number}": (["normal"] * 4, "A") for number in range(30)})
+    rows, turned = (assign(table, nobody, SETTINGS, 1, "b", lung) for table in (units, units[::-1]))
+    assert rows["side"].tolist() == turned["side"].tolist()
+
+
+def test_who_comes_first_depends_on_the_seed(lung: Task, nobody: pd.DataFrame) -> None:
+    """Of one cluster alone the side is fixed; which of many is tested is chance, by the seed."""
+    units = manifest(people(30, "normal"))
+    tested = [
+        set(rows.loc[rows["side"] == "test", "cluster"])
+        for seed in range(8)
+        for rows in [assign(units, nobody, replace(SETTINGS, seed=seed), 1, "b", lung)]
+    ]
+    assert len(set.union(*tested)) > 20 and all(len(one) == 9 for one in tested)
+
+
+@pytest.mark.parametrize(
+    ("test", "validation", "faulty"),
+    [(0.5, 0.5, False), (0.5, 0.51, True), (-0.1, 0.5, True), (0.5, -0.1, True), (0.0, 0.0, False), (1.0, 0.0, False)],
+)
+def test_shares_are_of_one_whole(
+    lung: Task, nobody: pd.DataFrame, test: float, validation: float, faulty: bool
+) -> None:
+    settings, units = SplitSettings(7, test, validation), manifest(people(20, "normal"))
+    if faulty:
+        with pytest.raises(Fault, match=f"split: test {test} and validation {validation} must be shares"):
+            assign(units, nobody, settings, 1, "b", lung)
+        return
+    counted = sides(assign(units, nobody, settings, 1, "b", lung))
+    assert counted["test"] == round(20 * test) and counted["validation"] == round(20 * validation)
+
+
+@pytest.mark.parametrize("cluster", ["patient", "group"])
+def test_a_split_by_patient_or_group_is_taken(lung: Task, nobody: pd.DataFrame, cluster: str) -> None:
+    assert len(assign(manifest(people(3, "normal")), nobody, SETTINGS, 1, "b", replace(lung, cluster=cluster))) == 3
+
+
+def test_an_assignment_says_what_when_and_why(lung: Task, nobody: pd.DataFrame) -> None:
+    before = store.now()
+    (row,) = assign(manifest(people(1, "benign", "North")), nobody, SETTINGS, 3, "b-3", lung).to_dict("records")
+    assert before <= row.pop("assigned_at") <= store.now()
+    assert row == {"task": "lung-ct", "cluster": "benign0", "side": "training", "epoch": 3, "stratum": "benign|North",
+                   "batch": "b-3"}  # fmt: skip
+
+
+def test_the_table_that_is_read_is_one_s_own(lung: Task, nobody: pd.DataFrame, tmp_path: Path) -> None:
+    """It is read once for as long as the file stays as it is, and again after it has changed."""
+    path = tmp_path / "lung-ct.csv"
+    append_cohorts(path, assign(manifest(people(4, "normal")), nobody, SETTINGS, 1, "a", lung))
+    table = read_cohorts(path)
+    table["side"] = "nowhere"
+    assert set(read_cohorts(path)["side"]) <= set(Side) and read_cohorts(path)["epoch"].tolist() == [1] * 4
+    write_cohorts(path, read_cohorts(path).head(2))
+    assert len(read_cohorts(path)) == 2
+
+
+def test_a_refused_addition_leaves_the_table_as_it_was(lung: Task, nobody: pd.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "lung-ct.csv"
+    first = assign(manifest(people(5, "normal")), nobody, SETTINGS, 1, "a", lung)
+    append_cohorts(path, first)
+    before = path.read_bytes()
+    new = assign(manifest(people(2, "benign")), nobody, SETTINGS, 1, "a", lung)
+    for rows in (pd.concat([new, first.head(2)]), pd.concat([first.tail(1).assign(side="test"), new])):
+        with pytest.raises(Fault, match=r"lung-ct\.csv: \d clusters already have a side \([0-9a-f]{12}\); it never"):
+            append_cohorts(path, rows)
+        assert path.read_bytes() == before and [entry.name for entry in tmp_path.iterdir()] == ["lung-ct.csv"]
+
+
+def test_nothing_new_adds_nothing(lung: Task, nobody: pd.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "lung-ct.csv"
+    append_cohorts(path, assign(manifest(people(5, "normal")), nobody, SETTINGS, 1, "a", lung))
+    before = path.read_bytes()
+    append_cohorts(path, assign(manifest(people(5, "normal")), read_cohorts(path), SETTINGS, 2, "b", lung))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "task,cluster,side,epoch,stratum,batch,assigned_at\nt,c,test,first,s,b,now\n",
+            "an epoch in it is not a number",
+        ),
+        ("task,cluster,side,epoch,stratum,batch\nt,c,test,1,s,b\n", "the columns are"),
+        ("cluster,task,side,epoch,stratum,batch,assigned_at\nc,t,test,1,s,b,now\n", "the columns are"),
+    ],
+)
+def test_a_table_that_was_edited_is_named(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "lung-ct.csv").write_text(text)
+    with pytest.raises(Fault, match=rf"lung-ct\.csv: {sentence}.*restore it from git"):
+        read_cohorts(tmp_path / "lung-ct.csv")
+
+
+def test_a_table_without_a_file_is_empty_and_typed(tmp_path: Path) -> None:
+    empty = read_cohorts(tmp_path / "none.csv")
+    assert tuple(empty.columns) == COHORTS and empty.empty and empty["epoch"].dtype == int
+
+
+@pytest.mark.parametrize(("count", "warned"), [(19, True), (20, False), (21, False)])
+def test_twenty_clusters_are_enough_for_sides(lung: Task, nobody: pd.DataFrame, count: int, warned: bool) -> None:
+    warnings = few(manifest(people(count, "normal")), nobody)
+    assert [text.split()[0] for text in warnings] == (["19"] if warned else [])
