@@ -18,6 +18,7 @@ from data import describe, labels, outlines, prepared
 from data.examine import Examined, Job, embedded, examine, scan_sha256, suffix
 from data.labels import metadata
 from data.parallel import spread
+from data.patients import SIGNS
 from data.record import MANIFEST, Task
 from data.settings import Disagreement
 from data.split import check_cluster
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = (*MANIFEST, *describe.FACTS, *describe.DESCRIPTION, *describe.CHECKED, "embedding", "thumbnail")
 NUMBERS = ("slice", "age", "lesion_mm", *describe.DESCRIPTION, *describe.CHECKED)
-LATER = ("outlined",)  # columns that the first manifests do not have
+LATER = ("outlined", *SIGNS)  # columns that the first manifests do not have
 TEXT = {name: str for name in COLUMNS if name not in NUMBERS}
 
 
@@ -114,7 +115,10 @@ def batch_digest(source: Path) -> str:
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
-    """A batch's manifest.csv, with text as text ("" where empty) and numbers as numbers (NaN where empty)."""
+    """A batch's manifest.csv, with text as text ("" where empty) and numbers as numbers (NaN where empty).
+
+    The signs of a person, which older manifests lack, are empty there.
+    """
     table = pd.read_csv(path, dtype=TEXT)
     if "pixels_sha256" in table:
         raise Fault(f"{path} was written before pixels were hashed by BLAKE3; ingest the batch into a new workspace")

@@ -171,6 +171,8 @@ def _inside(name: str, column: str, batch: str, row: Any) -> str:
         raise Fault(f"{batch}/{NAME} row {row}: has other cells and no {column}; fill it in, or delete the row")
     if "\\" in name or path.is_absolute() or ".." in path.parts or path == PurePosixPath("."):
         raise Fault(f"{batch}/{NAME} row {row}: {column} is not a plain path inside the batch; mend it")
+    if archive.hidden(str(path)):
+        raise Fault(f"{batch}/{NAME} row {row}: {column} is a file that a system or viewer left behind; delete the row")
     return str(path)
 
 

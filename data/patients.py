@@ -89,7 +89,8 @@ def check(
     files = pd.concat([files.assign(is_new=True), before.assign(is_new=False)], ignore_index=True)
     failing: dict[str, list[str]] = {}
     places, slipped = [], []
-    for _, members in files.groupby(_components(files), sort=False):
+    files["group"] = _components(files)
+    for _, members in files[files["group"].isin(_doubtful(files))].groupby("group", sort=False):
         reason = _contradiction(members) if members["is_new"].any() else ""
         if not reason:
             continue
@@ -133,7 +134,7 @@ def _without_constants(files: pd.DataFrame, before: pd.DataFrame) -> tuple[pd.Da
         if patients >= MANY and is_constant(name) and not is_constant("header_study"):
             files[name] = ""
             warnings.append(f"every scan has the same {called} in its header: it does not say who is who")
-    for name in SIGNS[1:]:
+    for name in SIGNS[1:] if len(before) else ():
         clusters = before[before[name] != ""].groupby(name)["cluster"].nunique()
         ambiguous = set(clusters[clusters > 1].index) & set(files[name])
         if ambiguous:
@@ -156,16 +157,21 @@ def _components(files: pd.DataFrame) -> NDArray[np.int64]:
 
     numbers: dict[tuple[str, str], int] = {}
     edges = []
-    for place, row in enumerate(files[["patient", *SIGNS]].to_dict("records")):
-        for name, sign in row.items():
-            if not sign or (name == "header_person" and not str(sign).startswith(BOTH)):
-                continue
-            kind = "id" if name in ("spelling", "header_patient") else str(name)
-            edges.append((place, numbers.setdefault((kind, str(sign)), len(numbers))))
+    for name in ("patient", *SIGNS):
+        kind = "id" if name in ("spelling", "header_patient") else name
+        for place, sign in enumerate(files[name]):
+            if sign and (name != "header_person" or sign.startswith(BOTH)):
+                edges.append((place, numbers.setdefault((kind, sign), len(numbers))))
     left, right = np.array(edges, dtype=np.int64).reshape(-1, 2).T
     size = len(files) + len(numbers)
     joined = coo_array((np.ones(len(edges)), (left, right + len(files))), shape=(size, size))
     return np.asarray(connected_components(joined, directed=False)[1][: len(files)], np.int64)
+
+
+def _doubtful(files: pd.DataFrame) -> set[int]:
+    """The groups of files that hold more than one cluster or person, told at once: most hold one."""
+    counts = files.replace("", None).groupby("group")[["cluster", "header_patient", "header_person"]].nunique()
+    return set(counts.index[(counts > 1).any(axis=1)])
 
 
 def _contradiction(files: pd.DataFrame) -> str:
