@@ -9,7 +9,7 @@ const TAGS = {
   syntax: 0x00020010, samples: 0x00280002, photometric: 0x00280004, frames: 0x00280008, rows: 0x00280010,
   columns: 0x00280011, bits: 0x00280100, stored: 0x00280101, high: 0x00280102, signed: 0x00280103,
   padding: 0x00280120, limit: 0x00280121, centre: 0x00281050, width: 0x00281051,
-  intercept: 0x00281052, slope: 0x00281053, position: 0x00200032, orientation: 0x00200037, pixels: 0x7fe00010,
+  intercept: 0x00281052, slope: 0x00281053, position: 0x00200032, groups: 0x52009230, orientation: 0x00200037, pixels: 0x7fe00010,
 };
 const ASKED = new Map(Object.entries(TAGS).map(([name, tag]) => [tag, name]));
 
@@ -83,6 +83,7 @@ function scan(view, found) {
   const frames = decimals(view, found.frames)[0] || 1;
   const bits = number(view, found.bits, 16);
   if (!found.pixels || !rows || !columns) throw new Error("the file holds no picture");
+  if (frames > 1 && found.groups) throw new Error("its frames have places of their own, which this page can't put in order");
   if (number(view, found.samples, 1) !== 1 || (bits !== 16 && bits !== 8)) throw new Error("this page draws grey DICOM of 8 or 16 bits only");
   if (found.pixels.start + rows * columns * frames * (bits / 8) > view.byteLength) throw new Error("the file is shorter than it says");
   const facts = { rows, columns, bits, signed: number(view, found.signed, 0) === 1 };

@@ -17,7 +17,7 @@ export async function readNifti(bytes) {
   const facts = {
     kind, width, shape, start: Math.trunc(view.getFloat32(108, true)),
     slope: view.getFloat32(112, true) || 1, intercept: view.getFloat32(112, true) ? view.getFloat32(116, true) : 0,
-    codes: directions(affine(view)),
+    turn: turn(directions(affine(view))),
   };
   if (facts.start + shape[0] * shape[1] * shape[2] * width > view.byteLength) throw new Error("the file is shorter than it says");
   return { kind: "nifti", slices: shape[2], slice: (index) => slice(view, index, facts) };
@@ -49,28 +49,40 @@ function affine(view) {
   ];
 }
 
-// The direction in which each voxel axis mainly runs: R or L, A or P, S or I.
+// Towards which side of the patient columns, rows and slices run, as data/geometry.py finds it: R or L, A or P, S or I.
+const ORDERS = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+
 function directions(columns) {
-  return columns.map((column) => {
-    const axis = column.reduce((best, value, row) => (Math.abs(value) > Math.abs(column[best]) ? row : best), 0);
-    return ["LR", "PA", "IS"][axis][column[axis] > 0 ? 1 : 0];
-  });
+  const cosines = columns.map((column) => column.map((value) => value / Math.hypot(...column)));
+  const fit = (order) => Math.round(1e6 * order.reduce((sum, axis, at) => sum + Math.abs(cosines[at][axis]), 0));
+  const best = ORDERS.reduce((order, other) => (fit(other) > fit(order) ? other : order));
+  return best.map((axis, at) => ["LR", "PA", "IS"][axis][cosines[at][axis] > 0 ? 1 : 0]);
+}
+
+// How slices are turned: rows and columns exchanged, then reversed. The patient's right is at the left, the front (of
+// axial slices) or the head at the top; sagittal slices have the front at the left.
+const UPRIGHT = { S: "LP", I: "LP", P: "LI", A: "LI", L: "PI", R: "PI" };
+
+function turn([first, second, third]) {
+  const [columns, rows] = UPRIGHT[third];
+  const exchanged = !["LR", "AP", "IS"].find((pair) => pair.includes(columns)).includes(first);
+  const [along, down] = exchanged ? [second, first] : [first, second];
+  return { exchanged, rows: down !== rows, columns: along !== columns };
 }
 
 function slice(view, index, facts) {
-  const [columns, rows] = facts.shape;
-  const [first, second] = facts.codes;
-  const mirrored = first === "R" && "AP".includes(second);
-  const turned = second === "A" && "RL".includes(first);
-  const values = new Float32Array(rows * columns);
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++) {
-      const x = mirrored ? columns - 1 - column : column;
-      const y = turned ? rows - 1 - row : row;
-      const at = facts.start + facts.width * (x + columns * (y + rows * index));
-      values[row * columns + column] = view[facts.kind](at, true) * facts.slope + facts.intercept;
+  const [across, deep] = facts.shape;
+  const [width, height] = facts.turn.exchanged ? [deep, across] : [across, deep];
+  const values = new Float32Array(width * height);
+  for (let row = 0; row < height; row++) {
+    for (let column = 0; column < width; column++) {
+      const y = facts.turn.rows ? height - 1 - row : row;
+      const x = facts.turn.columns ? width - 1 - column : column;
+      const [i, j] = facts.turn.exchanged ? [y, x] : [x, y];
+      const at = facts.start + facts.width * (i + across * (j + deep * index));
+      values[row * width + column] = view[facts.kind](at, true) * facts.slope + facts.intercept;
     }
   }
   const [low, high] = percentiles(values);
-  return { width: columns, height: rows, values, low, high };
+  return { width, height, values, low, high };
 }

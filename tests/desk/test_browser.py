@@ -186,6 +186,56 @@ def test_a_volume_is_drawn_the_way_the_model_saw_it(desk_page: Any) -> None:
     assert same(drawn(desk_page), read.read("volume.nii.gz", content).pixels[0])
 
 
+@pytest.mark.parametrize("axes", ["RAS", "LPI", "ASR", "PIR", "SAL", "IRA", "ARS", "SRP"])
+def test_a_volume_of_any_orientation_is_drawn_the_way_the_model_saw_it(desk_page: Any, axes: str) -> None:
+    """Its voxels run towards these sides, a little oblique, by the sform or by the qform."""
+    import nibabel
+
+    from data import read
+
+    orientation = nibabel.orientations.axcodes2ornt(axes)
+    matrix = np.zeros((4, 4))
+    for axis, (patient, sign) in enumerate(orientation):
+        matrix[int(patient), axis] = sign * (1 + 0.3 * axis)
+    tilt = np.eye(4)
+    tilt[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
+    matrix = tilt @ matrix
+    matrix[:, 3] = 5, 6, 7, 1
+    volume = np.random.default_rng(2).integers(0, 900, (24, 20, 3)).astype(np.int16)
+    image = nibabel.Nifti1Image(volume, matrix)
+    by_sform = np.linalg.det(matrix[:3, :3]) > 0
+    image.set_sform(matrix, 1 if by_sform else 0)
+    image.set_qform(matrix, 0 if by_sform else 1)
+    content = gzip.compress(image.to_bytes())
+    expected = read.read("volume.nii.gz", content)
+    desk_page.reload()
+    desk_page.select_option("#task", "lung-ct")
+    ask(desk_page, ("volume.nii.gz", content))
+    assert same(drawn(desk_page), np.clip(expected.pixels[0], *np.percentile(expected.pixels[0], (1, 99.5))))
+
+
+def test_frames_with_places_of_their_own_are_not_drawn_in_the_order_of_the_file(desk_page: Any) -> None:
+    """The model counts them from the feet; another slice under the map would be a wrong picture."""
+    import io
+
+    import pydicom
+
+    scan = pydicom.dcmread(io.BytesIO(dicom(np.concatenate([RAMP, RAMP.T]), 0, True)))
+    scan.Rows, scan.NumberOfFrames = len(RAMP), 2
+    scan.PerFrameFunctionalGroupsSequence = pydicom.Sequence([])
+    for height in (3.0, 0.0):
+        frame, place = pydicom.Dataset(), pydicom.Dataset()
+        place.ImagePositionPatient = [0, 0, height]
+        frame.PlanePositionSequence = pydicom.Sequence([place])
+        scan.PerFrameFunctionalGroupsSequence.append(frame)
+    stream = io.BytesIO()
+    scan.save_as(stream)
+    desk_page.reload()
+    ask(desk_page, ("frames.dcm", stream.getvalue()))
+    assert not desk_page.is_visible("#scan-view") and desk_page.is_visible("#map")
+    assert "places of their own" in desk_page.inner_text("#caption")
+
+
 def test_what_cannot_be_drawn_leaves_the_map_alone_and_says_why(desk_page: Any) -> None:
     desk_page.reload()
     ask(desk_page, ("scan.bin", b"something else altogether" * 20))
