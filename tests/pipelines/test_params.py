@@ -112,6 +112,14 @@ def test_a_task_is_fitted_as_it_says_itself_and_else_as_all_are(tmp_path: Path, 
     assert found.fit_of("brain-mr") == found.fit == load(tmp_path, text).fit
 
 
+def test_a_task_says_whether_its_pictures_are_crops(tmp_path: Path, text: str) -> None:
+    assert load(tmp_path, text).task("lung-ct").field_of_view == "body", "as before there was a choice"
+    said = text.replace("    unit: slice", "    unit: slice\n    field_of_view: crop", 1)
+    assert load(tmp_path, said).task("lung-ct").field_of_view == "crop"
+    with pytest.raises(Fault, match=r"tasks\.lung-ct\.field_of_view has the unusable value 'part'"):
+        load(tmp_path, said.replace("field_of_view: crop", "field_of_view: part"))
+
+
 def test_a_folder_without_settings_is_no_workspace(tmp_path: Path) -> None:
     with pytest.raises(Fault, match="oncoloop init"):
         params.load(tmp_path)

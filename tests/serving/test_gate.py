@@ -36,6 +36,7 @@ def test_a_usual_scan_is_answered_with_its_figures() -> None:
         ({"distance": (2.5, 2.0)}, "unlike those the model was judged on: distance 2.50 over 2.00"),
         ({"contrast": 0.0}, "the picture is blank"),
         ({"unfit": ["saturated"]}, "the quality is too low: saturated"),
+        ({"refused": ["not an axial slice"]}, "the scan would be kept out of a batch: not an axial slice"),
         (
             {"alike": (2, 3), "slices": 300},
             "of 300 slices 2 look like those the model was judged on, and 3 are needed",
@@ -48,6 +49,14 @@ def test_each_doubt_withholds_the_answer_and_says_why(changed: dict[str, Any], r
     verdict = judged(**changed)
     assert verdict.outcome is Outcome.INCONCLUSIVE and len(verdict.reasons) == 1
     assert reason in verdict.reasons[0]
+
+
+def test_warnings_come_last_and_withhold_nothing() -> None:
+    odd = judged(warnings=["the series has missing slices"])
+    assert odd.outcome is Outcome.PASS and odd.reasons == ("warning: the series has missing slices",)
+    both = judged(warnings=["odd"], unfit=["blank"])
+    assert both.outcome is Outcome.INCONCLUSIVE
+    assert both.reasons == ("the quality is too low: blank", "warning: odd")
 
 
 def test_all_reasons_are_told_at_once() -> None:

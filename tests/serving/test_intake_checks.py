@@ -15,12 +15,12 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from data import index, phantom, phantom_files, suite
+from data import describe, index, phantom, phantom_files, read, suite
 from data.record import FieldOfView, Modality, PixelSettings, Pooling, Task
 from data.rules import Rule, scan_rules
 from data.settings import IngestSettings
 from lineage.verdict import Outcome
-from serving import bundle
+from serving import bundle, intake_checks
 from serving.gate import WARNING
 from serving.predict import Prediction, Upload, predict, to_json
 from serving.release import Release, load_release
@@ -308,3 +308,36 @@ def test_a_scout_in_a_series_is_left_out_by_its_name(release: Release) -> None:
     assert said.answer == predict(release, files, "tiny-ct").answer and len(said.slices) == 3
     assert to_json(said)["left_out"] == [{"file": "scout.dcm", "reason": "a localizer, not a slice"}]
     assert f"{WARNING}1 file is left out: a localizer, not a slice" in said.verdict.reasons
+
+
+def description(**changed: Any) -> dict[str, Any]:
+    """A sound slice, as it is described."""
+    scan = read.read("a.dcm", chest())
+    return describe.describe(scan.pixels[0], scan) | changed
+
+
+@pytest.mark.parametrize(
+    ("failing", "deciding", "outcome"),
+    [({3}, {3}, "unfit"), ({3}, {0}, "warning"), ({3, 4}, {0}, "warning"), ({3, 4, 5}, {0}, "unfit"), (set(), {0}, "")],
+)
+def test_failing_pixels_withhold_where_they_decide_or_are_many(
+    failing: set[int], deciding: set[int], outcome: str
+) -> None:
+    """Of ten slices; more than a fifth are many."""
+    sound, bad = description(), description(blank_share=1.0)
+    asked = scan_rules(CHEST.modality, CHEST.body_parts, WINDOW, CHEST.field_of_view)
+    found = intake_checks.check([bad if at in failing else sound for at in range(10)], asked, deciding)
+    text = (f"blank ({len(failing)} of 10 slices)",)
+    assert (found.refused, found.unfit, found.warnings) == (
+        (), text if outcome == "unfit" else (), text if outcome == "warning" else (),
+    )  # fmt: skip
+
+
+def test_a_header_withholds_wherever_it_lies_and_left_out_files_are_counted() -> None:
+    slices = [description(), description(plane="coronal"), description()]
+    asked = scan_rules(CHEST.modality, CHEST.body_parts, WINDOW, CHEST.field_of_view)
+    found = intake_checks.check(slices, asked, {0}, ["a localizer, not a slice"] * 2, blank=1)
+    assert found.refused == ("not an axial slice (1 of 3 slices)",) and found.unfit == ()
+    assert found.warnings == (
+        "2 files are left out: a localizer, not a slice", "1 of 4 slices are blank and take no part",
+    )  # fmt: skip

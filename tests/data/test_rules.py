@@ -1,0 +1,55 @@
+"""The rules of a slice on real pictures: inverted chests are found, crops are not taken for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data import read, rules
+from data.describe import describe, field_of_view
+from data.record import FieldOfView, Modality, Scan, Task, Units
+
+
+def failing(task: Task, scan: Scan) -> set[str]:
+    asked = rules.scan_rules(task.modality, task.body_parts, task.pixels.window, task.field_of_view)
+    return {asked[at].meaning for at in rules.failures(describe(scan.pixels[0], scan), asked) if asked[at].error}
+
+
+def test_every_inverted_chest_is_found_and_no_upright_one(real_data: Path, lung: Task) -> None:
+    for path in sorted((real_data / "lung-ct-iq-oth-nccd" / "images").glob("*/*"))[::12]:
+        scan = read.read(path.name, path.read_bytes())
+        inverted = replace(scan, pixels=255 - scan.pixels)
+        assert failing(lung, scan) == set()
+        assert "inverted, air is white" in failing(lung, inverted), path.name
+
+
+def test_no_crop_of_a_nodule_is_refused(real_data: Path, lung: Task) -> None:
+    folder = real_data / "lung-nodules-lidc"
+    table = pd.read_csv(folder / "nodules.csv")
+    crops = replace(lung, field_of_view=FieldOfView.CROP)
+    brightest = table[table["patient"].isin(["LIDC-IDRI-0129", "LIDC-IDRI-0526", "LIDC-IDRI-0811"])]
+    for row in pd.concat([table.iloc[::10], brightest]).itertuples():
+        scan = read.read("crop.png", (folder / str(row.file)).read_bytes())
+        assert failing(crops, scan) == set(), row.file
+        if row.label != "indeterminate":
+            assert failing(lung, scan) == set(), "a task that does not say that its pictures are crops"
+
+
+@pytest.mark.parametrize(
+    ("side", "spacing", "units", "expected"),
+    [
+        (512, 0.7, Units.HU, FieldOfView.BODY), (512, 0.35, Units.HU, FieldOfView.CROP),
+        (250, 1.0, Units.HU, FieldOfView.BODY), (249, 1.0, Units.HU, FieldOfView.CROP),
+        (128, 0.0, Units.HU, FieldOfView.BODY), (256, 0.9, Units.RAW, FieldOfView.BODY),
+    ],
+)  # fmt: skip
+def test_the_field_of_view_of_a_ct_is_known_in_millimetres(
+    side: int, spacing: float, units: Units, expected: FieldOfView
+) -> None:
+    scan = Scan("s", np.zeros((1, side, 512), np.float32), units, Modality.CT, (3.0, spacing, 0.7))
+    assert field_of_view(scan) is expected
+    assert field_of_view(replace(scan, spacing=None)) is FieldOfView.BODY
