@@ -56,7 +56,9 @@ def chest(folder: Path, task: Task, files: int, compressed: bool) -> None:
         image = pydicom.dcmread(originals[number % len(originals)])
         stored = image.pixel_array
         image.PixelData = (stored ^ random.integers(0, 2, stored.shape, stored.dtype)).tobytes()
-        image.PatientID, image.SOPInstanceUID = f"CASE{number:05d}", f"{image.SOPInstanceUID[:50]}.{number}"
+        image.PatientID = f"CASE{number:05d}"
+        for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+            setattr(image, keyword, f"{str(image.get(keyword))[:50]}.{number}")
         if compressed:
             image.compress(JPEG2000Lossless, generate_instance_uid=False)
         image.save_as(folder / f"{number:05d}.dcm")

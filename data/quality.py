@@ -28,6 +28,7 @@ KINDS = {
     "Near-duplicates": ("near-duplicate",),
     "Conflicting labels": ("the same picture has two labels", "nearly the same picture has another label"),
     "Patients in two groups": ("patient in two groups",),
+    "Patients that contradict the DICOM headers": ("one person of", "two persons of", "the id of one patient"),
     "Labels that contradict their mask": ("label contradicts its mask",),
 }
 OTHERS = "Other failing scans"

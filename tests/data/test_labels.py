@@ -95,6 +95,14 @@ def test_a_folder_stands_for_one_series_of_regular_files(folder: Path) -> None:
         metadata(write(folder, "a,7,t,normal", "a/two.png,7,t,normal"))
 
 
+def test_what_a_system_left_in_a_series_is_passed_over_and_named_in_no_row(folder: Path) -> None:
+    (folder / "a" / "._two.png").write_bytes(b"x")
+    (folder / "a" / "__MACOSX").mkdir()
+    assert list(metadata(write(folder, "a,7,t,normal"))["file_name"]) == ["a"]
+    with pytest.raises(Fault, match="row 2: file_name is a file that a system or viewer left behind"):
+        metadata(write(folder, "a/._two.png,7,t,normal"))
+
+
 @pytest.mark.parametrize("kind", ["nothing", "a folder", "a link", "a pipe"])
 def test_a_folder_with_anything_else_in_it_is_refused(folder: Path, kind: str) -> None:
     series = folder / "series"

@@ -69,6 +69,28 @@ def test_files_of_two_patients_and_no_file_at_all_are_refused(slices: list[bytes
         upload.scans([])
 
 
+def test_files_that_a_system_left_behind_are_passed_over(slices: list[bytes]) -> None:
+    files = [Upload("a.dcm", slices[0]), Upload("._a.dcm", b"x"), Upload(".DS_Store", b"x"), Upload("b.dcm", slices[1])]
+    assert len(upload.scans(files)[0].pixels) == 2
+    with pytest.raises(Fault, match="no file was sent"):
+        upload.scans([Upload("._a.dcm", slices[0])])
+
+
+def test_one_number_for_all_does_not_make_them_one_person(slices: list[bytes]) -> None:
+    one, other = (planted.image(content) for content in slices)
+    one.PatientID = other.PatientID = "ANON"
+    other.PatientBirthDate = "19010203"
+    with pytest.raises(Fault, match="are of different patients by their birth date"):
+        upload.scans([Upload("a.dcm", planted.stored(one)), Upload("b.dcm", planted.stored(other))])
+
+
+def test_files_without_a_series_uid_are_not_put_together(slices: list[bytes]) -> None:
+    one, other = (planted.image(content) for content in slices)
+    del one.SeriesInstanceUID, other.SeriesInstanceUID
+    with pytest.raises(Fault, match="has no series UID, so nobody knows what belongs with it"):
+        upload.scans([Upload("a.dcm", planted.stored(one)), Upload("b.dcm", planted.stored(other))])
+
+
 def test_a_header_that_breaks_when_it_is_read_is_named(slices: list[bytes]) -> None:
     """pydicom looks at a value when it is asked for: here one whose kind does not exist."""
     at = slices[0].index(b"\x08\x00\x90\x00PN")
