@@ -67,7 +67,11 @@ def import_folder(
         notes |= _account(folder, found, files, only, layout, notes.pop("left_out", {}))
         if not rows:
             raise Fault(_nothing(source, only, notes))
-        table = pd.DataFrame(rows).reindex(columns=[*REQUIRED_METADATA, *OPTIONAL_METADATA]).fillna("")
+        table = (
+            pd.DataFrame(_answered(rows, lesion_value))
+            .reindex(columns=[*REQUIRED_METADATA, *OPTIONAL_METADATA])
+            .fillna("")
+        )
         table["task"] = task.name
         table["site"] = table["site"].replace("", site)
         table["truth"] = table["truth"].replace("", truth)
@@ -109,6 +113,15 @@ def _layout(
         rows, notes = _volumes(source, pairs, task, lesion_value, patient_level)
         return VOLUMES, rows, _where(source, rows, set(names)), notes
     return CLASSES, *by_class(source, names, task, only, patient_level)
+
+
+def _answered(rows: list[Row], lesion_value: str) -> list[Row]:
+    """The rows, those with a mask and no lesion value of their own with the one that was named."""
+    if not outlines.lesion_values(lesion_value):
+        return rows
+    if not any(row.get("mask") for row in rows):
+        raise Fault(f"--lesion-value {lesion_value}: no scan of the folder has a mask; leave the option out")
+    return [row | {"lesion_value": row.get("lesion_value") or lesion_value} if row.get("mask") else row for row in rows]
 
 
 def _account(
@@ -162,7 +175,7 @@ def _volumes(
     patients, notes = patients_of([scan for scan, _ in pairs], source, patient_level)
     for scan, mask in pairs:
         name, drawn = scan.relative_to(source).as_posix(), mask.relative_to(source).as_posix()
-        facts = {"file_name": name, "patient_id": patients[name], "mask": drawn, "lesion_value": lesion_value}
+        facts = {"file_name": name, "patient_id": patients[name], "mask": drawn}
         labelled, empty, values[drawn] = slice_rows(scan, mask, task, wanted)
         rows += [row | facts for row in labelled]
         blank += empty

@@ -66,9 +66,9 @@ def directions(affine: Affine) -> str:
 
     Of an oblique grid it is the nearest of the 48 orientations.
     """
-    cosines = affine[:3, 2::-1] / np.linalg.norm(affine[:3, 2::-1], axis=0)
-    order = max(permutations(range(3)), key=lambda axes: round(sum(abs(cosines[axes[at], at]) for at in range(3)), 6))
-    return "".join(LETTERS[axis][int(cosines[axis, at] > 0)] for at, axis in enumerate(order))
+    a, b, c = (affine[:3, 2::-1] / np.linalg.norm(affine[:3, 2::-1], axis=0)).T.tolist()
+    order = max(permutations(range(3)), key=lambda axes: round(abs(a[axes[0]]) + abs(b[axes[1]]) + abs(c[axes[2]]), 6))
+    return "".join(LETTERS[axis][int(cosines[axis] > 0)] for axis, cosines in zip(order, (a, b, c), strict=True))
 
 
 def turn(stored: str) -> Turn:

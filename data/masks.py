@@ -30,7 +30,8 @@ def volumes(source: Path, only: str | None, names: Sequence[str] | None = None) 
     Beside a scan its mask is called as it is but for a word such as mask, seg, segmentation or label: the mask of
     `Pre_Scan_T1.nii.gz` is `Pre_Mask.nii.gz`, that of `X.nii.gz` is `X_seg.nii.gz`; where several fit, the longest
     name does. In folders imagesTr and labelsTr (or masks) side by side both have one name, the scan perhaps with a
-    channel (`X_0000.nii.gz`). Fault where a scan has no mask or two, or a mask has no scan.
+    channel (`X_0000.nii.gz`); an imagesTs beside them, without masks of its own, is passed over. Fault where a scan has
+    no mask or two, or a mask has no scan.
     """
     names = folder_files.survey(source).names if names is None else names
     files = [source / name for name in names if name.endswith(VOLUME)]
@@ -38,6 +39,7 @@ def volumes(source: Path, only: str | None, names: Sequence[str] | None = None) 
     if not masks:
         return []
     scans = [path for path in files if path not in masks and fnmatch(path.name, only or "*")]
+    scans = [path for path in scans if not _is_unlabelled(path.parent)]
     pairs = [(scan, _mask_of(scan, masks, source)) for scan in scans]
     idle = sorted(set(masks) - {mask for _, mask in pairs})
     if idle and not only:
@@ -137,6 +139,13 @@ def _side(folder: Path) -> int | None:
             if folder.name.startswith(name) and folder.with_name(other).is_dir():
                 return place
     return None
+
+
+def _is_unlabelled(folder: Path) -> bool:
+    """Whether a folder of scans beside others that have a folder of masks has none: imagesTs beside imagesTr."""
+    of_scans = any(folder.name.startswith(scans) for scans, _ in SPLITS)
+    beside = [path for path in folder.parent.iterdir() if path.is_dir()] if of_scans else []
+    return of_scans and _side(folder) is None and any(_side(path) == 0 for path in beside)
 
 
 def _stem(path: Path) -> str:

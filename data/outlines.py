@@ -89,8 +89,8 @@ def lesion_values(text: str) -> tuple[float, ...]:
         values = tuple(float(part) for part in text.replace(";", ",").split(",")) if text else ()
     except ValueError:
         values = (0.0,)
-    if not all(0 < value < MANY for value in values):
-        raise Fault(f"the lesion value {text[:20]!r} is no number above 0, nor several such as 1,2")
+    if not all(0 < abs(value) < MANY for value in values):
+        raise Fault(f"the lesion value {text[:20]!r} is no number but 0, nor several such as 1,2")
     return values
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import permutations, product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nibabel
@@ -20,12 +21,15 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from data import archive, geometry, index, outlines
+from data import archive, describe, geometry, index, outlines
+from data.masks import slice_rows
 from data.read import read
 from data.record import Scan, Task
 from lineage.fault import Fault
+from pipelines import params
 
 Volume = NDArray[np.int16]
+ROOT = Path(__file__).resolve().parents[2]
 SIDES, VOXEL = (6, 10, 9), (3.0, 0.8, 1.1)  # slices, rows, columns of the body, and mm; no two alike
 ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
 LESION = (slice(2, 4), slice(1, 3), slice(6, 9))  # near one corner: no symmetry hides a wrong turn
@@ -198,6 +202,31 @@ def test_one_slice_of_dicom_takes_its_part_of_a_volume(scan_how: Any, mask_how: 
         scan = read("slice", content)
         inside |= {int(value) + 1024 for value in scan.pixels[outlines.drawn("mask", mask, scan).lesion]}
     assert inside == truth()
+
+
+@settings(max_examples=40, deadline=None)
+@given(HOW, HOW, TILT)
+def test_labels_of_an_import_are_those_of_the_slices(scan_how: Any, mask_how: Any, tilt: float) -> None:
+    task, affine = params.load(ROOT).task("brain-mr"), standard(tilt)
+    with TemporaryDirectory() as folder:
+        scan, mask = Path(folder, "scan.nii"), Path(folder, "mask.nii")
+        scan.write_bytes(nifti(body(), affine, scan_how))
+        mask.write_bytes(nifti(lesion(), affine, mask_how))
+        rows, blank, _ = slice_rows(scan, mask, task)
+    planes, _ = stored(body(), affine, scan_how)
+    ill = ["tumour" if truth() & set(plane.ravel().tolist()) else "no_tumour" for plane in planes]
+    assert [row["label"] for row in rows] == ill and blank == 0, "slices are counted as the file has them"
+
+
+@pytest.mark.parametrize(("axes", "plane"), [((0, 1, 2), "axial"), ((2, 1, 0), "sagittal"), ((1, 0, 2), "coronal")])
+def test_the_plane_of_a_volume_is_named(axes: tuple[int, int, int], plane: str) -> None:
+    """Slices run along the third axis of the file: where that is not the patient's, rules of the plane say so."""
+    scan = read("scan", nifti(body(), standard(), (axes, (1, -1, 1))))
+    facts = describe.describe(scan.pixels[0], scan)
+    assert facts["plane"] == plane
+    assert (facts["row_spacing"], facts["column_spacing"]) == pytest.approx(
+        {"axial": (0.8, 1.1), "sagittal": (3.0, 0.8), "coronal": (3.0, 1.1)}[plane]
+    )
 
 
 def changed(affine: geometry.Affine, shift: float = 0.0, scale: float = 1.0, turn: float = 0.0) -> geometry.Affine:

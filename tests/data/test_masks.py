@@ -49,6 +49,11 @@ def test_a_mask_is_found_by_its_name(tmp_path: Path, scan: str, mask: str) -> No
     assert paired(tmp_path) == {scan: mask}
 
 
+def test_scans_of_a_public_set_that_nobody_labelled_are_passed_over(tmp_path: Path) -> None:
+    root = put(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "imagesTs/b.nii.gz")
+    assert paired(root) == {"imagesTr/a.nii.gz": "labelsTr/a.nii.gz"}
+
+
 def test_numbers_and_longer_names_are_not_mixed_up(tmp_path: Path) -> None:
     put(
         tmp_path,
@@ -232,3 +237,14 @@ def test_a_dicom_segmentation_is_named(lung: Task, kind: str) -> None:
     header.save_as(stream)
     with pytest.raises(Fault, match="is a DICOM segmentation, which can't be read yet; convert it to NIfTI"):
         outlines.drawn("mask", stream.getvalue(), read("scan", content))
+
+
+def test_a_ready_table_takes_the_answer_too(tmp_path: Path, brain: Task) -> None:
+    batch = tmp_path / "inbox/masked"
+    phantom.write_batch(batch, brain, 2, phantom.usual(brain), 3, slices=2, masks=True)
+    import_folder(batch, tmp_path / "batch", brain, lesion_value="1")
+    assert set(metadata(tmp_path / "batch")["lesion_value"]) == {"1"}
+    plain = tmp_path / "inbox/plain"
+    phantom.write_batch(plain, brain, 2, phantom.usual(brain), 3, slices=2)
+    with pytest.raises(Fault, match="--lesion-value 2: no scan of the folder has a mask"):
+        import_folder(plain, tmp_path / "none", brain, lesion_value="2")
