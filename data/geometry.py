@@ -28,9 +28,8 @@ LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # of the patient axes x, y, z: f
 UPRIGHT = {"S": "LP", "I": "LP", "P": "LI", "A": "LI", "L": "PI", "R": "PI"}  # columns, rows by direction of slices
 LEAST = 1e-6  # mm: what is shorter is no voxel
 UNKNOWN = "unknown orientation"  # header["geometry"] of a volume that does not say how it lies
-UNUSUAL = (
-    "unusual orientation"  # and of a DICOM picture that is not as `turn` would hang it: prone, on the side, flipped
-)
+UNUSUAL = "unusual orientation"  # and of a DICOM picture that is prone, on its side or flipped: not as `turn` has it
+APART = 0.5  # cosine of an axis of sform and qform: a head registered to an atlas is turned by less than 60 degrees
 EVEN = ("even", "gantry tilt")  # how slices lie, where one affine is true of them all (see data/series.py)
 
 
@@ -127,18 +126,24 @@ def nifti(header: Any) -> tuple[Affine | None, str]:
 
     The sform holds if its code is set, else the qform (nibabel's rule). None where neither is set, or where the matrix
     is an identity, as software writes that knows nothing of the patient: the directions are then those that the format
-    assumes. Fault where sform and qform run in different directions, or where the matrix spans no volume.
+    assumes. Fault where an axis of the sform runs elsewhere than the qform's, or where the matrix spans no volume.
     """
     matrices = [_lps(matrix) for matrix, code in (header.get_sform(coded=True), header.get_qform(coded=True)) if code]
     if not all(map(usable, matrices)):
         raise Fault("its sform or qform is no matrix of a volume; export it again")
-    if len({directions(matrix) for matrix in matrices}) > 1:
+    if len(matrices) > 1 and _cosines(*matrices).min() < APART:
         raise Fault("its sform and its qform name different sides of the patient; set one of them to the other")
     affine = matrices[0] if matrices else _lps(header.get_base_affine())
     if not usable(affine):
         raise Fault("its voxels have no size; export it again")
     plain = np.array_equal(np.abs(affine[:3, 2::-1]), np.eye(3)) and not affine[:3, 3].any()
     return (None if plain or not matrices else affine), directions(affine)
+
+
+def _cosines(one: Affine, other: Affine) -> NDArray[np.float64]:
+    """The cosines between the axes of two affines, axis by axis."""
+    axes, others = (matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0) for matrix in (one, other))
+    return np.asarray((axes * others).sum(axis=0))
 
 
 def _lps(matrix: Any) -> Affine:
@@ -236,3 +241,12 @@ def outline_doubt(scan: Scan) -> str:
     if scan.header.get("format") == "nifti" and (turned.exchanged or scan.directions[2] not in "SI"):
         return f"its axes run in the directions {scan.directions}; masks were laid on it by the order of their own axes"
     return ""
+
+
+def slice_doubt(scan: Scan) -> str:
+    """Why the outlines (and labels out of them) of a volume or series from before may be those of other slices.
+
+    This is only possible where the mask's slices ran the other way, which is rare: a hint to look, no finding.
+    """
+    count = len(scan.pixels)
+    return f"its {count} slices and those of its mask were put together by number" if count > 1 else ""

@@ -16,6 +16,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nibabel.eulerangles import euler2mat
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -276,6 +277,15 @@ def test_sform_and_qform_of_two_minds_are_refused() -> None:
         read("scan", bytes(image.to_bytes()))
 
 
+def test_a_head_that_was_registered_to_an_atlas_lies_as_its_sform_says() -> None:
+    image = nibabel.Nifti1Image.from_bytes(nifti(body(), standard()))
+    image.set_sform(image.get_qform() @ nibabel.affines.from_matvec(euler2mat(0.2, 0.1, 0.6)), 4)
+    scan = read("scan", bytes(image.to_bytes()))
+    assert scan.affine is not None
+    shown = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.get_sform()
+    np.testing.assert_allclose(np.abs(scan.affine[:3, 0]), np.abs(shown[:3, 2]), atol=1e-5)
+
+
 def test_a_volume_that_says_nothing_fits_its_like_alone() -> None:
     """With both codes 0 the directions are a guess: a mask that is sure of its own can't be laid on it."""
     scan = read("scan", nifti(body(), standard(), codes=(0, 0)))
@@ -318,7 +328,8 @@ def test_outlines_lie_on_the_lesion_whatever_the_position(real_data: Path, tmp_p
 
 def test_an_old_outline_is_doubted_where_the_scan_lies_unusually() -> None:
     usual = read("scan", next(slices(body(), standard())))
-    assert geometry.outline_doubt(usual) == ""
+    assert geometry.outline_doubt(usual) == geometry.slice_doubt(usual) == ""
+    assert "6 slices" in geometry.slice_doubt(read("scan", nifti(body(), standard())))
     volume, lies = stored(body(), standard(), ((0, 1, 2), (1, -1, -1)))
     assert "RAS" in geometry.outline_doubt(read("scan", next(slices(volume, lies))))
     assert geometry.outline_doubt(read("scan", nifti(body(), standard(), ((0, 1, 2), (1, -1, -1))))) == ""
