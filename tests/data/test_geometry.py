@@ -279,7 +279,7 @@ def test_sform_and_qform_of_two_minds_are_refused() -> None:
 
 def test_a_head_that_was_registered_to_an_atlas_lies_as_its_sform_says() -> None:
     image = nibabel.Nifti1Image.from_bytes(nifti(body(), standard()))
-    image.set_sform(image.get_qform() @ nibabel.affines.from_matvec(euler2mat(0.2, 0.1, 0.6)), 4)
+    image.set_sform(nibabel.affines.from_matvec(euler2mat(0.2, 0.1, 0.6)) @ image.get_qform(), 4)
     scan = read("scan", bytes(image.to_bytes()))
     assert scan.affine is not None
     shown = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.get_sform()
