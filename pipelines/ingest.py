@@ -33,7 +33,7 @@ from data.record import Task
 from lineage import ledger, places
 from lineage.fault import Fault
 from lineage.verdict import Outcome, Verdict
-from pipelines import correction, git, page, params, repro, settle
+from pipelines import admissions, correction, git, page, params, repro, settle
 from pipelines.workspace import alone
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def waiting(source: Path | None, again: bool = False, broken: dict[str, str] | N
     their number alone, since nobody knows whose name a folder bears whose table can't be read.
     """
     kinds = ("batch.admitted",) if again else _JUDGED
-    judged = {event.payload["digest"] for kind in kinds for event in ledger.events(kind=kind)}
+    judged = admissions.judged(kinds)
     if source:
         return [batch for batch in [incoming(source)] if batch.digest not in judged]
     found, faults = [], {} if broken is None else broken

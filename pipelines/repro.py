@@ -83,6 +83,16 @@ def repository(folder: Path | None = None) -> Iterator[Any]:
         raise Fault(f"DVC in {root}: {git.short(f'{error}{cause}')}") from error
 
 
+def stores(folder: Path | None = None) -> dict[str, Path]:
+    """Where `cache` and `remote` keep their objects (dvc_objects); a remote on another machine is left out."""
+    with repository(folder) as repo:
+        found = {"cache": Path(repo.cache.local.path)}
+        url = str(repo.config["remote"].get(repo.config["core"].get("remote"), {}).get("url", ""))
+        if url and "://" not in url:
+            found["remote"] = Path(url) / "files" / "md5"
+    return found
+
+
 def add(path: Path) -> None:
     """Give a batch its own `.dvc` file; its bytes go to the cache.
 
@@ -102,6 +112,12 @@ def push(folder: Path | None = None, batch: Path | None = None) -> None:
     """Send what the remote lacks: of one batch alone (its cost is that batch's), or of everything."""
     with repository(folder) as repo:
         repo.push(targets=[f"{batch}.dvc"] if batch else None)
+
+
+def fetch(pointer: Path) -> None:
+    """Bring what a `.dvc` file points to from the remote into the cache."""
+    with repository() as repo:
+        repo.fetch(targets=[str(pointer)])
 
 
 def admission(batch: Path) -> str:

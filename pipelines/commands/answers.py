@@ -122,9 +122,22 @@ def trace(args: argparse.Namespace) -> Answer:
     return Answer(chain.to_dict(), chains.render(chain))
 
 
-def verify(_args: argparse.Namespace) -> Answer:
-    """Ledger and journal, walked from end to end."""
-    verdict = ledger.verify()
-    return Answer(
-        verdict.to_dict(), "\n".join([f"ledger: {verdict.outcome.value}", *verdict.reasons]), verdict.exit_code
-    )
+def verify(args: argparse.Namespace) -> Answer:
+    """The ledger, walked from end to end; and what it names, beside git, DVC, cohort tables and MLflow."""
+    from pipelines import repair, verify_workspace
+
+    chain = ledger.verify()
+    lines = [f"ledger: {chain.outcome.value}", *chain.reasons]
+    done: list[str] = []
+    if args.repair and chain.outcome is Outcome.FAIL:
+        raise Fault(f"the ledger itself was changed ({chain.reasons[0]}); nothing is repaired by it: restore a backup")
+    if args.repair:
+        done = repair.repair()
+        chain = ledger.verify()
+    state = verify_workspace.verify(args.full)
+    lines += [*(f"repaired: {line}" for line in done), f"workspace: {state.outcome.value}", *state.reasons]
+    if state.outcome is Outcome.FAIL and not args.repair:
+        lines.append("`oncoloop verify --repair` brings back what git, cache, remote and ledger still know")
+    outcome = worst([chain.outcome, state.outcome])
+    result = chain.to_dict() | {"outcome": outcome.value, "workspace": state.to_dict(), "repaired": done}
+    return Answer(result, "\n".join(lines), EXIT_CODES[outcome])
