@@ -156,6 +156,7 @@ class Answering:
         self.headers: list[dict[str, str]] = []
         self.problem: tuple[int, str] | None = None
         self.changes: dict[str, Any] = {}
+        self.left_out: list[dict[str, str]] = []
 
     async def predict(self, request: Request) -> Response:
         """POST /predict."""
@@ -171,7 +172,7 @@ class Answering:
         made = journal_row(person.name, **self.changes)
         journal.append(made)
         facts = {"id": made.id, "task": made.task, "map": made.map, "map_class": "malignant", "shown": 0}
-        return JSONResponse(facts | {"answer": made.answer, "release": made.release})
+        return JSONResponse(facts | {"answer": made.answer, "release": made.release, "left_out": self.left_out})
 
     @staticmethod
     def _refused(status: int, detail: str) -> Response:

@@ -175,6 +175,20 @@ def test_a_series_shows_the_slice_of_the_map(desk_page: Any) -> None:
     assert "Slice 1 of 2" in desk_page.inner_text("#caption")
 
 
+def test_a_file_that_was_left_out_does_not_shift_the_slices(desk_page: Any, release: Any) -> None:
+    """A scout below the slices: the map belongs to the lower slice, not to the scout."""
+    release.left_out = [{"file": "scout.dcm", "reason": "a localizer, not a slice"}]
+    release.changes = {"reasons": ["warning: 1 file is left out: a localizer, not a slice"]}
+    scout, slices = ("scout.dcm", dicom(RAMP.T, -5.0, True)), [("a.dcm", dicom(RAMP, 1.0, True))]
+    desk_page.reload()
+    ask(desk_page, scout, *slices, ("b.dcm", dicom(RAMP.T, 9.0, True)))
+    assert same(drawn(desk_page), RAMP.astype(float)) and "Slice 1 of 2" in desk_page.inner_text("#caption")
+    assert "1 file is left out: a localizer, not a slice" in desk_page.inner_text("#card")
+    desk_page.reload()
+    ask(desk_page, scout, *slices, ("scout.dcm", dicom(RAMP.T, 9.0, True)))
+    assert "The heat map alone" in desk_page.inner_text("#caption"), "two files of that name: nobody knows which"
+
+
 def test_a_volume_is_drawn_the_way_the_model_saw_it(desk_page: Any) -> None:
     from data import read
 
