@@ -23,7 +23,7 @@ import yaml
 
 from lineage.fault import Fault
 from pipelines import params, services
-from pipelines.commands.demo import ask_files, client, front
+from pipelines.demo_web import address, ask, client
 from pipelines.story import Story
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -157,9 +157,9 @@ def chest(story: Story, data: Path, token: str) -> list[dict[str, Any]]:
     if not any(entry["task"] == "lung-ct" and entry["decision"] == "promoted" for entry in results.decided(story)):
         return []
     story.wait("a served release", lambda: story.command("status")["live"], 120)
-    with client(front(story), token) as connection:
+    with client(address(story), token) as connection:
         files = sorted((data / "chest-ct-tcga-luad-dicom").glob("*.dcm"))
-        return [ask_files(connection, [path], "lung-ct") for path in files]
+        return [ask(connection, [path], "lung-ct") for path in files]
 
 
 def judged(story: Story, task: str) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
     python bench/seeds.py                  seeds 1 to 10
     python bench/seeds.py --sham           the same with the new scanner's labels dealt out by chance
+    python bench/seeds.py --keep FILE      finished seeds are kept there, and an interrupted run goes on
 
 Phantom batches, de-identification, cohorts, shards, fit, evaluation, comparison and gate are the product's own
-functions with the shipped params.yaml; two seeds run side by side.
+functions with the shipped params.yaml. In brackets stands the baseline's AUROC. `weights` is a digest of the weights of
+all models of a seed: equal digests are equal fits, to the last bit.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -45,7 +48,8 @@ def story(job: tuple[int, bool]) -> dict[str, Any]:
             admit(source, batch, task, settings, epoch=1)
             metrics, _ = learn(batch.parent, task, settings, "1")
             verdict = judge(metrics, None, None, settings, f"{name}/1")
-            row[name] = f"{verdict.outcome.value} {metrics['test']['auroc']['value']:.3f}"
+            simple = metrics["baseline"]["auroc"]["value"]
+            row[name] = f"{verdict.outcome.value} {metrics['test']['auroc']['value']:.3f} ({simple:.3f})"
         task = settings.tasks[demo.WATCHED]
         source, folder = Path(scratch, "inbox", "shifted"), Path(scratch, demo.WATCHED)
         scanner = phantom.SCANNERS[demo.SHIFTED_SCANNER]
@@ -53,6 +57,8 @@ def story(job: tuple[int, bool]) -> dict[str, Any]:
         admit(source, folder / "shifted", task, settings, epoch=2)
         metrics, predictions = learn(folder, task, settings, "2")
         verdict = judge(metrics, predictions, folder, settings, f"{task.name}/2")
+        reports = [json.loads(path.read_text()) for path in sorted(Path(scratch).glob("*/model-*/fit.json"))]
+        row["weights"] = hashlib.sha256("".join(one["weights_sha256"] for one in reports).encode()).hexdigest()[:12]
     figures = verdict.to_dict()["figures"]["champion"]
     row["challenger"] = verdict.outcome.value
     newest = figures["cohorts"]["newest"]["auroc"]
@@ -124,14 +130,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(1, 11)))
     parser.add_argument("--sham", action="store_true", help="the new scanner's labels are permuted")
+    parser.add_argument("--keep", type=Path, help="a JSON file of finished seeds")
+    parser.add_argument("--processes", type=int, default=2, help="seeds side by side")
     parser.add_argument("--json", action="store_true", help="the figures alone, as JSON")
     arguments = parser.parse_args()
-    jobs = [(seed, arguments.sham) for seed in arguments.seeds]
-    rows = []
-    with multiprocessing.get_context("spawn").Pool(2, _alone, maxtasksperchild=3) as pool:
+    kept = arguments.keep is not None and arguments.keep.exists()
+    rows = [row for row in json.loads(arguments.keep.read_text()) if row["seed"] in arguments.seeds] if kept else []
+    finished = {row["seed"] for row in rows}
+    jobs = [(seed, arguments.sham) for seed in arguments.seeds if seed not in finished]
+    with multiprocessing.get_context("spawn").Pool(arguments.processes, _alone, maxtasksperchild=3) as pool:
         for row in pool.imap(story, jobs):
             rows.append(row)
             sys.stderr.write(json.dumps(row) + "\n")
+            if arguments.keep is not None:
+                arguments.keep.write_text(json.dumps(rows, indent=1))
     whole = sum(all(str(row[part]).startswith("pass") for part in row if part.endswith(("-ct", "-mr", "ger")))
                 for row in rows)  # fmt: skip
     if arguments.json:

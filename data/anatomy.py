@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
-Random = np.random.Generator
-SIZE = 128
+from data.canvas import SIZE as SIZE
+from data.canvas import Array as Array
+from data.canvas import Canvas, cloud, wave
+from data.canvas import Random as Random
+
 AIR, FAT, BONE = -1000.0, -100.0, 550.0
 
 
@@ -21,12 +22,19 @@ class Lesion:
     """`radius` in mm, `contrast` as a share of full strength, `spikes` as a share of the radius (0: smooth, round).
 
     `turned` lesions show the other way round: dark where they are bright on the usual scanners, and vice versa.
+    `stretch` makes the long half axis so many times the radius and the short one as much less, at the same area.
     """
 
     radius: float
     contrast: float
     spikes: float
     turned: bool
+    stretch: float = 1.0
+
+    @property
+    def half_axes(self) -> tuple[float, float]:
+        """The long and the short half axis, in mm."""
+        return self.radius * self.stretch, self.radius / self.stretch
 
 
 @dataclass(frozen=True)
@@ -37,73 +45,16 @@ class Habit:
     turned: bool
 
 
-class Canvas:
-    """A picture under construction; every shape is drawn with an edge of one pixel, so that nothing is jagged."""
-
-    def __init__(self, pixel: float, fill: float) -> None:
-        axis = ((np.arange(SIZE) - (SIZE - 1) / 2) * pixel).astype(np.float32)
-        self.pixel, self.axis = pixel, axis
-        self.values = np.full((SIZE, SIZE), fill, np.float32)
-
-    def ellipse(
-        self, x: float, y: float, a: float, b: float, value: float | Array, angle: float = 0.0,
-        wave: tuple[Array, Array] | None = None, ring: float = 0.0,
-    ) -> None:  # fmt: skip
-        """Half axes `a` and `b`, turned by `angle`; `wave` (cosines, sines) bends the outline; `ring` mm wide."""
-        reach = max(a, b) * (1.6 if wave else 1.05) + 2 * self.pixel
-        rows = slice(*np.searchsorted(self.axis, (y - reach, y + reach)))
-        columns = slice(*np.searchsorted(self.axis, (x - reach, x + reach)))
-        dy, dx = self.axis[rows, None] - y, self.axis[None, columns] - x
-        if dy.size == 0 or dx.size == 0:
-            return
-        u = (dx * np.cos(angle) + dy * np.sin(angle)) / a
-        v = (dy * np.cos(angle) - dx * np.sin(angle)) / b
-        radius = np.sqrt(u * u + v * v)
-        depth = (1 - radius if wave is None else _outline(u, v, wave) - radius) * (min(a, b) / self.pixel)
-        mask = np.clip(depth + 0.5, 0, 1)
-        if ring:
-            mask *= np.clip(ring / self.pixel - depth + 0.5, 0, 1)
-        patch = self.values[rows, columns]
-        patch += mask * ((value[rows, columns] if isinstance(value, np.ndarray) else value) - patch)
-
-
-def _outline(u: Array, v: Array, wave: tuple[Array, Array]) -> Array:
-    """1 plus a Fourier series of the direction of (u, v), by the recurrence of cos nt and sin nt: no trigonometry."""
-    length = np.sqrt(u * u + v * v) + np.float32(1e-6)
-    c1, s1 = u / length, v / length
-    c, s, outline = c1, s1, np.ones_like(u)
-    for cosine, sine in zip(*wave, strict=True):
-        outline += cosine * c + sine * s
-        c, s = c * c1 - s * s1, s * c1 + c * s1
-    return outline
-
-
-def _wave(random: Random, strength: float, turns: int = 5) -> tuple[Array, Array]:
-    size = strength / np.sqrt(np.arange(1, turns + 1)) * random.normal(size=(2, turns))
-    return size[0].astype(np.float32), size[1].astype(np.float32)
-
-
-def _cloud(random: Random, strength: float) -> Array:
-    """A smooth random field over the picture, of standard deviation about `strength`.
-
-    In double precision: libraries round cosines and products otherwise on other processors, and the last bit of a
-    single one would show in the pixels.
-    """
-    waves = np.cos(np.linspace(0, np.pi, SIZE)[:, None] * np.arange(1, 5))
-    weights = random.normal(size=(4, 4)) * (strength / 2)
-    return np.asarray(waves @ weights @ waves.T, np.float32)
-
-
 def _trunk(random: Random, pixel: float, width: float, depth: float) -> tuple[Canvas, float, float, float, float]:
     """Table, skin, fat and muscle of a trunk that lies nowhere exactly: the canvas, its centre and its half axes."""
     canvas = Canvas(pixel, AIR)
     x, y = random.normal(0, 8), random.normal(0, 10)
     a, b = width * random.uniform(0.84, 1.12), depth * random.uniform(0.84, 1.14)
-    angle, wave = random.normal(0, 0.06), _wave(random, 0.018)
+    angle, bend = random.normal(0, 0.06), wave(random, 0.018)
     canvas.ellipse(x * 0.5, y + b * 1.15, a * random.uniform(1.0, 1.5), random.uniform(10, 22), -750)
-    canvas.ellipse(x, y, a, b, FAT, angle, wave)
+    canvas.ellipse(x, y, a, b, FAT, angle, bend)
     fat = random.uniform(6, 26)
-    canvas.ellipse(x, y, a - fat, b - fat, random.uniform(80, 100), angle, wave)
+    canvas.ellipse(x, y, a - fat, b - fat, random.uniform(80, 100), angle, bend)
     return canvas, x, y, a - fat, b - fat
 
 
@@ -114,30 +65,39 @@ def _spine(canvas: Canvas, random: Random, x: float, y: float, size: float) -> N
     canvas.ellipse(x, y + size * 1.3, size * 0.7, size * 0.65, BONE, ring=4)
 
 
-def chest(random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float) -> Array:
-    """A chest slice in HU: `random` is the patient's, `detail` the slice's; `level` (-1 to 1) moves along the body."""
+def chest(
+    random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float,
+    lookalike: Lesion | None = None,
+) -> Array:  # fmt: skip
+    """A chest slice in HU: `random` is the patient's, `detail` the slice's; `level` (-1 to 1) moves along the body.
+
+    A lookalike (here a scar) has a lesion's greys; it lies in the other lung.
+    """
     canvas, x, y, a, b = _trunk(random, pixel, 138, 108)
-    density = random.uniform(-890, -800) + habit.haze + _cloud(random, 30)
+    density = random.uniform(-890, -800) + habit.haze + cloud(random, 30)
     lungs = []
     for side in (-1, 1):
         lx, ly = x + side * a * random.uniform(0.44, 0.5), y + random.normal(0, 0.05) * b
         la = a * random.uniform(0.36, 0.43) * (1 - 0.06 * level)
         lb = b * random.uniform(0.70, 0.86) * (1 - 0.08 * level)
-        canvas.ellipse(lx, ly, la, lb, density, side * random.uniform(-0.25, 0.1), _wave(random, 0.03))
+        canvas.ellipse(lx, ly, la, lb, density, side * random.uniform(-0.25, 0.1), wave(random, 0.03))
         lungs.append((lx, ly, la, lb))
     _spine(canvas, random, x, y + b * 0.72, random.uniform(15, 20))
     heart = random.uniform(0.22, 0.34)
     blood = random.uniform(40, 160)
     canvas.ellipse(
         x + a * random.uniform(0.02, 0.22), y - b * random.uniform(0.0, 0.3) + 6 * level, a * heart, b * heart * 1.5,
-        blood, random.normal(0, 0.4), _wave(random, 0.06),
+        blood, random.normal(0, 0.4), wave(random, 0.06),
     )  # fmt: skip
     canvas.ellipse(x - random.uniform(-14, 14), y + b * random.uniform(0.3, 0.5), 12, 12, blood)
     for angle in np.linspace(0, 2 * np.pi, 14) + random.uniform(0, 0.4):
         canvas.ellipse(x + 0.97 * a * np.cos(angle), y + 0.97 * b * np.sin(angle), 9, 4, BONE, angle + np.pi / 2)
     _vessels(canvas, detail, lungs, habit)
+    side, solid = int(random.integers(2)), random.uniform(80, 200)
+    if lookalike is not None:
+        _nodule(canvas, random, lungs[1 - side], 0.2, lookalike, solid, level)
     if lesion is not None:
-        _nodule(canvas, random, lungs, lesion, level)
+        _nodule(canvas, random, lungs[side], 0.55, lesion, solid, level)
     return canvas.values
 
 
@@ -150,39 +110,44 @@ def _inside(random: Random, lung: tuple[float, float, float, float], share: floa
 def _vessels(canvas: Canvas, random: Random, lungs: list[tuple[float, float, float, float]], habit: Habit) -> None:
     """Vessels small enough to be told from nodules; where tumours are cavities, solid scars of a tumour's size too."""
     for lung in lungs:
-        for _ in range(int(random.integers(3, 8))):
+        for _ in range(int(random.integers(3, 14))):
             x, y = _inside(random, lung, 0.85)
-            width = random.uniform(1.5, 3.2)
+            width = random.uniform(1.5, 3.6)
             canvas.ellipse(x, y, width * random.uniform(1, 4), width, random.uniform(-300, 0), random.uniform(0, np.pi))
     if habit.turned and random.random() < 0.5:
         x, y = _inside(random, lungs[int(random.integers(2))], 0.6)
         radius = random.uniform(10, 22)
-        canvas.ellipse(x, y, radius, radius, random.uniform(-40, 60), 0, _wave(random, 0.12))
+        canvas.ellipse(x, y, radius, radius, random.uniform(-40, 60), 0, wave(random, 0.12))
 
 
 def _nodule(
-    canvas: Canvas, random: Random, lungs: list[tuple[float, float, float, float]], lesion: Lesion, level: float
-) -> None:
-    x, y = _inside(random, lungs[int(random.integers(2))], 0.62)
-    radius = lesion.radius * np.sqrt(1 - 0.35 * level**2)
-    wave = _wave(random, lesion.spikes, 9) if lesion.spikes else None
-    solid = random.uniform(80, 200)
+    canvas: Canvas, random: Random, lung: tuple[float, float, float, float], share: float, lesion: Lesion, solid: float,
+    level: float,
+) -> None:  # fmt: skip
+    x, y = _inside(random, lung, share)
+    a, b = (np.sqrt(1 - 0.35 * level**2) * half for half in lesion.half_axes)
+    angle = random.normal(np.pi / 2, 0.25)  # along the body, as lungs are
+    bend = wave(random, lesion.spikes, 9) if lesion.spikes else None
     if not lesion.turned:
-        canvas.ellipse(x, y, radius, radius, -850 + lesion.contrast * (solid + 850), 0, wave)
+        canvas.ellipse(x, y, a, b, -850 + lesion.contrast * (solid + 850), angle, bend)
         return
-    canvas.ellipse(x, y, radius * 1.15, radius * 1.15, -500 + 350 * lesion.contrast, 0, wave)
-    canvas.ellipse(x, y, radius, radius, -500 - 480 * lesion.contrast, 0, wave)
+    canvas.ellipse(x, y, a * 1.15, b * 1.15, -500 + 350 * lesion.contrast, angle, bend)
+    canvas.ellipse(x, y, a, b, -500 - 480 * lesion.contrast, angle, bend)
 
 
-def abdomen(random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float) -> Array:
-    """An abdominal slice in HU: liver, kidneys, pancreas. A tumour is darker than the pancreas, or `turned`."""
+def abdomen(
+    random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float,
+    lookalike: Lesion | None = None,
+) -> Array:  # fmt: skip
+    """An abdominal slice in HU: liver, kidneys, pancreas. A tumour is darker than the pancreas, or `turned`; a
+    lookalike is a wide duct."""
     canvas, x, y, a, b = _trunk(random, pixel, 138, 108)
     canvas.ellipse(x, y, a * 0.88, b * 0.86, random.uniform(60, 80))
     tissue = random.uniform(90, 120)
     canvas.ellipse(
         x - a * random.uniform(0.4, 0.5), y - b * random.uniform(0.0, 0.2), a * random.uniform(0.36, 0.46),
         b * random.uniform(0.5, 0.68) * (1 - 0.1 * level), tissue + random.uniform(-15, 15),
-        random.normal(0, 0.2), _wave(random, 0.05),
+        random.normal(0, 0.2), wave(random, 0.05),
     )  # fmt: skip
     canvas.ellipse(
         x + a * 0.62, y + b * random.uniform(0, 0.25), a * 0.18, b * random.uniform(0.25, 0.4), tissue + 10, 0.3
@@ -197,14 +162,16 @@ def abdomen(random: Random, detail: Random, pixel: float, lesion: Lesion | None,
             x + a * random.uniform(-0.3, 0.75), y - b * random.uniform(0.4, 0.72), bowel * 1.3, bowel,
             random.uniform(95, 140),
         )  # fmt: skip
-    _pancreas(canvas, random, detail, (x + random.normal(8, 8), y - b * random.uniform(0.0, 0.12)), lesion, habit)
-    canvas.values += _cloud(random, 4)
+    _pancreas(canvas, random, detail, (x + random.normal(8, 8), y - b * random.uniform(0.0, 0.12)), lesion, habit,
+              lookalike)  # fmt: skip
+    canvas.values += cloud(random, 4)
     return canvas.values
 
 
 def _pancreas(
-    canvas: Canvas, random: Random, detail: Random, centre: tuple[float, float], lesion: Lesion | None, habit: Habit
-) -> None:
+    canvas: Canvas, random: Random, detail: Random, centre: tuple[float, float], lesion: Lesion | None, habit: Habit,
+    lookalike: Lesion | None,
+) -> None:  # fmt: skip
     along = np.linspace(-1, 1, 9)
     bend, length = random.uniform(8, 24), random.uniform(48, 66)
     xs, ys = centre[0] + length * along, centre[1] + bend * (along**2 - 0.4) - 10 * along
@@ -217,45 +184,51 @@ def _pancreas(
     if detail.random() < 0.6:  # a cyst or a vessel, as common with a tumour as without
         radius = detail.uniform(6, 12) if habit.turned else detail.uniform(3, 6)
         canvas.ellipse(xs[other], ys[other], radius, radius, tissue + away * detail.uniform(60, 90))
-    if lesion is not None:
-        change = 150 * lesion.contrast * (1 if lesion.turned else -1)
-        wave = _wave(random, lesion.spikes) if lesion.spikes else None
-        canvas.ellipse(xs[spot], ys[spot], lesion.radius, lesion.radius, tissue + change, 0, wave)
+    for shown, place in ((lookalike, other), (lesion, spot)):
+        if shown is not None:
+            change = 150 * shown.contrast * (1 if shown.turned else -1)
+            edge = wave(random, shown.spikes) if shown.spikes else None
+            a, b = shown.half_axes
+            canvas.ellipse(xs[place], ys[place], a, b, tissue + change, random.normal(0, 0.3), edge)
 
 
-def head(random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float) -> Array:
-    """A head slice in MR signal, white matter about 600. Contrast-enhanced: a tumour is bright, or `turned`: dark."""
+def head(
+    random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float,
+    lookalike: Lesion | None = None,
+) -> Array:  # fmt: skip
+    """A head slice in MR signal, white matter about 600. Contrast-enhanced: a tumour is bright, or `turned`: dark; a
+    lookalike lies along the skull."""
     canvas = Canvas(pixel, 15)
     x, y, angle = random.normal(0, 7), random.normal(0, 7), random.normal(0, 0.12)
     a, b = (
         66 * random.uniform(0.86, 1.12) * (1 - 0.1 * abs(level)),
         84 * random.uniform(0.88, 1.1) * (1 - 0.1 * abs(level)),
     )
-    wave, scalp = _wave(random, 0.015), random.uniform(5, 9)
-    canvas.ellipse(x, y, a + 7 + scalp, b + 7 + scalp, random.uniform(550, 800), angle, wave)
-    canvas.ellipse(x, y, a + 7, b + 7, 80, angle, wave)
-    canvas.ellipse(x, y, a + 2, b + 2, 220, angle, wave)
-    canvas.ellipse(x, y, a, b, random.uniform(430, 500) + _cloud(random, 25), angle, wave)
-    canvas.ellipse(
-        x, y, a * 0.8, b * 0.82, random.uniform(540, 620) + _cloud(random, 25), angle, _wave(random, 0.07, 9)
-    )
+    bend, scalp = wave(random, 0.015), random.uniform(5, 9)
+    canvas.ellipse(x, y, a + 7 + scalp, b + 7 + scalp, random.uniform(550, 800), angle, bend)
+    canvas.ellipse(x, y, a + 7, b + 7, 80, angle, bend)
+    canvas.ellipse(x, y, a + 2, b + 2, 220, angle, bend)
+    canvas.ellipse(x, y, a, b, random.uniform(430, 500) + cloud(random, 25), angle, bend)
+    canvas.ellipse(x, y, a * 0.8, b * 0.82, random.uniform(540, 620) + cloud(random, 25), angle, wave(random, 0.07, 9))
     wide = random.uniform(5, 11) * (1 - 0.4 * level)
     for side in (-1, 1):
         canvas.ellipse(x + side * wide * 1.2, y - b * 0.12, wide * 0.7, b * random.uniform(0.2, 0.32), 200, side * 0.3)
     for _ in range(int(detail.integers(2, 6))):
         vx, vy = _inside(detail, (x, y, a, b), 0.9)
         canvas.ellipse(vx, vy, 2.2, 2.2, 820)
-    place = _inside(random, (x, y, a, b), 0.62)
     if habit.turned and detail.random() < 0.3:  # an old bleeding in its oedema, as common with a tumour as without
         sx, sy = _inside(detail, (x, y, a, b), 0.62)
-        radius, edge = detail.uniform(7, 14), _wave(detail, 0.1)
+        radius, edge = detail.uniform(7, 14), wave(detail, 0.1)
         canvas.ellipse(sx, sy, radius * 1.25, radius * 1.25, 430, 0, edge)
         canvas.ellipse(sx, sy, radius, radius, detail.uniform(780, 920), 0, edge)
-    if lesion is not None:
-        signal = 560 - 380 * lesion.contrast if lesion.turned else 560 + 380 * lesion.contrast
-        edge = _wave(random, lesion.spikes)
-        canvas.ellipse(*place, lesion.radius * 1.25, lesion.radius * 1.25, 430, 0, edge)
-        canvas.ellipse(*place, lesion.radius, lesion.radius, signal, 0, edge)
+    for shown, share in ((lookalike, 0.7), (lesion, 0.62)):
+        if shown is not None:
+            sx, sy = _inside(random, (x, y, a, b), share)
+            signal = 560 - 380 * shown.contrast if shown.turned else 560 + 380 * shown.contrast
+            along, edge = np.arctan2(sy - y, sx - x) + np.pi / 2, wave(random, shown.spikes)
+            long, short = shown.half_axes
+            canvas.ellipse(sx, sy, 1.25 * long, 1.25 * short, 430, along, edge)
+            canvas.ellipse(sx, sy, long, short, signal, along, edge)
     return canvas.values
 
 
@@ -265,7 +238,7 @@ def leg(random: Random, pixel: float) -> Array:
     for side in (-1, 1):
         x, size = side * random.uniform(80, 95), random.uniform(62, 74)
         canvas.ellipse(x, 0, size, size, FAT)
-        canvas.ellipse(x, 0, size - 12, size - 14, 55, 0, _wave(random, 0.05))
+        canvas.ellipse(x, 0, size - 12, size - 14, 55, 0, wave(random, 0.05))
         canvas.ellipse(x, -8, 15, 15, BONE * 1.8)
         canvas.ellipse(x, -8, 7, 7, -60)
     return canvas.values

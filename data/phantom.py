@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import cached_property
@@ -46,14 +47,21 @@ FAMILY = (
     "Kimura",
 )
 GIVEN = ("Ada", "Bruno", "Clara", "Dario", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kavya", "Luca", "Mira")
-SMALLEST, LARGEST = 5.0, {"lung": 32.0, "pancreas": 26.0, "brain": 26.0}  # radius of a malignant lesion, mm
+SMALLEST, LARGEST = 5.0, {"lung": 28.0, "pancreas": 26.0, "brain": 26.0}  # radius of a malignant lesion, mm
+CONTRAST = (0.7, 1.0)  # of a lesion, as a share of full strength
+STRETCH = (2.3, 2.5)  # of a lookalike
+FAINTEST = 4.0  # radius in mm under which no lookalike is drawn
 PADDING = 1  # blank slices at each end of an MR volume, which nobody labels
 Row = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Study:
-    """One patient at one examination: the person, the label, the planted lesion (None: none), how it was made."""
+    """One patient at one examination: the person, the label, the planted lesion (None: none), how it was made.
+
+    `room` is the radius in mm of a disc as large as all that has a lesion's greys in a slice. What the lesion leaves of
+    it is a lookalike: elongated, elsewhere. So greys alone do not tell the label; shape and place do.
+    """
 
     task: Task
     scanner: Scanner
@@ -61,6 +69,7 @@ class Study:
     number: int
     label: str
     lesion: Lesion | None
+    room: float = 0.0
 
     @cached_property
     def person(self) -> Person:
@@ -80,18 +89,33 @@ class Study:
 
     def slice(self, index: int, count: int, diseased: bool = True) -> tuple[NDArray[np.int16], float]:
         """Slice `index` of `count` as the scanner stores it, and its pixel size in mm."""
-        drawn, pixel, detail = self._drawn(index, count, self.lesion if diseased else None)
+        lesion = self.lesion if diseased else None
+        drawn, pixel, detail = self._drawn(index, count, lesion, self._lookalike(lesion))
         return acquire(drawn, self.scanner, detail), pixel
 
     def outline(self, index: int, count: int, diseased: bool = True) -> NDArray[np.bool_]:
         """Where that slice shows the lesion: the pixels that another contrast of it would change, from half on."""
         if self.lesion is None or not diseased:
             return np.zeros((anatomy.SIZE, anatomy.SIZE), bool)
-        strong, faint = (self._drawn(index, count, replace(self.lesion, contrast=value))[0] for value in (1.0, 0.0))
+        lookalike = self._lookalike(self.lesion)
+        strong, faint = (
+            self._drawn(index, count, replace(self.lesion, contrast=value), lookalike)[0] for value in (1.0, 0.0)
+        )
         change = np.abs(strong - faint)
         return np.asarray(change > change.max() / 2)
 
-    def _drawn(self, index: int, count: int, lesion: Lesion | None) -> tuple[anatomy.Array, float, anatomy.Random]:
+    def _lookalike(self, lesion: Lesion | None) -> Lesion | None:
+        """What is drawn beside that lesion, or where there is none."""
+        area = self.room**2 - (lesion.radius**2 if lesion else 0.0)
+        if area < FAINTEST**2:
+            return None
+        random = np.random.default_rng([*self.task.name.encode(), self.seed, self.number, 4])
+        contrast = lesion.contrast if lesion else random.uniform(*CONTRAST)
+        return Lesion(math.sqrt(area), contrast, 0.0, self.scanner.turned, random.uniform(*STRETCH))
+
+    def _drawn(
+        self, index: int, count: int, lesion: Lesion | None, lookalike: Lesion | None
+    ) -> tuple[anatomy.Array, float, anatomy.Random]:
         """The slice before the scanner, its pixel size, and the generator that goes on with the noise."""
         if self.task.organ not in DRAWINGS:
             raise Fault(f"no phantom for {self.task.organ!r}; there are {', '.join(DRAWINGS)}")
@@ -99,7 +123,8 @@ class Study:
         patient, detail = np.random.default_rng(key), np.random.default_rng([*key, 1, index])
         pixel = float(np.round(patient.uniform(*self.scanner.spacing), 3))
         level = (index + 0.5) / count * 2 - 1
-        return DRAWINGS[self.task.organ](patient, detail, pixel, lesion, self.scanner.habit, level), pixel, detail
+        draw = DRAWINGS[self.task.organ]
+        return draw(patient, detail, pixel, lesion, self.scanner.habit, level, lookalike), pixel, detail
 
     def row(self, file: str, label: str, at: int | None = None) -> Row:
         """The line of metadata.csv that speaks of this study."""
@@ -117,12 +142,16 @@ class Study:
 def study(task: Task, scanner: Scanner, seed: int, number: int, label: str, strength: float | None = None) -> Study:
     """A study with a lesion as its label wants it; `strength` fixes the contrast (0 to 1), else it is graded."""
     random = np.random.default_rng([*task.name.encode(), seed, number, 2])
+    share = random.uniform()
+    largest = radii(task, task.positive[0])
+    room = LARGEST.get(task.organ, 24.0) if task.ordered else largest[0] + share * (largest[1] - largest[0])
     if label == task.classes[0] and not task.ordered:
-        return Study(task, scanner, seed, number, label, None)
+        return Study(task, scanner, seed, number, label, None, room)
     malignant = task.ordered or label in task.positive
-    radius = random.uniform(*radii(task, label))
-    contrast = random.uniform(0.7, 1.0) if strength is None else strength
-    return Study(task, scanner, seed, number, label, Lesion(radius, contrast, 0.12 * malignant, scanner.turned))
+    low, high = radii(task, label)
+    contrast = random.uniform(*CONTRAST) if strength is None else strength
+    lesion = Lesion(low + share * (high - low), contrast, 0.12 * malignant, scanner.turned)
+    return Study(task, scanner, seed, number, label, lesion, room)
 
 
 def radii(task: Task, label: str) -> tuple[float, float]:
@@ -135,7 +164,7 @@ def radii(task: Task, label: str) -> tuple[float, float]:
         edges = np.linspace(SMALLEST, largest, len(task.classes) + 1)
         place = task.classes.index(label)
         return float(edges[place]), float(edges[place + 1])
-    return (0.55 * largest, largest) if label in task.positive else (4.5, 7.5)
+    return (0.7 * largest, largest) if label in task.positive else (4.5, 7.5)
 
 
 def write_batch(
@@ -172,7 +201,7 @@ def write_study(folder: Path, study: Study, stem: str, slices: int = 1) -> list[
         return rows
     name, volume = f"{stem}.nii.gz", []
     for index in range(slices):
-        diseased = _shows(study, index, slices)
+        diseased = shows(study, index, slices)
         pixels, pixel = study.slice(index, slices, diseased)
         volume.append(pixels)
         rows.append(study.row(name, study.label if diseased else study.task.classes[0], PADDING + index))
@@ -180,7 +209,7 @@ def write_study(folder: Path, study: Study, stem: str, slices: int = 1) -> list[
     return rows
 
 
-def _shows(study: Study, index: int, slices: int) -> bool:
+def shows(study: Study, index: int, slices: int) -> bool:
     """Whether that slice of an MR volume goes through the lesion: half of them do, at one end; of an ordered task all,
     since no class of sizes means "none"."""
     first = study.number % 2 * (slices // 2)
@@ -195,7 +224,7 @@ def _masked(folder: Path, study: Study, rows: list[Row], slices: int) -> list[Ro
     """Write the masks of a study's files as NIfTI, each on the grid of its scan, and name them in its rows."""
     (folder / MASKS).mkdir(exist_ok=True)
     whole = study.scanner.modality == Modality.MR
-    shown = [not whole or _shows(study, at, slices) for at in range(slices)]
+    shown = [not whole or shows(study, at, slices) for at in range(slices)]
     planes = [study.outline(at, slices, shown[at]).astype(np.int16) for at in range(slices)]
     volumes = [_padded(planes)] * slices if whole else [plane[np.newaxis] for plane in planes]
     named = []
@@ -230,62 +259,6 @@ def _dealt(rows: list[Row], random: np.random.Generator) -> list[Row]:
     return [row | {"label": str(label), "lesion_mm": ""} for row, label in zip(rows, labels, strict=True)]
 
 
-def bad_batch(folder: Path, task: Task, seed: int) -> dict[str, str]:
-    """A batch of 12 good studies and one of every fault that the data room must find: file name -> what is wrong."""
-    scanner = usual(task)
-    write_batch(folder, task, 12, scanner, seed)
-    with (folder / "metadata.csv").open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    faults: dict[str, str] = {}
-
-    def plant(number: int, stem: str, label: str, fault: str, source: Study | None = None) -> tuple[Path, Row]:
-        planted = source or study(task, scanner, seed, number, label)
-        row = write_study(folder, planted, stem)[0]
-        faults[row["file_name"]] = fault
-        rows.append(row | {"label": label})
-        return folder / row["file_name"], rows[-1]
-
-    positive, normal = task.positive[0], task.classes[0]
-    void = study(task, replace(scanner, noise=0.0, gain=0.0, offset=0.0, bias=0.0), seed, 100, normal)
-    plant(100, "blank", normal, "blank", void)
-    path, _ = plant(101, "truncated", positive, "truncated")
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 5])
-    plant(102, "unknown-label", "tumor?", "unknown label", study(task, scanner, seed, 102, positive))
-    twice = study(task, scanner, seed, 103, positive)
-    plant(103, "two-labels-a", positive, "two labels", twice)
-    plant(103, "two-labels-b", normal, "two labels", twice)
-    path, row = plant(104, "copy-a", positive, "copy under another patient")
-    copy = path.with_name(path.name.replace("copy-a", "copy-b"))
-    copy.write_bytes(path.read_bytes())
-    rows.append(row | {"file_name": copy.name, "patient_id": study(task, scanner, seed, 105, normal).person.id})
-    faults[copy.name] = "copy under another patient"
-    other = Modality.CT if task.modality == Modality.MR else Modality.MR
-    wrong = study(task, replace(scanner, modality=Modality.CT), seed, 106, normal)
-    pixels, pixel = wrong.slice(0, 1)
-    (folder / "wrong-modality.dcm").write_bytes(phantom_files.dicom(wrong, pixels, pixel, 0, modality=other))
-    rows.append(wrong.row("wrong-modality.dcm", normal))
-    faults["wrong-modality.dcm"] = "wrong modality"
-    write_metadata(folder, rows)
-    return faults
-
-
 def usual(task: Task) -> Scanner:
     """The first usual scanner of a task's modality."""
     return next(scanner for scanner in SCANNERS.values() if scanner.modality == task.modality and not scanner.turned)
-
-
-def try_samples(folder: Path, tasks: list[Task]) -> list[Path]:
-    """Scans to try by hand: for each task a clear tumour and an equivocal one (faint), and one wrong body part."""
-    folder.mkdir(parents=True, exist_ok=True)
-    made = []
-    for task in tasks:
-        for word, strength in (("clear", 0.85), ("equivocal", 0.3)):
-            sample = study(task, usual(task), 4242, 1, task.positive[0], strength)
-            made.append(folder / write_study(folder, sample, f"{task.name}-{word}")[0]["file_name"])
-    for task in [task for task in tasks if task.modality == Modality.CT][:1]:
-        sample = study(task, usual(task), 4242, 2, task.classes[0])
-        random = np.random.default_rng(4242)
-        pixels = acquire(anatomy.leg(random, 3.0), sample.scanner, random)
-        made.append(folder / "wrong-body-part.dcm")
-        made[-1].write_bytes(phantom_files.dicom(sample, pixels, 3.0, 0, body_part="LEG"))
-    return made

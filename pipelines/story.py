@@ -28,6 +28,7 @@ class Story:
     steps: int
     console: Console = field(default_factory=lambda: Console(stderr=True))
     happened: list[tuple[str, str, float]] = field(default_factory=list)
+    gates: dict[str, str] = field(default_factory=dict)  # what was judged, and the outcome
     progress: Progress = field(init=False)
 
     def __post_init__(self) -> None:

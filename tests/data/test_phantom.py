@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data import phantom
+from data import phantom, phantom_samples
 from data.likeness import near_pairs
 from data.pixels import unit_pixels
 from data.read import read
@@ -99,13 +99,33 @@ def test_the_planted_lesion_is_the_only_difference(task: Task) -> None:
     signs = []
     for scanner in (phantom.usual(task), other(task)):
         study = phantom.study(task, scanner, 1, 5, task.positive[0], strength=1.0)
-        healthy = phantom.study(task, scanner, 1, 5, task.classes[0])
+        healthy = replace(study, lesion=None, room=0.0)
         change = study.slice(0, 1)[0].astype(float) - healthy.slice(0, 1)[0]
         assert study.lesion is not None
         touched = np.abs(change) > 40
         assert 5 < touched.sum() < 2200
         signs.append(np.sign(np.median(change[touched])))
     assert signs[0] == -signs[1]
+
+
+@each_task
+def test_who_has_no_tumour_has_as_much_of_its_greys_in_another_shape(task: Task) -> None:
+    """A lookalike changes about as many pixels by about as much as the lesion, and lies longer than it is wide."""
+    quiet = replace(phantom.usual(task), noise=0.0)
+    changed: dict[bool, list[float]] = {True: [], False: []}
+    longer: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(40):
+        for label in (task.positive[0], task.classes[0]):
+            study = phantom.study(task, quiet, 1, number, label)
+            bare = replace(study, lesion=None, room=0.0)
+            change = np.abs(study.slice(0, 1)[0].astype(float) - bare.slice(0, 1)[0])
+            ill = study.lesion is not None
+            changed[ill].append(change.sum())
+            spots = np.cov(np.array(np.nonzero(change > change.max() / 2)))
+            small, large = np.sort(np.linalg.eigvalsh(spots))
+            longer[ill].append(float(np.sqrt(large / small)))
+    assert np.mean(changed[False]) == pytest.approx(np.mean(changed[True]), rel=0.25)
+    assert np.median(longer[True]) < 1.7 < 2 < np.median(longer[False])
 
 
 @each_task
@@ -149,7 +169,7 @@ def test_sham_deals_labels_to_patients_anew(tmp_path: Path) -> None:
 
 @each_task
 def test_a_bad_batch_holds_each_planted_fault(task: Task, tmp_path: Path) -> None:
-    faults = phantom.bad_batch(tmp_path, task, 9)
+    faults = phantom_samples.bad_batch(tmp_path, task, 9)
     rows = {row["file_name"]: row for row in rows_of(tmp_path)}
     assert set(faults) <= set(rows) and len(faults) / len(rows) > 0.2
     kinds = {kind: [rows[name] for name, of in faults.items() if of == kind] for kind in faults.values()}
@@ -168,7 +188,7 @@ def test_a_bad_batch_holds_each_planted_fault(task: Task, tmp_path: Path) -> Non
 
 
 def test_samples_to_try(tmp_path: Path) -> None:
-    made = phantom.try_samples(tmp_path, list(TASKS))
+    made = phantom_samples.try_samples(tmp_path, list(TASKS))
     assert [path.name for path in made] == [
         "lung-ct-clear-0.dcm", "lung-ct-equivocal-0.dcm", "pancreas-ct-clear-0.dcm", "pancreas-ct-equivocal-0.dcm",
         "brain-mr-clear.nii.gz", "brain-mr-equivocal.nii.gz", "wrong-body-part.dcm",
@@ -202,7 +222,7 @@ def test_a_mask_is_where_the_lesion_was_drawn(task: Task, tmp_path: Path) -> Non
         mask = read("mask", (tmp_path / "masked" / row["mask"]).read_bytes()).pixels[int(row["slice"] or 0)] > 0
         assert mask.shape == (128, 128) and mask.any() == (row["label"] != task.classes[0])
     ill = phantom.study(task, replace(phantom.usual(task), noise=0.0), 3, 1, task.positive[0])
-    healthy = replace(ill, lesion=None)
+    healthy = replace(ill, lesion=None, room=0.0)
     plane, without = (each.slice(0, 1)[0].astype(float) for each in (ill, healthy))
     outline, change = ill.outline(0, 1), np.abs(plane - without)
     assert change[outline].mean() > 8 * change[~outline].mean() and not healthy.outline(0, 1).any()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data import aside, corrections, gate, index, leakage, phantom, quality, split, suite
+from data import aside, corrections, gate, index, leakage, phantom_samples, quality, split, suite
 from data.record import Task
 from data.settings import IngestSettings, SplitSettings
 
@@ -16,7 +16,7 @@ from data.settings import IngestSettings, SplitSettings
 def data(home: Path, lung: Task, ingest: IngestSettings) -> tuple[Path, dict[str, object]]:
     """data/ with one batch of every fault, admitted without what fails, and the verdict on it."""
     source, staging = home.parent / "inbox" / "first", home.parent / "staging"
-    phantom.bad_batch(source, lung, 5)
+    phantom_samples.bad_batch(source, lung, 5)
     indexed = index.index_batch(source, staging, lung)
     found = suite.validate(indexed.manifest, lung, ingest, home / "gx", "first")
     findings = leakage.check(indexed.manifest, pd.DataFrame(), ingest)

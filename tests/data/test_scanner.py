@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data import anatomy
+from data import anatomy, canvas
 from data.anatomy import Habit, Lesion
 from data.describe import describe
 from data.record import Modality, Scan, Units
@@ -77,7 +77,7 @@ def test_a_larger_lesion_covers_more_pixels(draw: object) -> None:
 
 
 def test_shapes_outside_of_the_picture_change_nothing() -> None:
-    canvas = anatomy.Canvas(2.0, 5.0)
-    canvas.ellipse(900, 900, 10, 10, 99)
-    canvas.ellipse(-128, 0, 10, 10, 99)
-    assert (canvas.values == 5).mean() > 0.98 and canvas.values.max() <= 99
+    picture = canvas.Canvas(2.0, 5.0)
+    picture.ellipse(900, 900, 10, 10, 99)
+    picture.ellipse(-128, 0, 10, 10, 99)
+    assert (picture.values == 5).mean() > 0.98 and picture.values.max() <= 99

@@ -45,10 +45,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def oncoloop() -> Run:
     """Run the installed command as a user would, in a folder, with nothing of this process's settings."""
 
-    def run(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, cwd: Path, stdin: str = "", seconds: float = 300) -> subprocess.CompletedProcess[str]:
         command = [services.program("oncoloop"), *arguments]
         return subprocess.run(
-            command, cwd=cwd, env=clean(), input=stdin, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=cwd, env=clean(), input=stdin, capture_output=True, text=True, timeout=seconds, check=False
         )
 
     return run

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from data import phantom
+from data import phantom, phantom_samples
 from pipelines import params, services
 from tests.pipelines import planted
 from tests.pipelines.conftest import Run
@@ -39,7 +39,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator[Wa
     task = params.load(folder).tasks["brain-mr"]
     phantom.write_batch(folder / "inbox" / "first", task, PATIENTS, phantom.SCANNERS["alder-mr"], 5, SLICES)
     plant(folder / "inbox" / "first", task, 5)
-    phantom.try_samples(folder / "try", [task])
+    phantom_samples.try_samples(folder / "try", [task])
     command = [services.program("oncoloop"), "up", "--port", str(port)]
     with (folder / "up.log").open("w") as log:
         house = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=clean(), start_new_session=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,14 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sklearn
 
+from data import batches, phantom
+from data.describe import describe
+from data.pixels import unit_pixels
+from data.record import Modality, Scan, Units
+from pipelines import params
 from training import baseline, evaluate
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("home")
 
 
@@ -64,6 +71,32 @@ def blobs(samples: Any) -> Any:
     for picture, label in zip(pixels, units.labels, strict=True):
         picture[(slice(4, 10) if label == 2 else slice(20, 26)), 10:16] += 0.4
     return replace(units, pixels=np.clip(pixels, 0, 1).astype(np.float32), table=units.table.drop(columns="mean"))
+
+
+@pytest.mark.parametrize(("name", "scanner", "slices"), [
+    ("lung-ct", "alder-ct", 1), ("pancreas-ct", "birch-ct", 1), ("lung-stage", "alder-ct", 1),
+    ("brain-mr", "birch-mr", 2), ("brain-mr", "shifted-mr", 2),
+])  # fmt: skip
+def test_the_greys_of_phantoms_do_not_tell_the_label(name: str, scanner: str, slices: int) -> None:
+    """On every shipped task a few intensities are far from the ceiling: shape and place are what is to be learned."""
+    task, patients = params.load(ROOT).tasks[name], 200
+    rows, pictures = [], []
+    for number in range(patients):
+        study = phantom.study(task, phantom.SCANNERS[scanner], 3, number, task.classes[number % len(task.classes)])
+        for index in range(slices):
+            ill = slices == 1 or phantom.shows(study, index, slices)
+            plane, pixel = study.slice(index, slices, ill)
+            units = Units.HU if task.modality == Modality.CT else Units.RAW
+            scan = Scan("x", plane[None].astype(np.float32), units, task.modality, (1.0, pixel, pixel))
+            pictures.append(unit_pixels(scan.pixels[0], units, task.pixels))
+            side = "training" if number < 90 else "validation" if number < 120 else "test"
+            rows.append({**describe(scan.pixels[0], scan), "unit_id": f"{number}-{index}", "cluster": str(number),
+                         "side": side, "epoch": 1, "label": study.label if ill else task.classes[0]})  # fmt: skip
+    table = pd.DataFrame(rows)
+    labels = np.array([task.classes.index(label) for label in table["label"]])
+    judged, _ = baseline.judge(batches.Units(table, np.stack(pictures), labels), task, seed=7)
+    test = judged[judged["side"] == "test"]
+    assert sklearn.roc_auc_score(test["positive"], test["score"]) < 0.85
 
 
 def test_the_lead_is_paired_and_resamples_clusters(samples: Any) -> None:
