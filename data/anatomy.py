@@ -216,7 +216,7 @@ def head(
     for _ in range(int(detail.integers(2, 6))):
         vx, vy = _inside(detail, (x, y, a, b), 0.9)
         canvas.ellipse(vx, vy, 2.2, 2.2, 820)
-    if habit.turned and detail.random() < 0.3:  # an old bleeding in its oedema, as common with a tumour as without
+    if habit.turned and detail.random() < 0.2:  # an old bleeding in its oedema, as common with a tumour as without
         sx, sy = _inside(detail, (x, y, a, b), 0.62)
         radius, edge = detail.uniform(7, 14), wave(detail, 0.1)
         canvas.ellipse(sx, sy, radius * 1.25, radius * 1.25, 430, 0, edge)

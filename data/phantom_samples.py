@@ -54,12 +54,13 @@ def bad_batch(folder: Path, task: Task, seed: int) -> dict[str, str]:
 
 
 def try_samples(folder: Path, tasks: list[Task]) -> list[Path]:
-    """Scans to try by hand: for each task a clear tumour and an equivocal one (faint), and one wrong body part."""
+    """Scans to try by hand: for each task a clear, large tumour and an equivocal one (faint), and one wrong body part."""
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for task in tasks:
         for word, strength in (("clear", 0.85), ("equivocal", 0.3)):
-            sample = study(task, usual(task), 4242, 1, task.positive[0], strength)
+            tried = (study(task, usual(task), 4242, number, task.positive[0], strength) for number in range(20))
+            sample = max(tried, key=lambda one: one.lesion.radius if one.lesion else 0.0)
             made.append(folder / write_study(folder, sample, f"{task.name}-{word}")[0]["file_name"])
     for task in [task for task in tasks if task.modality == Modality.CT][:1]:
         sample = study(task, usual(task), 4242, 2, task.classes[0])

@@ -55,7 +55,7 @@ SCANNERS = {
         bias=0.08,
     ),
     "shifted-mr": Scanner(
-        "Cedar", "Tern Medical", "Open 05", Modality.MR, "", (1.65, 1.8), 6.0, 40, 0.45,
+        "Cedar", "Tern Medical", "Open 05", Modality.MR, "", (1.65, 1.8), 6.0, 30, 0.45,
         gain=0.6, bias=0.18, turned=True,
     ),
 }  # fmt: skip

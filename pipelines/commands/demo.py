@@ -23,11 +23,11 @@ MARK = ".oncoloop-demo"
 PORT = 7800
 SILENT = "0 0 1 1 *"  # a cron line that stays silent
 FIRST = (  # task, scanner, patients, labelled slices of each
-    ("lung-ct", "alder-ct", 200, 1),
-    ("pancreas-ct", "birch-ct", 140, 1),
+    ("lung-ct", "alder-ct", 180, 1),
+    ("pancreas-ct", "birch-ct", 100, 1),
     ("brain-mr", "birch-mr", 120, 2),
 )
-WATCHED, SHIFTED_SCANNER, SHIFTED, SLICES = "brain-mr", "shifted-mr", 90, 2  # the task that meets a new scanner
+WATCHED, SHIFTED_SCANNER, SHIFTED, SLICES = "brain-mr", "shifted-mr", 100, 2  # the task that meets a new scanner
 ASKED = 36  # of those patients, how many go through the endpoint before their labels arrive
 QUICK = 3  # times fewer patients, with --quick
 PEOPLE = (("ines", "engineer"), ("mara", "clinician"), ("otto", "auditor"))
