@@ -54,7 +54,7 @@ def bad_batch(folder: Path, task: Task, seed: int) -> dict[str, str]:
 
 
 def try_samples(folder: Path, tasks: list[Task]) -> list[Path]:
-    """Scans to try by hand: for each task a clear, large tumour and an equivocal one (faint), and one wrong body part."""
+    """Scans to try by hand: for each task a clear tumour (large) and an equivocal one (faint), one wrong body part."""
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for task in tasks:
