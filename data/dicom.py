@@ -39,8 +39,10 @@ def is_dicom(content: bytes) -> bool:
 
     A bare data set begins with group 0008, in either byte order, or with the group of the meta information, 0002.
     """
-    start = content[PREAMBLE:] if not any(content[:PREAMBLE]) else content
-    return content[PREAMBLE : PREAMBLE + 4] == b"DICM" or (start[:2] in FIRST_GROUPS and len(start) > PREAMBLE)
+    if content[PREAMBLE : PREAMBLE + 4] == b"DICM":
+        return True
+    start = PREAMBLE if not any(content[:PREAMBLE]) else 0
+    return content[start : start + 2] in FIRST_GROUPS and len(content) - start > PREAMBLE
 
 
 class NoImage(Fault):

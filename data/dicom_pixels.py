@@ -53,7 +53,8 @@ def frames(name: str, header: Any) -> Iterator[Frame]:
         low = padding.undeclared(pixels, mask) if unit == Units.HU and pixels.min() < padding.LOWEST else None
         if low is not None:
             mask = low if mask is None else mask | low
-        if mask is not None and not is_lossy:
+        may_vary = low is not None or (declared is not None and declared.low < declared.high)
+        if mask is not None and may_vary and not is_lossy:
             hides = hides or bool(np.ptp(stored[mask]))
         yield Frame(stored, pixels, mask, hides)
 

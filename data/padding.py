@@ -113,18 +113,21 @@ def _is_common(stored: Array, value: float, count: int, inside: float) -> bool:
     return count <= SPIKE * beside / (2 * NEAR)
 
 
-def undeclared(plane: Array, mask: Mask | None) -> Mask | None:
+def undeclared(plane: Array, mask: Mask | None = None) -> Mask | None:
     """Where one slice in HU has padding that nobody declared: lower than any noise of air, and of one value nearly.
 
     Beside declared padding of that kind (`mask`) everything as low is padding, as lossy compression blurs it. Values
     that vary are none: then slope or intercept may be wrong.
     """
     low = plane < LOWEST
+    is_declared = mask is not None and bool((low & mask).any())
+    if mask is not None:
+        low &= ~mask
     values = plane[low]
     if not values.size:
         return None
-    is_declared = mask is not None and bool((low & mask).any())
-    is_flat = (values == np.median(values)).sum() >= FLAT * values.size
+    usual = (values[0], np.median(values)) if not is_declared else ()
+    is_flat = any((values == value).sum() >= FLAT * values.size for value in usual)
     return np.asarray(low) if is_declared or is_flat else None
 
 
@@ -135,13 +138,21 @@ def filled(pixels: NDArray[np.float32], units: Units, mask: Mask | None) -> Mask
     percent of the other pixels of the slice lie, or of the scan where the slice has no others. Values that are no
     number must be padding.
     """
-    mask = _joined(mask, _lowest(pixels, units, mask))
-    if mask is None:
-        return None
+    if mask is not None:
+        _fill(pixels, units, mask)
+    lowest = _lowest(pixels, units)
+    if lowest is None:
+        return mask
+    if mask is not None:
+        lowest |= mask
+    _fill(pixels, units, lowest)
+    return lowest
+
+
+def _fill(pixels: NDArray[np.float32], units: Units, mask: Mask) -> None:
     for plane, where in zip(pixels, mask, strict=True):
         if where.any():
-            plane[where] = AIR if units == Units.HU else _dark(plane, where, pixels, mask)
-    return mask
+            np.copyto(plane, np.float32(AIR if units == Units.HU else _dark(plane, where, pixels, mask)), where=where)
 
 
 def _dark(plane: Array, where: Mask, pixels: Array, mask: Mask) -> float:
@@ -154,31 +165,28 @@ def _dark(plane: Array, where: Mask, pixels: Array, mask: Mask) -> float:
     return float(np.partition(others, rank)[rank])
 
 
-def _joined(mask: Mask | None, other: Mask | None) -> Mask | None:
-    return other if mask is None else mask if other is None else mask | other
-
-
-def _lowest(pixels: NDArray[np.float32], units: Units, mask: Mask | None) -> Mask | None:
+def _lowest(pixels: NDArray[np.float32], units: Units) -> Mask | None:
     """Padding that nobody declared: see `undeclared`; in scanner units the one value that is alone below zero."""
-    least = pixels.min() if mask is None else pixels.min(initial=np.inf, where=~mask)
+    least = float(pixels.min())
     if units == Units.DISPLAY or least >= (LOWEST if units == Units.HU else 0):
         return None
     if units == Units.RAW:
-        return pixels == least if _stands_alone(pixels, float(least), mask) else None
+        return pixels == least if _stands_alone(pixels, least) else None
     found = np.zeros(pixels.shape, bool)
     for number, plane in enumerate(pixels):
-        low = undeclared(plane, None if mask is None else mask[number])
+        low = undeclared(plane)
         if low is not None:
             found[number] = low
     return found if found.any() else None
 
 
-def _stands_alone(pixels: NDArray[np.float32], least: float, mask: Mask | None) -> bool:
+def _stands_alone(pixels: NDArray[np.float32], least: float) -> bool:
     """Whether all values above the least one are no negative ones, or lie nearer to each other than to it.
 
     They must be those of a picture, not a few labels.
     """
-    others = pixels > least if mask is None else (pixels > least) & ~mask
-    low, high = pixels.min(initial=np.inf, where=others), pixels.max(initial=-np.inf, where=others)
-    alone = low < high and (low >= 0 or low - least > high - low)
-    return bool(alone) and len(np.unique(pixels[others])) > LABELS
+    others = pixels[pixels > least]
+    if not others.size:
+        return False
+    low, high = float(others.min()), float(others.max())
+    return (low >= 0 or low - least > high - low) and len(np.unique(others)) > LABELS
