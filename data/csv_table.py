@@ -154,7 +154,7 @@ def _separator(name: str, text: str, expected: Collection[str]) -> tuple[str, in
 
 
 def _known(line: str, separator: str, expected: Collection[str]) -> int:
-    cells = next(csv.reader([line], delimiter=separator), [])
+    cells = next(csv.reader([line[: csv.field_size_limit()]], delimiter=separator), [])
     return sum(re.sub(r"[\s-]+", "_", _plain(cell).casefold()) in expected for cell in cells)
 
 
