@@ -330,10 +330,35 @@ def test_a_refused_addition_leaves_the_table_as_it_was(lung: Task, nobody: pd.Da
 
 
 def test_nothing_new_adds_nothing(lung: Task, nobody: pd.DataFrame, tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "lung-ct.csv"
+    path = tmp_path / "deep" / "deeper" / "lung-ct.csv"
     append_cohorts(path, assign(manifest(people(5, "normal")), nobody, SETTINGS, 1, "a", lung))
     before = path.read_bytes()
     append_cohorts(path, assign(manifest(people(5, "normal")), read_cohorts(path), SETTINGS, 2, "b", lung))
+    assert path.read_bytes() == before
+    elsewhere = tmp_path / "other" / "folder" / "lung-ct.csv"
+    for _ in range(2):
+        write_cohorts(elsewhere, read_cohorts(path))
+        assert elsewhere.read_bytes() == before
+
+
+def test_words_that_stand_for_nothing_elsewhere_are_names_here(
+    lung: Task, nobody: pd.DataFrame, tmp_path: Path
+) -> None:
+    path = tmp_path / "lung-ct.csv"
+    rows = assign(manifest(people(3, "normal", "None")), nobody, SETTINGS, 1, "NA", lung)
+    assert list(rows.index) == [0, 1, 2]
+    append_cohorts(path, rows)
+    pd.testing.assert_frame_equal(read_cohorts(path), marked(rows))
+
+
+def test_nothing_is_added_to_a_table_with_other_columns(lung: Task, nobody: pd.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "lung-ct.csv"
+    append_cohorts(path, assign(manifest(people(3, "normal")), nobody, SETTINGS, 1, "a", lung))
+    head, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([f"{head},more", *(f"{line},x" for line in lines)]) + "\n")
+    before = path.read_bytes()
+    with pytest.raises(Fault, match="the columns are"):
+        append_cohorts(path, assign(manifest(people(2, "benign")), nobody, SETTINGS, 2, "b", lung))
     assert path.read_bytes() == before
 
 
