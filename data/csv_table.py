@@ -22,6 +22,8 @@ MARKS = (
 EIGHT_BIT = ("cp1252", "iso8859_15", "cp1250", "cp1251", "cp1253", "cp1254", "mac_roman", "cp850")
 NO_BREAK = dict.fromkeys(map(ord, "\u00a0\u2007\u202f\u3000"), " ")
 INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"), "")
+OTHER_LETTERS = re.compile(r"[^\s,;]*[^\x00-\x7f\s,;][^\s,;]*")  # words that hold any but those of ASCII
+LARGEST_GUESS = 2**24  # bytes of a table whose encoding is looked for
 SCIENTIFIC = re.compile(r"\d+([.,]\d+)?[eE][+-]\d+")
 MONTH = (
     r"(jan|feb|m[aä]r|mrz|apr|mai|may|jun|jul|aug|sept?|o[ck]t|nov|de[cz]|january?|januar|february?|februar|march|märz|"
@@ -105,7 +107,8 @@ def _decoded(name: str, content: bytes) -> tuple[str, str]:
             ) from error
         if b"\0" in content:
             raise Fault(f"{name} is in UTF-16 without its mark, or no text; save it as CSV UTF-8") from error
-        readings = {text: each for each in reversed(EIGHT_BIT) if (text := _eight_bit(content, each))}
+        tried = EIGHT_BIT if len(content) <= LARGEST_GUESS else ()
+        readings = {text: each for each in reversed(tried) if (text := _eight_bit(content, each))}
         if len(readings) == 1:
             text, encoding = readings.popitem()
             return text, "Windows-1252" if encoding == "cp1252" else encoding
@@ -121,7 +124,7 @@ def _eight_bit(content: bytes, encoding: str) -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError:
         return ""
-    for word in re.split(r"[\s,;]+", text):
+    for word in set(OTHER_LETTERS.findall(text)):
         letters = [letter for letter in word if letter.isalpha()]
         scripts = {unicodedata.name(letter, "").split(" ")[0] for letter in letters}
         strange = [

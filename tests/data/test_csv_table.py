@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data import labels
 from data.csv_table import damage, read_table
@@ -119,3 +122,26 @@ def test_the_tables_of_the_faults_are_read(real_data: Path, name: str) -> None:
 def test_the_groups_of_the_faults_are_read(real_data: Path) -> None:
     read = read_table(real_data / "intake-faults" / "groups-latin1" / "groups.csv", ("file", "label", "group"))
     assert read.rows[0] == ["tumour/0.png", "tumour", "M\u00fcller0tu"] and read.remarks
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.one_of(
+        st.binary(max_size=60),
+        st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")),
+        st.lists(
+            st.sampled_from(["file_name", "patient_id", "task", "label", ",", ";", "\t", "\n", '"', "\r", "\xfc"]),
+            max_size=30,
+        ).map(lambda parts: "".join(parts).encode("latin-1")),
+    )
+)
+def test_whatever_lies_in_the_file_is_a_table_or_a_fault(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metadata.csv"
+        path.write_bytes(content)
+        try:
+            read = read_table(path, HEADINGS)
+        except Fault as fault:
+            assert str(fault).startswith("metadata.csv") and len(str(fault)) < 300
+        else:
+            assert len(read.rows) == len(read.numbers) > 0 and all(any(row) for row in read.rows)
