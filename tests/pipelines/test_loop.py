@@ -18,8 +18,8 @@ import pytest
 from data import phantom, phantom_samples
 from pipelines import params, services
 from tests.pipelines import planted
-from tests.pipelines.conftest import Run
-from tests.pipelines.ward import Ward, clean, plant, uploads
+from tests.pipelines.conftest import Run, clean
+from tests.pipelines.ward import Ward, plant, uploads
 
 PATIENTS, SLICES = 24, 4
 
