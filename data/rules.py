@@ -101,6 +101,12 @@ def _parts(wanted: Sequence[str]) -> str:
     return f"(?i){'|'.join(map(re.escape, wanted))}"
 
 
+def _exactly_or_none(wanted: Sequence[str]) -> str:
+    """A pattern that a body part misses only where it holds one of the task's and more."""
+    parts = "|".join(map(re.escape, wanted))
+    return f"(?i)^(?:{parts}|(?!.*(?:{parts})).*)$"
+
+
 def _source(modality: str, body_parts: Sequence[str]) -> list[Rule]:
     """A header that says nothing is allowed (pictures, NIfTI); one that says something else is not."""
     return [
@@ -108,7 +114,7 @@ def _source(modality: str, body_parts: Sequence[str]) -> list[Rule]:
         Rule("ColumnValuesToMatchRegex", f"body part is none of {', '.join(body_parts)}",
              {"column": "body_part", "regex": _parts(body_parts)}),
         Rule("ColumnValuesToMatchRegex", "body part holds more than the task's",
-             {"column": "body_part", "regex": f"(?i)^(?:{'|'.join(map(re.escape, body_parts))})$"}, error=False),
+             {"column": "body_part", "regex": _exactly_or_none(body_parts)}, error=False),
         Rule("ColumnValuesToNotBeInSet", "burned-in writing, says the header or the picture's border",
              {"column": "burned_in", "value_set": list(BURNED_IN)}),
     ]  # fmt: skip

@@ -53,3 +53,18 @@ def test_the_field_of_view_of_a_ct_is_known_in_millimetres(
     scan = Scan("s", np.zeros((1, side, 512), np.float32), units, Modality.CT, (3.0, spacing, 0.7))
     assert field_of_view(scan) is expected
     assert field_of_view(replace(scan, spacing=None)) is FieldOfView.BODY
+
+
+@pytest.mark.parametrize(
+    ("body_part", "meanings"),
+    [
+        ("chest", []),
+        ("", []),
+        ("CHESTABDOMEN", ["body part holds more than the task's"]),
+        ("BRAIN", ["body part is none of CHEST, LUNG, THORAX"]),
+    ],
+)
+def test_a_body_part_is_the_tasks_holds_more_or_is_another(body_part: str, meanings: list[str], lung: Task) -> None:
+    asked = [rule for rule in rules.scan_rules(lung.modality, lung.body_parts, None, lung.field_of_view)
+             if rule.arguments.get("column") == "body_part"]  # fmt: skip
+    assert [asked[at].meaning for at in rules.failures({"body_part": body_part}, asked)] == meanings
