@@ -116,6 +116,13 @@ def embedded(unit_pixels: NDArray[np.float32]) -> str:
     return base64.b64encode(describe.embed(unit_pixels).astype("<f2").tobytes()).decode()
 
 
+def pixels_blake3(picture: NDArray[np.float32]) -> str:
+    """The hash of one slice's decoded pixels (rows × columns, contiguous) and their shape, whatever file holds them."""
+    value = blake3(repr(picture.shape).encode())
+    value.update(picture.data.cast("B"))
+    return value.hexdigest()
+
+
 def _parts(path: Path) -> tuple[dict[str, bytes], str]:
     """The files that a scan is made of, by name, and its hash."""
     files = _files(path) if path.is_dir() else [path]
@@ -211,8 +218,6 @@ def _unit(scan: Scan, number: int, row: Row, task: Task) -> tuple[dict[str, Any]
     input."""
     picture = np.ascontiguousarray(scan.pixels[number])
     small = pixels.unit_pixels(picture, scan.units, task.pixels)
-    likeness = blake3(repr(picture.shape).encode())
-    likeness.update(picture.data.cast("B"))
     said = {name: row[name] for name in SAID}
     said |= {
         "label": person.among(row["label"], task.classes),
@@ -221,7 +226,7 @@ def _unit(scan: Scan, number: int, row: Row, task: Task) -> tuple[dict[str, Any]
     facts = {
         "slice": number,
         "lesion_mm": person.number(row["lesion_mm"], "lesion_mm"),
-        "pixels_blake3": likeness.hexdigest(),
+        "pixels_blake3": pixels_blake3(picture),
         "dhash": describe.dhash(small),
         "embedding": embedded(small),
         "thumbnail": thumbnail(small),

@@ -32,9 +32,7 @@ def settle(folder: Path) -> None:
     with places.place("run", "relocation.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = _recorded(record) or _configured(folder)
-        if before == str(folder):
-            return
-        if before:
+        if before not in ("", str(folder)):
             _bring_along(folder, Path(before))
         _put(record, f"{folder}\n")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from data.record import Task
 from lineage.fault import Fault
 from lineage.verdict import Outcome, from_dict, worst
 from pipelines import correction, params, versions
@@ -61,9 +63,9 @@ def ingest(args: argparse.Namespace) -> Answer:
 
 
 def data(args: argparse.Namespace) -> Answer:
-    """list, diff A B, checkout VERSION, history SCAN, quality [TASK]."""
-    if args.action == "quality":
-        return _quality(args.versions)
+    """list, diff A B, checkout VERSION, history SCAN, quality [TASK], recheck [TASK]."""
+    if args.action in ("quality", "recheck"):
+        return {"quality": _quality, "recheck": _recheck}[args.action](_tasks(args.action, args.versions))
     wanted = {"list": 0, "diff": 2, "checkout": 1, "history": 1}[args.action]
     if len(args.versions) != wanted:
         what = "scan, by its SHA-256 or its unit" if args.action == "history" else "versions"
@@ -109,16 +111,46 @@ def _history(keys: list[str]) -> Answer:
     return Answer(steps, "\n".join(lines))
 
 
-def _quality(names: list[str]) -> Answer:
+def _tasks(action: str, names: list[str]) -> list[Task]:
+    """The one task that is named, or all of them."""
+    settings = params.load()
+    if len(names) > 1:
+        raise Fault(f"`oncoloop data {action}` takes one task, or none for all of them")
+    return [settings.task(names[0])] if names else list(settings.tasks.values())
+
+
+def _recheck(tasks: list[Task]) -> Answer:
+    """Today's checks over what is admitted already. Nothing is changed: 3 where something is harmed, 4 for hints."""
+    from data import recheck
+
+    manifests = [(task, path) for task in tasks for path in Path("data/batches", task.name).glob("*/manifest.csv")]
+    folders = {f"{task.name}/{path.parent.name}": (path.parent, task) for task, path in sorted(manifests, key=str)}
+    found = recheck.recheck(folders, Path("inbox"))
+    groups: dict[tuple[str, str, bool], list[recheck.Finding]] = {}
+    for finding in found:
+        groups.setdefault((finding.batch, finding.reason, finding.harm), []).append(finding)
+    lines = [f"{len(folders)} admitted batches were read again, nothing was changed"]
+    rows: list[dict[str, Any]] = []
+    for (batch, reason, harm), findings in sorted(groups.items(), key=lambda item: (item[0][0], not item[0][2])):
+        units = [unit for finding in findings for unit in finding.units]
+        files = sorted({finding.file for finding in findings})
+        lines.append(f"{batch}: {'harmed' if harm else 'look'}: {len(units)} units ({files[0]}): {reason}")
+        rows.append({"batch": batch, "harm": harm, "reason": reason, "units": units, "files": files})
+    harmed = sorted({str(row["batch"]) for row in rows if row["harm"]})
+    if harmed:
+        lines.append(f"harmed: {', '.join(harmed)}; correct their labels (a batch of corrections), or withdraw the "
+                     "patients and admit the folders anew from their source")  # fmt: skip
+    code = 3 if harmed else 4 if rows else 0
+    return Answer({"batches": sorted(folders), "harmed": harmed, "findings": rows}, "\n".join(lines), code)
+
+
+def _quality(tasks: list[Task]) -> Answer:
     """One page over everything that came in, of one task or all."""
     from data import quality
     from lineage import ledger, places
 
-    settings = params.load()
-    if len(names) > 1:
-        raise Fault("`oncoloop data quality` takes one task, or none for all of them")
-    tasks = [settings.task(names[0])] if names else list(settings.tasks.values())
     verdicts = [event.payload | {"at": event.at} for event in ledger.events(kind="verdict")
                 if event.payload["gate"] == "data"]  # fmt: skip
-    page = quality.write(Path("data"), tasks, verdicts, places.place("quality", f"{names[0] if names else 'all'}.html"))
+    name = tasks[0].name if len(tasks) == 1 else "all"
+    page = quality.write(Path("data"), tasks, verdicts, places.place("quality", f"{name}.html"))
     return Answer({"page": str(page)}, f"{page}: data quality of {', '.join(task.name for task in tasks)}")
