@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import date, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -158,7 +158,7 @@ def _replace_identity(header: Any, clean: Any, told: str, row: Mapping[str, str]
         clean.PatientAge = age
     clean.PatientIdentityRemoved, clean.DeidentificationMethod = "YES", profile.METHOD
     clean.LongitudinalTemporalInformationModified = "MODIFIED"
-    clean.DeidentificationMethodCodeSequence = [_code(value, meaning) for value, meaning in profile.CODES]
+    clean.DeidentificationMethodCodeSequence = list(_codes())
 
 
 def _fill(header: Any, clean: Any) -> None:
@@ -186,18 +186,24 @@ def _shift(header: Any, clean: Any, shift: timedelta) -> None:
                 _shift(content, cleaned, shift)
 
 
-def _code(value: str, meaning: str) -> Any:
+@lru_cache(maxsize=1)
+def _codes() -> tuple[Any, ...]:
+    """What was done, as items of a sequence: the same in every file."""
     from pydicom.dataset import Dataset
 
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
-    return code
+    codes = []
+    for value, meaning in profile.CODES:
+        code = Dataset()
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
+        codes.append(code)
+    return tuple(codes)
 
 
 def _shifted(text: str, shift: timedelta) -> str:
     """A DICOM date moved; empty where it was none."""
+    day = text[:8]
     try:
-        return (datetime.strptime(text[:8], "%Y%m%d") + shift).strftime("%Y%m%d")
+        return (date.fromisoformat(day) + shift).isoformat().replace("-", "") if day.isdecimal() else ""
     except (ValueError, OverflowError):
         return ""
 

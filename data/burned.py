@@ -59,9 +59,15 @@ def facts(scan: Scan) -> dict[str, str]:
     """
     if scan.header.get("burned_in", "").upper() == "YES":
         return {}
-    padded = () if scan.padding is None else (mask for mask in scan.padding if mask.any())
+    padded = () if scan.padding is None else (mask for mask in scan.padding if _is_ragged(mask))
     shows = any(lines(picture) for picture in scan.pixels)
     return {"burned_in": "detected"} if shows or any(lines(mask.astype(np.float32), (0, 1)) for mask in padded) else {}
+
+
+def _is_ragged(mask: NDArray[np.bool_]) -> bool:
+    """Whether a row of a mask changes as often as a line of letters does; every second row speaks for the next one."""
+    rows = mask[::2]
+    return bool((np.count_nonzero(rows[:, 1:] != rows[:, :-1], axis=1) >= 2 * LETTERS).any())
 
 
 def lines(picture: NDArray[np.float32], extremes: tuple[float, float] | None = None) -> list[Line]:

@@ -111,7 +111,8 @@ def scan_of(name: str, header: Any) -> Scan:
     limits.permit(name, frames, int(header.Rows), int(header.Columns), colours)
     _permit_frames(name, header)
     stacked = stack(name, header, frames)
-    pixels, padding, hides = _pixels(name, header, frames)
+    unit = dicom_pixels.units(header)
+    pixels, padding, hides = _pixels(name, header, frames, unit)
     if stacked is not None and (np.diff(stacked.order) != 1).any():
         pixels = pixels[stacked.order]
         padding = padding[stacked.order] if padding is not None else None
@@ -126,7 +127,7 @@ def scan_of(name: str, header: Any) -> Scan:
     return Scan(
         name=name,
         pixels=pixels,
-        units=dicom_pixels.units(header),
+        units=unit,
         modality=Modality(modality) if modality in list(Modality) else None,
         spacing=spacing,
         header=facts,
@@ -153,33 +154,36 @@ def _no_image(name: str, header: Any) -> Fault:
 
 def _permit_frames(name: str, header: Any) -> None:
     from pydicom.encaps import generate_frames
-    from pydicom.uid import UID
 
-    syntax = UID(header.file_meta.TransferSyntaxUID)
+    syntax = header.file_meta.TransferSyntaxUID
     if syntax.is_transfer_syntax and syntax.is_encapsulated:
         frames = int(header.get("NumberOfFrames") or 1)
         for frame in generate_frames(header.PixelData, number_of_frames=frames):
             limits.permit_codestream(name, frame)
 
 
-def _pixels(name: str, header: Any, count: int) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, bool]:
+def _pixels(
+    name: str, header: Any, count: int, unit: Units
+) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, bool]:
     """Pixels of all frames in float32 (frames × rows × columns), the mask of their padding, and whether the stored
     bytes hold more than these; see `dicom_pixels.Frame`."""
     shape = (count, int(header.Rows), int(header.Columns))
     pixels: NDArray[np.float32] | None = None
     mask: NDArray[np.bool_] | None = None
     hides = False
-    for number, frame in enumerate(dicom_pixels.frames(name, header)):
+    for number, frame in enumerate(dicom_pixels.frames(name, header, unit)):
         hides = hides or frame.hides
         if pixels is None:
             pixels = np.empty(shape, np.float32) if count > 1 else frame.pixels.reshape(shape)
         if count > 1:
             pixels[number] = frame.pixels
-        if frame.padding is not None:
+        if frame.padding is not None and count == 1:
+            mask = frame.padding.reshape(shape)
+        elif frame.padding is not None:
             mask = np.zeros(shape, bool) if mask is None else mask
             mask[number] = frame.padding
     assert pixels is not None
-    if header.get("PhotometricInterpretation") == "MONOCHROME1" and dicom_pixels.units(header) == Units.RAW:
+    if header.get("PhotometricInterpretation") == "MONOCHROME1" and unit == Units.RAW:
         _turn(pixels, mask)
     return pixels, mask, hides
 

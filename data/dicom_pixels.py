@@ -33,12 +33,12 @@ class Frame:
     hides: bool
 
 
-def frames(name: str, header: Any) -> Iterator[Frame]:
-    """Every frame, one decoded at a time. Fault where header and pixels contradict each other."""
+def frames(name: str, header: Any, unit: Units) -> Iterator[Frame]:
+    """Every frame in its `unit`, one decoded at a time. Fault where header and pixels contradict each other."""
     from pydicom.pixels import iter_pixels, pixel_array
 
     place, declared = stored_bits.layout(name, header), padding.declared(name, header)
-    unit, is_lossy = units(header), str(header.file_meta.get("TransferSyntaxUID")) in LOSSY
+    is_lossy = str(header.file_meta.get("TransferSyntaxUID")) in LOSSY
     options = {"view_only": True, "correct_unused_bits": False}
     if int(header.get("NumberOfFrames") or 1) > 1:
         decoded = iter_pixels(header, **options)
@@ -52,10 +52,10 @@ def frames(name: str, header: Any) -> Iterator[Frame]:
             padding.check(name, declared, stored, pixels, mask, unit)
         low = padding.undeclared(pixels, mask) if unit == Units.HU and pixels.min() < padding.LOWEST else None
         if low is not None:
-            mask = low if mask is None else mask | low
+            mask = low if mask is None else np.logical_or(mask, low, out=mask)
         may_vary = low is not None or (declared is not None and declared.low < declared.high)
         if mask is not None and may_vary and not is_lossy:
-            hides = hides or bool(np.ptp(stored[mask]))
+            hides = hides or padding.varies(stored, mask)
         yield Frame(stored, pixels, mask, hides)
 
 

@@ -11,6 +11,7 @@ how DICOM writes a patient who lies on the back. Slices keep the order and the n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
@@ -101,24 +102,28 @@ def dicom(
     `step` (3,) leads from slice to slice in mm; without one the distance is taken along the normal. The affine is None
     without position or spacing, the directions are "" without an orientation.
     """
-    along, down = np.array(cosines[:3], float), np.array(cosines[3:], float)
-    if along.shape != (3,) or down.shape != (3,) or not _square(along, down):
+    if len(cosines) != 6 or not _square(cosines):
         return None, ""
+    a, b, c, d, e, f = cosines
     distance, row, column = spacing or (1.0, 1.0, 1.0)
     affine = np.eye(4)
-    affine[:3, 1], affine[:3, 2] = down * row, along * column
-    affine[:3, 0] = np.cross(along, down) * (distance or 1.0) if step is None else step
+    affine[:3, 1], affine[:3, 2] = (d * row, e * row, f * row), (a * column, b * column, c * column)
+    if step is None:
+        step = tuple(side * (distance or 1.0) for side in (b * f - c * e, c * d - a * f, a * e - b * d))
+    affine[:3, 0] = step
     if not usable(affine):
         return None, ""
-    if spacing is None or len(position) != 3 or not np.isfinite(position).all():
+    if spacing is None or len(position) != 3 or not all(map(math.isfinite, position)):
         return None, directions(affine)
     affine[:3, 3] = position
     return affine, directions(affine)
 
 
-def _square(along: NDArray[np.float64], down: NDArray[np.float64]) -> bool:
-    """Whether two direction cosines are unit vectors at right angles, but for rounding."""
-    return bool(np.abs([along @ along - 1, down @ down - 1, along @ down]).max() < 0.01)
+def _square(cosines: Sequence[float]) -> bool:
+    """Whether six direction cosines are two unit vectors at right angles, but for rounding."""
+    a, b, c, d, e, f = cosines
+    odd = (a * a + b * b + c * c - 1, d * d + e * e + f * f - 1, a * d + b * e + c * f)
+    return all(abs(value) < 0.01 for value in odd)
 
 
 def nifti(header: Any) -> tuple[Affine | None, str]:

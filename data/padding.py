@@ -88,15 +88,16 @@ def places(padding: Declared, stored: Array) -> Mask | None:
 def check(name: str, padding: Declared, stored: Array, pixels: Array, mask: Mask, units: Units) -> None:
     """Fault where declared padding is a part of the picture: it covers values that are common in it, or a range of HU
     that bodies are made of. `pixels` are the `stored` values in their `units`, both of one frame."""
-    body = units == Units.HU and pixels[mask].max() > TISSUE[0] and pixels[mask].min() < TISSUE[1]
-    if units == Units.HU and not body:
-        return
-    if padding.low < padding.high:
-        contradicts = bool(body)
-    else:
+    is_range = padding.low < padding.high
+    if units == Units.HU:
+        padded = pixels[mask] if is_range else pixels.ravel()[mask.argmax()]
+        if padded.max() <= TISSUE[0] or padded.min() >= TISSUE[1]:
+            return
+    contradicts: bool = is_range and units == Units.HU
+    if not is_range:
         contradicts = _is_common(stored, padding.value, int(mask.sum()), INSIDE[units])
     if contradicts:
-        values = f"{padding.low:g}" + (f" to {padding.high:g}" if padding.low < padding.high else "")
+        values = f"{padding.low:g}" + (f" to {padding.high:g}" if is_range else "")
         raise Fault(
             f"{name}: declares the stored value {values} as padding (0028,0120), but the picture itself is made of "
             f"such values; correct that attribute, or export it again"
@@ -119,16 +120,22 @@ def undeclared(plane: Array, mask: Mask | None = None) -> Mask | None:
     Beside declared padding of that kind (`mask`) everything as low is padding, as lossy compression blurs it. Values
     that vary are none: then slope or intercept may be wrong.
     """
-    low = plane < LOWEST
-    is_declared = mask is not None and bool((low & mask).any())
+    low = np.asarray(plane < LOWEST)
+    lowest = count = int(np.count_nonzero(low))
     if mask is not None:
-        low &= ~mask
-    values = plane[low]
-    if not values.size:
+        np.greater(low, mask, out=low)  # low, and not in the mask
+        count = int(np.count_nonzero(low))
+    if not count:
         return None
-    usual = (values[0], np.median(values)) if not is_declared else ()
-    is_flat = any((values == value).sum() >= FLAT * values.size for value in usual)
-    return np.asarray(low) if is_declared or is_flat else None
+    is_declared = count < lowest
+    first = plane.ravel()[low.argmax()]
+    is_flat = is_declared or np.count_nonzero(plane == first) >= FLAT * count
+    return low if is_flat or np.count_nonzero(plane == np.median(plane[low])) >= FLAT * count else None
+
+
+def varies(stored: Array, mask: Mask) -> bool:
+    """Whether padding holds several values; none of them is found elsewhere."""
+    return int(np.count_nonzero(stored == stored.ravel()[mask.argmax()])) != int(np.count_nonzero(mask))
 
 
 def filled(pixels: NDArray[np.float32], units: Units, mask: Mask | None) -> Mask | None:

@@ -37,7 +37,7 @@ def rewrite(name: str, header: Any) -> None:
     place, declared = stored_bits.layout(name, header), padding.declared(name, header)
     is_little = syntax.is_encapsulated or syntax.is_little_endian
     written = []
-    for frame in dicom_pixels.frames(name, header):
+    for frame in dicom_pixels.frames(name, header, dicom_pixels.units(header)):
         values = frame.stored.copy()
         if frame.padding is not None:
             values[frame.padding] = _padding_value(declared, values[frame.padding])
