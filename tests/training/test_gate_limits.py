@@ -133,7 +133,6 @@ def test_a_first_model(samples: Any, values: dict[str, Any], outcome: Outcome, r
         ({"anchor/auroc/low": -0.05}, OPEN, "the AUROC difference could be -0.050, the margin is -0.05; "
          "about 41 test clusters would be needed"),
         ({"anchor/auroc/low": None}, OPEN, "the AUROC difference could be unknown"),
-        ({"anchor/auroc/low": None, "anchor/auroc/error": None}, OPEN, "the AUROC difference could be unknown"),
         ({"anchor/clusters": 10}, PASS, "not inferior"),
         ({"anchor/clusters": 9}, OPEN, "the anchor cohort has 9 clusters, and 10 are needed"),
         ({"anchor/positive_clusters": 3}, OPEN, "the anchor cohort has 3 clusters with a positive unit"),
@@ -189,6 +188,18 @@ def test_what_a_good_auroc_may_hide_decides(
     assert sum(reason in line for line in verdict.reasons) == 1 or outcome is PASS, verdict.reasons
     assert any(reason in line for line in verdict.reasons), verdict.reasons
     assert not any("None" in line for line in verdict.reasons)
+
+
+def test_where_nobody_can_say_how_many_patients_would_do_no_number_is_asked_for(samples: Any) -> None:
+    verdict = against(samples, changed(passing(), {"anchor/auroc/low": None, "anchor/auroc/error": None}))
+    assert verdict.reasons[0].endswith("the AUROC difference could be unknown, the margin is -0.05")
+
+
+@pytest.mark.parametrize("unknown", ["baseline/value", "baseline/low", "baseline/high", "test/auroc/value"])
+def test_a_lead_over_the_baseline_that_is_not_known_is_no_lead(samples: Any, unknown: str) -> None:
+    verdict = first(samples, {unknown: None})
+    assert verdict.outcome is OPEN
+    assert any("too few test patients to compare with the baseline" in reason for reason in verdict.reasons)
 
 
 def test_a_slice_at_alpha_is_not_called_no_worse_as_well(samples: Any) -> None:
