@@ -74,7 +74,7 @@ def restore(source: Path, folder: Path) -> Verdict:
             archive.extractall(folder, filter="data")
     except tarfile.TarError as error:
         raise Fault(f"{source} is not a backup: {error}") from error
-    os.environ["ONCOLOOP_HOME"] = str(folder / "var")
+    os.environ["ONCOLOOP_HOME"] = str(folder.resolve() / "var")
     workspace.enter(folder)
     git.run("worktree", "prune")
     return ledger.verify()

@@ -110,7 +110,7 @@ def judge(batch: Incoming) -> dict[str, Any]:
     arrived = received(batch)
     verdict, manifest, validation_page = examine.with_options(name=f"examine {batch.name}")(batch)
     ledger.record(verdict, task=batch.task.name, digest=batch.digest, page=places.relative(validation_page))
-    page.verdict(verdict, f"data-{batch.name}", validation_page)
+    page.verdict(verdict, f"data-{batch.name}", places.relative(validation_page))
     version = None
     if verdict.outcome is Outcome.PASS:
         version = admit.with_options(name=f"admit {batch.name}")(batch, manifest, arrived)

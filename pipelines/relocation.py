@@ -32,7 +32,9 @@ def settle(folder: Path) -> None:
     with places.place("run", "relocation.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = _recorded(record) or _configured(folder)
-        if before not in ("", str(folder)):
+        if before in ("", str(folder)):
+            _dvc(folder, places.home())  # they may name it in full, as they once did
+        else:
             _bring_along(folder, Path(before))
         _put(record, f"{folder}\n")
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from data import index, split, withdrawn
 from lineage import ledger
+from lineage.fault import Fault
 from lineage.ledger import Event
 from pipelines import admissions, dvc_objects, git, locks, page, params, repro, settle, verify_workspace
 from pipelines.workspace import alone
@@ -183,19 +184,29 @@ def _cohorts(task: str, batches: Mapping[str, Event]) -> list[str]:
     before = verify_workspace.newest_cohorts(task)
     table = committed if before is None or withdrawn.changed_row(before, committed) is None else before
     versions = [str(event.payload["data_version"]) for pair, event in batches.items() if pair.split("/")[0] == task]
+    here = _uncommitted(path)
+    names = {pair.split("/")[1] for pair in batches}
     for other in [committed, *(verify_workspace.cohorts_of(path, version) for version in versions)]:
         table = _joined(table, other)
+    table = _joined(table, here[here["batch"].isin(names)]) if here is not None else table
     table = table.drop_duplicates("cluster", ignore_index=True)
     done = []
     for pair, event in batches.items():
         if pair.split("/")[0] == task and (fresh := _dealt(table, pair, event)) is not None:
             table = pd.concat([table, fresh], ignore_index=True)
             done.append(f"{path}: {len(fresh)} clusters of {pair} have their sides again, by the same rule")
-    here = split.read_cohorts(path).astype(str) if path.is_file() else None
     if here is not None and table.equals(here):
         return done
     split.write_cohorts(path, table)
     return [*done, f"{path}: {len(table)} rows, where {0 if here is None else len(here)} were"]
+
+
+def _uncommitted(path: Path) -> pd.DataFrame | None:
+    """The table as it lies here: what was dealt before the commit was lost is still true. None if it can't be read."""
+    try:
+        return split.read_cohorts(path).astype(str) if path.is_file() else None
+    except (Fault, ValueError):
+        return None
 
 
 def _joined(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:

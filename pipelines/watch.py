@@ -41,7 +41,7 @@ def watch_task(name: str) -> dict[str, Any]:
         verdict, link = examine.with_options(name=f"watch {name}")(name)
         version = registry.roles(name)["champion"]
         event = ledger.record(verdict, task=name, version=version, page=places.relative(link))
-        page.verdict(verdict, f"watch-{name}", link)
+        page.verdict(verdict, f"watch-{name}", places.relative(link))
         asked = ask(name, str(version), verdict, event.seq) if verdict.outcome is Outcome.FAIL else False
         return {"task": name, "verdict": verdict.to_dict(), "page": link, "asked": asked}
 

@@ -61,6 +61,7 @@ def test_it_goes_on_where_it_lies(old: Path) -> None:
     assert verdict.outcome.value == "pass", verdict.reasons
     assert git.batches_of("HEAD") == {f"{TASK}/first", f"{TASK}/second"}
     assert (old / "var" / relocation.RECORD).read_text().strip() == str(old)
+    assert str(old) not in (old / ".dvc/config.local").read_text()
 
 
 def test_its_batches_are_compared_with_a_new_one(old: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from data import phantom
 from lineage import ledger, places, registry, store
 from lineage.fault import Fault
-from pipelines import git, page, params, relocation, repro, services, settle, versions
+from pipelines import archive, git, page, params, relocation, repro, services, settle, versions
 from pipelines import workspace as workspaces
 from tests.pipelines.test_admission import run
 from tests.pipelines.test_isolation import content
@@ -188,3 +188,19 @@ def test_a_page_of_a_verdict_is_kept_by_its_place_below_the_state_folder(home: P
     assert places.relative(home / "gx" / "a.html") == "gx/a.html"
     assert places.relative("/elsewhere/a.html") == "/elsewhere/a.html"
     assert places.relative("") == ""
+
+
+def test_a_backup_is_restored_as_a_workspace_of_its_own(ward: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder may be named with `..` in it."""
+    archive.write(ward.parent / "ward.tar")
+    store.engine().dispose()
+    before = unlocked(ward)
+    for name in (*places.FOLDERS, "MLFLOW_TRACKING_URI", "ONCOLOOP_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert archive.restore(ward.parent / "ward.tar", ward / ".." / "restored").outcome.value == "pass"
+    assert Path.cwd() == ward.parent / "restored"
+    run("second")
+    store.engine().dispose()
+    assert unlocked(ward) == before
+    assert not names(ward.parent / "restored", ward)
+    assert not {path for path in (ward.parent / "restored").rglob("*") if path.name == "ward"}

@@ -206,6 +206,17 @@ def test_sides_that_a_model_has_learned_from_are_not_dealt_again(ward: Path) -> 
     assert f"{TASK}/1: the ledger has this model, MLflow does not" in reasons
 
 
+def test_sides_that_only_the_working_folder_knows_are_kept(ward: Path) -> None:
+    """They were dealt when another repository took the commit, and they hold, even if the rule has changed since."""
+    rows = COHORTS.read_text()
+    lose_the_commits()
+    moved = [line.replace(",test,", ",training,") if ",second," in line else line for line in rows.splitlines()]
+    COHORTS.write_text("\n".join(moved) + "\n")
+    repair.repair()
+    assert judged()[0] == "pass"
+    assert sorted(COHORTS.read_text().splitlines()) == sorted(moved)
+
+
 def test_a_withdrawal_is_no_harm(ward: Path) -> None:
     patient = str(index.read_manifest(Path(f"data/batches/{FIRST}/manifest.csv"))["patient"].iloc[0])
     withdrawal.withdraw(holding.find(patient), "asked")
