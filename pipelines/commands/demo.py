@@ -166,9 +166,8 @@ def _judged(story: Story, say: Any, entry: dict[str, Any], sham: bool = False) -
     story.gates[name] = verdict["outcome"]
     say(f"{name}: {verdict['outcome']}, {entry['decision']}: {verdict['reasons'][0]}")
     if verdict["outcome"] == "fail":
-        say(
-            f"{name} is turned down, and no person can let it through; what is missing: {'; '.join(verdict['reasons'])}"
-        )
+        missing = "; ".join(verdict["reasons"])
+        say(f"{name} is turned down, and no person can let it through; what is missing: {missing}")
     if entry["decision"] != WAITS or sham:
         return str(entry["decision"])
     demo_web.approve(story, entry["task"], entry["version"], REASON)
