@@ -58,6 +58,11 @@ def of_row(row: Mapping[str, str]) -> Secrets:
 
 def of_names(names: Iterable[str]) -> Secrets:
     """Words of file, folder and archive names, as far as they are no common word of this field."""
+    return _words(tuple(names))
+
+
+@lru_cache(maxsize=256)
+def _words(names: tuple[str, ...]) -> Secrets:
     words = {folded(word) for name in names for word in WORD.findall(name)}
     return Secrets(frozenset(word for word in words if len(word) >= LONG and not _common(word)))
 
@@ -127,6 +132,11 @@ def folded(text: str) -> str:
 
 def _numbers(texts: Iterable[str]) -> Secrets:
     """Parts of names and numbers: split where DICOM and people split names, numbers also without their hyphens."""
+    return _parts(tuple(texts))
+
+
+@lru_cache(maxsize=256)
+def _parts(texts: tuple[str, ...]) -> Secrets:
     parts = {part for text in texts for part in re.split(r"[\s^=,;_\\]+", folded(text)) if part}
     parts |= {"".join(WORD.findall(part)) for part in parts}
     long = frozenset(part for part in parts if len(part) >= LONG and not _common(part))

@@ -60,6 +60,9 @@ def _cut(header: Any, stored: bytes) -> bytes:
     """Native pixel data of the length that the header asks for, padded to an even one."""
     from pydicom.pixels.utils import get_expected_length
 
+    count = int(header.get("NumberOfFrames") or 1) * int(header.Rows) * int(header.Columns)
+    if header.get("SamplesPerPixel") == 1 and 8 * len(stored) == count * int(header.BitsAllocated):
+        return stored
     wanted = int(get_expected_length(header, unit="bytes"))
     if len(stored) <= wanted + wanted % 2:
         return stored
