@@ -20,7 +20,7 @@ from lineage import keys
 from lineage.verdict import Outcome
 from serving import bundle, outlier
 from serving.graph import Graph
-from serving.predict import NOTE, Prediction, Upload, journal_row, predict, to_json
+from serving.predict import NOTE, Prediction, Upload, journal_row, predict, probabilities, to_json
 from serving.release import Release, load_release
 
 from .conftest import BIAS, KERNEL, SIZE, dicom, facts, manifest, picture, png, write_graph
@@ -288,5 +288,32 @@ def test_what_the_endpoint_and_the_journal_hold_is_the_prediction(loaded: Releas
     assert row["description"] == case.description
 
 
-def test_a_fresh_prediction_has_taken_no_time_yet(loaded: Release) -> None:
-    assert predict(loaded, [Upload("a.dcm", dicom(True))]).duration_ms == 0.0
+def test_what_the_caller_does_not_say_is_empty(loaded: Release) -> None:
+    case = predict(loaded, [Upload("a.dcm", dicom(True))])
+    assert (case.id, case.at, case.duration_ms, case.left_out) == ("", "", 0.0, ())
+
+
+def test_probabilities_are_of_32_bits_however_large_the_logits() -> None:
+    """Two machines that differ in the last bits of float64 answer alike."""
+    softmax = probabilities(np.array([[3.0, 1.0], [-2000.0, 2000.0]], np.float32), 0.5)
+    assert softmax.dtype == np.float32 and np.allclose(softmax, [[0.98201376, 0.01798621], [0, 1]])
+
+
+def test_blank_slices_take_no_part_and_are_counted(loaded: Release) -> None:
+    flat = io.BytesIO()
+    Image.new("L", (SIZE, SIZE), 90).save(flat, "PNG")
+    files = [Upload("flat.png", flat.getvalue()), Upload("a.png", png(True)), Upload("b.png", png(True, 1))]
+    case = predict(loaded, files, "tiny-mr")
+    assert case.answer == "tumour" and case.verdict.reasons == ("warning: 1 of 3 slices are blank and take no part",)
+    assert predict(loaded, files[1:], "tiny-mr").verdict.reasons == ()
+
+
+def test_a_localizer_is_left_out_by_name_and_the_series_is_answered(loaded: Release) -> None:
+    scout = dicom(False, 8, 50.0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
+                  ImageOrientationPatient=[0.0, 1.0, 0.0, 0.0, 0.0, -1.0])  # fmt: skip
+    slices = series(picture(True, 0), picture(True, 1))
+    case = predict(loaded, [*slices, Upload("scout.dcm", scout)])
+    assert case.answer == "tumour" and len(case.slices) == 2
+    ((name, reason),) = case.left_out
+    assert name == "scout.dcm" and case.verdict.reasons == (f"warning: 1 file is left out: {reason}",)
+    assert to_json(case)["left_out"] == [{"file": name, "reason": reason}]
