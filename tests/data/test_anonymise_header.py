@@ -90,6 +90,7 @@ def test_of_several_values_the_one_that_names_somebody_is_emptied() -> None:
     content = dicom(SoftwareVersions=["v1", f"for {WORD}", "v3"], ImageType=["ORIGINAL", WORD.upper(), "AXIAL"])
     header = cleaned(content, {"patient_id": WORD})
     assert list(header.SoftwareVersions) == ["v1", "", "v3"] and list(header.ImageType) == ["ORIGINAL", "", "AXIAL"]
+    assert list(cleaned(dicom(SoftwareVersions=["v1", "v2"])).SoftwareVersions) == ["v1", "v2"]
 
 
 def test_short_names_go_out_of_text_and_stay_in_codes() -> None:
@@ -264,6 +265,12 @@ def test_a_file_without_an_instance_uid_gets_one_that_names_nothing() -> None:
     del header.SOPInstanceUID
     clean = cleaned(saved(header))
     assert clean.file_meta.MediaStorageSOPInstanceUID.startswith("2.25.") and "SOPInstanceUID" not in clean
+
+
+def test_nothing_stays_behind_the_last_pixel() -> None:
+    pixels = opened(dicom()).PixelData
+    clean = anonymise("a.dcm", dicom(PixelData=pixels + WORD.encode()), ROW)[1]
+    assert WORD.encode() not in clean and opened(clean).PixelData == pixels
 
 
 def test_a_header_that_was_parsed_before_gives_the_same_bytes() -> None:

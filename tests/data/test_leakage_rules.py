@@ -137,6 +137,10 @@ def test_an_exact_copy_is_called_a_copy_and_not_also_a_near_duplicate() -> None:
     findings = checked(unit("a", "P1", 1), unit("b", "P2", 1), unit("c", "P3", 1, change=0.02))
     assert findings.failing["b"] == ["exact copy of another patient's scan: a"]
     assert findings.failing["c"][0].startswith("near-duplicate of another patient's scan: ")
+    after = checked(unit("c", "P3", 1, change=0.02), unit("a", "P1", 1), unit("b", "P2", 1))
+    assert after.failing == {
+        "a": ["near-duplicate of another patient's scan: c"], "b": ["exact copy of another patient's scan: a"],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("side", ["batch", "admitted"])
@@ -180,6 +184,7 @@ WARNING = "clusters that hold files with different labels (each stays on one sid
         (("x", "y"), ("benign", "benign"), 0),
         (("x", "x"), ("benign", "malignant"), 0),  # slices of one volume
         (("x", "x", "y"), ("benign", "malignant", "normal"), 0),
+        (("x", "x", "y", "z"), ("benign", "malignant", "normal", "benign"), 0),
     ],
 )
 def test_a_cluster_of_files_with_different_labels_travels_with_a_warning(
@@ -202,3 +207,25 @@ def test_admitted_units_of_before_may_lack_columns() -> None:
     """Manifests that an earlier version wrote have no columns for the signs of a person."""
     old = {name: value for name, value in unit("old", "P1", 1).items() if not name.startswith("header_")}
     assert checked(unit("a", "P1", 1), admitted=(old,)).failing == {"a": ["copy of an admitted scan: old"]}
+
+
+def test_one_person_of_the_headers_under_two_ids_stays_out() -> None:
+    findings = checked(
+        unit("a", "P1", 1, header_patient="h"), unit("b", "P2", 2, header_patient="h"), unit("c", "P3", 3)
+    )
+    assert set(findings.failing) == {"a", "b"} and findings.figures["patient_contradictions"] == 1
+    before = checked(unit("a", "P1", 1, header_patient="h"), admitted=(unit("old", "P2", 2, header_patient="h"),))
+    assert set(before.failing) == {"a"} and before.figures["patient_contradictions"] == 1
+
+
+def test_what_the_headers_leave_open_travels_with_the_batch() -> None:
+    everybody = [unit(f"u{at}", f"P{at}", at, header_frame="the same") for at in range(5)]
+    findings = checked(*everybody)
+    assert findings.failing == {} and len(findings.warnings) == 1 and "frame of reference" in findings.warnings[0]
+
+
+def test_rows_that_slipped_keep_the_batch_out() -> None:
+    slipped = [unit(f"u{at}", f"P{at}", at, header_patient=f"h{(at + shift) % 4}", sha256=f"{at}{shift}")
+               for at in range(4) for shift in (0, 1)]  # fmt: skip
+    slipped = [row | {"unit_id": f"{row['unit_id']}.{number}"} for number, row in enumerate(slipped)]
+    assert checked(*slipped).errors

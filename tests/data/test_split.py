@@ -82,8 +82,9 @@ def test_files_written_otherwise_move_nobody_and_a_shared_blank_slice_makes_no_t
 
 
 def test_three_clusters_of_a_class_are_enough_to_train_validate_and_test_it(lung: Task, nobody: pd.DataFrame) -> None:
-    rows = assign(manifest(people(30, "normal") | people(3, "benign")), nobody, SETTINGS, 1, "b", lung)
-    assert sides(rows, "benign") == {"training": 1, "test": 1, "validation": 1}
+    for settings in (SETTINGS, SplitSettings(seed=7, test=0.1, validation=0.1)):
+        rows = assign(manifest(people(30, "normal") | people(3, "benign")), nobody, settings, 1, "b", lung)
+        assert sides(rows, "benign") == {"training": 1, "test": 1, "validation": 1}
 
 
 def test_many_sites_with_one_patient_each_still_reach_every_side(lung: Task, nobody: pd.DataFrame) -> None:

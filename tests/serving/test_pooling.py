@@ -142,3 +142,9 @@ def test_pooled_probabilities_are_of_32_bits_and_sum_to_one() -> None:
     for rule in (TOP, Pooling("mean", 0), Pooling("topk", 50)):
         pooled = pool(slices, [1], rule, 0.4, 50)
         assert pooled.dtype == np.float32 and pooled.sum() == pytest.approx(1)
+
+
+def test_the_correction_goes_by_looks_and_not_by_slices() -> None:
+    slices = binary(np.full(60, 0.9))
+    expected = float(among(np.array([0.9]), 0.4, 3 / 6)[0])
+    assert float(pool(slices, [1], TOP, 0.4, 6)[1]) == pytest.approx(expected, rel=1e-5)

@@ -108,6 +108,21 @@ def test_the_distance_at_the_limit_is_alike(loaded: Release) -> None:
     assert predict(changed(loaded, outlier_distance=distance * 0.999), upload).answer is None
 
 
+def test_a_slice_at_the_limit_counts_beside_nearer_ones(loaded: Release) -> None:
+    slices = series(*(picture(True, number) for number in range(3)))
+    alone = [predict(loaded, [upload]).verdict.figures["distance"] for upload in slices]
+    assert len(set(alone)) == 3
+    case = predict(changed(loaded, outlier_distance=sorted(alone)[1]), slices)
+    assert [entry["counted"] for entry in case.slices] == [distance <= sorted(alone)[1] for distance in alone]
+
+
+def test_probabilities_are_calibrated_by_the_temperature_of_the_release(loaded: Release) -> None:
+    upload = [Upload("a.dcm", dicom(True))]
+    odds = [case.score / (1 - case.score) for case in
+            (predict(changed(loaded, temperature=temperature), upload) for temperature in (1.0, 2.0))]  # fmt: skip
+    assert odds[1] == pytest.approx(odds[0] ** 0.5, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("pooling", "planes", "needed"),
     [
