@@ -46,6 +46,7 @@ def frames(name: str, header: Any, unit: Units) -> Iterator[Frame]:
         decoded = iter([pixel_array(header, **options)])
     for number, raw in enumerate(decoded):
         stored, hides = _stored(name, raw.astype(raw.dtype.newbyteorder("="), copy=False), place, declared)
+        stored_bits.check_sign(name, stored, 8 * stored.dtype.itemsize if place is None else place.bits)
         pixels = _rescaled(_grey_values(header, stored), rescale_rule(header, number))
         mask = padding.places(declared, stored) if declared else None
         if declared and mask is not None:

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import padding
+from data.pixels import DISPLAY_WHITE
 from data.record import Modality, Scan, Units
 from data.rules import AIR, AIR_TO_METAL
 from lineage.fault import Fault
 
 SAMPLE = 2**20  # voxels, on a regular grid
 SOFT_TISSUE = (-200.0, 300.0)  # HU: fat to contrast-enhanced organs
+LEAST_SPREAD = 0.5  # of the 65,536 greys of 16 bits: numbers of 12 bits use 6 %
 LEAST_SOFT = 0.02  # of a volume of a body
 
 
@@ -22,8 +24,12 @@ def in_units_of(scan: Scan, modality: Modality | str) -> Scan:
     filled in place as that of other CT.
 
     Other formats say their unit themselves. Fault for NIfTI that can't be HU in a CT task, or that plainly is HU in
-    another one.
+    another one, and for a picture of 16 bits that holds a scanner's numbers: its black and white are unknown.
     """
+    is_deep = scan.header.get("depth") == "16" and not scan.header["image_type"]
+    if is_deep and (spread := float(np.ptp(scan.pixels)) / DISPLAY_WHITE) < LEAST_SPREAD:
+        raise Fault(f"{scan.name}: is a picture of 16 bits that uses {spread:.0%} of its greys, so its black and its "
+                    "white are unknown; save it in the task's window, from black to white")  # fmt: skip
     if scan.header.get("format") != "nifti" or scan.units is not Units.RAW:
         return scan
     doubt = implausible(scan.pixels)

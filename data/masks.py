@@ -12,6 +12,7 @@ import numpy as np
 
 from data import folder_files, header_identity, outlines, patient_folders, read
 from data.hounsfield import in_units_of
+from data.image_type import foreign
 from data.record import MaskMeaning, Task
 from lineage.fault import Fault
 
@@ -95,6 +96,9 @@ def slice_rows(
     positive = task.positive[0]
     negative = next(name for name in task.classes if name != positive)
     image = in_units_of(read.read(scan.name, scan.read_bytes()), task.modality)
+    if kind := foreign(image.header.get("image_type", "")):
+        raise Fault(f"{scan.name}: was taken for the scan of {mask.name}, but is {kind}; name it as a mask, or "
+                    "leave it out")  # fmt: skip
     drawn = outlines.drawn(f"{mask.parent.name}/{mask.name}", mask.read_bytes(), image, lesion_values)
     _, row, column = image.spacing or (1.0, 1.0, 1.0)
     rows: list[Row] = []

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import geometry, limits
+from data.image_type import labels
 from data.record import Scan, Units
 from lineage.fault import Fault
 
@@ -66,9 +67,11 @@ def read_nifti(name: str, content: bytes) -> Scan:
     if affine is not None:
         cosines = affine[:3, [2, 1]] / np.linalg.norm(affine[:3, [2, 1]], axis=0)
         facts["orientation"] = "\\".join(f"{value:.6f}" for value in cosines.T.ravel())
+    pixels = _slices(image, turned)
+    facts["image_type"] = labels(pixels)
     return Scan(
         name=name,
-        pixels=_slices(image, turned),
+        pixels=pixels,
         units=Units.RAW,
         modality=None,
         spacing=(zooms[0], zooms[2], zooms[1]) if turned.exchanged else (zooms[0], zooms[1], zooms[2]),

@@ -15,6 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from data import geometry, pixels, read
+from data.picture_file import DEEPEST
 from data.record import Scan
 from lineage.fault import Fault
 
@@ -23,6 +24,7 @@ GRID = 32  # cells along a side: finer than the feature maps of any backbone at 
 WHOLE = 255  # of a cell that lies in the lesion
 SEGMENTED = ("SEG", "RTSTRUCT")  # Modality of DICOM objects that hold outlines, but no picture of them
 JPEG, WHITE = b"\xff\xd8\xff", 255.0
+WHITES: tuple[set[float], ...] = ({WHITE}, {float(DEEPEST)})  # of pictures of 8 and of 16 bits
 NOISE = 24.0  # greys by which compression moves black and white; no 3 × 3 area of it was wider at quality 20
 AREA = 3  # pixels along a side of a grey that is no noise
 ROUNDING = 1e-3  # of a label that was stored with a slope
@@ -52,10 +54,12 @@ def drawn(name: str, content: bytes, scan: Scan, lesion_values: Collection[float
     if content[128:132] == b"DICM" and str(read.dataset(name, content).get("Modality")) in SEGMENTED:
         raise Fault(f"{name}: is a DICOM segmentation, which can't be read yet; convert it to NIfTI on its scan's grid")
     mask = read.read(name, content)
+    if mask.header.get("depth") == "16":
+        mask = replace(mask, pixels=np.rint(mask.pixels * np.float32(DEEPEST / WHITE)))  # labels as they are stored
     if content.startswith(JPEG):
         mask = replace(mask, pixels=_two_greys(name, mask.pixels))
     values = _values(name, mask.pixels, lesion_values)
-    if values == {WHITE} and mask.header.get("format") == "picture" and not lesion_values:
+    if values in WHITES and mask.header.get("format") == "picture" and not lesion_values:
         values = {1.0}  # white of a picture and 1 of a volume are both "yes"
     try:
         placed = geometry.on_grid(mask, scan)

@@ -1,4 +1,4 @@
-"""PNG and JPEG, upright as every viewer shows them: as a scan, and as a file without EXIF."""
+"""PNG and JPEG, upright as every viewer shows them: as a scan, and as a file without EXIF and hidden pixels."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import struct
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data import limits
-from data.image_type import COLOURS
+from data.image_type import COLOURS, labels
 from data.record import Scan, Units
 from lineage.fault import Fault
 
@@ -20,20 +21,35 @@ UPRIGHT = {
 }  # fmt: skip
 PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 DEEP_MODES = ("I;16", "I;16B", "I", "F")
+JPEG, NOISE = b"\xff\xd8\xff", 24  # greys by which compression moves black and white
+DEEPEST = 65535  # white of 16 bits
 TINT, FEW = 32, 0.001  # by which channels of 0 to 255 differ in a coloured pixel; share of pixels that may
 
 
 def read_picture(name: str, content: bytes) -> Scan:
-    """One slice of grey, 0 to 255. Fault for an animated picture."""
+    """One slice of grey, 0 to 255; what is transparent lies on black. Fault for a file of several pictures.
+
+    `header["depth"]` is "16" where the file has so many bits, which may be more than its values use.
+    """
     picture, turn = _opened(name, content)
     if getattr(picture, "n_frames", 1) != 1:
-        raise Fault(f"{name}: is animated; give one picture per file")
-    if picture.mode in DEEP_MODES:
-        grey = np.asarray(_turned(picture, turn), dtype=np.float32) * np.float32(255 / 65535)
+        raise Fault(f"{name}: is animated or holds several pictures; give one picture per file")
+    picture = _on_black(picture)
+    is_deep = picture.mode in DEEP_MODES
+    if is_deep:
+        grey = np.asarray(_turned(picture, turn), dtype=np.float32) * np.float32(255 / DEEPEST)
     else:
         grey = np.asarray(_turned(picture.convert("L"), turn), dtype=np.float32)
-    facts = {"format": "picture", "modality": "", "image_type": COLOURS if _coloured(picture) else ""}
-    return Scan(name, grey[None], Units.DISPLAY, None, None, facts)
+    kind = COLOURS if _coloured(picture) else labels(_without_noise(grey) if content.startswith(JPEG) else grey)
+    facts = {"format": "picture", "modality": "", "image_type": kind}
+    return Scan(name, grey[None], Units.DISPLAY, None, None, facts | ({"depth": "16"} if is_deep else {}))
+
+
+def _without_noise(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A JPEG that is nearly black and white alone, as these; others as they are. Compression moves greys at edges."""
+    between = float(((grey > NOISE) & (grey < 255 - NOISE)).mean())
+    white = float((grey >= 255 - NOISE).mean())
+    return np.where(grey > 127, np.float32(255), np.float32(0)) if 4 * between < white else grey
 
 
 def _coloured(picture: Any) -> bool:
@@ -45,13 +61,15 @@ def _coloured(picture: Any) -> bool:
 
 
 def upright_png(name: str, content: bytes) -> bytes | None:
-    """The picture turned as its EXIF asks, as PNG without loss; None where it is upright as it is stored.
+    """The picture turned as its EXIF asks, transparent parts on black, as PNG without loss; None where it is upright
+    and opaque as it is stored.
 
     Fault where it can't be decoded.
     """
     try:
-        picture, turn = _opened(name, content)
-        if not turn:
+        stored, turn = _opened(name, content)
+        picture = _on_black(stored)
+        if not turn and picture is stored:
             return None
         stream = io.BytesIO()
         _turned(picture if picture.mode in PNG_MODES else picture.convert("L"), turn).save(stream, "PNG")
@@ -78,6 +96,19 @@ def _opened(name: str, content: bytes) -> tuple[Any, str]:
     except (SyntaxError, ValueError, TypeError, struct.error):  # no viewer turns a picture by EXIF that is damaged
         turn = ""
     return picture, turn
+
+
+def _on_black(picture: Any) -> Any:
+    """The picture without what lies hidden under its transparent parts; itself where all of it is opaque."""
+    from PIL import Image
+
+    if picture.mode in DEEP_MODES or not picture.has_transparency_data:
+        return picture
+    shown = picture.convert("RGBA")
+    if shown.getextrema()[3][0] == 255:
+        return picture
+    black = Image.new("RGBA", shown.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, shown).convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
 
 
 def _turned(picture: Any, turn: str) -> Any:

@@ -13,6 +13,9 @@ from lineage.fault import Fault
 Array = NDArray[Any]
 SPARSE = 0.5  # share of a frame that an overlay which nobody declared may cover
 ANATOMY = 90  # percentile of the steps from pixel to pixel: where an overlay begins or ends, values step no further
+SAMPLE = 2**18  # pixels in whose rows the sign is looked at
+POPULATED = 0.002  # share of a frame at each end of the range
+LEAST_BITS, SEVERAL = 9, 8  # of a value; values on the wrong side, since one alone is padding, writing or saturation
 LARGEST_STEP = 32  # or than this part of the range of values
 
 
@@ -95,6 +98,36 @@ def _is_sign(cut: Array, bits: int) -> bool:
     """Whether the highest bit of values is a sign that was not extended: without it they would step further."""
     step, change = _steps(cut, cut < 0)
     return not change.any() or bool(np.median(step[change]) < 1 << (bits - 1))
+
+
+def check_sign(name: str, stored: Array, bits: int) -> None:
+    """Fault where one frame of stored values is read with a sign that it does not have, or without its own.
+
+    Neighbours then step from one end of the range to the other. Of unsigned values that are signed, noise around zero
+    lies at both ends; of signed ones that are unsigned, the picture runs over both ends.
+    """
+    if not LEAST_BITS <= bits <= 16 or stored.dtype.kind == "f" or stored.ndim > 2:
+        return
+    half, is_signed = 1 << (bits - 1), stored.dtype.kind == "i"
+    start = -half if is_signed else 0
+    if stored.min() >= start + half // 2 or stored.max() < start + half * 3 // 2:
+        return
+    values = stored[:: max(1, stored.size // SAMPLE)].astype(np.int32)
+    upper = values < 0 if is_signed else values >= half
+    step, change = np.abs(np.diff(values, axis=1)), np.diff(upper, axis=1)
+    if not change.any() or np.median(step[change]) < half or len(np.unique(values[upper])) < SEVERAL:
+        return
+    if is_signed:
+        ends = (values < start + half // 4, values >= start + half * 7 // 4)
+        is_wrong = min(float(end.mean()) for end in ends) > POPULATED
+    else:
+        usual = float(np.percentile(step[~change], ANATOMY)) if not change.all() else 0.0
+        is_wrong = 2 * half - float(np.median(step[change])) <= max(usual, 2 * half / LARGEST_STEP)
+    if is_wrong:
+        raise Fault(
+            f"{name}: its pixels are {'un' if is_signed else ''}signed, and its header says the opposite; "
+            f"correct PixelRepresentation, or export it again"
+        )
 
 
 def _is_overlay(cut: Array, drawn: Array, bits: int) -> bool:

@@ -56,6 +56,10 @@ def test_a_slice_as_the_scanner_made_it(values: tuple[str, ...]) -> None:
         (("DERIVED", "PRIMARY", "PERFUSION", "RCBF"), image_type.MAP),
         (("DERIVED", "PRIMARY", "DIFFUSION", "ADC"), image_type.MAP),
         (("DERIVED", "SECONDARY", "SUBTRACTION"), image_type.MAP),
+        (("DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT"), image_type.CAPTURE),
+        (("ORIGINAL", "SECONDARY", "DOSE_INFO"), image_type.CAPTURE),
+        (("ORIGINAL", "PRIMARY", "P", "ND"), image_type.PHASE),
+        (("ORIGINAL", "PRIMARY", "PHASE MAP", "P", "FFE"), image_type.PHASE),
     ],
 )
 def test_what_is_no_slice_is_foreign(values: tuple[str, ...], expected: str) -> None:
@@ -86,3 +90,29 @@ def test_captures_maps_and_colours_by_other_attributes() -> None:
     assert kind("DERIVED", "PRIMARY", VolumeBasedCalculationTechnique="MAX_IP") == image_type.PROJECTION
     both = kind("DERIVED", "SECONDARY", "MIP", SOPClassUID=SecondaryCaptureImageStorage)
     assert both == f"{image_type.PROJECTION}; {image_type.CAPTURE}"
+
+
+def test_a_phase_is_known_by_its_component_too() -> None:
+    assert kind("ORIGINAL", "PRIMARY", "OTHER", ComplexImageComponent="PHASE") == image_type.PHASE
+    assert kind("ORIGINAL", "PRIMARY", "OTHER", ComplexImageComponent="MAGNITUDE") == ""
+
+
+@pytest.mark.parametrize("sequence", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+def test_the_frames_of_an_enhanced_object_say_what_they_are(sequence: str) -> None:
+    def groups(*types: list[str], **attributes: str) -> list[Dataset]:
+        found = []
+        for one in types:
+            group, item = Dataset(), Dataset()
+            item.FrameType = one
+            for keyword, value in attributes.items():
+                setattr(item, keyword, value)
+            group.MRImageFrameTypeSequence = [item]
+            found.append(group)
+        return found
+
+    plain, map_of = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]
+    assert kind("ORIGINAL", "PRIMARY", "VOLUME", "MIXED", **{sequence: groups(plain, plain)}) == ""
+    assert kind("ORIGINAL", "PRIMARY", "VOLUME", "MIXED", **{sequence: groups(plain, map_of)}) == image_type.MAP
+    projected = groups(plain, VolumeBasedCalculationTechnique="MAX_IP")
+    assert kind("ORIGINAL", "PRIMARY", "VOLUME", "MIXED", **{sequence: projected}) == image_type.PROJECTION
+    assert kind("DERIVED", "PRIMARY", "VOLUME", "NONE", **{sequence: groups(plain)}) == image_type.DERIVED

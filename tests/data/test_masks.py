@@ -248,3 +248,21 @@ def test_a_ready_table_takes_the_answer_too(tmp_path: Path, brain: Task) -> None
     phantom.write_batch(plain, brain, 2, phantom.usual(brain), 3, slices=2)
     with pytest.raises(Fault, match="--lesion-value 2: no scan of the folder has a mask"):
         import_folder(plain, tmp_path / "none", brain, lesion_value="2")
+
+
+@pytest.mark.parametrize("name", ["P1_T1_lesion.nii.gz", "P1_T1_seg1.nii.gz", "P1_T1_roi.nii.gz"])
+def test_a_mask_that_its_name_does_not_tell_is_no_scan(tmp_path: Path, brain: Task, name: str) -> None:
+    """Beside `P1_T1_mask.nii.gz` it would be a second scan of the same patient, labelled by that mask."""
+    phantom.write_batch(tmp_path / "made", brain, 2, phantom.usual(brain), 3, slices=4, masks=True)
+    folder = tmp_path / "set" / "P1"
+    folder.mkdir(parents=True)
+    (folder / "P1_T1.nii.gz").write_bytes((tmp_path / "made" / "scan-0000.nii.gz").read_bytes())
+    tumour = next(
+        path for path in sorted((tmp_path / "made/masks").iterdir()) if read(path.name, path.read_bytes()).pixels.any()
+    )
+    for copy in ("P1_T1_mask.nii.gz", name):
+        (folder / copy).write_bytes(tumour.read_bytes())
+    with pytest.raises(
+        Fault, match=f"{name}: was taken for the scan of P1_T1_mask.nii.gz, but is a computed map or a seg"
+    ):
+        import_folder(tmp_path / "set", tmp_path / "batch", brain)

@@ -10,9 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from data import outlines
+from data import image_type, outlines
 from data.anonymise import anonymise
+from data.hounsfield import in_units_of
 from data.read import read
+from data.record import Modality
 from lineage.fault import Fault
 
 GREY = np.random.default_rng(0).integers(0, 255, (40, 56), dtype=np.uint8)
@@ -96,3 +98,62 @@ def test_an_animated_picture_is_refused() -> None:
     Image.fromarray(GREY).save(stream, "PNG", save_all=True, append_images=[Image.fromarray(GREY.T[:40, :40].copy())])
     with pytest.raises(Fault, match="animated"):
         read("a.png", stream.getvalue())
+
+
+def saved(pixels: NDArray[np.generic], kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.usefixtures("home")
+def test_what_is_transparent_is_black_and_what_lies_under_it_is_not_stored() -> None:
+    alpha = np.zeros_like(GREY)
+    alpha[8:32, 8:48] = 255
+    for layers in ([GREY] * 3, [GREY]):
+        content = saved(np.dstack([*layers, alpha]))
+        scan = read("a.png", content)
+        np.testing.assert_allclose(scan.pixels[0], np.where(alpha, GREY, 0), atol=0.5)
+        ending, clean = anonymise("a.png", content, {"patient_id": "x"})
+        with Image.open(io.BytesIO(clean)) as copy:
+            assert ending == ".png" and not copy.has_transparency_data
+            assert not np.asarray(copy.convert("L"))[alpha == 0].any()
+        np.testing.assert_array_equal(read("b.png", clean).pixels, scan.pixels)
+    opaque = saved(np.dstack([GREY, GREY, GREY, np.full_like(GREY, 255)]))
+    assert anonymise("a.png", opaque, {"patient_id": "x"})[1] == opaque
+
+
+@pytest.mark.parametrize("bits", [12, 13, 14])
+def test_a_picture_of_16_bits_that_holds_a_scanners_numbers_is_refused(bits: int) -> None:
+    """OpenCV writes them so; DeepLesion adds 32,768 to its Hounsfield units."""
+    numbers = GREY.astype(np.uint16) << (bits - 8)
+    for pixels in (numbers, numbers + 32768):
+        with pytest.raises(Fault, match=r"of 16 bits that uses .* of its greys"):
+            in_units_of(read("a.png", saved(pixels)), Modality.MR)
+    in_units_of(read("a.png", saved(GREY.astype(np.uint16) * 250)), Modality.MR)
+    blank = read("a.png", saved(np.full((9, 9), 7, np.uint16)))
+    assert blank.header["image_type"] == ""
+
+
+@pytest.mark.parametrize(("lesion", "kind"), [(1, "PNG"), (255, "PNG"), (255, "JPEG")])
+def test_a_mask_among_the_scans_is_known_by_its_values(lesion: int, kind: str) -> None:
+    disc = np.add.outer(np.arange(-64, 64) ** 2, np.arange(-64, 64) ** 2) < 20**2
+    assert read("a", saved((disc * lesion).astype(np.uint8), kind)).header["image_type"] == image_type.MAP
+    several = np.where(disc, 2, 0) + np.where(np.arange(128) < 60, 1, 0)
+    assert read("a.png", saved((several * 60).astype(np.uint8))).header["image_type"] == image_type.MAP
+    grey = np.asarray(Image.fromarray(GREY).resize((128, 128)))
+    assert read("a", saved(np.where(disc, grey, 0).astype(np.uint8), kind)).header["image_type"] == ""
+
+
+def test_the_labels_of_a_mask_of_16_bits_are_its_own() -> None:
+    scan = read("scan.png", saved(GREY))
+    lesion = np.zeros(GREY.shape, np.uint16)
+    lesion[5:12, 5:12] = 2
+    drawn = outlines.drawn("mask", saved(lesion), scan, (2.0,))
+    assert drawn.lesion.sum() == 49
+    organ = lesion.copy()
+    organ[20:30, 20:30] = 1
+    with pytest.raises(Fault, match="holds the values 1, 2 besides 0"):
+        outlines.drawn("mask", saved(organ), scan)
+    white = outlines.drawn("mask", saved(lesion // 2 * np.uint16(65535)), scan)
+    assert white.values == {1.0} and white.lesion.sum() == 49

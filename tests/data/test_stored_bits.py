@@ -195,3 +195,31 @@ def test_overlay_data_beside_the_pixels_is_gone_at_any_depth(anatomy: Stored) ->
     _, clean = anonymise("a.dcm", stream.getvalue(), {"patient_id": "x"})
     assert stream.getvalue().count(b"Quillfeather") == 2 and b"Quill" not in clean and b"T-D3000" in clean
     np.testing.assert_array_equal(read("a.dcm", clean).pixels[0], anatomy - 1024.0)
+
+
+@pytest.fixture(scope="module")
+def head(brain: Task) -> Stored:
+    """A slice of a brain phantom, from 0 to 1."""
+    pixels, _ = phantom.study(brain, phantom.usual(brain), 5, 0, "tumour").slice(0, 2)
+    return np.asarray(pixels / pixels.max())
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_pixels_of_the_other_sign_are_refused(head: Stored, bits: int) -> None:
+    """Values that wrap at an end of their range: bright tissue would turn black, or noise around zero white."""
+    layout = {"BitsStored": bits, "HighBit": bits - 1, "Modality": "MR"}
+    bright = (head * ((1 << bits) - 1)).astype("<u2")
+    noise = (900 * head - 60).astype("<i2").view("<u2") & np.uint16((1 << bits) - 1)
+    np.testing.assert_array_equal(read("a", ct(bright, PixelRepresentation=0, **layout)).pixels[0], bright - 1024.0)
+    for stored, representation, sentence in ((bright, 1, "are unsigned"), (noise, 0, "are signed")):
+        with pytest.raises(Fault, match=f"{sentence}, and its header says the opposite|so their values are uncertain"):
+            read("a", ct(stored, PixelRepresentation=representation, **layout))
+
+
+@pytest.mark.parametrize("edge", [0, 65535])
+def test_writing_and_saturation_at_an_end_of_the_range_are_no_sign(head: Stored, edge: int) -> None:
+    for peak in (15000, 50000):
+        stored = (head * peak).astype("<u2")
+        stored[writing(stored.shape)] = edge
+        scan = read("a", ct(stored, PixelRepresentation=0, BitsStored=16, HighBit=15, Modality="MR"))
+        assert scan.pixels.max() == stored.max() - 1024.0

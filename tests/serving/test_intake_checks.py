@@ -137,6 +137,7 @@ STOPS: dict[str, Callable[[], bytes]] = {
     "it is a curved reformat": lambda: typed("CURVED_MPR"),
     "it is a secondary capture, not the scanner's image": lambda: chest(SOPClassUID=SecondaryCaptureImageStorage),
     "it is a computed map or a segmentation, not a scan": lambda: typed("PERFUSION", "RCBF"),
+    "it is a picture of phases, not of magnitudes": lambda: chest(ImageType=["ORIGINAL", "PRIMARY", "P", "ND"]),
     "it is a picture in colours": lambda: chest(change=colours),
     "not an axial slice": lambda: chest(ImageOrientationPatient=CORONAL),
     "the series has several slices at one place": lambda: chest(change=perfusion),
