@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from data import archive, folder_files, person
+from data import archive, folder_files, ids_in_names, person
 from data.csv_table import CsvTable, damage, read_table
 from data.header_identity import spellings
 from data.limits import LONGEST_SERIES
@@ -55,6 +55,7 @@ def metadata(source: Path) -> pd.DataFrame:
     _spelt_alike(table, source.name)
     table["file_name"], table["mask"] = _named(table, "file_name", source), _named(table, "mask", source)
     if not corrects(table):
+        _named_otherwise(table, source.name)
         _files(table["file_name"], source)
         _files(table["mask"][table["mask"] != ""], source, series=False)
     _readers(table, source.name)
@@ -157,6 +158,19 @@ def _spelt_alike(table: pd.DataFrame, batch: str) -> None:
             )
 
 
+def _named_otherwise(table: pd.DataFrame, batch: str) -> None:
+    """Fault where files or their folders bear the id of another patient of the table than their row, as when rows
+    slip: no header says it of NIfTI and pictures."""
+    for column in ("patient_id", "group"):
+        odd = ids_in_names.contradicted(table["file_name"].tolist(), table[column].tolist(), table.index.tolist())
+        if odd:
+            more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
+            raise Fault(
+                f"{batch}/{NAME}: the files of {'rows' if len(odd) > 1 else 'row'} {', '.join(map(str, odd[:NAMED]))}"
+                f"{more} bear by name or folder the {column} of other rows; mend {column}, or rename the files"
+            )
+
+
 def _named(table: pd.DataFrame, column: str, source: Path) -> list[str]:
     """The paths in a column as they are; "" stays "" where only some scans have such a file."""
     return [
@@ -239,6 +253,11 @@ def _rows_of(odd: pd.Series[bool]) -> str:
     return f"row {rows[0]}" if len(rows) == 1 else f"rows {', '.join(rows[:NAMED])}"
 
 
+def _places(table: pd.DataFrame, ids: list[str]) -> str:
+    """The rows where ids of patients stand first, which are not quoted."""
+    return "rows " + " and ".join(str((table["patient_id"] == each).idxmax()) for each in ids[:NAMED])
+
+
 def _short(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -262,6 +281,13 @@ def remarks(source: Path, table: pd.DataFrame) -> list[str]:
     if ages:
         more = f" and {len(ages) - NAMED} more" if len(ages) > NAMED else ""
         said.append(f"no age in the column age, so that it is unknown: rows {', '.join(ages[:NAMED])}{more}")
+    alone = table["patient_id"].where(table["group"] == "", "")
+    several = ids_in_names.visits(filter(None, alone), by_number=False)
+    if several:
+        said.append(
+            f"patient ids that may be visits of one patient, for example: {_places(table, several[0])}; one patient is "
+            "then several, on both sides of the split: write one id, or fill in the column group"
+        )
     if inside.left_out:
         said.append(f"files of the folder that can't be read or are empty, and were left out: {len(inside.left_out)}")
     return said

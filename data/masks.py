@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data import folder_files, header_identity, outlines, patient_folders, read
+from data import folder_files, header_identity, ids_in_names, outlines, patient_folders, read
 from data.hounsfield import in_units_of
 from data.image_type import foreign
 from data.record import MaskMeaning, Task
@@ -77,6 +77,17 @@ def patients_of(scans: Sequence[Path], source: Path, level: int | None) -> tuple
             f"{' and '.join(several[place] for place in places)} differ in spelling alone: one patient would be two; "
             "rename them"
         )
+    visits = [" and ".join(group[: patient_folders.SHOWN]) for group in ids_in_names.visits(several)]
+    if visits and level is None:
+        answer = 0 if by_file else Path(names[0]).parts.index(patients[names[0]]) + 1
+        raise Fault(
+            f"{visits[0]} may be visits of one patient, who would be several: put each patient's visits into one "
+            f"folder and name its level with {patient_folders.OPTION}; {patient_folders.OPTION} {answer} "
+            "says that they are different people"
+        )
+    if visits:
+        warning = f"names that may be visits of one patient were taken for different people: {'; '.join(visits[:3])}"
+        notes["warning"] = "; ".join(filter(None, (notes.get("warning"), warning)))
     return patients, notes
 
 

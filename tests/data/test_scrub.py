@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import zlib
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -11,6 +13,7 @@ from pydicom.encaps import encapsulate
 from data import codestream, pixel_data, scrub
 from data.anonymise import anonymise
 from data.read import read
+from lineage.fault import Fault
 from tests.data.test_anonymise import dicom, opened
 
 GREY = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
@@ -91,3 +94,84 @@ def test_unused_numbers_of_nifti_headers_are_zero() -> None:
         clean = scrub.nifti("a", bytes(plain))
         assert b"MR" not in clean[:540]
         np.testing.assert_array_equal(read("a", clean).pixels, read("a", bytes(plain)).pixels)
+
+
+SECRET = b"Quillfeather"
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+
+
+def png_with(*, behind: bytes = b"", before: bytes = b"", more: bytes = b"", end: bytes = b"") -> bytes:
+    """A grey PNG with bytes behind its compressed rows, a chunk before them, one more chunk of pixels, a filled end."""
+    plain = picture("PNG")
+    at = plain.index(b"IDAT")
+    data = plain[at + 4 : at + 4 + int.from_bytes(plain[at - 4 : at])]
+    return plain[: at - 4] + before + chunk(b"IDAT", data + behind) + more + chunk(b"IEND", end)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png_with(behind=SECRET),
+        png_with(more=chunk(b"IDAT", SECRET)),
+        png_with(before=chunk(b"PLTE", SECRET)),
+        png_with(before=chunk(b"tRNS", SECRET)),
+        png_with(end=SECRET),
+    ],
+)
+def test_nothing_hides_among_the_pixels_of_a_png(content: bytes) -> None:
+    clean = scrub.png("a", content)
+    assert SECRET in content and SECRET not in clean
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(clean))), GREY)
+
+
+def test_a_png_with_more_rows_than_it_says_is_refused() -> None:
+    plain = picture("PNG")
+    at = plain.index(b"IHDR") + 4
+    fewer = plain[at : at + 4] + (20).to_bytes(4) + plain[at + 8 : at + 13]
+    with pytest.raises(Fault, match="more pixels than it says"):
+        scrub.png("a", plain[: at - 8] + chunk(b"IHDR", fewer) + plain[at + 17 :])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("side", [1, 5, 8, 33])
+def test_every_kind_of_png_keeps_its_pixels(mode: str, side: int) -> None:
+    grey = np.random.default_rng(1).integers(0, 255, (side, 50), dtype=np.uint8)
+    drawn = Image.fromarray(grey.astype(np.uint16) * 3) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    stream = io.BytesIO()
+    drawn.save(stream, "PNG")
+    clean = Image.open(io.BytesIO(scrub.png("a", stream.getvalue())))
+    assert clean.mode == Image.open(io.BytesIO(stream.getvalue())).mode
+    np.testing.assert_array_equal(np.asarray(clean), np.asarray(Image.open(io.BytesIO(stream.getvalue()))))
+
+
+def test_rows_of_an_interlaced_png_are_counted() -> None:
+    for width, height in ((1, 1), (3, 5), (8, 8), (17, 9)):
+        sizes = [len(range(x, width, dx)) * bool(len(range(y, height, dy))) for x, y, dx, dy in scrub.ADAM7]
+        rows = [len(range(y, height, dy)) * bool(len(range(x, width, dx))) for x, y, dx, dy in scrub.ADAM7]
+        header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 0, 0, 0, 1])
+        assert scrub._raw_size(header) == sum(rows) + sum(a * b for a, b in zip(sizes, rows, strict=True))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("codes", [(0, 0), (0, 1), (1, 0)])
+def test_numbers_of_a_nifti_header_that_nobody_reads_are_gone(version: int, codes: tuple[int, int]) -> None:
+    kind = nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image
+    image = kind(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.diag([2.0, 3.0, 4.0, 1.0]))
+    image.set_sform(image.affine, codes[0])
+    image.set_qform(image.affine, codes[1])
+    content = bytearray(image.to_bytes())
+    fields = np.frombuffer(memoryview(content)[: 348 if version == 1 else 540], image.header.structarr.dtype)
+    secret = SECRET.ljust(64, b"!")
+    unused = [*scrub.NIFTI_UNUSED] + scrub.NIFTI_SFORM * (not codes[0]) + scrub.NIFTI_QFORM * (not codes[1])
+    for name in unused:
+        fields[name] = np.frombuffer(secret[: fields[name].nbytes], fields[name].dtype).reshape(fields[name].shape)
+    for name in ("dim", "pixdim"):
+        fields[name][0, 4:] = np.frombuffer(secret[: fields[name][0, 4:].nbytes], fields[name].dtype)
+    clean = scrub.nifti("a", bytes(content))
+    assert content.count(b"Qu") > 5 and b"Qu" not in clean and b"!!" not in clean
+    before, after = read("a", bytes(content)), read("a", clean)
+    np.testing.assert_array_equal(before.pixels, after.pixels)
+    assert before.spacing == after.spacing and before.header == after.header
