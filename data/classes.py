@@ -29,6 +29,7 @@ from lineage.fault import Fault
 
 GROUPS = "groups.csv"
 SMALL, MANY = 2, 0.2  # pictures of a small group; share of the pictures in such groups that makes them doubtful
+HASH = 12  # digits of a scan's hash in the name of a pseudo-patient
 PSEUDO = "near-duplicates (pseudo-patients; a real patient may be in two)"
 
 Facts = dict[str, Any]
@@ -160,11 +161,19 @@ def _from_scans(
         if told is None:
             numbers = class_patients.joined(found, groups(pd.Series([one.thumbnail for one in middle])))
             notes |= _doubt(numbers)
-            rows = [row | {"group": f"pseudo-patient-{number}"} for row, number in zip(rows, numbers, strict=True)]
+            rows = [row | {"group": group} for row, group in zip(rows, _pseudo_patients(found, numbers), strict=True)]
         else:
             notes |= told.notes
             rows = [row | {"patient_id": patient} for row, patient in zip(rows, told.patients, strict=True)]
     return rows, {name: [base / member for member in members] for name, members in scans.items()}, notes
+
+
+def _pseudo_patients(scans: Sequence[class_patients.ClassScan], numbers: Positions) -> list[str]:
+    """A name for the group of each scan that no other set's groups have: with the first scan's hash."""
+    first: dict[int, str] = {}
+    for scan, number in zip(scans, numbers.tolist(), strict=True):
+        first.setdefault(number, scan.sha256[:HASH])
+    return [f"pseudo-patient-{number}-{first[number]}" for number in numbers.tolist()]
 
 
 def _identity(one: Seen) -> HeaderIdentity:

@@ -91,7 +91,7 @@ def examine(job: Job) -> Examined:
         ending, clean = _clean(opened, whole, [job.file_name, *named], identity.cells(told.values()))
         facts = {"sha256": sha256, "stored_sha256": hashlib.sha256(clean).hexdigest()}
         facts |= person.who(whole, scan, sha256) | burned.facts(scan)
-        facts |= patients.keyed(patients.signs(whole["patient_id"] or whole["group"], scan.identity))
+        facts |= patients.keyed(patients.signs(whole["patient_id"], scan.identity, whole["group"]))
         drawn, values = _outlines(job, scan, told)
         seen = [_unit(scan, number, row, job.task) for number, row in sorted(told.items())]
     except (Fault, OSError) as error:

@@ -19,6 +19,10 @@ PLACEHOLDERS = frozenset(
     "empty default notavailable notapplicable notspecified undefined private pseudonym phantom subject".split()
 )
 NO_BIRTH = ("", "00000000", "18000101", "19000101", "19010101", "19700101", "99991231")
+LOOKALIKES = str.maketrans("авекмнорстухіјѕαβεζηικμνορτυχ", "abekmhopctyxijsabezhikmnoptyx") | str.maketrans(
+    {"ı": "i", "ł": "l", "ø": "o", "đ": "d", "æ": "ae", "œ": "oe"}
+)  # letters of other keyboards that look like those of ASCII when they are large, and those that NFKD leaves whole
+MOST = 16  # other numbers of one patient
 SEPARATORS = re.compile(r"[\W_]+")
 
 
@@ -31,16 +35,25 @@ def of_header(header: Any) -> HeaderIdentity:
     return HeaderIdentity(
         patient_id=text("PatientID"), name=text("PatientName"), birth_date=text("PatientBirthDate"),
         study=text("StudyInstanceUID"), series=text("SeriesInstanceUID"), frame=text("FrameOfReferenceUID"),
-        instance=text("SOPInstanceUID"),
+        instance=text("SOPInstanceUID"), others=_others(header),
     )  # fmt: skip
+
+
+def _others(header: Any) -> tuple[str, ...]:
+    """The other numbers of the patient (PS3.3 C.7.1.1), as of a second hospital."""
+    texts = header.get("OtherPatientIDs") or ""
+    several = [texts] if isinstance(texts, str) else list(texts)
+    several += [item.get("PatientID") or "" for item in header.get("OtherPatientIDsSequence") or []]
+    return tuple(dict.fromkeys(text for each in several[:MOST] if (text := str(each).strip(" \0"))))
 
 
 @lru_cache(maxsize=4096)
 def fold(text: str) -> str:
     """An id without what spellings of one id differ in: zeros in front, case, a trailing `.0`, spaces, hyphens,
-    accents, full-width letters. Digits that a separator divides stay divided: `1-11` is not `11-1`.
+    accents, full-width letters, letters of another keyboard that look alike. Digits that a separator divides stay
+    divided: `1-11` is not `11-1`.
     """
-    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold()).translate(LOOKALIKES)
     plain = "".join(_digit(letter) for letter in plain if unicodedata.category(letter) not in ("Mn", "Cf", "Cc"))
     plain = re.sub(r"^(\d+)[.,]0+$", r"\1", plain.strip())
     plain = SEPARATORS.sub(lambda match: _divider(plain, match), plain)

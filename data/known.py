@@ -17,10 +17,10 @@ import pandas as pd
 from data import segments, thumbnail
 from data.index import read_manifest
 from data.likeness import Array, Clusters, Positions, candidates, pictures
-from data.patients import SIGNS
+from data.person_signs import APART, JOINING, SIGNS
 
 log = logging.getLogger(__name__)
-VERSION = 4  # of tables, thumbnails and vectors: another one is built anew
+VERSION = 5  # of tables, thumbnails and vectors: another one is built anew
 COLUMNS = (
     "unit_id", "file", "sha256", "pixels_blake3", "label", "patient", "cluster", "std", "thumbnail", "batch",
     *SIGNS,
@@ -32,7 +32,8 @@ CREATE TABLE units (
     pixels_blake3 TEXT NOT NULL, label TEXT NOT NULL, patient TEXT NOT NULL, cluster TEXT NOT NULL, std REAL NOT NULL,
     batch TEXT NOT NULL, spelling TEXT NOT NULL, header_patient TEXT NOT NULL, header_person TEXT NOT NULL,
     header_study TEXT NOT NULL, header_series TEXT NOT NULL, header_frame TEXT NOT NULL,
-    header_instance TEXT NOT NULL, segment INTEGER
+    header_instance TEXT NOT NULL, header_others TEXT NOT NULL, header_name TEXT NOT NULL, header_birth TEXT NOT NULL,
+    group_spelling TEXT NOT NULL, segment INTEGER
 );
 CREATE TABLE pictures (id INTEGER PRIMARY KEY, thumbnail TEXT NOT NULL, vector BLOB NOT NULL);
 CREATE TABLE owners (patient TEXT, cluster TEXT, batch TEXT, id INTEGER, PRIMARY KEY (patient, cluster, batch));
@@ -171,8 +172,10 @@ def _take_in(database: sqlite3.Connection, name: str, content: str, manifest: pd
 def _signs(units: pd.DataFrame) -> pd.DataFrame:
     """One row for each sign of each unit, with the unit's patient and cluster, under the unit's number."""
     table = units.reindex(columns=["patient", "cluster", "batch", *SIGNS]).fillna("")
-    parts = [table[["patient", "cluster", "batch"]].assign(sign=table[name]) for name in SIGNS]
-    rows = pd.concat(parts)
+    parts = [
+        table[["patient", "cluster", "batch"]].assign(sign=table[name].astype(str).str.split(APART)) for name in JOINING
+    ]
+    rows = pd.concat(parts).explode("sign")
     return rows[rows["sign"] != ""]
 
 

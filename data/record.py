@@ -136,6 +136,7 @@ class HeaderIdentity:
     series: str = ""
     frame: str = ""
     instance: str = ""
+    others: tuple[str, ...] = ()  # OtherPatientIDs
 
 
 @dataclass(frozen=True)
@@ -179,5 +180,5 @@ MANIFEST = (
     "unit_id", "file", "slice", "sha256", "stored_sha256", "pixels_blake3", "dhash", "task", "label", "truth",
     "patient", "cluster", "case", "study_date", "site", "scanner", "sex", "age", "labeller", "labelled_at", "stage",
     "lesion_mm", "outlined", "spelling", "header_patient", "header_person", "header_study", "header_series",
-    "header_frame", "header_instance",
+    "header_frame", "header_instance", "header_others", "header_name", "header_birth", "group_spelling",
 )  # fmt: skip

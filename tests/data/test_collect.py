@@ -451,3 +451,13 @@ def test_scouts_and_captures_beside_slices_are_left_out_by_name(batch: Path, tmp
 def test_the_scout_of_the_real_example_is_left_out(real_data: Path, tmp_path: Path, lung: Task) -> None:
     record = import_folder(real_data / "intake-faults" / "scout-in-series", tmp_path / "batch", lung)
     assert list(record["left_out"]) == ["normal/p0/scout.dcm"] and record["series"] == record["files"] == 3
+
+
+def test_pseudo_patients_of_two_sets_are_never_one(classes: Path, tmp_path: Path, lung: Task) -> None:
+    import_folder(classes, tmp_path / "one", lung)
+    for path in classes.glob("*/*.png"):
+        grey = np.asarray(Image.open(path))
+        Image.fromarray(255 - grey[::-1]).save(path)
+    import_folder(classes, tmp_path / "two", lung)
+    one, two = (set(metadata(tmp_path / name)["group"]) for name in ("one", "two"))
+    assert one and two and one.isdisjoint(two)

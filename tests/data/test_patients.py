@@ -13,7 +13,7 @@ import pytest
 
 from data import header_identity, phantom
 from data.gate import admit
-from data.index import index_batch, read_manifest
+from data.index import Indexed, index_batch, read_manifest
 from data.known import related
 from data.labels import metadata
 from data.leakage import Findings, check
@@ -255,7 +255,8 @@ def test_no_sign_in_the_manifest_is_an_identity(batch: Path, lung: Task) -> None
     manifest = admitted(batch, lung)
     header = header_identity.of_header(pydicom.dcmread(next(batch.glob("*.dcm"))))
     written = (batch.parent.parent / "admitted" / "first" / "manifest.csv").read_text()
-    assert (manifest[list(SIGNS)] != "").all(axis=None)
+    absent = ["header_others", "group_spelling"]
+    assert (manifest[list(SIGNS)].drop(columns=absent) != "").all(axis=None)
     assert not [value for value in vars(header).values() if value and value in written]
     assert read_manifest(batch.parent.parent / "admitted" / "first" / "manifest.csv")[SIGNS[0]].notna().all()
 
@@ -311,3 +312,107 @@ def test_ids_that_differ_in_more_are_two(one: str, two: str) -> None:
 )
 def test_two_headers_are_of_one_person_or_say_why_not(one: HeaderIdentity, two: HeaderIdentity, what: str) -> None:
     assert header_identity.difference(one, two) == header_identity.difference(two, one) == what
+
+
+def later(batch: Path, lung: Task, edit: Edit, **cells: str) -> Indexed:
+    """The first scan of the batch as one of a later examination, under other cells of the table."""
+    another(batch, edit)
+    for path in batch.glob("*.dcm"):
+        header = pydicom.dcmread(path)
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+            setattr(header, keyword, getattr(header, keyword) + ".1")
+        header.save_as(path)
+    edit(lambda rows: [rows[0] | cells])
+    return index_batch(batch, batch.parent.parent / "staging" / "second", lung)
+
+
+def reasons(found: Findings) -> str:
+    return " ".join(reason for why in found.failing.values() for reason in why)
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+def test_another_number_of_the_header_joins_two_patients_of_the_table(
+    batch: Path, lung: Task, ingest: IngestSettings, edit: Edit, sequence: bool
+) -> None:
+    def own(header: Any, number: int) -> None:
+        header.PatientName = header.PatientBirthDate = ""
+        if number == 1:
+            header.PatientID = "MRN-B-77"
+        elif number == 0 and sequence:
+            item = pydicom.Dataset()
+            item.PatientID = "mrn b 077"
+            header.OtherPatientIDsSequence = [item]
+        elif number == 0:
+            header.OtherPatientIDs = ["x", "MRN-B-77"]
+
+    headers(batch, own)
+    found = judged(batch, lung, ingest)[0]
+    assert len(found.failing) == 4 and "one person of the DICOM headers is two patients" in reasons(found)
+    one = metadata(batch)["patient_id"].iloc[0]
+    edit(lambda rows: [row | {"patient_id": one} if at < 4 else row for at, row in enumerate(rows)])
+    assert judged(batch, lung, ingest)[0].failing == {}
+
+
+def test_other_numbers_of_an_insurance_join_nobody(batch: Path, lung: Task, ingest: IngestSettings) -> None:
+    headers(batch, lambda header, number: setattr(header, "OtherPatientIDs", f"AOK-{number // 3}"))
+    found = judged(batch, lung, ingest)[0]
+    assert found.failing == {} and any("other patient IDs of the headers" in text for text in found.warnings)
+
+
+def test_another_number_is_compared_with_admitted_batches(
+    batch: Path, lung: Task, ingest: IngestSettings, edit: Edit
+) -> None:
+    before = admitted(batch, lung)
+    mine = pydicom.dcmread(sorted(batch.glob("*.dcm"))[0]).PatientID
+
+    def moved(header: Any, _: int) -> None:
+        header.PatientID, header.OtherPatientIDs, header.PatientName, header.PatientBirthDate = "Z-9", mine, "", ""
+
+    headers(batch, moved)
+    new = later(batch, lung, edit, patient_id="Z-9")
+    known = related(batch.parent.parent / "admitted", batch.parent.parent / "known", new.manifest)
+    for table in (before, known):
+        assert "is two patients of the table" in reasons(check(new.manifest, table, ingest, new.rows))
+
+
+def test_one_number_of_two_hospitals_is_two_people(batch: Path, lung: Task, ingest: IngestSettings, edit: Edit) -> None:
+    before = admitted(batch, lung)
+    other = ("Somebody^Else", "19010203")
+    headers(batch, lambda header, _: header.update({"PatientName": other[0], "PatientBirthDate": other[1]}))
+    new = later(batch, lung, edit, patient_id="B-1")
+    found = check(new.manifest, before, ingest, new.rows)
+    assert "DICOM headers" not in reasons(found)
+    assert any("people of other names and birth dates: 1" in text for text in found.warnings)
+
+
+@pytest.mark.parametrize("same", ["PatientName", "PatientBirthDate", "neither is there"])
+def test_one_number_with_one_name_or_birth_date_is_one_person(
+    batch: Path, lung: Task, ingest: IngestSettings, edit: Edit, same: str
+) -> None:
+    before = admitted(batch, lung)
+    other = {"PatientName": "Somebody^Else", "PatientBirthDate": "19010203"}
+    other.pop(same, "")
+    other = other if len(other) == 1 else dict.fromkeys(other, "")
+    headers(batch, lambda header, _: header.update(other))
+    new = later(batch, lung, edit, patient_id="B-1")
+    assert "is two patients of the table" in reasons(check(new.manifest, before, ingest, new.rows))
+
+
+def test_a_group_spelt_otherwise_than_in_an_admitted_batch_is_named(
+    batch: Path, lung: Task, ingest: IngestSettings, edit: Edit
+) -> None:
+    edit(lambda rows: [row | {"group": f"Family {at // 4}"} for at, row in enumerate(rows)])
+    before = admitted(batch, lung)
+    headers(batch, lambda header, _: header.update({"PatientID": "", "PatientName": "", "PatientBirthDate": ""}))
+    new = later(batch, lung, edit, patient_id="sister", group="family-00")
+    known = related(batch.parent.parent / "admitted", batch.parent.parent / "known", new.manifest)
+    for table in (before, known):
+        assert "the group of its patient is spelt in two ways" in reasons(check(new.manifest, table, ingest, new.rows))
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [("А123", "A123"), ("ΡΟ12", "PO12"), ("HASTI1", "hastı1"), ("Łuk7", "LUK7"), ("КОТ-01", "KOT1")],
+)
+def test_letters_of_another_keyboard_are_the_same_id(first: str, other: str) -> None:
+    assert header_identity.spellings([first, other]) == [[0, 1]]
