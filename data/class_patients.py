@@ -50,6 +50,13 @@ def patients(scans: Sequence[ClassScan], level: int | None, class_levels: Collec
         notes: dict[str, Any] = {"patients_from": f"folder names at level {level}"}
         return Patients(_consistent(scans, [folders[name] for name in names]), notes)
     numbers = _numbers(scans)
+    studies = len({scan.identity.study for scan in scans} - {""})
+    if all(numbers) and len(set(numbers)) == 1 and studies >= who.SLIPPED and level is None:
+        raise Fault(
+            f"every scan has one patient number in its DICOM header, in {studies} studies, as an anonymiser writes it; "
+            f"give a {GROUPS} (columns file, label, group), or put each patient's files into a folder and name its "
+            f"level with {patient_folders.OPTION}; {patient_folders.OPTION} 0 says that all are one patient"
+        )
     if all(numbers):
         return Patients(_consistent(scans, numbers), {"patients_from": "DICOM headers"})
     named = sum(map(bool, numbers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -124,18 +125,24 @@ def _from_table(rows: list[Row], path: Path, known: dict[str, str]) -> Facts:
     broken = next(((number, why) for number, group in told["group"].items() if (why := damage(group))), None)
     if broken:
         raise Fault(f"{path}: the group of row {broken[0]} is {broken[1]}; mend the cell")
-    table = told.set_index("file")
+    table = told.set_index(told["file"].map(_composed))
     for row in rows:
-        if row["file_name"] not in table.index or table.index.duplicated().any():
+        name = _composed(row["file_name"])
+        if name not in table.index or table.index.duplicated().any():
             raise Fault(f"{path}: {row['file_name']} is not in it exactly once; mend the table")
-        said = table.at[row["file_name"], "label"] if "label" in table else row["label"]
+        said = table.at[name, "label"] if "label" in table else row["label"]
         if known.get(plain(str(said))) != row["label"]:
             raise Fault(f"{path}: {row['file_name']} is {said!r} there and lies in the folder {row['label']!r}")
-        row["group"] = str(table.at[row["file_name"], "group"])
-    idle = len(set(table.index) - {row["file_name"] for row in rows})
+        row["group"] = str(table.at[name, "group"])
+    idle = len(set(table.index) - {_composed(row["file_name"]) for row in rows})
     notes: Facts = {"patients_from": GROUPS, "remarks": list(read.remarks)}
     notes["remarks"] += [f"{GROUPS}: {idle} rows name files that are not imported"] if idle else []
     return notes if notes["remarks"] else {"patients_from": GROUPS}
+
+
+def _composed(name: str) -> str:
+    """A path with each letter as one character: some systems store an umlaut as two."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _from_scans(

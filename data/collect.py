@@ -14,6 +14,7 @@ import pandas as pd
 
 from data import archive, folder_files, labels, outlines
 from data.classes import GROUPS, Files, by_class
+from data.csv_table import misnamed
 from data.folder_files import FolderFiles
 from data.masks import Row, patients_of, slice_rows, volumes
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Task, Truth
@@ -108,6 +109,9 @@ def _layout(
     if (source / labels.NAME).exists():
         rows, notes = _ready(source, task, only)
         return READY, rows, _where(source, rows, set(names)), notes
+    for table in (labels.NAME, GROUPS):
+        if not (source / table).exists() and (instead := misnamed(source, table)):
+            raise Fault(f"{source}: {instead} is not read; save it as {table} (CSV UTF-8), or take it out")
     pairs = volumes(source, only, names)
     if pairs:
         rows, notes = _volumes(source, pairs, task, lesion_value, patient_level)

@@ -23,14 +23,22 @@ EIGHT_BIT = ("cp1252", "iso8859_15", "cp1250", "cp1251", "cp1253", "cp1254", "ma
 NO_BREAK = dict.fromkeys(map(ord, "\u00a0\u2007\u202f\u3000"), " ")
 INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"), "")
 OTHER_LETTERS = re.compile(r"[^\s,;]*[^\x00-\x7f\s,;][^\s,;]*")  # words that hold any but those of ASCII
+FOREIGN = {
+    b"PK\x03\x04": "an Excel workbook or another archive", b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"<": "a page of HTML or XML", b"version https://git-lfs": "a pointer of git LFS, whose content was not fetched",
+}  # fmt: skip
 LARGEST_GUESS = 2**24  # bytes of a table whose encoding is looked for
 SCIENTIFIC = re.compile(r"\d+([.,]\d+)?[eE][+-]\d+")
+EXACT = 15  # digits of a number that a spreadsheet keeps
+LONG_NUMBER = re.compile(rf"\d{{{EXACT + 1},}}")
 MONTH = (
     r"(jan|feb|m[aä]r|mrz|apr|mai|may|jun|jul|aug|sept?|o[ck]t|nov|de[cz]|january?|januar|february?|februar|march|märz|"
     r"april|june|juni|july|juli|august|september|o[ck]tober|november|de[cz]ember)\.?"
 )
 DATE = re.compile(
-    rf"\d{{1,4}}[-. ]+{MONTH}([-. ]+\d{{1,4}})?|{MONTH}[-. ]+\d{{1,4}}|\d\d?(?P<mark>[./])\d\d?(?P=mark)\d{{4}}", re.I
+    rf"\d{{1,4}}[-. ]+{MONTH}([-. ]+\d{{1,4}})?|{MONTH}[-. ]+\d{{1,4}}|\d\d?(?P<mark>[./])\d\d?(?P=mark)\d{{4}}|"
+    r"(19|20)\d\d(/\d\d?/\d\d?|-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?)",
+    re.I,
 )
 ERROR = re.compile(r"#(N/A|NV|REF!|BEZUG!|NAME\?|VALUE!|WERT!|DIV/0!|NULL!|NUM!|ZAHL!|#+)", re.I)
 
@@ -57,7 +65,11 @@ def read_table(path: Path, expected: Collection[str]) -> CsvTable:
     name = path.name
     if path.stat().st_size > MAX_BYTES:
         raise Fault(f"{name} is larger than {MAX_BYTES // 2**20} MiB; divide the batch")
-    text, encoding = _decoded(name, path.read_bytes())
+    content = path.read_bytes()
+    foreign = next((kind for start, kind in FOREIGN.items() if content.lstrip().startswith(start)), "")
+    if foreign:
+        raise Fault(f"{name} is {foreign} and no table; save it as CSV UTF-8")
+    text, encoding = _decoded(name, content)
     separator, skipped = _separator(name, text, expected)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -79,6 +91,20 @@ def read_table(path: Path, expected: Collection[str]) -> CsvTable:
     remarks += [f"{name}: {blank} blank rows were left out"] if blank else []
     remarks += [f"{name}: no-break or invisible spaces were taken out of {odd} cells"] if odd else []
     return CsvTable(columns, [row for _, row in rows], [number for number, _ in rows], separator, remarks)
+
+
+def misnamed(folder: Path, name: str) -> str:
+    """A file of `folder` that is the table `name` under a name of other letters or as an Excel workbook; "" if none."""
+    stem = name.rpartition(".")[0]
+    meant = [f"{stem}{ending}" for ending in (".csv", ".xlsx", ".xls", ".ods", ".tsv", ".csv.txt")]
+    alike = (path.name for path in sorted(folder.iterdir()) if path.name != name and path.name.lower() in meant)
+    return next(alike, "")
+
+
+def rounded(ids: Collection[str]) -> bool:
+    """Whether a spreadsheet has rounded long numbers: it keeps 15 digits, and writes zeros for the others."""
+    long = {each for each in ids if LONG_NUMBER.fullmatch(each)}
+    return len(long) > 1 and all(set(each[EXACT:]) == {"0"} for each in long)
 
 
 def damage(cell: str) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 import stat
+import unicodedata
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
-from data import archive, folder_files, ids_in_names, person
-from data.csv_table import CsvTable, damage, read_table
-from data.header_identity import spellings
+from data import archive, folder_files, person, table_ids
+from data.csv_table import CsvTable, damage, misnamed, read_table
 from data.limits import LONGEST_SERIES
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Truth
 from data.settings import Disagreement
@@ -42,7 +42,9 @@ def metadata(source: Path) -> pd.DataFrame:
     """
     path = source / NAME
     if path.is_symlink() or not path.is_file():
-        raise Fault(f"{source.name}: there is no {NAME}; write one, or make it with `oncoloop import`")
+        instead = misnamed(source, NAME)
+        advice = f"save {instead} as that (CSV UTF-8)" if instead else "write one, or make it with `oncoloop import`"
+        raise Fault(f"{source.name}: there is no {NAME}; {advice}")
     read = read_table(path, REQUIRED_METADATA + OPTIONAL_METADATA)
     _columns(read.columns, source.name)
     _cells(read, source.name)
@@ -52,10 +54,10 @@ def metadata(source: Path) -> pd.DataFrame:
         for name in DECIMALS:
             table[name] = table[name].str.replace(DECIMAL_COMMA, r"\1.\2", regex=True)
     _one_task(table, source.name)
-    _spelt_alike(table, source.name)
+    table_ids.check_spelling(table, f"{source.name}/{NAME}")
     table["file_name"], table["mask"] = _named(table, "file_name", source), _named(table, "mask", source)
     if not corrects(table):
-        _named_otherwise(table, source.name)
+        table_ids.check_names(table, f"{source.name}/{NAME}")
         _files(table["file_name"], source)
         _files(table["mask"][table["mask"] != ""], source, series=False)
     _readers(table, source.name)
@@ -145,38 +147,18 @@ def _one_task(table: pd.DataFrame, batch: str) -> None:
         raise Fault(f"{batch}/{NAME}: its rows name no task; fill in the column task")
 
 
-def _spelt_alike(table: pd.DataFrame, batch: str) -> None:
-    """Fault where ids of one column differ in spelling alone: one person would be two, on two sides of the split."""
-    for column in ("patient_id", "group"):
-        alike = [" and ".join(str(table.index[place]) for place in places) for places in spellings(table[column])]
-        if alike:
-            more = f" and {len(alike) - NAMED} more" if len(alike) > NAMED else ""
-            raise Fault(
-                f"{batch}/{NAME}: {column} differs in its spelling alone (zeros in front, case, `.0`, spaces, hyphens, "
-                f"accents) in rows {', rows '.join(alike[:NAMED])}{more}; write one patient's id in one way, and ids "
-                "of two patients less alike"
-            )
-
-
-def _named_otherwise(table: pd.DataFrame, batch: str) -> None:
-    """Fault where files or their folders bear the id of another patient of the table than their row, as when rows
-    slip: no header says it of NIfTI and pictures."""
-    for column in ("patient_id", "group"):
-        odd = ids_in_names.contradicted(table["file_name"].tolist(), table[column].tolist(), table.index.tolist())
-        if odd:
-            more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
-            raise Fault(
-                f"{batch}/{NAME}: the files of {'rows' if len(odd) > 1 else 'row'} {', '.join(map(str, odd[:NAMED]))}"
-                f"{more} bear by name or folder the {column} of other rows; mend {column}, or rename the files"
-            )
-
-
 def _named(table: pd.DataFrame, column: str, source: Path) -> list[str]:
     """The paths in a column as they are; "" stays "" where only some scans have such a file."""
     return [
-        _inside(name, column, source.name, row) if name or column == "file_name" else ""
+        _as_stored(source, _inside(name, column, source.name, row)) if name or column == "file_name" else ""
         for row, name in table[column].items()
     ]
+
+
+def _as_stored(source: Path, name: str) -> str:
+    """The path as the file system has it: some write an umlaut as two characters where a table has one."""
+    forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    return next((form for form in (name, *forms) if os.path.lexists(source / form)), name)
 
 
 def _inside(name: str, column: str, batch: str, row: Any) -> str:
@@ -253,11 +235,6 @@ def _rows_of(odd: pd.Series[bool]) -> str:
     return f"row {rows[0]}" if len(rows) == 1 else f"rows {', '.join(rows[:NAMED])}"
 
 
-def _places(table: pd.DataFrame, ids: list[str]) -> str:
-    """The rows where ids of patients stand first, which are not quoted."""
-    return "rows " + " and ".join(str((table["patient_id"] == each).idxmax()) for each in ids[:NAMED])
-
-
 def _short(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -281,13 +258,7 @@ def remarks(source: Path, table: pd.DataFrame) -> list[str]:
     if ages:
         more = f" and {len(ages) - NAMED} more" if len(ages) > NAMED else ""
         said.append(f"no age in the column age, so that it is unknown: rows {', '.join(ages[:NAMED])}{more}")
-    alone = table["patient_id"].where(table["group"] == "", "")
-    several = ids_in_names.visits(filter(None, alone), by_number=False)
-    if several:
-        said.append(
-            f"patient ids that may be visits of one patient, for example: {_places(table, several[0])}; one patient is "
-            "then several, on both sides of the split: write one id, or fill in the column group"
-        )
+    said += table_ids.visits(table)
     if inside.left_out:
         said.append(f"files of the folder that can't be read or are empty, and were left out: {len(inside.left_out)}")
     return said

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -461,3 +462,34 @@ def test_pseudo_patients_of_two_sets_are_never_one(classes: Path, tmp_path: Path
     import_folder(classes, tmp_path / "two", lung)
     one, two = (set(metadata(tmp_path / name)["group"]) for name in ("one", "two"))
     assert one and two and one.isdisjoint(two)
+
+
+@pytest.mark.parametrize("name", ["Metadata.csv", "metadata.xlsx", "groups.xlsx"])
+def test_a_table_that_would_not_be_read_stops_the_import(classes: Path, tmp_path: Path, lung: Task, name: str) -> None:
+    (classes / name).write_text("x")
+    with pytest.raises(Fault, match=f"{name} is not read"):
+        import_folder(classes, tmp_path / "batch", lung)
+
+
+def test_one_number_for_every_study_is_asked_about(batch: Path, tmp_path: Path, lung: Task) -> None:
+    rows = pd.read_csv(batch / "metadata.csv", dtype=str)
+    for row in rows.itertuples():
+        header = pydicom.dcmread(batch / row.file_name)
+        header.PatientID, header.PatientName, header.PatientBirthDate = "12345", "", ""
+        (tmp_path / "set" / row.label).mkdir(parents=True, exist_ok=True)
+        header.save_as(tmp_path / "set" / row.label / row.file_name)
+    with pytest.raises(Fault, match="one patient number in its DICOM header, in 6 studies"):
+        import_folder(tmp_path / "set", tmp_path / "batch", lung)
+    assert import_folder(tmp_path / "set", tmp_path / "batch", lung, patient_level=0)["clusters"] == 1
+
+
+def test_groups_match_names_that_the_file_system_spells_in_other_characters(
+    classes: Path, tmp_path: Path, lung: Task
+) -> None:
+    rows = ["file,label,group"]
+    for number, path in enumerate(sorted(classes.glob("*/*.png"))):
+        moved = path.rename(path.with_name(unicodedata.normalize("NFD", f"Fäll-{number}.png")))
+        composed = unicodedata.normalize("NFC", moved.name)
+        rows.append(f"{path.parent.name}/{composed},{path.parent.name},G{number}")
+    (classes / "groups.csv").write_text("\n".join(rows) + "\n")
+    assert import_folder(classes, tmp_path / "batch", lung)["clusters"] == len(rows) - 1

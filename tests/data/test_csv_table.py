@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import labels
-from data.csv_table import damage, read_table
-from data.labels import metadata
+from data.csv_table import damage, read_table, rounded
+from data.labels import metadata, remarks
 from lineage.fault import Fault
 
 HEADINGS = ("file_name", "patient_id", "task", "label", "lesion_mm")
@@ -101,7 +103,20 @@ def test_one_sentence_names_the_cause(tmp_path: Path, text: str, words: str) -> 
 
 
 @pytest.mark.parametrize(
-    "cell", ["1.2E+10", "1,23e+05", "Mar-05", "03. Apr", "12-Dez-24", "05.03.2026", "#NAME?", "####"]
+    "cell",
+    [
+        "1.2E+10",
+        "1,23e+05",
+        "Mar-05",
+        "03. Apr",
+        "12-Dez-24",
+        "05.03.2026",
+        "#NAME?",
+        "####",
+        "2001-03-01 00:00:00",
+        "2001-03-01T00:00",
+        "2001/3/1",
+    ],
 )
 def test_what_spreadsheets_make_of_ids(cell: str) -> None:
     assert damage(cell)
@@ -145,3 +160,49 @@ def test_whatever_lies_in_the_file_is_a_table_or_a_fault(content: bytes) -> None
             assert str(fault).startswith("metadata.csv") and len(str(fault)) < 300
         else:
             assert len(read.rows) == len(read.numbers) > 0 and all(any(row) for row in read.rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"PK\x03\x04" + bytes(90), "is an Excel workbook"),
+        (b"\xd0\xcf\x11\xe0" + bytes(90), "is an old Excel workbook"),
+        (b"\n<html><table>", "is a page of HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of git LFS"),
+    ],
+)
+def test_what_is_no_table_is_called_by_its_kind(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "metadata.csv").write_bytes(content)
+    with pytest.raises(Fault, match=words):
+        metadata(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Metadata.CSV", "metadata.xlsx", "metadata.csv.txt"])
+def test_a_table_under_another_name_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("x")
+    with pytest.raises(Fault, match=f"save {name} as that"):
+        metadata(tmp_path)
+
+
+def test_long_numbers_that_a_spreadsheet_has_rounded() -> None:
+    assert rounded(["110101199003071000", "110101199003072000", "12"])
+    assert not rounded(["110101199003071000", "110101199003072314"]) and not rounded(["110101199003071000", "12"])
+
+
+def test_rounded_ids_stop_the_batch(tmp_path: Path) -> None:
+    table(tmp_path, "file_name,patient_id,task,label\n" + "".join(
+        f"{at}.png,11010119900307{at}000,lung-ct,normal\n" for at in (1, 2)))  # fmt: skip
+    with pytest.raises(Fault, match="more than 15 digits that a spreadsheet has rounded"):
+        metadata(tmp_path)
+
+
+@pytest.mark.parametrize(("on_disk", "in_table"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_an_umlaut_of_one_or_two_characters_is_the_same_file(tmp_path: Path, on_disk: Any, in_table: Any) -> None:
+    file = tmp_path / unicodedata.normalize(on_disk, "Schädel/Übersicht.png")
+    file.parent.mkdir()
+    file.write_bytes(b"x")
+    named = unicodedata.normalize(in_table, "Schädel/Übersicht.png")
+    table(tmp_path, f"file_name,patient_id,task,label\n{named},P1,lung-ct,normal\n")
+    read = metadata(tmp_path)
+    assert (tmp_path / read["file_name"].iloc[0]).samefile(file)
+    assert any("left out: 2 .png" in text for text in remarks(tmp_path, read))  # the two of `table`
