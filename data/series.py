@@ -22,6 +22,7 @@ TURNED = 1e-3  # difference of direction cosines that a scanner's rounding expla
 SCALED = 1e-3  # share by which the pixel spacings of one series may differ: rounding
 NEAREST = 1e-3  # mm: slices that are nearer than this share their place
 AGAIN = "several slices at one place"
+SHARED = ("sex", "age", "manufacturer", "model", "kernel")
 TOGETHER = "give the files of one series together"
 ODD = ("uneven distances", "missing slices", "gantry tilt", AGAIN)
 
@@ -172,7 +173,7 @@ def arrange(scans: Sequence[Scan]) -> Stack:
         if unlike or len(scan.pixels) != 1:
             raise Fault(f"{scan.name}: differs from {first.name} in {unlike or 'size'}; {TOGETHER}")
         wrong = difference(scan.identity, first.identity)
-        wrong = wrong or ("study" if scan.identity.study != first.identity.study else "")
+        wrong = wrong or ("study" if scan.identity.study != first.identity.study else _unlike(scan, first))
         if wrong:
             raise Fault(f"{scan.name}: differs from {first.name} in {wrong}; {TOGETHER}")
     stack = stacked(np.array([_numbers(scan, "position", 3) for scan in scans]), axes)
@@ -181,6 +182,15 @@ def arrange(scans: Sequence[Scan]) -> Stack:
         again = scans[stack.order[int(np.diff(along).argmin()) + 1]]
         raise Fault(f"{again.name}: shares its position with another slice of the series; leave one of them out")
     return stack
+
+
+def _unlike(scan: Scan, first: Scan) -> str:
+    """In what two files differ that all files of one series share (PS3.3 C.7.1 to C.7.5); "" where one is silent."""
+    frames = {one.identity.frame for one in (scan, first)} - {""}
+    if len(frames) > 1:
+        return "frame of reference"
+    facts = {fact: {one.header.get(fact, "") for one in (scan, first)} - {""} for fact in SHARED}
+    return next((fact for fact, values in facts.items() if len(values) > 1), "")
 
 
 def stacked(places: Array, axes: Array) -> Stack:

@@ -53,6 +53,23 @@ def test_a_zipped_series_is_one_scan_in_the_order_of_the_body() -> None:
     assert scan.name == "case.zip" and scan.header["geometry"] == "even" and scan.patient_id == "MRN000123456"
 
 
+@pytest.mark.parametrize(
+    ("keyword", "values", "fact"),
+    [
+        ("FrameOfReferenceUID", ("1.2.6", "1.2.7"), "frame of reference"), ("PatientSex", ("F", "M"), "sex"),
+        ("PatientAge", ("034Y", "071Y"), "age"), ("Manufacturer", ("Acme", "Other"), "manufacturer"),
+        ("ManufacturerModelName", ("A", "B"), "model"), ("ConvolutionKernel", ("B30f", "B70f"), "kernel"),
+    ],
+)  # fmt: skip
+def test_two_series_that_lost_their_own_uids_are_not_mixed(keyword: str, values: tuple[str, str], fact: str) -> None:
+    """De-identification gave two people one patient number, one study and one series; their slices interleave."""
+    files = {f"{at}.dcm": one(2.5 * at, at, **{keyword: values[at % 2]}) for at in range(6)}
+    with pytest.raises(Fault, match=rf"1.dcm: differs from 0.dcm in {fact}; give the files of one series together"):
+        read("case.zip", zipped(files))
+    silent = {f"{at}.dcm": one(2.5 * at, at, **{keyword: values[0] if at else ""}) for at in range(6)}
+    assert len(read("case.zip", zipped(silent)).pixels) == 6
+
+
 def test_a_zip_of_one_file_is_that_file() -> None:
     volume = nifti(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
     for name, content in (("v.nii", volume), ("p.png", picture(np.eye(8, dtype=np.uint8))), ("d.dcm", dicom())):
