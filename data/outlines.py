@@ -29,6 +29,7 @@ NOISE = 24.0  # greys by which compression moves black and white; no 3 × 3 area
 AREA = 3  # pixels along a side of a grey that is no noise
 ROUNDING = 1e-3  # of a label that was stored with a slope
 MANY = 65536  # labels of one mask
+REGIONS = 256  # that a mask tells apart
 NAMED = 5
 Grid = NDArray[np.uint8]
 
@@ -54,6 +55,8 @@ def drawn(name: str, content: bytes, scan: Scan, lesion_values: Collection[float
     if content[128:132] == b"DICM" and str(read.dataset(name, content).get("Modality")) in SEGMENTED:
         raise Fault(f"{name}: is a DICOM segmentation, which can't be read yet; convert it to NIfTI on its scan's grid")
     mask = read.read(name, content)
+    if mask.padding is not None:  # no number, or declared: no label
+        mask = replace(mask, pixels=np.where(mask.padding, np.float32(0), mask.pixels))
     if mask.header.get("depth") == "16":
         mask = replace(mask, pixels=np.rint(mask.pixels * np.float32(DEEPEST / WHITE)))  # labels as they are stored
     if content.startswith(JPEG):
@@ -66,6 +69,9 @@ def drawn(name: str, content: bytes, scan: Scan, lesion_values: Collection[float
     except Fault as fault:
         raise Fault(f"{name}: {fault}") from fault
     lesion = np.isclose(placed[..., None], list(lesion_values), atol=ROUNDING).any(-1) if lesion_values else placed > 0
+    if _is_inverted(lesion):
+        raise Fault(f"{name}: outlines the corners of slices and not what lies between, so it may be inverted; save "
+                    "it with 1 where the lesion is, and 0 elsewhere")  # fmt: skip
     return Drawn(np.asarray(lesion), frozenset() if lesion_values else frozenset(values))
 
 
@@ -99,6 +105,14 @@ def lesion_values(text: str) -> tuple[float, ...]:
     return values
 
 
+def _is_inverted(lesion: NDArray[np.bool_]) -> bool:
+    """Whether most slices of a lesion are outlined in all four corners, and not everywhere."""
+    corners = lesion[:, :: lesion.shape[1] - 1 or 1, :: lesion.shape[2] - 1 or 1].all(axis=(1, 2))
+    shown = lesion.any(axis=(1, 2))
+    partly = corners & ~lesion.all(axis=(1, 2))
+    return bool(partly.any() and 2 * corners.sum() > shown.sum())
+
+
 def _values(name: str, pixels: NDArray[np.float32], lesion_values: Collection[float]) -> set[float]:
     """The values of a mask but 0. Fault where they are no labels, or where no one of them is plainly the lesion."""
     low, high = float(pixels.min()), float(pixels.max())
@@ -113,6 +127,8 @@ def _values(name: str, pixels: NDArray[np.float32], lesion_values: Collection[fl
         raise Fault(f"{name}: holds fractions between 0 and 1, as a map of probabilities does; save it as 0 and 1")
     else:
         raise Fault(f"{name}: holds values that are no labels, such as {other.flat[0]:g}; save it with one per region")
+    if len(values) > REGIONS:
+        raise Fault(f"{name}: holds {len(values)} values, as a scan does and no mask; name the mask in its place")
     if lesion_values:
         return values
     if len(values) > 1 or low < 0:

@@ -208,3 +208,42 @@ def test_real_masks_lie_on_what_the_network_sees(real_data: Path, tmp_path: Path
     seen = pixels.unit_pixels(255.0 * (mask > 0), Units.DISPLAY, PixelSettings(32, None))
     at = units.table["unit_id"].tolist().index(row["unit_id"])
     np.testing.assert_allclose(units.masks[at], seen, atol=1 / 255 + 1e-6)
+
+
+def volume(values: np.ndarray) -> bytes:
+    import nibabel
+
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    affine[:3, 3] = -100, -90, 20
+    return bytes(nibabel.Nifti1Image(values.transpose(2, 1, 0), affine).to_bytes())
+
+
+@pytest.fixture(scope="module")
+def lesion() -> np.ndarray:
+    lesion = np.zeros((4, 40, 44), np.uint8)
+    lesion[1:3, 10:18, 12:20] = 1
+    return lesion
+
+
+def test_no_number_in_a_mask_is_no_lesion(lesion: np.ndarray) -> None:
+    scan = read("scan", volume(np.random.default_rng(0).integers(0, 900, lesion.shape).astype(np.int16)))
+    nothing = volume(np.where(lesion, 1, np.nan).astype(np.float32))
+    for values in ((), (1.0,)):
+        assert outlines.drawn("m", nothing, scan, values).lesion.sum() == lesion.sum()
+
+
+@pytest.mark.parametrize("values", [(), (1.0,)])
+def test_a_mask_with_its_background_as_the_lesion_is_refused(lesion: np.ndarray, values: tuple[float, ...]) -> None:
+    scan = read("scan", volume(np.random.default_rng(0).integers(0, 900, lesion.shape).astype(np.int16)))
+    with pytest.raises(Fault, match="may be inverted"):
+        outlines.drawn("m", volume(1 - lesion), scan, values)
+    touching = lesion.copy()
+    touching[1, :, :] = 1
+    touching[2, :, 4:] = 1
+    assert outlines.drawn("m", volume(touching), scan, values).lesion.sum() == touching.sum()
+
+
+def test_a_scan_in_the_place_of_a_mask_is_refused_whatever_the_lesion_value(lesion: np.ndarray) -> None:
+    content = volume(np.random.default_rng(0).integers(0, 900, lesion.shape).astype(np.int16))
+    with pytest.raises(Fault, match="as a scan does and no mask"):
+        outlines.drawn("m", content, read("scan", content), (100.0,))
