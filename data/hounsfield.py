@@ -15,6 +15,7 @@ from lineage.fault import Fault
 
 SAMPLE = 2**20  # voxels, on a regular grid
 SOFT_TISSUE = (-200.0, 300.0)  # HU: fat to contrast-enhanced organs
+MOST_WATER = 0.05  # of a volume that is exactly water; filled with 0 are a turned volume and a cut-out body
 LEAST_SPREAD = 0.5  # of the 65,536 greys of 16 bits: numbers of 12 bits use 6 %
 LEAST_SOFT = 0.02  # of a volume of a body
 
@@ -37,6 +38,9 @@ def in_units_of(scan: Scan, modality: Modality | str) -> Scan:
         if not doubt:
             raise Fault(f"{scan.name}: its values are Hounsfield units, so it is a CT and no {modality}; leave it out")
         return scan
+    water = float((scan.pixels == 0).mean())
+    if not doubt and water > MOST_WATER:
+        doubt = f"{water:.0%} of it is exactly 0, as where 0 was filled in for air"
     if doubt:
         raise Fault(f"{scan.name}: {doubt}, so its values are no Hounsfield units; convert it again from DICOM, with "
                     "rescale slope and intercept and without a window or a normalisation")  # fmt: skip

@@ -16,6 +16,7 @@ AIR_TO_METAL = (-3100, 20000)  # HU that scanners write: padding below air, meta
 DENSEST_MEAN = 300  # HU of a whole slice; a missing rescale intercept (-1024) lifts chest and abdomen above it
 THINNEST_P95 = -500  # HU; the mean is no lower bound, since padding outside of the field of view may be -2000 or less
 AIR = -200  # HU that every slice of a body reaches at its first percentile: air around it, or gas within
+GAS = -700  # and where a task's window shows air: half of it is left where values were halved or cut off at -500
 CROP_MEAN, CROP_P95, CROP_P01 = 600, -950, 300  # HU of a crop: bone alone, lung alone, no air
 SHOWS_AIR = -1000  # HU at which the task's window begins, or below: then air is grey, and black is padding
 PADDED = 0.5  # of such a picture; seen: 0.08 of 857 chest pictures, 0.27 of 27 padded ones, 0.55 in a bone window
@@ -64,7 +65,7 @@ def scan_rules(
     """
     body = field_of_view == FieldOfView.BODY
     return [
-        *_source(modality, body_parts), *_image_type(), *_geometry(modality), *pixels(modality, body),
+        *_source(modality, body_parts), *_image_type(), *_geometry(modality), *pixels(modality, body, window),
         *(pictures(window) if body else []),
     ]  # fmt: skip
 
@@ -146,8 +147,9 @@ def _geometry(modality: str) -> list[Rule]:
     ]
 
 
-def pixels(modality: str, body: bool = True) -> list[Rule]:
+def pixels(modality: str, body: bool = True, window: tuple[float, float] | None = None) -> list[Rule]:
     """What the grey values of a slice have to be; `body` where slices show a whole cross-section unless they say."""
+    air = GAS if _shows_air(window) else AIR
     general = [
         between("blank_share", "blank", high=MOSTLY_BLANK),
         between("entropy", "hardly any grey values", low=FLATTEST, error=False),
@@ -164,7 +166,7 @@ def pixels(modality: str, body: bool = True) -> list[Rule]:
         among("units", [Units.HU.value, Units.DISPLAY.value], "CT without Hounsfield units"),
         between("p01", "values below what a scanner writes in HU", low=AIR_TO_METAL[0], when=hounsfield),
         between("p99", "values above metal in HU", high=AIR_TO_METAL[1], when=hounsfield),
-        *(_density(whole, DENSEST_MEAN, THINNEST_P95, AIR) if body else []),
+        *(_density(whole, DENSEST_MEAN, THINNEST_P95, air) if body else []),
         *_density(part if body else (hounsfield,), CROP_MEAN, CROP_P95, CROP_P01),
     ]
 
@@ -180,12 +182,16 @@ def _density(when: tuple[Condition, ...], mean: float, p95: float, p01: float) -
 def pictures(window: tuple[float, float] | None) -> list[Rule]:
     """Pictures carry no HU: what a window did to them shows in how much of them is black, and in the air around."""
     display = ("units", "==", Units.DISPLAY.value)
-    if window is None or window[0] - window[1] / 2 > SHOWS_AIR:
+    if not _shows_air(window):
         return []
     return [
         between("blank_share", "wrong window, air is black", high=PADDED, when=display),
         between("corner_mean", "inverted, air is white", high=WHITE_CORNERS, when=display),
     ]
+
+
+def _shows_air(window: tuple[float, float] | None) -> bool:
+    return window is not None and window[0] - window[1] / 2 <= SHOWS_AIR
 
 
 def among(column: str, values: list[str], meaning: str, error: bool = True) -> Rule:

@@ -62,6 +62,8 @@ def test_a_public_pancreas_set_comes_in(real_data: Path, tmp_path: Path, pancrea
     (lambda hu: (np.clip(hu, -160, 240) + 160) / 400, "its darkest hundredth"),
     (lambda hu: (hu - hu.mean()) / hu.std(), "its darkest hundredth"), (lambda hu: hu * 10.0, "its values run from"),
     (lambda hu: np.where(hu < -500, hu, hu + 2000), "in the range of soft tissue"),
+    (lambda hu: np.pad(hu, [(20, 20), (20, 20), (0, 0)]), "of it is exactly 0"),
+    (lambda hu: np.where(hu < -950, 0, hu), "of it is exactly 0"),
 ])  # fmt: skip
 def test_values_that_are_no_hu_are_refused(
     body: np.ndarray, change: Callable[[np.ndarray], np.ndarray], reason: str

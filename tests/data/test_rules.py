@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data import read, rules
+from data import phantom, read, rules
 from data.describe import describe, field_of_view
-from data.record import FieldOfView, Modality, Scan, Task, Units
+from data.record import FieldOfView, Modality, PixelSettings, Scan, Task, Units
 
 
 def failing(task: Task, scan: Scan) -> set[str]:
@@ -68,3 +68,16 @@ def test_a_body_part_is_the_tasks_holds_more_or_is_another(body_part: str, meani
     asked = [rule for rule in rules.scan_rules(lung.modality, lung.body_parts, None, lung.field_of_view)
              if rule.arguments.get("column") == "body_part"]  # fmt: skip
     assert [asked[at].meaning for at in rules.failures({"body_part": body_part}, asked)] == meanings
+
+
+@pytest.mark.parametrize("least", [-200, -250, -500])
+def test_a_ct_that_was_cut_off_is_refused_where_its_window_shows_air(least: int, lung: Task) -> None:
+    """Sets made ready for nnU-Net and others hold HU from -200 to 300: lungs and air are one grey."""
+    study = phantom.study(lung, phantom.usual(lung), 5, 0, "malignant")
+    pixels, pixel = study.slice(0, 2)
+    whole = Scan("s", pixels[None].astype(np.float32), Units.HU, Modality.CT, (3.0, pixel, pixel))
+    abdomen = replace(lung, pixels=PixelSettings(128, (50, 400)))
+    for scan in (replace(whole, pixels=whole.pixels.clip(least, 300)), replace(whole, pixels=whole.pixels / 2)):
+        assert failing(lung, scan) == {"wrong window, no air in HU"}
+        assert failing(abdomen, scan) == set()
+    assert failing(lung, whole) == set()
