@@ -113,7 +113,9 @@ def scan_of(name: str, header: Any) -> Scan:
     stacked = stack(name, header, frames)
     unit = dicom_pixels.units(header)
     pixels, padding, hides = _pixels(name, header, frames, unit)
+    order: tuple[int, ...] = ()
     if stacked is not None and (np.diff(stacked.order) != 1).any():
+        order = tuple(stacked.order.tolist())
         pixels = pixels[stacked.order]
         padding = padding[stacked.order] if padding is not None else None
     modality = str(header.get("Modality") or "")
@@ -137,6 +139,7 @@ def scan_of(name: str, header: Any) -> Scan:
         directions=directions,
         padding=padding,
         hides=hides,
+        order=order,
     )
 
 

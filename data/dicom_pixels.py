@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from data import padding, stored_bits
 from data.frames import functional
 from data.record import Units
+from lineage.fault import Fault
 
 Array = NDArray[Any]
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -47,7 +48,10 @@ def frames(name: str, header: Any, unit: Units) -> Iterator[Frame]:
     for number, raw in enumerate(decoded):
         stored, hides = _stored(name, raw.astype(raw.dtype.newbyteorder("="), copy=False), place, declared)
         stored_bits.check_sign(name, stored, 8 * stored.dtype.itemsize if place is None else place.bits)
-        pixels = _rescaled(_grey_values(header, stored), rescale_rule(header, number))
+        rule = rescale_rule(header, number)
+        if (rule is None) != (rescale_rule(header, 0) is None):
+            raise Fault(f"{name}: frame {number + 1} and frame 1 do not both have a rescale slope; export it again")
+        pixels = _rescaled(_grey_values(header, stored), rule)
         mask = padding.places(declared, stored) if declared else None
         if declared and mask is not None:
             padding.check(name, declared, stored, pixels, mask, unit)
@@ -83,9 +87,15 @@ def units(header: Any) -> Units:
     if int(header.get("SamplesPerPixel") or 1) > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR":
         return Units.DISPLAY
     scaled = "ModalityLUTSequence" in header or rescale_rule(header, 0) is not None
-    group = functional(header, 0, "PixelValueTransformationSequence") or header
-    is_hu = header.get("Modality") == "CT" and scaled and str(group.get("RescaleType") or "") in ("", "HU", "US")
+    is_hu = header.get("Modality") == "CT" and scaled and _rescale_types(header) <= {"", "HU", "US"}
     return Units.HU if is_hu else Units.RAW
+
+
+def _rescale_types(header: Any) -> set[str]:
+    """What the rescale of every frame leads to, in the words of the header."""
+    count = int(header.get("NumberOfFrames") or 1)
+    groups = (functional(header, frame, "PixelValueTransformationSequence") or header for frame in range(count))
+    return {str(group.get("RescaleType") or "") for group in groups}
 
 
 def rescale_rule(header: Any, frame: int) -> tuple[float, float] | None:

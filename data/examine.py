@@ -85,7 +85,7 @@ def examine(job: Job) -> Examined:
         parts = {name if len(named) == 1 else f"file {at}": content for at, content in enumerate(named.values(), 1)}
         scan, opened = _opened(name, parts)
         scan = in_units_of(scan, job.task.modality)
-        told = _told(job.rows, len(scan.pixels), job.disagreement)
+        told = _told(job.rows, scan, job.disagreement)
         whole = told[min(told)]
         scan = replace(scan, header=identity.silent(scan.header, opened[0][2], whole, [job.file_name, *named]))
         ending, clean = _clean(opened, whole, [job.file_name, *named], identity.cells(told.values()))
@@ -182,7 +182,7 @@ def _clean(
     return ".zip", archive.packed({hashlib.sha256(part).hexdigest()[:16] + ending: part for ending, part in clean})
 
 
-def _told(rows: list[dict[str, str]], slices: int, disagreement: Disagreement) -> dict[int, dict[str, str]]:
+def _told(rows: list[dict[str, str]], scan: Scan, disagreement: Disagreement) -> dict[int, dict[str, str]]:
     """What the metadata says of each slice that it speaks of; a row without `slice` speaks of them all."""
     for name in ("patient_id", "group"):
         values = {row[name] for row in rows}
@@ -196,7 +196,7 @@ def _told(rows: list[dict[str, str]], slices: int, disagreement: Disagreement) -
     told: dict[int, dict[str, str]] = {}
     for text, readings in sorted(heard.items()):
         one = readings[0] if len(readings) == 1 else labels.resolve(pd.DataFrame(readings), disagreement)
-        for number in _slices(text, slices):
+        for number in _slices(text, scan):
             if number in told:
                 raise Fault(
                     f"its rows in {labels.NAME} name a slice twice, or some name a slice and others none; mend them"
@@ -205,12 +205,15 @@ def _told(rows: list[dict[str, str]], slices: int, disagreement: Disagreement) -
     return told
 
 
-def _slices(text: str, slices: int) -> range:
+def _slices(text: str, scan: Scan) -> range:
+    """The positions of the slices that a row speaks of; it counts them as the file has them."""
+    slices = len(scan.pixels)
     if not text:
         return range(slices)
     if not text.isdecimal() or int(text) >= slices:
         raise Fault(f"the slice of its row is not one of its {slices}, counted from 0")
-    return range(int(text), int(text) + 1)
+    position = scan.order.index(int(text)) if scan.order else int(text)
+    return range(position, position + 1)
 
 
 def _unit(scan: Scan, number: int, row: Row, task: Task) -> tuple[dict[str, Any], NDArray[np.float32]]:

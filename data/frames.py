@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.series import TURNED, Stack, stacked
+from data.series import SCALED, TURNED, Stack, stacked
 from lineage.fault import Fault
 
 
@@ -23,7 +23,7 @@ def functional(header: Any, frame: int, keyword: str) -> Any:
 def stack(name: str, header: Any, frames: int) -> Stack | None:
     """How the frames lie above each other; None where there is one, or where the file does not say it of each.
 
-    Fault for frames of mixed orientation, which have no order.
+    Fault for frames of mixed orientation, which have no order, and for those of mixed pixel spacing.
     """
     if frames < 2:
         return None
@@ -34,6 +34,10 @@ def stack(name: str, header: Any, frames: int) -> Stack | None:
     turned = np.abs(axes - axes[0]).max(axis=1) > TURNED
     if turned.any():
         raise Fault(f"{name}: frame {int(turned.argmax()) + 1} has another orientation than frame 1; divide the file")
+    plane = _plain(header, frames, "PixelMeasuresSequence", "PixelSpacing", 2)
+    other = None if plane is None else np.flatnonzero(~np.isclose(plane, plane[0], rtol=SCALED).all(axis=1))
+    if other is not None and len(other):
+        raise Fault(f"{name}: frame {other[0] + 1} has another pixel spacing than frame 1; divide the file")
     return stacked(places, axes[0])
 
 

@@ -151,7 +151,8 @@ class Scan:
     slices: see data/geometry.py. None and "" where the file does not say. `padding` is the
     mask of pixels outside of the field of view, which hold what surrounds a body; None where there are none. `hides`
     says whether the file's pixel data hold anything that `pixels` don't show. `left_out`
-    names the files of a series that are none of its slices, and says why.
+    names the files of a series that are none of its slices, and says why. `order` holds the number of each slice in its
+    file, from 0, where that is not its position here.
     """
 
     name: str
@@ -167,6 +168,7 @@ class Scan:
     padding: NDArray[np.bool_] | None = None
     hides: bool = False
     left_out: tuple[tuple[str, str], ...] = ()
+    order: tuple[int, ...] = ()
 
 
 REQUIRED_METADATA = ("file_name", "patient_id", "task", "label")

@@ -139,10 +139,10 @@ def predict(
         threshold=model.threshold,
         verdict=verdict,
         slices=tuple(
-            {"index": int(at), "score": float(score), "counted": bool(number in counted)}
+            {"index": upload.number(scans, int(at)), "score": float(score), "counted": bool(number in counted)}
             for number, (at, score) in enumerate(zip(judged, scores, strict=True))
         ),
-        shown=int(judged[top]),
+        shown=upload.number(scans, int(judged[top])),
         map=explain.base64_png(explain.heat(features[top], model.kernel, mapped)),
         map_class=model.classes[mapped],
         engine=model.graph.facts(),

@@ -77,6 +77,11 @@ def slice_of(scans: Sequence[Scan], index: int) -> tuple[Scan, NDArray[np.float3
     raise IndexError(index)
 
 
+def number(scans: Sequence[Scan], index: int) -> int:
+    """The number of the case's slice `index` in its file, where the case is one file; else its place in the case."""
+    return scans[0].order[index] if len(scans) == 1 and scans[0].order else index
+
+
 def unnamed(scan: Scan, uploads: Sequence[Upload]) -> Scan:
     """A scan whose header repeats nothing of its files' names."""
     names = [name for upload in uploads for name in (upload.name, *_inside(upload))]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pydicom import Dataset, dcmread
 
 from data import archive, batches, parallel, phantom, read
 from data.examine import scan_sha256
@@ -18,6 +19,8 @@ from data.pixels import unit_pixels
 from data.record import Task
 from data.series import series
 from lineage import fingerprint
+from lineage.fault import Fault
+from tests.data.test_read import dicom
 
 SLICES = 5
 
@@ -182,3 +185,45 @@ def test_a_scout_among_the_slices_is_left_out_and_named_and_not_stored(
     assert indexed.warnings() == [f"1 file of series left out: {left.file} (a localizer, not a slice)"]
     stored = [dict(archive.members("s", path.read_bytes())) for path in (tmp_path / "out" / "scans").iterdir()]
     assert [len(one) for one in stored] == [SLICES] * 3
+
+
+def enhanced(planes: list[np.ndarray], heights: list[int], spacings: tuple[str, ...] = ("2",)) -> bytes:
+    """One multi-frame MR file with its frames in this order."""
+    image = dcmread(io.BytesIO(dicom(np.stack(planes).astype("<u2"), Modality="MR", RescaleSlope=None)))
+    groups = []
+    for at, height in enumerate(heights):
+        group, place, plane, measures = Dataset(), Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient, plane.ImageOrientationPatient = (
+            ["0", "0", str(height)],
+            ["1", "0", "0", "0", "1", "0"],
+        )
+        measures.PixelSpacing, measures.SliceThickness = [spacings[at % len(spacings)]] * 2, "3"
+        group.PlanePositionSequence, group.PlaneOrientationSequence = [place], [plane]
+        group.PixelMeasuresSequence = [measures]
+        groups.append(group)
+    image.PerFrameFunctionalGroupsSequence, image.NumberOfFrames = groups, len(groups)
+    stream = io.BytesIO()
+    image.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def test_a_row_counts_frames_as_the_file_has_them(home: Path, brain: Task) -> None:
+    """Enhanced objects are often stored from head to foot; slices are put in order from foot to head."""
+    made = phantom.study(brain, phantom.usual(brain), 1, 0, "tumour")
+    planes = [np.clip(made.slice(at, 4, at == 0)[0], 0, None) for at in range(4)]
+    folder = home.parent / "inbox" / "frames"
+    folder.mkdir(parents=True)
+    (folder / "a.dcm").write_bytes(enhanced(planes, [9, 6, 3, 0]))
+    row = made.row("a.dcm", "no_tumour") | {"patient_id": "MRN000123456"}
+    rows = [row | {"slice": str(at), "label": "no_tumour" if at else "tumour"} for at in range(4)]
+    phantom.write_metadata(folder, rows)
+    units = index_batch(folder, home.parent / "out", brain).manifest.set_index("slice")
+    assert units["label"].to_dict() == {0: "no_tumour", 1: "no_tumour", 2: "no_tumour", 3: "tumour"}
+    assert units.at[3, "mean"] == pytest.approx(float(planes[0].mean()), rel=0.01)
+
+
+def test_frames_of_two_pixel_spacings_are_no_scan() -> None:
+    planes = [np.arange(80).reshape(8, 10) + at for at in range(4)]
+    assert read.read("a", enhanced(planes, [0, 3, 6, 9])).spacing == (3.0, 2.0, 2.0)
+    with pytest.raises(Fault, match="a: frame 2 has another pixel spacing than frame 1; divide the file"):
+        read.read("a", enhanced(planes, [0, 3, 6, 9], ("2", "4")))

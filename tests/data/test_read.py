@@ -94,6 +94,13 @@ def test_rescale_of_each_frame_of_an_enhanced_object() -> None:
     frames = np.zeros((2, 3, 4), "<u2")
     content = dicom(frames, NumberOfFrames=2, RescaleSlope=None, PerFrameFunctionalGroupsSequence=groups)
     assert read("a.dcm", content).pixels[:, 0, 0].tolist() == [-10, -20]
+    groups[1].PixelValueTransformationSequence[0].RescaleType = "MGML"
+    mixed = dicom(frames, NumberOfFrames=2, RescaleSlope=None, PerFrameFunctionalGroupsSequence=groups)
+    assert read("a.dcm", mixed).units is Units.RAW
+    del groups[1].PixelValueTransformationSequence
+    mixed = dicom(frames, NumberOfFrames=2, RescaleSlope=None, PerFrameFunctionalGroupsSequence=groups)
+    with pytest.raises(Fault, match="frame 2 and frame 1 do not both have a rescale slope"):
+        read("a.dcm", mixed)
 
 
 def test_nifti_slices_are_the_last_axis_upright() -> None:

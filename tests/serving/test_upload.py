@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data import phantom
 from data.describe import FACTS
-from data.record import Modality, PixelSettings, Pooling, Task
+from data.record import Modality, PixelSettings, Pooling, Scan, Task, Units
 from lineage.fault import Fault
 from serving import upload
 from serving.request import Upload
@@ -109,3 +111,10 @@ def test_files_are_counted_together_and_a_long_row_is_not_squared(monkeypatch: p
         upload.scans([Upload(f"{at}.png", one) for at in range(3)])
     with pytest.raises(Fault, match=r"^row\.png: the header declares 2000×2000"):
         upload.scans([Upload("row.png", enemy.picture(2000, 1))])
+
+
+def test_slices_of_one_file_have_its_numbers() -> None:
+    one = Scan("a", np.zeros((3, 4, 4), np.float32), Units.RAW, None, None, order=(2, 1, 0))
+    assert [upload.number([one], at) for at in range(3)] == [2, 1, 0]
+    assert upload.number([replace(one, order=())], 1) == 1
+    assert upload.number([one, one], 4) == 4
