@@ -68,11 +68,12 @@ def drawn(name: str, content: bytes, scan: Scan, lesion_values: Collection[float
         placed = geometry.on_grid(mask, scan)
     except Fault as fault:
         raise Fault(f"{name}: {fault}") from fault
-    lesion = np.isclose(placed[..., None], list(lesion_values), atol=ROUNDING).any(-1) if lesion_values else placed > 0
+    chosen = np.isclose(placed[..., None], list(lesion_values), atol=ROUNDING).any(-1) if lesion_values else placed > 0
+    lesion = np.asarray(chosen, bool)
     if _is_inverted(lesion):
         raise Fault(f"{name}: outlines the corners of slices and not what lies between, so it may be inverted; save "
                     "it with 1 where the lesion is, and 0 elsewhere")  # fmt: skip
-    return Drawn(np.asarray(lesion), frozenset() if lesion_values else frozenset(values))
+    return Drawn(lesion, frozenset() if lesion_values else frozenset(values))
 
 
 def meaning(masks: Mapping[str, frozenset[float]]) -> None:

@@ -82,6 +82,13 @@ def test_frames_become_slices() -> None:
     assert read("a.dcm", dicom(frames, NumberOfFrames=2)).pixels.shape == (2, 3, 4)
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_frames_that_the_header_does_not_count_are_named(frames: int) -> None:
+    pixels = np.arange(60, dtype="<u2").reshape(5, 3, 4)
+    with pytest.raises(Fault, match=f"^a: holds more frames than the {frames} of its header; correct NumberOfFrames"):
+        read("a", dicom(pixels, NumberOfFrames=frames if frames > 1 else None))
+
+
 def test_rescale_of_each_frame_of_an_enhanced_object() -> None:
     from pydicom.dataset import Dataset
 
