@@ -259,4 +259,5 @@ def _shaped(scan: Scan | None) -> Scan:
     """A scan whose pixels have the shape that they had, and take no memory."""
     assert scan is not None
     shape = tuple(int(part) for part in scan.header["shape"].split("\\"))
-    return replace(scan, pixels=np.broadcast_to(np.float32(0), shape))
+    anonymous = replace(scan.identity, instance="")  # copies were told by their bytes
+    return replace(scan, pixels=np.broadcast_to(np.float32(0), shape), identity=anonymous)

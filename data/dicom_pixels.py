@@ -48,8 +48,8 @@ def frames(name: str, header: Any, unit: Units) -> Iterator[Frame]:
     count, shape = int(header.get("NumberOfFrames") or 1), (int(header.Rows), int(header.Columns))
     for number, raw in enumerate(decoded):
         if raw.shape[:2] != shape or number >= count:
-            raise Fault(f"{name}: holds more frames than the {count} of its header; correct NumberOfFrames or export it "
-                        "again")  # fmt: skip
+            raise Fault(f"{name}: holds more frames than the {count} of its header; correct NumberOfFrames, or "
+                        "export it again")  # fmt: skip
         stored, hides = _stored(name, raw.astype(raw.dtype.newbyteorder("="), copy=False), place, declared)
         stored_bits.check_sign(name, stored, 8 * stored.dtype.itemsize if place is None else place.bits)
         rule = rescale_rule(header, number)

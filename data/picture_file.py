@@ -83,9 +83,12 @@ def upright_png(name: str, content: bytes) -> bytes | None:
 def _opened(name: str, content: bytes) -> tuple[Any, str]:
     """The picture, and the name of the turn that puts it upright, empty where it is. The EXIF of a PNG may follow its
     pixels."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+    try:
+        picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+    except UnidentifiedImageError as error:
+        raise Fault(f"{name}: cannot be decoded as PNG or JPEG; copy it again") from error
     limits.permit(name, picture.height, picture.width, len(picture.getbands()))
     if content.startswith(b"\x89PNG") and b"eXIf" in content:
         picture.load()

@@ -84,13 +84,14 @@ def _joined(scans: Sequence[Scan]) -> dict[str, str]:
 def sift(scans: Sequence[Scan]) -> tuple[list[Scan], dict[int, str]]:
     """The slices among the files of a series; and the positions of the others, each with what it is.
 
-    Left out are files without an image, images that are no slices by their own header (localizers, projections,
+    Left out are files without an image, copies, images that are no slices by their own header (localizers, projections,
     captures, maps), and images that lie, measure or are sized otherwise than more than half of the files. Where no
     such majority is, nothing more is left out, and `arrange` refuses. Fault where a file is of another patient, or
     where no file holds an image.
     """
     _same_patient(scans)
     others = {index: scan.header["image_type"] for index, scan in enumerate(scans) if not len(scan.pixels)}
+    others |= _copies(scans)
     marked = {
         index: foreign(scan.header.get("image_type", "")) for index, scan in enumerate(scans) if index not in others
     }
@@ -108,6 +109,21 @@ def sift(scans: Sequence[Scan]) -> tuple[list[Scan], dict[int, str]]:
 def named(scans: Sequence[Scan], others: Mapping[int, str]) -> tuple[tuple[str, str], ...]:
     """The names of what `sift` left out, each with what it is."""
     return tuple((scans[index].name, reason) for index, reason in others.items())
+
+
+def _copies(scans: Sequence[Scan]) -> dict[int, str]:
+    """Images that are there already: of the same instance UID, header and pixels."""
+    first: dict[str, int] = {}
+    copies: dict[int, str] = {}
+    for index, scan in enumerate(scans):
+        uid = scan.identity.instance
+        if not uid or not len(scan.pixels):
+            continue
+        other = scans[first.setdefault(uid, index)]
+        is_same = other is not scan and (other.header, other.identity) == (scan.header, scan.identity)
+        if is_same and np.array_equal(other.pixels, scan.pixels):
+            copies[index] = f"a copy of {other.name}"
+    return copies
 
 
 def _same_patient(scans: Sequence[Scan]) -> None:

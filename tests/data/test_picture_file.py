@@ -157,3 +157,8 @@ def test_the_labels_of_a_mask_of_16_bits_are_its_own() -> None:
         outlines.drawn("mask", saved(organ), scan)
     white = outlines.drawn("mask", saved(lesion // 2 * np.uint16(65535)), scan)
     assert white.values == {1.0} and white.lesion.sum() == 49
+
+
+def test_a_picture_that_is_none_is_named_without_an_object_of_python() -> None:
+    with pytest.raises(Fault, match=r"^a\.jpg: cannot be decoded as PNG or JPEG; copy it again$"):
+        read("a.jpg", b"\xff\xd8\xff\xe0")

@@ -218,7 +218,7 @@ def test_a_series_is_ordered_by_geometry() -> None:
     with pytest.raises(Fault, match=r"turned\.dcm: differs .* orientation"):
         series([scans[0], turned])
     with pytest.raises(Fault, match="no image orientation"):
-        series([read("a.dcm", dicom()), read("b.dcm", dicom())])
+        series([read("a.dcm", dicom()), read("b.dcm", dicom(STORED + 1))])
 
 
 def test_every_file_of_the_zoo_is_read_or_refused_by_name(real_data: Path) -> None:

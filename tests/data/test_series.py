@@ -70,6 +70,14 @@ def test_two_series_that_lost_their_own_uids_are_not_mixed(keyword: str, values:
     assert len(read("case.zip", zipped(silent)).pixels) == 6
 
 
+def test_a_copy_of_a_slice_is_left_out_by_name() -> None:
+    files = {f"{at}.dcm": one(5 * at, at, SOPInstanceUID=f"1.2.{at}") for at in range(3)}
+    scan = read("case.zip", zipped(files | {"again (2).dcm": files["1.dcm"]}))
+    assert scan.pixels[:, 0, 0].tolist() == [0, 1, 2] and scan.left_out == (("again (2).dcm", "a copy of 1.dcm"),)
+    with pytest.raises(Fault, match="shares its position"):
+        read("case.zip", zipped(files | {"x.dcm": one(5, 9, SOPInstanceUID="1.2.1")}))
+
+
 def test_a_zip_of_one_file_is_that_file() -> None:
     volume = nifti(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
     for name, content in (("v.nii", volume), ("p.png", picture(np.eye(8, dtype=np.uint8))), ("d.dcm", dicom())):
@@ -83,7 +91,7 @@ def test_a_zip_of_one_file_is_that_file() -> None:
         ({"a": one(0), "b": one(5, SeriesInstanceUID="9.9")}, r"holds two series, b is of the second"),
         ({"a": one(0), "b": picture(np.eye(4, dtype=np.uint8))}, "b is one scan more"),
         ({"a": one(0), "b": one(5, PatientID="another")}, "b: differs from a in patient"),
-        ({"a": one(0), "b": one(0)}, "b: shares its position"),
+        ({"a": one(0), "b": one(0, 1)}, "b: shares its position"),
         ({"a": one(0), "b": one(5, ImageOrientationPatient=["0", "1", "0", "0", "0", "1"])}, "b: differs .* orient"),
         ({"a": one(0), "b": one(5, ImagePositionPatient=None)}, "b: has no image position"),
         ({"a": one(0), "b": b"no scan"}, "b: is not DICOM"),
