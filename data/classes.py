@@ -29,6 +29,7 @@ from data.thumbnail import thumbnail
 from lineage.fault import Fault
 
 GROUPS = "groups.csv"
+VOLUMES_TOO = ", and no NIfTI file is named as a mask, such as X_mask.nii.gz beside X.nii.gz"
 SMALL, MANY = 2, 0.2  # pictures of a small group; share of the pictures in such groups that makes them doubtful
 HASH = 12  # digits of a scan's hash in the name of a pseudo-patient
 PSEUDO = "near-duplicates (pseudo-patients; a real patient may be in two)"
@@ -92,6 +93,7 @@ def _labels(base: Path, names: Sequence[str], known: dict[str, str], task: Task)
         if not classes:
             raise Fault(
                 f"{base / folders[0]}: {folders[0]!r} is none of the classes of {task.name} ({', '.join(task.classes)})"
+                f"{VOLUMES_TOO if any(name.lower().endswith('.nii.gz') for name in names) else ''}"
             )
         if len({plain(folders[level]) for level in classes}) > 1:
             raise Fault(f"{base / name}: lies in folders of two classes; nobody knows which is its label")

@@ -184,9 +184,17 @@ def _volumes(
         rows += [row | facts for row in labelled]
         blank += empty
     outlines.meaning(values)
-    notes["blank_slices_left_out"] = blank
+    warnings = [notes.pop("warning", "")]
+    if len(values) < len(pairs):
+        warnings += [
+            f"{len(pairs)} scans have {len(values)} masks; if those that share one are of several contrasts or "
+            "channels, name one kind with --only"
+        ]
     if wanted and not any(row["label"] in task.positive for row in rows):
-        notes["warning"] = f"no mask holds the value {lesion_value}: no slice is {task.positive[0]}"
+        warnings += [f"no mask holds the value {lesion_value}: no slice is {task.positive[0]}"]
+    notes["blank_slices_left_out"] = blank
+    if any(warnings):
+        notes["warning"] = "; ".join(filter(None, warnings))
     return rows, notes
 
 

@@ -35,7 +35,7 @@ def volumes(source: Path, only: str | None, names: Sequence[str] | None = None) 
     no mask or two, or a mask has no scan.
     """
     names = folder_files.survey(source).names if names is None else names
-    files = [source / name for name in names if name.endswith(VOLUME)]
+    files = [source / name for name in names if name.lower().endswith(VOLUME)]
     masks = [path for path in files if _is_mask(path)]
     if not masks:
         return []
@@ -70,7 +70,7 @@ def patients_of(scans: Sequence[Path], source: Path, level: int | None) -> tuple
             some = ", ".join(repeated[: patient_folders.SHOWN])
             notes["warning"] = f"folders of one name under several others were taken for one patient: {some}"
     else:
-        patients = patient_folders.of_volumes(names, lambda name: name.partition(".nii")[0])
+        patients = patient_folders.of_volumes(names, stem)
     several = list(dict.fromkeys(patients.values()))
     for places in header_identity.spellings(several):
         raise Fault(
@@ -136,8 +136,9 @@ def _mask_of(scan: Path, masks: list[Path], source: Path) -> Path:
         fitting = [mask for mask in masks if mask.parent in folders and _stem(mask) in stems]
     else:
         words = _words(scan, SCAN_WORDS)
+        whole = _words(scan, ())
         named = {mask: _words(mask, MASK_WORDS) for mask in masks if mask.parent == scan.parent}
-        fitting = [mask for mask, own in named.items() if words[: len(own)] == own]
+        fitting = [mask for mask, own in named.items() if words[: len(own)] == own or whole == own]
         longest = max((len(named[mask]) for mask in fitting), default=0)
         fitting = [mask for mask in fitting if len(named[mask]) == longest]
     if len(fitting) != 1:
@@ -164,7 +165,12 @@ def _is_unlabelled(folder: Path) -> bool:
 
 
 def _stem(path: Path) -> str:
-    return path.name.partition(".nii")[0]
+    return stem(path.name)
+
+
+def stem(name: str) -> str:
+    """A file's name without `.nii` or `.nii.gz`, in small or capital letters."""
+    return re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
 
 
 def _words(path: Path, without: tuple[str, ...]) -> list[str]:

@@ -40,7 +40,8 @@ def paired(root: Path, only: str | None = None) -> dict[str, str]:
     ("p/imaging.nii.gz", "p/segmentation.nii.gz"), ("p/volume-12.nii", "p/segmentation-12.nii"),
     ("p/B_001_t1ce.nii.gz", "p/B_001_seg.nii.gz"), ("p/scan.nii.gz", "p/tumormask.nii.gz"),
     ("imagesTr/p_01.nii.gz", "labelsTr/p_01.nii.gz"), ("imagesTr/p_01_0000.nii.gz", "labelsTr/p_01.nii.gz"),
-    ("set/images/p.nii.gz", "set/masks/p.nii.gz"),
+    ("set/images/p.nii.gz", "set/masks/p.nii.gz"), ("p/T1_scan.nii.gz", "p/T1_scan_mask.nii.gz"),
+    ("p/image.nii.gz", "p/image_seg.nii.gz"), ("P/T1.NII.GZ", "P/T1_MASK.NII.GZ"),
 ])  # fmt: skip
 def test_a_mask_is_found_by_its_name(tmp_path: Path, scan: str, mask: str) -> None:
     if mask == "p/tumormask.nii.gz":
@@ -69,6 +70,7 @@ def test_numbers_and_longer_names_are_not_mixed_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("names", "sentence"), [
     (("p/X.nii.gz", "p/X_mask.nii.gz", "p/X_seg.nii.gz"), r"p/X\.nii\.gz: 2 masks belong to it by name \(X_mask"),
+    (("p/image.nii.gz", "p/image_mask.nii.gz", "p/Y.nii.gz"), r"p/Y\.nii\.gz: 0 masks belong to it"),
     (("p/X.nii.gz", "p/X_mask.nii.gz", "p/Y.nii.gz"), r"p/Y\.nii\.gz: 0 masks belong to it"),
     (("p/X.nii.gz", "p/X_mask.nii.gz", "p/Y_mask.nii.gz"), r"p/Y_mask\.nii\.gz: is named as a mask, and no scan"),
     (("imagesTr/a.nii.gz", "imagesTr/b.nii.gz", "labelsTr/a.nii.gz"), r"imagesTr/b\.nii\.gz: 0 masks"),
@@ -266,3 +268,21 @@ def test_a_mask_that_its_name_does_not_tell_is_no_scan(tmp_path: Path, brain: Ta
         Fault, match=f"{name}: was taken for the scan of P1_T1_mask.nii.gz, but is a computed map or a seg"
     ):
         import_folder(tmp_path / "set", tmp_path / "batch", brain)
+
+
+def test_channels_that_share_a_mask_are_counted_and_masks_without_such_a_name_are_asked_for(
+    tmp_path: Path, brain: Task
+) -> None:
+    phantom.write_batch(tmp_path / "made", brain, 2, phantom.usual(brain), 3, slices=4, masks=True)
+    for folder, ending in (("imagesTr", "_0000"), ("imagesTr", "_0001"), ("labelsTr", "")):
+        for number in range(2):
+            place = tmp_path / "set" / folder / f"case_{number}{ending}.nii.gz"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            made = tmp_path / "made" / ("masks" if folder == "labelsTr" else "") / f"scan-{number:04d}.nii.gz"
+            place.write_bytes(made.read_bytes())
+    record = import_folder(tmp_path / "set", tmp_path / "both", brain)
+    assert "4 scans have 2 masks" in record["warning"] and "--only" in record["warning"]
+    assert "warning" not in import_folder(tmp_path / "set", tmp_path / "one", brain, only="*_0000.nii.gz")
+    put(tmp_path / "other", "s0/mri.nii.gz", "s0/segmentations/tumor.nii.gz")
+    with pytest.raises(Fault, match=r"'s0' is none of the classes .*, and no NIfTI file is named as a mask"):
+        import_folder(tmp_path / "other", tmp_path / "none", brain)
