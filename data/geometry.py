@@ -190,6 +190,9 @@ def on_grid(mask: Scan, scan: Scan) -> NDArray[np.float32]:
     alike = len(formats) == 1 and mask.affine is scan.affine and mask.directions == scan.directions
     if alike or (formats <= {"picture", "dicom"} and len(scan.pixels) == 1):
         return mask.pixels
+    odd = scan.header.get("geometry", "").replace(UNUSUAL, "").strip(", ")
+    if mask.affine is not None and odd not in ("", UNKNOWN, *EVEN):
+        raise Fault(f"lies on a regular grid, and its scan does not ({odd}); give masks and labels slice by slice")
     silent = "it does" if mask.affine is None else "its scan does"
     raise Fault(f"{silent} not say where its voxels lie in the patient; draw it on that very scan, in the same format")
 

@@ -217,7 +217,7 @@ def stacked(places: Array, axes: Array) -> Stack:
     apart = steps > NEAREST
     if not apart.any():
         return Stack(order, 0.0, AGAIN if len(steps) else "")
-    odd = _odd(steps[apart], np.diff(places[order], axis=0)[apart]) + ([] if apart.all() else [AGAIN])
+    odd = _odd(steps[apart], np.diff(places[order], axis=0)[apart], _normal(axes)) + ([] if apart.all() else [AGAIN])
     said = ", ".join(odd) or "even"
     step = (places[order[-1]] - places[order[0]]) / len(steps) if said in geometry.EVEN else None
     return Stack(order, float(np.median(steps[apart])), said, step)
@@ -227,16 +227,19 @@ def _normal(axes: Array) -> Array:
     return np.cross(axes[:3], axes[3:])
 
 
-def _odd(steps: Array, moves: Array) -> list[str]:
+def _odd(steps: Array, moves: Array, normal: Array) -> list[str]:
     """What is odd about the steps (mm along the normal) and moves (n × 3, mm) from slice to slice.
 
-    Slices are missing where a step is a whole multiple of the usual one.
+    Slices are missing where a step is a whole multiple of the usual one, and lie unevenly where one of them is shifted
+    beside the others.
     """
     odd = []
     ratio = steps / np.median(steps)
-    wide = np.abs(ratio - 1) > EVEN
+    beside = moves / steps[:, None] - normal
+    shifted = np.linalg.norm(beside - np.median(beside, axis=0), axis=1) > EVEN
+    wide = (np.abs(ratio - 1) > EVEN) | shifted
     if wide.any():
-        whole = np.abs(ratio - np.rint(ratio)) <= EVEN
+        whole = (np.abs(ratio - np.rint(ratio)) <= EVEN) & ~shifted
         odd.append(ODD[1] if (whole & (ratio > 1))[wide].all() else ODD[0])
     if (np.sqrt(np.maximum((moves**2).sum(1) - steps**2, 0)) > TILT * np.linalg.norm(moves, axis=1)).any():
         odd.append(ODD[2])

@@ -250,6 +250,15 @@ def test_a_mask_on_another_grid_is_refused(shift: float, scale: float, turn: flo
         outlines.drawn("mask", nifti(lesion(), changed(standard(), shift, scale, turn)), scan)
 
 
+def test_a_mask_is_not_laid_on_a_series_with_a_slice_beside_the_others() -> None:
+    files = list(slices(body(), standard()))
+    moved = pydicom.dcmread(io.BytesIO(files[2]))
+    moved.ImagePositionPatient = [moved.ImagePositionPatient[0] + 6, *moved.ImagePositionPatient[1:]]
+    files[2] = saved(moved)
+    with pytest.raises(Fault, match=r"a regular grid, and its scan does not \(uneven distances, gantry tilt\)"):
+        outlines.drawn("mask", nifti(lesion(), standard()), read("scan", series(files, list(range(len(files))))))
+
+
 def test_rounding_is_no_other_grid() -> None:
     check(read("scan", nifti(body(), standard())), nifti(lesion(), changed(standard(), shift=0.05, turn=1e-4)))
 

@@ -108,6 +108,8 @@ def test_oddities_of_a_series_are_named() -> None:
     assert geometry(one(0), one(5), one(10), one(20)) == "missing slices"
     assert geometry(one(0), one(5), one(10), one(17)) == "uneven distances"
     assert geometry(one(0), one(5, x=1), one(10, x=2)) == "gantry tilt"
+    shifted = [read(f"{at}", one(5 * at, x=4.0 * (at == 2))) for at in range(5)]
+    assert series(shifted).header["geometry"] == "uneven distances, gantry tilt" and series(shifted).affine is None
     assert geometry(one(0), one(5, x=1), one(10, x=2), one(20, x=4)) == "missing slices, gantry tilt"
     assert geometry(one(0), one(5.001, ImageOrientationPatient=["0.9999999", "0", "0", "0", "1", "0.0001"])) == "even"
 
