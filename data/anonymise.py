@@ -94,6 +94,9 @@ def _allowed(name: str, header: Any, secrets: Secrets) -> Any:
         is_undeclared = stored.is_raw and stored.VR in (None, "UN")  # implicit files do not say it
         representation = kept[tag] if is_undeclared else stored.VR
         value_representation.check(name, tag, representation, stored.value)
+        if representation == "IS" and identity.is_number_of(_text(stored.value), secrets):
+            clean.add_new(tag, "IS", None)
+            continue
         if stored.is_raw and _harmless(stored, representation):
             clean[tag] = stored
             continue
@@ -109,6 +112,7 @@ def _allowed(name: str, header: Any, secrets: Secrets) -> Any:
             clean[tag] = stored
         else:
             setattr(clean, element.keyword, said)
+    pixel_data.cut_tables(clean)
     for keyword in _there(header, profile.UIDS):
         if header.get(keyword):
             setattr(clean, keyword, keys.uid(str(header.get(keyword))))

@@ -66,6 +66,12 @@ def is_placeholder(text: str) -> bool:
     return letters in PLACEHOLDERS or not letters.strip("0") or (letters.isalpha() and len(set(letters)) == 1)
 
 
+def is_word_for_nobody(text: str) -> bool:
+    """Whether a cell says that an id is unknown: `nan`, `n/a`, `unknown`, `-`. A letter or zeros may be a number."""
+    letters = SEPARATORS.sub("", fold(text))
+    return bool(text) and (letters in PLACEHOLDERS or not letters)
+
+
 def spellings(ids: Iterable[str]) -> list[list[int]]:
     """The places (from 0) where ids stand that differ in spelling alone: one list for each such id, in order, with the
     first place of each spelling."""

@@ -89,6 +89,11 @@ def betrays(text: str, secrets: Secrets, words: bool = True) -> bool:
     return words and bool(secrets.short) and not secrets.short.isdisjoint(WORD.findall(plain))
 
 
+def is_number_of(text: str, secrets: Secrets) -> bool:
+    """Does a number repeat one of the patient's? Short ones are everywhere."""
+    return len(text) >= INSIDE and any(len(secret) >= INSIDE and secret in text for secret in secrets.long)
+
+
 def silent(facts: Mapping[str, str], header: Any, row: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
     """Facts that a DICOM header states of a scan, empty where one betrays somebody (`header` None: another format)."""
     secrets = of_row(row) | of_names(names)
@@ -138,8 +143,9 @@ def _numbers(texts: Iterable[str]) -> Secrets:
 @lru_cache(maxsize=256)
 def _parts(texts: tuple[str, ...]) -> Secrets:
     parts = {part for text in texts for part in re.split(r"[\s^=,;_\\]+", folded(text)) if part}
+    halves = {word for part in parts for word in WORD.findall(part) if word.isalpha() and len(word) >= LONG}
     parts |= {"".join(WORD.findall(part)) for part in parts}
-    long = frozenset(part for part in parts if len(part) >= LONG and not _common(part))
+    long = frozenset(part for part in parts | halves if len(part) >= LONG and not _common(part))
     short = frozenset(part for part in parts if SHORT <= len(part) < LONG and part.isalpha() and not _common(part))
     return Secrets(long, short)
 

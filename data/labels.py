@@ -125,7 +125,7 @@ def _wrong(cell: str) -> str | None:
         return f"longer than {MAX_FIELD} characters"
     if not cell.isprintable():
         return "a control character or a line break"
-    if cell.lstrip().startswith(FORMULA) and not _number(cell):
+    if cell.lstrip().startswith(FORMULA) and any(map(str.isalnum, cell)) and not _number(cell):
         return "a spreadsheet would run it as a formula"
     return None
 

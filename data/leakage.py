@@ -63,7 +63,7 @@ def check(
     warnings = (
         [f"clusters that hold files with different labels (each stays on one side): {len(mixed)}"] if mixed else []
     )
-    warnings += people.warnings
+    warnings += [*people.warnings, *_two_sexes(manifest)]
     warnings += [one.sentence() for one in told if one.rings(settings.shortcut_accuracy)]
     figures: dict[str, Any] = {kind: len(reasons) for kind, reasons in found.items()}
     figures |= {
@@ -73,6 +73,14 @@ def check(
         "clusters": int(table.cluster.nunique()),
     }
     return Findings(dict(failing), warnings, figures, people.errors)
+
+
+def _two_sexes(manifest: pd.DataFrame) -> list[str]:
+    """The warning that patients are women in one row and men in another; none where nobody is."""
+    told = manifest.reindex(columns=["patient", "sex"])
+    sexes = told[told["sex"].isin(["F", "M"])].groupby("patient")["sex"].nunique()
+    count = int((sexes > 1).sum())
+    return [f"patients of both sexes, who may be two people: {count}"] if count else []
 
 
 def _copies(table: pd.DataFrame, known: pd.DataFrame) -> dict[str, str]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from data import codestream, dicom_pixels, padding, stored_bits
 
 Array = NDArray[Any]
+COLOURS = ("Red", "Green", "Blue")
 FLOATS = {"FloatPixelData": 4, "DoubleFloatPixelData": 8}  # bytes of a pixel
 
 
@@ -50,6 +51,33 @@ def rewrite(name: str, header: Any) -> None:
     if syntax.is_encapsulated:
         header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     header.add_new(keyword, representation.get(keyword, "OD"), content + b"\0" * (len(content) % 2))
+
+
+def cut_tables(clean: Any) -> None:
+    """Cut the look-up tables of a data set, in place, to the entries that their descriptors name (PS3.3 C.11.1.1); a
+    picture without a palette keeps none."""
+    if "LUTData" in clean:
+        _cut_table(clean, "LUTDescriptor", "LUTData")
+    for colour in COLOURS if clean.get("Rows") else ():
+        keywords = [f"{colour}PaletteColorLookupTable{part}" for part in ("Descriptor", "Data")]
+        keywords.append(f"Segmented{keywords[1]}")
+        if clean.get("PhotometricInterpretation") == "PALETTE COLOR":
+            _cut_table(clean, *keywords[:2])
+        else:
+            for keyword in keywords:
+                clean.pop(keyword, None)
+
+
+def _cut_table(clean: Any, descriptor: str, data: str) -> None:
+    entries, table = clean.get(descriptor), clean.get(data)
+    if not entries or table is None:
+        return
+    count = int(entries[0]) or 2**16
+    if isinstance(table, bytes):
+        packed = int(entries[2]) <= 8 and len(table) < 2 * count
+        clean[data].value = table[: count + count % 2 if packed else 2 * count]
+    elif hasattr(table, "append"):
+        clean[data].value = list(table)[:count]
 
 
 def _padding_value(declared: padding.Declared | None, padded: Array) -> Any:

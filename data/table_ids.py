@@ -6,20 +6,28 @@ import pandas as pd
 
 from data import ids_in_names
 from data.csv_table import EXACT, rounded
-from data.header_identity import spellings
+from data.header_identity import is_word_for_nobody, spellings
 from lineage.fault import Fault
 
 NAMED = 5
 
 
 def check_spelling(table: pd.DataFrame, called: str) -> None:
-    """Fault where ids of one column differ in spelling alone: one person would be two, on two sides of the split."""
+    """Fault where ids of a column differ in spelling alone, so that one person would be two, on two sides of the split;
+    where those of several files stand for nobody; and where a spreadsheet has rounded them."""
     for column in ("patient_id", "group"):
         alike = [" and ".join(str(table.index[place]) for place in places) for places in spellings(table[column])]
         if rounded(set(table[column])):
             raise Fault(
                 f"{called}: {column} holds numbers of more than {EXACT} digits that a spreadsheet has rounded, so that "
                 "people may have become one; send the original ids, as text"
+            )
+        nobody = [str(row) for row, text in table[column].items() if is_word_for_nobody(text)]
+        if len(set(table.loc[table[column].map(is_word_for_nobody), "file_name"])) > 1:
+            more = f" and {len(nobody) - NAMED} more" if len(nobody) > NAMED else ""
+            raise Fault(
+                f"{called}: {column} is a word for nobody in rows {', '.join(nobody[:NAMED])}{more}, who would be one "
+                "person; fill in the ids, or leave the cells empty"
             )
         if alike:
             more = f" and {len(alike) - NAMED} more" if len(alike) > NAMED else ""

@@ -369,3 +369,33 @@ def test_a_cell_refuses_other_formats_too() -> None:
     Image.new("L", (40, 40)).save(stream, "PNG")
     with pytest.raises(Fault, match=r"a\.png: the column site of its row repeats"):
         anonymise("a.png", stream.getvalue(), {"patient_id": WORD}, cells={WORD: "site"})
+
+
+@pytest.mark.parametrize("keyword", ["SeriesNumber", "AcquisitionNumber"])
+def test_a_number_of_the_patient_is_no_number_of_the_scan(keyword: str) -> None:
+    header = opened(anonymise("a.dcm", dicom(PatientID="MRN471100", **{keyword: "4711"}), {"patient_id": "x"})[1])
+    assert header[keyword].value == 4711
+    for identity in ({"PatientID": "471100471"}, {"AccessionNumber": "471100471"}):
+        clean = anonymise("a.dcm", dicom(**{keyword: "471100471"}, **identity), {"patient_id": "x"})[1]
+        assert b"471100" not in clean and opened(clean)[keyword].value is None
+
+
+def test_half_of_a_double_name_betrays() -> None:
+    content = dicom(PatientName="Quill-Feather^Ann", ManufacturerModelName="FEATHER 7")
+    assert b"FEATHER" in content and b"FEATHER" not in anonymise("a.dcm", content, {"patient_id": "x"})[1]
+
+
+@pytest.mark.parametrize(("bits", "data"), [(16, b"0011"), (8, b"01")])
+def test_nothing_hides_behind_a_look_up_table(bits: int, data: bytes) -> None:
+    item = Dataset()
+    item.add_new(0x00283002, "US", [2, 0, bits])
+    item.add_new(0x00283006, "OW", data + b"SECRET" * (bits > 8))
+    nested = opened(dicom())
+    nested.VOILUTSequence = [item]
+    nested.add_new(0x00281101, "US", [2, 0, 16])
+    nested.add_new(0x00281201, "OW", b"SECRET")
+    stream = io.BytesIO()
+    nested.save_as(stream)
+    clean = anonymise("a.dcm", stream.getvalue(), {"patient_id": "x"})[1]
+    assert b"SECRET" in stream.getvalue() and b"SECRET" not in clean
+    assert opened(clean).VOILUTSequence[0].LUTData == data

@@ -117,3 +117,17 @@ def test_file_names_that_may_be_visits_are_asked_about(real_data: Path, tmp_path
             shutil.copy(source / f"T1_{kind}.nii.gz", tmp_path / "set" / folder / f"{name}{channel}.nii.gz")
     with pytest.raises(Fault, match=r"sub-01_ses-01 and sub-01_ses-02 may be visits .* --patient-level 0 says"):
         import_folder(tmp_path / "set", tmp_path / "batch", brain)
+
+
+@pytest.mark.parametrize("word", ["nan", "NULL", "unknown", "ANONYMOUS", "n/a", "-", "?"])
+@pytest.mark.parametrize("column", ["patient_id", "group"])
+def test_a_word_for_nobody_is_no_id(batch: Path, edit: Edit, word: str, column: str) -> None:
+    edit(lambda rows: [row | {column: word} if at < 4 else row for at, row in enumerate(rows)])
+    with pytest.raises(Fault, match=rf"{column} is a word for nobody in rows 2, 3, 4, 5"):
+        labels.metadata(batch)
+
+
+@pytest.mark.parametrize("ids", ["ABCDEF", "012345"])
+def test_letters_and_zero_are_ids(batch: Path, edit: Edit, ids: str) -> None:
+    edit(lambda rows: [row | {"patient_id": ids[at // 2]} for at, row in enumerate(rows)])
+    assert labels.metadata(batch)["patient_id"].nunique() == 6

@@ -416,3 +416,12 @@ def test_a_group_spelt_otherwise_than_in_an_admitted_batch_is_named(
 )
 def test_letters_of_another_keyboard_are_the_same_id(first: str, other: str) -> None:
     assert header_identity.spellings([first, other]) == [[0, 1]]
+
+
+def test_a_patient_of_both_sexes_is_named(batch: Path, lung: Task, ingest: IngestSettings, edit: Edit) -> None:
+    edit(lambda rows: [row | {"sex": "F"} for row in rows])
+    assert not any("sexes" in text for text in judged(batch, lung, ingest)[0].warnings)
+    edit(lambda rows: [row | {"sex": "FM"[at % 2]} for at, row in enumerate(rows)])
+    assert any(
+        "patients of both sexes, who may be two people: 6" in text for text in judged(batch, lung, ingest)[0].warnings
+    )
