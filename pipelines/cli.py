@@ -150,8 +150,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def own_packages_first() -> None:
+    """A folder of PYTHONPATH with a package such as `data` must not hide Oncoloop's, here nor in child processes."""
+    root = str(Path(__file__).resolve().parent.parent)
+    if os.environ.get("PYTHONPATH"):
+        sys.path.insert(0, root)
+        os.environ["PYTHONPATH"] = os.pathsep.join((root, os.environ["PYTHONPATH"]))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; every failure is one sentence on standard error."""
+    own_packages_first()
     args = parser().parse_args(arguments)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what vendors print goes to standard error; standard output carries the answer alone

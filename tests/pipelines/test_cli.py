@@ -137,3 +137,14 @@ def test_a_wrong_key_in_the_settings_is_named(ward: Path, oncoloop: Run) -> None
     done = oncoloop("retrain", cwd=ward)
     path.write_text(before)
     assert (done.returncode, "unknown key fit.patiance" in done.stderr) == (1, True)
+
+
+def test_a_package_of_the_same_name_in_pythonpath_hides_nothing(
+    ward: Path, oncoloop: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("data", "serving"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = oncoloop("data", "list", cwd=ward)
+    assert done.returncode == 0, done.stderr
