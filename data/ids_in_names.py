@@ -34,9 +34,11 @@ def contradicted(names: Sequence[str], ids: Sequence[str], numbers: Sequence[Has
     borne: dict[str, set[str]] = {}
     found = []
     for name, own, number in zip(names, ids, numbers, strict=True):
+        if not folded[own] or len(telling) < 2 or _bears(name, own):
+            continue
         if name not in borne:
-            borne[name] = _ids_of(name) & telling if len(telling) > 1 else set()
-        if borne[name] and folded[own] and folded[own] not in borne[name] | _ids_of(name):
+            borne[name] = _ids_of(name)
+        if folded[own] not in borne[name] and borne[name] & telling:
             found.append(number)
     return found
 
@@ -60,6 +62,13 @@ def visits(names: Iterable[str], by_number: bool = True) -> list[list[str]]:
     last = {match["visit"] for match in filter(None, matches)}
     repeated = [group for group in groups.values() if len(group) > 1]
     return repeated if len(groups) > len(last) and not any(map(YEAR.fullmatch, groups)) else []
+
+
+def _bears(name: str, own: str) -> bool:
+    """Whether a path holds an id as it is written, as words of its own: what most do, and quick to see."""
+    at = name.find(own)
+    around = name[max(0, at - 1) : max(0, at)], name[at + len(own) : at + len(own) + 1]
+    return at >= 0 and not any(map(str.isalnum, "".join(around)))
 
 
 def _ids_of(name: str) -> set[str]:
