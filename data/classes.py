@@ -40,12 +40,14 @@ Files = dict[str, list[Path]]  # of each row's file name: the file, or the files
 
 @dataclass(frozen=True)
 class Seen:
-    """What one pass over a file shows: its bytes' hash, its scan without pixels, its thumbnail; or why it is none."""
+    """What one pass over a file shows: its bytes' hash, its scan without pixels, its thumbnail, and the hash of what a
+    copy of it shares, written anew or not; or why it is none."""
 
     sha256: str
     scan: Scan | None
     thumbnail: str = ""
     refusal: str = ""
+    image: str = ""
 
 
 def by_class(
@@ -211,7 +213,9 @@ def see(job: tuple[Path, Task]) -> Seen:
     small = pixels.unit_pixels(scan.pixels[len(scan.pixels) // 2], scan.units, task.pixels)
     bare = replace(scan, pixels=np.empty((*scan.pixels.shape[:1], 0, 0), np.float32))
     bare = replace(bare, header=scan.header | {"shape": "\\".join(map(str, scan.pixels.shape))})
-    return Seen(hashlib.sha256(content).hexdigest(), bare, thumbnail(small))
+    image = hashlib.sha256(repr((scan.identity, scan.header)).encode())
+    image.update(scan.pixels.data)
+    return Seen(hashlib.sha256(content).hexdigest(), bare, thumbnail(small), image=image.hexdigest())
 
 
 def _foreign(seen: dict[str, Seen]) -> dict[str, str]:
@@ -252,8 +256,9 @@ def _series(seen: dict[str, Seen], left_out: dict[str, str]) -> tuple[dict[str, 
 def _without_copies(members: Sequence[str], seen: dict[str, Seen], left_out: dict[str, str]) -> list[str]:
     first: dict[str, str] = {}
     for name in members:
-        if first.setdefault(seen[name].sha256, name) != name:
-            left_out[name] = f"is a copy of {first[seen[name].sha256]} in the same series"
+        key = seen[name].image
+        if first.setdefault(key, name) != name:
+            left_out[name] = f"is a copy of {first[key]} in the same series"
     return list(first.values())
 
 
@@ -261,5 +266,5 @@ def _shaped(scan: Scan | None) -> Scan:
     """A scan whose pixels have the shape that they had, and take no memory."""
     assert scan is not None
     shape = tuple(int(part) for part in scan.header["shape"].split("\\"))
-    anonymous = replace(scan.identity, instance="")  # copies were told by their bytes
+    anonymous = replace(scan.identity, instance="")  # copies were told before
     return replace(scan, pixels=np.broadcast_to(np.float32(0), shape), identity=anonymous)

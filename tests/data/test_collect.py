@@ -201,6 +201,18 @@ def test_the_slices_of_a_series_become_one_scan(batch: Path, tmp_path: Path, lun
     assert sorted(indexed.manifest["slice"]) == [0] * 6 + [1] * 6
 
 
+def test_a_slice_that_was_exported_twice_is_one(batch: Path, tmp_path: Path, lung: Task) -> None:
+    dicom_classes(tmp_path / "set", batch)
+    first = sorted((tmp_path / "set").glob("*/*/*.dcm"))[0]
+    again = pydicom.dcmread(first)
+    again.ContentTime = "235959"
+    again.save_as(first.with_name("zz again.dcm"))
+    record = import_folder(tmp_path / "set", tmp_path / "batch", lung)
+    name = first.relative_to(tmp_path / "set").as_posix()
+    assert list(record["left_out"].values()) == [f"is a copy of {name} in the same series"]
+    assert record["series"] == 6
+
+
 def test_what_is_no_scan_is_left_out_and_named(batch: Path, tmp_path: Path, lung: Task) -> None:
     dicom_classes(tmp_path / "set", batch)
     folder = next(path for path in (tmp_path / "set").glob("*/*"))
