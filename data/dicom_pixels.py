@@ -90,9 +90,10 @@ def units(header: Any) -> Units:
     """HU for CT with a rescale; grey of 0 to 255 for colours; else scanner units."""
     if int(header.get("SamplesPerPixel") or 1) > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR":
         return Units.DISPLAY
+    if header.get("Modality") != "CT":
+        return Units.RAW
     scaled = "ModalityLUTSequence" in header or rescale_rule(header, 0) is not None
-    is_hu = header.get("Modality") == "CT" and scaled and _rescale_types(header) <= {"", "HU", "US"}
-    return Units.HU if is_hu else Units.RAW
+    return Units.HU if scaled and _rescale_types(header) <= {"", "HU", "US"} else Units.RAW
 
 
 def _rescale_types(header: Any) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -83,9 +84,7 @@ def _kinds(item: Any, several: list[Any]) -> set[str]:
     """The kinds that ImageType or FrameType (`several` values) and what stands beside them name."""
     values = [str(value).strip().upper() for value in several]
     pixels, examination = [*values, "", ""][:2]
-    words = {
-        word for value in values[2:] for word in (*re.split(r"[^A-Z0-9]+", value), re.sub(r"[^A-Z0-9]", "", value))
-    }
+    words = {word for value in values[2:] for word in _words(value)}
     kinds = {
         kind for kind, names in WORDS.items() if words & names and (pixels == "DERIVED" or kind not in (MAP, REFORMAT))
     }
@@ -99,6 +98,12 @@ def _kinds(item: Any, several: list[Any]) -> set[str]:
     if not kinds:
         kinds = {DERIVED} if pixels == "DERIVED" else {LATER} if examination == "SECONDARY" else set()
     return kinds
+
+
+@lru_cache(maxsize=1024)
+def _words(value: str) -> tuple[str, ...]:
+    """The parts of one value, and all of it without what divides them."""
+    return (*re.split(r"[^A-Z0-9]+", value), re.sub(r"[^A-Z0-9]", "", value))
 
 
 def foreign(text: str) -> str:

@@ -58,17 +58,17 @@ def _read(path: Path, _inode: int, _changed: int) -> bytes:
 
 def pseudonym(identity: str) -> str:
     """The name that a patient has here: "P" and 12 hex digits of a keyed hash. Nobody without the key can redo it."""
-    return "P" + _keyed("pseudonym", f"patient\n{identity}").hexdigest()[:12]
+    return "P" + _keyed("pseudonym", f"patient\n{identity}").hex()[:12]
 
 
 def day_shift(identity: str) -> int:
     """Days by which every date of a patient is moved, -365 to -1: intervals between a patient's dates stay true."""
-    return -1 - int.from_bytes(_keyed("pseudonym", f"days\n{identity}").digest()[:8]) % DAYS
+    return -1 - int.from_bytes(_keyed("pseudonym", f"days\n{identity}")[:8]) % DAYS
 
 
 def uid(text: str) -> str:
     """The same new UID for the same old one, under the root for UUIDs (PS3.5 B.2)."""
-    digest = _keyed("pseudonym", f"uid\n{text}").digest()
+    digest = _keyed("pseudonym", f"uid\n{text}")
     return f"2.25.{int.from_bytes(digest[:16])}"
 
 
@@ -82,5 +82,5 @@ def signed(payload: bytes, signature: str) -> bool:
     return hmac.compare_digest(sign(payload).encode(), signature.encode())
 
 
-def _keyed(purpose: str, text: str) -> hmac.HMAC:
-    return hmac.new(key(purpose), text.encode(), hashlib.sha256)
+def _keyed(purpose: str, text: str) -> bytes:
+    return hmac.digest(key(purpose), text.encode(), "sha256")

@@ -10,7 +10,8 @@ from lineage import isolation
 
 def home() -> Path:
     """The folder of all state: `ONCOLOOP_HOME`, or `var` in the working folder."""
-    return Path(os.path.abspath(Path(os.environ.get("ONCOLOOP_HOME") or "var").expanduser()))  # noqa: PTH100, without ..
+    folder = os.path.expanduser(os.environ.get("ONCOLOOP_HOME") or "var")  # noqa: PTH111, asked for by every key
+    return Path(os.path.abspath(folder))  # noqa: PTH100, without ..
 
 
 def place(*parts: str) -> Path:
