@@ -52,12 +52,21 @@ def answers(endpoint: Endpoint) -> bool:
 
 
 def fed(endpoint: Endpoint) -> None:
-    """Let every worker have answered the largest scan that is read: its allocator keeps some of that."""
+    """Let every worker have answered the largest scan that is read, as its time shows: its allocator keeps some."""
     headers = {"Authorization": f"Bearer {endpoint.token}"}
     large = picture(8_000, 8_000)
-    for _ in range(5):
+    began = {worker.pid: worker.cpu_times().user for worker in workers(endpoint)}
+    rounds = dict.fromkeys(began, 0)
+    for _ in range(60):  # a worker takes the next connection by chance
         sent = {"files": ("blank.png", large)}
         httpx.post(f"{endpoint.server.url}/predict", files=sent, data={"task": "tiny-mr"}, headers=headers, timeout=60)
+        spent = {worker.pid: worker.cpu_times().user for worker in workers(endpoint)}
+        worked = max(spent, key=lambda pid: spent[pid] - began[pid])
+        rounds[worked] += 1
+        began = spent
+        if min(rounds.values()) >= 2:
+            return
+    raise AssertionError(f"scans that each worker read: {rounds}")
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
