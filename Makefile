@@ -29,10 +29,10 @@ up: install              ## bring the demo's workspace up again, with a one-time
 	$(BIN)/oncoloop up -C var/demo
 
 test: install            ## the tests; heavy checks as a seeded sample
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 soak: install            ## every heavy check in full, then demo and tests on every supported Python
-	ONCOLOOP_SOAK=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	ONCOLOOP_SOAK=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 	bench/pythons.sh
 
 pythons:                 ## demo and tests on Python 3.11, 3.12 and 3.13, as far as they are installed
