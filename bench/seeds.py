@@ -63,6 +63,8 @@ def story(job: tuple[int, bool]) -> dict[str, Any]:
     row["challenger"] = verdict.outcome.value
     newest = figures["cohorts"]["newest"]["auroc"]
     row["newest"] = f"{newest['challenger']:.3f} from {newest['rival']:.3f}"
+    flips = figures["cohorts"]["anchor"]["sensitivity"]["mcnemar"]
+    row["anchor"] = f"{flips['lost']} lost, {flips['won']} won"
     row["why"] = verdict.reasons[0]
     row["seconds"] = round(time.perf_counter() - began)
     return row

@@ -196,8 +196,8 @@ def head(
     random: Random, detail: Random, pixel: float, lesion: Lesion | None, habit: Habit, level: float,
     lookalike: Lesion | None = None,
 ) -> Array:  # fmt: skip
-    """A head slice in MR signal, white matter about 600. Contrast-enhanced: a tumour is bright, or `turned`: dark; a
-    lookalike lies along the skull."""
+    """A head slice in MR signal, white matter about 600. Contrast-enhanced: a tumour is bright, or `turned`: dark,
+    and the fluid grey; a lookalike lies along the skull."""
     canvas = Canvas(pixel, 15)
     x, y, angle = random.normal(0, 7), random.normal(0, 7), random.normal(0, 0.12)
     a, b = (
@@ -207,19 +207,21 @@ def head(
     bend, scalp = wave(random, 0.015), random.uniform(5, 9)
     canvas.ellipse(x, y, a + 7 + scalp, b + 7 + scalp, random.uniform(550, 800), angle, bend)
     canvas.ellipse(x, y, a + 7, b + 7, 80, angle, bend)
-    canvas.ellipse(x, y, a + 2, b + 2, 220, angle, bend)
+    fluid = 400 if habit.turned else 210
+    canvas.ellipse(x, y, a + 2, b + 2, fluid, angle, bend)
     canvas.ellipse(x, y, a, b, random.uniform(430, 500) + cloud(random, 25), angle, bend)
     canvas.ellipse(x, y, a * 0.8, b * 0.82, random.uniform(540, 620) + cloud(random, 25), angle, wave(random, 0.07, 9))
     wide = random.uniform(5, 11) * (1 - 0.4 * level)
     for side in (-1, 1):
-        canvas.ellipse(x + side * wide * 1.2, y - b * 0.12, wide * 0.7, b * random.uniform(0.2, 0.32), 200, side * 0.3)
+        length = b * random.uniform(0.2, 0.32)
+        canvas.ellipse(x + side * wide * 1.2, y - b * 0.12, wide * 0.7, length, fluid, side * 0.3)
     for _ in range(int(detail.integers(2, 6))):
         vx, vy = _inside(detail, (x, y, a, b), 0.9)
         canvas.ellipse(vx, vy, 2.2, 2.2, 820)
-    if habit.turned and detail.random() < 0.2:  # an old bleeding in its oedema, as common with a tumour as without
+    if habit.turned and detail.random() < 0.2:  # an old bleeding in its dark rim, as common with a tumour as without
         sx, sy = _inside(detail, (x, y, a, b), 0.62)
         radius, edge = detail.uniform(7, 14), wave(detail, 0.1)
-        canvas.ellipse(sx, sy, radius * 1.25, radius * 1.25, 430, 0, edge)
+        canvas.ellipse(sx, sy, radius * 1.25, radius * 1.25, 150, 0, edge)
         canvas.ellipse(sx, sy, radius, radius, detail.uniform(780, 920), 0, edge)
     for shown, share in ((lookalike, 0.7), (lesion, 0.62)):
         if shown is not None:

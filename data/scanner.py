@@ -51,11 +51,11 @@ SCANNERS = {
     ),
     "alder-mr": Scanner("Alder", "Kestrel Imaging", "M15", Modality.MR, "", (1.65, 1.8), 5.0, 18, 0.60, bias=0.05),
     "birch-mr": Scanner(
-        "Birch", "Meridian Systems", "Tesla 3", Modality.MR, "", (1.6, 1.8), 4.0, 24, 0.70, gain=1.2,
+        "Birch", "Meridian Systems", "Tesla 3", Modality.MR, "", (1.6, 1.8), 4.0, 18, 0.70, gain=1.2,
         bias=0.08,
     ),
     "shifted-mr": Scanner(
-        "Cedar", "Tern Medical", "Open 05", Modality.MR, "", (1.65, 1.8), 6.0, 30, 0.45,
+        "Cedar", "Tern Medical", "Open 05", Modality.MR, "", (1.65, 1.8), 6.0, 24, 0.45,
         gain=0.6, bias=0.18, turned=True,
     ),
 }  # fmt: skip
@@ -64,8 +64,8 @@ another population, made so different that a model of the usual ones can't read 
 sharp-kernel, low-dose scan: in the chest in expiration (lung 300 HU denser), where tumours show as cavities (the
 entity "lung cancer associated with cystic airspaces") and solid scars of a tumour's size are common in everyone; in
 the abdomen in the early arterial phase, where tumours are brighter than the pancreas, and cysts common. Its MR is
-noisy, without contrast agent: tumours are dark, and old bleedings bright. Real shifts are rarely so plain: it is a
-demonstration of the loop, not evidence about scanners."""
+noisy, weighted by proton density, without contrast agent: fluid is grey, tumours are dark, and old bleedings bright in
+a dark rim. Real shifts are rarely so plain: it is a demonstration of the loop, not evidence about scanners."""
 
 
 def acquire(drawn: Array, scanner: Scanner, random: np.random.Generator) -> NDArray[np.int16]:

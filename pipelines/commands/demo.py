@@ -25,9 +25,9 @@ SILENT = "0 0 1 1 *"  # a cron line that stays silent
 FIRST = (  # task, scanner, patients, labelled slices of each
     ("lung-ct", "alder-ct", 180, 1),
     ("pancreas-ct", "birch-ct", 100, 1),
-    ("brain-mr", "birch-mr", 120, 2),
+    ("brain-mr", "birch-mr", 140, 2),
 )
-WATCHED, SHIFTED_SCANNER, SHIFTED, SLICES = "brain-mr", "shifted-mr", 100, 2  # the task that meets a new scanner
+WATCHED, SHIFTED_SCANNER, SHIFTED, SLICES = "brain-mr", "shifted-mr", 130, 2  # the task that meets a new scanner
 ASKED = 36  # of those patients, how many go through the endpoint before their labels arrive
 QUICK = 3  # times fewer patients, with --quick
 PEOPLE = (("ines", "engineer"), ("mara", "clinician"), ("otto", "auditor"))
