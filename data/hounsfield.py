@@ -1,4 +1,4 @@
-"""NIfTI names no unit: for a CT task its values are Hounsfield units where they can be, else the scan is refused."""
+"""Hounsfield units: what NIfTI, which names no unit, may hold for a CT task, and CT with 0 in place of its air."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from lineage.fault import Fault
 
 SAMPLE = 2**20  # voxels, on a regular grid
 SOFT_TISSUE = (-200.0, 300.0)  # HU: fat to contrast-enhanced organs
-MOST_WATER = 0.05  # of a volume that is exactly water; filled with 0 are a turned volume and a cut-out body
+MOST_WATER = 0.05  # of a scan that is exactly water; filled with 0 are a turned volume and a cut-out body
+BLANK = 0.98  # of a scan: the rules say so of each slice
+EVERY = 3  # rows and columns: the pixels that are looked at for water
 LEAST_SPREAD = 0.5  # of the 65,536 greys of 16 bits: numbers of 12 bits use 6 %
 LEAST_SOFT = 0.02  # of a volume of a body
 
@@ -25,12 +27,16 @@ def in_units_of(scan: Scan, modality: Modality | str) -> Scan:
     filled in place as that of other CT.
 
     Other formats say their unit themselves. Fault for NIfTI that can't be HU in a CT task, or that plainly is HU in
-    another one, and for a picture of 16 bits that holds a scanner's numbers: its black and white are unknown.
+    another one, for CT with 0 in place of its air or its padding, and for a picture of 16 bits that holds a scanner's
+    numbers: its black and white are unknown.
     """
     is_deep = scan.header.get("depth") == "16" and not scan.header["image_type"]
     if is_deep and (spread := float(np.ptp(scan.pixels)) / DISPLAY_WHITE) < LEAST_SPREAD:
         raise Fault(f"{scan.name}: is a picture of 16 bits that uses {spread:.0%} of its greys, so its black and its "
                     "white are unknown; save it in the task's window, from black to white")  # fmt: skip
+    if scan.units is Units.HU and MOST_WATER < (water := _water(scan.pixels)) < BLANK:
+        raise Fault(f"{scan.name}: {water:.0%} of it is exactly 0 HU, as where 0 was filled in for air or as padding; "
+                    "declare it as PixelPaddingValue, or export the scan again without it")  # fmt: skip
     if scan.header.get("format") != "nifti" or scan.units is not Units.RAW:
         return scan
     doubt = implausible(scan.pixels)
@@ -38,13 +44,19 @@ def in_units_of(scan: Scan, modality: Modality | str) -> Scan:
         if not doubt:
             raise Fault(f"{scan.name}: its values are Hounsfield units, so it is a CT and no {modality}; leave it out")
         return scan
-    water = float((scan.pixels == 0).mean())
+    water = _water(scan.pixels)
     if not doubt and water > MOST_WATER:
         doubt = f"{water:.0%} of it is exactly 0, as where 0 was filled in for air"
     if doubt:
         raise Fault(f"{scan.name}: {doubt}, so its values are no Hounsfield units; convert it again from DICOM, with "
                     "rescale slope and intercept and without a window or a normalisation")  # fmt: skip
     return replace(scan, units=Units.HU, padding=padding.filled(scan.pixels, Units.HU, scan.padding))
+
+
+def _water(pixels: NDArray[np.float32]) -> float:
+    """The share of exact zeros."""
+    sample = pixels[:, ::EVERY, ::EVERY]
+    return float(np.count_nonzero(sample == 0) / sample.size)
 
 
 def implausible(pixels: NDArray[np.float32]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,9 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from pydicom import dcmread
 
-from data import batches, hounsfield, index, phantom, pixels, prepared
+from data import batches, hounsfield, index, phantom, phantom_files, pixels, prepared
 from data.collect import import_folder
 from data.labels import metadata
 from data.read import read
@@ -79,6 +81,27 @@ def test_a_ct_is_no_mr_and_other_formats_speak_for_themselves(body: np.ndarray) 
     assert hounsfield.in_units_of(signal, Modality.MR) is signal
     dicom = replace(scan(body + 1024), header={"format": "dicom"})
     assert hounsfield.in_units_of(dicom, Modality.CT) is dicom
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_zeros_around_a_dicom_ct_are_padding_if_they_are_declared_and_else_refused(declared: bool) -> None:
+    task = params.load(ROOT).task("lung-ct")
+    study = phantom.study(task, phantom.usual(task), 5, 0, "normal")
+    values, pixel = study.slice(0, 1)
+    values[:14], values[-14:] = 0, 0
+    image = dcmread(io.BytesIO(phantom_files.dicom(study, values, pixel, 0)))
+    if declared:
+        image.add_new("PixelPaddingValue", "SS", -phantom_files.INTERCEPT)
+    stream = io.BytesIO()
+    image.save_as(stream)
+    padded = read("slice", stream.getvalue())
+    if declared:
+        sound = study.slice(0, 1)[0][14:-14]
+        found = hounsfield.in_units_of(padded, Modality.CT).pixels[0]
+        assert found[:14].max() < -900 and np.array_equal(found[14:-14], np.where(sound == 0, -1024, sound))
+    else:
+        with pytest.raises(Fault, match=r"slice: 23% of it is exactly 0 HU, as where 0 was filled in for air or as p"):
+            hounsfield.in_units_of(padded, Modality.CT)
 
 
 def test_an_import_says_why_and_writes_nothing(body: np.ndarray, tmp_path: Path, pancreas: Task) -> None:

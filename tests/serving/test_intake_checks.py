@@ -170,7 +170,7 @@ WARNS: dict[str, Callable[[], list[bytes]]] = {
     "the file does not say how the patient lies in it": lambda: [volume()],
     "slices more than 10 mm apart": lambda: [chest(SliceThickness="14")],
     "hardly any grey values": lambda: [chest(change=hu(lambda values: np.where(values > 900, 30, np.where(
-        np.arange(values.size).reshape(values.shape) % 12 == 0, 0, -1000))))],
+        np.arange(values.size).reshape(values.shape) % 12 == 0, 5, -1000))))],
 }  # fmt: skip
 
 
