@@ -26,17 +26,28 @@ def test_temperature_of_an_errorless_side_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_operating_point_reaches_the_sensitivity_with_the_fewest_false_alarms(seed: int) -> None:
+@pytest.mark.parametrize("wanted", [0.5, 0.9])
+def test_operating_point_reaches_the_sensitivity_with_the_largest_youden_index(seed: int, wanted: float) -> None:
     random = np.random.default_rng(seed)
     positive = random.uniform(size=80) < 0.4
     scores = np.clip(random.normal(0.4 + 0.2 * positive, 0.15), 0, 1)
-    point = calibrate.operating_point(scores, positive, 0.9)
-    assert (scores[positive] >= point).mean() >= 0.9
-    alarms = (scores[~positive] >= point).sum()
-    for other in np.unique(scores):
-        if (scores[positive] >= other).mean() >= 0.9:
-            assert (scores[~positive] >= other).sum() >= alarms
+    point = calibrate.operating_point(scores, positive, wanted)
+
+    def index(threshold: float) -> float:
+        found, alarms = (scores[positive] >= threshold).mean(), (scores[~positive] >= threshold).mean()
+        return float(found - alarms) if found >= wanted else -1.0
+
+    assert index(point) == pytest.approx(max(map(index, scores)))
     assert np.abs(scores - point).min() > 1e-6  # rounding of an engine flips nobody
+
+
+def test_a_tumour_is_not_given_up_for_one_false_alarm() -> None:
+    """Nine tumours of ten would do: the tenth costs two of fifty false alarms, and is found; not so for twenty."""
+    tumours = [0.5, *np.linspace(0.8, 0.95, 9)]
+    for high, point in ((2, 0.45), (20, 0.75)):
+        others = [*np.full(50 - high, 0.4), *np.full(high, 0.7)]
+        scores, positive = np.array([*tumours, *others]), np.arange(60) < 10
+        assert calibrate.operating_point(scores, positive, 0.9) == pytest.approx(point)
 
 
 def test_operating_point_of_separated_scores_lies_between_them() -> None:
