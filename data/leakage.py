@@ -111,7 +111,7 @@ def _later_copies(rows: pd.DataFrame) -> Iterable[tuple[str, str]]:
 
 
 def _near(table: pd.DataFrame, known: pd.DataFrame, alike: float) -> dict[str, str]:
-    """Units that are nearly the picture of another cluster's unit; exact copies are `_copies`' business.
+    """Units that are nearly the picture of another cluster's unit, exact copies among them (see `_copies`).
 
     With one label the later stays out. With two, the later does, and of the earlier the one that is most like it: its
     neighbouring slices are alike too, and are left alone.
@@ -124,8 +124,6 @@ def _near(table: pd.DataFrame, known: pd.DataFrame, alike: float) -> dict[str, s
         for unit, cluster, name in zip(left["unit_id"], right["cluster"], right["unit_id"], strict=True):
             best.setdefault((unit, cluster), name)
         for (i, j), a, b in zip(pairs, left.to_dict("records"), right.to_dict("records"), strict=True):
-            if a["pixels_blake3"] == b["pixels_blake3"]:
-                continue
             one, two, later = str(a["unit_id"]), str(b["unit_id"]), not within or j < i
             mutual = best[one, b["cluster"]] == two and best.get((two, a["cluster"])) == one
             if a["label"] != b["label"] and (later or mutual):

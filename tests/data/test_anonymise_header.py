@@ -86,6 +86,14 @@ def test_a_name_is_taken_out_at_any_depth(source: str) -> None:
     assert deep.FrameLaterality == "L"
 
 
+def test_an_item_of_which_nothing_may_stay_goes() -> None:
+    code = item(CodeValue="T-1", CodingSchemeDesignator="SRT", CodeMeaning="Chest")
+    nothing = item(PatientComments="a note")
+    header = cleaned(dicom(AnatomicRegionSequence=[nothing, code], SourceImageSequence=[nothing]))
+    assert [one.CodeValue for one in header.AnatomicRegionSequence] == ["T-1"]
+    assert "SourceImageSequence" not in header
+
+
 def test_of_several_values_the_one_that_names_somebody_is_emptied() -> None:
     content = dicom(SoftwareVersions=["v1", f"for {WORD}", "v3"], ImageType=["ORIGINAL", WORD.upper(), "AXIAL"])
     header = cleaned(content, {"patient_id": WORD})

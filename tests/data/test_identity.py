@@ -25,6 +25,13 @@ def test_long_parts_betray_anywhere_short_names_as_words_and_initials_never() ->
     assert not identity.betrays("NG", secrets, words=False)  # a code: its terms are as short
 
 
+def test_a_long_number_betrays_where_it_holds_one_of_the_patient_s() -> None:
+    secrets = identity.of_patient(header(PatientID="471100471", PatientName="Quillfeather^Ann"))
+    assert identity.is_number_of("471100471", secrets) and identity.is_number_of("9471100471", secrets)
+    assert not identity.is_number_of("4711", secrets) and not identity.is_number_of("88888888", secrets)
+    assert not identity.is_number_of("12347", identity.of_patient(header(PatientID="1234")))
+
+
 def test_every_writing_of_a_birth_date_betrays() -> None:
     secrets = identity.of_patient(header(PatientBirthDate="19630717"))
     for text in ("1963-07-17", "17.07.1963", "born 07/17/1963", "19630717"):

@@ -54,6 +54,18 @@ def test_different_pictures_of_different_patients_are_no_finding() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("sexes", "count"),
+    [(["F", "M"], 1), (["M", "M", "F"], 1), (["F", "F"], 0), (["F", ""], 0), (["M", "O"], 0), (["", ""], 0)],
+)
+def test_a_patient_of_both_sexes_travels_with_a_warning(sexes: list[str], count: int) -> None:
+    findings = checked(*(unit(f"u{number}", "P1", number, sex=sex) for number, sex in enumerate(sexes)),
+                       unit("other", "P2", 50, sex="M"), unit("another", "P3", 51, sex="F"))  # fmt: skip
+    assert findings.failing == {}
+    warnings = [text for text in findings.warnings if "both sexes" in text]
+    assert warnings == ["patients of both sexes, who may be two people: 1"] * count
+
+
 def test_an_empty_batch_has_no_finding() -> None:
     empty = pd.DataFrame([unit("a", "P1", 1)]).iloc[:0]
     findings = check(empty, NOBODY, SETTINGS)
