@@ -49,7 +49,7 @@ FAMILY = (
 GIVEN = ("Ada", "Bruno", "Clara", "Dario", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kavya", "Luca", "Mira")
 SMALLEST, LARGEST = 5.0, {"lung": 28.0, "pancreas": 26.0, "brain": 26.0}  # radius of a malignant lesion, mm
 CONTRAST = (0.7, 1.0)  # of a lesion, as a share of full strength
-STRETCH = (1.75, 1.95)  # of a lookalike: its border is as long as that of a spiked lesion of the same area
+STRETCH = (2.3, 2.5)  # of a lookalike: its border is as long as that of a spiked lesion of the same area
 FAINTEST = 4.0  # radius in mm under which no lookalike is drawn
 PADDING = 1  # blank slices at each end of an MR volume, which nobody labels
 Row = dict[str, str]
@@ -150,7 +150,7 @@ def study(task: Task, scanner: Scanner, seed: int, number: int, label: str, stre
     malignant = task.ordered or label in task.positive
     low, high = radii(task, label)
     contrast = random.uniform(*CONTRAST) if strength is None else strength
-    lesion = Lesion(low + share * (high - low), contrast, 0.12 * malignant, scanner.turned)
+    lesion = Lesion(low + share * (high - low), contrast, 0.2 * malignant, scanner.turned)
     return Study(task, scanner, seed, number, label, lesion, room)
 
 
