@@ -126,7 +126,7 @@ def _nodule(
 ) -> None:  # fmt: skip
     x, y = _inside(random, lung, share)
     a, b = (np.sqrt(1 - 0.35 * level**2) * half for half in lesion.half_axes)
-    angle = random.choice((-1, 1)) * random.normal(np.pi / 4, 0.2)  # aslant: alike along rows and along columns
+    angle = random.normal(np.pi / 2, 0.25)  # along the body, as lungs are
     bend = wave(random, lesion.spikes, 9) if lesion.spikes else None
     if not lesion.turned:
         canvas.ellipse(x, y, a, b, -850 + lesion.contrast * (solid + 850), angle, bend)

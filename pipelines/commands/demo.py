@@ -23,7 +23,7 @@ MARK = ".oncoloop-demo"
 PORT = 7800
 SILENT = "0 0 1 1 *"  # a cron line that stays silent
 FIRST = (  # task, scanner, patients, labelled slices of each
-    ("lung-ct", "alder-ct", 200, 1),
+    ("lung-ct", "alder-ct", 240, 1),
     ("pancreas-ct", "birch-ct", 100, 1),
     ("brain-mr", "birch-mr", 140, 2),
 )
