@@ -39,10 +39,14 @@ GONE = "The release that should answer can't be reached. Try again in a moment."
 
 @dataclass(frozen=True)
 class Counter:
-    """What one open desk hands uploads on with: the way, the connections, the room, and who is asked behind."""
+    """What one open desk hands uploads on with: the way, the connections, the room, and who is asked behind.
+
+    `client` keeps its connections, `fresh` opens one for each request.
+    """
 
     routes: Routes
     client: aiohttp.ClientSession
+    fresh: aiohttp.ClientSession
     room: Room
     behind: Behind
 
@@ -50,17 +54,19 @@ class Counter:
 @asynccontextmanager
 async def counter() -> AsyncIterator[Counter]:
     """Open for as long as the desk is; no proxy of the environment stands between desk and release."""
-    timeout = aiohttp.ClientTimeout(total=SECONDS, sock_connect=5.0)
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT)
-    async with (
-        Routes().followed() as routes,
-        aiohttp.ClientSession(
-            connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
-        ) as client,
-    ):
+    kept = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT)
+    single = aiohttp.TCPConnector(limit=0, force_close=True)
+    async with Routes().followed() as routes, _session(kept) as client, _session(single) as fresh:
         behind = Behind(client)
-        yield Counter(routes, client, Room(), behind)
+        yield Counter(routes, client, fresh, Room(), behind)
         await behind.close()
+
+
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    timeout = aiohttp.ClientTimeout(total=SECONDS, sock_connect=5.0)
+    return aiohttp.ClientSession(
+        connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+    )
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -125,11 +131,12 @@ async def _asked_again(desk: Counter, request: Request, headers: dict[str, str],
 
 
 async def _handed_on(desk: Counter, target: Target, headers: dict[str, str], upload: Upload) -> Response:
-    """The release's answer. One that broke off is asked for once more; one that has gone, from where traffic is now."""
+    """The release's answer. One that broke off is asked for once more, on a new connection, since others that were kept
+    may lead to the same dead worker; one that has gone, from where traffic is now."""
     gone, broken = set[Target](), 0
     while broken < TRIES:
         try:
-            return await _asked(desk.client, target, headers, upload)
+            return await _asked(desk.fresh if broken else desk.client, target, headers, upload)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             log.warning("release %s does not answer at %s", target.release, target.url)
             gone.add(target)
