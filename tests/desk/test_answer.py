@@ -156,6 +156,7 @@ def test_a_worker_that_dies_under_a_request_is_asked_once_more(open_desk: Desk, 
     (first, body), (second, again) = worker.asked
     assert body == again and b"scan" * 100_000 in body
     assert first["idempotency-key"] == second["idempotency-key"], "the second try finds the row of the first"
+    assert "connection" not in first and second["connection"] == "close", "a kept one may lead to the same dead worker"
 
 
 def test_a_request_brings_no_more_than_two_workers_down(open_desk: Desk, brittle: Any) -> None:
