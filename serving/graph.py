@@ -26,6 +26,8 @@ INPUT, LOGITS, FEATURES = "pixels", "logits", "features"
 CHUNK = 64  # images at a time: bounds the memory of a long series, and changes no result
 LIGHT = 4 << 20  # bytes of a graph under which one core is done with an image before a second one could help
 CPU_FLAGS = ("amx_bf16", "amx_tile", "avx512_bf16", "avx512f", "avx512_vnni", "avx2", "fma", "asimd")
+# Values of ONEDNN_MAX_CPU_ISA, with which a user forbids instructions, under which OpenVINO crashes in bfloat16.
+WITHOUT_HALF = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def _openvino(path: Path, precision: str) -> dict[str, Any]:
 
     cores = len(os.sched_getaffinity(0))
     streams = cores if path.stat().st_size < LIGHT else 1
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_HALF:
+        precision = "float32"
     hints = {
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
         "NUM_STREAMS": streams,

@@ -104,6 +104,20 @@ def test_bfloat16_runs_near_float32_and_onnxruntime_says_that_it_has_none(tiny: 
     assert Graph.load(tiny / "graph.onnx", "onnxruntime", "bfloat16").facts()["precision"] == "float32"
 
 
+def test_where_the_instructions_for_bfloat16_are_forbidden_float32_runs(tiny: Path) -> None:
+    """In a process of its own, since the libraries read the variable once."""
+    code = (
+        "import sys; from pathlib import Path; import numpy as np; from serving.graph import Graph\n"
+        "graph = Graph.load(Path(sys.argv[1]), 'openvino', 'bfloat16')\n"
+        "graph.run(np.zeros((70, 32, 32, 1), np.float32))\n"
+        "print(graph.precision)"
+    )
+    command = [sys.executable, "-c", code, str(tiny / "graph.onnx")]
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "float32"), done.stderr
+
+
 def test_cpu_flags_are_empty_where_the_system_does_not_say(tmp_path: Path) -> None:
     assert cpu_flags(tmp_path / "absent") == ()
     (tmp_path / "cpuinfo").write_text("model name\t: x\nflags\t\t: fpu avx2 amx_bf16 sse\n")
