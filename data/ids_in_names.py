@@ -32,15 +32,15 @@ def contradicted(names: Sequence[str], ids: Sequence[str], numbers: Sequence[Has
     telling = {each for each in folded.values() if len(each) >= SHORTEST or not each.isdecimal()} - {""}
     telling = {each for each in telling if any(map(str.isdecimal, each)) or len(each) >= SHORTEST}
     borne: dict[str, set[str]] = {}
-    found = []
+    contradictions = []
     for name, own, number in zip(names, ids, numbers, strict=True):
         if not folded[own] or len(telling) < 2 or _bears(name, own):
             continue
         if name not in borne:
             borne[name] = _ids_of(name)
         if folded[own] not in borne[name] and borne[name] & telling:
-            found.append(number)
-    return found
+            contradictions.append(number)
+    return contradictions
 
 
 def visits(names: Iterable[str], by_number: bool = True) -> list[list[str]]:
@@ -52,10 +52,10 @@ def visits(names: Iterable[str], by_number: bool = True) -> list[list[str]]:
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for name in several:
         groups[_without_visit(name)].append(name)
-    found = [group for patient, group in groups.items() if len(group) > 1 and _is_id(patient, len(groups))]
+    groups_of_visits = [group for patient, group in groups.items() if len(group) > 1 and _is_id(patient, len(groups))]
     matches = [LAST_NUMBER.fullmatch(name) for name in several]
-    if found or not by_number or not all(matches):
-        return found
+    if groups_of_visits or not by_number or not all(matches):
+        return groups_of_visits
     groups.clear()
     for match in filter(None, matches):
         groups[match["patient"]].append(match[0])
@@ -74,12 +74,12 @@ def _bears(name: str, own: str) -> bool:
 def _ids_of(name: str) -> set[str]:
     """All that may be an id in a path, folded: each folder, and the neighbouring words of the file's name."""
     path = PurePosixPath(name)
-    found: set[str] = set()
+    ids: set[str] = set()
     for part in (*path.parts[:-1], path.name.partition(".")[0]):
         spans = [match.span() for match in WORD.finditer(part)]
         for first, (start, _) in enumerate(spans):
-            found |= {fold(part[start:end]) for _, end in spans[first : first + LONGEST]}
-    return found
+            ids |= {fold(part[start:end]) for _, end in spans[first : first + LONGEST]}
+    return ids
 
 
 def _without_visit(name: str) -> str:

@@ -60,8 +60,11 @@ def image_type(header: Any) -> str:
 
     Empty for an image as the scanner made it, and where the file says nothing.
     """
-    told = [(header, header.get("ImageType")), *((frame, frame.get("FrameType")) for frame in _frame_types(header))]
-    kinds = {kind for item, values in told for kind in _kinds(item, _several(values))}
+    descriptions = [
+        (header, header.get("ImageType")),
+        *((frame, frame.get("FrameType")) for frame in _frame_types(header)),
+    ]
+    kinds = {kind for item, values in descriptions for kind in _kinds(item, _several(values))}
     sop_class = str(header.get("SOPClassUID") or "")
     kinds |= {CAPTURE} if sop_class == CAPTURES or sop_class.startswith(f"{CAPTURES}.") else set()
     kinds |= {MAP} if sop_class in MAPS else set()

@@ -77,8 +77,8 @@ def check(
 
 def _two_sexes(manifest: pd.DataFrame) -> list[str]:
     """The warning that patients are women in one row and men in another; none where nobody is."""
-    told = manifest.reindex(columns=["patient", "sex"])
-    sexes = told[told["sex"].isin(["F", "M"])].groupby("patient")["sex"].nunique()
+    rows = manifest.reindex(columns=["patient", "sex"])
+    sexes = rows[rows["sex"].isin(["F", "M"])].groupby("patient")["sex"].nunique()
     count = int((sexes > 1).sum())
     return [f"patients of both sexes, who may be two people: {count}"] if count else []
 

@@ -109,9 +109,9 @@ def lesion_values(text: str) -> tuple[float, ...]:
 def _is_inverted(lesion: NDArray[np.bool_]) -> bool:
     """Whether most slices of a lesion are outlined in all four corners, and not everywhere."""
     corners = lesion[:, :: lesion.shape[1] - 1 or 1, :: lesion.shape[2] - 1 or 1].all(axis=(1, 2))
-    shown = lesion.any(axis=(1, 2))
+    outlined = lesion.any(axis=(1, 2))
     partly = corners & ~lesion.all(axis=(1, 2))
-    return bool(partly.any() and 2 * corners.sum() > shown.sum())
+    return bool(partly.any() and 2 * corners.sum() > outlined.sum())
 
 
 def _values(name: str, pixels: NDArray[np.float32], lesion_values: Collection[float]) -> set[float]:

@@ -105,12 +105,12 @@ def _numbers_of_two(files: pd.DataFrame, before: pd.DataFrame) -> list[str]:
 
     Such are numbers of several patients of the table whose headers differ in the name and in the birth date as well.
     """
-    told = pd.concat([files, before])
-    told = told[told["header_patient"] != ""]
-    several = told.groupby("header_patient")["patient"].nunique()
+    numbered = pd.concat([files, before])
+    numbered = numbered[numbered["header_patient"] != ""]
+    several = numbered.groupby("header_patient")["patient"].nunique()
     split = []
     for number in several.index[several > 1]:
-        people = told[told["header_patient"] == number].groupby("patient")
+        people = numbered[numbered["header_patient"] == number].groupby("patient")
         if all(_is_apart([set(values) for _, values in people[name]]) for name in ("header_name", "header_birth")):
             split.append(number)
     for table in (files, before):
@@ -128,9 +128,9 @@ def _is_apart(values: Sequence[set[str]]) -> bool:
 
 def _numbers_of_a_crowd(files: pd.DataFrame, before: pd.DataFrame) -> list[str]:
     """Leave out other numbers that many patients have, in place; and say so."""
-    told = pd.concat([files, before])
-    told = told[told["header_others"] != ""]
-    each = told[["patient"]].assign(number=told["header_others"].str.split(APART)).explode("number")
+    scans = pd.concat([files, before])
+    scans = scans[scans["header_others"] != ""]
+    each = scans[["patient"]].assign(number=scans["header_others"].str.split(APART)).explode("number")
     patients = each.groupby("number")["patient"].nunique()
     crowd = set(patients.index[patients >= CROWD])
     for table in (files, before) if crowd else ():

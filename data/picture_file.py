@@ -110,11 +110,11 @@ def _on_black(picture: Any) -> Any:
 
     if picture.mode in DEEP_MODES or not picture.has_transparency_data:
         return picture
-    shown = picture.convert("RGBA")
-    if shown.getextrema()[3][0] == 255:
+    layered = picture.convert("RGBA")
+    if layered.getextrema()[3][0] == 255:
         return picture
-    black = Image.new("RGBA", shown.size, (0, 0, 0, 255))
-    return Image.alpha_composite(black, shown).convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
+    black = Image.new("RGBA", layered.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, layered).convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
 
 
 def _turned(picture: Any, turn: str) -> Any:

@@ -84,7 +84,7 @@ def png(name: str, content: bytes) -> bytes:
     Of these nothing stays that no viewer shows: palettes of pictures without one, and bytes behind the last pixel.
     Fault where the picture is damaged or holds more pixels than it says.
     """
-    found: dict[bytes, bytes] = {}
+    chunks: dict[bytes, bytes] = {}
     pixels: list[bytes] = []
     at = 8
     while at + 12 <= len(content):
@@ -95,9 +95,9 @@ def png(name: str, content: bytes) -> bytes:
         if kind == b"IDAT":
             pixels.append(content[at + 8 : end - 4])
         elif kind in PNG_KEPT:
-            found.setdefault(kind, content[at + 8 : end - 4])
+            chunks.setdefault(kind, content[at + 8 : end - 4])
         if kind == b"IEND" and pixels:
-            return _png(name, content[:8], found, b"".join(pixels))
+            return _png(name, content[:8], chunks, b"".join(pixels))
         at = end
     raise Fault(f"{name}: ends in the middle of a picture; copy it again")
 
