@@ -113,7 +113,7 @@ def _allowed(name: str, header: Any, secrets: Secrets) -> Any:
         else:
             setattr(clean, element.keyword, said)
     pixel_data.cut_tables(clean)
-    for keyword in _there(header, profile.UIDS):
+    for keyword in identity.there(header, profile.UIDS):
         if header.get(keyword):
             setattr(clean, keyword, keys.uid(str(header.get(keyword))))
     clean.set_original_encoding(*header.original_encoding, header.original_character_set)
@@ -125,19 +125,6 @@ def _harmless(stored: Any, representation: str) -> bool:
     if stored.value is None or representation not in profile.PLAIN:
         return False
     return representation != "UI" or UID.fullmatch(stored.value.decode("latin-1").removesuffix("\0")) is not None
-
-
-def _there(header: Any, keywords: tuple[str, ...]) -> list[str]:
-    """Those of the keywords that a data set holds: asking it for each would parse hundreds of tags for every file."""
-    tags = _tags(keywords)
-    return [tags[tag] for tag in header.keys() if tag in tags]  # noqa: SIM118
-
-
-@lru_cache(maxsize=8)
-def _tags(keywords: tuple[str, ...]) -> dict[int, str]:
-    from pydicom.datadict import tag_for_keyword
-
-    return {tag: keyword for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None}
 
 
 def _silent(element: Any, secrets: Secrets) -> Any:
@@ -169,7 +156,7 @@ def _fill(header: Any, clean: Any) -> None:
     """What the object's definition (PS3.3) wants to be there: empty where that is allowed, else a dummy."""
     for keyword in profile.EMPTY:
         setattr(clean, keyword, "")
-    for keyword in _there(header, profile.EMPTIED):
+    for keyword in identity.there(header, profile.EMPTIED):
         setattr(clean, keyword, [] if keyword.endswith("Sequence") else "")
     if "SharedFunctionalGroupsSequence" in header or "NumberOfFrames" in header:
         for keyword, dummy in profile.DUMMIES.items():

@@ -46,14 +46,15 @@ def frames(name: str, header: Any, unit: Units) -> Iterator[Frame]:
     else:
         decoded = iter([pixel_array(header, **options)])
     count, shape = int(header.get("NumberOfFrames") or 1), (int(header.Rows), int(header.Columns))
+    first = rescale_rule(header, 0)
     for number, raw in enumerate(decoded):
         if raw.shape[:2] != shape or number >= count:
             raise Fault(f"{name}: holds more frames than the {count} of its header; correct NumberOfFrames, or "
                         "export it again")  # fmt: skip
         stored, hides = _stored(name, raw.astype(raw.dtype.newbyteorder("="), copy=False), place, declared)
         stored_bits.check_sign(name, stored, 8 * stored.dtype.itemsize if place is None else place.bits)
-        rule = rescale_rule(header, number)
-        if (rule is None) != (rescale_rule(header, 0) is None):
+        rule = rescale_rule(header, number) if number else first
+        if (rule is None) != (first is None):
             raise Fault(f"{name}: frame {number + 1} and frame 1 do not both have a rescale slope; export it again")
         pixels = _rescaled(_grey_values(header, stored), rule)
         mask = padding.places(declared, stored) if declared else None

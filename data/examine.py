@@ -67,7 +67,7 @@ class Examined:
     sha256: str
     units: list[dict[str, Any]]
     stored: Path | None
-    prepared: Path | None
+    prepared: prepared.Part | None
     refusal: str
     mask_values: Mapping[str, frozenset[float]] = field(default_factory=dict)
     left_out: tuple[tuple[str, str], ...] = ()

@@ -71,13 +71,12 @@ def of_patient(header: Any) -> Secrets:
     """The patient's names, numbers and birth date out of a DICOM data set (its top level)."""
     born = re.sub(r"\D", "", str(header.get("PatientBirthDate") or ""))[:8]
     dates = {born, born[6:] + born[4:6] + born[:4], born[4:6] + born[6:] + born[:4]} if len(born) == 8 else set()
-    return _numbers(text for keyword in PATIENT for text in _texts(header.get(keyword))) | Secrets(frozenset(dates))
+    return _numbers(_said(header, PATIENT)) | Secrets(frozenset(dates))
 
 
 def of_hospital(header: Any) -> Secrets:
     """Staff and institution out of a DICOM data set (its top level)."""
-    staff = _numbers(text for keyword in STAFF for text in _texts(header.get(keyword)))
-    return staff | of_names(text for keyword in PLACES for text in _texts(header.get(keyword)))
+    return _numbers(_said(header, STAFF)) | of_names(_said(header, PLACES))
 
 
 def betrays(text: str, secrets: Secrets, words: bool = True) -> bool:
@@ -152,6 +151,23 @@ def _parts(texts: tuple[str, ...]) -> Secrets:
 
 def _common(word: str) -> bool:
     return word in TERMS
+
+
+def there(header: Any, keywords: tuple[str, ...]) -> list[str]:
+    """Those of the keywords that a DICOM data set holds: asking it for each would parse hundreds of tags a file."""
+    tags = _tags(keywords)
+    return [tags[tag] for tag in header.keys() if tag in tags]  # noqa: SIM118  iterating parses the values
+
+
+@lru_cache(maxsize=8)
+def _tags(keywords: tuple[str, ...]) -> dict[int, str]:
+    from pydicom.datadict import tag_for_keyword
+
+    return {tag: keyword for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None}
+
+
+def _said(header: Any, keywords: tuple[str, ...]) -> list[str]:
+    return [text for keyword in there(header, keywords) for text in _texts(header.get(keyword))]
 
 
 def _texts(value: Any) -> list[str]:

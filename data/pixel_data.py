@@ -7,10 +7,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from data import codestream, dicom_pixels, padding, stored_bits
+from data import codestream, dicom_pixels, identity, padding, stored_bits
 
 Array = NDArray[Any]
 COLOURS = ("Red", "Green", "Blue")
+PALETTES = tuple(
+    f"{prefix}{colour}PaletteColorLookupTable{part}"
+    for colour in COLOURS
+    for prefix, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
+)
 FLOATS = {"FloatPixelData": 4, "DoubleFloatPixelData": 8}  # bytes of a pixel
 
 
@@ -58,14 +63,15 @@ def cut_tables(clean: Any) -> None:
     picture without a palette keeps none."""
     if "LUTData" in clean:
         _cut_table(clean, "LUTDescriptor", "LUTData")
-    for colour in COLOURS if clean.get("Rows") else ():
-        keywords = [f"{colour}PaletteColorLookupTable{part}" for part in ("Descriptor", "Data")]
-        keywords.append(f"Segmented{keywords[1]}")
-        if clean.get("PhotometricInterpretation") == "PALETTE COLOR":
-            _cut_table(clean, *keywords[:2])
-        else:
-            for keyword in keywords:
-                clean.pop(keyword, None)
+    kept = identity.there(clean, PALETTES)
+    if not kept or not clean.get("Rows"):
+        return
+    if clean.get("PhotometricInterpretation") != "PALETTE COLOR":
+        for keyword in kept:
+            del clean[keyword]
+        return
+    for colour in COLOURS:
+        _cut_table(clean, *(f"{colour}PaletteColorLookupTable{part}" for part in ("Descriptor", "Data")))
 
 
 def _cut_table(clean: Any, descriptor: str, data: str) -> None:

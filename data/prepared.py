@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
+import threading
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,24 +32,38 @@ def key(task: Task) -> str:
     return fingerprint.digest(told | {"libraries": libraries})
 
 
-def part(folder: Path, pixels: Sequence[NDArray[np.float32]]) -> Path:
-    """Put the slices of one scan (each size × size × 1) aside below the batch's folder until `join` wants them."""
-    path = folder / PARTS / os.urandom(8).hex()
-    with path.open("wb") as stream:
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Where the slices of one scan wait for `join`: `length` bytes of the file `name` from byte `start`."""
+
+    name: str
+    start: int
+    length: int
+
+
+def part(folder: Path, pixels: Sequence[NDArray[np.float32]]) -> Part:
+    """Put the slices of one scan (each size × size × 1) aside below the batch's folder until `join` wants them.
+
+    Each thread of each process has one file for all its scans: a file for every scan would cost more than its bytes.
+    """
+    name = f"{os.getpid()}-{threading.get_ident()}"
+    with (folder / PARTS / name).open("ab") as stream:
+        start = stream.tell()
         for one in pixels:
             stream.write(np.ascontiguousarray(one).data)
-    return path
+        return Part(name, start, stream.tell() - start)
 
 
-def join(folder: Path, parts: Iterable[Path], units: Sequence[str], task: Task) -> None:
-    """One shard (units × size × size × 1, float32) out of the parts, in their order; the parts go."""
+def join(folder: Path, parts: Iterable[Part], units: Sequence[str], task: Task) -> None:
+    """One shard (units × size × size × 1, float32) out of the parts, in their order; their files go."""
     size = task.pixels.size
-    with (folder / SHARD).open("wb") as stream:
+    with ExitStack() as files, (folder / SHARD).open("wb") as stream:
+        sources = {path.name: files.enter_context(path.open("rb")) for path in (folder / PARTS).iterdir()}
         _begin(stream, len(units), size)
-        for path in parts:
-            stream.write(path.read_bytes())
-            path.unlink()
-    (folder / PARTS).rmdir()
+        for each in parts:
+            sources[each.name].seek(each.start)
+            stream.write(sources[each.name].read(each.length))
+    shutil.rmtree(folder / PARTS)
     _record(folder, key(task), units)
 
 

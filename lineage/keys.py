@@ -36,19 +36,19 @@ def key(purpose: str) -> bytes:
     """The 32 bytes of one key. Fault if it is missing or damaged."""
     if purpose not in PURPOSES:
         raise Fault(f"there is no key for {purpose!r}; the purposes are {', '.join(PURPOSES)}")
-    path = home() / "keys" / purpose
+    path = f"{home()}/keys/{purpose}"
     try:
-        seen = path.stat()
+        seen = os.stat(path)  # noqa: PTH116, asked several times for every scan
     except FileNotFoundError as error:
         raise Fault(f"the key {path} is missing; run `oncoloop init` in the workspace, or restore a backup") from error
     return _read(path, seen.st_ino, seen.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
-def _read(path: Path, _inode: int, _changed: int) -> bytes:
+def _read(path: str, _inode: int, _changed: int) -> bytes:
     """The key in a file, read once for as long as the file stays as it is."""
     try:
-        value = bytes.fromhex(path.read_text().strip())
+        value = bytes.fromhex(Path(path).read_text().strip())
     except ValueError as error:
         raise Fault(f"the key {path} is not hexadecimal; restore it from a backup") from error
     if len(value) != KEY_BYTES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from lineage import isolation
@@ -10,8 +11,12 @@ from lineage import isolation
 
 def home() -> Path:
     """The folder of all state: `ONCOLOOP_HOME`, or `var` in the working folder."""
-    folder = os.path.expanduser(os.environ.get("ONCOLOOP_HOME") or "var")  # noqa: PTH111, asked for by every key
-    return Path(os.path.abspath(folder))  # noqa: PTH100, without ..
+    return _absolute(os.environ.get("ONCOLOOP_HOME") or "var", os.getcwd())  # noqa: PTH109, asked for by every key
+
+
+@lru_cache(maxsize=16)
+def _absolute(folder: str, working: str) -> Path:
+    return Path(os.path.abspath(Path(working, Path(folder).expanduser())))  # noqa: PTH100, without ..
 
 
 def place(*parts: str) -> Path:
