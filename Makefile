@@ -26,7 +26,7 @@ demo: install            ## the whole loop on synthetic studies, in var/demo
 	$(BIN)/oncoloop demo
 
 up: install              ## bring the demo's workspace up again, with a one-time link for each person
-	$(BIN)/oncoloop up -C var/demo
+	$(BIN)/oncoloop up -C var/demo --links
 
 test: install            ## the tests; heavy checks as a seeded sample
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder

@@ -66,7 +66,7 @@ def server(command: list[str], url: str, folder: Path) -> Iterator[psutil.Proces
 def page_session(desk: str) -> dict[str, str]:
     """Cookie and token of a person who has signed in at the desk."""
     with httpx.Client(base_url=desk, trust_env=False, follow_redirects=True) as browser:
-        browser.get("/enter", params={"token": people.invite("bench")})
+        browser.post("/enter", data={"token": people.invite("bench")})
         found = re.search(r'name="csrf" (?:value|content)="([0-9a-f]{64})"', browser.get("/cases").text)
         cookies = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
     return {"Cookie": cookies, "X-CSRF-Token": found.group(1) if found else ""}

@@ -69,6 +69,7 @@ def routes() -> list[BaseRoute]:
     return [
         Route("/healthz", healthy),
         Route("/enter", signin.enter),
+        Route("/enter", signin.entered(signin.redeemed), methods=["POST"], middleware=forms),
         Route("/signin", signin.signin),
         Route("/leave", done(signin.leave), methods=["POST"], middleware=forms),
         Route("/", shown(cases.home)),
@@ -125,6 +126,7 @@ async def _sorry(request: Request, status: int, sentence: str) -> Response:
         return answer.problem(status, sentence)
     try:
         who = await run_in_threadpool(signin.visitor, request)
+        _ = who and who.csrf
     except Fault:  # without keys or a database there is nobody to greet
         who = None
     return page(request, "sorry.html", {"status": status, "sentence": sentence}, who, status)

@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 from desk import models
 from desk.render import page
 from desk.signin import Form, Visitor
-from lineage import ledger, outbox, people
+from lineage import decisions, ledger, outbox, people
 
 DECISIONS = {"approve": "Approved", "reject": "Rejected"}
 SHORTEST, LONGEST = 10, 1000  # characters of a reason
@@ -37,8 +37,8 @@ def decide(request: Request, who: Visitor, form: Form) -> Response:
         raise HTTPException(400, f"Give a reason of {SHORTEST} to {LONGEST} characters; it stays in the record.")
     if task not in models.tasks() or version not in [each.version for each in models.versions(task) if each.waits]:
         raise HTTPException(409, f"{task}/{version} does not wait for a decision (any more).")
-    payload = {"task": task, "version": version, "decision": decision, "actor": who.name, "reason": reason}
-    if not outbox.put("approval", f"{task}/{version}", payload):
-        raise HTTPException(409, f"{task}/{version} was decided by somebody else just now.")
-    ledger.append("approval", f"{task}/{version}", {"decision": decision, "reason": reason}, who.name)
+    key = f"{task}/{version}"
+    if not outbox.put("approval", key, {"task": task, "version": version}) and ledger.events("approval", key):
+        raise HTTPException(409, f"{key} was decided by somebody else just now.")
+    decisions.record("approval", key, {"decision": decision, "reason": reason}, who.name)
     return RedirectResponse("/decisions", status_code=303)

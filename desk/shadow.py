@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from desk import trust
 from desk.traffic import Dark
-from lineage import journal
+from lineage import people
 
 log = logging.getLogger(__name__)
 AT_ONCE = 2
@@ -74,7 +74,7 @@ class Behind:
     async def _ask(self, dark: Dark, headers: dict[str, str], parts: list[bytes]) -> None:
         try:
             async with self.turns:
-                token = await run_in_threadpool(trust.token, journal.SHADOW)
+                token = await run_in_threadpool(trust.token, people.SHADOW)
                 headers["authorization"] = f"Bearer {token}"
                 limit = aiohttp.ClientTimeout(total=SECONDS)
                 address, body = f"{dark.url}/predict", _one_by_one(parts)

@@ -1,24 +1,25 @@
 """Pages that other tools wrote (Great Expectations, Evidently), shown read-only and kept in a sandbox.
 
 Such a page runs in a sandbox without our origin, so that its scripts reach nothing here; a browser then sends no
-cookie for its pictures and links. The address therefore carries a signed permit of the person, good for 12 hours.
+cookie for its pictures and links. The address therefore carries a signed permit, good for as long as the person stays
+signed in.
 """
 
 from __future__ import annotations
 
+import hmac
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from itsdangerous import BadData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from desk.signin import HOURS, Visitor, active_role, serializer
-from lineage import places
+from desk.signin import Visitor
+from lineage import keys, people, places, sessions
 
 ROOMS = {"evidently": "Drift", "gx": "Validation"}
 READERS = ("engineer", "auditor")
@@ -58,24 +59,39 @@ def link(who: Visitor, path: str) -> str:
     for start in (number for number, part in enumerate(parts) if part in ROOMS):  # absolute ones: of where it lay once
         root, inside = places.home() / parts[start], Path(*parts[start + 1 :])
         if ".." not in inside.parts and (root / inside).is_file():
-            return f"/shelf/{serializer('shelf').dumps(who.name)}/{parts[start]}/{quote(inside.as_posix())}"
+            return f"/shelf/{permit(who)}/{parts[start]}/{quote(inside.as_posix())}"
     return ""
 
 
 def show(request: Request) -> Response:
     """GET /shelf/{permit}/{room}/{path}: one file of a page."""
     given = request.path_params
-    try:
-        name = serializer("shelf").loads(given["permit"], max_age=HOURS * 3600)
-    except BadData as error:
-        raise HTTPException(403, "This link is too old. Open the page again from the desk.") from error
-    if active_role(name) not in READERS or given["room"] not in ROOMS:
+    who = _permitted(given["permit"])
+    if who is None:
+        raise HTTPException(403, "This link is too old. Open the page again from the desk.")
+    if who.role not in READERS or given["room"] not in ROOMS:
         raise HTTPException(404, "There is no such page.")
     root = (places.home() / given["room"]).resolve()
     path = (root / given["path"]).resolve()
     if not path.is_relative_to(root) or path.suffix not in SUFFIXES or not path.is_file():
         raise HTTPException(404, "There is no such page.")
     return FileResponse(path, headers=SANDBOX)
+
+
+def permit(who: Visitor) -> str:
+    """What opens the shelf in the name of a session, for as long as that is open."""
+    return f"{who.session}.{_signature(who.session)}"
+
+
+def _permitted(shown: str) -> people.Person | None:
+    session, _, signature = shown.partition(".")
+    if not hmac.compare_digest(_signature(session).encode(), signature.encode()):
+        return None
+    return sessions.of_id(session)
+
+
+def _signature(session: str) -> str:
+    return hmac.digest(keys.key("signin"), f"shelf\n{session}".encode(), "sha256").hex()
 
 
 def _name(path: Path) -> str:

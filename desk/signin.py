@@ -1,24 +1,22 @@
-"""Who is at the desk: a one-time link becomes a signed cookie; every form carries a token of that session."""
+"""Who is at the desk: a one-time link opens a session, whose cookie names a row; every form carries a token of it."""
 
 from __future__ import annotations
 
 import hmac
-import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from itsdangerous import BadData, URLSafeTimedSerializer
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from desk.render import page
-from lineage import keys, people
+from lineage import keys, people, sessions
 
 COOKIE = "oncoloop_session"
-HOURS = 12
 FIELD, HEADER = "csrf", "x-csrf-token"
+FOREIGN = "This was sent from a page of another site, so it is not done."
 EXPIRED = "This page is older than your sign-in. Go back, reload it and try again."
 
 Form = dict[str, str]
@@ -27,7 +25,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Visitor:
-    """A signed-in person, and the session that they came with."""
+    """A signed-in person, and the id of the session that they came with."""
 
     name: str
     role: str
@@ -39,25 +37,10 @@ class Visitor:
         return hmac.new(keys.key("signin"), f"csrf\n{self.session}".encode(), "sha256").hexdigest()
 
 
-def serializer(purpose: str) -> URLSafeTimedSerializer:
-    """Signs short texts for one purpose with the sign-in key."""
-    return URLSafeTimedSerializer(keys.key("signin"), salt=f"oncoloop {purpose}")
-
-
 def visitor(request: Request) -> Visitor | None:
-    """Who asks; None without a valid cookie, or when the person has been disabled since."""
-    try:
-        name, session = serializer("session").loads(request.cookies.get(COOKIE, ""), max_age=HOURS * 3600)
-    except (BadData, ValueError):
-        return None
-    role = active_role(name)
-    return Visitor(name, role, session) if role else None
-
-
-def active_role(name: str) -> str | None:
-    """The role that a person has now; None if there is no such person any more."""
-    open_accounts = {person.name: person.role for person in people.people() if person.disabled_at is None}
-    return open_accounts.get(name)
+    """Who asks; None without the cookie of an open session."""
+    found = sessions.holder(request.cookies.get(COOKIE, ""), sessions.DESK)
+    return Visitor(found[0].name, found[0].role, found[1]) if found else None
 
 
 def genuine(who: Visitor, token: str) -> bool:
@@ -66,15 +49,32 @@ def genuine(who: Visitor, token: str) -> bool:
 
 
 def enter(request: Request) -> Response:
-    """GET /enter?token=...: redeem a one-time link."""
-    person = people.redeem(request.query_params.get("token", ""))
+    """GET /enter?token=...: a one-time link, which is used up by the button on this page alone.
+
+    Mail programs open links to look at what lies behind them, and a browser sends no strict cookie on a way that began
+    on another site.
+    """
+    token = request.query_params.get("token", "")
+    if not people.is_invitation(token):
+        return page(request, "signin.html", {"spent": True}, status=403)
+    return page(request, "enter.html", {"token": token})
+
+
+def redeemed(request: Request, form: Form) -> Response:
+    """POST /enter: use the link up, and open a session in this browser."""
+    person = people.redeem(form.get("token", ""))
     if person is None:
         return page(request, "signin.html", {"spent": True}, status=403)
-    value = serializer("session").dumps([person.name, secrets.token_urlsafe(16)])
     response = RedirectResponse("/", status_code=303)
-    secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, value, max_age=HOURS * 3600, httponly=True, samesite="strict", secure=secure, path="/")
+    open_session(request, response, COOKIE, sessions.begin(person.name, sessions.DESK))
     return response
+
+
+def open_session(request: Request, response: Response, cookie: str, shown: str) -> None:
+    """Let the browser show from now on who it is; scripts and other sites can't."""
+    secure = request.url.scheme == "https"
+    age = sessions.HOURS * 3600
+    response.set_cookie(cookie, shown, max_age=age, httponly=True, samesite="strict", secure=secure, path="/")
 
 
 def signin(request: Request) -> Response:
@@ -83,11 +83,37 @@ def signin(request: Request) -> Response:
 
 
 def leave(request: Request, who: Visitor, form: Form) -> Response:
-    """POST /leave: forget the session in this browser."""
-    del who, form
+    """POST /leave: end the session, and those of the tools that began with it."""
+    del form
+    sessions.end(who.session)
     response = page(request, "signin.html", {"spent": False})
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
     return response
+
+
+def own_origin(request: Request) -> None:
+    """Refuse what a page of another origin sends: HTTPException where Origin (RFC 6454) is not the desk's own."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin != f"{request.url.scheme}://{request.headers.get('host', '')}":
+        raise HTTPException(403, FOREIGN)
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise HTTPException(403, FOREIGN)
+
+
+async def sent(request: Request) -> Form:
+    """The fields of a form that came from a page of the desk."""
+    own_origin(request)
+    async with request.form(max_files=0, max_fields=20, max_part_size=16_384) as fields:
+        return {name: value for name, value in fields.items() if isinstance(value, str)}
+
+
+def entered(handler: Callable[[Request, Form], Response]) -> Endpoint:
+    """A form that somebody sends who is not signed in yet."""
+
+    async def endpoint(request: Request) -> Response:
+        return await run_in_threadpool(handler, request, await sent(request))
+
+    return endpoint
 
 
 def shown(handler: Callable[[Request, Visitor], Response], *roles: str) -> Endpoint:
@@ -111,8 +137,7 @@ def done(handler: Callable[[Request, Visitor, Form], Response], *roles: str) -> 
         if who is None:
             raise HTTPException(401, "You are not signed in any more. Ask for a new link.")
         _admit(who, roles)
-        async with request.form(max_files=0, max_fields=20, max_part_size=16_384) as sent:
-            form = {name: value for name, value in sent.items() if isinstance(value, str)}
+        form = await sent(request)
         if not genuine(who, form.pop(FIELD, "")):
             raise HTTPException(403, EXPIRED)
         return await run_in_threadpool(handler, request, who, form)

@@ -1,7 +1,8 @@
 """In whose name a request goes on: a program's own token, or one that the desk holds for a signed-in person.
 
-The desk remembers for half a minute that it let somebody in. That decides alone whose bytes it takes: whether the
-account is open and may ask is looked up by the release for every answer, at most two seconds behind (serving/problem).
+The desk remembers for half a minute that it let a program in, and for two seconds a person. That decides alone whose
+bytes it takes: whether the account is open and may ask is looked up by the release for every answer, at most two
+seconds behind (serving/problem).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from desk import signin
 from lineage import people
 from lineage.fingerprint import text_sha256
 
-TRUSTED = 30.0  # seconds
+TRUSTED = 30.0  # seconds, for a program: the release looks at its token itself
+SIGNED_IN = 2.0  # seconds, for a person, who may sign out
 TOKEN_DAYS, TOKEN_SECONDS = 1, 12 * 3600
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="oncoloop", scope="predict"'}
 UNKNOWN = "Send a valid bearer token with the scope `predict` (`oncoloop login NAME --token`)."
@@ -29,8 +31,9 @@ async def authorization(request: Request) -> str:
     known = _name(request)
     value, until = _admitted.get(known, ("", 0.0))
     if time.monotonic() > until:
-        value = await run_in_threadpool(_program if "authorization" in request.headers else _person, request)
-        _remember(known, value)
+        is_program = "authorization" in request.headers
+        value = await run_in_threadpool(_program if is_program else _person, request)
+        _remember(known, value, TRUSTED if is_program else SIGNED_IN)
     return value
 
 
@@ -47,11 +50,11 @@ def _name(request: Request) -> str:
     return text_sha256("\n".join(shown))
 
 
-def _remember(known: str, value: str) -> None:
+def _remember(known: str, value: str, seconds: float) -> None:
     now = time.monotonic()
     for name in [name for name, (_, until) in _admitted.items() if until < now]:
         del _admitted[name]
-    _admitted[known] = (value, now + TRUSTED)
+    _admitted[known] = (value, now + seconds)
 
 
 def _program(request: Request) -> str:
@@ -64,6 +67,7 @@ def _program(request: Request) -> str:
 
 def _person(request: Request) -> str:
     """The authorization that the desk sends for the person of this session."""
+    signin.own_origin(request)
     who = signin.visitor(request)
     if who is None:
         raise HTTPException(401, "You are not signed in any more. Ask for a new link.")

@@ -6,20 +6,21 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from lineage.fault import Fault
 from lineage.places import home, place
 
-PURPOSES = ("pseudonym", "signin", "signature", "scans")
+PURPOSES = ("pseudonym", "signin", "signature", "scans", "decision", "door")
 KEY_BYTES = 32
 DAYS = 365
 
 
-def create() -> None:
+def create(purposes: Iterable[str] = PURPOSES) -> None:
     """Make the keys that are missing, mode 0600. An existing key is never touched."""
-    for purpose in PURPOSES:
+    for purpose in purposes:
         path = place("keys", purpose)
         path.parent.chmod(0o700)
         try:
@@ -80,6 +81,11 @@ def sign(payload: bytes) -> str:
 def signed(payload: bytes, signature: str) -> bool:
     """Whether `signature` is this installation's own signature of `payload`."""
     return hmac.compare_digest(sign(payload).encode(), signature.encode())
+
+
+def door(name: str) -> str:
+    """The secret that a server of this workspace (`prefect`, `release`) asks for; only its own processes know it."""
+    return _keyed("door", name).hex()
 
 
 def _keyed(purpose: str, text: str) -> bytes:

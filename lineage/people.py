@@ -13,6 +13,11 @@ from lineage.fingerprint import text_sha256
 
 ROLES = ("engineer", "clinician", "auditor")
 SYSTEM = "system"
+CHECK, SHADOW = "release-check", "release-shadow"
+PROGRAMS = (
+    CHECK,
+    SHADOW,
+)  # accounts of the loop itself: one asks the warm-up scans, one answers behind the live release
 NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 INVITATION = "sign-in"
 INVITATION_MINUTES = 15
@@ -66,6 +71,21 @@ def people() -> list[Person]:
     return [Person(**row) for row in store.fetch(store.people.select().order_by(store.people.c.name))]
 
 
+def open_accounts() -> list[Person]:
+    """The people, no programs, who may sign in now."""
+    return [each for each in people() if each.disabled_at is None and each.name not in PROGRAMS]
+
+
+def admit(name: str) -> Person:
+    """A person who may sign in. Fault for anybody else."""
+    found = person(name)
+    if found.disabled_at is not None:
+        raise Fault(f"the account {name!r} is disabled; `oncoloop user enable {name}` opens it again")
+    if name in PROGRAMS:
+        raise Fault(f"{name} is an account of the loop itself; nobody signs in with it")
+    return found
+
+
 def person(name: str) -> Person:
     """One account. Fault if there is none of that name."""
     found = store.fetch(store.people.select().where(store.people.c.name == name))
@@ -75,23 +95,43 @@ def person(name: str) -> Person:
 
 
 def disable(name: str, actor: str = SYSTEM) -> None:
-    """Close an account: its links and tokens stop working at once. Its name stays taken, the record cites it."""
+    """Close an account: its links, tokens and sign-ins stop working at once. Its name stays taken, the record cites it.
+
+    Tokens and sign-ins stay ended when the account is opened again.
+    """
     if person(name).disabled_at is None:
-        table = store.people
-        store.execute(table.update().where(table.c.name == name).values(disabled_at=store.now()))
+        moment, accounts, tokens, sessions = store.now(), store.people, store.tokens, store.sessions
+        with store.writing() as connection:
+            connection.execute(accounts.update().where(accounts.c.name == name).values(disabled_at=moment))
+            held = (tokens.c.name == name) & tokens.c.revoked_at.is_(None)
+            connection.execute(tokens.update().where(held).values(revoked_at=moment))
+            signed_in = (sessions.c.name == name) & sessions.c.ended_at.is_(None)
+            connection.execute(sessions.update().where(signed_in).values(ended_at=moment))
         ledger.append("person.disabled", name, {}, actor)
+
+
+def enable(name: str, actor: str = SYSTEM) -> None:
+    """Open a closed account again."""
+    if person(name).disabled_at is not None:
+        table = store.people
+        store.execute(table.update().where(table.c.name == name).values(disabled_at=None))
+        ledger.append("person.enabled", name, {}, actor)
 
 
 def invite(name: str, minutes: int = INVITATION_MINUTES) -> str:
     """A token for a link that signs a person in once, within so many minutes."""
+    admit(name)
     return _issue(name, INVITATION, timedelta(minutes=minutes))
+
+
+def is_invitation(token: str) -> bool:
+    """Whether a link would sign somebody in now. It is not used up."""
+    return bool(store.fetch(store.tokens.select().where(_unused(token)))) and _holder(token) is not None
 
 
 def redeem(token: str) -> Person | None:
     """The person behind a one-time token, which is then used up; None if it is unknown, used or expired."""
-    table, moment = store.tokens, store.now()
-    unused = (table.c.sha256 == text_sha256(token)) & (table.c.scope == INVITATION) & table.c.used_at.is_(None)
-    if not store.execute(table.update().where(unused & (table.c.expires_at > moment)).values(used_at=moment)):
+    if not store.execute(store.tokens.update().where(_unused(token)).values(used_at=store.now())):
         return None
     return _holder(token)
 
@@ -112,11 +152,31 @@ def issue(name: str, scope: str, days: int, actor: str = SYSTEM) -> str:
 def bearer(token: str, scope: str) -> Person | None:
     """The person for whom a program acts; None if the token is unknown, expired, or not for this scope."""
     table = store.tokens
-    valid = (table.c.sha256 == text_sha256(token)) & (table.c.scope == scope) & (table.c.expires_at > store.now())
+    named = (table.c.sha256 == text_sha256(token)) & (table.c.scope == scope)
+    valid = named & (table.c.expires_at > store.now()) & table.c.revoked_at.is_(None)
     if scope == INVITATION or not store.fetch(table.select().where(valid)):
         return None
     holder = _holder(token)
     return holder if holder and may(holder, scope) else None
+
+
+def tokens(name: str) -> list[dict[str, str]]:
+    """The bearer tokens of a person that are good now, the newest first: sha256, scope, issued_at, expires_at."""
+    person(name)
+    table = store.tokens
+    good = (table.c.name == name) & (table.c.scope != INVITATION) & table.c.revoked_at.is_(None)
+    query = table.select().where(good & (table.c.expires_at > store.now())).order_by(table.c.issued_at.desc())
+    return [{key: row[key] for key in ("sha256", "scope", "issued_at", "expires_at")} for row in store.fetch(query)]
+
+
+def revoke(name: str, sha256: str, actor: str = SYSTEM) -> str:
+    """End one bearer token of a person, named by the first characters of its SHA-256; the whole of it."""
+    found = [row["sha256"] for row in tokens(name) if sha256 and row["sha256"].startswith(sha256.lower())]
+    if len(found) != 1:
+        raise Fault(f"{len(found)} tokens of {name} begin with {sha256!r}; `oncoloop user tokens {name}` lists them")
+    store.execute(store.tokens.update().where(store.tokens.c.sha256 == found[0]).values(revoked_at=store.now()))
+    ledger.append("token.revoked", name, {"sha256": found[0]}, actor)
+    return found[0]
 
 
 def may(who: Person | str, action: str) -> bool:
@@ -131,12 +191,18 @@ def may(who: Person | str, action: str) -> bool:
 
 def _issue(name: str, scope: str, lifetime: timedelta) -> str:
     if person(name).disabled_at is not None:
-        raise Fault(f"the account {name!r} is disabled; add another")
+        raise Fault(f"the account {name!r} is disabled; `oncoloop user enable {name}` opens it again")
     token = secrets.token_urlsafe(32)
     expires = (datetime.now(UTC) + lifetime).strftime("%Y-%m-%dT%H:%M:%SZ")
     row = {"sha256": text_sha256(token), "name": name, "scope": scope, "issued_at": store.now(), "expires_at": expires}
     store.execute(store.tokens.insert().values(row))
     return token
+
+
+def _unused(token: str) -> store.Condition:
+    table = store.tokens
+    named = (table.c.sha256 == text_sha256(token)) & (table.c.scope == INVITATION)
+    return named & table.c.used_at.is_(None) & table.c.revoked_at.is_(None) & (table.c.expires_at > store.now())
 
 
 def _holder(token: str) -> Person | None:

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     Executable,
@@ -37,10 +38,12 @@ from lineage import guards
 from lineage.fault import Fault
 from lineage.places import database_url
 
-VERSION = "0003"
+VERSION = "0004"
 LOCK = 7243191  # any fixed number: the advisory lock of the writers in PostgreSQL
 WAIT_MS = 30_000
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON", "secure_delete=ON")
+
+Condition = ColumnElement[bool]
 
 metadata = MetaData()
 _number = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is a row's own key in SQLite
@@ -100,6 +103,17 @@ tokens = Table(
     Column("issued_at", String, nullable=False),
     Column("expires_at", String, nullable=False),
     Column("used_at", String),
+    Column("revoked_at", String),
+)  # fmt: skip
+
+sessions = Table(
+    "sessions", metadata,
+    Column("sha256", String, primary_key=True),
+    Column("name", String, nullable=False, index=True),
+    Column("place", String, nullable=False),
+    Column("opened_at", String, nullable=False),
+    Column("expires_at", String, nullable=False),
+    Column("ended_at", String),
 )  # fmt: skip
 
 outbox = Table(

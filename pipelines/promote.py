@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from lineage import evidence, fingerprint, ledger, registry
+from lineage import decisions, evidence, fingerprint, ledger, registry
 from lineage.fault import Fault
+from lineage.ledger import Event
 from lineage.verdict import Outcome, Verdict, from_dict
 from pipelines import params, release
 
@@ -32,10 +33,9 @@ def judged(task: str, version: str) -> Verdict:
     return from_dict(events[-1].payload)
 
 
-def approve(task: str, version: str, actor: str, reason: str) -> None:
-    """A person lets a version through that passed or was inconclusive; a fail can't be approved, nor one in shadow."""
-    from pipelines import shadow  # pandas and the gate: a rollback does not wait for them
-
+def approve(task: str, version: str, actor: str, reason: str) -> Event:
+    """A person lets a version through that passed or was inconclusive: the signed row, on which `act` acts. Fault for
+    one that failed, and for one that is the champion."""
     verdict = judged(task, version)
     if verdict.outcome is Outcome.FAIL:
         raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; a fail can't be approved")
@@ -43,28 +43,41 @@ def approve(task: str, version: str, actor: str, reason: str) -> None:
         raise Fault("an approval needs a reason (--reason)")
     if registry.roles(task).get("champion") == version:
         raise Fault(f"{task}/{version} is the champion already")
-    shadow.admit(task, version, actor)
-    _sign(task, version, "approve", actor, reason)
-    promote(task, version, actor, reason)
+    return _sign(task, version, "approve", actor, reason)
 
 
-def _sign(task: str, version: str, decision: str, actor: str, reason: str) -> None:
-    """Write the decision down, unless the page where it was made has done so."""
-    made = ledger.events(kind="approval", subject=f"{task}/{version}")
-    if not made or (made[-1].actor, made[-1].payload["decision"]) != (actor, decision):
-        ledger.append("approval", f"{task}/{version}", {"decision": decision, "reason": reason}, actor=actor)
-
-
-def reject(task: str, version: str, actor: str, reason: str) -> None:
-    """A person turns a version down."""
-    from pipelines import shadow
-
+def reject(task: str, version: str, actor: str, reason: str) -> Event:
+    """A person turns a version down: the signed row, on which `act` acts."""
     judged(task, version)
     if registry.roles(task).get("champion") == version:
         raise Fault(f"{task}/{version} is the champion; `oncoloop rollback` takes it back")
-    shadow.end_of(task, version, actor, "the version is turned down")
-    _sign(task, version, "reject", actor, reason)
-    ledger.append("model.rejected", task, {"version": version, "reason": reason}, actor=actor)
+    return _sign(task, version, "reject", actor, reason)
+
+
+def _sign(task: str, version: str, decision: str, actor: str, reason: str) -> Event:
+    return decisions.record("approval", f"{task}/{version}", {"decision": decision, "reason": reason}, actor)
+
+
+def act(event: Event) -> None:
+    """Carry out what `decisions.check` has found good: promote or turn down. Begun before a kill, it is finished.
+
+    Fault where that can't be done any more: the gate said fail, or the version has failed in shadow.
+    """
+    from pipelines import shadow  # pandas and the gate: a rollback does not wait for them
+
+    task, _, version = event.subject.rpartition("/")
+    verdict, reason = judged(task, version), str(event.payload["reason"])
+    if event.payload["decision"] == "reject":
+        shadow.end_of(task, version, event.actor, "the version is turned down")
+        if registry.roles(task).get("champion") == version:
+            raise Fault(f"{task}/{version} is the champion; `oncoloop rollback` takes it back")
+        ledger.append("model.rejected", task, {"version": version, "reason": reason}, actor=event.actor)
+        return
+    if verdict.outcome is Outcome.FAIL:
+        raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; a fail can't be approved")
+    if registry.roles(task).get("champion") != version:
+        shadow.admit(task, version, event.actor)
+        promote(task, version, event.actor, reason)
 
 
 def promote(task: str, version: str, actor: str, reason: str) -> None:
@@ -123,7 +136,8 @@ def rollback(actor: str, reason: str) -> tuple[str, list[str]]:
             facts = {"version": version, "release": previous.subject, "reason": reason}
             ledger.append("model.rolled-back", task, facts, actor=actor)
             moved.append((task, version))
-    ledger.append("release.wanted", previous.subject, {"instead_of": current.subject, "reason": reason}, actor=actor)
+    facts = {"instead_of": current.subject, "reason": reason}
+    decisions.record("release.wanted", previous.subject, facts, actor)
     for task, _ in moved:
         registry.project(task)
     return previous.subject, [f"{task}/{version}" for task, version in moved]

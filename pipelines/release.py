@@ -10,7 +10,7 @@ from typing import Any
 
 from data import anonymise, phantom
 from data.record import Task
-from lineage import fingerprint, ledger, places, registry
+from lineage import decisions, fingerprint, ledger, places, registry
 from lineage.ledger import Event
 from lineage.store import now
 from lineage.verdict import Verdict
@@ -125,7 +125,7 @@ def wanted() -> Event | None:
     candidates = servable()
     if not candidates:
         return None
-    asked = ledger.events(kind="release.wanted")
+    asked = [event for event in ledger.events(kind="release.wanted") if decisions.is_signed(event)]
     if asked and asked[-1].seq > candidates[-1].seq:
         return next(event for event in reversed(candidates) if event.subject == asked[-1].subject)
     return candidates[-1]

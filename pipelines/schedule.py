@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lineage import places
+from lineage import decisions, places
 from lineage.fault import Fault
 from pipelines import params
 
@@ -18,37 +18,23 @@ APPROVED = "oncoloop.approval.given"
 
 
 def deployments() -> list[Any]:
-    """Every deployment of this workspace, with its cron line or the event that triggers it."""
+    """Every deployment of this workspace, with its cron line or the event that wakes it. None takes a parameter."""
     from prefect.events import DeploymentEventTrigger
     from prefect.flows import EntrypointType
 
-    from pipelines.decide import decide
-    from pipelines.ingest import ingest
-    from pipelines.retrain import retrain
-    from pipelines.watch import watch
+    from pipelines.scheduled import decide, ingest_inbox, retrain_all, retrain_asked, watch_all
 
     cron = params.load().schedule
     module: Any = {"entrypoint_type": EntrypointType.MODULE_PATH, "concurrency_limit": 1, "tags": ["oncoloop"]}
-    asked = DeploymentEventTrigger(
-        name="retraining was asked for",
-        expect={ASKED},
-        match={"prefect.resource.id": "oncoloop.task.*"},
-        parameters={"task": "{{ event.payload.task }}", "reason": "{{ event.payload.reason }}"},
-    )
-    approved = DeploymentEventTrigger(
-        name="a person decided",
-        expect={APPROVED},
-        match={"prefect.resource.id": "oncoloop.task.*"},
-        parameters={
-            name: f"{{{{ event.payload.{name} }}}}" for name in ("task", "version", "decision", "actor", "reason")
-        },
-    )
+    about_a_task = {"prefect.resource.id": "oncoloop.task.*"}
+    asked = DeploymentEventTrigger(name="retraining was asked for", expect={ASKED}, match=about_a_task)
+    decided = DeploymentEventTrigger(name="a person decided", expect={APPROVED}, match=about_a_task)
     return [
-        ingest.to_deployment("inbox", cron=cron.ingest, description="new folders in the inbox", **module),
-        retrain.to_deployment("scheduled", cron=cron.retrain, description="by cron", **module),
-        retrain.to_deployment("asked", triggers=[asked], description="by drift or by new labels", **module),
-        watch.to_deployment("scheduled", cron=cron.watch, description="by cron", **module),
-        decide.to_deployment("asked", triggers=[approved], description="a person's decision", **module),
+        ingest_inbox.to_deployment("inbox", cron=cron.ingest, description="new folders in the inbox", **module),
+        retrain_all.to_deployment("scheduled", cron=cron.retrain, description="by cron", **module),
+        retrain_asked.to_deployment("asked", triggers=[asked], description="by drift or by new labels", **module),
+        watch_all.to_deployment("scheduled", cron=cron.watch, description="by cron", **module),
+        decide.to_deployment("asked", triggers=[decided], description="a person's decision", **module),
     ]
 
 
@@ -68,7 +54,15 @@ def work() -> None:
     for deployment in made:
         deployment.apply()
     ready_file().touch()
+    wake()
     serve(*made, limit=2, print_starting_message=False)
+
+
+def wake() -> None:
+    """Start what was decided or asked for, and was not finished when the last runner ended."""
+    for kind, event in (("approval", APPROVED), ("retrain.asked", ASKED)):
+        for task in {row.subject.partition("/")[0] for row in decisions.waiting(kind)}:
+            emit(event, {"task": task})
 
 
 def ready_file() -> Path:

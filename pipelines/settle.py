@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from data import split, withdrawn
-from lineage import ledger, outbox, places
+from lineage import ledger, places
 from lineage.fault import Fault
 from pipelines import admissions, git, locks, page, params, repro, withdrawal
+from pipelines.requests import ask_for_retraining
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def announce(record: dict[str, Any], version: str) -> None:
     threshold = params.load().monitoring.retrain_labels
     if ledger.events(kind="model.promoted", subject=record["task"]) and record["units"] >= threshold:
         reason = f"{record['units']} newly labelled units in batch {record['batch']}"
-        outbox.put("retrain", f"volume/{record['task']}/{version}", {"task": record["task"], "reason": reason})
+        ask_for_retraining(record["task"], f"volume/{record['task']}/{version}", reason)
     ledger.append("batch.admitted", record["batch"], record | {"data_version": version})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from lineage import journal, ledger, people, registry
+from lineage import decisions, journal, ledger, people, registry
 from lineage.fault import Fault
 from lineage.ledger import Event
 from lineage.verdict import Outcome, Verdict, from_dict
@@ -77,9 +77,9 @@ def start(task: str, version: str, actor: str) -> str:
 
 def begin(task: str, version: str, release: str, actor: str) -> None:
     """Let a built release stand in shadow from now on, and open the account that its answers are journalled for."""
-    if journal.SHADOW not in [person.name for person in people.people()]:
-        people.add(journal.SHADOW, "engineer")
-    ledger.append("shadow.started", task, {"version": version, "release": release}, actor)
+    if people.SHADOW not in [person.name for person in people.people()]:
+        people.add(people.SHADOW, "engineer")
+    decisions.record("shadow.started", task, {"version": version, "release": release}, actor)
 
 
 def stop(actor: str, reason: str = "asked by hand") -> Verdict:
@@ -87,7 +87,7 @@ def stop(actor: str, reason: str = "asked by hand") -> Verdict:
     now = wanted()
     if now is None:
         raise Fault("nothing stands in shadow; `oncoloop shadow TASK VERSION` starts one")
-    ledger.append("shadow.stopped", now.task, {"version": now.version, "reason": reason}, actor)
+    decisions.record("shadow.stopped", now.task, {"version": now.version, "reason": reason}, actor)
     return judge(now, actor)
 
 
@@ -140,5 +140,6 @@ def pairs(dark: Shadow) -> tuple[pd.DataFrame, int]:
 
 
 def _last(kind: str) -> Event | None:
-    found = ledger.events(kind=kind, limit=1)
-    return found[0] if found else None
+    """The newest row of a kind; of decisions the newest that is signed."""
+    found = ledger.events(kind=kind)
+    return next((e for e in reversed(found) if kind not in decisions.KINDS or decisions.is_signed(e)), None)

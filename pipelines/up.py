@@ -13,6 +13,7 @@ from lineage import ledger, outbox, places
 from lineage.fault import Fault
 from pipelines import schedule, services
 from pipelines.fleet import Fleet
+from pipelines.requests import has_new_labels
 from pipelines.services import HOST, Service
 from pipelines.workspace import alone
 
@@ -111,7 +112,9 @@ def drain() -> list[str]:
     told = []
     rows = outbox.pending()
     for row in [row for row in rows if row.kind == "approval"]:
-        schedule.emit(schedule.APPROVED, row.payload)
+        if not ledger.events("approval", row.key):
+            continue  # its signed row is being written
+        schedule.emit(schedule.APPROVED, {"task": row.payload["task"]})
         outbox.done(row.id)
         told.append(f"approval of {row.payload['task']}/{row.payload['version']}")
     asked: dict[str, list[outbox.Message]] = {}
@@ -120,21 +123,13 @@ def drain() -> list[str]:
     for task, requests in asked.items():
         if has_new_labels(task):
             reason = "; ".join(dict.fromkeys(row.payload["reason"] for row in requests))
-            schedule.emit(schedule.ASKED, {"task": task, "reason": reason})
+            schedule.emit(schedule.ASKED, {"task": task})
             for row in requests:
                 outbox.done(row.id)
             told.append(f"retraining of {task}: {reason}")
     for line in told:
         log.info("told Prefect: %s", line)
     return told
-
-
-def has_new_labels(task: str) -> bool:
-    """Whether a batch of the task was admitted or a patient withdrawn after its newest model was logged."""
-    batches = [e.seq for e in ledger.events(kind="batch.admitted") if e.payload["task"] == task]
-    batches += [e.seq for e in ledger.events(kind="patient.withdrawn") if batches and task in e.payload["tasks"]]
-    models = [e.seq for e in ledger.events(kind="model.logged", subject=task)]
-    return bool(batches) and (not models or max(batches) > models[-1])
 
 
 def up(base: int = PORT, only: tuple[str, ...] = NAMES, say: Any = log.info) -> None:

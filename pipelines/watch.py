@@ -8,12 +8,13 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 
-from lineage import ledger, outbox, places, registry
+from lineage import decisions, ledger, places, registry
 from lineage.fault import Fault
 from lineage.store import now
 from lineage.verdict import Outcome, Verdict
 from monitoring import drift, gate, outcome, reference, triage, window
 from pipelines import page, params
+from pipelines.requests import ask_for_retraining
 from pipelines.workspace import alone
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def ask(name: str, version: str, verdict: Verdict, seq: int) -> bool:
     """Ask once for the retraining of a task, unless a person acknowledged the drift or it was asked of late."""
     settings = params.load().monitoring
     for event in ledger.events(kind="drift.acknowledged", subject=name):
-        if event.payload["version"] == version:
+        if event.payload["version"] == version and decisions.is_signed(event):
             log.info("the drift of %s is acknowledged by %s: %s", name, event.actor, event.payload["reason"])
             return False
     asked = [e for e in ledger.events(kind="drift.asked", subject=name) if e.payload["version"] == version]
@@ -80,7 +81,7 @@ def ask(name: str, version: str, verdict: Verdict, seq: int) -> bool:
     if asked and _time(now()) - _time(asked[-1].at) < cooldown:
         return False
     reason = verdict.reasons[0]
-    outbox.put("retrain", f"drift/{name}/{version}/{seq}", {"task": name, "reason": f"the watch: {reason}"})
+    ask_for_retraining(name, f"drift/{name}/{version}/{seq}", f"the watch: {reason}")
     ledger.append("drift.asked", name, {"version": version, "verdict_seq": seq, "reason": reason})
     return True
 

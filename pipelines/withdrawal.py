@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 
 from data import corrections, index, outlines, prepared, split, withdrawn
-from lineage import ledger, outbox, registry
+from lineage import decisions, ledger, people, registry
 from lineage.ledger import Event
 from pipelines import erasure, git, page, repro, traces
 from pipelines.holding import BEGUN, Held, chain, event_of
+from pipelines.requests import ask_for_retraining
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ MANIFEST = "manifest.csv"
 def unfinished() -> list[Event]:
     """The withdrawals that began and were interrupted."""
     done = {event.payload.get("begun") for event in ledger.events(kind=DONE)}
-    return [event for event in ledger.events(kind=BEGUN) if event.seq not in done]
+    begun = [event for event in ledger.events(kind=BEGUN) if event.seq not in done]
+    return [event for event in begun if decisions.is_signed(event)]
 
 
 def since(model: str) -> str | None:
@@ -42,14 +44,14 @@ def lost(version: str) -> str | None:
     return held[0] if held else None
 
 
-def withdraw(held: Held, reason: str, identity: str = "") -> Event:
+def withdraw(held: Held, reason: str, identity: str = "", actor: str = people.SYSTEM) -> Event:
     """Write the intent down, then carry it out. Killed on the way, the same command (or the next run) finishes.
 
     `identity` is looked for as well, where the patient was told by it; it is written nowhere.
     """
     begun = event_of(held.patient)
     if begun is None or (begun not in unfinished() and (held.batches or held.quarantined)):
-        begun = ledger.append(BEGUN, withdrawn.mark(held.patient), _intent(held, reason))
+        begun = decisions.record(BEGUN, withdrawn.mark(held.patient), _intent(held, reason), actor)
     return finish(begun, identity) if begun in unfinished() else ledger.events(kind=DONE, subject=begun.subject)[-1]
 
 
@@ -71,9 +73,9 @@ def finish(begun: Event, identity: str = "") -> Event:
         registry.mark(task, number, tags)
     facts = {name: plan[name] for name in ("batches", "ancestors", "versions", "models", "releases", "tasks", "reason")}
     facts |= {"predictions": plan["predictions"], "data_version": version, "begun": begun.seq, "left": left}
-    done = ledger.append(DONE, begun.subject, facts)
+    done = ledger.append(DONE, begun.subject, facts, begun.actor)
     for task in plan["tasks"]:
-        outbox.put("retrain", f"withdrawal/{task}/{version}", {"task": task, "reason": "a patient was withdrawn"})
+        ask_for_retraining(task, f"withdrawal/{task}/{version}", "a patient was withdrawn")
     return done
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lineage import keys, ledger, places, store
+from lineage import decisions, keys, ledger, places, store
 from lineage.fault import Fault
 from pipelines import git, params, relocation, repro
 
@@ -44,6 +44,7 @@ def create(folder: Path) -> bool:
         prepare_task(folder, task)
     repro.initialise(folder, IGNORED)
     relocation.settle(folder.resolve())
+    decisions.begin()
     if not ledger.events(kind="workspace.created", limit=1):
         ledger.append("workspace.created", "workspace", {"version": git.head(folder)})
     return not before
@@ -75,6 +76,8 @@ def enter(folder: Path) -> Path:
     if not (places.home() / "keys").is_dir():
         raise Fault(f"{places.home()} holds no keys; `oncoloop init` in {folder} mends it")
     store.migrate()
+    keys.create(("door",))
+    decisions.begin()
     return folder
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lineage import journal, store
+from lineage import journal, people, store
 from lineage.fault import Fault
 from lineage.fingerprint import text_sha256
 from serving.predict import Prediction, Release, journal_row, predict, to_json
@@ -64,8 +64,8 @@ def _as_it_stands(prediction: Prediction) -> dict[str, Any]:
 
 def _shadowed(asker: Asker) -> str:
     """The answer that this one stands behind: only the shadows' own account gives such answers, and no other ones."""
-    if asker.name != journal.SHADOW:
+    if asker.name != people.SHADOW:
         return ""
     if not re.fullmatch(r"[0-9a-f]{32}", asker.shadows):
-        raise Fault(f"{journal.SHADOW} answers only behind another answer; name that one's id in the header `shadows`")
+        raise Fault(f"{people.SHADOW} answers only behind another answer; name that one's id in the header `shadows`")
     return asker.shadows

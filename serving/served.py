@@ -25,7 +25,6 @@ from serving.predict import Upload
 
 log = logging.getLogger(__name__)
 NAME = "oncoloop"
-PROBE = "release-check"  # who asks the warm-up scans: the journal names it, and a watch leaves it out
 GRACE = 15.0  # seconds that a server gets to finish what it answers
 
 
@@ -151,9 +150,9 @@ def check_and_keep(
 
 def probe_token() -> str:
     """A bearer token of one day for the account that asks the warm-up scans; the account is opened when first used."""
-    if PROBE not in [person.name for person in people.people()]:
-        people.add(PROBE, "engineer")
-    return people.issue(PROBE, "predict", 1)
+    if people.CHECK not in [person.name for person in people.people()]:
+        people.add(people.CHECK, "engineer")
+    return people.issue(people.CHECK, "predict", 1)
 
 
 def compare(tag: str, folder: Path, url: str, token: str, figures: dict[str, Any] | None = None) -> Verdict:

@@ -19,7 +19,7 @@ NETWORKS = {
 }
 DOORS = {
     "prefect": {
-        f"pipelines/{name}.py" for name in ("ingest", "retrain", "elsewhere", "watch", "schedule", "decide", "page")
+        f"pipelines/{name}.py" for name in ("ingest", "retrain", "elsewhere", "watch", "schedule", "scheduled", "page")
     },
     "dvc": {"pipelines/repro.py"},
     "great_expectations": {"data/suite.py"},

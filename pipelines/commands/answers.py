@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lineage import journal, ledger
+from lineage import decisions, journal, ledger
 from lineage.fault import Fault
 from lineage.verdict import EXIT_CODES, Outcome, from_dict, worst
-from pipelines import params, release
+from pipelines import params, person, release
 from pipelines.cli import Answer
 
 
@@ -39,7 +39,7 @@ def predict(args: argparse.Namespace) -> Answer:
     from serving.answer import answer
 
     uploads = _uploads(args.files)
-    prediction = answer(_release(), uploads, args.task, "system")
+    prediction = answer(_release(), uploads, args.task, person.name())
     return Answer(prediction, _told(prediction), EXIT_CODES[Outcome(prediction["verdict"]["outcome"])])
 
 
@@ -98,7 +98,8 @@ def ack(args: argparse.Namespace) -> Answer:
     version = registry.roles(args.task).get("champion")
     if not version:
         raise Fault(f"no champion answers for {args.task} yet")
-    ledger.append("drift.acknowledged", args.task, {"version": version, "reason": args.reason})
+    who = person.deciding("acknowledge")
+    decisions.record("drift.acknowledged", args.task, {"version": version, "reason": args.reason}, who)
     return Answer({"task": args.task, "version": version}, f"drift of {args.task}/{version} is acknowledged")
 
 
@@ -110,7 +111,7 @@ def label(args: argparse.Namespace) -> Answer:
     classes = params.load().task(row["task"]).classes
     if args.label not in classes:
         raise Fault(f"{args.label!r} is no class of {row['task']}; its classes are {', '.join(classes)}")
-    outcome.add(args.prediction, args.label, args.source, "system", classes)
+    outcome.add(args.prediction, args.label, args.source, person.name(), classes)
     return Answer({"prediction": args.prediction, "label": args.label}, f"{args.prediction}: {args.label}")
 
 

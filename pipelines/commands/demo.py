@@ -39,8 +39,7 @@ REASON = "a demo on synthetic studies: the verdict names what is missing, and it
 def demo(args: argparse.Namespace) -> Answer:
     """Tell the story in a workspace of its own, which stays for a look afterwards.
 
-    Whatever a gate says, the story goes on. Exit code 0: every gate said what was planted. 3: one said no. 4: one said
-    inconclusive, and a person decided. 1: something broke.
+    Exit code 0: every gate said what was planted. 3: one said no. 4: one said inconclusive. 1: something broke.
     """
     workspace: Path = args.at.absolute()
     settings = adapted(making.shipped(params.NAME).read_text(encoding="utf-8"), args.set)
@@ -131,6 +130,8 @@ def adapted(text: str, changes: list[str]) -> str:
 def _people(story: Story) -> str:
     for name, role in PEOPLE:
         story.command("user", "add", name, "--role", role)
+        if role == "engineer":  # who signs what is decided from here on
+            story.command("signin", story.command("login", name)["link"])
     return str(story.command("login", "mara", "--token", "--days", "1")["token"])
 
 
@@ -177,9 +178,9 @@ def _judged(story: Story, say: Any, entry: dict[str, Any], sham: bool = False) -
 
 def _first_answer(story: Story, token: str) -> dict[str, Any] | None:
     with story.step("4  the release answers over HTTP") as say:
-        champions = {name: story.command("status")["tasks"][name].get("champion") for name, *_ in FIRST}
-        without = [name for name, version in champions.items() if not version]
-        answers = [name for name in champions if name not in without]
+        champions = {name: roles.get("champion") for name, roles in story.command("status")["tasks"].items()}
+        without = [name for name, *_ in FIRST if not champions[name]]
+        answers = [name for name, *_ in FIRST if champions[name]]
         if not answers:
             say(f"nothing answers: no model of {', '.join(without)} was let through")
             return None
@@ -245,7 +246,6 @@ def _retrained(story: Story, asked: bool, sham: bool) -> dict[str, Any]:
     with story.step(f"7  {how}; the challenger meets the champion") as say:
         if not asked:
             story.command("retrain", "--task", WATCHED, "--reason", "labels of a new scanner", codes=CODES)
-
         approval = params.load(story.workspace).promotion.approval
 
         def challenger() -> Any:
@@ -288,7 +288,7 @@ def _records(story: Story, first: dict[str, Any] | None) -> None:
 def _to_open(workspace: Path, shown: Path) -> str:
     lines = [
         f"the workspace stays in {shown}; look at",
-        f"  oncoloop up -C '{shown}'     (or `make up`): pages, with a one-time link for each of the three people",
+        f"  oncoloop up -C '{shown}' --links     (or `make up`): pages, with a one-time link for each person",
         f"  {shown}/try/               sample studies to drop on the clinician's page",
     ]
     if (workspace / "report.html").exists():

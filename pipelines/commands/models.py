@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from lineage import decisions
 from lineage.fault import Fault
 from lineage.verdict import EXIT_CODES
-from pipelines import params, workspace
+from pipelines import params, person, workspace
 from pipelines.cli import Answer
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,10 @@ def retrain(args: argparse.Namespace) -> Answer:
         )
     from pipelines import retrain as flow
 
+    who = person.deciding("retrain")
+    wish = {"key": f"by hand/{uuid.uuid4().hex}", "reason": args.reason}
+    asked = decisions.record("retrain.asked", args.task or "all", wish, who)
+    decisions.use(asked)
     result = flow.retrain(args.task, args.reason, args.pool)
     lines = [f"data version {result['data_version'][:12]}"]
     for entry in result["models"]:
@@ -43,12 +49,17 @@ def retrain(args: argparse.Namespace) -> Answer:
 
 def _decide(args: argparse.Namespace, decision: str) -> Answer:
     from pipelines import promote
-    from pipelines.decide import decide
+    from pipelines.scheduled import decide
 
     params.load().task(args.task)
     promote.judged(args.task, args.version)
-    result = decide(args.task, args.version, decision, "system", args.reason)
-    release = f"; release {result['release']} is built" if result["release"] else ""
+    sign = promote.approve if decision == "approve" else promote.reject
+    made = sign(args.task, args.version, person.deciding("approve"), args.reason)
+    told = next((each for each in decide() if each["decision"] == made.seq), None)
+    if told is None or told["refused"]:
+        raise Fault(told["refused"] if told else f"the decision {made.seq} was not acted on; see `oncoloop status`")
+    release = f"; release {told['release']} is built" if told["release"] else ""
+    result = {"task": args.task, "version": args.version, "decision": decision, "release": told["release"]}
     return Answer(result, f"{args.task}/{args.version}: {decision}d{release}".replace("rejectd", "rejected"))
 
 
@@ -66,7 +77,7 @@ def rollback(args: argparse.Namespace) -> Answer:
     """Back to the release before this one; `up` moves the traffic within a second or two."""
     from pipelines import promote
 
-    release, moved = promote.rollback("system", args.reason)
+    release, moved = promote.rollback(person.deciding("traffic"), args.reason)
     return Answer(
         {"release": release, "models": moved},
         f"release {release} is wanted again; {', '.join(moved) or 'no model changed'}",

@@ -25,24 +25,20 @@ def up(args: argparse.Namespace) -> Answer:
 
     params.load()
     only = tuple(name for given in args.only or supervisor.NAMES for name in given.split(","))
-    supervisor.up(args.port, only, lambda house: sys.stderr.write(_addresses(house)))
+    supervisor.up(args.port, only, lambda house: sys.stderr.write(_addresses(house, args.links)))
     return Answer({"stopped": True}, "stopped")
 
 
-def _addresses(house: object) -> str:
-    """Where everything answers, and a one-time link for each person."""
-    from lineage import journal, people
-    from serving.served import PROBE
+def _addresses(house: object, links: bool) -> str:
+    """Where the desk answers, and how people come in; with `links` a one-time link for each of them."""
+    from lineage import people
 
-    found = {name: services.url(name) for name in ("desk", "prefect", "mlflow", "evidently")}
+    desk = services.url("desk")
     lines = ["", "everything is up; Ctrl-C stops it all"]
-    lines += [f"  {name:10} {url}" for name, url in found.items() if url]
-    if found["desk"]:
-        for person in people.people():
-            if person.disabled_at is None and person.name not in (PROBE, journal.SHADOW):
-                lines.append(
-                    f"  {person.name} ({person.role}), once: {found['desk']}/enter?token={people.invite(person.name)}"
-                )
+    lines += [f"  desk  {desk}"] if desk else []
+    for each in people.open_accounts() if desk else []:
+        way = f"once: {desk}/enter?token={people.invite(each.name)}" if links else f"`oncoloop login {each.name}`"
+        lines.append(f"  {each.name} ({each.role}), {way}")
     lines.append(f"  ports from {getattr(house, 'base', '')}; logs in {os.environ['ONCOLOOP_HOME']}/logs")
     return "\n".join(lines) + "\n"
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from lineage import people
 from lineage.fault import Fault
-from pipelines import params, workspace
+from pipelines import params, person, workspace
 from pipelines.cli import Answer
 
 
@@ -15,16 +14,15 @@ def shadow(args: argparse.Namespace) -> Answer:
     from pipelines import shadow as shadows
 
     params.load().task(args.task)
-    if args.actor != people.SYSTEM and not people.may(args.actor, "traffic"):
-        raise Fault(f"{args.actor} may not move traffic; an engineer starts and stops shadows")
+    who = person.deciding("traffic")
     with workspace.alone("workspace"):
         if not args.stop:
-            release = shadows.start(args.task, args.version, args.actor)
+            release = shadows.start(args.task, args.version, who)
             text = f"{args.task}/{args.version} stands in shadow, release {release}; `oncoloop up` serves it"
             return Answer({"task": args.task, "version": args.version, "release": release}, text)
         now = shadows.wanted()
         if now is None or (now.task, now.version) != (args.task, args.version):
             raise Fault(f"{args.task}/{args.version} does not stand in shadow")
-        verdict = shadows.stop(args.actor)
+        verdict = shadows.stop(who)
     lines = [f"{verdict.subject}: {verdict.outcome.value}", *(f"  - {reason}" for reason in verdict.reasons)]
     return Answer(verdict.to_dict(), "\n".join(lines), verdict.exit_code)

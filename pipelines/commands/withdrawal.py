@@ -7,7 +7,7 @@ import dataclasses
 
 from data import identity
 from lineage.fault import Fault
-from pipelines import holding, settle, withdrawal, workspace
+from pipelines import holding, person, settle, withdrawal, workspace
 from pipelines.cli import Answer
 from pipelines.holding import Held
 
@@ -30,7 +30,7 @@ def withdraw(args: argparse.Namespace) -> Answer:
             return Answer(
                 result, "\n".join([*_told(held), KEPT, "nothing is changed yet; --yes withdraws the patient"])
             )
-        done = withdrawal.withdraw(held, args.reason, args.patient)
+        done = withdrawal.withdraw(held, args.reason, args.patient, person.deciding("withdraw"))
     result |= {"data_version": done.payload["data_version"], "left": done.payload["left"]}
     found = [f"still found in {path}; remove it by hand" for path in result["left"]]
     lines = [

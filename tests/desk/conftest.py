@@ -113,7 +113,7 @@ def open_desk(workspace: Path) -> Iterator[Callable[[str], TestClient]]:
         client.__enter__()
         clients.append(client)
         if role:
-            came = client.get("/enter", params={"token": people.invite(NAMES[role])})
+            came = client.post("/enter", data={"token": people.invite(NAMES[role])})
             assert came.status_code == 303
         return client
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from lineage import ledger, outbox
+from lineage import decisions, ledger, outbox
 
 Desk = Callable[[str], TestClient]
 Token = Callable[..., str]
@@ -27,12 +27,12 @@ def test_a_decision_is_in_the_ledger_and_on_its_way_to_the_flow(open_desk: Desk,
     assert "superiority is not shown" in client.get("/decisions").text
     assert send(client, csrf(client, "/decisions"), decision=decision).status_code == 303
     event = ledger.events(kind="approval", subject="lung-ct/5")[-1]
-    assert (event.actor, event.payload) == ("enno", {"decision": decision, "reason": REASON})
+    assert (event.actor, decisions.facts(event)) == ("enno", {"decision": decision, "reason": REASON})
+    assert decisions.waiting("approval") == [event]
+    decisions.check(event)
     [message] = outbox.pending()
     assert (message.kind, message.key) == ("approval", "lung-ct/5")
-    assert message.payload == {
-        "task": "lung-ct", "version": "5", "decision": decision, "actor": "enno", "reason": REASON
-    }  # fmt: skip
+    assert message.payload == {"task": "lung-ct", "version": "5"}, "what wakes the flow decides nothing"
     page = client.get("/decisions").text
     assert "No version waits" in page and REASON in page
 

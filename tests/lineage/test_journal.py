@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lineage import journal
+from lineage import journal, people
 from lineage.fault import Fault
 from lineage.mark import mark
 from tests.lineage.conftest import TASK
@@ -130,7 +130,7 @@ def test_second_tries_spoil_nothing_for_those_who_are_written_with_them(home: Pa
 
 def test_what_a_shadow_said_stands_apart(home: Path, prediction: Prediction) -> None:
     journal.append(prediction("p-1"))
-    journal.append(prediction("p-2", actor=journal.SHADOW, shadows="p-1"))
+    journal.append(prediction("p-2", actor=people.SHADOW, shadows="p-1"))
     assert journal.count() == 1 and list(journal.rows()["id"]) == ["p-1"]
     assert list(journal.rows(shadows=True)["shadows"]) == ["p-1"]
     assert [one["id"] for one in journal.predictions("P0123456789ab")] == ["p-1", "p-2"], "a withdrawal finds both"

@@ -143,6 +143,8 @@ def _marked_anew(prediction: Prediction) -> None:
         store.execute(store.journal.insert().values(row))
     with store.writing() as connection:
         connection.exec_driver_sql("ALTER TABLE journal DROP COLUMN shadows")
+        connection.exec_driver_sql("ALTER TABLE tokens DROP COLUMN revoked_at")
+        connection.exec_driver_sql("DROP TABLE sessions")
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
     store.migrate()
     told = [row for row in store.fetch(store.journal.select()) if row["id"].startswith("old-")]

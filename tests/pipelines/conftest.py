@@ -41,6 +41,18 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def engineer(workspace: Path) -> str:
+    """An engineer who is signed in on the command line of the workspace; the name."""
+    from lineage import people
+    from pipelines import person
+
+    assert workspace.is_dir()
+    people.add("erik", "engineer")
+    person.sign_in(people.invite("erik"))
+    return "erik"
+
+
 @pytest.fixture(scope="session")
 def oncoloop() -> Run:
     """Run the installed command as a user would, in a folder, with nothing of this process's settings."""

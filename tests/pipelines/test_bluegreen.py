@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lineage import journal, ledger, store, trace
+from lineage import journal, ledger, people, store, trace
 from lineage.fault import Fault
 from lineage.verdict import Outcome, Verdict
 from monitoring import window
@@ -111,7 +111,7 @@ def test_a_shadow_answers_behind_and_nobody_sees_it(town: Town) -> None:
     kept, told = rush.kept_and_told(users)
     assert kept == told, "a real answer has one row, and a shadow has none among those of the person"
     behind = journal.rows(shadows=True)
-    assert set(behind["release"]) == {"dark"} and set(behind["actor"]) == {journal.SHADOW}
+    assert set(behind["release"]) == {"dark"} and set(behind["actor"]) == {people.SHADOW}
     assert set(behind["shadows"]) <= set(told) and behind["shadows"].is_unique and len(behind) > 20
     assert journal.count() == len(store.fetch(store.journal.select())) - len(behind)
     assert not set(window.window(rush.TASK)["id"]) & set(behind["id"]), "a watch does not see it"

@@ -115,7 +115,7 @@ def front(endpoint: Endpoint) -> Iterator[httpx.Client]:
     traffic.move("r1", endpoint.server.url, "system")
     for url in serve(app.create()):
         with httpx.Client(base_url=url, follow_redirects=True, timeout=60) as client:
-            client.get("/enter", params={"token": people.invite("eve")})
+            client.post("/enter", data={"token": people.invite("eve")})
             found = re.search(r'name="csrf" (?:value|content)="([0-9a-f]{64})"', client.get("/").text)
             assert found
             client.headers["x-csrf-token"] = found.group(1)

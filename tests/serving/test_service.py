@@ -43,7 +43,7 @@ def test_the_check_asked_every_warm_up_and_found_no_difference(endpoint: Endpoin
     assert (verdict.gate, verdict.subject, verdict.outcome) == ("release", "oncoloop:r1", Outcome.PASS)
     assert verdict.figures["largest_difference"] == {"00-a.dcm": 0.0, "01-b.dcm": 0.0}
     assert verdict.figures["seconds_to_ready"] > 0
-    assert set(journal.rows()["actor"]) >= {served.PROBE}
+    assert set(journal.rows()["actor"]) >= {people.CHECK}
 
 
 def test_an_answer_is_the_one_of_predict_and_has_one_row_in_the_journal(

@@ -1,0 +1,80 @@
+"""Sign-ins: each is a row that says who came in where; it ends when it is old, by sign-out, or with the account."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from lineage import ledger, people, store
+from lineage.fingerprint import text_sha256
+from lineage.people import Person
+
+HOURS = 12
+DESK, TOOLS, COMMANDS = "desk", "tools", "command line"
+
+
+@dataclass(frozen=True)
+class Session:
+    """One sign-in. `id` is the SHA-256 of what the browser or the command line shows; it opens nothing."""
+
+    id: str
+    name: str
+    place: str
+    opened_at: str
+    expires_at: str
+
+
+def begin(name: str, place: str, hours: float = HOURS) -> str:
+    """Sign a person in at a place; what is to be shown from now on. Fault if there is no such open account."""
+    people.admit(name)
+    shown = secrets.token_urlsafe(32)
+    until = (datetime.now(UTC) + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    row = {"sha256": text_sha256(shown), "name": name, "place": place, "opened_at": store.now(), "expires_at": until}
+    store.execute(store.sessions.insert().values(row))
+    return shown
+
+
+def holder(shown: str, place: str) -> tuple[Person, str] | None:
+    """Who shows this at a place, and the id of the session; None if it is unknown, old or ended, or of elsewhere."""
+    person = of_id(text_sha256(shown), place) if shown else None
+    return (person, text_sha256(shown)) if person else None
+
+
+def of_id(session_id: str, place: str = DESK) -> Person | None:
+    """Whose session this is, if it is open."""
+    table = store.sessions
+    found = store.fetch(table.select().where((table.c.sha256 == session_id) & (table.c.place == place) & _open()))
+    person = people.person(found[0]["name"]) if found else None
+    return person if person and person.disabled_at is None else None
+
+
+def end(session_id: str) -> None:
+    """End one sign-in."""
+    table = store.sessions
+    store.execute(table.update().where((table.c.sha256 == session_id) & _open()).values(ended_at=store.now()))
+
+
+def end_all(name: str, actor: str) -> int:
+    """End every sign-in of a person, and say so in the ledger; how many there were."""
+    people.person(name)
+    table = store.sessions
+    ended = store.execute(table.update().where((table.c.name == name) & _open()).values(ended_at=store.now()))
+    if ended:
+        ledger.append("person.signed-out", name, {"sessions": ended}, actor)
+    return ended
+
+
+def of(name: str) -> list[Session]:
+    """The sign-ins of a person that are open, the newest first."""
+    table = store.sessions
+    query = table.select().where((table.c.name == name) & _open()).order_by(table.c.opened_at.desc())
+    return [
+        Session(row["sha256"], row["name"], row["place"], row["opened_at"], row["expires_at"])
+        for row in store.fetch(query)
+    ]
+
+
+def _open() -> store.Condition:
+    table = store.sessions
+    return table.c.ended_at.is_(None) & (table.c.expires_at > store.now())

@@ -1,0 +1,181 @@
+"""Decisions on the command line: by somebody who is signed in, checked again by the flow that acts."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lineage import decisions, ledger, outbox, people, places, sessions
+from lineage.fault import Fault
+from lineage.verdict import Outcome, Verdict
+from pipelines import person, promote, requests, schedule, scheduled, up
+from tests.pipelines.conftest import Run
+
+
+@pytest.fixture(autouse=True)
+def judged(workspace: Path) -> None:
+    """A version that waits for a person, and one that failed."""
+    for version, outcome in (("1", Outcome.INCONCLUSIVE), ("2", Outcome.FAIL)):
+        ledger.append("model.logged", "lung-ct", {"version": version})
+        ledger.record(Verdict("training", f"lung-ct/{version}", outcome, ("few patients",)))
+
+
+def test_without_accounts_the_system_decides(workspace: Path) -> None:
+    people.add(people.CHECK, "engineer")
+    assert person.deciding("approve") == "system" == person.name()
+
+
+def test_with_accounts_nobody_decides_unnamed(workspace: Path) -> None:
+    people.add("carla", "clinician")
+    for action in ("approve", "retrain", "traffic", "withdraw", "acknowledge"):
+        with pytest.raises(Fault, match="oncoloop signin"):
+            person.deciding(action)
+    assert person.deciding("people") == "system", "somebody must add the first engineer"
+    people.add("erik", "engineer")
+    with pytest.raises(Fault, match="oncoloop signin"):
+        person.deciding("people")
+
+
+def test_a_sign_in_is_kept_for_its_owner_alone_and_ends(engineer: str) -> None:
+    assert person.deciding("approve") == engineer
+    kept = places.home() / "signed-in" / str(os.getuid())
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600 and stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+    sessions.end_all(engineer, "ada")
+    with pytest.raises(Fault, match="oncoloop signin"):
+        person.deciding("approve")
+    person.sign_in(f"http://127.0.0.1:7800/enter?token={people.invite(engineer)}")
+    assert person.sign_out() == engineer and person.name() == "system" and person.sign_out() is None
+
+
+def test_who_may_not_decide_is_told(workspace: Path) -> None:
+    people.add("carla", "clinician")
+    person.sign_in(people.invite("carla"))
+    with pytest.raises(Fault, match="carla may not"):
+        person.deciding("approve")
+
+
+def test_a_link_signs_in_once_and_programs_never(engineer: str) -> None:
+    link = people.invite(engineer)
+    person.sign_in(link)
+    with pytest.raises(Fault, match="once"):
+        person.sign_in(link)
+    people.add(people.SHADOW, "engineer")
+    with pytest.raises(Fault, match="nobody signs in"):
+        people.invite(people.SHADOW)
+
+
+@pytest.fixture
+def acted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
+    """What the flow does, in place of MLflow and a Bento."""
+    done: list[tuple[str, str, str]] = []
+    monkeypatch.setattr(promote, "promote", lambda task, version, actor, _: done.append((task, version, actor)))
+    monkeypatch.setattr(promote, "release_champions", lambda: None)
+    return done
+
+
+def test_the_flow_acts_on_signed_rows_alone(engineer: str, acted: list[tuple[str, str, str]]) -> None:
+    ledger.append("approval", "lung-ct/1", {"decision": "approve", "reason": "planted"}, "erik")
+    outbox.put("approval", "lung-ct/1", {"task": "lung-ct", "version": "1", "actor": "erik", "decision": "approve"})
+    assert scheduled.decide.fn() == [] and acted == []
+    event = promote.approve("lung-ct", "1", engineer, "read the errors")
+    [told] = scheduled.decide.fn()
+    assert (told["decision"], told["refused"]) == (event.seq, "") and acted == [("lung-ct", "1", "erik")]
+    assert scheduled.decide.fn() == [], "a decision is used once"
+
+
+def test_the_flow_refuses_who_lost_the_right_meanwhile(engineer: str, acted: list[tuple[str, str, str]]) -> None:
+    promote.approve("lung-ct", "1", engineer, "read the errors")
+    people.disable(engineer)
+    [told] = scheduled.decide.fn()
+    assert "may not decide" in told["refused"] and acted == [] and scheduled.decide.fn() == []
+
+
+def test_a_fail_can_not_be_signed_and_is_not_acted_on(engineer: str, acted: list[tuple[str, str, str]]) -> None:
+    with pytest.raises(Fault, match="can't be approved"):
+        promote.approve("lung-ct", "2", engineer, "all the same")
+    decisions.record("approval", "lung-ct/2", {"decision": "approve", "reason": "round the check"}, engineer)
+    [told] = scheduled.decide.fn()
+    assert "can't be approved" in told["refused"] and acted == []
+
+
+def test_an_event_claims_nothing(engineer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What wakes the flows carries a task at most, and the deployments take no parameter."""
+    said: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(schedule, "emit", lambda event, payload: said.append((event, payload)))
+    monkeypatch.setattr(up, "has_new_labels", lambda _: True)
+    outbox.put("approval", "lung-ct/1", {"task": "lung-ct", "version": "1"})
+    up.drain()
+    assert said == [] and outbox.pending(), "its signed row is not there yet"
+    promote.approve("lung-ct", "1", engineer, "read the errors")
+    requests.ask_for_retraining("lung-ct", "drift/1", "the watch: the scanner changed")
+    up.drain()
+    assert said == [(schedule.APPROVED, {"task": "lung-ct"}), (schedule.ASKED, {"task": "lung-ct"})]
+    assert outbox.pending() == []
+    for deployment in schedule.deployments():
+        assert not deployment.parameters and not deployment._parameter_openapi_schema.properties
+        assert all(not trigger.parameters for trigger in deployment.triggers)
+
+
+def test_what_was_not_finished_is_woken_again(engineer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(schedule, "emit", lambda event, payload: said.append((event, payload)))
+    promote.approve("lung-ct", "1", engineer, "read the errors")
+    schedule.wake()
+    assert said == [(schedule.APPROVED, {"task": "lung-ct"})]
+
+
+def test_a_planted_request_starts_no_retraining(engineer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(scheduled, "retrain", lambda task, reason: asked.append((task, reason)))
+    monkeypatch.setattr(scheduled, "has_new_labels", lambda _: True)
+    ledger.append("retrain.asked", "lung-ct", {"reason": "planted"})
+    ledger.append("retrain.asked", "lung-ct", {"reason": "planted", "signature": "0" * 64, "signed_at": "2026-01-01"})
+    scheduled.retrain_asked.fn()
+    assert asked == []
+    requests.ask_for_retraining("lung-ct", "volume/1", "40 newly labelled units")
+    requests.ask_for_retraining("lung-ct", "volume/1", "40 newly labelled units")
+    scheduled.retrain_asked.fn()
+    scheduled.retrain_asked.fn()
+    assert asked == [("lung-ct", "40 newly labelled units")]
+
+
+def test_a_planted_rollback_moves_no_traffic(engineer: str) -> None:
+    from pipelines import release
+
+    for name in ("blue", "green"):
+        ledger.append("release.built", name, {"bento": f"oncoloop:{name}", "tasks": {}})
+        ledger.record(Verdict("release", name, Outcome.PASS, ("the same answers",)))
+    ledger.append("release.wanted", "blue", {"instead_of": "green", "reason": "planted"}, engineer)
+    wanted = release.wanted()
+    assert wanted and wanted.subject == "green"
+    promote.rollback(engineer, "the new site is wrong")
+    wanted = release.wanted()
+    assert wanted and wanted.subject == "blue"
+
+
+def test_the_commands_ask_who_decides(oncoloop: Run, workspace: Path) -> None:
+    def said(*arguments: str) -> tuple[int, str]:
+        done = oncoloop(*arguments, cwd=workspace)
+        return done.returncode, done.stdout + done.stderr
+
+    assert said("user", "add", "ines", "--role", "engineer")[0] == 0
+    for command in (
+        ("user", "add", "eve", "--role", "engineer"), ("user", "disable", "ines"), ("rollback", "--reason", "x"),
+        ("reject", "lung-ct", "1", "--reason", "x"),
+    ):  # fmt: skip
+        code, text = said(*command)
+        assert code == 1 and "oncoloop signin" in text and "Traceback" not in text, command
+    link = said("login", "ines")[1].strip().splitlines()[-1]
+    assert said("signin", link) == (0, "signed in as ines (engineer) for 12 hours\n")
+    assert said("user", "add", "otto", "--role", "auditor")[0] == 0
+    assert ledger.events("person.added")[-1].actor == "ines"
+    token = said("login", "ines", "--token")[1].strip().splitlines()[-1]
+    assert people.bearer(token, "predict")
+    listed = said("user", "tokens", "ines")[1]
+    assert said("user", "revoke", "ines", listed.split()[0])[0] == 0 and people.bearer(token, "predict") is None
+    assert said("user", "sign-out", "ines")[0] == 0
+    assert "oncoloop signin" in said("user", "disable", "otto")[1]
