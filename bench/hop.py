@@ -85,7 +85,7 @@ def measure(desk: str, behind: str, runs: int, token: str) -> dict[str, object]:
     for label, size in SIZES.items():
         for users in (1, 16):
             each = max(20, runs // users)
-            direct = load.form([("a.dcm", b"\7" * size)], "lung-ct", "/predict", token)
+            direct = load.form([("a.dcm", b"\7" * size)], "lung-ct", "/predict", {"Authorization": f"Bearer {token}"})
             through = direct.replace(b"POST /predict", b"POST /api/predict", 1)
             person = "\r\n".join(f"{name}: {value}" for name, value in session.items()).encode()
             page = through.replace(f"Authorization: Bearer {token}".encode(), person, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -29,16 +30,17 @@ class Load:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("inf")
 
 
-def form(files: list[tuple[str, bytes]], task: str, path: str, token: str) -> bytes:
-    """One whole request with a multipart form, ready to be sent."""
+def form(files: list[tuple[str, bytes]], task: str, path: str, headers: Mapping[str, str]) -> bytes:
+    """One whole request with a multipart form and these headers, ready to be sent."""
     mark = "b" * 24
     parts = [f'--{mark}\r\nContent-Disposition: form-data; name="task"\r\n\r\n{task}\r\n'.encode()]
     for name, content in files:
         head = f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n'
         parts.append(f"{head}Content-Type: application/octet-stream\r\n\r\n".encode() + content + b"\r\n")
     body = b"".join(parts) + f"--{mark}--\r\n".encode()
+    own = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{own}"
         f"Content-Type: multipart/form-data; boundary={mark}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

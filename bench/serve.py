@@ -44,6 +44,7 @@ from bench.staged import (
     workers_mb,
 )
 from lineage import keys, people, places, store
+from serving import served as releases
 
 EMPTY = """
 import bentoml
@@ -62,7 +63,7 @@ def measure(name: str, work: Path, options: argparse.Namespace, token: str) -> d
     tag, folder = release(places.home() / "releases" / name, source, name, options.precision)
     series_files, one = slices(SLICES), slices(1)
     kinds = {"dicom": one, "jpeg": [("a.jpg", picture())], "series": series_files}
-    forms = {kind: load.form(files, TASK, "/predict", token) for kind, files in kinds.items()}
+    forms = {kind: load.form(files, TASK, "/predict", releases.shown(token)) for kind, files in kinds.items()}
     environment = {"ONEDNN_MAX_CPU_ISA": options.isa} if options.isa else {}
     figures: dict[str, Any] = {}
     with served(tag, environment) as (url, process):

@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from desk import answer, audit, cases, decisions, models, report, shelf, signin, watch
+from desk import answer, audit, cases, decisions, models, report, shelf, signin, tool_rules, tools, watch
 from desk.render import FOLDER, page
 from lineage import places, store
 from lineage.fault import Fault
@@ -34,7 +34,7 @@ HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
@@ -83,6 +83,7 @@ def routes() -> list[BaseRoute]:
         Route("/watch", shown(watch.listed, "engineer")),
         Route("/decisions", shown(decisions.listed, "engineer")),
         Route("/decisions", done(decisions.decide, "engineer"), methods=["POST"], middleware=forms),
+        Route("/tools/{name}", shown(tools.opened, *tool_rules.READERS)),
         Route("/ledger", shown(audit.events, "auditor")),
         Route("/verify", shown(audit.verify, "auditor")),
         Route("/trace", shown(audit.traced, "auditor")),

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from desk import cohorts, shelf, traffic
+from desk import tools as tool_pages
 from desk.render import page
 from desk.signin import Visitor
-from lineage import ledger, places, registry
+from lineage import ledger, registry
 from lineage.ledger import Event
 
-log = logging.getLogger(__name__)
 LATEST = 50
-TOOLS = {
-    "prefect": "Prefect: runs and schedules",
-    "mlflow": "MLflow: runs and versions",
-    "evidently": "Evidently: drift over time",
-}
 
 
 @dataclass(frozen=True)
@@ -122,15 +115,6 @@ def verdicts(*gates: str) -> list[Event]:
 
 
 def tools() -> list[tuple[str, str]]:
-    """(name, address) of the tools' own pages that run now, from `run/*.json`."""
-    found = []
-    for path in sorted((places.home() / "run").glob("*.json")):
-        try:
-            record: Any = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            log.warning("%s can't be read: %s", path, error)
-            continue
-        url = record.get("url") if isinstance(record, dict) else None
-        if path.stem in TOOLS and isinstance(url, str) and url.startswith(("http://", "https://")):
-            found.append((TOOLS[path.stem], url))
-    return found
+    """(name, address at the desk) of the tools whose pages are open now."""
+    running = [name for name in tool_pages.TOOLS if tool_pages.address("tools") and tool_pages.runs(name)]
+    return [(tool_pages.TOOLS[name][0], f"/tools/{name}") for name in running]

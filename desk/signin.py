@@ -86,6 +86,7 @@ def leave(request: Request, who: Visitor, form: Form) -> Response:
     """POST /leave: end the session, and those of the tools that began with it."""
     del form
     sessions.end(who.session)
+    sessions.end_at(who.name, sessions.TOOLS)
     response = page(request, "signin.html", {"spent": False})
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
     return response

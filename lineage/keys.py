@@ -88,5 +88,10 @@ def door(name: str) -> str:
     return _keyed("door", name).hex()
 
 
+def prefect_secret() -> str:
+    """What Prefect's server asks for, as `user:password`."""
+    return f"oncoloop:{door('prefect')}"
+
+
 def _keyed(purpose: str, text: str) -> bytes:
     return hmac.digest(key(purpose), text.encode(), "sha256")

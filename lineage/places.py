@@ -8,6 +8,8 @@ from pathlib import Path
 
 from lineage import isolation
 
+SOCKET_BYTES = 107
+
 
 def home() -> Path:
     """The folder of all state: `ONCOLOOP_HOME`, or `var` in the working folder."""
@@ -34,6 +36,25 @@ def relative(path: str | Path) -> str:
 def database_url() -> str:
     """The database: `ONCOLOOP_DATABASE_URL`, or SQLite in `home()`."""
     return os.environ.get("ONCOLOOP_DATABASE_URL") or f"sqlite:///{home() / 'oncoloop.db'}"
+
+
+def mlflow_socket() -> Path:
+    """Where MLflow's pages are asked for: a socket in a folder that only its owner may enter."""
+    folder = place("run", "mlflow", "x").parent
+    folder.chmod(0o700)
+    return folder / "http.sock"
+
+
+def socket_address(path: Path) -> str:
+    """A socket's path in the 107 bytes that an address holds (unix(7)), through the open folder if it is longer."""
+    if len(os.fsencode(path)) <= SOCKET_BYTES:
+        return str(path)
+    return f"/proc/self/fd/{_folder(path.parent)}/{path.name}"
+
+
+@lru_cache(maxsize=4)
+def _folder(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def environment() -> dict[str, str]:

@@ -49,10 +49,19 @@ def of_id(session_id: str, place: str = DESK) -> Person | None:
     return person if person and person.disabled_at is None else None
 
 
-def end(session_id: str) -> None:
-    """End one sign-in."""
+def end(session_id: str) -> bool:
+    """End one sign-in; whether it was open."""
     table = store.sessions
-    store.execute(table.update().where((table.c.sha256 == session_id) & _open()).values(ended_at=store.now()))
+    return (
+        store.execute(table.update().where((table.c.sha256 == session_id) & _open()).values(ended_at=store.now())) > 0
+    )
+
+
+def end_at(name: str, place: str) -> None:
+    """End what a person has open at one place."""
+    table = store.sessions
+    here = (table.c.name == name) & (table.c.place == place) & _open()
+    store.execute(table.update().where(here).values(ended_at=store.now()))
 
 
 def end_all(name: str, actor: str) -> int:

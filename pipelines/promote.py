@@ -35,12 +35,15 @@ def judged(task: str, version: str) -> Verdict:
 
 def approve(task: str, version: str, actor: str, reason: str) -> Event:
     """A person lets a version through that passed or was inconclusive: the signed row, on which `act` acts. Fault for
-    one that failed, and for one that is the champion."""
+    one that failed, here or in shadow, and for one that is the champion."""
+    from pipelines import shadow  # pandas and the gate: a rollback does not wait for them
+
     verdict = judged(task, version)
     if verdict.outcome is Outcome.FAIL:
         raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; a fail can't be approved")
     if not reason.strip():
         raise Fault("an approval needs a reason (--reason)")
+    shadow.check_comparison(task, version)
     if registry.roles(task).get("champion") == version:
         raise Fault(f"{task}/{version} is the champion already")
     return _sign(task, version, "approve", actor, reason)
@@ -63,7 +66,7 @@ def act(event: Event) -> None:
 
     Fault where that can't be done any more: the gate said fail, or the version has failed in shadow.
     """
-    from pipelines import shadow  # pandas and the gate: a rollback does not wait for them
+    from pipelines import shadow
 
     task, _, version = event.subject.rpartition("/")
     verdict, reason = judged(task, version), str(event.payload["reason"])

@@ -18,7 +18,7 @@ from urllib.error import URLError
 
 import psutil
 
-from lineage import places
+from lineage import keys, places
 from lineage.fault import Fault
 from pipelines import page
 
@@ -31,6 +31,8 @@ HOST = "127.0.0.1"
 class Service:
     """One supervised process. `after` names the service that must be healthy before this one starts.
 
+    One that listens on a `socket` of its own starts in its folder, since an address holds 107 bytes.
+
     A service without a port that says itself when it is ready writes the file `ready`.
     """
 
@@ -40,6 +42,7 @@ class Service:
     health: str = "/"
     after: str = ""
     ready: Path | None = None
+    socket: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     healthy: bool = False
@@ -58,10 +61,13 @@ class Service:
             raise Fault(f"port {self.port} for {self.name} is in use; free it or choose others with --port")
         if self.ready:
             self.ready.unlink(missing_ok=True)
+        if self.socket:
+            self.socket.unlink(missing_ok=True)
         with places.place("logs", f"{self.name}.log").open("ab") as output:
             self.process = subprocess.Popen(
                 self.command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                start_new_session=True, env=os.environ | dict(self.environment),
+                cwd=self.socket.parent if self.socket else None, start_new_session=True,
+                env=os.environ | dict(self.environment),
             )  # fmt: skip
         self.started, self.healthy = time.monotonic(), False
         _write(self)
@@ -82,6 +88,8 @@ class Service:
     def _answers(self) -> bool:
         if self.port:
             return answers(self.url + self.health)
+        if self.socket:
+            return answers_at(self.socket, self.health)
         return self.ready is None or self.ready.exists()
 
     def stop(self, patience: float = 8.0) -> None:
@@ -143,6 +151,18 @@ def answers(url: str, seconds: float = 1.0) -> bool:
         return False
 
 
+def answers_at(path: Path, health: str, seconds: float = 1.0) -> bool:
+    """Whether what listens on a socket answers with success."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(seconds)
+            connection.connect(places.socket_address(path))
+            connection.sendall(f"GET {health} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            return connection.recv(16).startswith((b"HTTP/1.1 2", b"HTTP/1.0 2"))
+    except OSError:
+        return False
+
+
 def run_file(name: str) -> Path:
     """The file that says where a service answers and which process it is."""
     return places.place("run", f"{name}.json")
@@ -183,6 +203,7 @@ def connect(seconds: float = 120.0) -> None:
     while "PREFECT_API_URL" not in os.environ and time.monotonic() < deadline:
         if found := url("prefect"):
             os.environ["PREFECT_API_URL"] = f"{found}/api"
+            os.environ.setdefault("PREFECT_API_AUTH_STRING", keys.prefect_secret())
         elif not starting("prefect"):
             return
         else:

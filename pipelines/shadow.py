@@ -115,6 +115,11 @@ def of(task: str, version: str) -> str:
 def admit(task: str, version: str, actor: str) -> None:
     """Before an approval: end the version's own shadow, and refuse what its newest comparison has failed. Fault."""
     end_of(task, version, actor, "the version is to be approved")
+    check_comparison(task, version)
+
+
+def check_comparison(task: str, version: str) -> None:
+    """Fault where a version's newest comparison in shadow has failed."""
     found = ledger.events("verdict", of(task, version), limit=1)
     if found and (said := from_dict(found[0].payload)).outcome is Outcome.FAIL:
         raise Fault(f"in shadow {task}/{version} failed: {said.reasons[0]}; it can't be approved")

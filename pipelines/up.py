@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lineage import ledger, outbox, places
+from lineage import keys, ledger, outbox, places
 from lineage.fault import Fault
 from pipelines import schedule, services
 from pipelines.fleet import Fleet
@@ -19,31 +19,41 @@ from pipelines.workspace import alone
 
 log = logging.getLogger(__name__)
 
-NAMES = ("prefect", "runner", "desk", "release", "mlflow", "evidently")
+NAMES = ("prefect", "runner", "desk", "release", "mlflow", "tools")
 PORT = 7800
 
 
 def lay_out(base: int) -> dict[str, Service]:
-    """The services of a workspace on ports from `base` on: desk, Prefect, MLflow, Evidently."""
+    """The services of a workspace on ports from `base` on: desk, Prefect, and the origin of the tools' pages.
+
+    Prefect asks everybody for a secret; MLflow listens on a socket that only this user may open.
+    """
     import os
 
-    prefect, evidently = base + 1, places.place("evidently")
-    evidently.mkdir(parents=True, exist_ok=True)
+    prefect, tools, socket = base + 1, base + 3, places.mlflow_socket()
     os.environ.setdefault("PREFECT_API_URL", f"http://{HOST}:{prefect}/api")
+    os.environ.setdefault("PREFECT_API_AUTH_STRING", keys.prefect_secret())
     python, tracking = sys.executable, os.environ["MLFLOW_TRACKING_URI"]
+    artifacts = os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"]
+
+    def page(application: str, port: int) -> list[str]:
+        return [python, "-m", "uvicorn", "--factory", f"desk.{application}:create", "--host", HOST, "--port", str(port),
+                "--http", "httptools", "--loop", "uvloop", "--no-server-header", "--log-level", "warning"]  # fmt: skip
+
     listed = [
-        Service("desk", [python, "-m", "uvicorn", "--factory", "desk.app:create", "--host", HOST, "--port", str(base),
-                         "--http", "httptools", "--loop", "uvloop", "--no-server-header", "--log-level", "warning"],
-                base, "/healthz"),
+        Service("desk", page("app", base), base, "/healthz"),
         Service("prefect", [services.program("prefect"), "server", "start", "--host", HOST, "--port", str(prefect)],
-                prefect, "/api/health", environment={"PREFECT_UI_API_URL": f"http://{HOST}:{prefect}/api"}),
+                prefect, "/api/health", environment={
+                    "PREFECT_SERVER_API_AUTH_STRING": keys.prefect_secret(),
+                    "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "none"}),  # its own word for nobody would be everybody
         Service("runner", [services.program("oncoloop"), "schedule", "--work"], after="prefect",
                 ready=schedule.ready_file(), environment={"PREFECT_RUNNER_POLL_FREQUENCY": "2"}),
-        Service("mlflow", [python, "-m", "mlflow", "server", "--backend-store-uri", tracking, "--host", HOST, "--port",
-                           str(base + 2), "--workers", "1"], base + 2, "/health",
+        Service("mlflow", [python, "-m", "mlflow", "server", "--backend-store-uri", tracking, "--workers", "1",
+                           "--no-serve-artifacts", "--default-artifact-root", artifacts, "--static-prefix", "/mlflow",
+                           "--allowed-hosts", "localhost", "--uvicorn-opts", f"--uds {socket.name}"],
+                health="/mlflow/health", socket=socket,
                 environment={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}),  # seven processes that nothing here uses
-        Service("evidently", [services.program("evidently"), "ui", "--workspace", str(evidently), "--host", HOST,
-                              "--port", str(base + 3)], base + 3),
+        Service("tools", page("tools", tools), tools, "/healthz"),
     ]  # fmt: skip
     return {service.name: service for service in listed}
 

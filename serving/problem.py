@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
 import time
@@ -14,7 +15,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lineage import keys
 from lineage.fingerprint import text_sha256
+from serving.request import DESK
 
 if TYPE_CHECKING:
     from lineage.people import Person
@@ -23,6 +26,7 @@ log = logging.getLogger(__name__)
 MEDIA = "application/problem+json"
 GUARDED = ("/predict", "/manifest")
 FAILED = "Something went wrong here; the log of the release has the details."
+ELSEWHERE = "A release answers the desk alone; send this to the desk (POST /api/predict)."
 ENDED = "The upload ended before it was complete."
 ROOM = 64  # requests in one worker at once; one more is told to come back
 TRUSTED = 2.0  # seconds that a good token stays good without another look: a disabled account is let in for so long
@@ -41,7 +45,8 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
 
 
 class Guard:
-    """ASGI middleware: a bearer token with scope `predict`, a bound on the body, every error a problem detail.
+    """ASGI middleware: a bearer token with scope `predict` that the desk hands on, a bound on the body, every error a
+    problem detail.
 
     `limit_mb` is called once, when the server starts, and gives the megabytes that one request may send.
     """
@@ -96,6 +101,8 @@ class Guard:
         if person is None:
             detail = "Send a valid bearer token with the scope `predict` (`oncoloop login NAME --token`)."
             return problem(401, detail, {"WWW-Authenticate": 'Bearer realm="oncoloop", scope="predict"'})
+        if not hmac.compare_digest(keys.door("release").encode(), headers.get(DESK, "").encode()):
+            return problem(403, ELSEWHERE)
         scope.setdefault("state", {})["actor"] = person.name
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 18:

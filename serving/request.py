@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DESK = "oncoloop-desk"  # the header by which the desk shows a release that it is the desk
 LONGEST = 60  # characters of a file name that are kept: with a longer one it would not fit a file system
 
 

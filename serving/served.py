@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lineage import people, places
+from lineage import keys, people, places
 from lineage.fault import Fault
 from lineage.verdict import Outcome, Verdict
 from serving.manifest import WARMUP, read_manifest
 from serving.predict import Upload
+from serving.request import DESK
 
 log = logging.getLogger(__name__)
 NAME = "oncoloop"
@@ -105,10 +106,15 @@ def wait_ready(url: str, seconds: float = 120.0, server: Server | None = None) -
     raise Fault(f"{url} was not ready within {seconds:g} s" + (f"; see {server.log}" if server else ""))
 
 
+def shown(token: str) -> dict[str, str]:
+    """The headers by which a release knows that the desk asks, and for whom."""
+    return {"Authorization": f"Bearer {token}", DESK: keys.door("release")}
+
+
 def ask(url: str, token: str, uploads: list[Upload], task: str = "", timeout: float = 60.0) -> dict[str, Any]:
     """Ask a served release about one case. Raises Fault with the endpoint's own reason."""
     boundary = uuid.uuid4().hex
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": f"multipart/form-data; boundary={boundary}"}
+    headers = shown(token) | {"Content-Type": f"multipart/form-data; boundary={boundary}"}
     request = urllib.request.Request(f"{url}/predict", _form(boundary, uploads, task), headers)
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:

@@ -23,9 +23,7 @@ def status(_args: argparse.Namespace) -> Answer:
         "release": wanted.subject if wanted else None,
         "live": live(),
         "decisions": decisions(),
-        "running": {
-            name: services.url(name) for name in ("desk", "prefect", "mlflow", "evidently") if services.url(name)
-        },
+        "running": {name: services.url(name) for name in ("desk", "tools", "prefect") if services.url(name)},
         "predictions": journal.count(),
         "outbox": [{"kind": row.kind, **row.payload} for row in outbox.pending()],
         "events": len(ledger.events()),

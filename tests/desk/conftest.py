@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from desk import app, traffic, trust
-from lineage import journal, ledger, people, store
+from lineage import journal, keys, ledger, people, store
 from lineage.verdict import Outcome, Verdict
 from serving import explain
 
@@ -163,6 +163,7 @@ class Answering:
         person = people.bearer(request.headers.get("authorization", "").removeprefix("Bearer "), "predict")
         if person is None:
             return self._refused(401, "Send a valid bearer token.")
+        assert request.headers.get("oncoloop-desk") == keys.door("release")
         self.headers.append(dict(request.headers))
         form = await request.form()
         files = [(sent.filename, len(await sent.read())) for sent in form.getlist("files")]  # type: ignore[union-attr]

@@ -66,10 +66,14 @@ def test_a_note_stands_wherever_the_task_does(open_desk: Desk) -> None:
 
 
 def test_links_lead_to_the_tools_that_run(open_desk: Desk, workspace: Path) -> None:
-    run = workspace / "run"
+    run, client = workspace / "run", open_desk("engineer")
     (run / "prefect.json").write_text(json.dumps({"url": "http://127.0.0.1:7801", "pid": 1}))
-    (run / "mlflow.json").write_text(json.dumps({"url": "javascript:alert(1)"}))
-    (run / "evidently.json").write_text("{half a fi")
-    (run / "release-x.json").write_text(json.dumps({"url": "http://127.0.0.1:7810"}))
-    assert models.tools() == [("Prefect: runs and schedules", "http://127.0.0.1:7801")]
-    assert 'href="http://127.0.0.1:7801"' in open_desk("engineer").get("/models").text
+    assert models.tools() == [], "not before their origin is open"
+    (run / "tools.json").write_text("{half a fi")
+    assert models.tools() == []
+    (run / "tools.json").write_text(json.dumps({"url": "javascript:alert(1)"}))
+    assert models.tools() == []
+    (run / "tools.json").write_text(json.dumps({"url": "http://127.0.0.1:7803"}))
+    assert models.tools() == [("Prefect: runs and schedules", "/tools/prefect")]
+    page = client.get("/models").text
+    assert 'href="/tools/prefect"' in page and "7801" not in page

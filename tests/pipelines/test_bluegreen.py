@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lineage import journal, ledger, people, store, trace
+from lineage import decisions, journal, ledger, people, store, trace
 from lineage.fault import Fault
 from lineage.verdict import Outcome, Verdict
 from monitoring import window
@@ -31,6 +31,8 @@ TINY = """\
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     with rush.town(tmp_path_factory.mktemp("town")) as made:
+        for name in ("eve", "enno"):
+            people.add(name, "engineer")
         yield made
 
 
@@ -46,7 +48,7 @@ def test_traffic_moves_there_and_back_and_no_request_is_lost(town: Town) -> None
             if aim == "blue":
                 assert promote.rollback("eve", "a test") == ("blue", [])
             else:
-                ledger.append("release.wanted", aim, {"instead_of": "blue"}, "eve")
+                decisions.record("release.wanted", aim, {"instead_of": "blue"}, "eve")
             rush.wait(lambda aim=aim: users.told[-1].release == aim, 10)
             time.sleep(1.0)
             took.append(max(users.since(asked, aim)))

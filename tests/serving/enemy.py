@@ -19,6 +19,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless
 
+from serving import served
+
 from .conftest import Endpoint, dicom, png
 
 GROWTH = 60e6  # bytes that a worker may hold more of than before, once it has seen the largest scan that is read
@@ -45,7 +47,7 @@ def files(endpoint: Endpoint, house: Path) -> set[str]:
 
 def answers(endpoint: Endpoint) -> bool:
     """Whether an ordinary scan is answered as ever, over and over on new connections, so by every worker."""
-    headers = {"Authorization": f"Bearer {endpoint.token}", "Content-Type": "application/dicom"}
+    headers = served.shown(endpoint.token) | {"Content-Type": "application/dicom"}
     address = f"{endpoint.server.url}/predict"
     replies = [httpx.post(address, content=dicom(True), headers=headers, timeout=30) for _ in range(8)]
     return all(reply.status_code == 200 and reply.json()["answer"] == "tumour" for reply in replies)
@@ -53,7 +55,7 @@ def answers(endpoint: Endpoint) -> bool:
 
 def fed(endpoint: Endpoint) -> None:
     """Let every worker have answered the largest scan that is read, as its time shows: its allocator keeps some."""
-    headers = {"Authorization": f"Bearer {endpoint.token}"}
+    headers = served.shown(endpoint.token)
     large = picture(8_000, 8_000)
     began = {worker.pid: worker.cpu_times().user for worker in workers(endpoint)}
     rounds = dict.fromkeys(began, 0)

@@ -26,7 +26,7 @@ SERIES = {f"{place}.dcm": dicom(place == 1, place, float(place)) for place in (2
 
 @pytest.fixture
 def client(endpoint: Endpoint) -> Iterator[httpx.Client]:
-    headers = {"Authorization": f"Bearer {endpoint.token}"}
+    headers = served.shown(endpoint.token)
     with httpx.Client(base_url=endpoint.server.url, headers=headers, timeout=30) as client:
         yield client
 
@@ -94,10 +94,11 @@ def test_bentos_own_client_sends_a_series(endpoint: Endpoint, tmp_path: Path) ->
     script = (
         "import bentoml, sys; from pathlib import Path\n"
         "with bentoml.SyncHTTPClient(sys.argv[1], token=sys.argv[2]) as client:\n"
-        "    said = client.predict(files=[Path(file) for file in sys.argv[3:]], task='tiny-mr')\n"
+        "    client.client.headers['oncoloop-desk'] = sys.argv[3]\n"
+        "    said = client.predict(files=[Path(file) for file in sys.argv[4:]], task='tiny-mr')\n"
         "    print(said['answer'], len(said['slices']))\n"
     )
-    command = [sys.executable, "-c", script, endpoint.server.url, endpoint.token]
+    command = [sys.executable, "-c", script, endpoint.server.url, endpoint.token, keys.door("release")]
     command += [str(tmp_path / name) for name in SERIES]
     ran = subprocess.run(command, capture_output=True, text=True, env=served.environment(), check=False)
     assert ran.stdout.split()[1:] == ["3"], ran.stderr
@@ -130,7 +131,7 @@ def test_readiness_and_metrics_need_no_token_and_count_answers(client: httpx.Cli
 
 def test_a_token_ends_with_its_time_its_scope_and_its_holder(endpoint: Endpoint) -> None:
     def status(token: str) -> int:
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/dicom"}
+        headers = served.shown(token) | {"Content-Type": "application/dicom"}
         return httpx.post(f"{endpoint.server.url}/predict", content=dicom(True), headers=headers).status_code
 
     people.add("trent", "clinician")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from lineage import journal
+from serving import served
 
 from . import enemy
 from .conftest import Endpoint, dicom, png
@@ -26,7 +27,7 @@ SCANS, ARCHIVES = enemy.scans(), enemy.archives()
 
 @pytest.fixture(scope="module")
 def client(endpoint: Endpoint) -> Iterator[httpx.Client]:
-    headers = {"Authorization": f"Bearer {endpoint.token}"}
+    headers = served.shown(endpoint.token)
     with httpx.Client(base_url=endpoint.server.url, headers=headers, timeout=60) as client:
         yield client
 

@@ -29,6 +29,7 @@ from data.record import Modality, PixelSettings, Pooling, Task
 from lineage import ledger, people
 from pipelines import cli
 from pipelines.commands import answers
+from serving import served
 from serving.predict import Upload, predict
 from serving.release import Release, load_release
 from tests.desk.conftest import serve
@@ -130,9 +131,7 @@ def numbers(said: dict[str, Any]) -> dict[str, Any]:
 def everywhere(case: Case, front: httpx.Client, endpoint: Endpoint, folder: Path) -> list[dict[str, Any]]:
     """The answers of the API, of the page's path and of `oncoloop predict`; `oncoloop replay` agrees with the first."""
     sent: Any = {"files": [("files", file) for file in case.items()], "data": {"task": "tiny-mr"}}
-    api = httpx.post(
-        f"{endpoint.server.url}/predict", headers={"Authorization": f"Bearer {endpoint.token}"}, timeout=60, **sent
-    )
+    api = httpx.post(f"{endpoint.server.url}/predict", headers=served.shown(endpoint.token), timeout=60, **sent)
     page = front.post("/api/predict", **sent)
     assert api.status_code == page.status_code == 200, (api.text, page.text)
     for name, content in case.items():

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("house")
 
 @pytest.fixture
 def client(endpoint: Endpoint) -> Iterator[httpx.Client]:
-    headers = {"Authorization": f"Bearer {endpoint.token}"}
+    headers = served.shown(endpoint.token)
     with httpx.Client(base_url=endpoint.server.url, headers=headers, timeout=30) as client:
         yield client
 
@@ -162,6 +162,18 @@ def test_only_a_valid_token_with_the_scope_gets_an_answer(endpoint: Endpoint) ->
     assert journal.count() == before
 
 
+def test_a_release_answers_the_desk_alone(endpoint: Endpoint) -> None:
+    """A person's token is for the desk: behind it, also a release in shadow or a retired one would answer."""
+    before, bearer = journal.count(), {"Authorization": f"Bearer {endpoint.token}"}
+    for headers in (bearer, bearer | {"oncoloop-desk": ""}, bearer | {"oncoloop-desk": "0" * 64}):
+        for reply in (
+            httpx.post(f"{endpoint.server.url}/predict", files={"files": dicom(True)}, headers=headers),
+            httpx.get(f"{endpoint.server.url}/manifest", headers=headers),
+        ):
+            assert reply.status_code == 403 and "the desk alone" in reply.json()["detail"]
+    assert journal.count() == before
+
+
 def test_the_manifest_and_bentos_own_pages_answer(client: httpx.Client, endpoint: Endpoint) -> None:
     assert client.get("/manifest").json() == served.read_manifest(endpoint.folder)
     for path in ("/livez", "/readyz", "/metrics", "/docs.json"):
@@ -184,7 +196,7 @@ def test_an_answer_that_cannot_be_journalled_is_not_given(client: httpx.Client) 
 
 def test_a_crowd_is_answered_or_told_to_come_back(client: httpx.Client, endpoint: Endpoint) -> None:
     """Senders that never finish hold every place; who comes then is told so at once, and answered afterwards."""
-    whole = load.form([("a.dcm", dicom(True))], "tiny-mr", "/predict", endpoint.token)
+    whole = load.form([("a.dcm", dicom(True))], "tiny-mr", "/predict", served.shown(endpoint.token))
     address = (urlsplit(endpoint.server.url).hostname, urlsplit(endpoint.server.url).port)
     slow: list[socket.socket] = []
     refused: list[httpx.Response] = []

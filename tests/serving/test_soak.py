@@ -19,6 +19,7 @@ from PIL import Image
 from data import archive, phantom
 from data.record import Modality, PixelSettings, Pooling, Task
 from lineage import journal
+from serving import served
 from tests.conftest import ROOT
 from tests.data.mutations import mutated
 
@@ -78,7 +79,7 @@ def upload(client: httpx.Client, originals: list[bytes], number: int) -> str:
 
 def test_mutated_uploads_are_answered_or_refused(endpoint: Endpoint, house: Path, originals: list[bytes]) -> None:
     enemy.fed(endpoint)
-    headers = {"Authorization": f"Bearer {endpoint.token}"}
+    headers = served.shown(endpoint.token)
     files, journalled, begun = enemy.files(endpoint, house), journal.count(), time.monotonic()
     held, seen = [enemy.resident(endpoint)], Counter[str]()
     with (
