@@ -43,6 +43,7 @@ def approve(task: str, version: str, actor: str, reason: str) -> None:
         raise Fault("an approval needs a reason (--reason)")
     if registry.roles(task).get("champion") == version:
         raise Fault(f"{task}/{version} is the champion already")
+    registry.check_artifacts(task, version)
     shadow.admit(task, version, actor)
     _sign(task, version, "approve", actor, reason)
     promote(task, version, actor, reason)
@@ -68,7 +69,11 @@ def reject(task: str, version: str, actor: str, reason: str) -> None:
 
 
 def promote(task: str, version: str, actor: str, reason: str) -> None:
-    """Make a version the champion: decided in the ledger, projected to MLflow's aliases."""
+    """Make a version the champion: decided in the ledger, projected to MLflow's aliases.
+
+    Fault where a file of the version is not what the gate judged.
+    """
+    registry.check_artifacts(task, version)
     event = ledger.events(kind="verdict", subject=f"{task}/{version}")[-1]
     tags = registry.tags(task, version)
     facts: dict[str, object] = {
