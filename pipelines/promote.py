@@ -42,9 +42,11 @@ def approve(task: str, version: str, actor: str, reason: str) -> None:
     if not reason.strip():
         raise Fault("an approval needs a reason (--reason)")
     if registry.roles(task).get("champion") == version:
+        if pending_release():  # an approval was interrupted before its release: the same command finishes it
+            return
         raise Fault(f"{task}/{version} is the champion already")
-    registry.check_artifacts(task, version)
     shadow.admit(task, version, actor)
+    registry.check_artifacts(task, version)
     _sign(task, version, "approve", actor, reason)
     promote(task, version, actor, reason)
 

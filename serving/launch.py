@@ -6,12 +6,14 @@ import os
 import shutil
 import sys
 
+from lineage import places
 from lineage.fault import Fault
 from serving import integrity
 
 
 def main(tag: str, options: list[str]) -> None:
     """Compare the Bento with the ledger and its manifest, then become its server."""
+    places.keep_private()
     for cache in [path for path in integrity.bento(tag).rglob("__pycache__") if path.is_dir()]:
         shutil.rmtree(cache)  # Python would run what lies there in place of the code
     try:

@@ -116,6 +116,21 @@ def test_an_exchanged_file_is_not_approved(ward: Path, name: str) -> None:
     assert verdict.outcome.value == "fail" and f"{TASK}/1: {name} in MLflow" in "\n".join(verdict.reasons)
 
 
+def test_a_version_whose_files_are_gone_is_not_named_champion(ward: Path) -> None:
+    folder = artifact(ward, "graph.onnx").parent
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(Fault, match=rf"the artefacts of {TASK}/1 are not at {folder}"):
+        promote.approve(TASK, "1", "system", "read")
+    assert not ledger.events("approval") and not ledger.events("model.promoted")
+
+
+def test_an_approval_that_was_interrupted_before_its_release_is_finished_by_the_same_command(ward: Path) -> None:
+    promote.approve(TASK, "1", "system", "read")
+    promote.approve(TASK, "1", "system", "read")
+    assert len(ledger.events("approval")) == len(ledger.events("model.promoted")) == 1
+    assert promote.pending_release()
+
+
 def again(ward: Path) -> str:
     """A run with the same files as the first one, exchanged ones among them."""
     from mlflow import MlflowClient
