@@ -41,7 +41,9 @@ def key(purpose: str) -> bytes:
     try:
         seen = os.stat(path)  # noqa: PTH116, asked several times for every scan
     except FileNotFoundError as error:
-        raise Fault(f"the key {path} is missing; run `oncoloop init` in the workspace, or restore a backup") from error
+        raise Fault(
+            f"the key {path} is missing; bring it with `oncoloop restore FILE.keys WORKSPACE`, or run `oncoloop init`"
+        ) from error
     return _read(path, seen.st_ino, seen.st_mtime_ns)
 
 

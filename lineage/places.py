@@ -9,6 +9,12 @@ from pathlib import Path
 from lineage import isolation
 
 SOCKET_BYTES = 107
+PRIVATE = 0o077  # what nobody but the owner may do with any file of ours: keys, databases, logs, backups, scans
+
+
+def keep_private() -> None:
+    """Let this process and all that it starts make files and folders for their owner alone."""
+    os.umask(PRIVATE)
 
 
 def home() -> Path:
@@ -80,8 +86,9 @@ def set_environment() -> None:
     """Set what `environment()` says, except where the user has said where things are. Call it before any vendor.
 
     Variables that would send work to another repository are dropped (`isolation.isolate`), and a desktop's own XDG
-    folders are nobody's word for where a workspace keeps its state.
+    folders are nobody's word for where a workspace keeps its state. Files are made for their owner alone from now on.
     """
+    keep_private()
     isolation.isolate(os.environ)
     for name, value in environment().items():
         if name.startswith("XDG_"):

@@ -6,14 +6,15 @@ import contextlib
 import logging
 import os
 import sqlite3
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 from urllib.request import urlopen
 
-from lineage import ledger
+from lineage import artifacts, ledger
 from lineage.fault import Fault
-from lineage.places import place, set_environment
+from lineage.places import home, place, set_environment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,13 +48,33 @@ def register(task: str, run_id: str, artifact_path: str, tags: dict[str, str]) -
 
 
 def download(task: str, version: str) -> Path:
-    """A local folder with a version's model artefacts."""
-    from mlflow.artifacts import download_artifacts
+    """A local folder with a version's model artefacts.
 
-    source = _version(task, version).source
+    Fault that names the file where one is not what the gate judged: MLflow's server takes uploads into any run.
+    """
     target = place("mlflow", "downloads", task, version)
     target.mkdir(parents=True, exist_ok=True)
-    return Path(download_artifacts(artifact_uri=source, dst_path=str(target)))
+    folder = _fetch(task, version, target)
+    artifacts.check(task, version, folder)
+    return folder
+
+
+def check_artifacts(task: str, version: str) -> None:
+    """Fault that names the first file in MLflow which is not what the gate judged."""
+    with tempfile.TemporaryDirectory(dir=home()) as target:
+        artifacts.check(task, version, _fetch(task, version, Path(target)))
+
+
+def changed_artifacts(task: str, version: str) -> dict[str, str | None]:
+    """The files in MLflow that differ from what is recorded: their SHA-256 now, None for one that is missing.
+
+    Empty for a version whose files were never recorded.
+    """
+    hashes = artifacts.recorded(task, version)
+    if hashes is None:
+        return {}
+    with tempfile.TemporaryDirectory(dir=home()) as target:
+        return artifacts.changed(hashes, _fetch(task, version, Path(target)))
 
 
 def tags(task: str, version: str) -> dict[str, str]:
@@ -161,6 +182,19 @@ def relocate(before: Path) -> None:
                     f'UPDATE "{table}" SET "{column}" = ? || substr("{column}", ?) WHERE substr("{column}", 1, ?) = ?',
                     (now, len(was) + 1, len(was), was),
                 )
+
+
+def _fetch(task: str, version: str, target: Path) -> Path:
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    source = _version(task, version).source
+    try:
+        return Path(download_artifacts(artifact_uri=source, dst_path=str(target)))
+    except (OSError, MlflowException) as error:
+        raise Fault(
+            f"the artefacts of {task}/{version} are not at {source} ({_line(error)}); restore a backup"
+        ) from error
 
 
 def _aliases(task: str) -> dict[str, str]:

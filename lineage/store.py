@@ -158,6 +158,15 @@ def engine() -> Engine:
     return _engine(database_url(), os.getpid())
 
 
+def exists() -> bool:
+    """Whether there is a database with a ledger; none is made by asking."""
+    address = make_url(database_url())
+    if address.drivername == "sqlite" and not (address.database and Path(address.database).is_file()):
+        return False
+    with reading() as connection:
+        return inspect(connection).has_table(ledger.name)
+
+
 @contextmanager
 def reading() -> Iterator[Connection]:
     """One consistent view of the database."""

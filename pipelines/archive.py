@@ -1,9 +1,12 @@
-"""Backup and restore: the workspace and its state as one tar file."""
+"""Backup and restore: the workspace and its state as one tar file; its keys stay out of it."""
 
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import os
+import shutil
 import sqlite3
 import tarfile
 import tempfile
@@ -12,13 +15,19 @@ from pathlib import Path
 from lineage import ledger, places
 from lineage.fault import Fault
 from lineage.verdict import Verdict
-from pipelines import git, workspace
+from pipelines import git, sealed_keys, workspace
 
-LEFT_OUT = ("logs", "run", "staging", "worktree", "versions", "sent")
+# Folders of the state that are made again, and the keys, which go into a file of their own
+LEFT_OUT = ("logs", "run", "staging", "worktree", "versions", "sent", "keys")
+BESIDE = ("-wal", "-shm")  # what SQLite keeps beside a database; its copy holds it
+FILE, FOLDER = 0o600, 0o700
 
 
 def write(target: Path) -> int:
-    """Write the workspace to `target`, databases by SQLite's own backup; the number of bytes. Needs quiet: it locks."""
+    """Write the workspace to `target`, databases by SQLite's own backup; the number of bytes. Needs quiet: it locks.
+
+    The file is readable by its owner alone. Keys are left out; their hashes are in it, to know them again.
+    """
     if target.exists():
         raise Fault(f"{target} exists already; a backup never overwrites")
     if os.environ.get("ONCOLOOP_DATABASE_URL"):
@@ -27,29 +36,53 @@ def write(target: Path) -> int:
         raise Fault(
             f"the state lies outside the workspace, in {places.home()}; back up both folders with a tool of yours"
         )
-    temporary = target.with_name(target.name + ".part")
-    with (
-        workspace.alone("workspace"),
-        tempfile.TemporaryDirectory(dir=places.home()) as folder,
-        tarfile.open(temporary, "w") as archive,
-    ):
-        for path in sorted(Path.cwd().rglob("*")):
-            name = path.relative_to(Path.cwd())
-            if not _left_out(name) and path.is_file():
-                source = _copy(path, Path(folder)) if _is_sqlite(path) else path
-                archive.add(source, arcname=str(name), recursive=False)
-    temporary.replace(target)
+    part = target.with_name(target.name + ".part")
+    part.unlink(missing_ok=True)
+    try:
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE)
+        with (
+            workspace.alone("workspace"),
+            tempfile.TemporaryDirectory(dir=places.home()) as folder,
+            os.fdopen(handle, "wb") as stream,
+            tarfile.open(fileobj=stream, mode="w") as archive,
+        ):
+            for path in sorted(Path.cwd().rglob("*")):
+                name = path.relative_to(Path.cwd())
+                if not _left_out(name) and (path.is_file() or (path.is_dir() and not path.is_symlink())):
+                    source = _copy(path, Path(folder)) if path.is_file() and _is_sqlite(path) else path
+                    archive.add(source, arcname=str(name), recursive=False)
+            if not sealed_keys.missing():
+                _add_text(archive, f"{places.home().name}/{sealed_keys.EXPECTED}", json.dumps(sealed_keys.hashes()))
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
     return target.stat().st_size
 
 
 def _left_out(name: Path) -> bool:
-    parts = name.parts
-    gone = parts[0] == places.home().name and len(parts) > 1 and (parts[1] in LEFT_OUT or parts[1].startswith("tmp"))
-    return gone or name.name.endswith(("-wal", "-shm", ".lock", ".part")) or parts[:2] == (".git", "worktrees")
+    """Locks of git and DVC, what is made again, and what was half written. `dvc.lock` and locks of packages stay."""
+    parts, state = name.parts, places.home().name
+    if parts[0] == ".git":
+        return name.suffix == ".lock" or parts[1:2] == ("worktrees",)
+    if parts[0] == ".dvc":
+        return parts[1:2] == ("tmp",)
+    if parts[0] == state:
+        return parts[1:2] != () and (parts[1] in LEFT_OUT or parts[1].startswith("tmp") or _half(name))
+    return len(parts) == 1 and _half(name)
+
+
+def _half(name: Path) -> bool:
+    """Whether a file is one that a killed run left, or lies beside a database."""
+    if name.suffix == ".part":
+        return True
+    beside = next((ending for ending in BESIDE if name.name.endswith(ending)), "")
+    return bool(beside) and _is_sqlite(name.with_name(name.name.removesuffix(beside)))
 
 
 def _is_sqlite(path: Path) -> bool:
     """Whether a file is a SQLite database, by its header (sqlite.org/fileformat2.html, section 1.3)."""
+    if not path.is_file():
+        return False
     with path.open("rb") as handle:
         return handle.read(16) == b"SQLite format 3\x00"
 
@@ -62,8 +95,17 @@ def _copy(path: Path, folder: Path) -> Path:
     return copy
 
 
-def restore(source: Path, folder: Path) -> Verdict:
-    """Bring a backup back into an empty folder; the verdict is that of its ledger."""
+def _add_text(archive: tarfile.TarFile, name: str, text: str) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(text), FILE
+    archive.addfile(member, io.BytesIO(text.encode("ascii")))
+
+
+def restore(source: Path, folder: Path, keys: dict[str, str] | None = None) -> Verdict:
+    """Bring a backup back into an empty folder; the verdict is that of its ledger.
+
+    Without `keys` (of `sealed_keys.unseal`) the workspace waits for them: `sealed_keys.missing` names them.
+    """
     if not source.is_file():
         raise Fault(f"{source} does not exist; give the file that `oncoloop backup` wrote")
     if folder.exists() and any(folder.iterdir()):
@@ -71,10 +113,33 @@ def restore(source: Path, folder: Path) -> Verdict:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tarfile.open(source) as archive:
-            archive.extractall(folder, filter="data")
+            archive.extractall(folder, filter=_private)
     except tarfile.TarError as error:
+        _empty(folder)
         raise Fault(f"{source} is not a backup: {error}") from error
-    os.environ["ONCOLOOP_HOME"] = str(folder.resolve() / "var")
+    home = folder.resolve() / "var"
+    os.environ["ONCOLOOP_HOME"] = str(home)
+    if (home / "keys").is_dir():  # of a backup that held them, as they once did
+        (home / sealed_keys.EXPECTED).unlink(missing_ok=True)
+    elif keys is not None:
+        try:
+            sealed_keys.bring(keys)
+        except Fault:
+            _empty(folder)
+            raise
     workspace.enter(folder)
     git.run("worktree", "prune")
     return ledger.verify()
+
+
+def _private(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+    """For the owner alone, whatever the backup says; what leads out of the folder is refused by tarfile itself."""
+    safe = tarfile.data_filter(member, path)
+    if safe is None or safe.issym():
+        return safe
+    return safe.replace(mode=(safe.mode or FILE) & FILE if safe.isfile() else FOLDER, deep=False)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lineage import isolation
+from lineage import isolation, places
 from lineage.fault import Fault
 
 
@@ -51,9 +51,14 @@ TASK = arg("--task", help="only this task of params.yaml")
 REASON = arg("--reason", required=True, help="why; it is written to the ledger")
 VERSION = (arg("task", help="a task of params.yaml"), arg("version", help="a version of its model"))
 
+PASSPHRASE = arg("--passphrase-file", type=Path, help="the passphrase of the keys is the first line of this file; "
+                                                      "without it you are asked")  # fmt: skip
+
 COMMANDS: dict[str, Command] = {
     "init": Command("setup", "make a workspace, or mend a half-made one", "oncoloop init ward7",
-                    (arg("folder", type=Path),), inside=False),
+                    (arg("folder", type=Path),
+                     arg("--new-keys", action="store_true", help="make keys anew where a restored workspace has none")),
+                    inside=False),
     "demo": Command("demo", "the whole loop on synthetic studies", "oncoloop demo --seed 3",
                     (arg("--sham", action="store_true", help="with permuted labels: the gate must say no"),
                      arg("--quick", action="store_true", help="few patients: the gates will hardly be sure"),
@@ -117,10 +122,16 @@ COMMANDS: dict[str, Command] = {
                        arg("--repair", action="store_true", help="bring back what is missing, as far as it is known"))),
     "schedule": Command("setup", "register the Prefect deployments", "oncoloop schedule",
                         (arg("--work", action="store_true", help="also run what is due, until stopped"),), flows=True),
-    "backup": Command("keeping", "write the workspace and its state to one file", "oncoloop backup ward7.tar",
-                      (arg("file", type=Path),)),
-    "restore": Command("keeping", "bring a backup back into an empty folder", "oncoloop restore ward7.tar ward7",
-                       (arg("file", type=Path), arg("folder", type=Path)), inside=False),
+    "backup": Command("keeping", "write the workspace and its state to one file, its keys to another",
+                      "oncoloop backup ward7.tar --keys ward7.keys",
+                      (arg("file", type=Path),
+                       arg("--keys", type=Path, help="also write the keys to this file, encrypted by a passphrase"),
+                       PASSPHRASE)),
+    "restore": Command("keeping", "bring a backup back into an empty folder; or keys into a workspace without",
+                       "oncoloop restore ward7.tar ward7 --keys ward7.keys",
+                       (arg("file", type=Path, help="a backup, or the file of its keys"), arg("folder", type=Path),
+                        arg("--keys", type=Path, help="the file that `backup --keys` wrote"), PASSPHRASE),
+                       inside=False),
     "user": Command("persons", "people: add, list, disable, enable, end their sign-ins, list and revoke their tokens",
                     "oncoloop user add mara --role clinician",
                     (arg("action", choices=("add", "list", "disable", "enable", "sign-out", "tokens", "revoke")),
@@ -167,6 +178,7 @@ def own_packages_first() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; every failure is one sentence on standard error."""
     own_packages_first()
+    places.keep_private()
     args = parser().parse_args(arguments)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what vendors print goes to standard error; standard output carries the answer alone
@@ -201,7 +213,7 @@ def run(args: argparse.Namespace) -> Answer:
 
     command = COMMANDS[args.command]
     isolation.isolate(os.environ)
-    for name in ("folder", "file", "facts"):
+    for name in ("folder", "file", "facts", "keys", "passphrase_file"):
         if isinstance(given := getattr(args, name, None), Path):
             setattr(args, name, given.expanduser().absolute())
     if getattr(args, "files", None):
@@ -255,8 +267,6 @@ def _first_line(error: Exception) -> str:
 def _keep_traceback() -> str:
     if "ONCOLOOP_HOME" not in os.environ:
         return "".join(traceback.format_exc(limit=-1).splitlines()[-1:])
-    from lineage import places
-
     path = places.place("logs", "crash.log")
     with path.open("a", encoding="utf-8") as handle:
         handle.write(traceback.format_exc() + "\n")

@@ -24,6 +24,7 @@ from data import known, withdrawn
 from lineage import places
 from monitoring import forget
 from pipelines import git, page, repro
+from serving import outlier
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ APART = (
 REMADE = ("worktree", "versions", "sent", "staging", "quality", "population", "crossval", "checkpoints")
 RECORD = ("evidence-",)  # signed copies of the ledger, never written over: neither names anybody
 STORES = ("cache", "remote")
-SERVED = ("centre", "scale", "distances")  # all that a release reads of its reference
+TABLES = ("reference.npz", "reference.csv", "predictions.csv")  # of a model: they lose the patient's rows
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _references(gone: Gone) -> None:
             arrays = {name: content[name] for name in content.files}
         table = path.with_name("reference.csv")
         if not table.is_file():
-            _save(path, {name: np.sort(arrays[name]) if name == "distances" else arrays[name] for name in SERVED})
+            outlier.reduce(path, path)
             continue
         rows = pd.read_csv(table, dtype=str, keep_default_na=False)
         doomed = withdrawn.rows_of(rows, set(gone.units), set(gone.marks)).to_numpy(bool)

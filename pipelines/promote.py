@@ -44,8 +44,10 @@ def approve(task: str, version: str, actor: str, reason: str) -> Event:
     if not reason.strip():
         raise Fault("an approval needs a reason (--reason)")
     shadow.check_comparison(task, version)
-    if registry.roles(task).get("champion") == version:
+    is_champion = registry.roles(task).get("champion") == version
+    if is_champion and not pending_release():  # else an approval was interrupted, and the same command finishes it
         raise Fault(f"{task}/{version} is the champion already")
+    registry.check_artifacts(task, version)
     return _sign(task, version, "approve", actor, reason)
 
 
@@ -80,11 +82,16 @@ def act(event: Event) -> None:
         raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; a fail can't be approved")
     if registry.roles(task).get("champion") != version:
         shadow.admit(task, version, event.actor)
+        registry.check_artifacts(task, version)
         promote(task, version, event.actor, reason)
 
 
 def promote(task: str, version: str, actor: str, reason: str) -> None:
-    """Make a version the champion: decided in the ledger, projected to MLflow's aliases."""
+    """Make a version the champion: decided in the ledger, projected to MLflow's aliases.
+
+    Fault where a file of the version is not what the gate judged.
+    """
+    registry.check_artifacts(task, version)
     event = ledger.events(kind="verdict", subject=f"{task}/{version}")[-1]
     tags = registry.tags(task, version)
     facts: dict[str, object] = {

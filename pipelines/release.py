@@ -16,7 +16,7 @@ from lineage.store import now
 from lineage.verdict import Verdict
 from pipelines import page
 from pipelines.params import Params
-from serving import bundle, outlier
+from serving import bundle, integrity, outlier, served
 
 GRAPH_FILES = ("graph.onnx", "head.npz", "reference.npz")
 
@@ -33,7 +33,8 @@ class Built:
     def facts(self) -> dict[str, Any]:
         """What the ledger keeps of it."""
         digest = fingerprint.file_sha256(self.folder / "manifest.json")
-        return {"bento": self.tag, "tasks": self.tasks, "manifest_sha256": digest}
+        files = fingerprint.tree(served.bento(self.tag))
+        return {"bento": self.tag, "tasks": self.tasks, "manifest_sha256": digest, integrity.FILES: files}
 
 
 def build(settings: Params, champions: dict[str, str]) -> Built:

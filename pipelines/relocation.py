@@ -129,9 +129,14 @@ def check_owner(folder: Path) -> None:
         log.warning("%s belongs to user %d: what root writes there now, that user may not change later", folder,
                     folder.stat().st_uid)  # fmt: skip
     for path in (folder, folder / ".git", places.home()):
-        if path.exists() and not os.access(path, os.W_OK | os.X_OK):
-            owner = path.stat().st_uid
-            raise Fault(
-                f"{path} belongs to user {owner} and may not be written by user {os.geteuid()}; run the command as "
-                f"that user, or let this one write there (chown -R, or an access list)"
-            )
+        check_access(path)
+
+
+def check_access(path: Path) -> None:
+    """Fault if this user may not write to a folder that is there."""
+    if os.path.lexists(path) and not os.access(path, os.W_OK | os.X_OK):
+        owner = path.lstat().st_uid
+        raise Fault(
+            f"{path} belongs to user {owner} and may not be written by user {os.geteuid()}; run the command as "
+            f"that user, or let this one write there (chown -R, or an access list)"
+        )

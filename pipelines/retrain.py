@@ -11,7 +11,7 @@ from prefect import flow, get_run_logger, task
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data import batches
-from lineage import ledger, registry, store
+from lineage import artifacts, ledger, registry, store
 from lineage.verdict import Outcome, Verdict
 from pipelines import carry, elsewhere, follow, news, page, params, parents, promote, repro, schedule
 from pipelines.workspace import alone
@@ -81,6 +81,8 @@ def challenge(tree: str, name: str, data_version: str, reason: str) -> dict[str,
     known = ledger.events(kind="verdict", subject=f"{name}/{version}")
     if known:
         return {"task": name, "version": version, "new": new, "verdict": known[-1].payload, "decision": "unchanged"}
+    files = track.hashes(Path(tree, "evaluation", name), Path(tree, "models", name))
+    artifacts.record(name, version, files, "judged by the training gate")
     verdict = judge(Path(tree), name, version)
     ledger.record(verdict, task=name, version=version, data_version=data_version)
     if spent := budget.spent(verdict.figures):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from lineage.fault import Fault
 from lineage.ledger import Event
 from lineage.verdict import Outcome, Verdict
 from pipelines import admissions, dvc_objects, git, release, repro
+from serving import integrity
 
 NAMING = ("batch.admitted", "model.logged", "patient.withdrawn", "task.added")  # events with a data version
 SMALL = (".csv", ".json")  # tables of a batch: always read; scans and arrays only with `full`
@@ -210,9 +211,36 @@ def _models() -> Iterator[Problem]:
         present = registry.versions(task)
         for version in [number for name, number in logged if name == task and number not in present]:
             yield Problem(f"{task}/{version}", "the ledger has this model, MLflow does not")
+        for version in dict.fromkeys(number for name, number in logged if name == task and number in present):
+            yield from _artifacts(task, version)
+
+
+def _artifacts(task: str, version: str) -> Iterator[Problem]:
+    """The files of a version that are not what the training gate judged."""
+    try:
+        for name, value in registry.changed_artifacts(task, version).items():
+            fact = "has other bytes than the training gate judged" if value else "is missing"
+            yield Problem(f"{task}/{version}", f"{name} in MLflow {fact}")
+    except Fault as fault:
+        yield Problem(f"{task}/{version}", str(fault))
 
 
 def _release() -> Iterator[Problem]:
+    """The wanted release is there; folder and Bento of every release that is kept hold what was built."""
     wanted = release.wanted()
     if wanted and not (places.home() / "releases" / wanted.subject / "manifest.json").is_file():
         yield Problem(f"release {wanted.subject}", "it should answer, and its folder is no longer there")
+    built = {event.subject: str(event.payload.get("bento", "")) for kind in integrity.BUILT
+             for event in ledger.events(kind=kind)}  # fmt: skip
+    for name, tag in built.items():
+        if (folder := places.home() / "releases" / name).is_dir():
+            yield from _refused(name, integrity.check_release, folder)
+        if tag and integrity.bento(tag).is_dir():
+            yield from _refused(name, integrity.check_bento, tag)
+
+
+def _refused(release: str, check: Callable[..., None], subject: Path | str) -> Iterator[Problem]:
+    try:
+        check(subject)
+    except Fault as fault:
+        yield Problem(f"release {release}", str(fault))

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from data import corrections, index, outlines, prepared, split, withdrawn
-from lineage import decisions, ledger, people, registry
+from lineage import artifacts, decisions, ledger, people, registry
 from lineage.ledger import Event
 from pipelines import erasure, git, page, repro, traces
 from pipelines.holding import BEGUN, Held, chain, event_of
@@ -66,6 +66,7 @@ def finish(begun: Event, identity: str = "") -> Event:
     repro.push()
     _announce(plan, version)
     erasure.erase(gone)
+    _record_artifacts(plan, begun.subject)
     left = traces.search(gone, identity)
     tags = {"not_reproducible_since": begun.at[:10], "withdrawal": begun.subject[:12]}
     for name in plan["models"]:
@@ -105,6 +106,7 @@ def _intent(held: Held, reason: str) -> dict[str, Any]:
         "tasks": sorted({task for task, _ in held.batches}), "answered": held.answered,
         "units": sorted(set(rows.get("unit_id", []))),
         "stored": sorted(set(rows.get("stored_sha256", []))), "objects": sorted(objects),
+        "changed_before": {name: sorted(registry.changed_artifacts(*name.split("/"))) for name in held.models},
     }  # fmt: skip
 
 
@@ -157,6 +159,18 @@ def _blind(tasks: list[str], mark: str) -> None:
     for task in tasks:
         path = Path("data/cohorts", f"{task}.csv")
         split.write_cohorts(path, withdrawn.blinded(split.read_cohorts(path), {mark}))
+
+
+def _record_artifacts(plan: dict[str, Any], subject: str) -> None:
+    """New hashes of the tables that an erasure changed; a file that was not as judged before it stays refused."""
+    for name in plan["models"]:
+        task, version = name.split("/")
+        hashes, changed = artifacts.recorded(task, version), registry.changed_artifacts(task, version)
+        known = plan.get("changed_before", {}).get(name, [])
+        erased = {file: value for file, value in changed.items() if value and file in erasure.TABLES}
+        fresh = {file: value for file, value in erased.items() if file not in known}
+        if hashes and fresh:
+            artifacts.record(task, version, hashes | fresh, f"a patient was withdrawn ({subject[:12]})")
 
 
 def _announce(plan: dict[str, Any], version: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lineage import decisions, keys, ledger, places, store
 from lineage.fault import Fault
-from pipelines import git, params, relocation, repro
+from pipelines import git, params, relocation, repro, sealed_keys
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,17 @@ def shipped(name: str) -> Path:
     raise Fault(f"the shipped {name} is missing from this installation; install oncoloop again")
 
 
-def create(folder: Path) -> bool:
-    """Make a workspace of `folder`; finishes a half-made one and leaves a whole one alone (then False)."""
+def create(folder: Path, new_keys: bool = False) -> bool:
+    """Make a workspace of `folder`; finishes a half-made one and leaves a whole one alone (then False).
+
+    Fault where its keys were left out of the backup that it came from, unless `new_keys` gives them up.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     _settle(folder)
+    if lost := sealed_keys.missing():
+        if not new_keys:
+            raise Fault("; ".join(sealed_keys.explain(lost, folder)))
+        sealed_keys.give_up()
     before = (folder / ".dvc" / "config").is_file() and places.home().is_dir()
     for name in ("params.yaml", "dvc.yaml"):
         if not (folder / name).exists():
@@ -67,13 +74,16 @@ def enter(folder: Path) -> Path:
     folder = folder.resolve()
     if not folder.is_dir():
         raise Fault(f"the workspace {folder} does not exist; make one with `oncoloop init {folder.name}`")
+    relocation.check_access(folder)
     missing = [name for name in ("params.yaml", "dvc.yaml", ".dvc/config", ".git") if not (folder / name).exists()]
     if missing:
         raise Fault(f"{folder} is not a whole workspace ({missing[0]} is missing); `oncoloop init` makes or mends one")
     _settle(folder)
     git.check(folder)
     relocation.settle(folder)
-    if not (places.home() / "keys").is_dir():
+    if lost := sealed_keys.missing():
+        log.warning("%s has no keys (%s): `oncoloop restore FILE.keys %s` brings them", folder, ", ".join(lost), folder)
+    elif not (places.home() / "keys").is_dir():
         raise Fault(f"{places.home()} holds no keys; `oncoloop init` in {folder} mends it")
     store.migrate()
     keys.create(("door",))

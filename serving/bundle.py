@@ -14,10 +14,10 @@ from typing import Any
 
 from lineage import fingerprint, places
 from lineage.fault import Fault
-from serving import licences
+from serving import integrity, licences, outlier
 from serving.manifest import MANIFEST, SERVING_KEYS, WARMUP, check_manifest, read_manifest
-from serving.predict import Prediction, Upload, load_release, predict
-from serving.release import GRAPH, HEAD, REFERENCE
+from serving.predict import Prediction, Upload, predict
+from serving.release import GRAPH, HEAD, REFERENCE, compile_release
 from serving.served import (
     NAME,
     Server,
@@ -63,16 +63,16 @@ def assemble(
     is a Fault.
     """
     wanted = _checked(dict(manifest), sources)
-    if folder.exists():
-        return _same(folder, wanted)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".release-") as draft:
         draft_folder = Path(draft) / folder.name
         for task, source in sources.items():
             _copy_task(source, draft_folder / task, wanted["tasks"][task])
+        if folder.exists():
+            return _same(folder, wanted, integrity.files(draft_folder))
         _write(draft_folder / MANIFEST, wanted | {WARMUP: []})
         expected = _warm_up(draft_folder, warmups)
-        _write(draft_folder / MANIFEST, wanted | {WARMUP: expected})
+        _write(draft_folder / MANIFEST, wanted | {WARMUP: expected, integrity.FILES: integrity.files(draft_folder)})
         draft_folder.rename(folder)
     return folder
 
@@ -84,6 +84,7 @@ def build(release_folder: Path) -> str:
     packed = bento(tag) / "src" / "release"
     if packed.is_dir():
         _same(packed, read_manifest(release_folder))
+        integrity.check_bento(tag)
         return tag
     with tempfile.TemporaryDirectory(dir=places.place("run", "build").parent, prefix="bento-") as context:
         _context(Path(context), release_folder)
@@ -106,12 +107,21 @@ def _checked(manifest: dict[str, Any], sources: Mapping[str, Path]) -> dict[str,
     return manifest | {"serving": kept, "code": code}
 
 
-def _same(folder: Path, wanted: dict[str, Any]) -> Path:
+def _same(folder: Path, wanted: dict[str, Any], files: Mapping[str, str] | None = None) -> Path:
+    """The folder that is there, if it is of the same models and settings, and holds these files as they should be."""
+
     def identity(manifest: dict[str, Any]) -> str:
-        return fingerprint.digest({key: manifest[key] for key in manifest if key not in (WARMUP, "created")})
+        beside = (WARMUP, "created", integrity.FILES)
+        return fingerprint.digest({key: manifest[key] for key in manifest if key not in beside})
 
     if identity(read_manifest(folder)) != identity(json.loads(json.dumps(wanted))):
         raise Fault(f"{folder} holds another release of this name; a release is never changed, give it a new name")
+    for name, value in (files or {}).items():
+        if not (folder / name).is_file() or fingerprint.file_sha256(folder / name) != value:
+            raise Fault(
+                f"{folder / name} is not the file of {wanted['release']}; move {folder} away and build it again"
+            )
+    integrity.check_release(folder)
     return folder
 
 
@@ -120,7 +130,10 @@ def _copy_task(source: Path, target: Path, facts: dict[str, Any]) -> None:
     for name in (GRAPH, HEAD, REFERENCE):
         if not (source / name).is_file():
             raise Fault(f"{source / name} is missing; fit and evaluate the task again")
-        shutil.copyfile(source / name, target / name)
+        if name == REFERENCE:
+            outlier.reduce(source / name, target / name)  # a release names nobody
+        else:
+            shutil.copyfile(source / name, target / name)
     approved = facts.get("hashes", {}).get("graph")
     if approved and approved != fingerprint.file_sha256(target / GRAPH):
         raise Fault(f"{source / GRAPH} is not the approved graph: its SHA-256 is not {approved}")
@@ -129,7 +142,7 @@ def _copy_task(source: Path, target: Path, facts: dict[str, Any]) -> None:
 def _warm_up(folder: Path, warmups: Sequence[tuple[str, bytes, str]]) -> list[dict[str, Any]]:
     """Keep the warm-up scans, and what this release answers for them."""
     (folder / WARMUP).mkdir()
-    release = load_release(folder)
+    release = compile_release(folder)
     expected = []
     for number, (name, content, task) in enumerate(warmups):
         file = f"{number:02d}-{Path(name).name}"

@@ -47,6 +47,17 @@ def save(path: Path, features: Array) -> None:
     np.savez(path, centre=reference.centre, scale=reference.scale, distances=distance(reference, features))
 
 
+def reduce(source: Path, target: Path) -> None:
+    """Copy what serving reads of `reference.npz` and nothing else: no name, and an order that says nothing."""
+    load(source)
+    with np.load(source, allow_pickle=False) as arrays:
+        kept = {"centre": arrays["centre"], "scale": arrays["scale"], "distances": np.sort(arrays["distances"])}
+    part = target.with_name(f".{target.name}.part")
+    with part.open("wb") as stream:
+        np.savez(stream, **kept)
+    part.replace(target)
+
+
 def limit(path: Path, quantile: float) -> float:
     """The distance above which an answer is withheld: a quantile of the held-out slices' own, from `reference.npz`."""
     load(path)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data.record import FieldOfView, PixelSettings, Pooling
 from lineage.fault import Fault
-from serving import outlier
+from serving import integrity, outlier
 from serving.graph import Graph
 from serving.manifest import read_manifest
 
@@ -56,7 +56,16 @@ class Release:
 
 
 def load_release(folder: Path) -> Release:
-    """Read and compile a release folder. Raises Fault that names the missing file or manifest key."""
+    """Read and compile a release folder whose files are those that were released.
+
+    Raises Fault that names the changed or missing file, or the missing manifest key.
+    """
+    integrity.check_release(folder)
+    return compile_release(folder)
+
+
+def compile_release(folder: Path) -> Release:
+    """Read and compile a release folder that is being written: nothing says yet what its files should be."""
     manifest = read_manifest(folder)
     serving = manifest["serving"]
     models = {task: _model(folder / task, task, facts, serving["engine"]) for task, facts in manifest["tasks"].items()}

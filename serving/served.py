@@ -20,6 +20,7 @@ from typing import Any
 from lineage import keys, people, places
 from lineage.fault import Fault
 from lineage.verdict import Outcome, Verdict
+from serving.integrity import bento as bento
 from serving.manifest import WARMUP, read_manifest
 from serving.predict import Upload
 from serving.request import DESK
@@ -49,12 +50,6 @@ class Server:
                 self.process.wait()
 
 
-def bento(tag: str) -> Path:
-    """The folder of a built Bento in the local store."""
-    name, _, version = tag.partition(":")
-    return places.home() / "bentoml" / "bentos" / name / version
-
-
 def environment() -> dict[str, str]:
     """The environment of BentoML's processes: the caller's, with every path below `ONCOLOOP_HOME`."""
     return os.environ | places.environment() | {"PYTHONDONTWRITEBYTECODE": "1"}
@@ -63,12 +58,17 @@ def environment() -> dict[str, str]:
 def serve_command(tag: str, port: int, workers: int) -> list[str]:
     """The command that serves a Bento by its explicit tag on the loopback; run it with `environment()`.
 
+    It ends at once, with the reason in its log, where a file of the Bento is not the one that was released.
     Uploads are for the length of a request in a folder of the port's own, which is made here.
     """
     uploads = places.place("run", f"serve-{port}")
     uploads.mkdir(exist_ok=True)
-    settings = [f"TMPDIR={uploads}", f"BENTOML_CONFIG_OPTIONS=services.{NAME}.workers={workers}"]
-    serve = ["-m", "bentoml", "serve", tag, "--host", "127.0.0.1", "--port", str(port)]
+    settings = [
+        f"TMPDIR={uploads}",
+        "PYTHONDONTWRITEBYTECODE=1",
+        f"BENTOML_CONFIG_OPTIONS=services.{NAME}.workers={workers}",
+    ]
+    serve = ["-P", "-m", "serving.launch", tag, "--host", "127.0.0.1", "--port", str(port)]
     return ["/usr/bin/env", *settings, sys.executable, *serve]
 
 
@@ -96,7 +96,7 @@ def wait_ready(url: str, seconds: float = 120.0, server: Server | None = None) -
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if server and server.process.poll() is not None:
-            raise Fault(f"{server.tag} ended while it started; see {server.log}")
+            raise Fault(f"{server.tag} ended while it started{_reason(server.log)}; see {server.log}")
         try:
             with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
                 if answer.status == 200:
@@ -205,6 +205,13 @@ def _difference(expected: dict[str, float], said: dict[str, float]) -> float:
     if expected.keys() != said.keys():
         return 1.0
     return max(abs(expected[name] - said[name]) for name in expected)
+
+
+def _reason(path: Path) -> str:
+    """What a server that refused to start said last."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    said = [line.removeprefix("oncoloop:") for line in lines[-1:] if line.startswith("oncoloop: ")]
+    return f" ({said[0].strip()})" if said else ""
 
 
 def _form(boundary: str, uploads: list[Upload], task: str) -> bytes:

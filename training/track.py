@@ -15,6 +15,7 @@ import pandas as pd
 
 from lineage import places
 from lineage.fault import Fault
+from lineage.fingerprint import file_sha256
 from lineage.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ def log_run(
     client.set_terminated(run_id, "FINISHED")
     log.info("%s: logged to MLflow as run %s", task, run_id)
     return run_id
+
+
+def hashes(evaluation_folder: Path, model_folder: Path) -> dict[str, str]:
+    """SHA-256 of each file under `model/` that a gate, a release, a watch or a warm fit reads, by its name."""
+    return {name: file_sha256(_file(name, model_folder, evaluation_folder)) for name in MODEL_FILES}
 
 
 def find_run(task: str, lock_hash: str) -> str | None:

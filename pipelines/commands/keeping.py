@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from lineage import journal, ledger, registry
-from pipelines import archive, git, params, release, services
+from pipelines import archive, git, params, release, sealed_keys, services, workspace
 from pipelines.cli import Answer
 
 
@@ -73,16 +73,29 @@ def decisions() -> list[dict[str, Any]]:
 
 
 def backup(args: argparse.Namespace) -> Answer:
-    """One file with everything that can't be made again."""
+    """One file with everything that can't be made again, but the keys; those in another one, if asked for."""
+    if args.keys:
+        sealed_keys.seal(args.keys, sealed_keys.passphrase(args.passphrase_file, twice=True))
     size = archive.write(args.file)
-    return Answer(
-        {"file": str(args.file), "bytes": size}, f"{args.file}: {size / 1e6:.1f} MB; it holds keys, keep it like them"
+    result = {"file": str(args.file), "bytes": size, "keys": str(args.keys) if args.keys else None}
+    note = (
+        f"{args.keys}: the keys, encrypted; keep it apart from the backup, and the passphrase apart from both"
+        if args.keys
+        else "it holds no keys: `oncoloop backup --keys FILE` writes them too, and only with them everything comes back"
     )
+    return Answer(result, f"{args.file}: {size / 1e6:.1f} MB\n{note}")
 
 
 def restore(args: argparse.Namespace) -> Answer:
-    """A backup in a new folder, its ledger verified."""
-    verdict = archive.restore(args.file, args.folder)
-    return Answer(
-        verdict.to_dict(), f"{args.folder}: {verdict.outcome.value}; {'; '.join(verdict.reasons)}", verdict.exit_code
-    )
+    """A backup in a new folder, its ledger verified; or the keys of a workspace that came back without them."""
+    if sealed_keys.is_sealed(args.file):
+        keys = sealed_keys.unseal(args.file, sealed_keys.passphrase(args.passphrase_file))
+        workspace.enter(args.folder)
+        sealed_keys.bring(keys)
+        return Answer({"keys": sorted(keys)}, f"{args.folder}: its keys are back ({', '.join(sorted(keys))})")
+    brought = sealed_keys.unseal(args.keys, sealed_keys.passphrase(args.passphrase_file)) if args.keys else None
+    verdict = archive.restore(args.file, args.folder, brought)
+    missing = sealed_keys.missing()
+    lines = [f"{args.folder}: {verdict.outcome.value}; {'; '.join(verdict.reasons)}"]
+    lines += sealed_keys.explain(missing, args.folder) if missing else []
+    return Answer(verdict.to_dict() | {"missing_keys": missing}, "\n".join(lines), verdict.exit_code)

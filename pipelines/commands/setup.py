@@ -12,7 +12,7 @@ from pipelines.cli import Answer
 
 def init(args: argparse.Namespace) -> Answer:
     """Make a workspace, or mend a half-made one."""
-    made = workspace.create(args.folder)
+    made = workspace.create(args.folder, args.new_keys)
     text = (
         f"{args.folder} is {'a workspace now' if made else 'a workspace already'}; put batches into {args.folder}/inbox"
     )

@@ -54,6 +54,14 @@ def engineer(workspace: Path) -> str:
 
 
 @pytest.fixture(scope="session")
+def small_ward(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace whose first model waits for approval, made once; tests copy it."""
+    from tests.pipelines import small
+
+    return small.make(tmp_path_factory.mktemp("small") / "ward")
+
+
+@pytest.fixture(scope="session")
 def oncoloop() -> Run:
     """Run the installed command as a user would, in a folder, with nothing of this process's settings."""
 

@@ -11,8 +11,10 @@ import yaml
 from prefect.logging import disable_run_logger
 
 from data import index, patients, phantom
-from lineage import store
-from pipelines import git, ingest, params, relocation, settle, verify_workspace
+from lineage import artifacts, ledger, registry, store
+from lineage.fault import Fault
+from lineage.verdict import Outcome, Verdict
+from pipelines import git, ingest, params, promote, relocation, settle, verify_workspace
 from pipelines import workspace as workspaces
 from pipelines.commands import intake
 from tests.pipelines.test_admission import run
@@ -80,3 +82,20 @@ def test_its_batches_are_compared_with_a_new_one(old: Path) -> None:
     found = intake.data(argparse.Namespace(action="recheck", versions=[TASK]))
     assert found.result["batches"] == [f"{TASK}/first", f"{TASK}/second"]
     assert (found.code, found.result["harmed"]) == (0, []), found.text
+
+
+def test_a_version_that_was_judged_then_is_approved_and_its_files_are_known_from_then_on(old: Path) -> None:
+    """No hashes of it stand in the ledger: they are recorded at the approval, and hold afterwards."""
+    from mlflow import MlflowClient
+
+    workspaces.enter(old)
+    client = MlflowClient()
+    run_id = client.create_run(client.create_experiment(TASK)).info.run_id
+    client.log_text(run_id, "a graph", "model/graph.onnx")
+    registry.register(TASK, run_id, "model", {"data_version": git.head()})
+    ledger.record(Verdict("training", f"{TASK}/1", Outcome.INCONCLUSIVE, ("few patients",)))
+    promote.approve(TASK, "1", "system", "read")
+    assert registry.roles(TASK)["champion"] == "1" and set(artifacts.recorded(TASK, "1") or {}) == {"graph.onnx"}
+    client.log_text(run_id, "another graph", "model/graph.onnx")
+    with pytest.raises(Fault, match=f"{TASK}/1: graph.onnx in MLflow is not the file"):
+        registry.download(TASK, "1")

@@ -22,8 +22,9 @@ from sqlalchemy import Engine
 from data import batches, corrections, index, labels, outlines, phantom, suite, withdrawn
 from data.describe import DESCRIPTION
 from data.record import Task
-from lineage import evidence, journal, keys, ledger, outbox, places, registry, store, trace
+from lineage import artifacts, evidence, journal, keys, ledger, outbox, places, registry, store, trace
 from lineage.fault import Fault
+from lineage.fingerprint import tree
 from lineage.verdict import Outcome, Verdict
 from monitoring import drift, window
 from monitoring import reference as references
@@ -352,3 +353,24 @@ def test_the_reason_may_not_say_who_it_is() -> None:
     args = argparse.Namespace(patient="Quillfeather 7741", reason="asked by Ms. QUILLFEATHER", yes=False)
     with pytest.raises(Fault, match="say it without"):
         command.withdraw(args)
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_the_ledger_follows_what_an_erasure_changes_of_a_model_and_nothing_else(ward: Ward, exchanged: bool) -> None:
+    """The tables without the patient are those that count; a file that was exchanged before stays refused."""
+    folder = next(places.home().glob("mlflow/artifacts/**/model"))
+    before = tree(folder)
+    artifacts.record(TASK, "1", before, "a test")
+    if exchanged:
+        table = folder / "predictions.csv"
+        table.write_text(table.read_text().replace("0.", "1.", 1))
+    withdrawal.withdraw(holding.find(ward.identity), "consent withdrawn", ward.identity)
+    now = artifacts.recorded(TASK, "1") or {}
+    changed = {name for name in before if now[name] != before[name]}
+    assert changed == set(erasure.TABLES) - ({"predictions.csv"} if exchanged else set())
+    if exchanged:
+        with pytest.raises(Fault, match=f"{TASK}/1: predictions.csv in MLflow is not the file"):
+            registry.download(TASK, "1")
+    else:
+        assert tree(registry.download(TASK, "1")) == now == tree(folder)
+    assert ledger.events(artifacts.KIND)[-1].payload["reason"].startswith("a patient was withdrawn")

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from data import archive
-from lineage import journal, people, store
+from lineage import journal, keys, people, store
 from lineage.fingerprint import text_sha256
 from serving import openapi, served
 from serving.problem import TRUSTED

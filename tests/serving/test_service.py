@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy
 
 from bench import load
-from lineage import journal, people, store
+from lineage import journal, keys, people, store
 from lineage.verdict import Outcome
 from serving import served
 from serving.predict import Upload, predict, to_json
@@ -83,9 +83,11 @@ def test_bentos_own_client_works(endpoint: Endpoint, tmp_path: Path) -> None:
     script = (
         "import bentoml, sys; from pathlib import Path\n"
         "with bentoml.SyncHTTPClient(sys.argv[1], token=sys.argv[2]) as client:\n"
-        "    print(client.predict(files=[Path(sys.argv[3])], task='')['answer'])\n"
+        "    client.client.headers['oncoloop-desk'] = sys.argv[3]\n"
+        "    print(client.predict(files=[Path(sys.argv[4])], task='')['answer'])\n"
     )
-    command = [sys.executable, "-c", script, endpoint.server.url, endpoint.token, str(tmp_path / "scan.dcm")]
+    command = [sys.executable, "-c", script, endpoint.server.url, endpoint.token, keys.door("release")]
+    command.append(str(tmp_path / "scan.dcm"))
     ran = subprocess.run(command, capture_output=True, text=True, env=served.environment(), check=False)
     assert ran.stdout.strip() == "tumour", ran.stderr
 
