@@ -1,4 +1,4 @@
-"""The web front: routes, headers and errors. `uvicorn --factory desk.app:create` serves it."""
+"""The web front: routes, headers and errors. `desk/server.py` serves it."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lineage import fingerprint, isolation, places
 from lineage.fault import Fault
+from lineage.tether import tethered
 from pipelines import git, locks, page, parents, repro, stages
 
 
@@ -103,7 +104,7 @@ def _dvc(*arguments: str, folder: Path) -> str:
     """Run DVC in a folder and return what it printed; Fault with what it complained of."""
     scripts = str(Path(sys.executable).parent)
     path = os.pathsep.join([scripts, os.environ.get("PATH", "")])  # DVC calls `oncoloop stage`
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    command = tethered([sys.executable, "-m", "dvc", "--wait-for-lock", *arguments])
     with locks.noted():
         environment = isolation.isolated(os.environ) | {"PATH": path, "PYTHONSAFEPATH": "1"}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -17,6 +17,7 @@ import yaml
 from lineage import isolation, places
 from lineage.fault import Fault
 from lineage.fingerprint import digest
+from lineage.tether import tethered
 from pipelines import git, locks
 
 log = logging.getLogger(__name__)
@@ -194,14 +195,15 @@ def changed(tree: Path, tasks: list[str]) -> list[str]:
 def reproduce(tree: Path, stage: str, task: str, force: bool = False) -> bool:
     """Run one stage if its inputs changed (or take it from the run cache), always with `force`; True if changed.
 
-    A process of its own, so that stages of two tasks can run side by side; DVC's own lock makes its writers wait.
+    A process of its own, so that stages of two tasks can run side by side; DVC's own lock makes its writers wait. It
+    ends with this one, and its stage with it: an orphan would keep the lock from whoever runs the command again.
     """
     name = f"{stage}@{task}"
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
     command += ["--force"] if force else []
     with locks.noted():
-        done = subprocess.run(command, cwd=tree, env=isolation.isolated(os.environ), capture_output=True, text=True,
-                              check=False)  # fmt: skip
+        done = subprocess.run(tethered(command), cwd=tree, env=isolation.isolated(os.environ), capture_output=True,
+                              text=True, check=False)  # fmt: skip
     if done.returncode:
         said = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line or "oncoloop: " in line]
         raise Fault(f"the stage {name} failed: {' '.join(said) or done.stderr[-300:]}")

@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
-import psutil
-
-from lineage import keys, places
+from lineage import fingerprint, places
 from lineage.fault import Fault
-from pipelines import page
+from pipelines import page, processes
+from pipelines.ports import HOST, answers, answers_at, listens, reachable, taken
+from pipelines.processes import Process, end
+from pipelines.run_files import clear_leftovers, connect, run_file, starting, url
+from pipelines.workspace import shipped
 
 log = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
+__all__ = [
+    "HOST", "Backoff", "Service", "answers", "clear_leftovers", "connect", "end", "program", "run_file", "starting",
+    "taken", "url",
+]  # fmt: skip
+STEADY = 10.0  # seconds of health after which earlier failures no longer count
+LONGEST = 60.0  # seconds between two attempts to start
+LISTENS = 2.0  # seconds between two looks whether a healthy service still listens
+SETTINGS = ("ONCOLOOP_", "PREFECT_", "MLFLOW_", "BENTOML_")  # variables that a service reads at its start
+
+
+@dataclass
+class Backoff:
+    """When a failing service may start again: at once, then after 1, 2, 4 ... seconds."""
+
+    failures: int = 0
+    until: float = 0.0
+
+    def failed(self) -> None:
+        """Count a failure."""
+        self.failures += 1
+        wait = 0.0 if self.failures == 1 else min(LONGEST, 2.0 ** min(self.failures - 2, 10))
+        self.until = time.monotonic() + wait
+
+    def over(self) -> bool:
+        """Whether it is time for the next attempt."""
+        return time.monotonic() >= self.until
 
 
 @dataclass
@@ -33,7 +55,9 @@ class Service:
 
     One that listens on a `socket` of its own starts in its folder, since an address holds 107 bytes.
 
-    A service without a port that says itself when it is ready writes the file `ready`.
+    A service without a port that says itself when it is ready writes the file `ready`. A running process is outdated
+    when the packages `code` or the settings `files` have changed. `orphans_finish` is for one whose children do work
+    that goes on without it. `key` names the file of its record.
     """
 
     name: str
@@ -44,75 +68,184 @@ class Service:
     ready: Path | None = None
     socket: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
+    code: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    orphans_finish: bool = False
+    key: str = ""
+    release: str = ""
+    backoff: Backoff = field(default_factory=Backoff)
+    process: Process | None = None
+    predecessor: Process | None = None  # answers on the same port until this one does
+    earlier: list[str] = field(default_factory=list)  # marks of processes whose orphans finish their work
     healthy: bool = False
     started: float = 0.0
-    failures: int = 0
+    ready_at: float = 0.0
+    looked: float = 0.0
     left: float = 0.0
+    trouble: str = ""
+    recorded: dict[str, Any] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
         """Where it answers."""
         return f"http://{HOST}:{self.port}" if self.port else ""
 
+    def fingerprint(self) -> str:
+        """What a running process must have been started with to be kept: command, settings, code and packages."""
+        settings = {name: value for name, value in (os.environ | dict(self.environment)).items()
+                    if name.startswith(SETTINGS) and name != processes.MARK}  # fmt: skip
+        code = fingerprint.code(self.code)["files"]
+        files = [fingerprint.file_sha256(path) for path in (shipped("requirements.lock"), *self.files)]
+        return fingerprint.digest([self.command, settings, code, files, sys.version])
+
     def start(self) -> None:
-        """Start the process in a session of its own; its output goes to logs/NAME.log."""
-        if self.port and taken(self.port):
+        """Start the process in a session of its own; its output goes to logs/NAME.log. Fault if its port is taken."""
+        if self.port and not self.predecessor and taken(self.port):
             raise Fault(f"port {self.port} for {self.name} is in use; free it or choose others with --port")
         if self.ready:
             self.ready.unlink(missing_ok=True)
         if self.socket:
             self.socket.unlink(missing_ok=True)
+        folder = self.socket.parent if self.socket else None
+        beside = ["--beside"] if self.predecessor else []
         with places.place("logs", f"{self.name}.log").open("ab") as output:
-            self.process = subprocess.Popen(
-                self.command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                cwd=self.socket.parent if self.socket else None, start_new_session=True,
-                env=os.environ | dict(self.environment),
-            )  # fmt: skip
-        self.started, self.healthy = time.monotonic(), False
-        _write(self)
+            self.process = processes.start([*self.command, *beside], self.environment, output, folder)
+        self.started, self.healthy, self.trouble = time.monotonic(), False, ""
         log.info("%s starts (process %d)", self.name, self.process.pid)
+        self.record()
+
+    def adopt(self, record: Mapping[str, Any]) -> bool:
+        """Go on with the process of a record if it runs and is what `start` would start; whether it is."""
+        mark = str(record.get("mark") or "")
+        if not mark or record.get("fingerprint") != self.fingerprint():
+            return False
+        if not processes.carries(int(record["pid"]), mark):
+            return False
+        self.process = Process(int(record["pid"]), mark)
+        self.healthy = bool(record["healthy"])
+        for mark in [mark for mark in record.get("earlier", []) if processes.members(mark)]:
+            if self.orphans_finish:
+                self.earlier.append(mark)
+            else:
+                Process(0, mark).terminate()
+        self.started = time.monotonic()
+        log.info("%s runs since an earlier up (process %d) and is kept %s", self.name, self.process.pid, self.url)
+        self.record()
+        return True
 
     def alive(self) -> bool:
         """Whether the process runs."""
-        return self.process is not None and self.process.poll() is None
+        return self.process is not None and self.process.alive()
 
     def look(self) -> bool:
         """Ask for its health once; remembers that it was healthy."""
-        if not self.healthy and self.alive() and self._answers():
-            self.healthy, self.failures = True, 0
-            _write(self)
+        if not self.alive():
+            return False
+        if not self.healthy and self._answers():
+            self.healthy, self.trouble, self.ready_at = True, "", time.monotonic()
             log.info("%s is ready after %.1f s %s", self.name, time.monotonic() - self.started, self.url)
+            if self.predecessor:
+                self.predecessor.terminate()
+        elif self.healthy and self._deaf() and self.process:
+            log.warning("%s runs and no longer listens; it is ended", self.name)
+            self.process.kill()
+        if self.healthy and self.backoff.failures and time.monotonic() - self.started > STEADY:
+            self.backoff.failures = 0
+        self.record()
         return self.healthy
 
     def _answers(self) -> bool:
+        if (
+            self.predecessor
+            and self.predecessor.alive()
+            and not (self.process and listens(self.process.pid, self.port or 0))
+        ):
+            return False  # what answers is the predecessor
         if self.port:
             return answers(self.url + self.health)
         if self.socket:
             return answers_at(self.socket, self.health)
         return self.ready is None or self.ready.exists()
 
+    def _listens(self) -> bool:
+        return bool(self.process and self.port and listens(self.process.pid, self.port))
+
+    def _deaf(self) -> bool:
+        if not self.port or time.monotonic() - self.looked < LISTENS:
+            return False
+        self.looked = time.monotonic()
+        return not reachable(self.port)
+
+    def fell(self) -> None:
+        """Note that the process has ended. What it left behind is ended too, unless that may finish its work."""
+        if self.process is None:
+            return
+        self.backoff.failed()
+        self.trouble = f"ended {self.backoff.failures} times ({self.process.exit()})"
+        log.warning("%s ended (%s); it starts again, see logs/%s.log", self.name, self.process.exit(), self.name)
+        if self.orphans_finish:
+            self.earlier = [mark for mark in [*self.earlier, self.process.mark] if processes.members(mark)]
+        else:
+            self.process.kill()
+        if self.predecessor:  # it may be one that shares its port with nobody
+            self.predecessor.stop()
+        self.process, self.predecessor, self.healthy = None, None, False
+        self.record()
+
+    def postpone(self, reason: str) -> None:
+        """Note that the process could not be started, and try again later."""
+        self.backoff.failed()
+        if reason != self.trouble:
+            log.warning("%s waits: %s", self.name, reason)
+        self.trouble = reason
+        self.record()
+
     def stop(self, patience: float = 8.0) -> None:
         """End the process and all its children."""
-        run_file(self.name).unlink(missing_ok=True)
         if self.process is not None:
-            end(self.process.pid, patience)
-            self.process.wait(timeout=5)
-        self.process, self.healthy = None, False
+            self.process.stop(patience)
+        for mark in self.earlier:
+            Process(0, mark).stop(patience)
+        if self.predecessor:
+            self.predecessor.stop(patience)
+        self.process, self.predecessor, self.earlier, self.healthy = None, None, [], False
+        self._file().unlink(missing_ok=True)
 
     def leave(self) -> None:
         """Ask the process to finish what it does and end; `gone` says when it has."""
-        run_file(self.name).unlink(missing_ok=True)
         self.left, self.healthy = time.monotonic(), False
-        if self.process is not None and self.alive():
+        if self.process is not None:
             self.process.terminate()
+        self.record()
 
     def gone(self, patience: float) -> bool:
         """Whether a process that was asked to leave has ended; after `patience` seconds it is made to."""
-        if self.alive() and time.monotonic() - self.left < patience:
+        running = self.process is not None and (self.alive() or self.process.members())
+        if running and time.monotonic() - self.left < patience:
             return False
         self.stop(patience=0.0)
         return True
+
+    def _file(self) -> Path:
+        return run_file(self.key or self.name)
+
+    def record(self) -> None:
+        """Write down what runs, if that has changed: for `url`, for people, and for the `up` after this one."""
+        if self.process is None and not self.trouble:
+            return
+        earlier = [*self.earlier, *([self.predecessor.mark] if self.predecessor else [])]
+        pid, mark = (self.process.pid, self.process.mark) if self.process else (None, "")
+        facts = {
+            "name": self.name, "url": self.url, "port": self.port, "release": self.release, "pid": pid, "mark": mark,
+            "earlier": earlier, "healthy": self.healthy, "leaving": bool(self.left), "trouble": self.trouble,
+        }  # fmt: skip
+        if facts == {name: self.recorded.get(name) for name in facts}:
+            return
+        facts["fingerprint"] = self.recorded.get("fingerprint") or self.fingerprint()
+        temporary = self._file().with_suffix(".tmp")
+        page.write_json(temporary, facts)
+        temporary.replace(self._file())
+        self.recorded = facts
 
 
 def program(name: str) -> str:
@@ -121,130 +254,3 @@ def program(name: str) -> str:
     if not path.exists():
         raise Fault(f"{path} is missing from this installation; install oncoloop again")
     return str(path)
-
-
-def taken(port: int) -> bool:
-    """Whether something listens on a loopback port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return True
-    return False
-
-
-def free(port: int | None) -> None:
-    """End what still listens on a port of ours after the process that opened it has ended."""
-    for connection in psutil.net_connections("tcp4"):
-        listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
-        if port and listens and connection.pid and _ours(connection.pid):
-            end(connection.pid, patience=0.0)
-
-
-def answers(url: str, seconds: float = 1.0) -> bool:
-    """Whether a URL answers with success."""
-    try:
-        with urllib.request.urlopen(url, timeout=seconds) as response:
-            return bool(response.status < 400)
-    except (URLError, OSError, ValueError):
-        return False
-
-
-def answers_at(path: Path, health: str, seconds: float = 1.0) -> bool:
-    """Whether what listens on a socket answers with success."""
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(seconds)
-            connection.connect(places.socket_address(path))
-            connection.sendall(f"GET {health} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-            return connection.recv(16).startswith((b"HTTP/1.1 2", b"HTTP/1.0 2"))
-    except OSError:
-        return False
-
-
-def run_file(name: str) -> Path:
-    """The file that says where a service answers and which process it is."""
-    return places.place("run", f"{name}.json")
-
-
-def _write(service: Service) -> None:
-    pid = service.process.pid if service.process else None
-    record = {"url": service.url, "pid": pid, "healthy": service.healthy}
-    temporary = run_file(service.name).with_suffix(".tmp")
-    page.write_json(temporary, record)
-    temporary.replace(run_file(service.name))
-
-
-def url(name: str) -> str | None:
-    """Where a healthy service of this workspace answers; None if it does not run."""
-    record = _running(name)
-    return str(record["url"]) if record and record["healthy"] else None
-
-
-def starting(name: str) -> bool:
-    """Whether a service of this workspace was started and does not answer yet."""
-    record = _running(name)
-    return bool(record and not record["healthy"])
-
-
-def _running(name: str) -> dict[str, Any] | None:
-    path = run_file(name)
-    record = page.read_json(path) if path.is_file() else None
-    return record if record and record["pid"] and _ours(int(record["pid"])) else None
-
-
-def connect(seconds: float = 120.0) -> None:
-    """Use the workspace's running Prefect server, if there is one; else Prefect starts its own for the command.
-
-    A server that is starting is waited for: a second one beside it would cost more.
-    """
-    deadline = time.monotonic() + seconds
-    while "PREFECT_API_URL" not in os.environ and time.monotonic() < deadline:
-        if found := url("prefect"):
-            os.environ["PREFECT_API_URL"] = f"{found}/api"
-            os.environ.setdefault("PREFECT_API_AUTH_STRING", keys.prefect_secret())
-        elif not starting("prefect"):
-            return
-        else:
-            time.sleep(0.5)
-
-
-def end(pid: int, patience: float = 8.0) -> None:
-    """Ask a process and its descendants to stop, then make them."""
-    try:
-        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for process in family[:1]:
-        _send(process, signal.SIGTERM)
-    _, left = psutil.wait_procs(family, timeout=patience)
-    for process in left:
-        _send(process, signal.SIGKILL)
-    psutil.wait_procs(left, timeout=3)
-
-
-def _send(process: psutil.Process, number: signal.Signals) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        log.debug("process %d had ended already", process.pid)
-
-
-def clear_leftovers() -> None:
-    """End what an `up` that was killed left running in this workspace."""
-    for path in places.place("run", "x").parent.glob("*.json"):
-        record = page.read_json(path)
-        pid = record.get("pid")
-        if pid and psutil.pid_exists(int(pid)) and _ours(int(pid)):
-            log.warning("ending %s, left running by an earlier up", path.stem)
-            end(int(pid))
-        path.unlink(missing_ok=True)
-
-
-def _ours(pid: int) -> bool:
-    """Whether a process belongs to this workspace: its environment names our state folder."""
-    try:
-        return psutil.Process(pid).environ().get("ONCOLOOP_HOME") == os.environ["ONCOLOOP_HOME"]
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False

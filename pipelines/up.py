@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-import time
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lineage import keys, ledger, outbox, places
 from lineage.fault import Fault
-from pipelines import schedule, services
+from pipelines import params, run_files, schedule, services
 from pipelines.fleet import Fleet
+from pipelines.processes import Process
 from pipelines.requests import has_new_labels
 from pipelines.services import HOST, Service
 from pipelines.workspace import alone
@@ -21,6 +24,9 @@ log = logging.getLogger(__name__)
 
 NAMES = ("prefect", "runner", "desk", "release", "mlflow", "tools")
 PORT = 7800
+TURN = 0.5  # seconds between two looks after the processes
+DESK = ("lineage", "data", "serving", "desk")
+OWN = ("lineage", "data", "serving", "training", "monitoring", "pipelines")  # packages of the runner
 
 
 def lay_out(base: int) -> dict[str, Service]:
@@ -37,77 +43,123 @@ def lay_out(base: int) -> dict[str, Service]:
     artifacts = os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"]
 
     def page(application: str, port: int) -> list[str]:
-        return [python, "-m", "uvicorn", "--factory", f"desk.{application}:create", "--host", HOST, "--port", str(port),
-                "--http", "httptools", "--loop", "uvloop", "--no-server-header", "--log-level", "warning"]  # fmt: skip
+        return [python, "-m", "desk.server", f"desk.{application}:create", "--port", str(port)]
 
     listed = [
-        Service("desk", page("app", base), base, "/healthz"),
+        Service("desk", page("app", base), base, "/healthz", code=DESK),
         Service("prefect", [services.program("prefect"), "server", "start", "--host", HOST, "--port", str(prefect)],
                 prefect, "/api/health", environment={
                     "PREFECT_SERVER_API_AUTH_STRING": keys.prefect_secret(),
                     "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "none"}),  # its own word for nobody would be everybody
         Service("runner", [services.program("oncoloop"), "schedule", "--work"], after="prefect",
-                ready=schedule.ready_file(), environment={"PREFECT_RUNNER_POLL_FREQUENCY": "2"}),
+                ready=schedule.ready_file(), environment={"PREFECT_RUNNER_POLL_FREQUENCY": "2"}, code=OWN,
+                files=(Path(params.NAME),), orphans_finish=True),
         Service("mlflow", [python, "-m", "mlflow", "server", "--backend-store-uri", tracking, "--workers", "1",
                            "--no-serve-artifacts", "--default-artifact-root", artifacts, "--static-prefix", "/mlflow",
                            "--allowed-hosts", "localhost", "--uvicorn-opts", f"--uds {socket.name}"],
                 health="/mlflow/health", socket=socket,
                 environment={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}),  # seven processes that nothing here uses
-        Service("tools", page("tools", tools), tools, "/healthz"),
+        Service("tools", page("tools", tools), tools, "/healthz", code=DESK),
     ]  # fmt: skip
     return {service.name: service for service in listed}
 
 
 class Supervisor:
-    """Holds the processes; `turn` is called about once a second."""
+    """Holds the processes: services here, releases in the fleet. Nothing that goes wrong in one part stops another."""
 
     def __init__(self, base: int, only: tuple[str, ...]) -> None:
         """Plan the services of `only` on ports from `base`; release servers get ports from base + 10."""
         self.base = base
         self.fleet = Fleet(base) if "release" in only else None
         self.services = {name: service for name, service in lay_out(base).items() if name in only}
-        self.drain_at = 0.0
+        self.troubles: dict[str, str] = {}
 
-    def turn(self) -> None:
-        """Follow the wanted release, restart what fell, hand on what the outbox holds."""
+    def adopt(self) -> None:
+        """Go on with what an earlier `up` left running, and end what this one would not start so.
+
+        Fault where nothing is adopted and a port of a service is taken: then the ports were chosen badly.
+        """
+        records = run_files.records()
+        kept = {name for name, service in self.services.items() if service.adopt(records.get(name, {}))}
         if self.fleet:
-            self.fleet.turn()
+            kept |= {key for key, record in records.items() if record.get("release") and record.get("mark")}
+        desk = self.services.get("desk")
+        if desk and "desk" not in kept and (record := records.get("desk")) and record.get("port") == desk.port:
+            former = Process(int(record["pid"] or 0), str(record.get("mark") or ""))
+            if former.mark and former.alive():
+                log.warning("the desk that runs is outdated; it answers until another one does")
+                desk.predecessor = former
+                kept.add("desk")
+        services.clear_leftovers(frozenset(kept))
         for service in self.services.values():
-            self._tend(service)
-        if all(self.services[name].healthy for name in ("prefect", "runner") if name in self.services):
-            self._drain()
+            if not kept and service.port and services.taken(service.port):
+                raise Fault(f"port {service.port} for {service.name} is in use; free it or choose others with --port")
+
+    def run(self, stopped: threading.Event, say: Any = None) -> None:
+        """Keep everything alive until `stopped` is set; `say` is called once, when all of it answers.
+
+        The ledger and Prefect are asked in threads of their own: one that is slow, locked or away must not keep a
+        fallen service waiting.
+        """
+        parts = [("the releases", self.fleet.turn)] if self.fleet else []
+        if {"prefect", "runner"} & self.services.keys():
+            parts.append(("the outbox", self._drain))
+        threads = [threading.Thread(target=self._repeat, args=(stopped, *part), name=part[0]) for part in parts]
+        for thread in threads:
+            thread.start()
+        try:
+            while not stopped.is_set():
+                self.tend()
+                if say and self.ready():
+                    self._safely("the list of addresses", partial(say, self))
+                    say = None
+                stopped.wait(TURN)
+        finally:
+            stopped.set()
+            for thread in threads:
+                thread.join(15)
+
+    def tend(self) -> None:
+        """Restart the services that fell."""
+        for service in self.services.values():
+            self._safely(service.name, partial(self._tend, service))
 
     def ready(self) -> bool:
         """Whether everything asked for answers."""
-        live = self.fleet is None or self.fleet.ready()
-        return live and all(service.healthy for service in self.services.values())
+        return (self.fleet is None or self.fleet.is_ready) and all(one.healthy for one in self.services.values())
+
+    def _repeat(self, stopped: threading.Event, name: str, part: Callable[[], object]) -> None:
+        while not stopped.wait(TURN):
+            self._safely(name, part)
+
+    def _safely(self, name: str, part: Callable[[], object]) -> None:
+        """Do a part of a turn; what goes wrong is said once, and tried again in the next turn."""
+        try:
+            part()
+        except Exception as error:
+            sentence = " ".join(str(error).split())[:300] or repr(error)
+            if self.troubles.get(name) != sentence:
+                self.troubles[name] = sentence
+                log.warning("%s: %s; this is tried again", name, sentence)
+        else:
+            if self.troubles.pop(name, None):
+                log.info("%s: works again", name)
 
     def _tend(self, service: Service) -> None:
         if service.alive():
             service.look()
             return
-        if service.after and not self.services[service.after].healthy:
+        service.fell()
+        if (service.after and not self.services[service.after].healthy) or not service.backoff.over():
             return
-        if service.process is not None:
-            service.failures += 1
-            log.warning("%s ended (exit %s); it starts again, see logs/%s.log", service.name,
-                        service.process.returncode, service.name)  # fmt: skip
-        if service.failures >= 5:
-            log_file = places.home() / "logs" / f"{service.name}.log"
-            raise Fault(f"{service.name} ended {service.failures} times; its log {log_file} says why")
-        service.start()
+        try:
+            service.start()
+        except Fault as fault:
+            service.postpone(str(fault))
 
     def _drain(self) -> None:
-        if time.monotonic() < self.drain_at:
-            return
-        self.drain_at = time.monotonic() + 1.0
-        try:
+        if all(self.services[name].healthy for name in ("prefect", "runner") if name in self.services):
             drain()
-        except Exception as error:
-            if isinstance(error, Fault):
-                raise
-            self.drain_at = time.monotonic() + 10.0
-            log.warning("the outbox waits, Prefect did not take its event: %s", error)
 
     def stop(self) -> None:
         """End everything, last started first."""
@@ -148,28 +200,16 @@ def up(base: int = PORT, only: tuple[str, ...] = NAMES, say: Any = log.info) -> 
     if unknown:
         raise Fault(f"up knows no {sorted(unknown)[0]!r}; known: {', '.join(NAMES)}")
     with alone("up", wait=False):
-        services.clear_leftovers()
+        stopped = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
-            signal.signal(number, _interrupt)
+            signal.signal(number, lambda *_: stopped.set())
         supervisor = Supervisor(base, only)
-        told = False
+        supervisor.adopt()
         try:
-            while True:
-                supervisor.turn()
-                if not told and supervisor.ready():
-                    told = True
-                    say(supervisor)
-                time.sleep(0.5)
-        except KeyboardInterrupt:
+            supervisor.run(stopped, say)
             log.info("stopping")
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
             supervisor.stop()
-
-
-def _interrupt(_number: int, _frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def logs() -> Path:

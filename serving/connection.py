@@ -1,10 +1,12 @@
-"""A connection to the endpoint, bounded in time and in what is not body, and the door that hostile requests end at."""
+"""A connection that is bounded in time, number and what is not body, and the door that hostile requests end at."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn.protocols.http.auto
@@ -16,16 +18,44 @@ from serving.problem import MEDIA, details, problem
 
 HEAD_SECONDS = 20.0  # for a whole request line and its headers
 REQUEST_SECONDS = 110.0  # for a whole body: longer than the form's own patience, which says why it ends
+ANSWER_SECONDS = 300.0  # from a whole request to the end of its answer, which a slow reader must not put off for ever
 LINGER_SECONDS = 2.0  # in which a sender may read why, while what he goes on sending is thrown away
 FRAMING = 1 << 16  # bytes of a request beyond its body: line, headers, marks of chunks, trailers
+HEADERS = 128  # of one request, trailers included
+
+
+@dataclass
+class Peers:
+    """How many connections one peer address may hold, and all together; how many are open."""
+
+    per_peer: int
+    total: int
+    open: Counter[str] = field(default_factory=Counter)
+
+    def full(self, address: str) -> bool:
+        """Whether one more of this address is too many."""
+        return self.open[address] >= self.per_peer or self.open.total() >= self.total
+
+    def enter(self, address: str) -> None:
+        """Count a connection."""
+        self.open[address] += 1
+
+    def leave(self, address: str) -> None:
+        """A connection has ended."""
+        self.open[address] -= 1
+        if self.open[address] <= 0:
+            del self.open[address]
 
 
 class Connection(HttpToolsProtocol):
     """Uvicorn's connection, which waits for a request for ever and keeps headers of any length.
 
-    This one ends when a request takes too long to come, or holds far more than its body; no websockets.
+    This one ends when a request takes too long to come, holds far more than its body, or when its answer is not read;
+    no websockets. `peers` bounds their number in a process that many peers reach.
     """
 
+    peers: Peers | None = None
+    address = ""  # counted among the peers
     timer: asyncio.TimerHandle | None = None
     framing = 0
     between = True  # two requests
@@ -33,16 +63,29 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.app = Door(self.app)
+        if Door.paths:
+            self.app = Door(self.app)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The time for the first request begins."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self._within(HEAD_SECONDS)
+        if self.peers is None:
+            return
+        address = self.client[0] if self.client else ""
+        if self.peers.full(address):
+            self._end(503, "There are too many connections from your address; close some.")
+            self.transport.close()
+        else:
+            self.address = address
+            self.peers.enter(address)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """No time runs any more."""
         self._within(None)
+        if self.peers and self.address:
+            self.peers.leave(self.address)
+            self.address = ""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -50,6 +93,8 @@ class Connection(HttpToolsProtocol):
         if self.ended:
             return
         self.framing = len(data) + (0 if self.between else self.framing)
+        if self.between and self._idle():  # what comes may be no more than an empty line, which begins no request
+            self._within(HEAD_SECONDS)
         self.between = False
         super().data_received(data)
         if self.framing > FRAMING and not self.ended:
@@ -60,23 +105,42 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         if self.between:  # it came together with the one before
             self.framing, self.between = 0, False
-        self._within(HEAD_SECONDS)
+        if not self.ended:
+            self._within(HEAD_SECONDS)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One more header; of too many none is kept."""
+        if len(self.headers) < HEADERS:
+            super().on_header(name, value)
+        elif not self.ended:
+            self._end(431, f"There are over {HEADERS} headers; send fewer.")
 
     def on_headers_complete(self) -> None:
         """The headers are here: time for the body."""
-        super().on_headers_complete()
-        self._within(REQUEST_SECONDS)
+        if not self.ended:
+            super().on_headers_complete()
+            self._within(REQUEST_SECONDS)
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body. One that came after its answer is thrown away, and earns nothing."""
+        if self.ended:
+            return
         self.framing -= len(body) if self.cycle.response_complete else 2 * len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """The request is whole: time for its answer."""
+        if self.ended:
+            return
         super().on_message_complete()
         self.between = True
-        self._within(None)
+        self._within(None if self._idle() else ANSWER_SECONDS)
+
+    def on_response_complete(self) -> None:
+        """The answer is whole: Uvicorn's own timer runs until the next request, unless one is here already."""
+        super().on_response_complete()
+        if self.between and not self.ended:
+            self._within(None if self._idle() else ANSWER_SECONDS)
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP is told so in the form of every other error."""
@@ -84,6 +148,10 @@ class Connection(HttpToolsProtocol):
 
     def _should_upgrade_to_ws(self) -> bool:
         return False
+
+    def _idle(self) -> bool:
+        """Whether no answer is under way."""
+        return self.cycle is None or self.cycle.response_complete
 
     def _within(self, seconds: float | None) -> None:
         if self.timer is not None:
@@ -95,7 +163,9 @@ class Connection(HttpToolsProtocol):
 
     def _end(self, status: int, detail: str) -> None:
         """Say why, unless an answer is under way, and close: not at once, or the sender may never read it."""
-        if self.ended or self.transport.is_closing() or (self.cycle and not self.cycle.response_complete):
+        if self.ended or self.transport.is_closing() or not self._idle():
+            if self.transport.get_write_buffer_size():  # an answer that is not read would keep it open
+                self.transport.abort()
             self.transport.close()
             return
         said = details(status, detail)

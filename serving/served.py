@@ -19,6 +19,7 @@ from typing import Any
 
 from lineage import keys, people, places
 from lineage.fault import Fault
+from lineage.tether import tethered
 from lineage.verdict import Outcome, Verdict
 from serving.integrity import bento as bento
 from serving.manifest import WARMUP, read_manifest
@@ -73,14 +74,17 @@ def serve_command(tag: str, port: int, workers: int) -> list[str]:
 
 
 def start(tag: str, port: int = 0, workers: int = 2) -> Server:
-    """Start a server in a process group of its own; port 0 takes a free one. It is not ready yet: see `wait_ready`."""
+    """Start a server in a session of its own that ends with this process; port 0 takes a free one.
+
+    It is not ready yet: see `wait_ready`.
+    """
     if not bento(tag).is_dir():
         raise Fault(f"there is no Bento {tag}; build the release first")
     port = port or free_port()
     file = places.place("logs", f"serve-{tag.partition(':')[2]}-{port}.log")
     with file.open("ab") as stream:
         process = subprocess.Popen(
-            serve_command(tag, port, workers),
+            tethered(serve_command(tag, port, workers), signal.SIGTERM),
             cwd=places.place("run", "x").parent,
             env=environment(),
             stdin=subprocess.DEVNULL,

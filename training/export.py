@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from data.batches import Units
 from lineage import fingerprint, places
 from lineage.fault import Fault
+from lineage.tether import tethered
 from training.settings import AugmentSettings, FitSettings, WarmSettings
 
 log = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ def _rename(proto: Any, outputs: tuple[str, ...]) -> None:
 def _elsewhere(folder: Path) -> Path:
     command = "import sys; from pathlib import Path; from training import export; export.export(Path(sys.argv[1]))"
     ran = subprocess.run(
-        [sys.executable, "-c", command, str(folder.resolve())],
+        tethered([sys.executable, "-c", command, str(folder.resolve())]),
         env={**os.environ, "KERAS_BACKEND": "tensorflow"},
         capture_output=True,
         text=True,

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from lineage import journal, ledger, registry
-from pipelines import archive, git, params, release, sealed_keys, services, workspace
+from pipelines import archive, git, params, release, run_files, sealed_keys, services, workspace
 from pipelines.cli import Answer
 
 
@@ -24,6 +24,8 @@ def status(_args: argparse.Namespace) -> Answer:
         "live": live(),
         "decisions": decisions(),
         "running": {name: services.url(name) for name in ("desk", "tools", "prefect") if services.url(name)},
+        "supervised": run_files.supervised(),
+        "processes": run_files.report(),
         "predictions": journal.count(),
         "outbox": [{"kind": row.kind, **row.payload} for row in outbox.pending()],
         "events": len(ledger.events()),
@@ -36,10 +38,20 @@ def status(_args: argparse.Namespace) -> Answer:
         note = f" ({settings.tasks[name].note})" if settings.tasks[name].note else ""
         lines.append(f"  {name:14} {known}{more}{note}")
     lines += [f"  {name:14} {url}" for name, url in result["running"].items()]
+    lines += troubles(result["processes"], result["supervised"])
     lines += [
         f"  asked: retraining of {row['task']}, {row['reason']}" for row in result["outbox"] if row["kind"] == "retrain"
     ]
     return Answer(result, "\n".join(lines))
+
+
+def troubles(processes: list[dict[str, Any]], supervised: bool) -> list[str]:
+    """Lines about services that do not run as they should, and about those that nobody looks after."""
+    lines = [f"  {one['name']:14} {one['state']}: {one['trouble']}" for one in processes if one["trouble"]]
+    if processes and not supervised:
+        names = ", ".join(f"{one['name']} (process {one['pid']})" for one in processes)
+        lines.append(f"  without `oncoloop up`, which goes on with them: {names}")
+    return lines
 
 
 def waiting(task: str) -> list[str]:

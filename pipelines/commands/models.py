@@ -130,9 +130,10 @@ def _interval(figure: Mapping[str, float | None]) -> str:
 
 def stage(args: argparse.Namespace) -> Answer:
     """One DVC stage, in the folder that DVC chose; its log goes where the flow follows it."""
-    from lineage import places
+    from lineage import places, tether
     from pipelines import follow, stages
 
+    tether.follow_holder()
     if not Path(params.NAME).is_file():
         raise Fault("`oncoloop stage` runs in a workspace or its worktree; DVC calls it")
     os.environ.setdefault("ONCOLOOP_HOME", str(Path("var").absolute()))

@@ -64,9 +64,7 @@ class Town:
     def run(self) -> None:
         """As `oncoloop up` does."""
         try:
-            while not self.stopped.is_set():
-                self.supervisor.turn()
-                time.sleep(0.5)
+            self.supervisor.run(self.stopped)
         except BaseException as error:
             self.failed.append(error)
 

@@ -100,6 +100,46 @@ def test_workers_are_killed_and_nobody_notices(town: Town) -> None:
     )
 
 
+def test_the_head_process_is_killed_and_nobody_notices(town: Town) -> None:
+    """Its workers are orphans then, and go on answering until another server of the release does."""
+    servers, live = town.supervisor.fleet, fleet.answering()
+    assert servers and live
+    rush.wait(lambda: servers.running[live].healthy, 30)
+    former = servers.running[live]
+    assert former.process
+    with Rush(town.desk, "ida", users=2) as users:
+        killed = time.monotonic()
+        psutil.Process(former.process.pid).kill()
+        rush.wait(lambda: fleet._live() not in (None, (live, former.url)), 60)
+        moved = time.monotonic() - killed
+        rush.wait(lambda: not former.process.members(), 60)
+        ended = time.monotonic() - killed
+        time.sleep(0.5)
+    assert fleet._live() == (live, servers.running[live].url) and former not in servers.leaving
+    assert {one.status for one in users.told} == {200}, [one for one in users.told if one.status != 200][:3]
+    assert {one.release for one in users.told} == {live}, "no other model has answered meanwhile"
+    kept, told = rush.kept_and_told(users)
+    assert kept == told and len(set(told)) == len(told) > FEW
+    assert users.longest_gap() < 5
+    sys.stdout.write(
+        f"head killed: traffic moved after {moved:.1f} s, its workers ended after {ended:.1f} s,"
+        f" longest gap {users.longest_gap():.2f} s, {len(told)} answers\n"
+    )
+
+
+def test_the_desk_is_killed_and_answers_again_within_seconds(town: Town) -> None:
+    desk = town.supervisor.services["desk"]
+    rush.wait(lambda: desk.healthy, 30)
+    assert desk.process
+    killed, number = time.monotonic(), desk.process.pid
+    psutil.Process(number).kill()
+    rush.wait(lambda: desk.process and desk.process.pid != number and desk.healthy, 30)
+    with Rush(town.desk, "jon", users=2) as users:
+        pass
+    assert users.told[0].at - killed < 5, f"answered again after {users.told[0].at - killed:.1f} s"
+    assert {one.status for one in users.told} == {200}
+
+
 def test_a_shadow_answers_behind_and_nobody_sees_it(town: Town) -> None:
     live = fleet.answering()
     rush.build("dark", Path("tiny"), version="2", kind="shadow.built")

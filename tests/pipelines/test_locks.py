@@ -166,3 +166,50 @@ def test_a_killed_stage_whose_parent_never_asked_is_dead_for_the_worktree_too(wo
     path.write_text(json.dumps({"write": {"/models": {"pid": killed.pid, "cmd": "dvc repro"}}}))
     assert locks.mend(workspace) == [f"entries of dead processes in {path}"]
     assert json.loads(path.read_text()) == {} and killed.wait() != 0
+
+
+STAGE = """
+import os, sys, time
+from pathlib import Path
+from lineage import tether
+tether.follow_holder()
+Path("pid").write_text(str(os.getpid()))
+time.sleep(0 if Path("quick").exists() else 600)
+Path("out.txt").write_text("done")
+"""
+COMMAND = """
+from pathlib import Path
+from pipelines import locks, repro
+locks.mend(Path.cwd())
+repro.reproduce(Path("var/worktree").absolute(), "fit", "x")
+"""
+
+
+@pytest.mark.parametrize("shell", ["/bin/bash", "/bin/sh"])
+def test_a_killed_command_takes_its_stage_along_and_its_repetition_goes_through_at_once(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    monkeypatch.setenv("SHELL", shell)
+    (workspace / "stage.py").write_text(STAGE)
+    (workspace / "dvc.yaml").write_text(
+        f"stages:\n  fit:\n    matrix: {{task: [x]}}\n    cmd: {sys.executable} stage.py\n    deps: [stage.py]\n"
+        "    outs: [out.txt]\n"
+    )
+    git.commit(["stage.py", "dvc.yaml"], "A slow stage", workspace)
+    tree = repro.worktree(git.head())
+    command = subprocess.Popen([sys.executable, "-c", COMMAND])
+    until = time.monotonic() + 60
+    while not (tree / "pid").exists() and time.monotonic() < until:
+        assert command.poll() is None
+        time.sleep(0.05)
+    stage = Path("/proc", (tree / "pid").read_text())
+    command.kill()
+    command.wait()
+    (tree / "quick").touch()
+    begun = time.monotonic()
+    again = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == 0, again.stderr[-1000:]
+    assert (tree / "out.txt").read_text() == "done" and time.monotonic() - begun < 30
+    while stage.exists() and b"stage.py" in (stage / "cmdline").read_bytes():  # a zombie has none
+        assert time.monotonic() - begun < 30
+        time.sleep(0.1)

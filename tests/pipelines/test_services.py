@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +15,8 @@ import psutil
 import pytest
 
 from lineage.fault import Fault
-from pipelines import follow, page, services
+from pipelines import follow, page, processes, run_files, services
+from pipelines.processes import Process
 from pipelines.services import HOST, Service
 
 SERVE = [sys.executable, "-m", "http.server", "--bind", HOST]
@@ -58,14 +62,101 @@ def test_a_service_that_leaves_finishes_first_and_is_made_to_end_in_time(home: P
     assert not stubborn.gone(patience=60) and stubborn.gone(patience=0.0) and not stubborn.alive()
 
 
-def test_a_port_is_freed_of_what_its_service_left_behind(
-    home: Path, port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ONCOLOOP_HOME", str(home))
-    orphan = subprocess.Popen([*SERVE, str(port)])
-    assert until(lambda: services.taken(port))
-    services.free(port)
-    assert until(lambda: not psutil.pid_exists(orphan.pid)) and not services.taken(port)
+PARENT = """
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", sys.argv[1]], start_new_session=True)
+time.sleep(60)
+"""
+
+
+def test_what_a_killed_service_left_behind_is_ended_in_whatever_session(home: Path, port: int) -> None:
+    service = Service("web", [sys.executable, "-c", PARENT, str(port)], port)
+    service.start()
+    assert until(service.look) and service.process
+    mark = service.process.mark
+    orphans = set(service.process.members()) - {service.process.pid}
+    assert len(orphans) == 1
+    os.kill(service.process.pid, signal.SIGKILL)
+    assert until(lambda: not service.alive()) and services.taken(port)
+    service.fell()
+    assert until(lambda: not services.taken(port)) and not processes.carries(orphans.pop(), mark)
+    assert service.backoff.failures == 1 and service.backoff.over()
+    for _ in range(9):
+        service.backoff.failed()
+    assert not service.backoff.over() and service.backoff.until - time.monotonic() <= 60
+
+
+def test_the_next_up_goes_on_with_what_the_one_before_left_running(home: Path, port: int) -> None:
+    command = [*SERVE, str(port)]
+    first = Service("web", command, port)
+    first.start()
+    assert until(first.look) and first.process
+    second, other = Service("web", command, port), Service("web", [*command, "--directory", "/"], port)
+    record = run_files.records()["web"]
+    assert not other.adopt(record), "another command is no reason to keep the process"
+    assert second.adopt(record) and second.healthy and second.alive() and second.process
+    assert services.url("web") == f"http://{HOST}:{port}"
+    os.kill(second.process.pid, signal.SIGKILL)
+    first.process.child and first.process.child.wait(10)
+    assert not second.alive() and services.url("web") is None
+    third = Service("web", command, port)
+    assert not third.adopt(record), "it has ended"
+    third.start()
+    third.stop()
+
+
+def test_a_number_that_went_to_another_process_gets_no_signal(home: Path) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    for marked in ({}, {processes.MARK: "another"}):
+        stranger = subprocess.Popen(sleep, env={"ONCOLOOP_HOME": str(home), **marked})
+        former = Process(stranger.pid, "former")
+        assert not former.alive() and former.members() == []
+        former.stop(patience=0.0)
+        processes.send(stranger.pid, "former", signal.SIGKILL)
+        facts = {"pid": stranger.pid, "mark": "former", "url": "", "healthy": True, "earlier": []}
+        page.write_json(services.run_file("web"), facts)
+        assert services.url("web") is None
+        services.clear_leftovers()
+        assert stranger.poll() is None
+        stranger.kill()
+        stranger.wait(10)
+
+
+def test_a_process_that_runs_and_no_longer_listens_is_ended(home: Path, port: int) -> None:
+    code = "import http.server, sys, time\nserver = http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), "
+    code += "http.server.SimpleHTTPRequestHandler)\nserver.handle_request()\nserver.server_close()\ntime.sleep(60)"
+    service = Service("web", [sys.executable, "-c", code, str(port)], port)
+    service.start()
+    assert until(lambda: service.look()) and until(lambda: not service.look(), 10)
+    assert not service.alive()
+
+
+def test_a_desk_follows_another_without_a_gap(home: Path, port: int, caplog: pytest.LogCaptureFixture) -> None:
+    command = [sys.executable, "-m", "desk.server", "desk.app:create", "--port", str(port)]
+    first, second = (Service("desk", command, port, "/healthz") for _ in range(2))
+    first.start()
+    assert until(first.look) and first.process
+    second.predecessor = Process(first.process.pid, first.process.mark)
+    misses: list[float] = []
+    stopped = threading.Event()
+
+    def visit() -> None:
+        while not stopped.wait(0.01):
+            if not services.answers(f"http://{HOST}:{port}/healthz", 5):
+                misses.append(time.monotonic())
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    second.start()
+    assert until(second.look) and until(lambda: not first.alive())
+    time.sleep(0.5)
+    stopped.set()
+    visitor.join()
+    assert not misses
+    third = Service("desk", command, port, "/healthz")
+    with pytest.raises(Fault, match=f"port {port} for desk is in use"):
+        third.start()
+    second.stop()
 
 
 def test_a_port_in_use_is_one_sentence(home: Path, port: int) -> None:
