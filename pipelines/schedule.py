@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
-from lineage import decisions, places
+from lineage import decisions, ledger, places
 from lineage.fault import Fault
 from pipelines import params
 
@@ -15,47 +17,93 @@ log = logging.getLogger(__name__)
 
 ASKED = "oncoloop.retrain.asked"
 APPROVED = "oncoloop.approval.given"
+LOOK_SECONDS = 5.0  # between two comparisons of the deployments
+FIELDS = ("entrypoint", "pull_steps", "path", "parameters", "job_variables", "work_pool_name")  # what a run would do
 
 
-def deployments() -> list[Any]:
-    """Every deployment of this workspace, with its cron line or the event that wakes it. None takes a parameter."""
+def planned() -> list[tuple[Any, dict[str, Any]]]:
+    """Every flow that a schedule or an event starts, and how it is deployed. None takes a parameter."""
     from prefect.events import DeploymentEventTrigger
     from prefect.flows import EntrypointType
 
     from pipelines.scheduled import decide, ingest_inbox, retrain_all, retrain_asked, watch_all
 
     cron = params.load().schedule
-    module: Any = {"entrypoint_type": EntrypointType.MODULE_PATH, "concurrency_limit": 1, "tags": ["oncoloop"]}
     about_a_task = {"prefect.resource.id": "oncoloop.task.*"}
     asked = DeploymentEventTrigger(name="retraining was asked for", expect={ASKED}, match=about_a_task)
     decided = DeploymentEventTrigger(name="a person decided", expect={APPROVED}, match=about_a_task)
-    return [
-        ingest_inbox.to_deployment("inbox", cron=cron.ingest, description="new folders in the inbox", **module),
-        retrain_all.to_deployment("scheduled", cron=cron.retrain, description="by cron", **module),
-        retrain_asked.to_deployment("asked", triggers=[asked], description="by drift or by new labels", **module),
-        watch_all.to_deployment("scheduled", cron=cron.watch, description="by cron", **module),
-        decide.to_deployment("asked", triggers=[decided], description="a person's decision", **module),
+    every: list[tuple[Any, dict[str, Any]]] = [
+        (ingest_inbox, {"name": "inbox", "cron": cron.ingest, "description": "new folders in the inbox"}),
+        (retrain_all, {"name": "scheduled", "cron": cron.retrain, "description": "by cron"}),
+        (retrain_asked, {"name": "asked", "triggers": [asked], "description": "by drift or by new labels"}),
+        (watch_all, {"name": "scheduled", "cron": cron.watch, "description": "by cron"}),
+        (decide, {"name": "asked", "triggers": [decided], "description": "a person's decision"}),
     ]
+    shared = {"entrypoint_type": EntrypointType.MODULE_PATH, "concurrency_limit": 1, "tags": ["oncoloop"]}
+    return [(flow, shared | own) for flow, own in every]
 
 
 def register() -> list[str]:
     """Register the deployments with the server of PREFECT_API_URL; returns their names."""
-    made = deployments()
+    made = [flow.to_deployment(**own) for flow, own in planned()]
     for deployment in made:
         deployment.apply()
     return [f"{deployment.flow_name}/{deployment.name}" for deployment in made]
 
 
 def work() -> None:
-    """Run what is due, until stopped: registers the deployments, says so, and polls for their runs."""
-    from prefect import serve
+    """Run what is due, until stopped: registers the deployments, says so, and polls for their runs.
 
-    made = deployments()
-    for deployment in made:
-        deployment.apply()
+    A run executes the flow of this installation, whatever the server says of its entry point and of steps before it.
+    """
+    import asyncio
+
+    from prefect.runner import Runner
+
+    runner = Runner(limit=2)
+    for flow, own in planned():
+        runner.add_flow(flow, **own)
     ready_file().touch()
     wake()
-    serve(*made, limit=2, print_starting_message=False)
+    threading.Thread(target=guard, daemon=True, name="deployments").start()
+    asyncio.run(runner.start())
+
+
+def guard() -> None:
+    """Compare the deployments with what was registered, again and again; tell of a change, and register them anew."""
+    known = _registered()
+    while True:
+        time.sleep(LOOK_SECONDS)
+        try:
+            changed = compare(known, _registered())
+            for name, fields in changed.items():
+                log.error("the deployment %s was changed from outside (%s); it is registered anew", name, fields)
+                ledger.append("deployment.changed", name, {"fields": fields})
+            if changed:
+                register()
+                known = _registered()
+        except Exception as error:  # the server is away, say: the next look tells
+            log.warning("the deployments could not be compared: %s", " ".join(str(error).split())[:200])
+
+
+def compare(known: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Which deployments differ from what was registered, and in what; pausing one is everybody's right who may."""
+    gone = {name: ["deleted"] for name in known.keys() - found.keys()}
+    changed = {name: [field for field in FIELDS if known[name][field] != found[name][field]]
+               for name in known.keys() & found.keys()}  # fmt: skip
+    return gone | {name: fields for name, fields in changed.items() if fields}
+
+
+def _registered() -> dict[str, dict[str, Any]]:
+    """Our deployments as the server has them, by flow and name."""
+    from prefect.client.orchestration import get_client
+
+    names = {(flow.name, own["name"]) for flow, own in planned()}
+    with get_client(sync_client=True) as client:
+        flows = {flow.id: flow.name for flow in client.read_flows(limit=200)}
+        every = [(flows.get(each.flow_id), each) for each in client.read_deployments(limit=200)]
+        ours = [(flow, each) for flow, each in every if (flow, each.name) in names]
+        return {f"{flow}/{each.name}": {field: getattr(each, field) for field in FIELDS} for flow, each in ours}
 
 
 def wake() -> None:

@@ -173,8 +173,7 @@ def test_prefect_shows_a_task_for_each_stage(ward: Ward, trained: dict[str, Any]
 
 def test_the_deployments_are_registered(ward: Ward, admitted: dict[str, Any]) -> None:
     def names() -> set[str]:
-        url = f"http://127.0.0.1:{ward.port + 1}/api/deployments/filter"
-        return {deployment["name"] for deployment in httpx.post(url, json={}, timeout=30).json()}
+        return {deployment["name"] for deployment in ward.prefect("deployments/filter", {})}
 
     assert ward.until(lambda: names() >= {"inbox", "scheduled", "asked"})
 
@@ -183,12 +182,12 @@ def test_prefect_plans_the_runs_of_every_cron_line(ward: Ward, admitted: dict[st
     """Its scheduler died silently with a newer SQLAlchemy: deployments stood there, and nothing was ever due."""
 
     def planned() -> set[str]:
-        url, due = f"http://127.0.0.1:{ward.port + 1}/api", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-        runs = httpx.post(f"{url}/flow_runs/filter", json=due, timeout=30).json()
-        flows = {flow["id"]: flow["name"] for flow in httpx.post(f"{url}/flows/filter", json={}, timeout=30).json()}
+        due = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+        runs = ward.prefect("flow_runs/filter", due)
+        flows = {flow["id"]: flow["name"] for flow in ward.prefect("flows/filter", {})}
         return {flows[run["flow_id"]] for run in runs if run["auto_scheduled"]}
 
-    assert ward.until(lambda: planned() >= {"ingest", "retrain", "watch"})
+    assert ward.until(lambda: planned() >= {"scheduled ingest", "scheduled retrain", "scheduled watch"})
 
 
 def test_the_endpoint_answers_with_a_heat_map(answered: dict[str, Any], released: dict[str, Any]) -> None:

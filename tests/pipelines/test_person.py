@@ -116,9 +116,18 @@ def test_an_event_claims_nothing(engineer: str, monkeypatch: pytest.MonkeyPatch)
     up.drain()
     assert said == [(schedule.APPROVED, {"task": "lung-ct"}), (schedule.ASKED, {"task": "lung-ct"})]
     assert outbox.pending() == []
-    for deployment in schedule.deployments():
-        assert not deployment.parameters and not deployment._parameter_openapi_schema.properties
-        assert all(not trigger.parameters for trigger in deployment.triggers)
+    for flow, own in schedule.planned():
+        assert not flow.parameters.properties and "parameters" not in own
+        assert all(not trigger.parameters for trigger in own.get("triggers", []))
+
+
+def test_a_changed_deployment_is_seen() -> None:
+    field = dict.fromkeys(schedule.FIELDS)
+    known = {"decide/asked": field | {"entrypoint": "pipelines.scheduled.decide"}, "watch/scheduled": field}
+    assert schedule.compare(known, known) == {}
+    assert schedule.compare(known, {"decide/asked": known["decide/asked"]}) == {"watch/scheduled": ["deleted"]}
+    evil = known | {"decide/asked": known["decide/asked"] | {"entrypoint": "evil.py:f", "pull_steps": [{"x": 1}]}}
+    assert schedule.compare(known, evil) == {"decide/asked": ["entrypoint", "pull_steps"]}
 
 
 def test_what_was_not_finished_is_woken_again(engineer: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hmac
 import json
 import time
 from dataclasses import dataclass
@@ -30,6 +31,13 @@ class Ward:
         done = self.run(*arguments, "--json", cwd=self.folder)
         assert done.returncode in codes, f"{arguments}: {done.returncode}\n{done.stderr[-3000:]}"
         return json.loads(done.stdout)
+
+    def prefect(self, path: str, body: dict[str, Any]) -> Any:
+        """What the workspace's Prefect server answers to a POST, with the secret that it asks for."""
+        key = bytes.fromhex((self.folder / "var" / "keys" / "door").read_text().strip())
+        secret = hmac.digest(key, b"prefect", "sha256").hex()
+        url = f"http://127.0.0.1:{self.port + 1}/api/{path}"
+        return httpx.post(url, json=body, auth=("oncoloop", secret), timeout=30).raise_for_status().json()
 
     def until(self, found: Any, seconds: float = 180) -> Any:
         """Ask until there is an answer."""
