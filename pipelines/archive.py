@@ -18,7 +18,7 @@ from lineage.verdict import Verdict
 from pipelines import git, sealed_keys, workspace
 
 # Folders of the state that are made again, and the keys, which go into a file of their own
-LEFT_OUT = ("logs", "run", "staging", "worktree", "versions", "sent", "keys")
+LEFT_OUT = ("logs", "run", "staging", "worktree", "versions", "sent", "keys", "signed-in")
 BESIDE = ("-wal", "-shm")  # what SQLite keeps beside a database; its copy holds it
 FILE, FOLDER = 0o600, 0o700
 

@@ -101,9 +101,11 @@ def test_people_get_a_link_and_programs_a_token(ward: Path, oncoloop: Run) -> No
     link = oncoloop("login", "ines", cwd=ward).stdout.strip()
     assert re.fullmatch(r"http://127\.0\.0\.1:7800/enter\?token=[\w-]{20,}", link)
     assert len(oncoloop("login", "ines", "--token", cwd=ward).stdout.strip()) > 20
+    assert "oncoloop signin" in oncoloop("user", "disable", "ines", cwd=ward).stderr
+    assert oncoloop("signin", link, cwd=ward).returncode == 0
     assert oncoloop("user", "disable", "ines", cwd=ward).returncode == 0
     assert json.loads(oncoloop("user", "list", "--json", cwd=ward).stdout) == [
-        {"name": "ines", "role": "engineer", "active": False}
+        {"name": "ines", "role": "engineer", "active": False, "signed_in": []}
     ]
 
 
