@@ -94,8 +94,8 @@ def _allowed(name: str, header: Any, secrets: Secrets) -> Any:
         is_undeclared = stored.is_raw and stored.VR in (None, "UN")  # implicit files do not say it
         representation = kept[tag] if is_undeclared else stored.VR
         value_representation.check(name, tag, representation, stored.value)
-        if representation == "IS" and identity.is_number_of(_text(stored.value), secrets):
-            clean.add_new(tag, "IS", None)
+        if _repeats(representation, stored.value, secrets):
+            clean.add_new(tag, representation, None)
             continue
         if stored.is_raw and _harmless(stored, representation):
             clean[tag] = stored
@@ -120,6 +120,15 @@ def _allowed(name: str, header: Any, secrets: Secrets) -> Any:
     return clean
 
 
+def _repeats(representation: str, value: Any, secrets: Secrets) -> bool:
+    """Whether a number in letters is one of the patient's: part of an integer, or all of a decimal one."""
+    if representation == "IS":
+        return identity.is_number_of(_text(value), secrets)
+    return representation == "DS" and any(
+        len(part) >= identity.INSIDE and part in secrets.long for part in map(str.strip, _text(value).split("\\"))
+    )
+
+
 def _harmless(stored: Any, representation: str) -> bool:
     """Can these bytes go on as they are? Numbers can, and text that is nothing but a UID."""
     if stored.value is None or representation not in profile.PLAIN:
@@ -131,9 +140,12 @@ def _silent(element: Any, secrets: Secrets) -> Any:
     """The value of a text, empty in each part that betrays somebody; out of a closed list where there is one."""
     if element.keyword in profile.CLOSED:
         terms, other = profile.CLOSED[element.keyword]
-        return str(element.value) if str(element.value) in terms else other
+        plain = str(element.value or "").strip().upper()
+        return plain if plain in terms else other if plain else ""
+    if element.VR == "CS":
+        secrets = Secrets(secrets.long, secrets.short - profile.TERMS)
     parts = [element.value] if element.VM < 2 else list(element.value)
-    silent = ["" if identity.betrays(_text(part), secrets, element.VR != "CS") else part for part in parts]
+    silent = ["" if identity.betrays(_text(part), secrets) else part for part in parts]
     return silent if element.VM > 1 else silent[0]
 
 

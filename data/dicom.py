@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data import dicom_pixels, geometry, limits
+from data import dicom_pixels, geometry, limits, profile
 from data.frames import functional, stack
 from data.header_identity import of_header
 from data.image_type import image_type
@@ -32,6 +32,7 @@ FACTS = {
     "sex": "PatientSex",
     "age": "PatientAge",
 }
+CODED = {"modality": "Modality", "laterality": "Laterality", "burned_in": "BurnedInAnnotation"}
 
 
 def is_dicom(content: bytes) -> bool:
@@ -214,6 +215,9 @@ def _facts(header: Any, modality: str, first: int) -> dict[str, str]:
     """Plain facts; position and orientation are those of the frame that comes first in the body."""
     facts = {"format": "dicom", "modality": modality, "image_type": image_type(header)}
     facts |= {fact: _text(header.get(keyword)) for fact, keyword in FACTS.items()}
+    for fact, keyword in CODED.items():  # a closed list of terms: anything else may be somebody's name
+        terms, other = profile.CLOSED[keyword]
+        facts[fact] = facts[fact] if facts[fact].upper() in terms else (facts[fact] and other) or ""
     place = functional(header, first, "PlanePositionSequence") or header
     plane = functional(header, first, "PlaneOrientationSequence") or header
     facts["position"] = _text(place.get("ImagePositionPatient"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from lineage.fault import Fault
+
+log = logging.getLogger(__name__)
 
 LONG = 4  # letters or digits: a part as long as this betrays wherever it stands, inside of another word too
 SHORT = 2  # letters: a name as short as this (Ng, Roy) betrays as a word of its own; single letters are initials
@@ -17,8 +20,15 @@ SPOKEN = ("body_part", "manufacturer", "model", "kernel", "laterality")  # facts
 INSIDE = 6  # letters or digits: in a cell of metadata, what is shorter betrays as a whole word alone
 PATIENT = ("PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName",
            "PatientMotherBirthName", "AccessionNumber", "PatientTelephoneNumbers", "ResponsiblePerson")  # fmt: skip
+# Numbers of a study, a request or a stay: those that have a digit; a word such as CTHEAD names a kind of examination.
+ORDERS = ("StudyID", "RequestedProcedureID", "ScheduledProcedureStepID", "PerformedProcedureStepID", "AdmissionID",
+          "ServiceEpisodeID", "PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest",
+          "MedicalRecordLocator")  # fmt: skip
 STAFF = ("ReferringPhysicianName", "OperatorsName", "PerformingPhysicianName", "PhysiciansOfRecord",
-         "NameOfPhysiciansReadingStudy", "RequestingPhysician")  # fmt: skip
+         "NameOfPhysiciansReadingStudy", "RequestingPhysician", "ScheduledPerformingPhysicianName",
+         "ConsultingPhysicianName", "ContentCreatorName", "PersonName")  # fmt: skip
+DEPTH = 8  # of sequences in sequences that are searched for names and numbers
+FRAMES = 0x52009230  # PerFrameFunctionalGroupsSequence: what thousands of frames say of themselves names nobody
 PLACES = ("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName", "PatientAddress")
 CELLS = ("site", "scanner", "labeller", "labelled_at", "stage")  # free text of metadata that the manifest keeps
 # ruff: noqa: SIM905  lists of words read better as text
@@ -68,15 +78,22 @@ def _words(names: tuple[str, ...]) -> Secrets:
 
 
 def of_patient(header: Any) -> Secrets:
-    """The patient's names, numbers and birth date out of a DICOM data set (its top level)."""
-    born = re.sub(r"\D", "", str(header.get("PatientBirthDate") or ""))[:8]
-    dates = {born, born[6:] + born[4:6] + born[:4], born[4:6] + born[6:] + born[:4]} if len(born) == 8 else set()
-    return _numbers(_said(header, PATIENT)) | Secrets(frozenset(dates))
+    """The patient's names, numbers and birth date out of a DICOM data set, and out of the items of its sequences."""
+    secrets = Secrets()
+    for item in _items(header):
+        born = re.sub(r"\D", "", str(item.get("PatientBirthDate") or ""))[:8]
+        dates = {born, born[6:] + born[4:6] + born[:4], born[4:6] + born[6:] + born[:4]} if len(born) == 8 else set()
+        orders = [text for text in _said(item, ORDERS) if len(text) >= INSIDE and any(map(str.isdecimal, text))]
+        secrets |= _numbers([*_said(item, PATIENT), *orders]) | Secrets(frozenset(dates))
+    return secrets
 
 
 def of_hospital(header: Any) -> Secrets:
-    """Staff and institution out of a DICOM data set (its top level)."""
-    return _numbers(_said(header, STAFF)) | of_names(_said(header, PLACES))
+    """Staff and institution out of a DICOM data set, and out of the items of its sequences."""
+    secrets = Secrets()
+    for item in _items(header):
+        secrets |= _numbers(_said(item, STAFF)) | of_names(_said(item, PLACES))
+    return secrets
 
 
 def betrays(text: str, secrets: Secrets, words: bool = True) -> bool:
@@ -151,6 +168,32 @@ def _parts(texts: tuple[str, ...]) -> Secrets:
 
 def _common(word: str) -> bool:
     return word in TERMS
+
+
+def _items(header: Any, depth: int = 0) -> Iterator[Any]:
+    """A data set and the items of its sequences, at any depth but of frames. What can't be read holds no item."""
+    yield header
+    for tag in header.keys():  # noqa: SIM118  iterating parses the values
+        if depth < DEPTH and tag != FRAMES and _is_sequence(tag, header.get_item(tag)):
+            try:
+                items = list(header[tag].value or [])
+            except Exception as error:  # pydicom raises as many kinds as in `read`
+                log.debug("a sequence %s can't be read: %s", tag, type(error).__name__)
+                continue
+            for item in items:
+                yield from _items(item, depth + 1)
+
+
+def _is_sequence(tag: int, stored: Any) -> bool:
+    """Whether an element is a sequence; an implicit file does not say so, the dictionary does (PS3.6)."""
+    return stored.VR == "SQ" or (stored.VR in (None, "UN") and int(tag) in _sequences())
+
+
+@lru_cache(maxsize=1)
+def _sequences() -> frozenset[int]:
+    from pydicom.datadict import DicomDictionary
+
+    return frozenset(tag for tag, entry in DicomDictionary.items() if entry[0] == "SQ")
 
 
 def there(header: Any, keywords: tuple[str, ...]) -> list[str]:

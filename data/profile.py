@@ -61,7 +61,32 @@ IMAGES = frozenset("CR CT DX ES GM IO IVOCT IVUS MG MR NM OCT OP OPT PT PX RF RG
 COLOURS = frozenset(
     "MONOCHROME1 MONOCHROME2 RGB YBR_FULL YBR_FULL_422 YBR_ICT YBR_RCT YBR_PARTIAL_420 YBR_PARTIAL_422".split()
 ) | {"PALETTE COLOR"}
-CLOSED = {"Modality": (IMAGES, "OT"), "PhotometricInterpretation": (COLOURS, None), "PatientSex": ({"M", "F", "O"}, "")}
+YES_NO = frozenset({"YES", "NO"})
+SIDES = frozenset({"R", "L", "U", "B"})
+POSITIONS = frozenset("HFP HFS HFDR HFDL FFDR FFDL FFP FFS LFP LFS RFP RFS AFDR AFDL PFDR PFDL".split())
+# Coded fields whose values are enumerated (PS3.3), and what stands for any other value, which may be a name
+CLOSED: dict[str, tuple[frozenset[str], str | None]] = {
+    "Modality": (IMAGES, "OT"),
+    "PhotometricInterpretation": (COLOURS, None),
+    "PatientSex": (frozenset("MFO"), ""),
+    "BurnedInAnnotation": (YES_NO, ""),
+    "RecognizableVisualFeatures": (YES_NO, ""),
+    "Laterality": (SIDES, ""),
+    "ImageLaterality": (SIDES, ""),
+    "FrameLaterality": (SIDES, "U"),
+    "PatientPosition": (POSITIONS, ""),
+    "RotationDirection": (frozenset({"CW", "CC"}), ""),
+    "MRAcquisitionType": (frozenset({"1D", "2D", "3D"}), ""),
+    "LossyImageCompression": (frozenset({"00", "01"}), ""),
+    "PresentationLUTShape": (frozenset({"IDENTITY", "INVERSE"}), ""),
+    "VOILUTFunction": (frozenset({"LINEAR", "LINEAR_EXACT", "SIGMOID"}), ""),
+}
+# Short terms of coded fields that are not closed (PS3.3 C.7.6.1.1.2, C.8.3.1.1; PS3.16 Annex L), in lower case: a
+# patient of such a name is not known by them
+TERMS = frozenset(
+    "se ir gr ep rm sk ss sp mp osp mtc per rg cg ppg fc pff pfp fs arm leg eye hip jaw toe ear nd mip mpr adc fa ffe "
+    "tse fse dis sat no yes ax axi cor sag obl".split()
+)
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 # Value representations that hold no text of anybody: numbers, and the bytes of pictures and tables.
 PLAIN = frozenset("US SS UL SL UV SV FD FL DS IS AT OB OW OF OD OL OV UI".split()) | {

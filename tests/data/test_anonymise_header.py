@@ -101,10 +101,11 @@ def test_of_several_values_the_one_that_names_somebody_is_emptied() -> None:
     assert list(cleaned(dicom(SoftwareVersions=["v1", "v2"])).SoftwareVersions) == ["v1", "v2"]
 
 
-def test_short_names_go_out_of_text_and_stay_in_codes() -> None:
-    content = dicom(PatientName="Roy^HFS", PatientPosition="HFS", ScanOptions="ROY", ManufacturerModelName="by Roy")
+def test_short_names_go_out_of_text_and_codes_but_a_known_term_stays() -> None:
+    content = dicom(PatientName="Roy^HFS^SE", PatientPosition="HFS", ScanOptions=["ROY", "SE"],
+                    ManufacturerModelName="by Roy")  # fmt: skip
     header = cleaned(content)
-    assert (header.PatientPosition, header.ScanOptions, header.ManufacturerModelName) == ("HFS", "ROY", "")
+    assert (header.PatientPosition, list(header.ScanOptions), header.ManufacturerModelName) == ("HFS", ["", "SE"], "")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,12 @@ def test_short_names_go_out_of_text_and_stay_in_codes() -> None:
         ("PatientSex", "F", "F"),
         ("PatientSex", "O", "O"),
         ("PatientSex", "ZELDA", ""),
+        ("BurnedInAnnotation", "YES", "YES"),
+        ("BurnedInAnnotation", "ZELDA", ""),
+        ("Laterality", "L", "L"),
+        ("Laterality", "ZELDA", ""),
+        ("PatientPosition", "FFS", "FFS"),
+        ("PatientPosition", "ZELDA", ""),
     ],
 )
 def test_a_term_of_a_closed_list_is_in_it(keyword: str, value: str, kept: str) -> None:

@@ -266,3 +266,36 @@ def test_what_a_message_quotes_is_taken_out(message: str, content: bytes, unquot
 def test_accents_and_case_make_no_difference() -> None:
     assert identity.folded("MÜLLER") == identity.folded("Müller") == identity.folded("Mu\u0308ller") == "muller"
     assert identity.folded("STRASSE") == identity.folded("straße")
+
+
+def nested(depth: int, **attributes: str) -> Dataset:
+    """A header with these attributes in an item so deep in its sequences."""
+    made = header(**attributes)
+    for _ in range(depth):
+        outer = Dataset()
+        outer.RequestAttributesSequence = [made]
+        made = outer
+    return made
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "AccessionNumber", "RequestedProcedureID", "StudyID", "AdmissionID"])
+def test_numbers_of_nested_items_are_secrets(keyword: str) -> None:
+    secrets = identity.of_patient(nested(2, **{keyword: "R4711-0815"}))
+    assert betrayed(secrets, "for r47110815", "R4711-0815", "R4711") == ["for r47110815", "R4711-0815"]
+    assert identity.of_patient(nested(identity.DEPTH + 1, PatientID="R4711-0815")) == identity.Secrets()
+
+
+def test_a_kind_of_examination_and_a_short_order_are_no_secrets() -> None:
+    for text in ("CTTHORAX", "12345", "1"):
+        assert identity.of_patient(nested(1, RequestedProcedureID=text)) == identity.Secrets(), text
+
+
+def test_what_frames_say_and_a_sequence_that_cannot_be_read_are_passed_over() -> None:
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    made = header(PatientID="R4711-0815")
+    made.PerFrameFunctionalGroupsSequence = [header(PatientID="X9922-3344")]
+    tag = Tag(0x00081111)
+    made[tag] = RawDataElement(tag, "SQ", 4, b"junk", 0, False, True)
+    assert betrayed(identity.of_patient(made), "R4711-0815", "X9922-3344") == ["R4711-0815"]
