@@ -21,6 +21,7 @@ REQUEST_SECONDS = 110.0  # for a whole body: longer than the form's own patience
 ANSWER_SECONDS = 300.0  # from a whole request to the end of its answer, which a slow reader must not put off for ever
 LINGER_SECONDS = 2.0  # in which a sender may read why, while what he goes on sending is thrown away
 FRAMING = 1 << 16  # bytes of a request beyond its body: line, headers, marks of chunks, trailers
+TOO_LONG = f"The headers are over {FRAMING // 1024} KiB; send fewer or shorter ones."
 HEADERS = 128  # of one request, trailers included
 
 
@@ -58,6 +59,7 @@ class Connection(HttpToolsProtocol):
     address = ""  # counted among the peers
     timer: asyncio.TimerHandle | None = None
     framing = 0
+    header_bytes = 0
     between = True  # two requests
     ended = False
 
@@ -98,22 +100,28 @@ class Connection(HttpToolsProtocol):
         self.between = False
         super().data_received(data)
         if self.framing > FRAMING and not self.ended:
-            self._end(431, f"The headers are over {FRAMING // 1024} KiB; send fewer or shorter ones.")
+            self._end(431, TOO_LONG)
 
     def on_message_begin(self) -> None:
         """A request begins: a new count, and a new time."""
         super().on_message_begin()
+        self.header_bytes = 0
         if self.between:  # it came together with the one before
             self.framing, self.between = 0, False
         if not self.ended:
             self._within(HEAD_SECONDS)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One more header; of too many none is kept."""
-        if len(self.headers) < HEADERS:
-            super().on_header(name, value)
-        elif not self.ended:
+        """One more header; of too many, or too long ones, none is kept."""
+        if self.ended:
+            return
+        self.header_bytes += len(name) + len(value)
+        if len(self.headers) >= HEADERS:
             self._end(431, f"There are over {HEADERS} headers; send fewer.")
+        elif self.header_bytes > FRAMING:
+            self._end(431, TOO_LONG)
+        else:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The headers are here: time for the body."""
@@ -137,10 +145,11 @@ class Connection(HttpToolsProtocol):
         self._within(None if self._idle() else ANSWER_SECONDS)
 
     def on_response_complete(self) -> None:
-        """The answer is whole: Uvicorn's own timer runs until the next request, unless one is here already."""
+        """The answer is whole: time for what the peer has not read, and then Uvicorn's own timer."""
         super().on_response_complete()
         if self.between and not self.ended:
-            self._within(None if self._idle() else ANSWER_SECONDS)
+            is_done = self._idle() and not self.transport.get_write_buffer_size()
+            self._within(None if is_done else ANSWER_SECONDS)
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP is told so in the form of every other error."""

@@ -51,51 +51,11 @@ def running(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(30)
 
 
-def test_the_desk_answers_without_a_gap_while_up_is_killed_and_started_again(workspace: Path, oncoloop: Run) -> None:
-    port, misses, stopped = free_port(), [], threading.Event()
-    url = f"http://{HOST}:{port}/healthz"
-
-    def visit() -> None:
-        while not stopped.wait(0.02):
-            if not services.answers(url, 5):
-                misses.append(time.monotonic())
-
-    with running(workspace, port) as first:
-        assert until(lambda: "everything is up" in (workspace / "up.log").read_text())
-        desk = run_files.records()["desk"]["pid"]
-        visitor = threading.Thread(target=visit)
-        visitor.start()
-        first.kill()
-        first.wait(10)
-    said = oncoloop("status", cwd=workspace).stdout
-    assert f"without `oncoloop up`, which goes on with them: desk (process {desk})" in said
-    (workspace / "up.log").write_text("")
-    with running(workspace, port) as second:
-        assert until(lambda: "everything is up" in (workspace / "up.log").read_text())
-        assert f"desk runs since an earlier up (process {desk}) and is kept" in (workspace / "up.log").read_text()
-        assert run_files.records()["desk"]["pid"] == desk
-        stopped.set()
-        visitor.join()
-        assert not misses
-        os.kill(desk, signal.SIGKILL)
-        killed = time.monotonic()
-        assert until(lambda: services.answers(url)) and time.monotonic() - killed < 5
-        second.send_signal(signal.SIGTERM)
-        assert second.wait(30) == 0
-    assert not services.taken(port) and "without `oncoloop up`" not in oncoloop("status", cwd=workspace).stdout
-
-
-def test_a_desk_of_other_code_is_followed_by_a_new_one_without_a_gap(workspace: Path) -> None:
-    port, misses, stopped = free_port(), [], threading.Event()
-    url = f"http://{HOST}:{port}/healthz"
-    with running(workspace, port) as first:
-        assert until(lambda: services.answers(url))
-        assert until(lambda: run_files.records()["desk"]["healthy"])
-        first.kill()
-        first.wait(10)
-    path = services.run_file("desk")
-    record = run_files.records()["desk"]
-    path.write_text(path.read_text().replace(record["fingerprint"], "of another version"))
+@contextmanager
+def visited(url: str) -> Iterator[list[float]]:
+    """Somebody asks a page again and again; the moments at which there was no answer."""
+    misses: list[float] = []
+    stopped = threading.Event()
 
     def visit() -> None:
         while not stopped.wait(0.02):
@@ -104,15 +64,53 @@ def test_a_desk_of_other_code_is_followed_by_a_new_one_without_a_gap(workspace: 
 
     visitor = threading.Thread(target=visit)
     visitor.start()
-    with running(workspace, port):
-        assert until(lambda: "everything is up" in (workspace / "up.log").read_text())
-        new = run_files.records()["desk"]
-        assert new["pid"] != record["pid"]
-        assert until(lambda: not processes.members(record["mark"]))
+    try:
+        yield misses
+    finally:
         stopped.set()
         visitor.join()
-        assert services.answers(url)
-    assert not misses
+
+
+def test_the_desk_answers_without_a_gap_while_up_is_killed_and_started_again(workspace: Path, oncoloop: Run) -> None:
+    port, log = free_port(), workspace / "up.log"
+    url = f"http://{HOST}:{port}/healthz"
+    with running(workspace, port) as first:
+        assert until(lambda: "everything is up" in log.read_text())
+        desk = run_files.records()["desk"]["pid"]
+        with visited(url) as misses:
+            first.kill()
+            first.wait(10)
+            said = oncoloop("status", cwd=workspace).stdout
+            log.write_text("")
+            with running(workspace, port) as second:
+                assert until(lambda: "everything is up" in log.read_text())
+                assert f"desk runs since an earlier up (process {desk}) and is kept" in log.read_text()
+                assert run_files.records()["desk"]["pid"] == desk and not misses
+                os.kill(desk, signal.SIGKILL)
+                killed = time.monotonic()
+                assert until(lambda: services.answers(url)) and time.monotonic() - killed < 5
+                second.send_signal(signal.SIGTERM)
+                assert second.wait(30) == 0
+    assert f"without `oncoloop up`, which goes on with them: desk (process {desk})" in said
+    assert not services.taken(port) and "without `oncoloop up`" not in oncoloop("status", cwd=workspace).stdout
+
+
+def test_a_desk_of_other_code_is_followed_by_a_new_one_without_a_gap(workspace: Path) -> None:
+    port, log = free_port(), workspace / "up.log"
+    with running(workspace, port) as first:
+        assert until(lambda: "everything is up" in log.read_text())
+        first.kill()
+        first.wait(10)
+    record = run_files.records()["desk"]
+    path = services.run_file("desk")
+    path.write_text(path.read_text().replace(record["fingerprint"], "of another version"))
+    log.write_text("")
+    with visited(f"http://{HOST}:{port}/healthz") as misses, running(workspace, port):
+        assert until(lambda: "everything is up" in log.read_text())
+        assert run_files.records()["desk"]["pid"] != record["pid"]
+        assert until(lambda: not processes.members(record["mark"]))
+        time.sleep(0.5)
+        assert not misses
 
 
 def test_a_port_that_is_taken_at_the_very_start_is_one_sentence(workspace: Path, oncoloop: Run) -> None:
