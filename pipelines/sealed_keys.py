@@ -27,6 +27,8 @@ COSTS = {
     "signin": "everybody signs in anew",
     "signature": "signatures made so far can't be checked",
     "scans": "kept scans can't be read",
+    "decision": "decisions made so far can't be checked, and a rollback among them no longer holds",
+    "door": "nothing: the servers of the workspace agree on a new one",
 }
 
 

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from lineage import keys
 from pipelines import params, services, workspace
 from pipelines.cli import Answer
 
@@ -48,6 +49,9 @@ def schedule(args: argparse.Namespace) -> Answer:
     from pipelines import schedule as deployments
 
     params.load()
+    if args.secret:
+        secret = keys.prefect_secret()
+        return Answer({"PREFECT_API_AUTH_STRING": secret}, f"export PREFECT_API_AUTH_STRING={secret}")
     if args.work:
         deployments.work()
         return Answer({"stopped": True}, "stopped")

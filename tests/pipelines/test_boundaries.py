@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -127,29 +127,18 @@ def test_another_user_of_the_machine_opens_nothing(house: House) -> None:
         if folder == Path("/tmp"):
             break
         folder.chmod(folder.stat().st_mode | 0o055)
-    script = (
-        "import os, socket, sys\n"
-        "for path in sys.argv[1:]:\n"
-        "    try:\n"
-        "        if path.endswith('.sock'):\n"
-        "            socket.socket(socket.AF_UNIX).connect(path)\n"
-        "        else:\n"
-        "            open(path, 'rb').read(1)\n"
-        "        print('OPEN', path)\n"
-        "    except OSError:\n"
-        "        pass\n"
-    )
+    script = 'for path; do if head -c1 "$path" || test -r "$path" || test -w "$path"; then echo OPEN "$path"; fi; done'
     var = house.folder / "var"
     wanted = [var / "run/mlflow/http.sock", var / "oncoloop.db", var / "keys/door", var / "keys/decision",
               var / "signed-in" / str(os.getuid()), var / "logs/prefect.log", var / "prefect/prefect.db",
               var / "mlflow/mlflow.db"]  # fmt: skip
     assert all(path.exists() for path in wanted), [path for path in wanted if not path.exists()]
     done = subprocess.run(
-        [setpriv, "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "python3", "-c", script,
-         *map(str, wanted)],
+        [setpriv, "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups", "/bin/sh", "-c", script,
+         "sh", *map(str, wanted)],
         capture_output=True, text=True, check=False, cwd="/",
     )  # fmt: skip
-    assert done.returncode == 0 and done.stdout == "", done.stdout + done.stderr
+    assert done.stdout == "" and done.stderr.count("Permission denied") >= len(wanted), done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -161,6 +150,14 @@ def secret(house: House) -> str:
     return done.stdout.strip()
 
 
+def taken(call: Callable[[], httpx.Response]) -> httpx.Response:
+    """The answer to a request that Prefect takes at last: a busy server says 503."""
+    end = time.monotonic() + 60
+    while (answer := call()).status_code == 503 and time.monotonic() < end:
+        time.sleep(1)
+    return answer.raise_for_status()
+
+
 def test_a_changed_deployment_runs_no_foreign_code_and_is_told(house: House, secret: str) -> None:
     """Even with the secret: steps that a server adds to a deployment, and its entry point, are never executed."""
     user, _, password = secret.partition(":")
@@ -169,10 +166,9 @@ def test_a_changed_deployment_runs_no_foreign_code_and_is_told(house: House, sec
         target = next(one for one in made.values() if one["entrypoint"].endswith("ingest_inbox"))
         planted = house.folder / "planted"
         step = {"prefect.deployments.steps.run_shell_script": {"script": f"touch {planted}"}}
-        changed = prefect.patch(f"/deployments/{target['id']}", json={"pull_steps": [step], "entrypoint": "evil.py:f"})
-        assert changed.status_code == 204, changed.text
-        run = prefect.post(f"/deployments/{target['id']}/create_flow_run", json={"state": {"type": "SCHEDULED"}}).json()
-        end = time.monotonic() + 120
+        deployment, end = f"/deployments/{target['id']}", time.monotonic() + 120
+        taken(lambda: prefect.patch(deployment, json={"pull_steps": [step], "entrypoint": "evil.py:f"}))
+        run = taken(lambda: prefect.post(f"{deployment}/create_flow_run", json={"state": {"type": "SCHEDULED"}})).json()
         state = ""
         while state not in ("COMPLETED", "FAILED", "CRASHED") and time.monotonic() < end:
             state = prefect.get(f"/flow_runs/{run['id']}").json()["state"]["type"]
@@ -190,7 +186,7 @@ def test_a_changed_deployment_runs_no_foreign_code_and_is_told(house: House, sec
 def test_an_event_with_the_secret_decides_nothing(house: House, secret: str) -> None:
     user, _, password = secret.partition(":")
     with httpx.Client(base_url=f"{house.prefect}/api", auth=(user, password), timeout=30) as prefect:
-        assert prefect.post("/events", json=[EVENT]).status_code == 204
+        taken(lambda: prefect.post("/events", json=[EVENT]))
         end = time.monotonic() + 60
         done: list[Any] = []
         while not done and time.monotonic() < end:
@@ -239,14 +235,40 @@ def elsewhere() -> Iterator[tuple[str, dict[str, str]]]:
     server.shutdown()
 
 
-def test_a_web_page_of_another_origin_does_nothing(house: House, elsewhere: tuple[str, dict[str, str]]) -> None:
-    """In a real browser in which the engineer is signed in at the desk and at the tools' pages."""
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """The installed Chromium; skipped where there is none, but never in CI."""
     if not CHROMIUM.exists():
         if os.environ.get("CI"):
             pytest.fail(f"there is no browser at {CHROMIUM}")
         pytest.skip(f"there is no browser at {CHROMIUM}; `apt-get install chromium` brings it")
     from playwright.sync_api import sync_playwright
 
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+def test_a_link_in_a_web_mail_signs_in(house: House, elsewhere: tuple[str, dict[str, str]], chromium: Any) -> None:
+    """A strict cookie is not sent on a way that began on another site, and programs that look at links come first."""
+    address, shown = elsewhere
+    link = house.say("login", "otto")["link"].replace("127.0.0.1", "localhost")  # another site than the mail's
+    shown["page"] = f'<!doctype html><title>mail</title><a href="{link}">Sign in</a>'
+    assert httpx.get(link).status_code == 200 == httpx.head(link).status_code, "a mail program has a look"
+    page = chromium.new_context().new_page()
+    page.goto(address)
+    page.get_by_role("link", name="Sign in").click()
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("link", name="Ledger").click()
+    assert page.get_by_role("heading", name="Ledger").is_visible()
+    page.context.close()
+
+
+def test_a_web_page_of_another_origin_does_nothing(
+    house: House, elsewhere: tuple[str, dict[str, str]], chromium: Any
+) -> None:
+    """In a real browser in which the engineer is signed in at the desk and at the tools' pages."""
     address, shown = elsewhere
     desk, tools = f"http://127.0.0.1:{house.port}", f"http://127.0.0.1:{house.port + 3}"
     post = {"method": "POST", "credentials": "include", "mode": "no-cors", "body": "a=1",
@@ -260,34 +282,32 @@ def test_a_web_page_of_another_origin_does_nothing(house: House, elsewhere: tupl
         [f"{tools}/mlflow/ajax-api/2.0/mlflow/experiments/search?max_results=5", read],
     ]  # fmt: skip
     shown["page"] = ATTACK % json.dumps(shots)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(house.say("login", "ines")["link"])
-        page.get_by_role("button", name="Sign in").click()
-        page.wait_for_url(re.compile("/models|/$"))
-        page.goto(f"{desk}/tools/prefect")
-        page.wait_for_load_state()
-        assert page.evaluate("fetch('/api/health').then(got => got.status)") == 200, "signed in there too"
-        answered: list[tuple[str, int]] = []
-        page.on("response", lambda got: answered.append((got.url, got.status)))
-        page.goto(address)
-        page.wait_for_function("document.title.startsWith('done')", timeout=30_000)
-        told = json.loads(page.title().removeprefix("done "))
-        assert [line for line in told if not line.endswith(("blocked", " 0 opaque"))] == [], "it reads nothing"
-        refused = {401, 403}
-        statuses = {url.partition("?")[0]: status for url, status in answered if not url.startswith(address)}
-        for url, _ in shots:
-            assert statuses.get(url.partition("?")[0], 401) in refused | {200, 303}, (url, statuses)
-        for url in (
-            f"{desk}/decisions",
-            f"{desk}/leave",
-            f"{house.prefect}/api/events",
-            f"{tools}/api/deployments/filter",
-        ):
-            assert statuses.get(url, 403) in refused, url
-        page.goto(f"{desk}/models")
-        assert page.get_by_role("heading", name="Models").is_visible(), "still signed in: nothing was done in her name"
-        browser.close()
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(house.say("login", "ines")["link"])
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(re.compile("/models|/$"))
+    page.goto(f"{desk}/tools/prefect")
+    page.wait_for_load_state()
+    assert page.evaluate("fetch('/api/health').then(got => got.status)") == 200, "signed in there too"
+    answered: list[tuple[str, int]] = []
+    page.on("response", lambda got: answered.append((got.url, got.status)))
+    page.goto(address)
+    page.wait_for_function("document.title.startsWith('done')", timeout=30_000)
+    told = json.loads(page.title().removeprefix("done "))
+    assert [line for line in told if not line.endswith(("blocked", " 0 opaque"))] == [], "it reads nothing"
+    refused = {401, 403}
+    statuses = {url.partition("?")[0]: status for url, status in answered if not url.startswith(address)}
+    for url, _ in shots:
+        assert statuses.get(url.partition("?")[0], 401) in refused | {200, 303}, (url, statuses)
+    for url in (
+        f"{desk}/decisions",
+        f"{desk}/leave",
+        f"{house.prefect}/api/events",
+        f"{tools}/api/deployments/filter",
+    ):
+        assert statuses.get(url, 403) in refused, url
+    page.goto(f"{desk}/models")
+    assert page.get_by_role("heading", name="Models").is_visible(), "still signed in: nothing was done in her name"
+    context.close()
     assert not house.events("approval")
