@@ -15,7 +15,6 @@ from lineage import ledger, outbox, places
 from lineage.fault import Fault
 from pipelines import params, run_files, schedule, services
 from pipelines.fleet import Fleet
-from pipelines.processes import Process
 from pipelines.services import HOST, Service
 from pipelines.workspace import alone
 
@@ -24,6 +23,7 @@ log = logging.getLogger(__name__)
 NAMES = ("prefect", "runner", "desk", "release", "mlflow", "evidently")
 PORT = 7800
 TURN = 0.5  # seconds between two looks after the processes
+AFTER_ERROR = 2.0  # seconds until the ledger or Prefect is asked again
 OWN = ("lineage", "data", "serving", "training", "monitoring", "pipelines")  # packages of the runner
 
 
@@ -37,7 +37,7 @@ def lay_out(base: int) -> dict[str, Service]:
     python, tracking = sys.executable, os.environ["MLFLOW_TRACKING_URI"]
     listed = [
         Service("desk", [python, "-m", "desk.server", "desk.app:create", "--port", str(base)], base, "/healthz",
-                code=("lineage", "data", "serving", "desk")),
+                code=("lineage", "data", "serving", "desk"), shares_port=True),
         Service("prefect", [services.program("prefect"), "server", "start", "--host", HOST, "--port", str(prefect)],
                 prefect, "/api/health", environment={"PREFECT_UI_API_URL": f"http://{HOST}:{prefect}/api"}),
         Service("runner", [services.program("oncoloop"), "schedule", "--work"], after="prefect",
@@ -68,16 +68,10 @@ class Supervisor:
         Fault where nothing is adopted and a port of a service is taken: then the ports were chosen badly.
         """
         records = run_files.records()
-        kept = {name for name, service in self.services.items() if service.adopt(records.get(name, {}))}
+        kept = {name for name, service in self.services.items()
+                if (record := records.get(name)) and (service.adopt(record) or service.follow(record))}  # fmt: skip
         if self.fleet:
             kept |= {key for key, record in records.items() if record.get("release") and record.get("mark")}
-        desk = self.services.get("desk")
-        if desk and "desk" not in kept and (record := records.get("desk")) and record.get("port") == desk.port:
-            former = Process(int(record["pid"] or 0), str(record.get("mark") or ""))
-            if former.mark and former.alive():
-                log.warning("the desk that runs is outdated; it answers until another one does")
-                desk.predecessor = former
-                kept.add("desk")
         services.clear_leftovers(frozenset(kept))
         for service in self.services.values():
             if not kept and service.port and services.taken(service.port):
@@ -92,7 +86,7 @@ class Supervisor:
         parts = [("the releases", self.fleet.turn)] if self.fleet else []
         if {"prefect", "runner"} & self.services.keys():
             parts.append(("the outbox", self._drain))
-        threads = [threading.Thread(target=self._repeat, args=(stopped, *part), name=part[0]) for part in parts]
+        threads = [threading.Thread(target=self._repeat, args=(stopped, *part), daemon=True) for part in parts]
         for thread in threads:
             thread.start()
         try:
@@ -117,11 +111,12 @@ class Supervisor:
         return (self.fleet is None or self.fleet.is_ready) and all(one.healthy for one in self.services.values())
 
     def _repeat(self, stopped: threading.Event, name: str, part: Callable[[], object]) -> None:
-        while not stopped.wait(TURN):
-            self._safely(name, part)
+        pause = TURN
+        while not stopped.wait(pause):
+            pause = TURN if self._safely(name, part) else AFTER_ERROR
 
-    def _safely(self, name: str, part: Callable[[], object]) -> None:
-        """Do a part of a turn; what goes wrong is said once, and tried again in the next turn."""
+    def _safely(self, name: str, part: Callable[[], object]) -> bool:
+        """Do a part of a turn; what goes wrong is said once, and tried again in a later turn. Whether all went well."""
         try:
             part()
         except Exception as error:
@@ -129,9 +124,10 @@ class Supervisor:
             if self.troubles.get(name) != sentence:
                 self.troubles[name] = sentence
                 log.warning("%s: %s; this is tried again", name, sentence)
-        else:
-            if self.troubles.pop(name, None):
-                log.info("%s: works again", name)
+            return False
+        if self.troubles.pop(name, None):
+            log.info("%s: works again", name)
+        return True
 
     def _tend(self, service: Service) -> None:
         if service.alive():
