@@ -38,6 +38,7 @@ class Fleet:
     aim: str = ""
     is_ready: bool = False
     adopted: bool = False
+    stopped: bool = False
 
     def turn(self) -> None:
         """Start what should run, move traffic to the wanted release once it is ready, let go what is not needed."""
@@ -84,7 +85,8 @@ class Fleet:
                 self.headless.append(service)
 
     def stop(self) -> None:
-        """End every server."""
+        """End every server, and start no other."""
+        self.stopped = True
         every = [*self.leaving, *self.headless, *self.running.values()]
         for service in every:
             service.leave()
@@ -125,7 +127,7 @@ class Fleet:
             self._lose(service)
             self._run(name)
             service = self.running[name]
-        if service.backoff.over():
+        if service.backoff.over() and not self.stopped:
             self._start(service)
 
     def _lose(self, service: Service) -> None:

@@ -99,6 +99,15 @@ def members(mark: str) -> list[int]:
     return [pid for pid in numbers if carries(pid, mark)]
 
 
+def marks() -> set[str]:
+    """The marks of all processes of this workspace, but for this process's own."""
+    numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    lists = [_environment(pid) for pid in numbers if belongs(pid)]
+    start = f"{MARK}=".encode()
+    every = {entry.removeprefix(start).decode() for entries in lists for entry in entries if entry.startswith(start)}
+    return every - {os.environ.get(MARK, "")}
+
+
 def carries(pid: int, mark: str) -> bool:
     """Whether a process runs, carries the mark and belongs to this workspace, of which a copy has the same records."""
     wanted = {f"{MARK}={mark}".encode(), f"ONCOLOOP_HOME={places.home()}".encode()}

@@ -30,6 +30,8 @@ def records() -> dict[str, dict[str, Any]]:
     for path in sorted(run_file("x").parent.glob("*.json")):
         try:
             found[path.stem] = page.read_json(path)
+        except FileNotFoundError:
+            continue  # its service has ended since
         except ValueError:
             log.warning("%s cannot be read and is removed", path)
             path.unlink(missing_ok=True)
@@ -62,7 +64,7 @@ def supervised() -> bool:
     """Whether an `up` holds this workspace."""
     with places.place("run", "up.lock").open("a") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False
@@ -100,8 +102,9 @@ def connect(seconds: float = 120.0) -> None:
 
 def clear_leftovers(spared: frozenset[str] = frozenset()) -> None:
     """End what an `up` that was killed left running in this workspace, but for the services that are spared."""
-    ended = []
+    ended, known = [], set()
     for key, record in records().items():
+        known |= {str(record.get("mark") or ""), *record.get("earlier", [])}
         if key in spared:
             continue
         for mark in [str(record.get("mark") or ""), *record.get("earlier", [])]:
@@ -113,6 +116,10 @@ def clear_leftovers(spared: frozenset[str] = frozenset()) -> None:
         if "mark" not in record and _is_of_old_record(record, run_file(key)):
             processes.end(int(record["pid"]))
         run_file(key).unlink(missing_ok=True)
+    for mark in processes.marks() - known:  # started when no record could be written
+        log.warning("ending processes without a record, left running by an earlier up")
+        ended.append(Process(0, mark))
+        ended[-1].terminate()
     until = time.monotonic() + 8.0
     for process in ended:
         process.stop(max(0.0, until - time.monotonic()))

@@ -27,6 +27,7 @@ __all__ = [
 ]  # fmt: skip
 STEADY = 10.0  # seconds of health after which earlier failures no longer count
 LONGEST = 60.0  # seconds between two attempts to start
+FREED = 1.0  # seconds within which the port of a killed process is free
 LISTENS = 2.0  # seconds between two looks whether a healthy service still listens
 SETTINGS = ("ONCOLOOP_", "PREFECT_", "MLFLOW_", "BENTOML_")  # variables that a service reads at its start
 
@@ -57,7 +58,8 @@ class Service:
 
     A service without a port that says itself when it is ready writes the file `ready`. A running process is outdated
     when the packages `code` or the settings `files` have changed. `orphans_finish` is for one whose children do work
-    that goes on without it. `key` names the file of its record.
+    that goes on without it, `shares_port` for one whose successor may listen beside it (desk/server.py). `key` names
+    the file of its record.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Service:
     code: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     orphans_finish: bool = False
+    shares_port: bool = False
     key: str = ""
     release: str = ""
     backoff: Backoff = field(default_factory=Backoff)
@@ -133,6 +136,15 @@ class Service:
         self.record()
         return True
 
+    def follow(self, record: Mapping[str, Any]) -> bool:
+        """Take the place of an outdated process on the same port without a gap, where both can; whether they can."""
+        former = Process(int(record.get("pid") or 0), str(record.get("mark") or ""))
+        if not self.shares_port or record.get("port") != self.port or not (former.mark and former.alive()):
+            return False
+        log.warning("%s runs and is outdated; it answers until its successor does", self.name)
+        self.predecessor = former
+        return True
+
     def alive(self) -> bool:
         """Whether the process runs."""
         return self.process is not None and self.process.alive()
@@ -187,6 +199,9 @@ class Service:
             self.earlier = [mark for mark in [*self.earlier, self.process.mark] if processes.members(mark)]
         else:
             self.process.kill()
+            until = time.monotonic() + FREED
+            while self.port and taken(self.port) and time.monotonic() < until:
+                time.sleep(0.02)  # the kernel closes what a process had open a moment after it is gone
         if self.predecessor:  # it may be one that shares its port with nobody
             self.predecessor.stop()
         self.process, self.predecessor, self.healthy = None, None, False

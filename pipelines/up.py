@@ -15,7 +15,6 @@ from lineage import keys, ledger, outbox, places
 from lineage.fault import Fault
 from pipelines import params, run_files, schedule, services
 from pipelines.fleet import Fleet
-from pipelines.processes import Process
 from pipelines.requests import has_new_labels
 from pipelines.services import HOST, Service
 from pipelines.workspace import alone
@@ -25,6 +24,7 @@ log = logging.getLogger(__name__)
 NAMES = ("prefect", "runner", "desk", "release", "mlflow", "tools")
 PORT = 7800
 TURN = 0.5  # seconds between two looks after the processes
+AFTER_ERROR = 2.0  # seconds until the ledger or Prefect is asked again
 DESK = ("lineage", "data", "serving", "desk")
 OWN = ("lineage", "data", "serving", "training", "monitoring", "pipelines")  # packages of the runner
 
@@ -46,7 +46,7 @@ def lay_out(base: int) -> dict[str, Service]:
         return [python, "-m", "desk.server", f"desk.{application}:create", "--port", str(port)]
 
     listed = [
-        Service("desk", page("app", base), base, "/healthz", code=DESK),
+        Service("desk", page("app", base), base, "/healthz", code=DESK, shares_port=True),
         Service("prefect", [services.program("prefect"), "server", "start", "--host", HOST, "--port", str(prefect)],
                 prefect, "/api/health", environment={
                     "PREFECT_SERVER_API_AUTH_STRING": keys.prefect_secret(),
@@ -59,7 +59,7 @@ def lay_out(base: int) -> dict[str, Service]:
                            "--allowed-hosts", "localhost", "--uvicorn-opts", f"--uds {socket.name}"],
                 health="/mlflow/health", socket=socket,
                 environment={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}),  # seven processes that nothing here uses
-        Service("tools", page("tools", tools), tools, "/healthz", code=DESK),
+        Service("tools", page("tools", tools), tools, "/healthz", code=DESK, shares_port=True),
     ]  # fmt: skip
     return {service.name: service for service in listed}
 
@@ -80,16 +80,10 @@ class Supervisor:
         Fault where nothing is adopted and a port of a service is taken: then the ports were chosen badly.
         """
         records = run_files.records()
-        kept = {name for name, service in self.services.items() if service.adopt(records.get(name, {}))}
+        kept = {name for name, service in self.services.items()
+                if (record := records.get(name)) and (service.adopt(record) or service.follow(record))}  # fmt: skip
         if self.fleet:
             kept |= {key for key, record in records.items() if record.get("release") and record.get("mark")}
-        desk = self.services.get("desk")
-        if desk and "desk" not in kept and (record := records.get("desk")) and record.get("port") == desk.port:
-            former = Process(int(record["pid"] or 0), str(record.get("mark") or ""))
-            if former.mark and former.alive():
-                log.warning("the desk that runs is outdated; it answers until another one does")
-                desk.predecessor = former
-                kept.add("desk")
         services.clear_leftovers(frozenset(kept))
         for service in self.services.values():
             if not kept and service.port and services.taken(service.port):
@@ -104,7 +98,7 @@ class Supervisor:
         parts = [("the releases", self.fleet.turn)] if self.fleet else []
         if {"prefect", "runner"} & self.services.keys():
             parts.append(("the outbox", self._drain))
-        threads = [threading.Thread(target=self._repeat, args=(stopped, *part), name=part[0]) for part in parts]
+        threads = [threading.Thread(target=self._repeat, args=(stopped, *part), daemon=True) for part in parts]
         for thread in threads:
             thread.start()
         try:
@@ -129,11 +123,12 @@ class Supervisor:
         return (self.fleet is None or self.fleet.is_ready) and all(one.healthy for one in self.services.values())
 
     def _repeat(self, stopped: threading.Event, name: str, part: Callable[[], object]) -> None:
-        while not stopped.wait(TURN):
-            self._safely(name, part)
+        pause = TURN
+        while not stopped.wait(pause):
+            pause = TURN if self._safely(name, part) else AFTER_ERROR
 
-    def _safely(self, name: str, part: Callable[[], object]) -> None:
-        """Do a part of a turn; what goes wrong is said once, and tried again in the next turn."""
+    def _safely(self, name: str, part: Callable[[], object]) -> bool:
+        """Do a part of a turn; what goes wrong is said once, and tried again in a later turn. Whether all went well."""
         try:
             part()
         except Exception as error:
@@ -141,9 +136,10 @@ class Supervisor:
             if self.troubles.get(name) != sentence:
                 self.troubles[name] = sentence
                 log.warning("%s: %s; this is tried again", name, sentence)
-        else:
-            if self.troubles.pop(name, None):
-                log.info("%s: works again", name)
+            return False
+        if self.troubles.pop(name, None):
+            log.info("%s: works again", name)
+        return True
 
     def _tend(self, service: Service) -> None:
         if service.alive():

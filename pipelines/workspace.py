@@ -7,9 +7,11 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from lineage import decisions, keys, ledger, places, store
 from lineage.fault import Fault
@@ -86,7 +88,8 @@ def enter(folder: Path) -> Path:
     elif not (places.home() / "keys").is_dir():
         raise Fault(f"{places.home()} holds no keys; `oncoloop init` in {folder} mends it")
     store.migrate()
-    keys.create(("door",))
+    if not lost:
+        keys.create(("door",))
     decisions.begin()
     return folder
 
@@ -103,13 +106,24 @@ def _settle(folder: Path) -> None:
     places.set_environment()
 
 
+def _lock(handle: IO[str]) -> None:
+    """Lock a file now. BlockingIOError if another run holds it; who only looks at it holds it for a moment."""
+    for _ in range(4):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.05)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
 def alone(name: str, wait: bool = True) -> Iterator[None]:
     """One at a time in this workspace: ingest and retrain share the lock `workspace`, a watch locks its task."""
     path = places.place("run", f"{name}.lock")
     with path.open("w") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle)
         except BlockingIOError as error:
             if not wait:
                 raise Fault(f"another run holds {path.name}; wait for it or look at `oncoloop status`") from error

@@ -45,6 +45,12 @@ def restored(saved: Path, oncoloop: Run, folder: Path, *more: str) -> subprocess
     return oncoloop(*arguments, cwd=folder.parent)
 
 
+def sign_in(oncoloop: Run, ward: Path) -> None:
+    """Nobody brings a sign-in along: the engineer comes in anew."""
+    assert "oncoloop signin" in oncoloop("approve", TASK, "1", "--reason", "read", cwd=ward).stderr
+    assert oncoloop("signin", oncoloop("login", "ines", cwd=ward).stdout.strip(), cwd=ward).returncode == 0
+
+
 def with_keys(saved: Path) -> tuple[str, ...]:
     return ("--keys", str(saved / "ward.keys"), "--passphrase-file", str(saved / "passphrase"))
 
@@ -85,6 +91,7 @@ def test_after_a_restore_elsewhere_the_waiting_version_is_approved_released_and_
     assert say("verify")["outcome"] == "pass"
     waiting = say("status")["waiting"]
     assert isinstance(waiting, dict) and waiting[TASK] == ["1"]
+    sign_in(oncoloop, ward)
     models = say("retrain").get("models", [])
     assert isinstance(models, list)
     assert [(model["version"], model["new"]) for model in models] in ([], [("1", False)]), "nothing is fitted again"
@@ -104,6 +111,7 @@ def test_after_the_release_a_backup_restores_it_too(saved: Path, oncoloop: Run, 
     """The ledger names the champion and its release already; the Bento is whole, its lock of packages among it."""
     first, second = tmp_path / "first", tmp_path / "second"
     assert restored(saved, oncoloop, first, *with_keys(saved)).returncode == 0
+    sign_in(oncoloop, first)
     assert oncoloop("approve", TASK, "1", "--reason", "read", cwd=first).returncode == 0
     tar, keys = str(tmp_path / "next.tar"), str(tmp_path / "next.keys")
     arguments = ("backup", tar, "--keys", keys, "--passphrase-file", str(saved / "passphrase"))

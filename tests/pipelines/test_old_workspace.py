@@ -94,7 +94,7 @@ def test_a_version_that_was_judged_then_is_approved_and_its_files_are_known_from
     client.log_text(run_id, "a graph", "model/graph.onnx")
     registry.register(TASK, run_id, "model", {"data_version": git.head()})
     ledger.record(Verdict("training", f"{TASK}/1", Outcome.INCONCLUSIVE, ("few patients",)))
-    promote.approve(TASK, "1", "system", "read")
+    promote.act(promote.approve(TASK, "1", "system", "read"))
     assert registry.roles(TASK)["champion"] == "1" and set(artifacts.recorded(TASK, "1") or {}) == {"graph.onnx"}
     client.log_text(run_id, "another graph", "model/graph.onnx")
     with pytest.raises(Fault, match=f"{TASK}/1: graph.onnx in MLflow is not the file"):

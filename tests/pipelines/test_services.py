@@ -107,8 +107,8 @@ def test_the_next_up_goes_on_with_what_the_one_before_left_running(home: Path, p
 
 def test_a_number_that_went_to_another_process_gets_no_signal(home: Path) -> None:
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    for marked in ({}, {processes.MARK: "another"}):
-        stranger = subprocess.Popen(sleep, env={"ONCOLOOP_HOME": str(home), **marked})
+    for environment in ({"ONCOLOOP_HOME": str(home)}, {"ONCOLOOP_HOME": "/a/copy", processes.MARK: "former"}):
+        stranger = subprocess.Popen(sleep, env=environment)
         former = Process(stranger.pid, "former")
         assert not former.alive() and former.members() == []
         former.stop(patience=0.0)
@@ -120,6 +120,16 @@ def test_a_number_that_went_to_another_process_gets_no_signal(home: Path) -> Non
         assert stranger.poll() is None
         stranger.kill()
         stranger.wait(10)
+
+
+def test_what_runs_without_a_record_is_ended(home: Path, port: int) -> None:
+    """A full disk takes no record of a process that was started nevertheless."""
+    service = Service("web", [*SERVE, str(port)], port)
+    service.start()
+    assert until(service.look)
+    services.run_file("web").unlink()
+    services.clear_leftovers()
+    assert not service.alive() and not services.taken(port)
 
 
 def test_a_process_that_runs_and_no_longer_listens_is_ended(home: Path, port: int) -> None:

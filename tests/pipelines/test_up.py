@@ -86,6 +86,7 @@ def test_the_desk_answers_without_a_gap_while_up_is_killed_and_started_again(wor
                 assert until(lambda: "everything is up" in log.read_text())
                 assert f"desk runs since an earlier up (process {desk}) and is kept" in log.read_text()
                 assert run_files.records()["desk"]["pid"] == desk and not misses
+                assert "without `oncoloop up`" not in oncoloop("status", cwd=workspace).stdout
                 os.kill(desk, signal.SIGKILL)
                 killed = time.monotonic()
                 assert until(lambda: services.answers(url)) and time.monotonic() - killed < 5
