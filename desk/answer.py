@@ -157,7 +157,9 @@ async def _handed_on(desk: Counter, target: Target, headers: dict[str, str], upl
 
 
 async def _asked(client: aiohttp.ClientSession, target: Target, headers: dict[str, str], upload: Upload) -> Response:
-    async with client.post(f"{target.url}/predict", data=upload.sent(), headers=headers) as answer:
+    async with client.post(
+        f"{target.url}/predict", data=upload.sent(), headers=headers, allow_redirects=False
+    ) as answer:
         content = await answer.read()
         if not upload.complete:  # refused before all of it was read
             answer.close()

@@ -18,7 +18,8 @@ SHORTEST, LONGEST = 10, 1000  # characters of a reason
 def listed(request: Request, who: Visitor) -> Response:
     """GET /decisions: what waits, and what was decided."""
     waiting = [version for task in models.tasks() for version in models.versions(task) if version.waits]
-    made = ledger.events(kind="approval")[: -models.LATEST - 1 : -1]
+    signed = [event for event in ledger.events(kind="approval") if decisions.is_signed(event)]
+    made = signed[: -models.LATEST - 1 : -1]
     return page(
         request, "decisions.html", {"waiting": waiting, "made": made, "shortest": SHORTEST, "longest": LONGEST}, who
     )
@@ -37,8 +38,6 @@ def decide(request: Request, who: Visitor, form: Form) -> Response:
         raise HTTPException(400, f"Give a reason of {SHORTEST} to {LONGEST} characters; it stays in the record.")
     if task not in models.tasks() or version not in [each.version for each in models.versions(task) if each.waits]:
         raise HTTPException(409, f"{task}/{version} does not wait for a decision (any more).")
-    key = f"{task}/{version}"
-    if not outbox.put("approval", key, {"task": task, "version": version}) and ledger.events("approval", key):
-        raise HTTPException(409, f"{key} was decided by somebody else just now.")
-    decisions.record("approval", key, {"decision": decision, "reason": reason}, who.name)
+    made = decisions.record("approval", f"{task}/{version}", {"decision": decision, "reason": reason}, who.name)
+    outbox.put("approval", f"{task}/{version}/{made.seq}", {"task": task, "version": version})
     return RedirectResponse("/decisions", status_code=303)

@@ -13,7 +13,7 @@ from desk import cohorts, shelf, traffic
 from desk import tools as tool_pages
 from desk.render import page
 from desk.signin import Visitor
-from lineage import ledger, registry
+from lineage import decisions, ledger, registry
 from lineage.ledger import Event
 
 LATEST = 50
@@ -65,10 +65,19 @@ def versions(task: str) -> list[Version]:
         if dark and (dark.task, dark.version) == (task, number):
             roles = (*roles, "shadow")
         seen = _last(ledger.events(kind="verdict", subject=f"{task}/{number} in shadow"), "verdict")
-        made = Version(task, number, event, roles, _last(own, "verdict"), _last(own, "approval"), settled, seen)
+        made = Version(task, number, event, roles, _last(own, "verdict"), _decision(own), settled, seen)
         challenges = made.waits and not any("challenger" in other.roles for other in found)
         found.append(Version(**vars(made) | {"roles": (*roles, "challenger")}) if challenges else made)
     return found
+
+
+def _decision(own: list[Event]) -> Event | None:
+    """The newest decision that holds or waits: signed, fresh, and refused by nobody."""
+    used = [event.payload for event in own if event.kind == "decision.used"]
+    refused = {facts["decision"] for facts in used if "refused" in facts}
+    made = [event for event in own if event.kind == "approval" and event.seq not in refused]
+    good = [event for event in made if decisions.is_signed(event) and not decisions.is_late(event)]
+    return good[-1] if good else None
 
 
 def _last(events: list[Event], kind: str) -> Event | None:

@@ -79,7 +79,9 @@ class Behind:
                 headers |= {"authorization": f"Bearer {token}", DESK: keys.door("release")}
                 limit = aiohttp.ClientTimeout(total=SECONDS)
                 address, body = f"{dark.url}/predict", _one_by_one(parts)
-                async with self.client.post(address, data=body, headers=headers, timeout=limit) as said:
+                async with self.client.post(
+                    address, data=body, headers=headers, timeout=limit, allow_redirects=False
+                ) as said:
                     await said.read()
             self.handed_on += said.status == 200
             self.failed += said.status != 200

@@ -26,7 +26,7 @@ READERS = ("engineer", "auditor")
 SUFFIXES = {".html", ".css", ".js", ".png", ".svg", ".jpg", ".gif", ".ico", ".woff", ".woff2", ".ttf"}
 LATEST = 40
 POLICY = (
-    "sandbox allow-scripts allow-popups; default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
+    "sandbox allow-scripts; default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
     "connect-src 'none'; form-action 'none'; frame-ancestors 'self'; base-uri 'none'"
 )
 SANDBOX = {"Content-Security-Policy": POLICY, "Cross-Origin-Resource-Policy": "cross-origin"}

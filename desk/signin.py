@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from starlette.responses import RedirectResponse, Response
 
 from desk.render import page
 from lineage import keys, people, sessions
+
+log = logging.getLogger(__name__)
 
 COOKIE = "oncoloop_session"
 FIELD, HEADER = "csrf", "x-csrf-token"
@@ -64,7 +67,10 @@ def redeemed(request: Request, form: Form) -> Response:
     """POST /enter: use the link up, and open a session in this browser."""
     person = people.redeem(form.get("token", ""))
     if person is None:
+        log.warning("a link was shown that works no longer, or never did")
         return page(request, "signin.html", {"spent": True}, status=403)
+    if former := visitor(request):
+        sessions.end(former.session)
     response = RedirectResponse("/", status_code=303)
     open_session(request, response, COOKIE, sessions.begin(person.name, sessions.DESK))
     return response
@@ -86,7 +92,8 @@ def leave(request: Request, who: Visitor, form: Form) -> Response:
     """POST /leave: end the session, and those of the tools that began with it."""
     del form
     sessions.end(who.session)
-    sessions.end_at(who.name, sessions.TOOLS)
+    for place in (sessions.TOOLS, sessions.TICKET):
+        sessions.end_at(who.name, place)
     response = page(request, "signin.html", {"spent": False})
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
     return response

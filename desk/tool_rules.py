@@ -23,7 +23,7 @@ PREFECT_READS = re.compile(
 )
 PREFECT_WRITES = re.compile(
     rf"/api/flow_runs/{ID}/set_state"
-    rf"|/api/deployments/{ID}/(pause_deployment|resume_deployment|create_flow_run)"
+    rf"|/api/deployments/{ID}/(pause_deployment|resume_deployment)"
 )
 PREFECT_SHUT = re.compile(r"/api/(admin/settings|block_documents|variables|artifacts/latest/filter/none)(/.*)?")
 

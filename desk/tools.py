@@ -37,7 +37,6 @@ from lineage.fault import Fault
 log = logging.getLogger(__name__)
 
 COOKIE = "oncoloop_tools"
-TICKET = "ticket to the tools"  # a place of a session that lasts one hop, from the desk to here
 TICKET_HOURS = 1 / 60
 TOOLS = {
     "prefect": ("Prefect: runs and schedules", "/"),
@@ -66,6 +65,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "private, no-cache",
+    "Content-Security-Policy": POLICY,
 }
 NOT_SIGNED_IN = "Sign in at the desk, and open this page from there."
 NOT_ALLOWED = "This can't be done here: through the desk, these pages are for reading."
@@ -110,15 +110,16 @@ async def healthy(request: Request) -> Response:
 
 def ticket(who: Visitor) -> str:
     """What takes a visitor of the desk over to here: once, and within a minute."""
-    return sessions.begin(who.name, TICKET, TICKET_HOURS)
+    return sessions.begin(who.name, sessions.TICKET, TICKET_HOURS)
 
 
 def redeem(shown: str) -> str | None:
     """Use a ticket up; what the browser shows here from now on. None where it is none (any more)."""
-    found = sessions.holder(shown, TICKET)
+    found = sessions.holder(shown, sessions.TICKET)
     if found is None or not sessions.end(found[1]):
         return None
-    return sessions.begin(found[0].name, sessions.TOOLS)
+    hours = sessions.hours_left(found[0].name)
+    return sessions.begin(found[0].name, sessions.TOOLS, hours) if hours > 0 else None
 
 
 async def enter(request: Request) -> Response:
@@ -179,8 +180,8 @@ async def _asked(request: Request, tool: str, path: str) -> Response:
     if "location" in kept:
         kept["location"] = _here(kept["location"])
     is_artifact = "get-artifact" in path or "/mlflow-artifacts/" in path
-    policy = ARTIFACT_POLICY if is_artifact else POLICY
-    return StreamingResponse(_bytes(answer), answer.status, HEADERS | {"Content-Security-Policy": policy} | kept)
+    policy = {"Content-Security-Policy": ARTIFACT_POLICY} if is_artifact else {}
+    return StreamingResponse(_bytes(answer), answer.status, HEADERS | policy | kept)
 
 
 async def _bytes(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

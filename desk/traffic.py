@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from lineage import ledger, store
 from lineage.fault import Fault
@@ -31,6 +32,14 @@ class Dark:
     url: str
 
 
+def here(url: str) -> str:
+    """The address of a release of this machine. Fault for any other: scans and secrets are sent there."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or parts.hostname not in ("127.0.0.1", "localhost", "::1") or parts.path.strip("/"):
+        raise Fault(f"a release answers on this machine, not at {url!r}; the record was changed from outside")
+    return url.rstrip("/")
+
+
 def shadow() -> Dark | None:
     """What is asked behind the live release now; None where nothing stands in shadow, or is not ready yet."""
     table = store.ledger
@@ -39,7 +48,7 @@ def shadow() -> Dark | None:
     if not newest or newest[0]["kind"] != "shadow.served":
         return None
     facts = json.loads(newest[0]["payload"])
-    return Dark(newest[0]["subject"], str(facts["version"]), facts["release"], facts["url"])
+    return Dark(newest[0]["subject"], str(facts["version"]), facts["release"], here(facts["url"]))
 
 
 def live() -> Target | None:
@@ -61,9 +70,9 @@ def move(release: str, url: str, actor: str) -> Target:
 
     The same release at another address only changes the address.
     """
-    if not release or not url.startswith(("http://", "https://")):
-        raise Fault(f"traffic can't move to {release!r} at {url!r}; give a release and an http address")
-    current, target = live(), Target(release, url.rstrip("/"))
+    if not release:
+        raise Fault("traffic can't move to nothing; give a release")
+    current, target = live(), Target(release, here(url))
     if target != current:
         payload = {"url": target.url, "instead_of": current.release if current else None}
         ledger.append("release.activated", release, payload, actor)
@@ -81,7 +90,7 @@ def _follow() -> None:
     events = ledger.events(kind="release.activated", limit=1)
     if not events:
         return
-    decided = Target(events[0].subject, str(events[0].payload["url"]).rstrip("/"))
+    decided = Target(events[0].subject, here(str(events[0].payload["url"])))
     if _newest(store.traffic.c.role == LIVE) == decided:
         return
     with store.writing() as connection:

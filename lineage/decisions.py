@@ -68,12 +68,22 @@ def check(event: Event) -> None:
         raise Fault(f"{name} does not carry this workspace's signature; it is not acted on")
     if not _may(event.actor, event.kind):
         raise Fault(f"{name}: {event.actor} may not decide this (any more); it is not acted on")
-    age = datetime.now(UTC) - datetime.fromisoformat(event.payload[SIGNED_AT])
-    hours = PATIENT_HOURS.get(event.kind, FRESH_HOURS)
-    if abs(age) > timedelta(hours=hours):
+    if is_old(event):
+        hours = PATIENT_HOURS.get(event.kind, FRESH_HOURS)
         raise Fault(f"{name} is over {hours:g} hours old; it is not acted on, decide again")
     if is_used(event):
         raise Fault(f"{name} was acted on already")
+
+
+def is_old(event: Event) -> bool:
+    """Whether a signed decision is too old (or too far in the future) to be acted on."""
+    age = datetime.now(UTC) - datetime.fromisoformat(event.payload[SIGNED_AT])
+    return abs(age) > timedelta(hours=PATIENT_HOURS.get(event.kind, FRESH_HOURS))
+
+
+def is_late(event: Event) -> bool:
+    """Whether nobody has acted on a decision, and nobody will any more."""
+    return SIGNED_AT in event.payload and is_old(event) and not is_used(event)
 
 
 def is_used(event: Event) -> bool:

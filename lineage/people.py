@@ -20,7 +20,7 @@ PROGRAMS = (
 )  # accounts of the loop itself: one asks the warm-up scans, one answers behind the live release
 NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 INVITATION = "sign-in"
-INVITATION_MINUTES = 15
+INVITATION_MINUTES = 10
 
 # What each role may do. The system (scheduled runs, and commands before there are accounts) may do all of it.
 ACTIONS: dict[str, tuple[str, ...]] = {
@@ -118,9 +118,10 @@ def enable(name: str, actor: str = SYSTEM) -> None:
         ledger.append("person.enabled", name, {}, actor)
 
 
-def invite(name: str, minutes: int = INVITATION_MINUTES) -> str:
-    """A token for a link that signs a person in once, within so many minutes."""
+def invite(name: str, minutes: int = INVITATION_MINUTES, actor: str = SYSTEM) -> str:
+    """A token for a link that signs a person in once, within so many minutes; that it was made is written down."""
     admit(name)
+    ledger.append("person.invited", name, {"minutes": minutes}, actor)
     return _issue(name, INVITATION, timedelta(minutes=minutes))
 
 

@@ -12,6 +12,8 @@ from lineage.people import Person
 
 HOURS = 12
 DESK, TOOLS, COMMANDS = "desk", "tools", "command line"
+TICKET = "ticket to the tools"  # lasts one hop, from the desk to there
+TOLD = (DESK, COMMANDS)  # places of which the ledger is told; the tools are entered from the desk
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ def begin(name: str, place: str, hours: float = HOURS) -> str:
     until = (datetime.now(UTC) + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
     row = {"sha256": text_sha256(shown), "name": name, "place": place, "opened_at": store.now(), "expires_at": until}
     store.execute(store.sessions.insert().values(row))
+    if place in TOLD:
+        ledger.append("person.signed-in", name, {"place": place}, name)
     return shown
 
 
@@ -47,6 +51,12 @@ def of_id(session_id: str, place: str = DESK) -> Person | None:
     found = store.fetch(table.select().where((table.c.sha256 == session_id) & (table.c.place == place) & _open()))
     person = people.person(found[0]["name"]) if found else None
     return person if person and person.disabled_at is None else None
+
+
+def hours_left(name: str) -> float:
+    """Hours until the last of a person's sessions at the desk ends; 0 without one."""
+    until = [datetime.fromisoformat(session.expires_at) for session in of(name) if session.place == DESK]
+    return max(((each - datetime.now(UTC)).total_seconds() / 3600 for each in until), default=0.0)
 
 
 def end(session_id: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lineage import people, places, sessions
 from lineage.fault import Fault
 
-SIGN_IN = 'sign in first: oncoloop signin "$(oncoloop login NAME)"'
+SIGN_IN = "sign in first: oncoloop login NAME | oncoloop signin -"
 
 
 def sign_in(link: str) -> people.Person:

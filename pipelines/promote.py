@@ -71,6 +71,9 @@ def act(event: Event) -> None:
     from pipelines import shadow
 
     task, _, version = event.subject.rpartition("/")
+    for other in ledger.events("decision.used", event.subject):
+        if other.seq > event.seq and "refused" not in other.payload:
+            raise Fault(f"{event.subject} was decided by somebody else at the same time")
     verdict, reason = judged(task, version), str(event.payload["reason"])
     if event.payload["decision"] == "reject":
         shadow.end_of(task, version, event.actor, "the version is turned down")

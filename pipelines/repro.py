@@ -193,7 +193,7 @@ def changed(tree: Path, tasks: list[str]) -> list[str]:
 
 
 def reproduce(tree: Path, stage: str, task: str, force: bool = False) -> bool:
-    """Run one stage if its inputs changed (or take it from the run cache), always with `force`; True if changed.
+    """Run one stage if its inputs changed (or take a fit from the run cache), always with `force`; True if changed.
 
     A process of its own, so that stages of two tasks can run side by side; DVC's own lock makes its writers wait. It
     ends with this one, and its stage with it: an orphan would keep the lock from whoever runs the command again.
@@ -201,6 +201,7 @@ def reproduce(tree: Path, stage: str, task: str, force: bool = False) -> bool:
     name = f"{stage}@{task}"
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
     command += ["--force"] if force else []
+    command += ["--no-run-cache"] if stage != "fit" else []  # a worker elsewhere may have put notes there: its fit
     with locks.noted():
         done = subprocess.run(tethered(command), cwd=tree, env=isolation.isolated(os.environ), capture_output=True,
                               text=True, check=False)  # fmt: skip

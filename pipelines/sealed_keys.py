@@ -24,7 +24,7 @@ LONGEST = 2**20  # bytes of a file of keys
 SHORTEST = 12  # letters of a passphrase
 COSTS = {
     "pseudonym": "later scans of a known patient get a new pseudonym, so the patient could fall on two sides",
-    "signin": "everybody signs in anew",
+    "signin": "open pages must be loaded anew before they are sent",
     "signature": "signatures made so far can't be checked",
     "scans": "kept scans can't be read",
     "decision": "decisions made so far can't be checked, and a rollback among them no longer holds",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from lineage import people, sessions
@@ -80,7 +81,7 @@ def login(args: argparse.Namespace) -> Answer:
     if args.token:
         token = people.issue(args.name, SCOPE, args.days, person.name())
         return Answer({"token": token, "scope": SCOPE, "days": args.days}, token)
-    token = people.invite(args.name)
+    token = people.invite(args.name, actor=person.name())
     front = services.url("desk") or "http://127.0.0.1:7800"
     return Answer({"link": f"{front}/enter?token={token}"}, f"{front}/enter?token={token}")
 
@@ -90,7 +91,7 @@ def signin(args: argparse.Namespace) -> Answer:
     if not args.link:
         who = person.name()
         return Answer({"name": who}, f"signed in as {who}" if who != people.SYSTEM else "nobody is signed in here")
-    found = person.sign_in(args.link)
+    found = person.sign_in(sys.stdin.readline() if args.link == "-" else args.link)
     return Answer(
         {"name": found.name, "role": found.role}, f"signed in as {found.name} ({found.role}) for {sessions.HOURS} hours"
     )

@@ -7,7 +7,7 @@ import os
 import sys
 
 from lineage import keys
-from pipelines import params, services, workspace
+from pipelines import params, person, services, workspace
 from pipelines.cli import Answer
 
 
@@ -38,7 +38,9 @@ def _addresses(house: object, links: bool) -> str:
     lines = ["", "everything is up; Ctrl-C stops it all"]
     lines += [f"  desk  {desk}"] if desk else []
     for each in people.open_accounts() if desk else []:
-        way = f"once: {desk}/enter?token={people.invite(each.name)}" if links else f"`oncoloop login {each.name}`"
+        way = f"`oncoloop login {each.name}`"
+        if links:
+            way = f"once: {desk}/enter?token={people.invite(each.name, actor=person.name())}"
         lines.append(f"  {each.name} ({each.role}), {way}")
     lines.append(f"  ports from {getattr(house, 'base', '')}; logs in {os.environ['ONCOLOOP_HOME']}/logs")
     return "\n".join(lines) + "\n"

@@ -31,10 +31,28 @@ def test_a_decision_is_in_the_ledger_and_on_its_way_to_the_flow(open_desk: Desk,
     assert decisions.waiting("approval") == [event]
     decisions.check(event)
     [message] = outbox.pending()
-    assert (message.kind, message.key) == ("approval", "lung-ct/5")
+    assert (message.kind, message.key) == ("approval", f"lung-ct/5/{event.seq}")
     assert message.payload == {"task": "lung-ct", "version": "5"}, "what wakes the flow decides nothing"
     page = client.get("/decisions").text
     assert "No version waits" in page and REASON in page
+
+
+def test_a_planted_approval_neither_shows_nor_blocks(open_desk: Desk, csrf: Token) -> None:
+    decisions.begin()
+    ledger.append("approval", "lung-ct/5", {"decision": "approve", "reason": "planted by hand"}, "enno")
+    client = open_desk("engineer")
+    page = client.get("/decisions").text
+    assert "planted by hand" not in page and "superiority is not shown" in page
+    assert send(client, csrf(client, "/decisions")).status_code == 303
+
+
+def test_a_decision_that_was_refused_can_be_made_again(open_desk: Desk, csrf: Token) -> None:
+    client = open_desk("engineer")
+    send(client, csrf(client, "/decisions"))
+    [made] = decisions.waiting("approval")
+    decisions.use(made, "it failed in shadow meanwhile")
+    assert send(client, csrf(client, "/decisions")).status_code == 303
+    assert len(outbox.pending()) == 2
 
 
 def test_a_version_is_decided_once(open_desk: Desk, csrf: Token) -> None:

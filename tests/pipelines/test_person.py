@@ -95,6 +95,16 @@ def test_the_flow_refuses_who_lost_the_right_meanwhile(engineer: str, acted: lis
     assert "may not decide" in told["refused"] and acted == [] and scheduled.decide.fn() == []
 
 
+def test_of_two_who_decide_at_once_one_is_told(engineer: str, acted: list[tuple[str, str, str]]) -> None:
+    promote.reject("lung-ct", "1", engineer, "artefacts")
+    promote.approve("lung-ct", "1", engineer, "read the errors")
+    told = scheduled.decide.fn()
+    assert [bool(one["refused"]) for one in told] == [False, True] and acted == []
+    assert "at the same time" in told[1]["refused"]
+    promote.approve("lung-ct", "1", engineer, "thought again")
+    assert [one["refused"] for one in scheduled.decide.fn()] == [""] and acted, "a later decision is one of its own"
+
+
 def test_a_fail_can_not_be_signed_and_is_not_acted_on(engineer: str, acted: list[tuple[str, str, str]]) -> None:
     with pytest.raises(Fault, match="can't be approved"):
         promote.approve("lung-ct", "2", engineer, "all the same")
@@ -108,10 +118,7 @@ def test_an_event_claims_nothing(engineer: str, monkeypatch: pytest.MonkeyPatch)
     said: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(schedule, "emit", lambda event, payload: said.append((event, payload)))
     monkeypatch.setattr(up, "has_new_labels", lambda _: True)
-    outbox.put("approval", "lung-ct/1", {"task": "lung-ct", "version": "1"})
-    up.drain()
-    assert said == [] and outbox.pending(), "its signed row is not there yet"
-    promote.approve("lung-ct", "1", engineer, "read the errors")
+    outbox.put("approval", "lung-ct/1/1", {"task": "lung-ct", "version": "1", "actor": "eve"})
     requests.ask_for_retraining("lung-ct", "drift/1", "the watch: the scanner changed")
     up.drain()
     assert said == [(schedule.APPROVED, {"task": "lung-ct"}), (schedule.ASKED, {"task": "lung-ct"})]
