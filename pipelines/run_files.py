@@ -94,6 +94,8 @@ def connect(seconds: float = 120.0) -> None:
         if found := url("prefect"):
             os.environ["PREFECT_API_URL"] = f"{found}/api"
         elif not starting("prefect"):
+            processes.end_orphans()
+            os.environ[processes.COMMAND] = str(os.getpid())
             return
         else:
             time.sleep(0.5)
