@@ -25,6 +25,7 @@ from lineage import places
 log = logging.getLogger(__name__)
 
 MARK = "ONCOLOOP_RUN"
+COMMAND = "ONCOLOOP_COMMAND"  # the number of a command, in the environment of all that it starts
 
 
 @dataclass
@@ -106,6 +107,23 @@ def marks() -> set[str]:
     start = f"{MARK}=".encode()
     every = {entry.removeprefix(start).decode() for entries in lists for entry in entries if entry.startswith(start)}
     return every - {os.environ.get(MARK, "")}
+
+
+def end_orphans() -> list[int]:
+    """End what killed commands of this workspace left running, such as Prefect's temporary server; their numbers."""
+    found = []
+    for path in [path for path in Path("/proc").iterdir() if path.name.isdecimal()]:
+        entries = dict(entry.decode(errors="replace").partition("=")[::2] for entry in _environment(int(path.name)))
+        command = entries.get(COMMAND, "")
+        if (
+            entries.get("ONCOLOOP_HOME") == str(places.home())
+            and command.isdecimal()
+            and not _environment(int(command))
+        ):
+            log.warning("ending process %s, left running by a killed command", path.name)
+            end(int(path.name), patience=2.0)
+            found.append(int(path.name))
+    return found
 
 
 def carries(pid: int, mark: str) -> bool:

@@ -95,6 +95,8 @@ def connect(seconds: float = 120.0) -> None:
             os.environ["PREFECT_API_URL"] = f"{found}/api"
             os.environ.setdefault("PREFECT_API_AUTH_STRING", keys.prefect_secret())
         elif not starting("prefect"):
+            processes.end_orphans()
+            os.environ[processes.COMMAND] = str(os.getpid())
             return
         else:
             time.sleep(0.5)

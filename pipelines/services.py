@@ -96,7 +96,7 @@ class Service:
     def fingerprint(self) -> str:
         """What a running process must have been started with to be kept: command, settings, code and packages."""
         settings = {name: value for name, value in (os.environ | dict(self.environment)).items()
-                    if name.startswith(SETTINGS) and name != processes.MARK}  # fmt: skip
+                    if name.startswith(SETTINGS) and name not in (processes.MARK, processes.COMMAND)}  # fmt: skip
         code = fingerprint.code(self.code)["files"]
         files = [fingerprint.file_sha256(path) for path in (shipped("requirements.lock"), *self.files)]
         return fingerprint.digest([self.command, settings, code, files, sys.version])

@@ -122,6 +122,28 @@ def test_a_number_that_went_to_another_process_gets_no_signal(home: Path) -> Non
         stranger.wait(10)
 
 
+def test_the_next_command_ends_what_a_killed_one_left_running(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv(processes.COMMAND, "")
+    killed = subprocess.Popen([sys.executable, "-c", "pass"])
+    killed.wait()
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    environments = (
+        {"ONCOLOOP_HOME": str(home), processes.COMMAND: str(killed.pid)},
+        {"ONCOLOOP_HOME": str(home), processes.COMMAND: str(os.getpid())},
+        {"ONCOLOOP_HOME": "/a/copy", processes.COMMAND: str(killed.pid)},
+    )
+    orphan, child, stranger = (subprocess.Popen(sleep, env=environment) for environment in environments)
+    time.sleep(0.3)
+    services.connect()
+    assert until(lambda: orphan.poll() is not None)
+    assert child.poll() is None and stranger.poll() is None
+    assert os.environ[processes.COMMAND] == str(os.getpid())
+    for process in (child, stranger):
+        process.kill()
+        process.wait(10)
+
+
 def test_what_runs_without_a_record_is_ended(home: Path, port: int) -> None:
     """A full disk takes no record of a process that was started nevertheless."""
     service = Service("web", [*SERVE, str(port)], port)
