@@ -29,9 +29,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-KINDS = ("release head", "release worker", "desk", "prefect", "runner", "mlflow", "mlflow child", "up")
+KINDS = ("release head", "release worker", "desk", "tools", "prefect", "runner", "mlflow", "mlflow child", "up")
 PAUSE = 0.05  # seconds between two questions of one user
-HEALTH = {"prefect": (1, "/api/health"), "mlflow": (2, "/health")}  # port after the desk's, address
+WATCHED = ("prefect", "mlflow")
 
 
 @dataclass
@@ -110,9 +110,12 @@ def back(ward: Ward, name: str, since: float, seconds: float) -> float | None:
     """Seconds after which a server of the workspace answers; None if it does not in time."""
     from pipelines import services
 
-    offset, path = HEALTH[name]
     while time.monotonic() - since < seconds:
-        if services.answers(f"http://127.0.0.1:{ward.port + offset}{path}"):
+        if name == "mlflow":
+            answers = services.answers_at(ward.folder / "var/run/mlflow/http.sock", "/mlflow/health")
+        else:
+            answers = services.answers(f"http://127.0.0.1:{ward.port + 1}/api/health")
+        if answers:
             return round(time.monotonic() - since, 1)
         time.sleep(0.1)
     return None
@@ -139,7 +142,7 @@ def soak(ward: Ward, users: Users, kills: int, minutes: float, chance: random.Ra
             ward.up.wait()
             ward.start()
         line: dict[str, Any] = {"kill": number, "kind": kind, "process": victim}
-        if (name := kind.split()[0]) in HEALTH:
+        if (name := kind.split()[0]) in WATCHED:
             time.sleep(0.3)
             line["back_s"] = back(ward, name, killed, 90)
         time.sleep(max(0.0, minutes * 60 / kills * chance.uniform(0.7, 1.3) - (time.monotonic() - begun)))
@@ -215,7 +218,7 @@ def main() -> None:
         "by_kind_s": {kind: sorted(line["without_answer_s"] for line in lines if line["kind"] == kind and
                                    "without_answer_s" in line) for kind in KINDS},
         "back_s": {name: [line["back_s"] for line in lines if "back_s" in line and line["kind"].startswith(name)]
-                   for name in HEALTH},
+                   for name in WATCHED},
         "statuses": dict(Counter(status for _, status, _ in users.told)),
         **compare(users, rows[0]["number"] if rows else 0, options.name),
     }  # fmt: skip

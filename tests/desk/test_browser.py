@@ -43,6 +43,7 @@ def desk_page(chromium: Any, desk_url: str) -> Iterator[Any]:
     page.on("console", lambda said: complaints.append(said.text) if "Security Policy" in said.text else None)
     page.goto(f"{desk_url}/enter?token={people.invite('cleo')}")
     page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{desk_url}/")
     yield page
     context.close()
     assert complaints == []

@@ -55,8 +55,16 @@ def test_a_shadow_is_asked_while_it_is_served_and_never_answers() -> None:
     assert traffic.shadow() is None
 
 
-@pytest.mark.parametrize(("release", "url"), [("", "http://x"), ("blue", "file:///etc/passwd"), ("blue", "")])
-def test_traffic_moves_to_a_release_at_an_http_address_only(release: str, url: str) -> None:
-    with pytest.raises(Fault, match="http address"):
-        traffic.move(release, url, "system")
+@pytest.mark.parametrize("url", ["", "file:///etc/passwd", "http://evil.example:80", "https://127.0.0.1:7810",
+                                 "http://127.0.0.1@evil.example", "http://127.0.0.1:7810/else"])  # fmt: skip
+def test_traffic_stays_on_this_machine(url: str) -> None:
+    """Also where somebody else wrote the row: scans, tokens and the desk's secret are sent there."""
+    with pytest.raises(Fault, match="on this machine"):
+        traffic.move("blue", url, "system")
     assert traffic.live() is None
+    ledger.append("release.activated", "blue", {"url": url})
+    with pytest.raises(Fault, match="on this machine"):
+        traffic.live()
+    ledger.append("shadow.served", "lung-ct", {"version": "4", "release": "dark", "url": url})
+    with pytest.raises(Fault, match="on this machine"):
+        traffic.shadow()
