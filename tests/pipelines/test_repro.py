@@ -111,3 +111,28 @@ def test_a_failing_stage_is_one_sentence(small: Path) -> None:
     tree = repro.worktree(git.commit(["."], "Break the stage"))
     with pytest.raises(Fault, match="the stage prepare@lung-ct failed"):
         repro.reproduce(tree, "prepare", "lung-ct")
+
+
+FORGED = """
+stages:
+  evaluate:
+    matrix:
+      task: [lung-ct]
+    cmd: cp figure.txt evaluation.txt
+    deps:
+      - data/batches/${item.task}
+    outs:
+      - evaluation.txt
+"""
+
+
+def test_what_somebody_noted_of_an_evaluation_is_not_taken_for_it(small: Path) -> None:
+    """DVC's notes of runs travel with the remote, where a worker of a pool writes: only a fit may be taken from them."""
+    (small / "dvc.yaml").write_text(FORGED, encoding="utf-8")
+    (small / "figure.txt").write_text("0.99, said the note")
+    repro.reproduce(small, "evaluate", "lung-ct")
+    (small / "figure.txt").write_text("0.61, said the evaluation")
+    (small / "dvc.lock").unlink()
+    (small / "evaluation.txt").unlink()
+    repro.reproduce(small, "evaluate", "lung-ct")
+    assert (small / "evaluation.txt").read_text() == "0.61, said the evaluation"
