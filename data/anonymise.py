@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from data import identity, person, pixel_data, profile, read, scrub, value_representation
-from data.identity import Secrets
+from data.identity import People, Secrets
 from lineage import keys
 from lineage.fault import Fault
 
@@ -31,13 +31,14 @@ def anonymise(
     header: Any = None,
     names: Iterable[str] = (),
     cells: Mapping[str, str] = _NONE,
+    named: People | None = None,
 ) -> tuple[str, bytes]:
     """The suffix of the format, and the de-identified bytes.
 
     `metadata` is the scan's row: its `patient_id`, else `group`, is the identity behind pseudonym and dates; without
-    either it is the PatientID of the DICOM header. `header` is the parsed data set, where it is at hand. `names` are
-    those of file, folder and archive: no text that stays may hold their words. `cells` are the free texts of the
-    scan's rows. Fault names what can't be parsed, and a cell that repeats the patient.
+    either it is the PatientID of the DICOM header. `header` is the parsed data set, where it is at hand, and `named`
+    whom it names. `names` are those of file, folder and archive: no text that stays may hold their words. `cells` are
+    the free texts of the scan's rows. Fault names what can't be parsed, and a cell that repeats the patient.
     """
     secrets = identity.of_row(metadata)
     kind = read.kind_of(name, content)
@@ -47,18 +48,21 @@ def anonymise(
         clean, suffix = scrub.nifti(name, content), ".nii.gz" if content[:2] == b"\x1f\x8b" else ".nii"
     else:
         header = header if header is not None else read.opened(name, content)[1]
-        clean, secrets = _dicom(name, header, metadata, secrets, identity.of_names(names))
+        clean, secrets = _dicom(name, header, metadata, secrets, identity.of_names(names), named)
         suffix = ".dcm"
     identity.check_cells(name, cells, secrets)
     return suffix, clean
 
 
-def _dicom(name: str, header: Any, metadata: Mapping[str, str], row: Secrets, names: Secrets) -> tuple[bytes, Secrets]:
+def _dicom(
+    name: str, header: Any, metadata: Mapping[str, str], row: Secrets, names: Secrets, named: People | None
+) -> tuple[bytes, Secrets]:
     """The de-identified file, and the patient's secrets out of row and header."""
     told = metadata.get("patient_id") or metadata.get("group") or ""
     try:
-        patient = row | identity.of_patient(header)
-        clean = _allowed(name, header, patient | identity.of_hospital(header) | names)
+        named = named or identity.people(header)
+        patient = row | named.patient
+        clean = _allowed(name, header, patient | named.hospital | names)
         for keyword in profile.PIXELS:
             if keyword in clean:
                 clean[keyword].value = pixel_data.clean(header, keyword)

@@ -87,8 +87,9 @@ def examine(job: Job) -> Examined:
         scan = in_units_of(scan, job.task.modality)
         told = _told(job.rows, scan, job.disagreement)
         whole = told[min(told)]
-        scan = replace(scan, header=identity.silent(scan.header, opened[0][2], whole, [job.file_name, *named]))
-        ending, clean = _clean(opened, whole, [job.file_name, *named], identity.cells(told.values()))
+        people = [_named(name, header) for name, _, header in opened]
+        scan = replace(scan, header=identity.silent(scan.header, people[0], whole, [job.file_name, *named]))
+        ending, clean = _clean(opened, people, whole, [job.file_name, *named], identity.cells(told.values()))
         facts = {"sha256": sha256, "stored_sha256": hashlib.sha256(clean).hexdigest()}
         facts |= person.who(whole, scan, sha256) | burned.facts(scan)
         facts |= patients.keyed(patients.signs(whole["patient_id"], scan.identity, whole["group"]))
@@ -168,15 +169,30 @@ def _opened(name: str, parts: dict[str, bytes]) -> tuple[Scan, list[tuple[str, b
     return scan, [part for part in opened if part[0] not in left_out]
 
 
+def _named(name: str, header: Any) -> identity.People:
+    """Whom a header names. Fault where its values can't be read."""
+    try:
+        return identity.people(header)
+    except Exception as error:  # pydicom looks at a value when it is asked for, and raises as many kinds as in `read`
+        raise Fault(f"{name}: its header cannot be read ({type(error).__name__}); export it again") from error
+
+
 def _short(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
 def _clean(
-    opened: list[tuple[str, bytes, Any]], row: Row, names: list[str], cells: Mapping[str, str]
+    opened: list[tuple[str, bytes, Any]],
+    people: list[identity.People],
+    row: Row,
+    names: list[str],
+    cells: Mapping[str, str],
 ) -> tuple[str, bytes]:
     """Suffix and bytes of the de-identified copy: a file, or an archive of the files of a series, named by content."""
-    clean = [anonymise.anonymise(name, content, row, header, names, cells) for name, content, header in opened]
+    clean = [
+        anonymise.anonymise(name, content, row, header, names, cells, named)
+        for (name, content, header), named in zip(opened, people, strict=True)
+    ]
     if len(clean) == 1:
         return clean[0]
     return ".zip", archive.packed({hashlib.sha256(part).hexdigest()[:16] + ending: part for ending, part in clean})

@@ -30,6 +30,7 @@ STAFF = ("ReferringPhysicianName", "OperatorsName", "PerformingPhysicianName", "
 DEPTH = 8  # of sequences in sequences that are searched for names and numbers
 FRAMES = 0x52009230  # PerFrameFunctionalGroupsSequence: what thousands of frames say of themselves names nobody
 PLACES = ("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName", "PatientAddress")
+ASKED = (*PATIENT, *ORDERS, *STAFF, *PLACES, "PatientBirthDate")
 CELLS = ("site", "scanner", "labeller", "labelled_at", "stage")  # free text of metadata that the manifest keeps
 # ruff: noqa: SIM905  lists of words read better as text
 # Words that file names and institutions share with honest headers: they are no part of anybody's name.
@@ -77,23 +78,28 @@ def _words(names: tuple[str, ...]) -> Secrets:
     return Secrets(frozenset(word for word in words if len(word) >= LONG and not _common(word)))
 
 
-def of_patient(header: Any) -> Secrets:
-    """The patient's names, numbers and birth date out of a DICOM data set, and out of the items of its sequences."""
-    secrets = Secrets()
-    for item in _items(header):
-        born = re.sub(r"\D", "", str(item.get("PatientBirthDate") or ""))[:8]
-        dates = {born, born[6:] + born[4:6] + born[:4], born[4:6] + born[6:] + born[:4]} if len(born) == 8 else set()
-        orders = [text for text in _said(item, ORDERS) if len(text) >= INSIDE and any(map(str.isdecimal, text))]
-        secrets |= _numbers([*_said(item, PATIENT), *orders]) | Secrets(frozenset(dates))
-    return secrets
+@dataclass(frozen=True)
+class People:
+    """Whom a DICOM data set names, at any depth: the patient, and the hospital with its staff."""
+
+    patient: Secrets = Secrets()
+    hospital: Secrets = Secrets()
 
 
-def of_hospital(header: Any) -> Secrets:
-    """Staff and institution out of a DICOM data set, and out of the items of its sequences."""
-    secrets = Secrets()
-    for item in _items(header):
-        secrets |= _numbers(_said(item, STAFF)) | of_names(_said(item, PLACES))
-    return secrets
+def people(header: Any) -> People:
+    """The patient's names, numbers and birth date, staff and institution out of a DICOM data set and its items; nobody
+    out of None, which stands for another format."""
+    patient, hospital = Secrets(), Secrets()
+    for item in _items(header) if header is not None else ():
+        found = there(item, ASKED)
+        if "PatientBirthDate" in found:
+            born = re.sub(r"\D", "", str(item.get("PatientBirthDate") or ""))[:8]
+            turned = (born[6:] + born[4:6] + born[:4], born[4:6] + born[6:] + born[:4])
+            patient |= Secrets(frozenset({born, *turned} if len(born) == 8 else ()))
+        orders = [text for text in _said(item, found, ORDERS) if len(text) >= INSIDE and any(map(str.isdecimal, text))]
+        patient |= _numbers([*_said(item, found, PATIENT), *orders])
+        hospital |= _numbers(_said(item, found, STAFF)) | of_names(_said(item, found, PLACES))
+    return People(patient, hospital)
 
 
 def betrays(text: str, secrets: Secrets, words: bool = True) -> bool:
@@ -110,11 +116,9 @@ def is_number_of(text: str, secrets: Secrets) -> bool:
     return len(text) >= INSIDE and any(len(secret) >= INSIDE and secret in text for secret in secrets.long)
 
 
-def silent(facts: Mapping[str, str], header: Any, row: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """Facts that a DICOM header states of a scan, empty where one betrays somebody (`header` None: another format)."""
-    secrets = of_row(row) | of_names(names)
-    if header is not None:
-        secrets |= of_patient(header) | of_hospital(header)
+def silent(facts: Mapping[str, str], named: People, row: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Facts that a header states of a scan, empty where one betrays somebody; `named` are whom the header names."""
+    secrets = of_row(row) | of_names(names) | named.patient | named.hospital
     return {name: "" if name in SPOKEN and betrays(text, secrets) else text for name, text in facts.items()}
 
 
@@ -174,7 +178,10 @@ def _items(header: Any, depth: int = 0) -> Iterator[Any]:
     """A data set and the items of its sequences, at any depth but of frames. What can't be read holds no item."""
     yield header
     for tag in header.keys():  # noqa: SIM118  iterating parses the values
-        if depth < DEPTH and tag != FRAMES and _is_sequence(tag, header.get_item(tag)):
+        number = int(tag)
+        if depth >= DEPTH or number in _values() or number == FRAMES:
+            continue
+        if _is_sequence(number, header.get_item(tag)):
             try:
                 items = list(header[tag].value or [])
             except Exception as error:  # pydicom raises as many kinds as in `read`
@@ -186,7 +193,15 @@ def _items(header: Any, depth: int = 0) -> Iterator[Any]:
 
 def _is_sequence(tag: int, stored: Any) -> bool:
     """Whether an element is a sequence; an implicit file does not say so, the dictionary does (PS3.6)."""
-    return stored.VR == "SQ" or (stored.VR in (None, "UN") and int(tag) in _sequences())
+    return stored.VR == "SQ" or (stored.VR in (None, "UN") and tag in _sequences())
+
+
+@lru_cache(maxsize=1)
+def _values() -> frozenset[int]:
+    """The attributes that are no sequences (PS3.6)."""
+    from pydicom.datadict import DicomDictionary
+
+    return frozenset(DicomDictionary) - _sequences()
 
 
 @lru_cache(maxsize=1)
@@ -209,8 +224,8 @@ def _tags(keywords: tuple[str, ...]) -> dict[int, str]:
     return {tag: keyword for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None}
 
 
-def _said(header: Any, keywords: tuple[str, ...]) -> list[str]:
-    return [text for keyword in there(header, keywords) for text in _texts(header.get(keyword))]
+def _said(header: Any, found: list[str], keywords: tuple[str, ...]) -> list[str]:
+    return [text for keyword in found if keyword in keywords for text in _texts(header.get(keyword))]
 
 
 def _texts(value: Any) -> list[str]:

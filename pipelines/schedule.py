@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 ASKED = "oncoloop.retrain.asked"
 APPROVED = "oncoloop.approval.given"
+TAG = "oncoloop"
 LOOK_SECONDS = 5.0  # between two comparisons of the deployments
 FIELDS = ("entrypoint", "pull_steps", "path", "parameters", "job_variables", "work_pool_name")  # what a run would do
 
@@ -39,7 +40,7 @@ def planned() -> list[tuple[Any, dict[str, Any]]]:
         (watch_all, {"name": "scheduled", "cron": cron.watch, "description": "by cron"}),
         (decide, {"name": "asked", "triggers": [decided], "description": "a person's decision"}),
     ]
-    shared = {"entrypoint_type": EntrypointType.MODULE_PATH, "concurrency_limit": 1, "tags": ["oncoloop"]}
+    shared = {"entrypoint_type": EntrypointType.MODULE_PATH, "concurrency_limit": 1, "tags": [TAG]}
     return [(flow, shared | own) for flow, own in every]
 
 
@@ -82,6 +83,9 @@ def guard() -> None:
             if changed:
                 register()
                 known = _registered()
+            for name in _retired():
+                log.warning("the deployment %s is none of this version's; it was removed", name)
+                ledger.append("deployment.removed", name, {})
         except Exception as error:  # the server is away, say: the next look tells
             log.warning("the deployments could not be compared: %s", " ".join(str(error).split())[:200])
 
@@ -96,14 +100,37 @@ def compare(known: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]) 
 
 def _registered() -> dict[str, dict[str, Any]]:
     """Our deployments as the server has them, by flow and name."""
+    names = _names()
+    ours = {name: each for name, each in _deployments().items() if name in names}
+    return {name: {field: getattr(each, field) for field in FIELDS} for name, each in ours.items()}
+
+
+def _retired() -> list[str]:
+    """Remove the deployments that earlier versions registered, or somebody else in our name; which they were."""
     from prefect.client.orchestration import get_client
 
-    names = {(flow.name, own["name"]) for flow, own in planned()}
+    strange = {
+        name: each
+        for name, each in _deployments().items()
+        if TAG in each.tags and name not in _names() and not name.startswith("fit/")
+    }
+    with get_client(sync_client=True) as client:
+        for each in strange.values():
+            client.delete_deployment(each.id)
+    return sorted(strange)
+
+
+def _names() -> set[str]:
+    return {f"{flow.name}/{own['name']}" for flow, own in planned()}
+
+
+def _deployments() -> dict[str, Any]:
+    """All deployments of the server, by flow and name."""
+    from prefect.client.orchestration import get_client
+
     with get_client(sync_client=True) as client:
         flows = {flow.id: flow.name for flow in client.read_flows(limit=200)}
-        every = [(flows.get(each.flow_id), each) for each in client.read_deployments(limit=200)]
-        ours = [(flow, each) for flow, each in every if (flow, each.name) in names]
-        return {f"{flow}/{each.name}": {field: getattr(each, field) for field in FIELDS} for flow, each in ours}
+        return {f"{flows.get(each.flow_id)}/{each.name}": each for each in client.read_deployments(limit=200)}
 
 
 def wake() -> None:
@@ -139,7 +166,7 @@ def offer_fit(pool: str) -> None:
     if not any(worker.status == WorkerStatus.ONLINE for worker in workers):
         raise Fault(f"no worker of the pool {pool!r} is online: {start}")
     fit.to_deployment(pool, work_pool_name=pool, entrypoint_type=EntrypointType.MODULE_PATH,
-                      description="one fit on a worker's machine", tags=["oncoloop"]).apply()  # fmt: skip
+                      description="one fit on a worker's machine", tags=[TAG]).apply()  # fmt: skip
 
 
 def fit_on(pool: str, parameters: dict[str, Any], name: str) -> None:

@@ -85,7 +85,7 @@ def number(scans: Sequence[Scan], index: int) -> int:
 def unnamed(scan: Scan, uploads: Sequence[Upload]) -> Scan:
     """A scan whose header repeats nothing of its files' names."""
     names = [name for upload in uploads for name in (upload.name, *_inside(upload))]
-    return replace(scan, header=identity.silent(scan.header, None, {}, names))
+    return replace(scan, header=identity.silent(scan.header, identity.People(), {}, names))
 
 
 def _scan(upload: Upload, alone: bool) -> Scan:
@@ -112,7 +112,7 @@ def _silent(scan: Scan, header: Any, inside: str = "") -> Scan:
         return scan
     limits.permit(name, *[max(scan.pixels.shape[1:])] * 2)  # the square that a network's picture is cut from
     try:
-        kept = identity.silent(scan.header, header, {"patient_id": scan.patient_id or ""}, [])
+        kept = identity.silent(scan.header, identity.people(header), {"patient_id": scan.patient_id or ""}, [])
     except Exception as error:  # pydicom looks at a value when it is asked for, and raises as many kinds as in `read`
         raise Fault(f"{name}: its header cannot be read ({type(error).__name__}); export it again") from error
     return replace(scan, header=kept)

@@ -17,7 +17,7 @@ def header(**attributes: str) -> Dataset:
 
 
 def test_long_parts_betray_anywhere_short_names_as_words_and_initials_never() -> None:
-    secrets = identity.of_patient(header(PatientName="Müller-Lüd^Ng^J", PatientID="MRN-00417"))
+    secrets = identity.people(header(PatientName="Müller-Lüd^Ng^J", PatientID="MRN-00417")).patient
     for text in ("for MULLER-lud", "xmüller-lüdx", "mrn00417", "Ng special", "by NG"):
         assert identity.betrays(text, secrets), text
     for text in ("Siemens", "imaging", "J. kernel", "SENSING"):
@@ -26,14 +26,14 @@ def test_long_parts_betray_anywhere_short_names_as_words_and_initials_never() ->
 
 
 def test_a_long_number_betrays_where_it_holds_one_of_the_patient_s() -> None:
-    secrets = identity.of_patient(header(PatientID="471100471", PatientName="Quillfeather^Ann"))
+    secrets = identity.people(header(PatientID="471100471", PatientName="Quillfeather^Ann")).patient
     assert identity.is_number_of("471100471", secrets) and identity.is_number_of("9471100471", secrets)
     assert not identity.is_number_of("4711", secrets) and not identity.is_number_of("88888888", secrets)
-    assert not identity.is_number_of("12347", identity.of_patient(header(PatientID="1234")))
+    assert not identity.is_number_of("12347", identity.people(header(PatientID="1234")).patient)
 
 
 def test_every_writing_of_a_birth_date_betrays() -> None:
-    secrets = identity.of_patient(header(PatientBirthDate="19630717"))
+    secrets = identity.people(header(PatientBirthDate="19630717")).patient
     for text in ("1963-07-17", "17.07.1963", "born 07/17/1963", "19630717"):
         assert identity.betrays(text, secrets), text
     assert not identity.betrays("1963", secrets)
@@ -44,12 +44,14 @@ def test_words_that_file_names_share_with_honest_headers_are_no_names() -> None:
     assert identity.betrays("for Quillfeather", secrets)
     for text in ("CHEST", "AXIAL", "SIEMENS", "GE MEDICAL SYSTEMS"):
         assert not identity.betrays(text, secrets), text
-    hospital = identity.of_hospital(header(InstitutionName="General Hospital Wolkenstein"))
+    hospital = identity.people(header(InstitutionName="General Hospital Wolkenstein")).hospital
     assert identity.betrays("Wolkenstein", hospital) and not identity.betrays("General Electric", hospital)
 
 
 def test_cells_that_repeat_the_patient_are_refused_without_a_quotation() -> None:
-    secrets = identity.of_row({"patient_id": "Quillfeather, Zelda"}) | identity.of_patient(header(PatientName="Nort^A"))
+    secrets = (
+        identity.of_row({"patient_id": "Quillfeather, Zelda"}) | identity.people(header(PatientName="Nort^A")).patient
+    )
     identity.check_cells("row 2", identity.cells([{"site": "Northgate", "labeller": "ann"}]), secrets)
     for site in ("ward of Zelda", "QUILLFEATHERS", "nort"):
         with pytest.raises(Fault, match="row 2: the column site of its row repeats") as caught:
@@ -70,9 +72,11 @@ def test_a_foreign_message_loses_control_characters() -> None:
 
 def test_facts_of_a_scan_are_silent_where_they_betray() -> None:
     facts = {"manufacturer": "ACME for Zelda", "model": "Scan 7", "kernel": "quillfeather_b", "modality": "CT"}
-    told = identity.silent(facts, header(PatientName="Doe^Zelda"), {"patient_id": "1"}, ["Quillfeather.dcm"])
+    told = identity.silent(
+        facts, identity.people(header(PatientName="Doe^Zelda")), {"patient_id": "1"}, ["Quillfeather.dcm"]
+    )
     assert told == {"manufacturer": "", "model": "Scan 7", "kernel": "", "modality": "CT"}
-    assert identity.silent(facts, None, {"patient_id": "1"}, []) == facts
+    assert identity.silent(facts, identity.People(), {"patient_id": "1"}, []) == facts
 
 
 def betrayed(secrets: identity.Secrets, *texts: str, words: bool = True) -> list[str]:
@@ -82,26 +86,26 @@ def betrayed(secrets: identity.Secrets, *texts: str, words: bool = True) -> list
 @pytest.mark.parametrize(
     ("keyword", "of"),
     [
-        *((keyword, identity.of_patient) for keyword in (
+        *((keyword, "patient") for keyword in (
             "PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName",
             "PatientMotherBirthName", "AccessionNumber", "PatientTelephoneNumbers", "ResponsiblePerson",
         )),
-        *((keyword, identity.of_hospital) for keyword in (
+        *((keyword, "hospital") for keyword in (
             "ReferringPhysicianName", "OperatorsName", "PerformingPhysicianName", "PhysiciansOfRecord",
             "NameOfPhysiciansReadingStudy", "RequestingPhysician", "InstitutionName", "InstitutionAddress",
             "InstitutionalDepartmentName", "StationName", "PatientAddress",
         )),
     ],
 )  # fmt: skip
-def test_every_attribute_that_names_somebody_is_a_secret(keyword: str, of: Any) -> None:
-    secrets = of(header(**{keyword: "Quillfeather"}))
+def test_every_attribute_that_names_somebody_is_a_secret(keyword: str, of: str) -> None:
+    secrets = getattr(identity.people(header(**{keyword: "Quillfeather"})), of)
     assert betrayed(secrets, "for QUILLFEATHER", "xquillfeatherx", "honest") == ["for QUILLFEATHER", "xquillfeatherx"]
 
 
 @pytest.mark.parametrize("keyword", ["OtherPatientIDs", "OtherPatientNames", "PhysiciansOfRecord"])
 def test_each_of_several_values_is_a_secret(keyword: str) -> None:
     made = header(**{keyword: ["Quillfeather", "Northgate"]})
-    secrets = identity.of_patient(made) | identity.of_hospital(made)
+    secrets = identity.people(made).patient | identity.people(made).hospital
     assert betrayed(secrets, "quillfeather", "northgate") == ["quillfeather", "northgate"]
 
 
@@ -117,7 +121,7 @@ def test_each_of_several_values_is_a_secret(keyword: str) -> None:
     ],
 )
 def test_how_much_of_a_name_betrays_depends_on_its_length(part: str, texts: list[str]) -> None:
-    secrets = identity.of_patient(header(PatientName=f"Quillfeather^{part}"))
+    secrets = identity.people(header(PatientName=f"Quillfeather^{part}")).patient
     assert betrayed(secrets, *texts) == texts
     for text in (f"x{part[:3]}x", f"{part[:1]}.", "1234"):
         assert not identity.betrays(text, secrets), text
@@ -151,26 +155,26 @@ def test_a_birth_date_betrays_however_the_header_writes_it(born: str) -> None:
     made = header()
     made.add_new("PatientBirthDate", "LO", born)
     texts = ["19630717", "17071963", "07171963", "1963/07/17", "17-07-1963"]
-    assert betrayed(identity.of_patient(made), *texts, "1963", "0717", "19630718") == texts
+    assert betrayed(identity.people(made).patient, *texts, "1963", "0717", "19630718") == texts
 
 
 def test_the_secrets_of_a_header_are_these_and_no_others() -> None:
-    secrets = identity.of_patient(header(
+    secrets = identity.people(header(
         PatientName="Quillfeather^Zoe^J", PatientID="MRN-417", PatientBirthDate="19630717",
         OtherPatientIDs=["Northgate", "4711"],
-    ))  # fmt: skip
+    )).patient  # fmt: skip
     dates = {"19630717", "17071963", "07171963"}
     assert secrets.long == {"quillfeather", "mrn-417", "mrn417", "northgate", "4711"} | dates
     assert secrets.short == {"zoe"}
-    assert identity.of_patient(header(PatientName="Roya")) == identity.Secrets(frozenset({"roya"}))
-    assert identity.of_patient(header()) == identity.of_hospital(header()) == identity.Secrets()
+    assert identity.people(header(PatientName="Roya")).patient == identity.Secrets(frozenset({"roya"}))
+    assert identity.people(header()).patient == identity.people(header()).hospital == identity.Secrets()
 
 
 @pytest.mark.parametrize("born", ["", "1963", "196307", "unknown"])
 def test_half_a_birth_date_is_no_secret(born: str) -> None:
     made = header()
     made.add_new("PatientBirthDate", "LO", born)
-    assert identity.of_patient(made) == identity.Secrets()
+    assert identity.people(made).patient == identity.Secrets()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +191,7 @@ def test_short_words_of_file_names_betray_nobody() -> None:
 
 
 def test_a_code_may_be_as_short_as_a_name_but_no_long_part_may_stand_in_it() -> None:
-    secrets = identity.of_patient(header(PatientName="Quillfeather^Roy"))
+    secrets = identity.people(header(PatientName="Quillfeather^Roy")).patient
     assert betrayed(secrets, "ROY", "QUILLFEATHER", words=False) == ["QUILLFEATHER"]
 
 
@@ -199,17 +203,20 @@ def test_every_free_text_is_silent_about_everybody(fact: str, source: str) -> No
     row = {"patient_id": word if source == "row" else "1"}
     names = [f"{word}.dcm"] if source == "file" else []
     facts = {fact: f"for {word}", "modality": "CT", "series": "1.2.3"}
-    assert identity.silent(facts, made, row, names) == facts | {fact: ""}
+    assert identity.silent(facts, identity.people(made), row, names) == facts | {fact: ""}
 
 
 def test_facts_that_are_no_free_text_stay() -> None:
     facts = {"modality": "CT", "series": "1.2.3.4711", "age": "063Y"}
-    assert identity.silent(facts, header(PatientID="4711"), {}, []) == facts
+    assert identity.silent(facts, identity.people(header(PatientID="4711")), {}, []) == facts
 
 
 def test_without_a_dicom_header_row_and_names_still_count() -> None:
     facts = {"model": "for Zelda", "kernel": "Quillfeather"}
-    assert identity.silent(facts, None, {"patient_id": "Zelda"}, ["Quillfeather.nii"]) == {"model": "", "kernel": ""}
+    assert identity.silent(facts, identity.People(), {"patient_id": "Zelda"}, ["Quillfeather.nii"]) == {
+        "model": "",
+        "kernel": "",
+    }
 
 
 def test_the_cells_that_are_kept_are_those_with_a_text() -> None:
@@ -280,14 +287,14 @@ def nested(depth: int, **attributes: str) -> Dataset:
 
 @pytest.mark.parametrize("keyword", ["PatientID", "AccessionNumber", "RequestedProcedureID", "StudyID", "AdmissionID"])
 def test_numbers_of_nested_items_are_secrets(keyword: str) -> None:
-    secrets = identity.of_patient(nested(2, **{keyword: "R4711-0815"}))
+    secrets = identity.people(nested(2, **{keyword: "R4711-0815"})).patient
     assert betrayed(secrets, "for r47110815", "R4711-0815", "R4711") == ["for r47110815", "R4711-0815"]
-    assert identity.of_patient(nested(identity.DEPTH + 1, PatientID="R4711-0815")) == identity.Secrets()
+    assert identity.people(nested(identity.DEPTH + 1, PatientID="R4711-0815")).patient == identity.Secrets()
 
 
 def test_a_kind_of_examination_and_a_short_order_are_no_secrets() -> None:
     for text in ("CTTHORAX", "12345", "1"):
-        assert identity.of_patient(nested(1, RequestedProcedureID=text)) == identity.Secrets(), text
+        assert identity.people(nested(1, RequestedProcedureID=text)).patient == identity.Secrets(), text
 
 
 def test_what_frames_say_and_a_sequence_that_cannot_be_read_are_passed_over() -> None:
@@ -298,4 +305,4 @@ def test_what_frames_say_and_a_sequence_that_cannot_be_read_are_passed_over() ->
     made.PerFrameFunctionalGroupsSequence = [header(PatientID="X9922-3344")]
     tag = Tag(0x00081111)
     made[tag] = RawDataElement(tag, "SQ", 4, b"junk", 0, False, True)
-    assert betrayed(identity.of_patient(made), "R4711-0815", "X9922-3344") == ["R4711-0815"]
+    assert betrayed(identity.people(made).patient, "R4711-0815", "X9922-3344") == ["R4711-0815"]

@@ -164,8 +164,8 @@ def test_a_changed_deployment_runs_no_foreign_code_and_is_told(house: House, sec
     with httpx.Client(base_url=f"{house.prefect}/api", auth=(user, password), timeout=30) as prefect:
         made = {one["name"]: one for one in prefect.post("/deployments/filter", json={}).json() if one["entrypoint"]}
         target = next(one for one in made.values() if one["entrypoint"].endswith("ingest_inbox"))
-        planted = house.folder / "planted"
-        step = {"prefect.deployments.steps.run_shell_script": {"script": f"touch {planted}"}}
+        mark = house.folder / "planted"
+        step = {"prefect.deployments.steps.run_shell_script": {"script": f"touch {mark}"}}
         deployment, end = f"/deployments/{target['id']}", time.monotonic() + 120
         taken(lambda: prefect.patch(deployment, json={"pull_steps": [step], "entrypoint": "evil.py:f"}))
         run = taken(lambda: prefect.post(f"{deployment}/create_flow_run", json={"state": {"type": "SCHEDULED"}})).json()
@@ -173,11 +173,16 @@ def test_a_changed_deployment_runs_no_foreign_code_and_is_told(house: House, sec
         while state not in ("COMPLETED", "FAILED", "CRASHED") and time.monotonic() < end:
             state = prefect.get(f"/flow_runs/{run['id']}").json()["state"]["type"]
             time.sleep(1)
-        assert state == "COMPLETED" and not planted.exists(), "our own flow has run, and nothing else"
+        assert state == "COMPLETED" and not mark.exists(), "our own flow has run, and nothing else"
         while not house.events("deployment.changed") and time.monotonic() < end:
             time.sleep(1)
         told = house.events("deployment.changed")
         assert told and told[0]["subject"] == "scheduled ingest/inbox" and "entrypoint" in told[0]["fields"]
+        planted = {"name": "old", "flow_id": target["flow_id"], "tags": ["oncoloop"], "entrypoint": "evil.py:f"}
+        added = taken(lambda: prefect.post("/deployments/", json=planted)).json()["id"]
+        while prefect.get(f"/deployments/{added}").status_code != 404:
+            assert time.monotonic() < end, "it is removed"
+            time.sleep(1)
         while prefect.get(f"/deployments/{target['id']}").json()["entrypoint"] != target["entrypoint"]:
             assert time.monotonic() < end, "it is registered anew"
             time.sleep(1)

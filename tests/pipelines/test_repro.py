@@ -127,7 +127,7 @@ stages:
 
 
 def test_what_somebody_noted_of_an_evaluation_is_not_taken_for_it(small: Path) -> None:
-    """DVC's notes of runs travel with the remote, where a worker of a pool writes: only a fit may be taken from them."""
+    """DVC's notes of runs travel with the remote, where a worker of a pool writes: a fit alone is taken from them."""
     (small / "dvc.yaml").write_text(FORGED, encoding="utf-8")
     (small / "figure.txt").write_text("0.99, said the note")
     repro.reproduce(small, "evaluate", "lung-ct")
