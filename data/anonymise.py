@@ -20,6 +20,8 @@ from data.identity import People, Secrets
 from lineage import keys
 from lineage.fault import Fault
 
+DAYS = (*profile.DATES, *profile.MOMENTS)
+GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 UID = re.compile(r"[0-9.]{1,64}")  # PS3.5, section 9.1
 _NONE: Mapping[str, str] = {}
 
@@ -91,10 +93,10 @@ def _allowed(name: str, header: Any, secrets: Secrets) -> Any:
     from pydicom.dataset import Dataset
 
     clean, kept = Dataset(), _kept()
-    for tag in header.keys():  # noqa: SIM118  the values of a Dataset are parsed when iterated, its keys are not
+    for tag, found in list(header.items()):  # bytes, as long as nobody asked for the value; iterating parses them
         if tag not in kept:
             continue
-        stored = header.get_item(tag)  # its bytes, as long as nobody asked for the value
+        stored = header[tag] if found.value is None else found
         is_undeclared = stored.is_raw and stored.VR in (None, "UN")  # implicit files do not say it
         representation = kept[tag] if is_undeclared else stored.VR
         value_representation.check(name, tag, representation, stored.value)
@@ -182,10 +184,9 @@ def _fill(header: Any, clean: Any) -> None:
 
 def _shift(header: Any, clean: Any, shift: timedelta) -> None:
     """Every date that stays, at any depth, moved by the patient's own number of days."""
-    for keyword in (*profile.DATES, *profile.MOMENTS):
-        if keyword in header:
-            setattr(clean, keyword, _shifted(str(header.get(keyword) or ""), shift))
-    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+    for keyword in identity.there(header, DAYS):
+        setattr(clean, keyword, _shifted(str(header.get(keyword) or ""), shift))
+    for keyword in identity.there(header, GROUPS):
         for old, new in zip(header.get(keyword) or [], clean.get(keyword) or [], strict=False):
             for content, cleaned in zip(
                 old.get("FrameContentSequence") or [], new.get("FrameContentSequence") or [], strict=False

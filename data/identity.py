@@ -92,6 +92,8 @@ def people(header: Any) -> People:
     patient, hospital = Secrets(), Secrets()
     for item in _items(header) if header is not None else ():
         found = there(item, ASKED)
+        if not found:
+            continue
         if "PatientBirthDate" in found:
             born = re.sub(r"\D", "", str(item.get("PatientBirthDate") or ""))[:8]
             turned = (born[6:] + born[4:6] + born[:4], born[4:6] + born[6:] + born[:4])
@@ -177,11 +179,11 @@ def _common(word: str) -> bool:
 def _items(header: Any, depth: int = 0) -> Iterator[Any]:
     """A data set and the items of its sequences, at any depth but of frames. What can't be read holds no item."""
     yield header
-    for tag in header.keys():  # noqa: SIM118  iterating parses the values
+    for tag, stored in list(header.items()):
         number = int(tag)
         if depth >= DEPTH or number in _values() or number == FRAMES:
             continue
-        if _is_sequence(number, header.get_item(tag)):
+        if _is_sequence(number, stored):
             try:
                 items = list(header[tag].value or [])
             except Exception as error:  # pydicom raises as many kinds as in `read`
@@ -217,7 +219,7 @@ def there(header: Any, keywords: tuple[str, ...]) -> list[str]:
     return [tags[tag] for tag in header.keys() if tag in tags]  # noqa: SIM118  iterating parses the values
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _tags(keywords: tuple[str, ...]) -> dict[int, str]:
     from pydicom.datadict import tag_for_keyword
 

@@ -63,7 +63,7 @@ def _untouched(header: Any) -> Any:
     """The same data set, whose values stay bytes when those of the other are asked for."""
     from pydicom.dataset import Dataset
 
-    same = Dataset({tag: header.get_item(tag) for tag in header.keys()})  # noqa: SIM118  iterating parses the values
+    same = Dataset(dict(header.items()))  # the elements as they are stored: iterating a data set parses them
     same.set_original_encoding(*header.original_encoding, header.original_character_set)
     if hasattr(header, "file_meta"):
         same.file_meta = header.file_meta
