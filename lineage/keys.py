@@ -22,11 +22,11 @@ def create(purposes: Iterable[str] = PURPOSES) -> None:
     """Make the keys that are missing, mode 0600. An existing key is never touched."""
     for purpose in purposes:
         path = place("keys", purpose)
-        path.parent.chmod(0o700)
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             continue
+        path.parent.chmod(0o700)
         with os.fdopen(handle, "w") as stream:
             stream.write(secrets.token_hex(KEY_BYTES))
             stream.flush()

@@ -47,7 +47,8 @@ def database_url() -> str:
 def mlflow_socket() -> Path:
     """Where MLflow's pages are asked for: a socket in a folder that only its owner may enter."""
     folder = place("run", "mlflow", "x").parent
-    folder.chmod(0o700)
+    if folder.stat().st_mode & PRIVATE:
+        folder.chmod(0o700)
     return folder / "http.sock"
 
 

@@ -27,7 +27,7 @@ def ask(
     """
     answers = [_drift(drift, settings, clusters), _sensitivity(outcomes)]
     outcome = worst([answer[0] for answer in answers])
-    reasons = [reason for answer in answers for reason in answer[1]]
+    reasons = [reason.removesuffix(".") for answer in answers for reason in answer[1]]  # a page joins them by ";"
     figures = {"clusters": clusters, "drift": dict(drift.figures) if drift else None, "outcomes": dict(outcomes)}
     thresholds = {
         "alpha": settings.alpha,

@@ -18,7 +18,7 @@ from lineage.verdict import Verdict
 from pipelines import git, sealed_keys, workspace
 
 # Folders of the state that are made again, and the keys, which go into a file of their own
-LEFT_OUT = ("logs", "run", "staging", "worktree", "versions", "sent", "keys", "signed-in")
+LEFT_OUT = ("logs", "run", "staging", "worktree", "versions", "sent", "keys")
 BESIDE = ("-wal", "-shm")  # what SQLite keeps beside a database; its copy holds it
 FILE, FOLDER = 0o600, 0o700
 
@@ -67,7 +67,7 @@ def _left_out(name: Path) -> bool:
     if parts[0] == ".dvc":
         return parts[1:2] == ("tmp",)
     if parts[0] == state:
-        return parts[1:2] != () and (parts[1] in LEFT_OUT or parts[1].startswith("tmp") or _half(name))
+        return parts[1:2] != () and (parts[1] in LEFT_OUT or parts[1].startswith(("tmp", "signed-in-")) or _half(name))
     return len(parts) == 1 and _half(name)
 
 

@@ -143,7 +143,7 @@ COMMANDS: dict[str, Command] = {
                      (arg("name"), arg("--token", action="store_true", help="a bearer token for programs"),
                       arg("--days", type=int, default=30))),
     "signin": Command("persons", "sign in on the command line with a one-time link, or say who is signed in",
-                      "oncoloop login ines | oncoloop signin -",
+                      "oncoloop signin -",
                       (arg("link", nargs="?", help="- reads it, so that no list of processes shows it"),)),
     "signout": Command("persons", "end the sign-in on the command line", "oncoloop signout"),
     "status": Command("keeping", "what stands where", "oncoloop status"),

@@ -61,7 +61,8 @@ def _known() -> tuple[people.Person, str] | None:
 
 
 def _file() -> Path:
-    """Where a sign-in on the command line is kept, one for each account of the machine."""
-    folder = places.place("signed-in", "x").parent
-    folder.chmod(0o700)
-    return folder / str(os.getuid())
+    """Where a sign-in on the command line is kept: in a folder of its own for each account of the machine."""
+    path = places.place(f"signed-in-{os.getuid()}", "session")
+    if path.parent.stat().st_mode & places.PRIVATE:
+        path.parent.chmod(0o700)
+    return path

@@ -19,6 +19,7 @@ UNKNOWN = "No bearer token, or one that is unknown, expired, of another scope, o
 REFUSALS = {
     400: "The upload cannot be read: broken, incomplete or without files.",
     401: UNKNOWN,
+    403: "A release answers the desk alone, which shows itself by a header; ask at the desk, `POST /api/predict`.",
     408: "The upload did not come in time.",
     413: "The upload is larger than this release takes.",
     415: "The body is of another content type.",
@@ -90,7 +91,8 @@ def page(release: str, tasks: Sequence[str]) -> Json:
         "paths": {
             "/predict": {"post": _predict(tasks)},
             "/manifest": {
-                "get": _operation("manifest", "What this release is made of", _json("Manifest"), (401, 503)) | SECURED
+                "get": _operation("manifest", "What this release is made of", _json("Manifest"), (401, 403, 503))
+                | SECURED
             },
             "/readyz": {"get": _operation("readyz", "Ready to answer", {"text/plain": {"schema": TEXT}})},
             "/livez": {"get": _operation("livez", "Alive", {"text/plain": {"schema": TEXT}})},

@@ -136,7 +136,7 @@ def test_the_verdict_is_plain_json_with_its_thresholds(task: Task, settings: Mon
         ({"p": 0.001, "smallest_p": 0.0099}, 20, Outcome.FAIL, "by more than chance"),
         ({"p": 0.001, "smallest_p": 0.01}, 20, Outcome.INCONCLUSIVE, "With 60 reference patients, 20 patients in the "
          "window and 2000 permutations no p-value under 0.01 can be reached"),
-        ({"p": None}, 20, Outcome.INCONCLUSIVE, "The window could not be compared with the reference patients."),
+        ({"p": None}, 20, Outcome.INCONCLUSIVE, "The window could not be compared with the reference patients"),
     ],
 )  # fmt: skip
 def test_drift_at_its_limits(
@@ -154,7 +154,7 @@ def test_drift_at_its_limits(
     ("high", "outcome", "reason"),
     [
         (0.8999, Outcome.FAIL, "The late labels rule out the wanted sensitivity of 0.90: sensitivity 0.80 (95 % "
-         "interval 0.70 to 0.90) on 30 positive cases of 25 patients with late labels."),
+         "interval 0.70 to 0.90) on 30 positive cases of 25 patients with late labels"),
         (0.90, Outcome.PASS, "The late labels do not rule out the wanted sensitivity of 0.90: sensitivity 0.80"),
     ],
 )  # fmt: skip
@@ -213,5 +213,5 @@ def test_families_that_could_not_be_measured_are_left_out_of_the_reason(
     task: Task, settings: MonitoringSettings
 ) -> None:
     reason = ask(task, moved(0.3), NO_LABELS, settings, 40).reasons[0]
-    assert reason.endswith("embedding p = 0.1000, description p = 0.5000; together p = 0.3000.")
+    assert reason.endswith("embedding p = 0.1000, description p = 0.5000; together p = 0.3000")
     assert "score" not in reason

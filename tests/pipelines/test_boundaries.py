@@ -130,7 +130,7 @@ def test_another_user_of_the_machine_opens_nothing(house: House) -> None:
     script = 'for path; do if head -c1 "$path" || test -r "$path" || test -w "$path"; then echo OPEN "$path"; fi; done'
     var = house.folder / "var"
     wanted = [var / "run/mlflow/http.sock", var / "oncoloop.db", var / "keys/door", var / "keys/decision",
-              var / "signed-in" / str(os.getuid()), var / "logs/prefect.log", var / "prefect/prefect.db",
+              var / f"signed-in-{os.getuid()}" / "session", var / "logs/prefect.log", var / "prefect/prefect.db",
               var / "mlflow/mlflow.db"]  # fmt: skip
     assert all(path.exists() for path in wanted), [path for path in wanted if not path.exists()]
     done = subprocess.run(

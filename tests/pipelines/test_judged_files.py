@@ -110,7 +110,7 @@ def test_the_ledger_holds_the_hash_of_every_file_that_was_judged(ward: Path) -> 
 def test_an_exchanged_file_is_not_approved(ward: Path, name: str) -> None:
     CHANGES[name](ward)
     with pytest.raises(Fault, match=rf"{TASK}/1: {name} in MLflow is not the file that the training gate judged"):
-        promote.approve(TASK, "1", "system", "read")
+        promote.act(promote.approve(TASK, "1", "system", "read"))
     assert not ledger.events("approval") and not ledger.events("model.promoted")
     verdict = verify_workspace.verify()
     assert verdict.outcome.value == "fail" and f"{TASK}/1: {name} in MLflow" in "\n".join(verdict.reasons)
@@ -120,14 +120,14 @@ def test_a_version_whose_files_are_gone_is_not_named_champion(ward: Path) -> Non
     folder = artifact(ward, "graph.onnx").parent
     folder.rename(folder.with_name("elsewhere"))
     with pytest.raises(Fault, match=rf"the artefacts of {TASK}/1 are not at {folder}"):
-        promote.approve(TASK, "1", "system", "read")
+        promote.act(promote.approve(TASK, "1", "system", "read"))
     assert not ledger.events("approval") and not ledger.events("model.promoted")
 
 
 def test_an_approval_that_was_interrupted_before_its_release_is_finished_by_the_same_command(ward: Path) -> None:
-    promote.approve(TASK, "1", "system", "read")
-    promote.approve(TASK, "1", "system", "read")
-    assert len(ledger.events("approval")) == len(ledger.events("model.promoted")) == 1
+    promote.act(promote.approve(TASK, "1", "system", "read"))
+    promote.act(promote.approve(TASK, "1", "system", "read"))
+    assert len(ledger.events("approval")) == 2 and len(ledger.events("model.promoted")) == 1
     assert promote.pending_release()
 
 
@@ -144,7 +144,7 @@ def again(ward: Path) -> str:
 @pytest.mark.parametrize("name", ["graph.onnx", "calibration.json", "reference.npz"])
 def test_an_exchanged_file_of_a_champion_is_not_used(ward: Path, name: str) -> None:
     """Exchanged after the approval: no release and no shadow is built with it, no rival or window compared with it."""
-    promote.approve(TASK, "1", "system", "read")
+    promote.act(promote.approve(TASK, "1", "system", "read"))
     CHANGES[name](ward)
     second = registry.register(TASK, again(ward), "model", {})
     artifacts.record(TASK, second, artifacts.recorded(TASK, "1") or {}, "a test")
@@ -165,7 +165,7 @@ def test_an_exchanged_file_of_a_champion_is_not_used(ward: Path, name: str) -> N
 def released(kept: Path, small_ward: Path) -> Iterator[Path]:
     """The workspace with its model released and checked by the real server, and a copy to begin each test with."""
     anew(kept, small_ward)
-    promote.approve(TASK, "1", "system", "read")
+    promote.act(promote.approve(TASK, "1", "system", "read"))
     assert promote.release_champions()
     store.engine().dispose()
     shutil.copytree(kept, kept.with_name("released"), symlinks=True)

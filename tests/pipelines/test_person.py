@@ -43,7 +43,7 @@ def test_with_accounts_nobody_decides_unnamed(workspace: Path) -> None:
 
 def test_a_sign_in_is_kept_for_its_owner_alone_and_ends(engineer: str) -> None:
     assert person.deciding("approve") == engineer
-    kept = places.home() / "signed-in" / str(os.getuid())
+    kept = places.home() / f"signed-in-{os.getuid()}" / "session"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600 and stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
     sessions.end_all(engineer, "ada")
     with pytest.raises(Fault, match="oncoloop signin"):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lineage import keys
+
 from . import enemy
 from .conftest import Endpoint
 
@@ -17,6 +19,8 @@ pytestmark = pytest.mark.usefixtures("house")
 EXAMPLES = 500 if os.environ.get("ONCOLOOP_SOAK") else 15  # for each operation and each phase
 # All checks are on. Bytes that fit the schema need not be a scan, nor any text the name of a task: 422 says so.
 CONFIG = """
+headers = { "oncoloop-desk" = "${DESK}" }
+
 [auth.openapi.token]
 bearer = "${TOKEN}"
 
@@ -31,7 +35,12 @@ def test_nothing_is_found(endpoint: Endpoint, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "schemathesis"), "--config-file", "schemathesis.toml", "run", page]
     command += ["--checks", "all", "--mode", "all", "--max-examples", str(EXAMPLES), "--seed", "7", "--no-color"]
     command += ["--request-timeout", "30", "--workers", "2"]
-    environment = os.environ | {"TOKEN": endpoint.token, "HOME": str(tmp_path), "COLUMNS": "160"}
+    environment = os.environ | {
+        "TOKEN": endpoint.token,
+        "DESK": keys.door("release"),
+        "HOME": str(tmp_path),
+        "COLUMNS": "160",
+    }
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     found = re.search(r"(?s)=+ (FAILURES|ERRORS) =+.*", ran.stdout)
     assert ran.returncode == 0, (found.group() if found else ran.stdout + ran.stderr)[:8000]
