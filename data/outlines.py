@@ -5,16 +5,18 @@ Only the grid is kept, never the mask itself: no name, no header, and too coarse
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from data import geometry, pixels, read
+from data import archive, geometry, pixels, read
 from data.picture_file import DEEPEST
 from data.record import Scan
 from lineage.fault import Fault
@@ -165,8 +167,15 @@ def grid(outline: NDArray[np.bool_]) -> Grid:
 def write(path: Path, grids: Mapping[str, Grid]) -> None:
     """Write the grids by unit, the same bytes for the same grids; no file where there are none."""
     path.unlink(missing_ok=True)
-    if grids:
-        np.savez(path, units=np.array(list(grids), np.str_), shares=np.stack(list(grids.values())))
+    if grids:  # as numpy.savez, whose zip has other bytes from one patch of Python to the next
+        arrays = {"units": np.array(list(grids), np.str_), "shares": np.stack(list(grids.values()))}
+        path.write_bytes(archive.packed({f"{name}.npy": _npy(array) for name, array in arrays.items()}))
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, allow_pickle=False)
+    return stream.getvalue()
 
 
 def read_grids(path: Path) -> dict[str, Grid]:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import sealed_keys, services
+from lineage.fault import Fault
+from pipelines import archive, sealed_keys, services
 from tests.pipelines import small
 from tests.pipelines.conftest import Run, clean
 from tests.pipelines.small import TASK
@@ -161,6 +162,25 @@ def test_keys_that_are_lost_are_given_up_by_a_person_and_the_ledger_says_so(
     assert done.returncode == 1 and "nothing is overwritten" in done.stderr
     database = (ward / "var/oncoloop.db").read_bytes()
     assert b"keys.lost" in database + b"".join(path.read_bytes() for path in ward.glob("var/oncoloop.db-wal"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "leads"),
+    [
+        ("../outside", tarfile.REGTYPE, ""), ("/tmp/outside", tarfile.REGTYPE, ""),
+        ("in/../../outside", tarfile.DIRTYPE, ""), ("link", tarfile.SYMTYPE, "/etc/passwd"),
+        ("link", tarfile.SYMTYPE, "../outside"), ("hard", tarfile.LNKTYPE, "../outside"),
+        ("pipe", tarfile.FIFOTYPE, ""), ("disk", tarfile.BLKTYPE, ""),
+    ],
+)  # fmt: skip
+def test_a_backup_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: str, kind: bytes, leads: str) -> None:
+    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, leads
+        tar.addfile(member)
+    with pytest.raises(Fault):
+        archive.restore(tmp_path / "evil.tar", tmp_path / "ward")
+    assert {path.name for path in tmp_path.rglob("*")} <= {"evil.tar", "ward"} and not Path("/tmp/outside").exists()
 
 
 def test_keys_of_another_workspace_are_refused(saved: Path, oncoloop: Run, tmp_path: Path) -> None:
