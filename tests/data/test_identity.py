@@ -289,6 +289,7 @@ def nested(depth: int, **attributes: str) -> Dataset:
 def test_numbers_of_nested_items_are_secrets(keyword: str) -> None:
     secrets = identity.people(nested(2, **{keyword: "R4711-0815"})).patient
     assert betrayed(secrets, "for r47110815", "R4711-0815", "R4711") == ["for r47110815", "R4711-0815"]
+    assert identity.people(nested(identity.DEPTH, PatientID="R4711-0815")).patient != identity.Secrets()
     assert identity.people(nested(identity.DEPTH + 1, PatientID="R4711-0815")).patient == identity.Secrets()
 
 

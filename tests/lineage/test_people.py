@@ -269,3 +269,41 @@ def test_an_action_nobody_thought_of_is_a_fault(three: None) -> None:
         people.may("erik", "aprove")
     with pytest.raises(Fault, match="no user"):
         people.may("nobody", "approve")
+
+
+def test_people_who_may_sign_in_are_no_programs_and_not_disabled(three: None) -> None:
+    people.add(people.CHECK, "engineer")
+    people.disable("ada")
+    assert [each.name for each in people.open_accounts()] == ["carla", "erik"]
+    assert people.admit("carla").name == "carla"
+    for name, sentence in ((people.CHECK, "nobody signs in"), ("ada", "disabled"), ("eve", "no user")):
+        with pytest.raises(Fault, match=sentence):
+            people.invite(name)
+
+
+def test_an_account_is_opened_again_and_what_it_held_stays_ended(three: None) -> None:
+    token, link = people.issue("carla", "predict", 1), people.invite("carla")
+    people.disable("carla")
+    people.enable("carla", "erik")
+    people.enable("carla", "erik")
+    assert people.person("carla").disabled_at is None
+    assert [(event.subject, event.actor) for event in ledger.events("person.enabled")] == [("carla", "erik")]
+    assert people.bearer(token, "predict") is None and people.redeem(link) is None
+    assert people.bearer(people.issue("carla", "predict", 1), "predict")
+
+
+def test_tokens_are_listed_and_revoked_one_by_one(three: None) -> None:
+    one, two = people.issue("carla", "predict", 1), people.issue("carla", "predict", 2)
+    people.issue("erik", "predict", 1)
+    people.invite("carla")
+    listed = people.tokens("carla")
+    assert {row["sha256"] for row in listed} == {text_sha256(one), text_sha256(two)}
+    assert all(row["scope"] == "predict" and row["issued_at"] and row["expires_at"] for row in listed)
+    for nothing in ("", "zz", text_sha256("another")):
+        with pytest.raises(Fault, match="user tokens carla"):
+            people.revoke("carla", nothing)
+    people.revoke("carla", text_sha256(one)[:12].upper(), "erik")
+    assert people.bearer(one, "predict") is None and people.bearer(two, "predict")
+    assert [row["sha256"] for row in people.tokens("carla")] == [text_sha256(two)]
+    [event] = ledger.events("token.revoked")
+    assert (event.subject, event.actor, event.payload) == ("carla", "erik", {"sha256": text_sha256(one)})
