@@ -38,6 +38,6 @@ def decide(request: Request, who: Visitor, form: Form) -> Response:
         raise HTTPException(400, f"Give a reason of {SHORTEST} to {LONGEST} characters; it stays in the record.")
     if task not in models.tasks() or version not in [each.version for each in models.versions(task) if each.waits]:
         raise HTTPException(409, f"{task}/{version} does not wait for a decision (any more).")
-    made = decisions.record("approval", f"{task}/{version}", {"decision": decision, "reason": reason}, who.name)
-    outbox.put("approval", f"{task}/{version}/{made.seq}", {"task": task, "version": version})
+    approval = decisions.record("approval", f"{task}/{version}", {"decision": decision, "reason": reason}, who.name)
+    outbox.put("approval", f"{task}/{version}/{approval.seq}", {"task": task, "version": version})
     return RedirectResponse("/decisions", status_code=303)

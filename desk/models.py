@@ -75,8 +75,8 @@ def _decision(own: list[Event]) -> Event | None:
     """The newest decision that holds or waits: signed, fresh, and refused by nobody."""
     used = [event.payload for event in own if event.kind == "decision.used"]
     refused = {facts["decision"] for facts in used if "refused" in facts}
-    made = [event for event in own if event.kind == "approval" and event.seq not in refused]
-    good = [event for event in made if decisions.is_signed(event) and not decisions.is_late(event)]
+    unrefused = [event for event in own if event.kind == "approval" and event.seq not in refused]
+    good = [event for event in unrefused if decisions.is_signed(event) and not decisions.is_late(event)]
     return good[-1] if good else None
 
 

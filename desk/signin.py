@@ -42,8 +42,8 @@ class Visitor:
 
 def visitor(request: Request) -> Visitor | None:
     """Who asks; None without the cookie of an open session."""
-    found = sessions.holder(request.cookies.get(COOKIE, ""), sessions.DESK)
-    return Visitor(found[0].name, found[0].role, found[1]) if found else None
+    holder = sessions.holder(request.cookies.get(COOKIE, ""), sessions.DESK)
+    return Visitor(holder[0].name, holder[0].role, holder[1]) if holder else None
 
 
 def genuine(who: Visitor, token: str) -> bool:

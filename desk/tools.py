@@ -115,11 +115,11 @@ def ticket(who: Visitor) -> str:
 
 def redeem(shown: str) -> str | None:
     """Use a ticket up; what the browser shows here from now on. None where it is none (any more)."""
-    found = sessions.holder(shown, sessions.TICKET)
-    if found is None or not sessions.end(found[1]):
+    holder = sessions.holder(shown, sessions.TICKET)
+    if holder is None or not sessions.end(holder[1]):
         return None
-    hours = sessions.hours_left(found[0].name)
-    return sessions.begin(found[0].name, sessions.TOOLS, hours) if hours > 0 else None
+    hours = sessions.hours_left(holder[0].name)
+    return sessions.begin(holder[0].name, sessions.TOOLS, hours) if hours > 0 else None
 
 
 async def enter(request: Request) -> Response:
@@ -136,12 +136,12 @@ async def enter(request: Request) -> Response:
 async def passed_on(request: Request) -> Response:
     """Hand a request on to the tool, without the sender's cookie and with the tool's own secret."""
     _own_page(request)
-    found = await run_in_threadpool(sessions.holder, request.cookies.get(COOKIE, ""), sessions.TOOLS)
-    if found is None:
+    holder = await run_in_threadpool(sessions.holder, request.cookies.get(COOKIE, ""), sessions.TOOLS)
+    if holder is None:
         raise HTTPException(401, NOT_SIGNED_IN)
     path, tool = request.scope["path"], tool_rules.tool_of(request.scope["path"])
     secrets_asked = "include_secrets" in request.query_params
-    if not tool_rules.may_ask(found[0].role, request.method, path) or secrets_asked:
+    if not tool_rules.may_ask(holder[0].role, request.method, path) or secrets_asked:
         raise HTTPException(403, NOT_ALLOWED)
     try:
         return await _asked(request, tool, path)
@@ -176,12 +176,12 @@ async def _asked(request: Request, tool: str, path: str) -> Response:
     if is_settings and answer.status == 200:
         async with answer:
             return _settings(request, await answer.json(content_type=None))
-    kept = {name: answer.headers[name] for name in KEPT if name in answer.headers}
-    if "location" in kept:
-        kept["location"] = _here(kept["location"])
+    response_headers = {name: answer.headers[name] for name in KEPT if name in answer.headers}
+    if "location" in response_headers:
+        response_headers["location"] = _here(response_headers["location"])
     is_artifact = "get-artifact" in path or "/mlflow-artifacts/" in path
     policy = {"Content-Security-Policy": ARTIFACT_POLICY} if is_artifact else {}
-    return StreamingResponse(_bytes(answer), answer.status, HEADERS | policy | kept)
+    return StreamingResponse(_bytes(answer), answer.status, HEADERS | policy | response_headers)
 
 
 async def _bytes(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -40,8 +40,10 @@ def record(kind: str, subject: str, facts: dict[str, Any], actor: str) -> Event:
     if not _may(actor, kind):
         allowed = " and ".join(people.ACTIONS[KINDS[kind]])
         raise Fault(f"{actor} may not decide this: {KINDS[kind]} is for {allowed}s who are signed in")
-    told = facts | {SIGNED_AT: datetime.now(UTC).isoformat(timespec="microseconds")}
-    return ledger.append(kind, subject, told | {SIGNATURE: _signature(kind, subject, actor, told)}, actor)
+    signed_facts = facts | {SIGNED_AT: datetime.now(UTC).isoformat(timespec="microseconds")}
+    return ledger.append(
+        kind, subject, signed_facts | {SIGNATURE: _signature(kind, subject, actor, signed_facts)}, actor
+    )
 
 
 def begin() -> None:
@@ -53,8 +55,8 @@ def begin() -> None:
 
 def is_signed(event: Event) -> bool:
     """Whether a decision was signed with this workspace's key, or was made before decisions were."""
-    told = {name: value for name, value in event.payload.items() if name != SIGNATURE}
-    wanted = _signature(event.kind, event.subject, event.actor, told)
+    signed_facts = {name: value for name, value in event.payload.items() if name != SIGNATURE}
+    wanted = _signature(event.kind, event.subject, event.actor, signed_facts)
     if hmac.compare_digest(wanted.encode(), str(event.payload.get(SIGNATURE, "")).encode()):
         return True
     began = ledger.events(SIGNED_FROM, limit=1)
@@ -93,8 +95,8 @@ def is_used(event: Event) -> bool:
 
 def use(event: Event, refused: str = "") -> None:
     """Write down that a decision was acted on; or why it was not, which ends it as well."""
-    told = {"decision": event.seq, "kind": event.kind, "refused": refused}
-    ledger.append("decision.used", event.subject, {name: value for name, value in told.items() if value != ""})
+    use_facts = {"decision": event.seq, "kind": event.kind, "refused": refused}
+    ledger.append("decision.used", event.subject, {name: value for name, value in use_facts.items() if value != ""})
 
 
 def waiting(kind: str) -> list[Event]:

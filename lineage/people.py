@@ -78,12 +78,12 @@ def open_accounts() -> list[Person]:
 
 def admit(name: str) -> Person:
     """A person who may sign in. Fault for anybody else."""
-    found = person(name)
-    if found.disabled_at is not None:
+    account = person(name)
+    if account.disabled_at is not None:
         raise Fault(f"the account {name!r} is disabled; `oncoloop user enable {name}` opens it again")
     if name in PROGRAMS:
         raise Fault(f"{name} is an account of the loop itself; nobody signs in with it")
-    return found
+    return account
 
 
 def person(name: str) -> Person:
@@ -172,12 +172,12 @@ def tokens(name: str) -> list[dict[str, str]]:
 
 def revoke(name: str, sha256: str, actor: str = SYSTEM) -> str:
     """End one bearer token of a person, named by the first characters of its SHA-256; the whole of it."""
-    found = [row["sha256"] for row in tokens(name) if sha256 and row["sha256"].startswith(sha256.lower())]
-    if len(found) != 1:
-        raise Fault(f"{len(found)} tokens of {name} begin with {sha256!r}; `oncoloop user tokens {name}` lists them")
-    store.execute(store.tokens.update().where(store.tokens.c.sha256 == found[0]).values(revoked_at=store.now()))
-    ledger.append("token.revoked", name, {"sha256": found[0]}, actor)
-    return found[0]
+    hashes = [row["sha256"] for row in tokens(name) if sha256 and row["sha256"].startswith(sha256.lower())]
+    if len(hashes) != 1:
+        raise Fault(f"{len(hashes)} tokens of {name} begin with {sha256!r}; `oncoloop user tokens {name}` lists them")
+    store.execute(store.tokens.update().where(store.tokens.c.sha256 == hashes[0]).values(revoked_at=store.now()))
+    ledger.append("token.revoked", name, {"sha256": hashes[0]}, actor)
+    return hashes[0]
 
 
 def may(who: Person | str, action: str) -> bool:

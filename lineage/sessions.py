@@ -48,8 +48,8 @@ def holder(shown: str, place: str) -> tuple[Person, str] | None:
 def of_id(session_id: str, place: str = DESK) -> Person | None:
     """Whose session this is, if it is open."""
     table = store.sessions
-    found = store.fetch(table.select().where((table.c.sha256 == session_id) & (table.c.place == place) & _open()))
-    person = people.person(found[0]["name"]) if found else None
+    rows = store.fetch(table.select().where((table.c.sha256 == session_id) & (table.c.place == place) & _open()))
+    person = people.person(rows[0]["name"]) if rows else None
     return person if person and person.disabled_at is None else None
 
 

@@ -13,15 +13,15 @@ SIGN_IN = "sign in first: oncoloop login NAME | oncoloop signin -"
 
 def sign_in(link: str) -> people.Person:
     """Use a one-time link (or the token at its end) up, and stay signed in on this account of the machine."""
-    found = people.redeem(link.strip().rpartition("token=")[2])
-    if found is None:
+    account = people.redeem(link.strip().rpartition("token=")[2])
+    if account is None:
         raise Fault("this link does not work (any more): it works once, and for a short time; ask for a new one")
     sign_out()
     path = _file()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as stream:
-        stream.write(sessions.begin(found.name, sessions.COMMANDS))
-    return found
+        stream.write(sessions.begin(account.name, sessions.COMMANDS))
+    return account
 
 
 def sign_out() -> str | None:

@@ -37,12 +37,12 @@ def retrain_all() -> dict[str, Any]:
 @flow(name="asked retrain")
 def retrain_asked() -> list[dict[str, Any]]:
     """Retrain the tasks for which that was asked, as far as there are labels to learn from."""
-    asked: dict[str, list[Event]] = {}
+    requests_by_task: dict[str, list[Event]] = {}
     for event in decisions.waiting("retrain.asked"):
         if not refused(event) and has_new_labels(event.subject):
-            asked.setdefault(event.subject, []).append(event)
+            requests_by_task.setdefault(event.subject, []).append(event)
     done = []
-    for task, events in asked.items():
+    for task, events in requests_by_task.items():
         done.append(retrain(task, "; ".join(dict.fromkeys(str(event.payload["reason"]) for event in events))))
         for event in events:
             decisions.use(event)
@@ -59,15 +59,15 @@ def watch_all() -> list[dict[str, Any]]:
 @flow(name="decide")
 def decide() -> list[dict[str, Any]]:
     """Act on the approvals and rejections that people have signed; what a decision lacks ends it, by name."""
-    done: list[dict[str, Any]] = []
+    outcomes: list[dict[str, Any]] = []
     with alone("workspace"):
         for event in decisions.waiting("approval"):
-            told = {"decision": event.seq, "subject": event.subject, "refused": refused(event)}
-            if not told["refused"]:
-                told["refused"] = _acted(event)
-            done.append(told)
+            outcome = {"decision": event.seq, "subject": event.subject, "refused": refused(event)}
+            if not outcome["refused"]:
+                outcome["refused"] = _acted(event)
+            outcomes.append(outcome)
         release = promote.release_champions()
-    return [told | {"release": release} for told in done]
+    return [outcome | {"release": release} for outcome in outcomes]
 
 
 def refused(event: Event) -> str:

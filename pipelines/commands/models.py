@@ -54,12 +54,14 @@ def _decide(args: argparse.Namespace, decision: str) -> Answer:
     params.load().task(args.task)
     promote.judged(args.task, args.version)
     sign = promote.approve if decision == "approve" else promote.reject
-    made = sign(args.task, args.version, person.deciding("approve"), args.reason)
-    told = next((each for each in decide() if each["decision"] == made.seq), None)
-    if told is None or told["refused"]:
-        raise Fault(told["refused"] if told else f"the decision {made.seq} was not acted on; see `oncoloop status`")
-    release = f"; release {told['release']} is built" if told["release"] else ""
-    result = {"task": args.task, "version": args.version, "decision": decision, "release": told["release"]}
+    approval = sign(args.task, args.version, person.deciding("approve"), args.reason)
+    outcome = next((each for each in decide() if each["decision"] == approval.seq), None)
+    if outcome is None or outcome["refused"]:
+        raise Fault(
+            outcome["refused"] if outcome else f"the decision {approval.seq} was not acted on; see `oncoloop status`"
+        )
+    release = f"; release {outcome['release']} is built" if outcome["release"] else ""
+    result = {"task": args.task, "version": args.version, "decision": decision, "release": outcome["release"]}
     return Answer(result, f"{args.task}/{args.version}: {decision}d{release}".replace("rejectd", "rejected"))
 
 

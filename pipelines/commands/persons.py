@@ -91,9 +91,10 @@ def signin(args: argparse.Namespace) -> Answer:
     if not args.link:
         who = person.name()
         return Answer({"name": who}, f"signed in as {who}" if who != people.SYSTEM else "nobody is signed in here")
-    found = person.sign_in(sys.stdin.readline() if args.link == "-" else args.link)
+    account = person.sign_in(sys.stdin.readline() if args.link == "-" else args.link)
     return Answer(
-        {"name": found.name, "role": found.role}, f"signed in as {found.name} ({found.role}) for {sessions.HOURS} hours"
+        {"name": account.name, "role": account.role},
+        f"signed in as {account.name} ({account.role}) for {sessions.HOURS} hours",
     )
 
 

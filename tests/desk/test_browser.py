@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import os
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,23 +13,7 @@ import pytest
 from lineage import people
 
 pytestmark = pytest.mark.usefixtures("release")
-CHROMIUM = Path("/usr/bin/chromium")
 RAMP = np.add.outer(np.arange(24), np.arange(24) * 2).astype(np.int16)  # brighter to the right than downwards
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """The installed Chromium; skipped where there is none, but never in CI."""
-    if not CHROMIUM.exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"there is no browser at {CHROMIUM}")
-        pytest.skip(f"there is no browser at {CHROMIUM}; `apt-get install chromium` brings it")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

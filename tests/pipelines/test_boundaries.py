@@ -22,7 +22,6 @@ import pytest
 from pipelines import services
 from tests.pipelines.conftest import Run, clean
 
-CHROMIUM = Path("/usr/bin/chromium")
 NOBODY = 65534
 EVENT = {
     "event": "oncoloop.approval.given",
@@ -238,21 +237,6 @@ def elsewhere() -> Iterator[tuple[str, dict[str, str]]]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", shown
     server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """The installed Chromium; skipped where there is none, but never in CI."""
-    if not CHROMIUM.exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"there is no browser at {CHROMIUM}")
-        pytest.skip(f"there is no browser at {CHROMIUM}; `apt-get install chromium` brings it")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 def test_a_link_in_a_web_mail_signs_in(house: House, elsewhere: tuple[str, dict[str, str]], chromium: Any) -> None:
