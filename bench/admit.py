@@ -32,11 +32,21 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from data import gate, index, known, leakage, phantom, split, suite, thumbnail
-from data.pixels import unit_pixels
+from data.batch import manifest
+from data.dataset import cohorts as dataset_cohorts
+from data.duplicates import admitted_units
+from data.phantom import batch as phantom_batch
+from data.phantom import study
+from data.quality import gate, leakage, suite
 from data.record import Task, Units
-from lineage import ledger, places, store
-from pipelines import git, ingest, page, params, settle, workspace
+from data.scan import thumbnail
+from data.scan.preprocess import unit_pixels
+from lineage import json_files, paths
+from lineage.record import database, ledger
+from pipelines import params
+from pipelines.flows import ingest
+from pipelines.recovery import interrupted_runs
+from pipelines.workspace import git, workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 SCANS, BATCHES = 100, 100
@@ -52,16 +62,31 @@ def simulated(task: Task, sound: pd.DataFrame, count: int) -> None:
         table = pd.concat([sound] * -(-size // len(sound)), ignore_index=True).iloc[:size]
         marks = [f"{number:04d}{at:06d}" for at in range(size)]
         table = table.assign(
-            unit_id=marks, patient=marks, cluster=marks, sha256=marks, pixels_blake3=marks,
-            file=[f"scans/{mark}.dcm" for mark in marks], thumbnail=random.choice(shown, size),
-        )  # fmt: skip
+            unit_id=marks,
+            patient=marks,
+            cluster=marks,
+            sha256=marks,
+            pixels_blake3=marks,
+            file=[f"scans/{mark}.dcm" for mark in marks],
+            thumbnail=random.choice(shown, size),
+        )
         records.append({"task": task.name, "batch": name, "digest": name, "units": size, "clusters": size})
         kept(folder / name, table, records[-1])
         sides = random.choice(["training", "validation", "test"], size)
-        rows.append(pd.DataFrame({"task": task.name, "cluster": marks, "side": sides, "epoch": 1,
-                                  "stratum": table["label"].to_numpy() + "|Alder", "batch": name,
-                                  "assigned_at": "2026-01-01T00:00:00Z"}))  # fmt: skip
-    split.append_cohorts(Path("data/cohorts", f"{task.name}.csv"), pd.concat(rows))
+        rows.append(
+            pd.DataFrame(
+                {
+                    "task": task.name,
+                    "cluster": marks,
+                    "side": sides,
+                    "epoch": 1,
+                    "stratum": table["label"].to_numpy() + "|Alder",
+                    "batch": name,
+                    "assigned_at": "2026-01-01T00:00:00Z",
+                }
+            )
+        )
+    dataset_cohorts.append_cohorts(Path("data/cohorts", f"{task.name}.csv"), pd.concat(rows))
     version = git.commit(["data"], "Simulated batches")
     for record in records:
         ledger.append("batch.admitted", record["batch"], record | {"data_version": version})
@@ -71,7 +96,7 @@ def kept(batch: Path, table: pd.DataFrame, record: dict[str, Any]) -> None:
     """An admitted batch as DVC keeps it, with a scan of a few bytes for each unit: in workspace, cache and remote."""
     (batch / "scans").mkdir(parents=True)
     table.to_csv(batch / "manifest.csv", index=False, lineterminator="\n")
-    page.write_json(batch / "record.json", record)
+    json_files.write_json(batch / "record.json", record)
     for mark in table["unit_id"]:
         (batch / "scans" / f"{mark}.dcm").write_text(mark)
     files = sorted(str(path.relative_to(batch)) for path in batch.rglob("*") if path.is_file())
@@ -89,7 +114,7 @@ def _stored(content: bytes, kind: str = "") -> str:
     """The name of an object, written to cache and remote."""
     name = hashlib.md5(content, usedforsecurity=False).hexdigest() + kind
     for keeper in ("cache", "remote"):
-        path = places.place(keeper, "files", "md5", name[:2], name[2:])
+        path = paths.place(keeper, "files", "md5", name[:2], name[2:])
         path.write_bytes(content)
         path.chmod(0o444)
     return name
@@ -97,9 +122,9 @@ def _stored(content: bytes, kind: str = "") -> str:
 
 def _thumbnails(task: Task) -> list[str]:
     """Thumbnails of 200 phantoms that are in no batch."""
-    scanner, texts = phantom.usual(task), []
+    scanner, texts = study.usual(task), []
     for number in range(200):
-        plane, _ = phantom.study(task, scanner, 990, number, task.classes[number % 3]).slice(0, 1)
+        plane, _ = study.study(task, scanner, 990, number, task.classes[number % 3]).slice(0, 1)
         texts.append(thumbnail.thumbnail(unit_pixels(plane.astype(np.float32), Units.HU, task.pixels)))
     return texts
 
@@ -107,29 +132,29 @@ def _thumbnails(task: Task) -> list[str]:
 def admitted(task: Task, seed: int) -> dict[str, float]:
     """Seconds of each step of one admission of 100 phantom scans."""
     folder = Path("inbox", f"new-{seed}")
-    phantom.write_batch(folder, task, SCANS, phantom.usual(task), seed)
+    phantom_batch.write_batch(folder, task, SCANS, study.usual(task), seed)
     settings, steps, clock = params.load().ingest, {}, time.perf_counter()
 
     def done(step: str) -> None:
         nonlocal clock
         steps[step], clock = time.perf_counter() - clock, time.perf_counter()
 
-    settle.settle()
+    interrupted_runs.settle()
     done("settle")
     batch = ingest.incoming(folder)
-    indexed = index.index_batch(batch.source, batch.staging, task)
+    indexed = manifest.index_batch(batch.source, batch.staging, task)
     done("index")
-    cohorts = split.read_cohorts(Path("data/cohorts", f"{task.name}.csv"))
+    cohorts = dataset_cohorts.read_cohorts(Path("data/cohorts", f"{task.name}.csv"))
     population = ingest.reference(task.name, cohorts)
     done("population")
-    validation = suite.validate(indexed.manifest, task, settings, places.place("gx"), batch.name, population)
+    validation = suite.validate(indexed.manifest, task, settings, paths.place("gx"), batch.name, population)
     done("suite")
     findings = leakage.check(indexed.manifest, ingest.known_units(task.name, indexed.manifest), settings)
     done("leakage")
     _, failing = gate.admit(batch.name, validation, findings, indexed.refused, SCANS, settings)
     if failing or indexed.refused:
         raise SystemExit(f"{len(failing)} sound scans failed: {dict(list(failing.items())[:3])}")
-    ingest.admit.fn(batch, indexed.manifest, store.now())
+    ingest.admit.fn(batch, indexed.manifest, database.now())
     done("admit")
     return steps | {"all": sum(steps.values())}
 
@@ -142,11 +167,11 @@ def prepared(home: Path, task: Task, count: int) -> dict[str, float]:
         admitted(task, 1)  # the first of all imports what the others find
         if not count:
             return {}
-        sound = index.read_manifest(Path("data/batches", task.name, "new-1", "manifest.csv"))
+        sound = manifest.read_manifest(Path("data/batches", task.name, "new-1", "manifest.csv"))
         simulated(task, sound, count)
         began = time.perf_counter()
-        known.related(Path("data/batches", task.name), places.place("known", task.name), sound)
-        ingest.reference(task.name, split.read_cohorts(Path("data/cohorts", f"{task.name}.csv")))
+        admitted_units.related(Path("data/batches", task.name), paths.place("known", task.name), sound)
+        ingest.reference(task.name, dataset_cohorts.read_cohorts(Path("data/cohorts", f"{task.name}.csv")))
         return {"projections_from_nothing": time.perf_counter() - began}
 
 
@@ -154,7 +179,7 @@ def prepared(home: Path, task: Task, count: int) -> dict[str, float]:
 def inside(home: Path) -> Iterator[None]:
     """Work in one of the workspaces."""
     os.environ["ONCOLOOP_HOME"] = str(home / "var")
-    os.environ |= places.environment()
+    os.environ |= paths.environment()
     with chdir(home):
         yield
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a bench reads
 import numpy as np
 import pandas as pd
 
-from monitoring.measure import measure
+from monitoring.drift_tests import measure
 
 COLUMNS = [f"description_{place:02d}" for place in range(20)]
 EMBEDDING = [f"embedding_{place:02d}" for place in range(32)]

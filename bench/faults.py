@@ -13,8 +13,10 @@ import pandas as pd
 from PIL import Image
 from pydicom import Dataset, dcmread
 
-from data import phantom, phantom_files
-from data.phantom import Row
+from data.phantom import batch as phantom_batch
+from data.phantom import files
+from data.phantom import study as phantom_study
+from data.phantom.study import Row
 from data.record import Modality, Task
 
 FUZZY = ("JPEG quality 60", "crop 5 %", "brightness ±10 %")
@@ -31,15 +33,15 @@ class Batch:
         self.excused: set[str] = set()  # the other one of a pair: either may go
         folder.mkdir(parents=True)
 
-    def study(self, label: str | None = None, **scanner: float) -> phantom.Study:
+    def study(self, label: str | None = None, **scanner: float) -> phantom_study.Study:
         """The next patient."""
         self.next += 1
-        made = replace(phantom.usual(self.task), **scanner)  # type: ignore[arg-type]
-        return phantom.study(self.task, made, self.seed, self.next, label or self.task.classes[self.next % 3])
+        made = replace(phantom_study.usual(self.task), **scanner)  # type: ignore[arg-type]
+        return phantom_study.study(self.task, made, self.seed, self.next, label or self.task.classes[self.next % 3])
 
-    def add(self, study: phantom.Study, kind: str | None = None, label: str | None = None) -> Row:
+    def add(self, study: phantom_study.Study, kind: str | None = None, label: str | None = None) -> Row:
         """One slice of a patient, with the fault that it has."""
-        row = phantom.write_study(self.folder, study, f"scan-{len(self.rows):05d}")[0]
+        row = phantom_batch.write_study(self.folder, study, f"scan-{len(self.rows):05d}")[0]
         return self.tell(row | {"label": label or row["label"]}, kind)
 
     def tell(self, row: Row, kind: str | None) -> Row:
@@ -161,7 +163,7 @@ def _overlaps(batch: Batch, each: int) -> None:
     """One patient in two groups: two different slices, of which each names another group."""
     for number in range(each):
         study = batch.study()
-        rows = phantom.write_study(batch.folder, study, f"twice-{number:04d}", 2)
+        rows = phantom_batch.write_study(batch.folder, study, f"twice-{number:04d}", 2)
         for side, row in enumerate(rows):
             batch.tell(row | {"group": f"group-{number}-{side}"}, "patient overlap")
 
@@ -170,7 +172,7 @@ def _wrong_modality(batch: Batch) -> None:
     study = batch.study()
     pixels, pixel = study.slice(0, 1)
     name = f"scan-{len(batch.rows):05d}.dcm"
-    content = phantom_files.dicom(study, pixels, pixel, 0, modality=Modality.MR)
+    content = files.dicom(study, pixels, pixel, 0, modality=Modality.MR)
     (batch.folder / name).write_bytes(content)
     batch.tell(study.row(name, study.label), "wrong modality")
 

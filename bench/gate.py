@@ -6,7 +6,8 @@
 
 Each chain is one test cohort of 400 patients, 30 % positive, and 20 retrainings within a year. Models are binormal
 scores of a known true AUROC that share most of their noise, as two models of one task do; their answers go through
-training/compare.py, training/budget.py and training/gate.py with the shipped params.yaml, 400 bootstrap draws
+training/promotion/comparison.py, training/promotion/test_set_budget.py and training/promotion/gate.py with the
+shipped params.yaml, 400 bootstrap draws
 instead of 2000. Beside the gate stand two rules that people use: promote whatever scores higher, and promote
 whatever is not inferior to the last champion.
 """
@@ -65,10 +66,16 @@ class Cohort:
         place = np.repeat(np.arange(patients), slices)
         facts = {"site": random.choice(["north", "south"], patients), "sex": random.choice(["F", "M"], patients)}
         self.facts = pd.DataFrame(
-            {"unit_id": [f"u{index}" for index in range(units)], "cluster": [f"P{index}" for index in place],
-             "side": "test", "epoch": 1, "batch": "first", "positive": self.positive.astype(int),
-             **{name: values[place] for name, values in facts.items()}}
-        )  # fmt: skip
+            {
+                "unit_id": [f"u{index}" for index in range(units)],
+                "cluster": [f"P{index}" for index in place],
+                "side": "test",
+                "epoch": 1,
+                "batch": "first",
+                "positive": self.positive.astype(int),
+                **{name: values[place] for name, values in facts.items()},
+            }
+        )
 
     def judged(self, auroc: float) -> pd.DataFrame:
         """What a model of that true AUROC says: calibrated probabilities, flagged at a sensitivity of 0.90."""
@@ -88,32 +95,36 @@ BASELINE = {"model": "chance", "difference": AHEAD}
 
 def metrics(judged: pd.DataFrame) -> dict[str, Any]:
     """The part of metrics.json that the gate reads."""
-    from training import resample
+    from training.statistics import bootstrap
 
     positive = judged["positive"].to_numpy(bool)
-    draws = resample.draw(judged["cluster"], 200, 7)
+    draws = bootstrap.draw(judged["cluster"], 200, 7)
     clusters = judged["cluster"].nunique()
-    figures = {"auroc": resample.auroc(draws, judged["score"], positive),
-               "sensitivity": draws.share(judged["flagged"], positive)}  # fmt: skip
-    held = {f"{name}_clusters": int(judged.loc[mask, "cluster"].nunique())
-            for name, mask in (("positive", positive), ("negative", ~positive))}  # fmt: skip
-    told = {name: resample.interval(values, 0.95, clusters) for name, values in figures.items()}
+    figures = {
+        "auroc": bootstrap.auroc(draws, judged["score"], positive),
+        "sensitivity": draws.share(judged["flagged"], positive),
+    }
+    held = {
+        f"{name}_clusters": int(judged.loc[mask, "cluster"].nunique())
+        for name, mask in (("positive", positive), ("negative", ~positive))
+    }
+    told = {name: bootstrap.interval(values, 0.95, clusters) for name, values in figures.items()}
     return {"test": {**told, **held, "clusters": clusters}, "baseline": BASELINE}
 
 
 def verdict(mine: pd.DataFrame, champion: pd.DataFrame, anchor: pd.DataFrame | None, past: Any, version: int) -> Any:
     """The product's own comparison and gate."""
-    from training import budget, compare, gate
+    from training.promotion import comparison, gate, test_set_budget
 
-    seen = budget.decided(past)
-    first = compare.compare(mine, champion, settings(), "champion", decided=seen)
-    other = first if anchor is None else compare.compare(mine, anchor, settings(), "anchor", decided=seen)
+    seen = test_set_budget.decided(past)
+    first = comparison.compare(mine, champion, settings(), "champion", decided=seen)
+    other = first if anchor is None else comparison.compare(mine, anchor, settings(), "anchor", decided=seen)
     return gate.promote(f"task/{version}", metrics(mine), first, other, settings(), past)
 
 
 def by_gate(chain: Chain) -> list[tuple[float, float, int]]:
     """True and reported AUROC of the champion, and promotions so far, after each retraining: by the gate."""
-    from training import budget
+    from training.promotion import test_set_budget
 
     random = np.random.default_rng([chain.seed, 1])
     cohort = Cohort(PATIENTS, random, chain.slices)
@@ -124,7 +135,7 @@ def by_gate(chain: Chain) -> list[tuple[float, float, int]]:
         at = f"2026-{1 + number // 2:02d}-{1 + 14 * (number % 2):02d}T00:00:00Z"
         new = min(0.999, truth + random.normal(chain.mean, chain.deviation))
         mine = cohort.judged(new)
-        past = budget.looks(verdicts, "task", at)
+        past = test_set_budget.looks(verdicts, "task", at)
         said = verdict(mine, champion, None if champion is anchor else anchor, past, number + 2)
         verdicts.append((at, said.to_dict()))
         if said.outcome.value == "pass":
@@ -135,7 +146,7 @@ def by_gate(chain: Chain) -> list[tuple[float, float, int]]:
 
 def by_rule(chain: Chain, rule: str, margin: float = 0.0) -> list[tuple[float, float, int]]:
     """The same by a rule: `higher` AUROC on the cohort, or `last`: not inferior to the last champion."""
-    from training import delong
+    from training.statistics import delong
 
     random = np.random.default_rng([chain.seed, 2])
     cohort = Cohort(PATIENTS, random, chain.slices)
@@ -180,7 +191,7 @@ def sham(seed: int) -> str:
 
 def passes(job: tuple[int, int, float, float, int]) -> bool:
     """Whether a challenger of that gain passes at the k-th look of the year at a cohort of that size."""
-    from training.budget import Look
+    from training.promotion.test_set_budget import Look
 
     seed, patients, start, gain, look = job
     cohort = Cohort(patients, np.random.default_rng([seed, patients, look]))
@@ -237,9 +248,14 @@ def stages(pool: Any, quick: bool, scale: int) -> Iterator[tuple[str, Callable[[
 def chained(pool: Any, work: Any, jobs: list[Any]) -> dict[str, float]:
     """Figures of chains: how many promote, what is reported too much, how many sink."""
     truth, seen, promoted = np.array(pool.starmap(work, jobs, chunksize=2))[:, -1].T
-    return {"chains": len(jobs), "promoting": float((promoted > 0).mean()), "promotions": float(promoted.mean()),
-            "optimism": float((seen - truth).mean()), "under": float((truth <= START - 0.02).mean()),
-            "true": float(truth.mean())}  # fmt: skip
+    return {
+        "chains": len(jobs),
+        "promoting": float((promoted > 0).mean()),
+        "promotions": float(promoted.mean()),
+        "optimism": float((seen - truth).mean()),
+        "under": float((truth <= START - 0.02).mean()),
+        "true": float(truth.mean()),
+    }
 
 
 def _alone() -> None:

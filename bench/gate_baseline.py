@@ -1,7 +1,8 @@
 """How often the training gate's baseline rule lets first models through: simulated, for bench/gate.py.
 
 Model and baseline are binormal scores of known true AUROC on the same patients (30 % positive) that share a part of
-their noise; both go through training/baseline.py and training/gate.py with the shipped params.yaml, 400 draws.
+their noise; both go through training/evaluation/baseline.py and training/promotion/gate.py with the shipped
+params.yaml, 400 draws.
 """
 
 from __future__ import annotations
@@ -45,8 +46,17 @@ KINDS = (
     Kind("good (0.95), baseline 0.85", 0.95, 0.85, 0.3),
 )
 SIZES = (24, 60, 200)
-TASK = {"name": "task", "title": "", "organ": "lung", "body_parts": ("CHEST",), "unit": "slice", "cluster": "patient",
-        "ordered": False, "sensitivity": 0.9, "note": ""}  # fmt: skip
+TASK = {
+    "name": "task",
+    "title": "",
+    "organ": "lung",
+    "body_parts": ("CHEST",),
+    "unit": "slice",
+    "cluster": "patient",
+    "ordered": False,
+    "sensitivity": 0.9,
+    "note": "",
+}
 
 
 def outcome(job: tuple[int, int, Kind, Any]) -> str:
@@ -56,7 +66,8 @@ def outcome(job: tuple[int, int, Kind, Any]) -> str:
     from scipy.stats import norm
 
     from data.record import Modality, PixelSettings, Pooling, Task
-    from training import baseline, gate
+    from training.evaluation import baseline
+    from training.promotion import gate
     from training.settings import EvaluateSettings
 
     random = np.random.default_rng([seed, patients, round(1000 * kind.model), round(1000 * kind.baseline)])
@@ -68,13 +79,22 @@ def outcome(job: tuple[int, int, Kind, Any]) -> str:
         noise = np.sqrt(kind.shared) * common + np.sqrt(1 - kind.shared) * own
         score = expit(np.sqrt(2) * norm.ppf(auroc) * positive + noise)
         tables.append(_judged(score, positive))
-    task = Task(**TASK, modality=Modality.CT, classes=CLASSES, positive=CLASSES[1:],
-                pixels=PixelSettings(128, None), pooling=Pooling("topk", 3))  # fmt: skip
+    task = Task(
+        **TASK,
+        modality=Modality.CT,
+        classes=CLASSES,
+        positive=CLASSES[1:],
+        pixels=PixelSettings(128, None),
+        pooling=Pooling("topk", 3),
+    )
     evaluation = EvaluateSettings(seed=7, bootstrap=DRAWS, confidence=0.95, precision="auto")
     told = baseline.compare(tables[0], tables[1], (), task, evaluation)
     area = {"value": told["auroc"]["value"] + told["difference"]["value"], "low": 0.9, "high": 1.0}
-    counts = {"clusters": patients, "positive_clusters": int(positive.sum()),
-              "negative_clusters": int((~positive).sum())}  # fmt: skip
+    counts = {
+        "clusters": patients,
+        "positive_clusters": int(positive.sum()),
+        "negative_clusters": int((~positive).sum()),
+    }
     sound = {"value": 0.9, "low": 0.8, "high": 1.0}
     metrics = {"test": {"auroc": area, "sensitivity": sound, **counts}, "baseline": told}
     verdict = gate.promote("task/1", metrics, None, None, settings)
@@ -87,10 +107,19 @@ def _judged(score: Any, positive: Any) -> pd.DataFrame:
     names = [f"P{index}" for index in range(len(score))]
     told = np.where(score >= np.median(score), CLASSES[1], CLASSES[0])
     return pd.DataFrame(
-        {"unit_id": names, "cluster": names, "side": "test", "label": np.where(positive, CLASSES[1], CLASSES[0]),
-         "positive": positive.astype(int), "score": score, "flagged": (told == CLASSES[1]).astype(int),
-         "predicted": told, "p_none": 1 - score, "p_tumour": score}
-    )  # fmt: skip
+        {
+            "unit_id": names,
+            "cluster": names,
+            "side": "test",
+            "label": np.where(positive, CLASSES[1], CLASSES[0]),
+            "positive": positive.astype(int),
+            "score": score,
+            "flagged": (told == CLASSES[1]).astype(int),
+            "predicted": told,
+            "p_none": 1 - score,
+            "p_tumour": score,
+        }
+    )
 
 
 def stage(pool: Any, settings: Any, repeats: int) -> dict[str, Any]:
@@ -100,8 +129,14 @@ def stage(pool: Any, settings: Any, repeats: int) -> dict[str, Any]:
         for patients in SIZES:
             jobs = [(seed, patients, kind, settings) for seed in range(repeats)]
             seen = pool.map(outcome, jobs, chunksize=10)
-            rows.append({"model": kind.name, "patients": patients, "models": repeats,
-                         **{name: seen.count(name) / repeats for name in ("pass", "fail")}})  # fmt: skip
+            rows.append(
+                {
+                    "model": kind.name,
+                    "patients": patients,
+                    "models": repeats,
+                    **{name: seen.count(name) / repeats for name in ("pass", "fail")},
+                }
+            )
     return {"rows": rows}
 
 
@@ -114,8 +149,10 @@ def write(page: Path, figures: dict[str, Any]) -> None:
     before, rest = page.read_text(encoding="utf-8").split(MARK)
     after = rest.split(END)[1]
     rows = figures["rows"]
-    lines = ["| model | " + " | ".join(f"{size} test patients: pass, fail" for size in SIZES) + " |",
-             "|---" * (1 + len(SIZES)) + "|"]  # fmt: skip
+    lines = [
+        "| model | " + " | ".join(f"{size} test patients: pass, fail" for size in SIZES) + " |",
+        "|---" * (1 + len(SIZES)) + "|",
+    ]
     for kind in KINDS:
         cells = [f"{100 * row['pass']:.1f} %, {100 * row['fail']:.1f} %" for row in rows if row["model"] == kind.name]
         lines.append(f"| {kind.name} | " + " | ".join(cells) + " |")

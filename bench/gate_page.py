@@ -44,8 +44,10 @@ def _lines(figures: dict[str, Any]) -> list[str]:
     ]
     for name, told in _chains(figures).items():
         count = told["chains"]
-        lines.append(f"| {name} | {count} | {_share(told['promoting'], count)} | {told['optimism']:+.4f} | "
-                     f"{told['true']:.3f} | {_share(told['under'], count)} |")  # fmt: skip
+        lines.append(
+            f"| {name} | {count} | {_share(told['promoting'], count)} | {told['optimism']:+.4f} | "
+            f"{told['true']:.3f} | {_share(told['under'], count)} |"
+        )
     lines += [
         "",
         "*equal*: every challenger's true AUROC is the champion's. *worse*: it is the champion's and a normal draw of "

@@ -67,8 +67,19 @@ def one(engine: str, network: str, asked: argparse.Namespace) -> dict[str, Any]:
     module = ENGINES[engine]
     if importlib.util.find_spec(module) is None:
         return row | {"note": f"{module} is not installed"}
-    command = [sys.executable, __file__, "--one", "--engines", engine, "--networks", network,
-               "--batch", str(asked.batch), "--steps", str(asked.steps)]  # fmt: skip
+    command = [
+        sys.executable,
+        __file__,
+        "--one",
+        "--engines",
+        engine,
+        "--networks",
+        network,
+        "--batch",
+        str(asked.batch),
+        "--steps",
+        str(asked.steps),
+    ]
     environment = os.environ | {"KERAS_BACKEND": module if engine.startswith("keras") else "numpy"}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ran.returncode:
@@ -83,8 +94,9 @@ def one(engine: str, network: str, asked: argparse.Namespace) -> dict[str, Any]:
 def settings(network: str, batch: int) -> FitSettings:
     """The shipped settings with that network, in bfloat16, for as long as it is measured."""
     shipped = params.load(ROOT).fit
-    return replace(shipped, backbone=network, batch_size=batch, epochs=ROUNDS + 1, patience=ROUNDS + 1,
-                   precision="bfloat16")  # fmt: skip
+    return replace(
+        shipped, backbone=network, batch_size=batch, epochs=ROUNDS + 1, patience=ROUNDS + 1, precision="bfloat16"
+    )
 
 
 def batch_of(count: int, size: int) -> tuple[Any, Any]:
@@ -94,22 +106,32 @@ def batch_of(count: int, size: int) -> tuple[Any, Any]:
 
 
 def keras(network: str, batch: int, steps: int) -> dict[str, Any]:
-    """The fit of training/fit.py on units in memory; the first epoch compiles and is not counted."""
+    """The fit of training/fitting/fit.py on units in memory; the first epoch compiles and is not counted."""
     from keras.callbacks import LambdaCallback
 
-    from training import learner, model, stages
-    from training.augment import Feed
+    from training.fitting import fine_tuning, training_loop
+    from training.fitting.augmentation import Feed
+    from training.network import model
 
     chosen, size = settings(network, batch), SIZES[network]
     pixels, labels = batch_of(batch * steps, size)
     feed = Feed(pixels, labels, np.ones(len(labels)), batch, chosen.seed)
-    stage = stages.stages(chosen)[0]
-    fitted = learner.learner(model.build(chosen, CLASSES, size), chosen, stage, len(feed), ordered=False)
+    stage = fine_tuning.stages(chosen)[0]
+    fitted = training_loop.learner(model.build(chosen, CLASSES, size), chosen, stage, len(feed), ordered=False)
     began: list[float] = []
     took: list[float] = []
-    fitted.fit(feed.source(), epochs=ROUNDS + 1, verbose=0, shuffle=False, callbacks=[LambdaCallback(
-        on_epoch_begin=lambda *_: began.append(time.perf_counter()),
-        on_epoch_end=lambda *_: took.append(time.perf_counter() - began[-1]))])  # fmt: skip
+    fitted.fit(
+        feed.source(),
+        epochs=ROUNDS + 1,
+        verbose=0,
+        shuffle=False,
+        callbacks=[
+            LambdaCallback(
+                on_epoch_begin=lambda *_: began.append(time.perf_counter()),
+                on_epoch_end=lambda *_: took.append(time.perf_counter() - began[-1]),
+            )
+        ],
+    )
     clock = time.perf_counter()
     for place in range(steps):
         feed[place]
@@ -133,8 +155,11 @@ def pytorch(network: str, batch: int, steps: int) -> dict[str, Any]:
 
 def told(images: int, seconds: list[float], name: str, network: str) -> dict[str, Any]:
     """The figures of one run."""
-    return {"device": name, "images_per_second": round(images / statistics.median(seconds), 1),
-            "operations": operations(network)}  # fmt: skip
+    return {
+        "device": name,
+        "images_per_second": round(images / statistics.median(seconds), 1),
+        "operations": operations(network),
+    }
 
 
 def operations(network: str) -> float:

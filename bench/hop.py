@@ -27,7 +27,8 @@ import httpx
 import psutil
 
 from bench import load
-from lineage import keys, ledger, people, places, store
+from lineage import accounts, keys, paths
+from lineage.record import database, ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 BEHIND = """
@@ -66,7 +67,7 @@ def server(command: list[str], url: str, folder: Path) -> Iterator[psutil.Proces
 def page_session(desk: str) -> dict[str, str]:
     """Cookie and token of a person who has signed in at the desk."""
     with httpx.Client(base_url=desk, trust_env=False, follow_redirects=True) as browser:
-        browser.post("/enter", data={"token": people.invite("bench")})
+        browser.post("/enter", data={"token": accounts.invite("bench")})
         found = re.search(r'name="csrf" (?:value|content)="([0-9a-f]{64})"', browser.get("/cases").text)
         cookies = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
     return {"Cookie": cookies, "X-CSRF-Token": found.group(1) if found else ""}
@@ -90,16 +91,18 @@ def measure(desk: str, behind: str, runs: int, token: str) -> dict[str, object]:
             person = "\r\n".join(f"{name}: {value}" for name, value in session.items()).encode()
             page = through.replace(f"Authorization: Bearer {token}".encode(), person, 1)
             seen = {
-                "direct": asked(behind, direct, users, each), "desk": asked(desk, through, users, each),
+                "direct": asked(behind, direct, users, each),
+                "desk": asked(desk, through, users, each),
                 "page": asked(desk, page, users, each),
-            }  # fmt: skip
+            }
             for name, one in seen.items():
                 if set(one.statuses) != {200}:
                     raise SystemExit(f"{name}: {one.statuses}")
             p50 = {name: round(one.percentile(0.5) * 1000, 2) for name, one in seen.items()}
             found[f"{label}, {users} users"] = p50 | {
-                "hop": round(p50["desk"] - p50["direct"], 2), "per_second": round(seen["desk"].per_second),
-            }  # fmt: skip
+                "hop": round(p50["desk"] - p50["direct"], 2),
+                "per_second": round(seen["desk"].per_second),
+            }
     return found
 
 
@@ -110,21 +113,21 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ |= {"ONCOLOOP_HOME": f"{scratch}/var", "PYTHONPATH": str(ROOT)}
-        os.environ |= places.environment()
-        from pipelines import up
-        from serving.served import free_port
+        os.environ |= paths.environment()
+        from pipelines.servers import supervisor
+        from serving.bundle.bento_server import free_port
 
         keys.create()
-        store.migrate()
-        people.add("bench", "clinician")
+        database.migrate()
+        accounts.add("bench", "clinician")
         Path(scratch, "behind.py").write_text(BEHIND)
         port, base = free_port(), free_port()
         behind, desk = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{base}"
         ledger.append("release.activated", "bench", {"url": behind, "port": port})
         plain = [sys.executable, "-m", "uvicorn", "behind:app", "--port", str(port), "--log-level", "warning"]
-        command = up.lay_out(base)["desk"].command
+        command = supervisor.lay_out(base)["desk"].command
         with server(plain, behind, Path(scratch)), server(command, f"{desk}/healthz", Path(scratch)) as process:
-            found = measure(desk, behind, options.runs, people.issue("bench", "predict", 1))
+            found = measure(desk, behind, options.runs, accounts.issue("bench", "predict", 1))
             found["desk MB"] = process.memory_info().rss // 2**20
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
 

@@ -31,10 +31,14 @@ import numpy as np
 import pydicom
 from pydicom.uid import JPEG2000Lossless
 
-from data import batches, gate, index, leakage, phantom, split
+from data.batch import manifest
+from data.dataset import cohorts as dataset_cohorts
+from data.dataset import shards
+from data.phantom import batch, study
+from data.quality import gate, leakage
+from data.quality.suite import Validation
 from data.record import Task
-from data.suite import Validation
-from lineage import keys, places
+from lineage import keys, paths
 from pipelines import params
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +48,7 @@ CORES = 2
 
 def phantoms(folder: Path, task: Task, files: int) -> None:
     """Patients with four slices each."""
-    phantom.write_batch(folder, task, files // 4, phantom.usual(task), seed=1, slices=4)
+    batch.write_batch(folder, task, files // 4, study.usual(task), seed=1, slices=4)
 
 
 def chest(folder: Path, task: Task, files: int, compressed: bool) -> None:
@@ -64,9 +68,9 @@ def chest(folder: Path, task: Task, files: int, compressed: bool) -> None:
             image.compress(JPEG2000Lossless, generate_instance_uid=False)
         image.save_as(folder / f"{number:05d}.dcm")
         label = task.classes[number % len(task.classes)]
-        row = dict.fromkeys(phantom.COLUMNS, "") | {"file_name": f"{number:05d}.dcm", "patient_id": image.PatientID}
+        row = dict.fromkeys(study.COLUMNS, "") | {"file_name": f"{number:05d}.dcm", "patient_id": image.PatientID}
         rows.append(row | {"task": task.name, "label": label, "truth": "reader"})
-    phantom.write_metadata(folder, rows)
+    batch.write_metadata(folder, rows)
 
 
 def bare(folder: Path) -> float:
@@ -81,20 +85,25 @@ def way_in(folder: Path, work: Path, task: Task) -> dict[str, float]:
     """Seconds of each step from folder to shard."""
     settings, began = params.load(ROOT), time.perf_counter()
     target = work / "batches" / folder.name
-    indexed = index.index_batch(folder, target, task, CORES)
+    indexed = manifest.index_batch(folder, target, task, CORES)
     examined = time.perf_counter()
     findings = leakage.check(indexed.manifest, indexed.manifest.iloc[:0], settings.ingest)
     total = len(indexed.manifest) + len(indexed.refused)
     _, failing = gate.admit(folder.name, CLEAN, findings, indexed.refused, total, settings.ingest)
-    cohorts = split.read_cohorts(work / "cohorts.csv")
-    sides = split.assign(indexed.manifest, cohorts, settings.split, 1, folder.name, task)
+    cohorts = dataset_cohorts.read_cohorts(work / "cohorts.csv")
+    sides = dataset_cohorts.assign(indexed.manifest, cohorts, settings.split, 1, folder.name, task)
     gated = time.perf_counter()
-    batches.pack([target], sides, task, work / "packed", CORES)
+    shards.pack([target], sides, task, work / "packed", CORES)
     if indexed.refused:
         raise SystemExit(f"{len(indexed.refused)} sound files were refused: {indexed.refused[0].reason}")
     packed = time.perf_counter()
-    return {"index": examined - began, "gate": gated - examined, "pack": packed - gated, "all": packed - began,
-            "kept_out": float(len(failing))}  # fmt: skip
+    return {
+        "index": examined - began,
+        "gate": gated - examined,
+        "pack": packed - gated,
+        "all": packed - began,
+        "kept_out": float(len(failing)),
+    }
 
 
 def measured(name: str, folder: Path, work: Path, task: Task, rounds: int) -> dict[str, Any]:
@@ -142,7 +151,7 @@ def main() -> None:
     figures: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "rounds": args.rounds}
     with tempfile.TemporaryDirectory() as made, chdir(made):
         os.environ["ONCOLOOP_HOME"] = f"{made}/var"
-        os.environ |= places.environment()
+        os.environ |= paths.environment()
         keys.create()
         for name, make in kinds.items():
             say(f"{name}: {args.files} files are made")

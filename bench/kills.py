@@ -79,7 +79,7 @@ class Ward:
 
     def start(self) -> None:
         """Start `oncoloop up`."""
-        from pipelines import services
+        from pipelines.servers import services
 
         command = [services.program("oncoloop"), "up", "--port", str(self.port)]
         self.up = subprocess.Popen(command, cwd=self.folder, stdout=self.log, stderr=self.log, start_new_session=True)
@@ -92,7 +92,7 @@ class Ward:
 
     def victims(self, kind: str) -> list[int]:
         """The processes of one kind that run now."""
-        from pipelines import processes, run_files
+        from pipelines.servers import marked_processes, run_files
 
         if kind == "up":
             return [self.up.pid]
@@ -100,7 +100,7 @@ class Ward:
         heads, others = [], []
         for key, record in run_files.records().items():
             if record["mark"] and record["healthy"] and key.split("-")[0] == name:
-                family = processes.members(record["mark"])
+                family = marked_processes.members(record["mark"])
                 heads += [pid for pid in family if pid == record["pid"]]
                 others += [pid for pid in family if pid != record["pid"]]
         return others if part in ("worker", "child") else heads
@@ -108,7 +108,7 @@ class Ward:
 
 def back(ward: Ward, name: str, since: float, seconds: float) -> float | None:
     """Seconds after which a server of the workspace answers; None if it does not in time."""
-    from pipelines import services
+    from pipelines.servers import services
 
     while time.monotonic() - since < seconds:
         if name == "mlflow":
@@ -155,10 +155,10 @@ def soak(ward: Ward, users: Users, kills: int, minutes: float, chance: random.Ra
 
 def compare(users: Users, first_row: int, name: str) -> dict[str, int]:
     """Answers and rows of the journal, one by one."""
-    from lineage import store
+    from lineage.record import database
 
-    table = store.journal
-    rows = store.fetch(table.select().where(table.c.number > first_row).where(table.c.actor == name))
+    table = database.journal
+    rows = database.fetch(table.select().where(table.c.number > first_row).where(table.c.actor == name))
     kept = Counter(row["id"] for row in rows)
     answers = [id for _, status, id in users.told if status == 200]
     return {
@@ -184,12 +184,13 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.workspace.resolve()
     os.environ["ONCOLOOP_HOME"] = str(folder / "var")
-    from lineage import people, store
-    from pipelines import workspace
+    from lineage import accounts
+    from lineage.record import database
+    from pipelines.workspace import workspace
 
     workspace.enter(folder)
-    token = options.token or people.issue(options.name, "predict", 1)
-    rows = store.fetch(store.journal.select().order_by(store.journal.c.number.desc()).limit(1))
+    token = options.token or accounts.issue(options.name, "predict", 1)
+    rows = database.fetch(database.journal.select().order_by(database.journal.c.number.desc()).limit(1))
     scan = next(path for path in sorted((folder / "try").iterdir()) if path.suffix == ".dcm")
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/dicom"}
     users = Users(f"http://127.0.0.1:{options.port}/api/predict", scan.read_bytes(), headers)
@@ -213,15 +214,23 @@ def main() -> None:
         ward.up.wait(90)
     gaps = [line["without_answer_s"] for line in lines if "without_answer_s" in line]
     summary: dict[str, Any] = {
-        "kills": len(lines), "never_found": sum("missing" in line for line in lines), "ends_of_up": ward.exits,
+        "kills": len(lines),
+        "never_found": sum("missing" in line for line in lines),
+        "ends_of_up": ward.exits,
         "longest_without_answer_s": max(gaps),
-        "by_kind_s": {kind: sorted(line["without_answer_s"] for line in lines if line["kind"] == kind and
-                                   "without_answer_s" in line) for kind in KINDS},
-        "back_s": {name: [line["back_s"] for line in lines if "back_s" in line and line["kind"].startswith(name)]
-                   for name in WATCHED},
+        "by_kind_s": {
+            kind: sorted(
+                line["without_answer_s"] for line in lines if line["kind"] == kind and "without_answer_s" in line
+            )
+            for kind in KINDS
+        },
+        "back_s": {
+            name: [line["back_s"] for line in lines if "back_s" in line and line["kind"].startswith(name)]
+            for name in WATCHED
+        },
         "statuses": dict(Counter(status for _, status, _ in users.told)),
         **compare(users, rows[0]["number"] if rows else 0, options.name),
-    }  # fmt: skip
+    }
     sys.stdout.write(json.dumps(summary, indent=1) + "\n")
 
 

@@ -1,9 +1,9 @@
 """Do the tests notice when a promise is broken? Mutates modules one point at a time and prints what survives.
 
     python bench/mutate.py                          every module of bench/mutants.toml, under an hour on 2 cores
-    python bench/mutate.py training/gate.py         some modules
+    python bench/mutate.py training/promotion/gate.py         some modules
     python bench/mutate.py --survivors lineage/     again what survived last time, after a test was written
-    python bench/mutate.py --all training/harm.py   every mutant, no sample
+    python bench/mutate.py --all training/promotion/gate_checks.py   every mutant, no sample
 
 bench/mutants.toml lists the modules with the tests that guard them, the aimed mutants with the promise that each
 breaks, and the mutants that may live: `equivalent` ones change nothing that anybody could notice, `accepted` ones do,
@@ -52,8 +52,9 @@ def main() -> int:
     results = read(chosen.results)
     if chosen.survivors:
         last = {(row["module"], row["old"], row["new"]): row["result"] for row in results.values()}
-        trials = [trial for trial in trials
-                  if last.get((trial.module, trial.mutant.old, trial.mutant.new)) == "survived"]  # fmt: skip
+        trials = [
+            trial for trial in trials if last.get((trial.module, trial.mutant.old, trial.mutant.new)) == "survived"
+        ]
     waiting = [trial for trial in trials if trial.key not in results]
     if waiting:
         chosen.results.parent.mkdir(parents=True, exist_ok=True)
@@ -130,8 +131,11 @@ def report(trials: list[Trial], results: dict[str, dict[str, Any]], modules: Mod
         count[kind] += 1
         if kind != "killed":
             why = reason or may_live["accepted"].get(name) or trial.promise or "NO REASON YET"
-            lines += [f"{kind}: {trial.module}:{trial.mutant.line}  {why}",
-                      f"  - {trial.mutant.old}", f"  + {trial.mutant.new}"]  # fmt: skip
+            lines += [
+                f"{kind}: {trial.module}:{trial.mutant.line}  {why}",
+                f"  - {trial.mutant.old}",
+                f"  + {trial.mutant.new}",
+            ]
     print("\n".join(lines))  # noqa: T201
     total = {name: sum(count[name] for count in counts.values()) for name in next(iter(counts.values()), {})}
     for module, count in {**counts, "all": total}.items():

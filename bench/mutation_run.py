@@ -19,8 +19,22 @@ from typing import Any
 import mutants
 
 ROOT = Path(__file__).resolve().parent.parent
-WARM = ("numpy", "pandas", "scipy.stats", "scipy.special", "sklearn.metrics", "yaml", "pydicom", "pydicom.pixels",
-        "nibabel", "sqlalchemy", "alembic.command", "PIL.Image", "hypothesis", "pytest")  # fmt: skip
+WARM = (
+    "numpy",
+    "pandas",
+    "scipy.stats",
+    "scipy.special",
+    "sklearn.metrics",
+    "yaml",
+    "pydicom",
+    "pydicom.pixels",
+    "nibabel",
+    "sqlalchemy",
+    "alembic.command",
+    "PIL.Image",
+    "hypothesis",
+    "pytest",
+)
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 MARKS = {"killed": ".", "survived": "S", "timeout": "t"}
 
@@ -158,10 +172,24 @@ def _tests(copy: Path, paths: list[str], output: Path) -> int:
     os.chdir(copy)
     sys.path[:] = [str(copy), *(path for path in sys.path if Path(path).resolve() not in (ROOT, ROOT / "bench"))]
     sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
-    os.environ |= {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1" if sys.dont_write_bytecode else "",
-                   "PREFECT_HOME": str(copy.parent / "prefect")}  # fmt: skip
-    arguments = ["-x", "-q", "--tb=line", "-p", "no:randomly", "--basetemp", str(copy.parent / "tmp"),
-                 "-p", "_hypothesis_pytestplugin", "--hypothesis-seed=1", *paths]  # fmt: skip
+    os.environ |= {
+        "PYTHONPATH": str(copy),
+        "PYTHONDONTWRITEBYTECODE": "1" if sys.dont_write_bytecode else "",
+        "PREFECT_HOME": str(copy.parent / "prefect"),
+    }
+    arguments = [
+        "-x",
+        "-q",
+        "--tb=line",
+        "-p",
+        "no:randomly",
+        "--basetemp",
+        str(copy.parent / "tmp"),
+        "-p",
+        "_hypothesis_pytestplugin",
+        "--hypothesis-seed=1",
+        *paths,
+    ]
     return int(pytest.main(arguments))
 
 
@@ -183,10 +211,17 @@ def _ended(job: Job) -> dict[str, Any] | None:
     failed = [line.split(" - ")[0].split()[-1] for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
     trial, mutant, cpu = job.trial, job.trial.mutant, usage.ru_utime + usage.ru_stime
     return {
-        "key": trial.key, "module": trial.module, "line": mutant.line, "old": mutant.old, "new": mutant.new,
-        "result": result, "by": failed[:1], "seconds": round(seconds, 2), "cpu": round(cpu, 2),
+        "key": trial.key,
+        "module": trial.module,
+        "line": mutant.line,
+        "old": mutant.old,
+        "new": mutant.new,
+        "result": result,
+        "by": failed[:1],
+        "seconds": round(seconds, 2),
+        "cpu": round(cpu, 2),
         "end": "" if result == "killed" else text[-2000:],
-    }  # fmt: skip
+    }
 
 
 def _kill(job: Job) -> None:

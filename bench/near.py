@@ -5,8 +5,10 @@
 
 The known pictures are simulated: vectors scattered about those of phantom chests, as the real ones are, each with a
 thumbnail of the phantom that it was scattered about. A tenth of the new ones are copies of known ones as a crop leaves
-them. `search` is the whole question of data/known.py (vectors of the new thumbnails, index, clusters, rows of what was
-found), `compare` the registration of what was found (data/alignment.py). Brute force compares each with each.
+them. `search` is the whole question of data/duplicates/admitted_units.py (vectors of the new thumbnails, index,
+clusters, rows of what was
+found), `compare` the registration of what was found (data/duplicates/image_alignment.py). Brute force compares each
+with each.
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a bench reads
 import numpy as np
 import pandas as pd
 
-from data import alignment, known, phantom, segments, thumbnail
-from data.likeness import LIKELY, WANTED, Array, candidates
-from data.pixels import unit_pixels
+from data.duplicates import admitted_units, image_alignment, index_segments
+from data.duplicates.near_duplicates import LIKELY, WANTED, Array, candidates
+from data.phantom import study
 from data.record import Units
+from data.scan import thumbnail
+from data.scan.preprocess import unit_pixels
 from pipelines import params
 
 SCATTER = 0.35  # length of what a picture's vector differs by from that of the phantom it stands for
@@ -41,9 +45,9 @@ CHUNK = 2**15
 def pool() -> pd.DataFrame:
     """Thumbnails of phantom chests, one for each patient."""
     task = params.load(Path(__file__).resolve().parent.parent).task("lung-ct")
-    scanner, texts = phantom.usual(task), []
+    scanner, texts = study.usual(task), []
     for number in range(PHANTOMS):
-        plane, _ = phantom.study(task, scanner, 77, number, task.classes[number % 3]).slice(0, 1)
+        plane, _ = study.study(task, scanner, 77, number, task.classes[number % 3]).slice(0, 1)
         texts.append(thumbnail.thumbnail(unit_pixels(plane.astype(np.float32), Units.HU, task.pixels)))
     return pd.DataFrame({"thumbnail": texts})
 
@@ -60,13 +64,13 @@ def fill(place: Path, shown: pd.DataFrame, count: int, seed: int = 1) -> Array:
     random = np.random.default_rng(seed)
     about = thumbnail.vectors(thumbnail.greys(shown["thumbnail"]))
     texts, every = shown["thumbnail"].tolist(), []
-    with known._opened(place) as database:
+    with admitted_units._opened(place) as database:
         for first in range(0, count, CHUNK):
             source = random.integers(0, len(about), min(CHUNK, count - first))
             vectors = scattered(random, about[source], SCATTER).astype("<f2")
             every.append(vectors)
             _insert(database, first, [texts[number] for number in source], vectors)
-            segments.keep(database, place)
+            index_segments.keep(database, place)
     return np.concatenate(every).astype(np.float32)
 
 
@@ -94,15 +98,16 @@ def measure(place: Path, every: Array, shown: pd.DataFrame, count: int, runs: in
     seconds: dict[str, list[float]] = {"search": [], "compare": [], "brute": [], "search_cpu": []}
     for _ in range(runs):
         began, cpu = time.perf_counter(), time.process_time()
-        with known._opened(place) as database:
+        with admitted_units._opened(place) as database:
             thumbnail.vectors(thumbnail.greys(texts))  # what a real question costs; the vectors asked are simulated
-            index = segments.opened(database, place)
+            index = index_segments.opened(database, place)
             pairs = candidates(
-                lambda asked, wanted, index=index: segments.search(index, asked, wanted),
-                lambda numbers, database=database: known._clusters(database, numbers),
-                queries, clusters,
-            )  # fmt: skip
-            rows = known._units(database, sorted(set(pairs[:, 1].tolist())))
+                lambda asked, wanted, index=index: index_segments.search(index, asked, wanted),
+                lambda numbers, database=database: admitted_units._clusters(database, numbers),
+                queries,
+                clusters,
+            )
+            rows = admitted_units._units(database, sorted(set(pairs[:, 1].tolist())))
         seconds["search"].append(time.perf_counter() - began)
         seconds["search_cpu"].append(time.process_time() - cpu)
         seconds["compare"].append(_compare(texts, rows, pairs))
@@ -126,7 +131,7 @@ def _compare(texts: pd.Series[str], rows: pd.DataFrame, pairs: Any) -> float:
     other = np.array([place[f"u{number}"] for number in pairs[:, 1]])
     right = thumbnail.greys(rows["thumbnail"])[other]
     start = thumbnail.start(thumbnail.frames(left)[pairs[:, 0]], thumbnail.frames(right))
-    alignment.likeness(left[pairs[:, 0]], right, start)
+    image_alignment.likeness(left[pairs[:, 0]], right, start)
     return time.perf_counter() - began
 
 

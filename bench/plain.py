@@ -1,4 +1,4 @@
-"""The networks of training/model.py written plainly in PyTorch, to compare with; needs PyTorch and NumPy alone.
+"""The networks of training/network/model.py written plainly in PyTorch, to compare with; needs PyTorch and NumPy alone.
 
 bench/gpu.py runs it on a GPU, bench/train.py on a CPU as a process of another Python (`--torch-python`).
 """
@@ -18,8 +18,10 @@ from torch import nn
 
 def joined(inner: int, outer: int, kernel: int = 3, stride: int = 1, activate: bool = True) -> nn.Sequential:
     """Convolution and batch normalisation, with a rectifier unless another path is added first."""
-    layers = [nn.Conv2d(inner, outer, kernel, stride, padding=(kernel - stride + 1) // 2, bias=False),
-              nn.BatchNorm2d(outer)]  # fmt: skip
+    layers = [
+        nn.Conv2d(inner, outer, kernel, stride, padding=(kernel - stride + 1) // 2, bias=False),
+        nn.BatchNorm2d(outer),
+    ]
     return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if activate else []))
 
 
@@ -43,8 +45,9 @@ class Bottleneck(nn.Module):
 
     def __init__(self, inner: int, width: int, stride: int, widen: bool) -> None:
         super().__init__()
-        self.path = nn.Sequential(joined(inner, width, 1, stride), joined(width, width),
-                                  joined(width, 4 * width, 1, activate=False))  # fmt: skip
+        self.path = nn.Sequential(
+            joined(inner, width, 1, stride), joined(width, width), joined(width, 4 * width, 1, activate=False)
+        )
         self.shortcut = joined(inner, 4 * width, 1, stride, activate=False) if widen else nn.Identity()
 
     def forward(self, maps: Any) -> Any:

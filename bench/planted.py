@@ -28,24 +28,31 @@ import pandas as pd
 from PIL import Image
 
 from bench.faults import FUZZY, Batch, plant, plant_real
-from data import collect, gate, index, leakage, read, suite
-from lineage import keys, places, store
+from data.batch import manifest as batch_manifest
+from data.importing import import_folder
+from data.quality import gate, leakage, suite
+from data.scan import read
+from lineage import keys, paths
+from lineage.record import database
 from pipelines import params
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "data-quality.md"
 SPOKEN = {  # words of the reasons that speak of a kind
-    "exact copy": ("exact copy",), **dict.fromkeys(FUZZY, ("near-duplicate", "nearly the same")),
-    "conflicting labels": ("two labels", "another label"), "patient overlap": ("patient in two groups",),
-    "wrong modality": ("modality",), "wrong window": ("in HU", "saturated", "window"),
+    "exact copy": ("exact copy",),
+    **dict.fromkeys(FUZZY, ("near-duplicate", "nearly the same")),
+    "conflicting labels": ("two labels", "another label"),
+    "patient overlap": ("patient in two groups",),
+    "wrong modality": ("modality",),
+    "wrong window": ("in HU", "saturated", "window"),
     "blank or truncated": ("blank", "cut", "truncated", "pixel"),
-}  # fmt: skip
+}
 
 
 def judged(batch: Batch, home: Path) -> dict[str, list[str]]:
     """The files that the gate keeps out, with their reasons."""
     settings = params.load(ROOT).ingest
-    indexed = index.index_batch(batch.folder, home / "staging", batch.task)
+    indexed = batch_manifest.index_batch(batch.folder, home / "staging", batch.task)
     validation = suite.validate(indexed.manifest, batch.task, settings, home / "gx", "planted")
     findings = leakage.check(indexed.manifest, pd.DataFrame(), settings)
     total = len(indexed.manifest) + len(indexed.refused)
@@ -82,13 +89,23 @@ def scores(batch: Batch, reasons: dict[str, list[str]]) -> dict[str, dict[str, f
         found = files & set(reasons)
         wrong = sum(any(word in text for text in told for word in SPOKEN[kind]) for told in false.values())
         share = len(found) / max(len(found) + wrong, 1)
-        table[kind] = {"planted": len(files), "found": len(found), "recall": round(len(found) / len(files), 4),
-                       "false_alarms": wrong, "precision": round(share, 4)}  # fmt: skip
+        table[kind] = {
+            "planted": len(files),
+            "found": len(found),
+            "recall": round(len(found) / len(files), 4),
+            "false_alarms": wrong,
+            "precision": round(share, 4),
+        }
     found = set(batch.faults) & set(reasons)
     share = len(found) / max(len(found) + len(false), 1)
     recall = round(len(found) / len(batch.faults), 4)
-    table["all"] = {"planted": len(batch.faults), "found": len(found), "recall": recall,
-                    "false_alarms": len(false), "precision": round(share, 4)}  # fmt: skip
+    table["all"] = {
+        "planted": len(batch.faults),
+        "found": len(found),
+        "recall": recall,
+        "false_alarms": len(false),
+        "precision": round(share, 4),
+    }
     return table
 
 
@@ -103,14 +120,18 @@ def run(clean: int, each: int, seed: int, home: Path) -> dict[str, dict[str, flo
 def lung(data: Path, home: Path) -> dict[str, Any]:
     """The real lung set: extra copies, false near-duplicates, and how derived groups agree with groups.csv."""
     task, source = params.load(ROOT).task("lung-ct"), data / "lung-ct-iq-oth-nccd"
-    known = collect.import_folder(source, home / "known", task)
-    manifest = index.index_batch(home / "known", home / "lung", task).manifest
+    known = import_folder.import_folder(source, home / "known", task)
+    manifest = batch_manifest.index_batch(home / "known", home / "lung", task).manifest
     found = leakage.check(manifest, pd.DataFrame(), params.load(ROOT).ingest).figures
-    collect.import_folder(source / "images", home / "derived", task)
-    tables = [index.metadata(home / name).set_index("file_name")["group"] for name in ("known", "derived")]
+    import_folder.import_folder(source / "images", home / "derived", task)
+    tables = [batch_manifest.metadata(home / name).set_index("file_name")["group"] for name in ("known", "derived")]
     agree = agreement(tables[0].to_numpy(), tables[1].reindex(tables[0].index).to_numpy())
-    return {"pictures": known["files"], "extra_copies": found["exact_copies"],
-            "near_duplicates_between_groups": found["near_duplicates"], **agree}  # fmt: skip
+    return {
+        "pictures": known["files"],
+        "extra_copies": found["exact_copies"],
+        "near_duplicates_between_groups": found["near_duplicates"],
+        **agree,
+    }
 
 
 def lung_faults(data: Path, home: Path, each: int, seed: int) -> dict[str, dict[str, float]]:
@@ -126,24 +147,33 @@ def lung_faults(data: Path, home: Path, each: int, seed: int) -> dict[str, dict[
 def brain(data: Path, home: Path) -> dict[str, Any]:
     """The real brain set: false near-duplicates; and its slices as single pictures without a name, grouped anew."""
     task, source = params.load(ROOT).task("brain-mr"), data / "brain-mr-tumor-progression"
-    collect.import_folder(source, home / "brain", task)
-    manifest = index.index_batch(home / "brain", home / "brain-index", task).manifest
+    import_folder.import_folder(source, home / "brain", task)
+    manifest = batch_manifest.index_batch(home / "brain", home / "brain-index", task).manifest
     found = leakage.check(manifest, pd.DataFrame(), params.load(ROOT).ingest).figures
     table = _single_pictures(home / "brain", home / "brain-pictures")
-    record = collect.import_folder(home / "brain-pictures", home / "brain-derived", task)
-    derived = index.metadata(home / "brain-derived").set_index("file_name")["group"].reindex(table["file"]).to_numpy()
+    record = import_folder.import_folder(home / "brain-pictures", home / "brain-derived", task)
+    derived = (
+        batch_manifest.metadata(home / "brain-derived")
+        .set_index("file_name")["group"]
+        .reindex(table["file"])
+        .to_numpy()
+    )
     patients, volumes = (agreement(table[name].to_numpy(), derived) for name in ("patient", "volume"))
-    return {"slices": len(manifest), "volumes": int(table["volume"].nunique()),
-            "near_duplicates_between_patients": found["near_duplicates"], **patients,
-            "pair_recall_within_volumes": volumes["pair_recall"],
-            "pair_recall_between_volumes_of_a_patient": _between(table, derived),
-            "import_says": record.get("warning", "nothing")}  # fmt: skip
+    return {
+        "slices": len(manifest),
+        "volumes": int(table["volume"].nunique()),
+        "near_duplicates_between_patients": found["near_duplicates"],
+        **patients,
+        "pair_recall_within_volumes": volumes["pair_recall"],
+        "pair_recall_between_volumes_of_a_patient": _between(table, derived),
+        "import_says": record.get("warning", "nothing"),
+    }
 
 
 def _single_pictures(batch: Path, target: Path) -> pd.DataFrame:
     """Every labelled slice of some volumes as a PNG in a folder of its class; which file is whose."""
     rows = []
-    for name, slices in index.metadata(batch).groupby("file_name"):
+    for name, slices in batch_manifest.metadata(batch).groupby("file_name"):
         planes = read.read(Path(str(name)).name, (batch / str(name)).read_bytes()).pixels
         black, white = np.percentile(planes, (1, 99.5))
         for row in slices.itertuples():
@@ -170,26 +200,35 @@ def agreement(known: Any, derived: Any) -> dict[str, float]:
     from sklearn.metrics.cluster import pair_confusion_matrix
 
     (_, wrong), (missed, right) = pair_confusion_matrix(known, derived)
-    return {"known_groups": len(set(known)), "derived_groups": len(set(derived)),
-            "pair_precision": round(float(right / max(right + wrong, 1)), 4),
-            "pair_recall": round(float(right / max(right + missed, 1)), 4),
-            "adjusted_rand": round(float(adjusted_rand_score(known, derived)), 4)}  # fmt: skip
+    return {
+        "known_groups": len(set(known)),
+        "derived_groups": len(set(derived)),
+        "pair_precision": round(float(right / max(right + wrong, 1)), 4),
+        "pair_recall": round(float(right / max(right + missed, 1)), 4),
+        "adjusted_rand": round(float(adjusted_rand_score(known, derived)), 4),
+    }
 
 
 def page(figures: dict[str, Any], command: str) -> str:
     """docs/data-quality.md."""
     tools = ", ".join(f"{name} {version(name)}" for name in ("faiss-cpu", "great-expectations", "numpy", "pydicom"))
     lines = [
-        "# What the data gate finds", "",
-        "Written by `bench/planted.py`; do not edit.", "",
-        f"    {command}", "",
-        f"{datetime.now(UTC):%Y-%m-%d}, Python {sys.version.split()[0]}, {tools}.", "",
-        "## Planted faults", "",
+        "# What the data gate finds",
+        "",
+        "Written by `bench/planted.py`; do not edit.",
+        "",
+        f"    {command}",
+        "",
+        f"{datetime.now(UTC):%Y-%m-%d}, Python {sys.version.split()[0]}, {tools}.",
+        "",
+        "## Planted faults",
+        "",
         f"{figures['clean']} phantom chests without fault, one slice each, and planted among them the faults "
         "below, through the real index, suite, leakage checks and gate with the shipped params. The three kinds of "
-        "near-duplicates share the false alarms of one search. The phantoms are simpler than people.", "",
+        "near-duplicates share the false alarms of one search. The phantoms are simpler than people.",
+        "",
         *_table(figures["planted"]),
-    ]  # fmt: skip
+    ]
     if "planted on real pictures" in figures:
         lines += ["## Planted faults on real pictures", "", REAL, "", *_table(figures["planted on real pictures"])]
     titles = {"lung": "Real chest CT: lung-ct-iq-oth-nccd", "brain": "Real brain MR: brain-mr-tumor-progression"}
@@ -202,10 +241,15 @@ def page(figures: dict[str, Any], command: str) -> str:
 
 def _table(planted: dict[str, dict[str, float]]) -> list[str]:
     return [
-        "| kind | planted | found | recall | false alarms | precision |", "|---|---|---|---|---|---|",
-        *(f"| {kind} | {one['planted']} | {one['found']} | {one['recall']:.3f} | {one['false_alarms']} | "
-          f"{one['precision']:.3f} |" for kind, one in planted.items()), "",
-    ]  # fmt: skip
+        "| kind | planted | found | recall | false alarms | precision |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {kind} | {one['planted']} | {one['found']} | {one['recall']:.3f} | {one['false_alarms']} | "
+            f"{one['precision']:.3f} |"
+            for kind, one in planted.items()
+        ),
+        "",
+    ]
 
 
 def main() -> int:
@@ -220,9 +264,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         os.environ["ONCOLOOP_HOME"] = str(home / "var")
-        places.set_environment()
+        paths.set_environment()
         keys.create()
-        store.migrate()
+        database.migrate()
         figures: dict[str, Any] = {"clean": options.clean}
         figures["planted"] = run(options.clean, options.each, options.seed, home)
         if data.is_dir() and not options.json:
@@ -244,7 +288,8 @@ MEANING = """## How to read it
 
 - **Extra copies** are files whose pixels are, bit for bit, those of another file; the first of each stays.
 - **Derived groups** are what `oncoloop import` makes of a set without patient ids: pictures whose detail is alike, or
-  each of which is among the two most alike to the other, and so on in a chain (`data/likeness.py`). Pair precision is
+  each of which is among the two most alike to the other, and so on in a chain (`data/duplicates/near_duplicates.py`).
+  Pair precision is
   the share of the joined pairs that truly belong together, pair recall the share of the true pairs that are joined.
   The limits were chosen on these two sets, so expect less on another. The known groups of the lung set are themselves
   neighbouring slices put together, not patients.
@@ -254,7 +299,7 @@ MEANING = """## How to read it
   side**: figures on such a split are too good. Import says so where more than a fifth of the pictures are in a group of
   one or two. Where patient ids or a `groups.csv` exist they are used instead: get them.
 - A near-duplicate is told by the correlation of detail after one thumbnail has been laid over the other
-  (`data/alignment.py`); `ingest.near_duplicate_likeness` is the limit.
+  (`data/duplicates/image_alignment.py`); `ingest.near_duplicate_likeness` is the limit.
 """
 
 

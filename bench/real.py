@@ -21,10 +21,11 @@ import results
 import texture
 import yaml
 
-from lineage.fault import Fault
-from pipelines import params, services
-from pipelines.demo_web import address, ask, client
-from pipelines.story import Story
+from lineage.errors import Fault
+from pipelines import params
+from pipelines.commands.demo_browser import address, ask, client
+from pipelines.commands.demo_console import Story
+from pipelines.servers import services
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = ".oncoloop-real"
@@ -87,8 +88,16 @@ def run(data: Path) -> None:
                 models(story, say)
             house = story.background("up", "--only", "desk,prefect,runner,release", "--port", str(free()))
             with story.step("the later examinations arrive") as say:
-                story.command("import", str(data / "brain-mr-tumor-progression"), "--task", "brain-mr", "--batch",
-                              "brain-post", "--only", "Post*")  # fmt: skip
+                story.command(
+                    "import",
+                    str(data / "brain-mr-tumor-progression"),
+                    "--task",
+                    "brain-mr",
+                    "--batch",
+                    "brain-post",
+                    "--only",
+                    "Post*",
+                )
                 ingest(story, say)
                 models(story, say)
             with story.step("chest CT through the served endpoint") as say:
@@ -170,14 +179,19 @@ def judged(story: Story, task: str) -> dict[str, Any]:
 
 def leaked(workspace: Path, task: str) -> dict[str, Any]:
     """The same, the images dealt by chance to folds: every image stands for a patient of its own."""
-    from training import crossval
+    from training.evaluation import cross_validation
 
     settings, units = prepared(workspace, task)
     dealt = dataclasses.replace(units, table=units.table.assign(cluster=units.table["unit_id"]))
-    return crossval.crossval(
-        dealt, settings.task(task), settings.fit_of(task), settings.calibrate, settings.evaluate, BY_IMAGE[task],
+    return cross_validation.crossval(
+        dealt,
+        settings.task(task),
+        settings.fit_of(task),
+        settings.calibrate,
+        settings.evaluate,
+        BY_IMAGE[task],
         workspace / "by-image" / task,
-    )  # fmt: skip
+    )
 
 
 def textured(workspace: Path, task: str) -> dict[str, Any]:
@@ -188,10 +202,10 @@ def textured(workspace: Path, task: str) -> dict[str, Any]:
 
 def prepared(workspace: Path, task: str) -> tuple[params.Params, Any]:
     """The settings of the workspace, and a task's units as its networks see them."""
-    from data import batches
+    from data.dataset import shards
 
     os.environ["ONCOLOOP_HOME"] = str(workspace / "var")
-    return params.load(workspace), batches.load(workspace / "var" / "worktree" / "data" / "processed" / task)
+    return params.load(workspace), shards.load(workspace / "var" / "worktree" / "data" / "processed" / task)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from pipelines import params
-from pipelines.story import Story
+from pipelines.commands.demo_console import Story
 
 ROOT = Path(__file__).resolve().parent.parent
 CHEST = "TCGA-LUAD, Albertina et al. 2016, TCIA, doi 10.7937/K9/TCIA.2016.JGNIHEP5, CC BY 3.0"
@@ -51,7 +51,8 @@ def write(story: Story, found: dict[str, Found], recipes: Found, answers: list[d
     workspace = story.workspace
     settings = params.load(workspace)
     lines = [
-        "# Results on real scans", "",
+        "# Results on real scans",
+        "",
         "Written by `make real` (bench/real.py). Research use only. Every unit is judged once, by a network whose fit,",
         "early stop and calibration never saw its cluster (patient, or group of near-duplicates if patients are",
         "unknown). Every interval (95 %) resamples clusters, never images; the baseline is logistic regression on",
@@ -59,11 +60,13 @@ def write(story: Story, found: dict[str, Found], recipes: Found, answers: list[d
         "know no shape, place or size (bench/texture.py): what it reaches needs no tumour to be seen. *By image* is",
         "what the same network seems to reach when slices of one patient may fall on both sides: leakage, not skill.",
         "Scores of different folds are of different networks. The fit of each set was chosen while the figures of",
-        "these same folds were looked at, some twenty tries: a little of them is luck.", "",
+        "these same folds were looked at, some twenty tries: a little of them is luck.",
+        "",
         f"Whole run {seconds / 60:.1f} minutes on {os.cpu_count()} cores, backbone `{settings.fit.backbone}`, no "
         f"pretrained weights, seeds split {settings.split.seed}, fit {settings.fit.seed}, evaluate "
-        f"{settings.evaluate.seed}. " + ", ".join(f"{name} {version(name)}" for name in PACKAGES) + ".", "",
-    ]  # fmt: skip
+        f"{settings.evaluate.seed}. " + ", ".join(f"{name} {version(name)}" for name in PACKAGES) + ".",
+        "",
+    ]
     for task, citation in SETS.items():
         told = json.dumps(recipes[task]) if recipes[task] else "as shipped"
         lines += [f"## {task}", "", f"Data: {citation}.", "", CAUTION[task], "", f"Fit: {told}.", ""]
@@ -101,9 +104,15 @@ def section(workspace: Path, task: str, found: Found) -> Iterable[str]:
     yield from ("", f"The network's AUROC fold by fold: {', '.join(each)}.")
     gaps = [network["baseline"][name] for name in ("difference", "difference_balanced_accuracy")]
     yield from ("", f"Ahead of the baseline by {shown(gaps[0])} in AUROC, {shown(gaps[1])} in balanced accuracy.")
-    yield from ("", "Confusion (rows the truth, columns the answer): " + "; ".join(
-        f"{label}: {', '.join(map(str, row))}" for label, row in zip(params.load(workspace).task(task).classes,
-        network["test"]["confusion"], strict=True)) + ".")  # fmt: skip
+    yield from (
+        "",
+        "Confusion (rows the truth, columns the answer): "
+        + "; ".join(
+            f"{label}: {', '.join(map(str, row))}"
+            for label, row in zip(params.load(workspace).task(task).classes, network["test"]["confusion"], strict=True)
+        )
+        + ".",
+    )
     yield from pointing(workspace / "var" / "crossval" / task)
     for event in decisions(workspace, task):
         yield from (
@@ -116,14 +125,21 @@ def section(workspace: Path, task: str, found: Found) -> Iterable[str]:
 
 def pointing(folder: Path) -> Iterable[str]:
     """How often the hottest place of a heat map lay in the lesion, over all folds; nothing without masks."""
-    told = [json.loads(path.read_text(encoding="utf-8"))["maps"]["hits"]
-            for path in sorted(folder.glob("fold-*/evaluation/metrics.json"))]  # fmt: skip
+    told = [
+        json.loads(path.read_text(encoding="utf-8"))["maps"]["hits"]
+        for path in sorted(folder.glob("fold-*/evaluation/metrics.json"))
+    ]
     units = sum(one["units"] for one in told if one["value"] is not None)
     if units:
-        hit, chance = (sum(one[key] * one["units"] for one in told if one["value"] is not None) / units
-                       for key in ("value", "chance"))  # fmt: skip
-        yield from ("", f"Heat maps: of {units} slices with a lesion that were called positive, the hottest place lay "
-                        f"in it or beside it in {hit:.2f}; pointing blindly reaches {chance:.2f}.")  # fmt: skip
+        hit, chance = (
+            sum(one[key] * one["units"] for one in told if one["value"] is not None) / units
+            for key in ("value", "chance")
+        )
+        yield from (
+            "",
+            f"Heat maps: of {units} slices with a lesion that were called positive, the hottest place lay "
+            f"in it or beside it in {hit:.2f}; pointing blindly reaches {chance:.2f}.",
+        )
 
 
 def remarks(workspace: Path, table: pd.DataFrame) -> Iterable[str]:

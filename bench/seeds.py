@@ -28,8 +28,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def story(job: tuple[int, bool]) -> dict[str, Any]:
     """One seed: the first model of each task, then the challenger that also learned from the new scanner."""
-    from data import phantom
-    from lineage import keys, places
+    from data.phantom import batch as phantom_batch
+    from data.phantom import scanner as phantom_scanner
+    from lineage import keys, paths
     from pipelines import params
     from pipelines.commands import demo
 
@@ -39,12 +40,14 @@ def story(job: tuple[int, bool]) -> dict[str, Any]:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["ONCOLOOP_HOME"] = f"{scratch}/var"
-        places.set_environment()
+        paths.set_environment()
         keys.create()
         for number, (name, scanner, patients, slices) in enumerate(demo.FIRST):
             batch, source = Path(scratch, name, "first"), Path(scratch, "inbox", name)
             task = settings.tasks[name]
-            phantom.write_batch(source, task, patients, phantom.SCANNERS[scanner], 10 * seed + number, slices)
+            phantom_batch.write_batch(
+                source, task, patients, phantom_scanner.SCANNERS[scanner], 10 * seed + number, slices
+            )
             admit(source, batch, task, settings, epoch=1)
             metrics, _ = learn(batch.parent, task, settings, "1")
             verdict = judge(metrics, None, None, settings, f"{name}/1")
@@ -52,8 +55,8 @@ def story(job: tuple[int, bool]) -> dict[str, Any]:
             row[name] = f"{verdict.outcome.value} {metrics['test']['auroc']['value']:.3f} ({simple:.3f})"
         task = settings.tasks[demo.WATCHED]
         source, folder = Path(scratch, "inbox", "shifted"), Path(scratch, demo.WATCHED)
-        scanner = phantom.SCANNERS[demo.SHIFTED_SCANNER]
-        phantom.write_batch(source, task, demo.SHIFTED, scanner, 10 * seed + 9, demo.SLICES, sham=sham)
+        scanner = phantom_scanner.SCANNERS[demo.SHIFTED_SCANNER]
+        phantom_batch.write_batch(source, task, demo.SHIFTED, scanner, 10 * seed + 9, demo.SLICES, sham=sham)
         admit(source, folder / "shifted", task, settings, epoch=2)
         metrics, predictions = learn(folder, task, settings, "2")
         verdict = judge(metrics, predictions, folder, settings, f"{task.name}/2")
@@ -72,25 +75,36 @@ def story(job: tuple[int, bool]) -> dict[str, Any]:
 
 def admit(source: Path, target: Path, task: Any, settings: Any, epoch: int) -> None:
     """The batch de-identified and described, its clusters assigned to sides."""
-    from data import index, split
+    from data.batch import manifest as batch_manifest
+    from data.dataset import cohorts as dataset_cohorts
 
     target.mkdir(parents=True)
-    manifest = index.index_batch(source, target, task, workers=1).manifest
+    manifest = batch_manifest.index_batch(source, target, task, workers=1).manifest
     manifest.to_csv(target / "manifest.csv", index=False)
     cohorts = target.parent / "cohorts.csv"
-    known = split.read_cohorts(cohorts)
-    split.append_cohorts(cohorts, split.assign(manifest, known, settings.split, epoch, target.name, task))
+    known = dataset_cohorts.read_cohorts(cohorts)
+    dataset_cohorts.append_cohorts(
+        cohorts, dataset_cohorts.assign(manifest, known, settings.split, epoch, target.name, task)
+    )
 
 
 def learn(folder: Path, task: Any, settings: Any, version: str) -> tuple[dict[str, Any], Any]:
     """Pack, fit and evaluate all that was admitted; metrics and predictions on the test side."""
-    from data import batches, split
-    from training import evaluate, fit
+    from data.dataset import cohorts as dataset_cohorts
+    from data.dataset import shards as dataset_shards
+    from training.evaluation import evaluate
+    from training.fitting import fit
 
     shards, model, evaluation = (folder / f"{name}-{version}" for name in ("shards", "model", "evaluation"))
     admitted = sorted(path.parent for path in folder.glob("*/manifest.csv"))
-    batches.pack(admitted, split.named(split.read_cohorts(folder / "cohorts.csv"), admitted), task, shards, workers=1)
-    units = batches.load(shards)
+    dataset_shards.pack(
+        admitted,
+        dataset_cohorts.named(dataset_cohorts.read_cohorts(folder / "cohorts.csv"), admitted),
+        task,
+        shards,
+        workers=1,
+    )
+    units = dataset_shards.load(shards)
     fit.fit(units, task, settings.fit_of(task.name), model)
     evaluate.evaluate(units, task, model, settings.calibrate, settings.evaluate, evaluation)
     return json.loads((evaluation / "metrics.json").read_text()), evaluate.read_predictions(evaluation)
@@ -98,15 +112,16 @@ def learn(folder: Path, task: Any, settings: Any, version: str) -> tuple[dict[st
 
 def judge(metrics: dict[str, Any], mine: Any, folder: Path | None, settings: Any, subject: str) -> Any:
     """The training gate; the first model of `folder`, if given, is champion and anchor at once."""
-    from data import batches
-    from training import compare, evaluate, gate
+    from data.dataset import shards as dataset_shards
+    from training.evaluation import evaluate
+    from training.promotion import comparison, gate
 
     champion = None
     if folder is not None:
         task = settings.tasks[subject.split("/")[0]]
-        units = batches.load(folder / "shards-2")
+        units = dataset_shards.load(folder / "shards-2")
         theirs = evaluate.predictions(units, served(folder), task, settings.serving.engine)
-        champion = compare.compare(mine, theirs, settings.promotion, "champion 1")
+        champion = comparison.compare(mine, theirs, settings.promotion, "champion 1")
     return gate.promote(subject, metrics, champion, champion, settings.promotion)
 
 
@@ -146,8 +161,9 @@ def main() -> None:
             sys.stderr.write(json.dumps(row) + "\n")
             if arguments.keep is not None:
                 arguments.keep.write_text(json.dumps(rows, indent=1))
-    whole = sum(all(str(row[part]).startswith("pass") for part in row if part.endswith(("-ct", "-mr", "ger")))
-                for row in rows)  # fmt: skip
+    whole = sum(
+        all(str(row[part]).startswith("pass") for part in row if part.endswith(("-ct", "-mr", "ger"))) for row in rows
+    )
     if arguments.json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     else:

@@ -43,8 +43,9 @@ from bench.staged import (
     usual,
     workers_mb,
 )
-from lineage import keys, people, places, store
-from serving import served as releases
+from lineage import accounts, keys, paths
+from lineage.record import database
+from serving.bundle import bento_server as releases
 
 EMPTY = """
 import bentoml
@@ -60,7 +61,7 @@ class Empty:
 def measure(name: str, work: Path, options: argparse.Namespace, token: str) -> dict[str, Any]:
     """Everything of one network."""
     source = made(work / name, name)
-    tag, folder = release(places.home() / "releases" / name, source, name, options.precision)
+    tag, folder = release(paths.home() / "releases" / name, source, name, options.precision)
     series_files, one = slices(SLICES), slices(1)
     kinds = {"dicom": one, "jpeg": [("a.jpg", picture())], "series": series_files}
     forms = {kind: load.form(files, TASK, "/predict", releases.shown(token)) for kind, files in kinds.items()}
@@ -106,9 +107,10 @@ def beside(kind: str, bare_once: Callable[[], float], asked_once: Callable[[], f
     pairs = [(bare_once(), asked_once()) for _ in range(3)]
     alone, answer = (statistics.median(one) for one in zip(*pairs, strict=True))
     return {
-        f"{kind}_bare_ms": round(1000 * alone, 2), f"{kind}_p50_ms": round(1000 * answer, 2),
+        f"{kind}_bare_ms": round(1000 * alone, 2),
+        f"{kind}_p50_ms": round(1000 * answer, 2),
         f"{kind}_factor": round(answer / alone, 2),
-    }  # fmt: skip
+    }
 
 
 def crowd(url: str, request: bytes, process: psutil.Process, options: argparse.Namespace) -> dict[str, Any]:
@@ -121,22 +123,27 @@ def crowd(url: str, request: bytes, process: psutil.Process, options: argparse.N
     refused = sorted(flood.refusals)
     return {
         "64_users": {
-            "seconds": options.crowd, "answers": len(many.latencies), "statuses": many.statuses,
-            "p50_ms": round(1000 * many.percentile(0.5)), "p99_ms": round(1000 * many.percentile(0.99)),
+            "seconds": options.crowd,
+            "answers": len(many.latencies),
+            "statuses": many.statuses,
+            "p50_ms": round(1000 * many.percentile(0.5)),
+            "p99_ms": round(1000 * many.percentile(0.99)),
             "p99_over_p50": round(many.percentile(0.99) / many.percentile(0.5), 2),
-            "mb_before": round(before), "mb_after": round(after),
+            "mb_before": round(before),
+            "mb_after": round(after),
         },
         "400_users": {
             "statuses": flood.statuses,
             "refused_after_p50_ms": round(1000 * refused[len(refused) // 2]) if refused else None,
-            "one_user_afterwards_p50_ms": round(1000 * again.percentile(0.5), 2), "statuses_afterwards": again.statuses,
+            "one_user_afterwards_p50_ms": round(1000 * again.percentile(0.5), 2),
+            "statuses_afterwards": again.statuses,
         },
-    }  # fmt: skip
+    }
 
 
 def readiness(work: Path, tag: str, rounds: int) -> dict[str, float]:
     """Median seconds until the product's server and an empty BentoML service are ready, in turn."""
-    from serving import served as products
+    from serving.bundle import bento_server as products
 
     (work / "empty_service.py").write_text(EMPTY)
     seconds: dict[str, list[float]] = {"product": [], "empty": []}
@@ -169,11 +176,11 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["ONCOLOOP_HOME"] = f"{scratch}/var"
-        os.environ |= places.environment()
+        os.environ |= paths.environment()
         keys.create()
-        store.migrate()
-        people.add("bench", "clinician")
-        token = people.issue("bench", "predict", 1)
+        database.migrate()
+        accounts.add("bench", "clinician")
+        token = accounts.issue("bench", "predict", 1)
         found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "isa": options.isa or "all"}
         for name in options.networks:
             sys.stderr.write(f"{name}\n")

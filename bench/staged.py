@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from lineage import store
+from lineage.record import database
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = {"small": 128, "resnet50": 224}
@@ -27,21 +27,21 @@ import dataclasses
 from pathlib import Path
 import keras
 from pipelines import params
-from training import export, model
+from training.network import model, onnx_export
 folder, name, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 settings = dataclasses.replace(params.load(Path(sys.argv[4])).fit, backbone=name, weights="none")
 keras.utils.set_random_seed(0)
 network = model.build(settings, 3, size)
 network.save(folder / "network.keras")
-export._write_head(network, folder / "head.npz")
-export._write_graph(network, folder / "graph.onnx")
+onnx_export._write_head(network, folder / "head.npz")
+onnx_export._write_graph(network, folder / "graph.onnx")
 """
 
 
 def made(folder: Path, name: str) -> Path:
     """The exported graph, the linear layer, the reference, and the same network for Keras."""
-    from serving import outlier
-    from serving.graph import Graph
+    from serving.inference import outlier
+    from serving.inference.graph import Graph
 
     folder.mkdir(parents=True)
     run([sys.executable, "-c", MAKE, str(folder), name, str(SIZES[name]), str(ROOT)], {"PYTHONPATH": str(ROOT)})
@@ -53,33 +53,46 @@ def made(folder: Path, name: str) -> Path:
 def release(folder: Path, source: Path, name: str, precision: str) -> tuple[str, Path]:
     """A Bento of that network, as the product builds it."""
     from pipelines import params
-    from serving import bundle
+    from serving.bundle import bento_build
 
     settings = params.load(ROOT)
     task = settings.tasks[TASK]
     facts = {
-        "title": task.title, "modality": "CT", "organ": task.organ, "body_parts": list(task.body_parts),
-        "classes": list(task.classes), "positive": list(task.positive), "unit": task.unit,
-        "pixels": {"size": SIZES[name], "window": list(task.pixels.window or ())}, "pooling": {"rule": "topk", "k": 3},
-        "temperature": 1.0, "threshold": 0.5, "precision": precision, "outlier_distance": 1e9, "version": "1",
-        "note": "weights by chance", "prevalence": 0.5, "conformal": None,
-    }  # fmt: skip
+        "title": task.title,
+        "modality": "CT",
+        "organ": task.organ,
+        "body_parts": list(task.body_parts),
+        "classes": list(task.classes),
+        "positive": list(task.positive),
+        "unit": task.unit,
+        "pixels": {"size": SIZES[name], "window": list(task.pixels.window or ())},
+        "pooling": {"rule": "topk", "k": 3},
+        "temperature": 1.0,
+        "threshold": 0.5,
+        "precision": precision,
+        "outlier_distance": 1e9,
+        "version": "1",
+        "note": "weights by chance",
+        "prevalence": 0.5,
+        "conformal": None,
+    }
     serving = {"engine": "openvino", "keep_scans": False, "abstain_below": 0.0, "max_upload_mb": 128}
-    manifest = {"release": name, "created": store.now(), "tasks": {TASK: facts}, "serving": serving}
+    manifest = {"release": name, "created": database.now(), "tasks": {TASK: facts}, "serving": serving}
     warmups = [("warm-up.dcm", slices(1)[0][1], TASK)]
-    built = bundle.assemble(folder, manifest, {TASK: source}, warmups)
-    return bundle.build(built), built
+    built = bento_build.assemble(folder, manifest, {TASK: source}, warmups)
+    return bento_build.build(built), built
 
 
 def slices(count: int) -> list[tuple[str, bytes]]:
     """A series of phantom chest CT, enlarged to 512 × 512, as DICOM files."""
     import pydicom
 
-    from data import phantom, phantom_files
+    from data.phantom import files as phantom_files
+    from data.phantom import study as phantom_study
     from pipelines import params
 
     task = params.load(ROOT).tasks[TASK]
-    study = phantom.study(task, phantom.usual(task), 5, 0, task.positive[0])
+    study = phantom_study.study(task, phantom_study.usual(task), 5, 0, task.positive[0])
     files = []
     for number in range(count):
         pixels, pixel = study.slice(number, count)
@@ -96,7 +109,7 @@ def picture() -> bytes:
     """The first slice through the task's window, as JPEG."""
     from PIL import Image
 
-    from data.read import read
+    from data.scan.read import read
 
     values = read("a.dcm", slices(1)[0][1]).pixels[0]
     stream = io.BytesIO()
@@ -106,18 +119,18 @@ def picture() -> bytes:
 
 def bare(folder: Path, files: list[tuple[str, bytes]], runs: int) -> float:
     """Median seconds of decoding, preprocessing, graph and map, in this process."""
-    from data import pixels, read
-    from data.series import series
-    from serving import explain
-    from serving.release import load_release
+    from data.scan import preprocess, read
+    from data.scan.series import series
+    from serving.inference import heatmap
+    from serving.inference.release import load_release
 
     model, seconds = load_release(folder).models[TASK], []
     for _ in range(runs + 2):
         begun = time.perf_counter()
         scans = [read.read(name, content) for name, content in files]
         scan = series(scans) if len(scans) > 1 else scans[0]
-        _, features = model.graph.run(pixels.scan_pixels(scan, model.pixels))
-        explain.base64_png(explain.heat(features[0], model.kernel, 0))
+        _, features = model.graph.run(preprocess.scan_pixels(scan, model.pixels))
+        heatmap.base64_png(heatmap.heat(features[0], model.kernel, 0))
         seconds.append(time.perf_counter() - begun)
     return statistics.median(seconds[2:])
 
@@ -125,7 +138,7 @@ def bare(folder: Path, files: list[tuple[str, bytes]], runs: int) -> float:
 @contextmanager
 def served(tag: str, environment: dict[str, str]) -> Iterator[tuple[str, psutil.Process]]:
     """The product's server of a Bento, ready."""
-    from serving import served as products
+    from serving.bundle import bento_server as products
 
     os.environ |= environment
     server = products.start(tag, workers=2)
@@ -169,8 +182,8 @@ def wait(url: str, seconds: float, process: psutil.Popen) -> None:
 
 def front(url: str, name: str) -> tuple[list[str], str]:
     """The command of the desk in front of that release, and its address."""
-    from desk import traffic
-    from serving.served import free_port
+    from desk.traffic import traffic
+    from serving.bundle.bento_server import free_port
 
     traffic.move(name, url, "system")
     port = free_port()
@@ -180,7 +193,7 @@ def front(url: str, name: str) -> tuple[list[str], str]:
 
 def usual(source: Path, workers: int) -> tuple[list[str], str, dict[str, str]]:
     """The command of the usual way, its address and its environment; 0 workers is `flask run`."""
-    from serving.served import free_port
+    from serving.bundle.bento_server import free_port
 
     port = free_port()
     environment = {"NETWORK": str(source / "network.keras"), "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -16,9 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from data.batches import Units
+from data.dataset.shards import Units
 from data.record import Side, Task
-from training import crossval, figures
+from training.evaluation import cross_validation, metrics
 from training.settings import EvaluateSettings
 
 RADII = (1, 2, 4)  # pixels of what the network sees
@@ -42,7 +42,7 @@ def judged(units: Units, task: Task, settings: EvaluateSettings, folds: int) -> 
     """Figures of the out-of-fold judgements by texture alone; the class of the largest probability is the answer."""
     told = np.stack([np.concatenate([patterns(one[..., 0], radius) for radius in RADII]) for one in units.pixels])
     found = []
-    for dealt in crossval.deal(units, folds, settings.seed):
+    for dealt in cross_validation.deal(units, folds, settings.seed):
         test = (dealt.table["side"] == Side.TEST.value).to_numpy()
         model = make_pipeline(
             StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=ROUNDS)
@@ -51,13 +51,16 @@ def judged(units: Units, task: Task, settings: EvaluateSettings, folds: int) -> 
         sure = model.predict_proba(told[test])
         table = dealt.table.loc[test, ["unit_id", "cluster", "label"]]
         found.append(_table(table, sure, task))
-    return figures.figures(pd.concat(found, ignore_index=True), task.classes, settings, task.ordered)
+    return metrics.figures(pd.concat(found, ignore_index=True), task.classes, settings, task.ordered)
 
 
 def _table(table: pd.DataFrame, sure: NDArray[np.float64], task: Task) -> pd.DataFrame:
     answers = [task.classes[place] for place in sure.argmax(axis=1)]
     chances = {f"p_{name}": sure[:, place] for place, name in enumerate(task.classes)}
     return table.assign(
-        positive=table["label"].isin(task.positive).astype(int), score=sure[:, task.positive_index].sum(axis=1),
-        flagged=np.isin(answers, task.positive).astype(int), predicted=answers, **chances,
-    )  # fmt: skip
+        positive=table["label"].isin(task.positive).astype(int),
+        score=sure[:, task.positive_index].sum(axis=1),
+        flagged=np.isin(answers, task.positive).astype(int),
+        predicted=answers,
+        **chances,
+    )

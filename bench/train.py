@@ -76,8 +76,9 @@ def rounds(found: dict[str, list[str]], count: int) -> dict[str, list[float]]:
     """Seconds of the rounds of each row, one row after the other in every round."""
     workers: dict[str, Any] = {}
     for name, command in found.items():
-        workers[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+        workers[name] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         if workers[name].stdout.readline() != "ready\n":
             sys.exit(f"the row {name} could not start; run it to see why: {' '.join(command)}")
     seconds: dict[str, list[float]] = {name: [] for name in workers}
@@ -110,23 +111,30 @@ def ours(asked: argparse.Namespace) -> None:
 
     import keras
 
-    from data.batches import Units
+    from data.dataset.shards import Units
     from pipelines import params
-    from training import devices, learner, model, stages
+    from training.fitting import fine_tuning, training_loop
+    from training.network import devices, model
     from training.settings import AugmentSettings
 
     shipped = params.load(ROOT)
-    settings = replace(shipped.fit, backbone="small", batch_size=asked.batch, epochs=asked.rounds + 1,
-                       class_weights=False, precision=asked.precision)  # fmt: skip
+    settings = replace(
+        shipped.fit,
+        backbone="small",
+        batch_size=asked.batch,
+        epochs=asked.rounds + 1,
+        class_weights=False,
+        precision=asked.precision,
+    )
     devices.deterministic(settings.seed)
     random, count = np.random.default_rng(0), asked.batch * asked.steps
     pixels = random.random((count, SIZE, SIZE, 1), np.float32)
     units = Units(None, pixels, np.arange(count) % CLASSES)  # type: ignore[arg-type]
-    feed = learner.feed_of(units, settings, shipped.task("lung-ct"))
+    feed = training_loop.feed_of(units, settings, shipped.task("lung-ct"))
     network = model.build(settings, CLASSES, SIZE)
     if asked.one == "memory":
         settings = replace(settings, augment=AugmentSettings(0, 0, 0, False, 0, 0, 0))
-    made = learner.learner(network, settings, stages.stages(settings)[0], asked.steps, ordered=False)
+    made = training_loop.learner(network, settings, fine_tuning.stages(settings)[0], asked.steps, ordered=False)
     if asked.one == "memory":
         made = plain(network, made)
     clock = [0.0]
@@ -141,8 +149,13 @@ def ours(asked: argparse.Namespace) -> None:
         sys.stdout.write(f"{time.perf_counter() - clock[0]:.6f}\n" if epoch else "ready\n")
         sys.stdout.flush()
 
-    made.fit(memory(feed) if asked.one == "memory" else feed.source(), epochs=settings.epochs, shuffle=False, verbose=0,
-             callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)])  # fmt: skip
+    made.fit(
+        memory(feed) if asked.one == "memory" else feed.source(),
+        epochs=settings.epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)],
+    )
 
 
 def plain(network: Any, like: Any) -> Any:

@@ -1,1 +1,1 @@
-"""What we see: scans read, de-identified, validated, split and packed."""
+"""Scans and labels: read, de-identify, validate, deduplicate and split them. No model and no server here."""

@@ -11,22 +11,27 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from lineage.fault import Fault
+from lineage.errors import Fault
 
 MAX_BYTES = 256 * 2**20
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
-)  # fmt: skip
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 EIGHT_BIT = ("cp1252", "iso8859_15", "cp1250", "cp1251", "cp1253", "cp1254", "mac_roman", "cp850")
 NO_BREAK = dict.fromkeys(map(ord, "\u00a0\u2007\u202f\u3000"), " ")
 INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"), "")
 OTHER_LETTERS = re.compile(r"[^\s,;]*[^\x00-\x7f\s,;][^\s,;]*")  # words that hold any but those of ASCII
 FOREIGN = {
-    b"PK\x03\x04": "an Excel workbook or another archive", b"\xd0\xcf\x11\xe0": "an old Excel workbook",
-    b"<": "a page of HTML or XML", b"version https://git-lfs": "a pointer of git LFS, whose content was not fetched",
-}  # fmt: skip
+    b"PK\x03\x04": "an Excel workbook or another archive",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"<": "a page of HTML or XML",
+    b"version https://git-lfs": "a pointer of git LFS, whose content was not fetched",
+}
 LARGEST_GUESS = 2**24  # bytes of a table whose encoding is looked for
 SCIENTIFIC = re.compile(r"\d+([.,]\d+)?[eE][+-]\d+")
 EXACT = 15  # digits of a number that a spreadsheet keeps

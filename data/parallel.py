@@ -16,14 +16,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TypeVar
 
-from lineage.fault import Fault
+from lineage.errors import Fault
 
 ENOUGH = 400  # jobs that outweigh the start of the first process, 2 seconds of imports; later ones start at once
 # What the server imports, so that no process has to: the program itself, and what examining a scan will ask for.
 PRELOADED = [
     "__main__",
-    "data.examine",
-    "data.batches",
+    "data.batch.examine_scan",
+    "data.dataset.shards",
     "pydicom.pixels",
     "openjpeg",
     "libjpeg",

@@ -8,6 +8,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from lineage.errors import Fault
+
 
 class Modality(StrEnum):
     """The kinds of scan that a task can ask for."""
@@ -148,7 +150,7 @@ class Scan:
     never an identity; `patient_id` is the identity as the file gives it, for the pseudonym only, and `identity` all
     that its header says of whose it is, for comparison only. `affine` (4 × 4) takes
     (slice, row, column, 1) to mm in the patient, `directions` are those in which the file stores columns, rows and
-    slices: see data/geometry.py. None and "" where the file does not say. `padding` is the
+    slices: see data/scan/geometry.py. None and "" where the file does not say. `padding` is the
     mask of pixels outside of the field of view, which hold what surrounds a body; None where there are none. `hides`
     says whether the file's pixel data hold anything that `pixels` don't show. `left_out`
     names the files of a series that are none of its slices, and says why. `order` holds the number of each slice in its
@@ -173,14 +175,69 @@ class Scan:
 
 REQUIRED_METADATA = ("file_name", "patient_id", "task", "label")
 OPTIONAL_METADATA = (
-    "slice", "study_date", "site", "scanner", "sex", "age", "labeller", "labelled_at", "truth", "stage", "group",
-    "lesion_mm", "mask", "lesion_value",
-)  # fmt: skip
+    "slice",
+    "study_date",
+    "site",
+    "scanner",
+    "sex",
+    "age",
+    "labeller",
+    "labelled_at",
+    "truth",
+    "stage",
+    "group",
+    "lesion_mm",
+    "mask",
+    "lesion_value",
+)
 
-# One row of a batch's manifest.csv is one unit (a slice). Descriptions of `data/describe.py` follow these columns.
+# One row of a batch's manifest.csv is one unit (a slice). Descriptions of `data/scan/slice_features.py` follow these
+# columns.
 MANIFEST = (
-    "unit_id", "file", "slice", "sha256", "stored_sha256", "pixels_blake3", "dhash", "task", "label", "truth",
-    "patient", "cluster", "case", "study_date", "site", "scanner", "sex", "age", "labeller", "labelled_at", "stage",
-    "lesion_mm", "outlined", "spelling", "header_patient", "header_person", "header_study", "header_series",
-    "header_frame", "header_instance", "header_others", "header_name", "header_birth", "group_spelling",
-)  # fmt: skip
+    "unit_id",
+    "file",
+    "slice",
+    "sha256",
+    "stored_sha256",
+    "pixels_blake3",
+    "dhash",
+    "task",
+    "label",
+    "truth",
+    "patient",
+    "cluster",
+    "case",
+    "study_date",
+    "site",
+    "scanner",
+    "sex",
+    "age",
+    "labeller",
+    "labelled_at",
+    "stage",
+    "lesion_mm",
+    "outlined",
+    "spelling",
+    "header_patient",
+    "header_person",
+    "header_study",
+    "header_series",
+    "header_frame",
+    "header_instance",
+    "header_others",
+    "header_name",
+    "header_birth",
+    "group_spelling",
+)
+
+
+INDEPENDENT = ("patient", "group")
+
+
+def check_cluster(task: Task) -> None:
+    """Refuse a task whose cohorts would be split by image: slices of one patient are not independent."""
+    if task.cluster not in INDEPENDENT:
+        raise Fault(
+            f"task {task.name}: `cluster: {task.cluster}` would put pictures of one patient on both sides of the "
+            f"split; set it to {' or '.join(INDEPENDENT)} in params.yaml"
+        )

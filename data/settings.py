@@ -19,7 +19,8 @@ class IngestSettings:
 
     `quarantine` is `scan` (only what fails stays out) or `batch` (one failing unit keeps the whole batch out);
     `max_failing` is the share of failing units above which the whole batch stays out all the same;
-    `near_duplicate_likeness` is the correlation of the detail of two pictures laid over each other (data/alignment.py);
+    `near_duplicate_likeness` is the correlation of the detail of two pictures laid over each other
+    (data/duplicates/image_alignment.py);
     `shortcut_accuracy` is the balanced accuracy at which header and border facts alone are called a shortcut;
     `disagreement` of several readers of one scan: `majority` (a tie is sent back) or `refuse` (any is sent back).
     """

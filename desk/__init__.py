@@ -1,1 +1,1 @@
-"""Who sees and does: the web front for clinicians, engineers and auditors."""
+"""The web front for clinicians, engineers and auditors."""

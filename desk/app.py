@@ -18,10 +18,14 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from desk import answer, audit, cases, decisions, models, report, shelf, signin, tool_rules, tools, watch
-from desk.render import FOLDER, page
-from lineage import places, store
-from lineage.fault import Fault
+from desk.accounts import signin
+from desk.pages import audit, cases, decisions, models, report, tool_reports, watch
+from desk.templates import FOLDER, page
+from desk.tools import allowed_routes, proxy
+from desk.traffic import predict_proxy
+from lineage import paths
+from lineage.errors import Fault
+from lineage.record import database
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ HEADERS = {
 
 def create() -> Starlette:
     """The application of the workspace that ONCOLOOP_HOME names."""
-    places.set_environment()
+    paths.set_environment()
     return Starlette(
         routes=routes(),
         middleware=[Middleware(Guarded)],
@@ -56,8 +60,8 @@ def create() -> Starlette:
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     """The database is brought up to date, and the connections to the releases are held, while the desk is open."""
-    await run_in_threadpool(store.migrate)
-    async with answer.counter() as counter:
+    await run_in_threadpool(database.migrate)
+    async with predict_proxy.counter() as counter:
         app.state.counter = counter
         yield
 
@@ -73,7 +77,7 @@ def routes() -> list[BaseRoute]:
         Route("/signin", signin.signin),
         Route("/leave", done(signin.leave), methods=["POST"], middleware=forms),
         Route("/", shown(cases.home)),
-        Route("/api/predict", answer.predict, methods=["POST"]),
+        Route("/api/predict", predict_proxy.predict, methods=["POST"]),
         Route("/cases", shown(cases.listed, "clinician")),
         Route("/cases/{id}", shown(cases.one, "clinician")),
         Route("/cases/{id}/card", shown(cases.card, "clinician")),
@@ -83,12 +87,12 @@ def routes() -> list[BaseRoute]:
         Route("/watch", shown(watch.listed, "engineer")),
         Route("/decisions", shown(decisions.listed, "engineer")),
         Route("/decisions", done(decisions.decide, "engineer"), methods=["POST"], middleware=forms),
-        Route("/tools/{name}", shown(tools.opened, *tool_rules.READERS)),
+        Route("/tools/{name}", shown(proxy.opened, *allowed_routes.READERS)),
         Route("/ledger", shown(audit.events, "auditor")),
         Route("/verify", shown(audit.verify, "auditor")),
         Route("/trace", shown(audit.traced, "auditor")),
         Route("/people", shown(audit.listed, "auditor")),
-        Route("/shelf/{permit}/{room}/{path:path}", shelf.show),
+        Route("/shelf/{permit}/{room}/{path:path}", tool_reports.show),
         Mount("/static", StaticFiles(directory=FOLDER / "static")),
     ]
 
@@ -124,7 +128,7 @@ SENTENCES = {"Not Found": "There is no such page.", "Method Not Allowed": "This 
 
 async def _sorry(request: Request, status: int, sentence: str) -> Response:
     if request.url.path.startswith("/api/"):
-        return answer.problem(status, sentence)
+        return predict_proxy.problem(status, sentence)
     try:
         who = await run_in_threadpool(signin.visitor, request)
         _ = who and who.csrf

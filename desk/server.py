@@ -9,7 +9,7 @@ import sys
 
 import uvicorn
 
-from serving.connection import Connection, Peers
+from serving.http.connection import Connection, Peers
 
 HOST = "127.0.0.1"
 PER_PEER = "ONCOLOOP_PEER_CONNECTIONS"  # behind a proxy on this machine, all peers are one
@@ -26,9 +26,16 @@ def serve(factory: str, port: int, beside: bool = False) -> None:
     """
     Connection.peers = Peers(int(os.environ.get(PER_PEER) or DEFAULT_PER_PEER), TOTAL)
     config = uvicorn.Config(
-        factory, factory=True, http=Connection, ws="none", loop="uvloop", server_header=False, log_level="warning",
-        timeout_graceful_shutdown=GRACE, backlog=BACKLOG,
-    )  # fmt: skip
+        factory,
+        factory=True,
+        http=Connection,
+        ws="none",
+        loop="uvloop",
+        server_header=False,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE,
+        backlog=BACKLOG,
+    )
     with _bound(port, beside) as listening:
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -1,1 +1,1 @@
-"""The record that everything stands on: verdicts, ledger, journal, registry, people."""
+"""The record: ledger, journal, accounts, keys, lineage queries. It imports no other package."""

@@ -11,10 +11,11 @@ import hmac
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lineage import keys, ledger, people
-from lineage.fault import Fault
+from lineage import accounts, keys
+from lineage.errors import Fault
 from lineage.fingerprint import canonical
-from lineage.ledger import Event
+from lineage.record import ledger
+from lineage.record.ledger import Event
 
 # The kinds of rows that say what somebody decided, and what a person must be allowed to do for each (`people.ACTIONS`).
 KINDS = {
@@ -38,7 +39,7 @@ def record(kind: str, subject: str, facts: dict[str, Any], actor: str) -> Event:
     if kind not in KINDS:
         raise Fault(f"{kind!r} is no kind of decision; the kinds are {', '.join(KINDS)}")
     if not _may(actor, kind):
-        allowed = " and ".join(people.ACTIONS[KINDS[kind]])
+        allowed = " and ".join(accounts.ACTIONS[KINDS[kind]])
         raise Fault(f"{actor} may not decide this: {KINDS[kind]} is for {allowed}s who are signed in")
     signed_facts = facts | {SIGNED_AT: datetime.now(UTC).isoformat(timespec="microseconds")}
     return ledger.append(
@@ -112,9 +113,9 @@ def facts(event: Event) -> dict[str, Any]:
 
 def _may(actor: str, kind: str) -> bool:
     """Whether somebody may decide; the system where programs ask, and else as long as there are no accounts."""
-    if actor == people.SYSTEM:
-        return kind in ASKED_BY_PROGRAMS or not people.open_accounts()
-    return people.may(actor, KINDS[kind])
+    if actor == accounts.SYSTEM:
+        return kind in ASKED_BY_PROGRAMS or not accounts.open_accounts()
+    return accounts.may(actor, KINDS[kind])
 
 
 def _signature(kind: str, subject: str, actor: str, told: dict[str, Any]) -> str:

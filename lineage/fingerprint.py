@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lineage.fault import Fault
+from lineage.errors import Fault
 
-ROOMS = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 CODE = (".py", ".lock")
+TOP_LEVEL = "/top-level"  # names the files of a package without its sub-packages
 
 
 def file_sha256(path: Path) -> str:
@@ -74,28 +75,35 @@ def tree(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
-def code(rooms: tuple[str, ...]) -> dict[str, Any]:
-    """What code is installed: `files` with their SHA-256, the package's `version`, and its `commit` if known.
+def code(packages: tuple[str, ...]) -> dict[str, Any]:
+    """What code is installed: `files` with their SHA-256, the product's `version`, and its `commit` if there is one.
 
-    The rooms are looked for beside this one, so that a workspace's own `data/` folder can't shadow them.
+    A package is named by its folder: "data/scan" with its sub-packages, "data/top-level" without them. They are
+    looked up
+    beside this one, so that a workspace's own `data/` folder cannot shadow them. Fault if one is missing.
     """
-    files = {path.relative_to(ROOMS).as_posix(): file_sha256(path) for room in rooms for path in _sources(room)}
-    return {"files": files, "version": _version(), "commit": _commit(ROOMS)}
+    paths = {path for package in packages for path in sources(package)}
+    files = {path.relative_to(ROOT).as_posix(): file_sha256(path) for path in sorted(paths)}
+    return {"files": files, "version": _version(), "commit": _commit(ROOT)}
 
 
-def _sources(room: str) -> list[Path]:
-    """The source files of one room and of the packages inside it, never the bytes that may lie beside them."""
-    folder = ROOMS / room
+def sources(package: str, suffixes: tuple[str, ...] = CODE) -> list[Path]:
+    """The files of a package with one of these endings; never other files that may be beside them."""
+    folder = ROOT / package.removesuffix(TOP_LEVEL)
     if not (folder / "__init__.py").is_file():
-        raise Fault(f"there is no room {room!r} beside {ROOMS}; the installation is damaged, install it again")
-    packages = [folder, *sorted(path.parent for path in folder.glob("*/**/__init__.py"))]
-    return sorted(path for package in packages for path in package.iterdir() if path.suffix in CODE)
+        raise Fault(f"there is no package {package!r} in {ROOT}; the installation is damaged, install it again")
+    folders = (
+        [folder]
+        if package.endswith(TOP_LEVEL)
+        else [folder, *(path.parent for path in folder.glob("*/**/__init__.py"))]
+    )
+    return sorted(path for folder in folders for path in folder.iterdir() if path.suffix in suffixes)
 
 
 def _version() -> str:
     try:
         return version("oncoloop")
-    except PackageNotFoundError:  # inside a release the rooms are copied, not installed
+    except PackageNotFoundError:  # inside a release the packages are copied, not installed
         return "unknown"
 
 

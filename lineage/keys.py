@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from lineage.fault import Fault
-from lineage.places import home, place
+from lineage.errors import Fault
+from lineage.paths import home, place
 
 PURPOSES = ("pseudonym", "signin", "signature", "scans", "decision", "door")
 KEY_BYTES = 32

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 from urllib.request import urlopen
 
-from lineage import artifacts, ledger
-from lineage.fault import Fault
-from lineage.places import home, place, set_environment
+from lineage import model_files
+from lineage.errors import Fault
+from lineage.paths import home, place, set_environment
+from lineage.record import ledger
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,14 +56,14 @@ def download(task: str, version: str) -> Path:
     target = place("mlflow", "downloads", task, version)
     target.mkdir(parents=True, exist_ok=True)
     folder = _fetch(task, version, target)
-    artifacts.check(task, version, folder)
+    model_files.check(task, version, folder)
     return folder
 
 
 def check_artifacts(task: str, version: str) -> None:
     """Fault that names the first file in MLflow which is not what the gate judged."""
     with tempfile.TemporaryDirectory(dir=home()) as target:
-        artifacts.check(task, version, _fetch(task, version, Path(target)))
+        model_files.check(task, version, _fetch(task, version, Path(target)))
 
 
 def changed_artifacts(task: str, version: str) -> dict[str, str | None]:
@@ -70,11 +71,11 @@ def changed_artifacts(task: str, version: str) -> dict[str, str | None]:
 
     Empty for a version whose files were never recorded.
     """
-    hashes = artifacts.recorded(task, version)
+    hashes = model_files.recorded(task, version)
     if hashes is None:
         return {}
     with tempfile.TemporaryDirectory(dir=home()) as target:
-        return artifacts.changed(hashes, _fetch(task, version, Path(target)))
+        return model_files.changed(hashes, _fetch(task, version, Path(target)))
 
 
 def tags(task: str, version: str) -> dict[str, str]:
@@ -174,8 +175,12 @@ def relocate(before: Path) -> None:
     pairs = [(start + spell(old), start + spell(new)) for start in ("", "file://") for spell in (str, quote)]
     with contextlib.closing(sqlite3.connect(path, timeout=HEALTH_S)) as database, database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        columns = [(table, row[1]) for table in tables for row in database.execute(f'PRAGMA table_info("{table}")')
-                   if "CHAR" in row[2].upper() or "TEXT" in row[2].upper()]  # fmt: skip
+        columns = [
+            (table, row[1])
+            for table in tables
+            for row in database.execute(f'PRAGMA table_info("{table}")')
+            if "CHAR" in row[2].upper() or "TEXT" in row[2].upper()
+        ]
         for table, column in columns:
             for was, now in dict(pairs).items():
                 database.execute(

@@ -6,9 +6,10 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from lineage import ledger, people, store
+from lineage import accounts
+from lineage.accounts import Person
 from lineage.fingerprint import text_sha256
-from lineage.people import Person
+from lineage.record import database, ledger
 
 HOURS = 12
 DESK, TOOLS, COMMANDS = "desk", "tools", "command line"
@@ -29,11 +30,11 @@ class Session:
 
 def begin(name: str, place: str, hours: float = HOURS) -> str:
     """Sign a person in at a place; what is to be shown from now on. Fault if there is no such open account."""
-    people.admit(name)
+    accounts.admit(name)
     shown = secrets.token_urlsafe(32)
     until = (datetime.now(UTC) + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    row = {"sha256": text_sha256(shown), "name": name, "place": place, "opened_at": store.now(), "expires_at": until}
-    store.execute(store.sessions.insert().values(row))
+    row = {"sha256": text_sha256(shown), "name": name, "place": place, "opened_at": database.now(), "expires_at": until}
+    database.execute(database.sessions.insert().values(row))
     if place in TOLD:
         ledger.append("person.signed-in", name, {"place": place}, name)
     return shown
@@ -47,9 +48,9 @@ def holder(shown: str, place: str) -> tuple[Person, str] | None:
 
 def of_id(session_id: str, place: str = DESK) -> Person | None:
     """Whose session this is, if it is open."""
-    table = store.sessions
-    rows = store.fetch(table.select().where((table.c.sha256 == session_id) & (table.c.place == place) & _open()))
-    person = people.person(rows[0]["name"]) if rows else None
+    table = database.sessions
+    rows = database.fetch(table.select().where((table.c.sha256 == session_id) & (table.c.place == place) & _open()))
+    person = accounts.person(rows[0]["name"]) if rows else None
     return person if person and person.disabled_at is None else None
 
 
@@ -61,24 +62,25 @@ def hours_left(name: str) -> float:
 
 def end(session_id: str) -> bool:
     """End one sign-in; whether it was open."""
-    table = store.sessions
+    table = database.sessions
     return (
-        store.execute(table.update().where((table.c.sha256 == session_id) & _open()).values(ended_at=store.now())) > 0
+        database.execute(table.update().where((table.c.sha256 == session_id) & _open()).values(ended_at=database.now()))
+        > 0
     )
 
 
 def end_at(name: str, place: str) -> None:
     """End what a person has open at one place."""
-    table = store.sessions
+    table = database.sessions
     here = (table.c.name == name) & (table.c.place == place) & _open()
-    store.execute(table.update().where(here).values(ended_at=store.now()))
+    database.execute(table.update().where(here).values(ended_at=database.now()))
 
 
 def end_all(name: str, actor: str) -> int:
     """End every sign-in of a person, and say so in the ledger; how many there were."""
-    people.person(name)
-    table = store.sessions
-    ended = store.execute(table.update().where((table.c.name == name) & _open()).values(ended_at=store.now()))
+    accounts.person(name)
+    table = database.sessions
+    ended = database.execute(table.update().where((table.c.name == name) & _open()).values(ended_at=database.now()))
     if ended:
         ledger.append("person.signed-out", name, {"sessions": ended}, actor)
     return ended
@@ -86,14 +88,14 @@ def end_all(name: str, actor: str) -> int:
 
 def of(name: str) -> list[Session]:
     """The sign-ins of a person that are open, the newest first."""
-    table = store.sessions
+    table = database.sessions
     query = table.select().where((table.c.name == name) & _open()).order_by(table.c.opened_at.desc())
     return [
         Session(row["sha256"], row["name"], row["place"], row["opened_at"], row["expires_at"])
-        for row in store.fetch(query)
+        for row in database.fetch(query)
     ]
 
 
-def _open() -> store.Condition:
-    table = store.sessions
-    return table.c.ended_at.is_(None) & (table.c.expires_at > store.now())
+def _open() -> database.Condition:
+    table = database.sessions
+    return table.c.ended_at.is_(None) & (table.c.expires_at > database.now())

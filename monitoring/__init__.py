@@ -1,1 +1,1 @@
-"""What changed: the watch over the journal."""
+"""Drift, late labels, and the gate that asks for retraining."""

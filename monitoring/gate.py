@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.record import Task
-from lineage.verdict import Outcome, Verdict, worst
-from monitoring.drift import Drift
+from lineage.record.verdict import Outcome, Verdict, worst
+from monitoring.evidently_report import Drift
 from monitoring.settings import MonitoringSettings
 
 NAMED = 3  # shifted descriptions that a reason names

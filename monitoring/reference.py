@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data.record import Pooling
-from lineage.fault import Fault
+from lineage.errors import Fault
 from monitoring.window import with_clusters
-from serving.pooling import among, looks
+from serving.inference.pooling import among, looks
 
 SEED = 7
 

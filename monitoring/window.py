@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 
-from lineage import journal, people
-from lineage.fault import Fault
+from lineage import accounts
+from lineage.errors import Fault
+from lineage.record import journal
 
 DESCRIPTION_PREFIX = "d_"  # how the journal marks the columns of a description
 OWN_CLUSTER = "unknown patient "
@@ -24,7 +25,7 @@ def window(task: str, hours: float | None = None, since: str | None = None, rele
         raise Fault("a window is told either by `hours` or by `since`, not by both")
     start = since if hours is None else _before(hours)
     rows = journal.rows(task=task, since=start, release=release)
-    rows = rows[rows["actor"] != people.CHECK] if len(rows) else rows
+    rows = rows[rows["actor"] != accounts.CHECK] if len(rows) else rows
     named = {
         name: name.removeprefix(DESCRIPTION_PREFIX)
         for name in rows.columns

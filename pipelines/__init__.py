@@ -1,1 +1,1 @@
-"""When: flows and commands only, no arithmetic."""
+"""Flows and commands: when the work of the other packages is done. No arithmetic here."""

@@ -17,7 +17,7 @@ import yaml
 
 from data.record import MaskMeaning, PixelSettings, Pooling, Task
 from data.settings import IngestSettings, SplitSettings
-from lineage.fault import Fault
+from lineage.errors import Fault
 from lineage.fingerprint import digest
 from monitoring.settings import MonitoringSettings
 from serving.settings import ServingSettings

@@ -1,1 +1,1 @@
-"""What we say: the exported graph, answers and heat maps, and the service. No training framework here."""
+"""Answers: the exported graph, heat maps, the release, the BentoML service. No training framework here."""

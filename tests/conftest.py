@@ -19,29 +19,30 @@ os.environ.setdefault("PREFECT_HOME", str(Path(tempfile.gettempdir()) / "oncoloo
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated database without rows: copying it takes no time, migrating one for each test does."""
-    from lineage import store
+    from lineage.record import database
 
     path = tmp_path_factory.mktemp("database") / "oncoloop.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONCOLOOP_DATABASE_URL", f"sqlite:///{path}")
-        store.migrate()
-        store.engine().dispose()
+        database.migrate()
+        database.engine().dispose()
     return path
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Path:
     """An empty state folder with keys and database; the test's working folder is its workspace."""
-    from lineage import keys, places, store
+    from lineage import keys, paths
+    from lineage.record import database
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ONCOLOOP_HOME", str(tmp_path / "var"))
     monkeypatch.delenv("ONCOLOOP_DATABASE_URL", raising=False)
-    for name, value in places.environment().items():
+    for name, value in paths.environment().items():
         monkeypatch.setenv(name, value)
     keys.create()
-    shutil.copyfile(empty_database, places.place("oncoloop.db"))
-    store.migrate()
+    shutil.copyfile(empty_database, paths.place("oncoloop.db"))
+    database.migrate()
     return tmp_path / "var"
 
 

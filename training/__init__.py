@@ -1,1 +1,1 @@
-"""What we learn: models fitted, calibrated, evaluated, compared and gated."""
+"""Models: fit, calibrate, evaluate, compare and promote them."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+ALL, HEAD = "all", "head"  # which layers train: all of them, or the last one alone
+
 
 @dataclass(frozen=True)
 class AugmentSettings:
     """Ranges of augmentation: degrees of rotation, shares of the picture for shift and zoom, of the grey range else;
     `erase` is the share of pictures that lose a rectangle, `paste` of units with a mask that get another's lesion, or
-    lose theirs (training/lesions.py)."""
+    lose theirs (training/fitting/lesion_paste.py)."""
 
     rotation: float
     shift: float
@@ -36,11 +38,12 @@ class WarmSettings:
 class FitSettings:
     """How a network is fitted. `patience` counts epochs without a better validation loss; 0: the last epoch is kept.
 
-    `strategy` is full (from `weights`, on all admitted data) or warm (training/parent.py); `precision` float32 or
+    `strategy` is full (from `weights`, on all admitted data) or warm (training/fitting/warm_start.py); `precision`
+    float32 or
     bfloat16, in which layers then compute, while weights stay float32. `mask_weight` is that of the loss which tells
     where lesions are, for units with a mask. `head_epochs`, `unfreeze_from` and `unfrozen_rate` stage what learns of a
-    pretrained network (training/stages.py), `sampling` is of training/sampling.py, `devices` of training/devices.py,
-    `local_contrast` of training/blocks.py (pixels; 0: off).
+    pretrained network (training/fitting/fine_tuning.py), `sampling` is of training/fitting/sampling.py, `devices` of
+    training/network/devices.py, `local_contrast` of training/network/layers.py (pixels; 0: off).
     """
 
     seed: int

@@ -49,7 +49,7 @@ function affine(view) {
   ];
 }
 
-// Towards which side of the patient columns, rows and slices run, as data/geometry.py finds it: R or L, A or P, S or I.
+// Towards which side of the patient columns, rows and slices run, as data/scan/geometry.py finds it: R or L, A or P, S or I.
 const ORDERS = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
 
 function directions(columns) {

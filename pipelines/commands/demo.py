@@ -13,11 +13,13 @@ from typing import Any
 
 import yaml
 
-from lineage.fault import Fault
-from pipelines import demo_web, params, services
-from pipelines import workspace as making
+from lineage.errors import Fault
+from pipelines import params
 from pipelines.cli import Answer
-from pipelines.story import Story
+from pipelines.commands import demo_browser
+from pipelines.commands.demo_console import Story
+from pipelines.servers import services
+from pipelines.workspace import workspace as making
 
 MARK = ".oncoloop-demo"
 PORT = 7800
@@ -89,7 +91,7 @@ def _fresh(workspace: Path) -> None:
     if workspace.exists() and any(workspace.iterdir()):
         if not (workspace / MARK).exists():
             raise Fault(f"{workspace} is not empty and not a demo's workspace; choose another folder with --at")
-        from pipelines.services import clear_leftovers
+        from pipelines.servers.services import clear_leftovers
 
         os.environ["ONCOLOOP_HOME"] = str(workspace / "var")
         clear_leftovers()
@@ -136,16 +138,18 @@ def _people(story: Story) -> str:
 
 
 def _first_batches(story: Story, seed: int, quick: bool) -> None:
-    from data import phantom, phantom_samples
+    from data.phantom import batch as phantom_batch
+    from data.phantom import samples
+    from data.phantom import scanner as phantom_scanner
 
     tasks = params.load(story.workspace).tasks
     with story.step("2  first labelled batches, and a bad one") as say:
         for number, (name, scanner, patients, slices) in enumerate(FIRST):
             folder, count = story.workspace / "inbox" / f"{name}-{scanner}", patients // (QUICK if quick else 1)
-            made = phantom.SCANNERS[scanner]
-            phantom.write_batch(folder, tasks[name], count, made, 10 * seed + number, slices, masks=True)
-        phantom_samples.bad_batch(story.workspace / "inbox" / "lung-ct-bad", tasks["lung-ct"], seed)
-        phantom_samples.try_samples(story.workspace / "try", [tasks[name] for name, *_ in FIRST])
+            made = phantom_scanner.SCANNERS[scanner]
+            phantom_batch.write_batch(folder, tasks[name], count, made, 10 * seed + number, slices, masks=True)
+        samples.bad_batch(story.workspace / "inbox" / "lung-ct-bad", tasks["lung-ct"], seed)
+        samples.try_samples(story.workspace / "try", [tasks[name] for name, *_ in FIRST])
         for result in story.command("ingest", codes=CODES)["batches"]:
             verdict = result["verdict"]
             state = "admitted" if verdict["outcome"] == "pass" else "quarantined"
@@ -171,7 +175,7 @@ def _judged(story: Story, say: Any, entry: dict[str, Any], sham: bool = False) -
         say(f"{name} is turned down, and no person can let it through; what is missing: {missing}")
     if entry["decision"] != WAITS or sham:
         return str(entry["decision"])
-    demo_web.approve(story, entry["task"], entry["version"], REASON)
+    demo_browser.approve(story, entry["task"], entry["version"], REASON)
     say(f"{name} is approved by ines (engineer), whose decision and reason are in the ledger")
     return "approved by a person"
 
@@ -185,11 +189,11 @@ def _first_answer(story: Story, token: str) -> dict[str, Any] | None:
             say(f"nothing answers: no model of {', '.join(without)} was let through")
             return None
         live = story.wait("a served release", lambda: _live(story, answers), 300)
-        with demo_web.client(demo_web.address(story), token) as desk:
-            answer = demo_web.ask(desk, [next((story.workspace / "try").glob(f"{answers[0]}-clear*"))], answers[0])
+        with demo_browser.client(demo_browser.address(story), token) as desk:
+            answer = demo_browser.ask(desk, [next((story.workspace / "try").glob(f"{answers[0]}-clear*"))], answers[0])
             score = f"score {answer['score']:.3f}, threshold {answer['threshold']:.3f}"
             say(f"release {live}: {answer['title']}: {answer['answer'] or 'no answer'} ({score})")
-            path = demo_web.report(story, desk, answer["id"])
+            path = demo_browser.report(story, desk, answer["id"])
         say(f"a heat map and a report came back: {story.workspace.name}/{path.name}")
         if without:
             say(f"without a model, so that nothing answers for it: {', '.join(without)}")
@@ -204,18 +208,19 @@ def _live(story: Story, tasks: list[str]) -> str | None:
 
 def _new_scanner(story: Story, token: str, seed: int, quick: bool) -> bool:
     """Whether the watch asked for a retraining."""
-    from data import phantom
+    from data.phantom import batch as phantom_batch
+    from data.phantom import scanner as phantom_scanner
 
     task, some = params.load(story.workspace).tasks[WATCHED], QUICK if quick else 1
     with story.step("5  scans from another scanner go through the endpoint; the watch reads the journal") as say:
-        batch, scanner = story.workspace / "later" / f"{WATCHED}-new-scanner", phantom.SCANNERS[SHIFTED_SCANNER]
-        phantom.write_batch(batch, task, SHIFTED // some, scanner, 10 * seed + 9, SLICES)
+        batch, scanner = story.workspace / "later" / f"{WATCHED}-new-scanner", phantom_scanner.SCANNERS[SHIFTED_SCANNER]
+        phantom_batch.write_batch(batch, task, SHIFTED // some, scanner, 10 * seed + 9, SLICES)
         if not story.command("status")["tasks"][WATCHED].get("champion"):
             say(f"{WATCHED} has no model, so nothing answers for these scans, and there is nothing to watch")
             return False
         scans = sorted(path for path in batch.iterdir() if path.name != "metadata.csv")[: ASKED // some]
-        with demo_web.client(demo_web.address(story), token) as desk:
-            answers = [demo_web.ask(desk, [scan], WATCHED) for scan in scans]
+        with demo_browser.client(demo_browser.address(story), token) as desk:
+            answers = [demo_browser.ask(desk, [scan], WATCHED) for scan in scans]
         [result] = story.command("watch", "--task", WATCHED, codes=CODES)
         say(f"watch: {result['verdict']['outcome']}: {'; '.join(result['verdict']['reasons'][:2])}")
         withheld = sum(answer["verdict"]["outcome"] != "pass" for answer in answers)
@@ -227,16 +232,17 @@ def _new_scanner(story: Story, token: str, seed: int, quick: bool) -> bool:
 
 
 def _labels(story: Story, seed: int, sham: bool, quick: bool) -> None:
-    from data import phantom
+    from data.phantom import batch as phantom_batch
+    from data.phantom import scanner as phantom_scanner
 
     with story.step("6  their labels arrive as a batch" + (", permuted" if sham else "")) as say:
         name = f"{WATCHED}-new-scanner"
         source, target = story.workspace / "later" / name, story.workspace / "inbox" / name
         shutil.move(source, target)
         if sham:
-            task, scanner = params.load(story.workspace).tasks[WATCHED], phantom.SCANNERS[SHIFTED_SCANNER]
+            task, scanner = params.load(story.workspace).tasks[WATCHED], phantom_scanner.SCANNERS[SHIFTED_SCANNER]
             count = SHIFTED // (QUICK if quick else 1)
-            phantom.write_batch(target, task, count, scanner, 10 * seed + 9, SLICES, sham=True)
+            phantom_batch.write_batch(target, task, count, scanner, 10 * seed + 9, SLICES, sham=True)
         for result in story.command("ingest", codes=CODES)["batches"]:
             say(f"{result['batch']}: {result['verdict']['outcome']}: {result['verdict']['reasons'][0]}")
 
@@ -293,8 +299,10 @@ def _to_open(workspace: Path, shown: Path) -> str:
     ]
     if (workspace / "report.html").exists():
         lines.append(f"  {shown}/report.html        the first case's report")
-    pages = [*sorted((workspace / "var").glob("gx/**/index.html"))[:1],
-             *sorted((workspace / "var").glob("evidently/**/*.html"))[-1:]]  # fmt: skip
+    pages = [
+        *sorted((workspace / "var").glob("gx/**/index.html"))[:1],
+        *sorted((workspace / "var").glob("evidently/**/*.html"))[-1:],
+    ]
     lines += [f"  {page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page}" for page in pages]
     sys.stderr.flush()
     return "\n".join(lines)

@@ -10,28 +10,29 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lineage import decisions
-from lineage.fault import Fault
-from lineage.verdict import EXIT_CODES
-from pipelines import params, person, workspace
+from lineage.errors import Fault
+from lineage.record.verdict import EXIT_CODES
+from pipelines import params
 from pipelines.cli import Answer
+from pipelines.workspace import command_line_session, workspace
 
 log = logging.getLogger(__name__)
 
 
 def retrain(args: argparse.Namespace) -> Answer:
     """Train, gate, and release what passes; says so where nothing changed."""
-    from pipelines import news
+    from pipelines.flows import retrain_plan
 
     params.load()
     with workspace.alone("workspace"):
-        due = news.due(args.task)
+        due = retrain_plan.due(args.task)
     if not due:
         return Answer(
             {"changed": False, "models": []}, "nothing new: data, params and code are those of the last retraining"
         )
-    from pipelines import retrain as flow
+    from pipelines.flows import retrain as flow
 
-    who = person.deciding("retrain")
+    who = command_line_session.deciding("retrain")
     wish = {"key": f"by hand/{uuid.uuid4().hex}", "reason": args.reason}
     asked = decisions.record("retrain.asked", args.task or "all", wish, who)
     decisions.use(asked)
@@ -48,13 +49,13 @@ def retrain(args: argparse.Namespace) -> Answer:
 
 
 def _decide(args: argparse.Namespace, decision: str) -> Answer:
-    from pipelines import promote
-    from pipelines.scheduled import decide
+    from pipelines.flows.scheduled_flows import decide
+    from pipelines.models import promote, verdicts
 
     params.load().task(args.task)
-    promote.judged(args.task, args.version)
+    verdicts.judged(args.task, args.version)
     sign = promote.approve if decision == "approve" else promote.reject
-    approval = sign(args.task, args.version, person.deciding("approve"), args.reason)
+    approval = sign(args.task, args.version, command_line_session.deciding("approve"), args.reason)
     outcome = next((each for each in decide() if each["decision"] == approval.seq), None)
     if outcome is None or outcome["refused"]:
         raise Fault(
@@ -77,9 +78,9 @@ def reject(args: argparse.Namespace) -> Answer:
 
 def rollback(args: argparse.Namespace) -> Answer:
     """Back to the release before this one; `up` moves the traffic within a second or two."""
-    from pipelines import promote
+    from pipelines.models import promote
 
-    release, moved = promote.rollback(person.deciding("traffic"), args.reason)
+    release, moved = promote.rollback(command_line_session.deciding("traffic"), args.reason)
     return Answer(
         {"release": release, "models": moved},
         f"release {release} is wanted again; {', '.join(moved) or 'no model changed'}",
@@ -88,10 +89,10 @@ def rollback(args: argparse.Namespace) -> Answer:
 
 def reproduce(args: argparse.Namespace) -> Answer:
     """Train a version again from its data, params and code, and compare."""
-    from pipelines import again
+    from pipelines.models import reproduce as models_reproduce
 
     params.load().task(args.task)
-    result = again.reproduce(args.task, args.version)
+    result = models_reproduce.reproduce(args.task, args.version)
     lines = [f"{args.task}/{args.version}, trained again: " + ("the same" if result["same"] else "not the same")]
     lines += [f"  {name}: {old} then, {new} now" for name, (old, new) in result["figures"].items()]
     lines += [f"  note: {note}" for note in result["notes"]]
@@ -100,19 +101,20 @@ def reproduce(args: argparse.Namespace) -> Answer:
 
 def crossval(args: argparse.Namespace) -> Answer:
     """Judge the network of these settings on all admitted data; no version is made, no test cohort spent."""
-    from data import batches
-    from lineage import places
-    from pipelines import news, repro
-    from training import crossval as validation
+    from data.dataset import shards
+    from lineage import paths
+    from pipelines.flows import retrain_plan
+    from pipelines.workspace import dvc
+    from training.evaluation import cross_validation as validation
 
     settings = params.load()
     task = settings.task(args.task)
     with workspace.alone("workspace"):
-        news.trainable(task.name)
-        tree = news.pin()
-        repro.reproduce(tree, "prepare", task.name)
-        units = batches.load(tree / "data" / "processed" / task.name)
-        target = places.place("crossval", task.name)
+        retrain_plan.trainable(task.name)
+        tree = retrain_plan.pin()
+        dvc.reproduce(tree, "prepare", task.name)
+        units = shards.load(tree / "data" / "processed" / task.name)
+        target = paths.place("crossval", task.name)
         told = validation.crossval(
             units, task, settings.fit_of(task.name), settings.calibrate, settings.evaluate, args.folds, target
         )
@@ -132,15 +134,16 @@ def _interval(figure: Mapping[str, float | None]) -> str:
 
 def stage(args: argparse.Namespace) -> Answer:
     """One DVC stage, in the folder that DVC chose; its log goes where the flow follows it."""
-    from lineage import places, tether
-    from pipelines import follow, stages
+    from lineage import child_process, paths
+    from pipelines import stages
+    from pipelines.workspace import stage_log
 
-    tether.follow_holder()
+    child_process.follow_holder()
     if not Path(params.NAME).is_file():
         raise Fault("`oncoloop stage` runs in a workspace or its worktree; DVC calls it")
     os.environ.setdefault("ONCOLOOP_HOME", str(Path("var").absolute()))
-    places.set_environment()
-    handler = logging.FileHandler(follow.path(args.stage, args.task))
+    paths.set_environment()
+    handler = logging.FileHandler(stage_log.path(args.stage, args.task))
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     log.info("%s@%s starts", args.stage, args.task)

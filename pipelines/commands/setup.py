@@ -7,8 +7,10 @@ import os
 import sys
 
 from lineage import keys
-from pipelines import params, person, services, workspace
+from pipelines import params
 from pipelines.cli import Answer
+from pipelines.servers import services
+from pipelines.workspace import command_line_session, workspace
 
 
 def init(args: argparse.Namespace) -> Answer:
@@ -22,7 +24,7 @@ def init(args: argparse.Namespace) -> Answer:
 
 def up(args: argparse.Namespace) -> Answer:
     """Run everything until Ctrl-C."""
-    from pipelines import up as supervisor
+    from pipelines.servers import supervisor
 
     params.load()
     only = tuple(name for given in args.only or supervisor.NAMES for name in given.split(","))
@@ -32,15 +34,15 @@ def up(args: argparse.Namespace) -> Answer:
 
 def _addresses(house: object, links: bool) -> str:
     """Where the desk answers, and how people come in; with `links` a one-time link for each of them."""
-    from lineage import people
+    from lineage import accounts
 
     desk = services.url("desk")
     lines = ["", "everything is up; Ctrl-C stops it all"]
     lines += [f"  desk  {desk}"] if desk else []
-    for each in people.open_accounts() if desk else []:
+    for each in accounts.open_accounts() if desk else []:
         way = f"`oncoloop login {each.name}`"
         if links:
-            way = f"once: {desk}/enter?token={people.invite(each.name, actor=person.name())}"
+            way = f"once: {desk}/enter?token={accounts.invite(each.name, actor=command_line_session.name())}"
         lines.append(f"  {each.name} ({each.role}), {way}")
     lines.append(f"  ports from {getattr(house, 'base', '')}; logs in {os.environ['ONCOLOOP_HOME']}/logs")
     return "\n".join(lines) + "\n"
@@ -48,7 +50,7 @@ def _addresses(house: object, links: bool) -> str:
 
 def schedule(args: argparse.Namespace) -> Answer:
     """Register the deployments; with --work also run them."""
-    from pipelines import schedule as deployments
+    from pipelines.flows import deployments
 
     params.load()
     if args.secret:
@@ -58,7 +60,7 @@ def schedule(args: argparse.Namespace) -> Answer:
         deployments.work()
         return Answer({"stopped": True}, "stopped")
     if "PREFECT_API_URL" not in os.environ:
-        from lineage.fault import Fault
+        from lineage.errors import Fault
 
         raise Fault("no Prefect server runs for this workspace; start `oncoloop up`, or set PREFECT_API_URL")
     names = deployments.register()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-from lineage.fault import Fault
-from pipelines import params, person, workspace
+from lineage.errors import Fault
+from pipelines import params
 from pipelines.cli import Answer
+from pipelines.workspace import command_line_session, workspace
 
 
 def shadow(args: argparse.Namespace) -> Answer:
     """Start a shadow, or with --stop end it and say how it compared."""
-    from pipelines import shadow as shadows
+    from pipelines.models import shadow as shadows
 
     params.load().task(args.task)
-    who = person.deciding("traffic")
+    who = command_line_session.deciding("traffic")
     with workspace.alone("workspace"):
         if not args.stop:
             release = shadows.start(args.task, args.version, who)

@@ -10,10 +10,12 @@ from typing import Any
 
 import yaml
 
-from lineage import ledger
-from lineage.fault import Fault
-from pipelines import admissions, git, params, repro, workspace
+from lineage.errors import Fault
+from lineage.record import ledger
+from pipelines import params
 from pipelines.cli import Answer
+from pipelines.recovery import recorded_admissions
+from pipelines.workspace import dvc, git, workspace
 
 QUESTIONS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("name", "short name, for example liver-ct", str),
@@ -84,7 +86,7 @@ def _add(facts: dict[str, Any]) -> Answer:
     record, path = params.raw(), Path(params.NAME)
     if name in record["tasks"]:
         raise Fault(f"the task {name} exists already")
-    admissions.check()
+    recorded_admissions.check()
     entry = {key: facts[key] for key in ("title", "organ", "modality", "body_parts", "classes", "positive")}
     entry |= {"unit": "slice", "cluster": "patient", "sensitivity": facts["sensitivity"]}
     entry |= {name: facts.get(name, usual) for name, usual in OPTIONAL.items()}
@@ -122,7 +124,7 @@ def _with_task(text: str, name: str, entry: dict[str, Any]) -> str:
 def _into_matrix(path: Path, tasks: list[str], name: str) -> None:
     text = path.read_text(encoding="utf-8")
     old = f"task: [{', '.join(tasks)}]"
-    if text.count(old) != len(repro.STAGES):
+    if text.count(old) != len(dvc.STAGES):
         raise Fault(f"dvc.yaml does not list the tasks as {old} in every stage; mend it by hand")
     path.write_text(text.replace(old, f"task: [{', '.join([*tasks, name])}]"), encoding="utf-8")
 

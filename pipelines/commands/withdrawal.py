@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from data import identity
-from lineage.fault import Fault
-from pipelines import holding, person, settle, withdrawal, workspace
+from data import identifiers
+from lineage.errors import Fault
 from pipelines.cli import Answer
-from pipelines.holding import Held
+from pipelines.recovery import interrupted_runs
+from pipelines.withdrawal import locate
+from pipelines.withdrawal import withdraw as withdrawal_withdraw
+from pipelines.withdrawal.locate import Held
+from pipelines.workspace import command_line_session, workspace
 
 KEPT = (
     "ledger, journal and cohorts keep hashes and numbers, under which nobody is named; backups taken before, and the "
@@ -20,17 +23,17 @@ CLEAN = "a search of every byte of workspace and state (without inbox, try and t
 
 def withdraw(args: argparse.Namespace) -> Answer:
     """Without --yes it only shows. The reason is kept for ever, so it may not say who it is."""
-    if identity.betrays(args.reason, identity.of_row({"patient_id": args.patient})):
+    if identifiers.betrays(args.reason, identifiers.of_row({"patient_id": args.patient})):
         raise Fault("the reason holds the name or number of the patient, and it is kept for ever; say it without")
     with workspace.alone("workspace"):
-        settle.settle()
-        held = holding.find(args.patient)
+        interrupted_runs.settle()
+        held = locate.find(args.patient)
         result = dataclasses.asdict(held) | {"done": args.yes}
         if not args.yes:
             return Answer(
                 result, "\n".join([*_told(held), KEPT, "nothing is changed yet; --yes withdraws the patient"])
             )
-        done = withdrawal.withdraw(held, args.reason, args.patient, person.deciding("withdraw"))
+        done = withdrawal_withdraw.withdraw(held, args.reason, args.patient, command_line_session.deciding("withdraw"))
     result |= {"data_version": done.payload["data_version"], "left": done.payload["left"]}
     found = [f"still found in {path}; remove it by hand" for path in result["left"]]
     lines = [

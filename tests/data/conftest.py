@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from data import phantom
-from data.index import Indexed, index_batch
+from data.batch.manifest import Indexed, index_batch
+from data.phantom import batch as phantom_batch
+from data.phantom import study
 from data.record import Modality, PixelSettings, Pooling, Task
 from data.settings import IngestSettings
 
@@ -21,18 +22,36 @@ Row = dict[str, str]
 def lung() -> Task:
     """Lung CT in three classes."""
     return Task(
-        "lung-ct", "Lung tumour", "lung", Modality.CT, ("CHEST", "LUNG"), ("normal", "benign", "malignant"),
-        ("malignant",), "slice", "patient", False, PixelSettings(64, (-400, 1500)), Pooling("topk", 3), 0.9, "",
-    )  # fmt: skip
+        "lung-ct",
+        "Lung tumour",
+        "lung",
+        Modality.CT,
+        ("CHEST", "LUNG"),
+        ("normal", "benign", "malignant"),
+        ("malignant",),
+        "slice",
+        "patient",
+        False,
+        PixelSettings(64, (-400, 1500)),
+        Pooling("topk", 3),
+        0.9,
+        "",
+    )
 
 
 @pytest.fixture(scope="session")
 def brain(lung: Task) -> Task:
     """Brain MR in two classes."""
     return replace(
-        lung, name="brain-mr", organ="brain", modality=Modality.MR, body_parts=("BRAIN", "HEAD"),
-        classes=("no_tumour", "tumour"), positive=("tumour",), pixels=PixelSettings(64, None),
-    )  # fmt: skip
+        lung,
+        name="brain-mr",
+        organ="brain",
+        modality=Modality.MR,
+        body_parts=("BRAIN", "HEAD"),
+        classes=("no_tumour", "tumour"),
+        positive=("tumour",),
+        pixels=PixelSettings(64, None),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +64,7 @@ def ingest() -> IngestSettings:
 def batch(home: Path, lung: Task) -> Path:
     """A lung CT batch of six patients, two slices each, in the inbox."""
     folder = home.parent / "inbox" / "first"
-    phantom.write_batch(folder, lung, 6, phantom.usual(lung), seed=1, slices=2)
+    phantom_batch.write_batch(folder, lung, 6, study.usual(lung), seed=1, slices=2)
     return folder
 
 

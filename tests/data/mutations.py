@@ -65,9 +65,9 @@ def _place(length: int, random: np.random.Generator) -> int:
 
 def outcome(name: str, content: bytes) -> str:
     """ "read" or "refused"; anything else is a fault of ours. Runs read and de-identification."""
-    from data.anonymise import anonymise
-    from data.read import read
-    from lineage.fault import Fault
+    from data.deidentify.dicom import anonymise
+    from data.scan.read import read
+    from lineage.errors import Fault
 
     signal.alarm(SECONDS)
     try:

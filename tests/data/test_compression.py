@@ -11,10 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data import archive, compression, outlines, phantom, scrub, thumbnail
+from data import compression
+from data.batch import lesion_grid
+from data.deidentify import other_formats
+from data.phantom import batch, study
 from data.record import Task
+from data.scan import thumbnail, zip_archive
 from lineage import fingerprint
-from serving import explain
+from serving.inference import heatmap
 
 # SHA-256 of what is written here, as computed on Python 3.11, 3.12 and 3.13; whoever changes the phantoms changes these
 BATCHES = {
@@ -50,14 +54,14 @@ def steps() -> bytes:
 @pytest.mark.parametrize("name", BATCHES)
 def test_a_phantom_batch(name: str, lung: Task, brain: Task, tmp_path: Path) -> None:
     task = {"lung": lung, "brain": brain}[name]
-    phantom.write_batch(tmp_path, task, 6, phantom.usual(task), 31, slices=2, masks=True)
+    batch.write_batch(tmp_path, task, 6, study.usual(task), 31, slices=2, masks=True)
     assert fingerprint.digest(fingerprint.tree(tmp_path)) == BATCHES[name]
 
 
 @pytest.mark.usefixtures("another_compressor")
 def test_de_identified_copies(brain: Task, tmp_path: Path) -> None:
-    phantom.write_batch(tmp_path, brain, 3, phantom.usual(brain), 31, slices=2)
-    copies = [scrub.nifti(path.name, path.read_bytes()) for path in sorted(tmp_path.glob("*.nii.gz"))]
+    batch.write_batch(tmp_path, brain, 3, study.usual(brain), 31, slices=2)
+    copies = [other_formats.nifti(path.name, path.read_bytes()) for path in sorted(tmp_path.glob("*.nii.gz"))]
     assert len(copies) == 3 and all(zlib.decompress(copy, 31) for copy in copies)
     assert fingerprint.text_sha256("".join(copy.hex() for copy in copies)) == COPIES
 
@@ -65,13 +69,13 @@ def test_de_identified_copies(brain: Task, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("another_compressor")
 def test_archives_arrays_thumbnails_and_heat_maps(tmp_path: Path) -> None:
     grids = {name: np.frombuffer(steps()[at : at + 1024], np.uint8).reshape(32, 32) for at, name in enumerate("ab")}
-    outlines.write(tmp_path / "masks.npz", grids)
+    lesion_grid.write(tmp_path / "masks.npz", grids)
     written = {
         "gzip": compression.gzipped(steps(), 4),
-        "zip": archive.packed({"b": steps(), "a": b"one"}),
+        "zip": zip_archive.packed({"b": steps(), "a": b"one"}),
         "masks": (tmp_path / "masks.npz").read_bytes(),
         "thumbnail": thumbnail.encoded(np.frombuffer(steps()[:1600], np.uint8).reshape(40, 40) % 64).encode(),
-        "map": explain.png(np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)),
+        "map": heatmap.png(np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)),
     }
     assert fingerprint.digest({name: content.hex() for name, content in written.items()}) == CONTAINERS
 
@@ -95,8 +99,11 @@ def test_thumbnails_of_older_manifests_are_read() -> None:
 
 def test_nothing_else_compresses_what_is_written() -> None:
     """Another call of Python's own compressor would bring its bytes back."""
-    rooms = Path(phantom.__file__).parent.parent
-    sources = [path for room in ("data", "serving", "training", "pipelines", "desk", "monitoring", "lineage")
-               for path in (rooms / room).rglob("*.py")]  # fmt: skip
+    rooms = Path(batch.__file__).parent.parent
+    sources = [
+        path
+        for room in ("data", "serving", "training", "pipelines", "desk", "monitoring", "lineage")
+        for path in (rooms / room).rglob("*.py")
+    ]
     calls = re.compile(r"(gzip|zlib|bz2|lzma)\.compress|savez_compressed|GzipFile")
     assert not [path.name for path in sources if calls.search(path.read_text(encoding="utf-8"))]

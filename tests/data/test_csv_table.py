@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import labels
+from data.batch import metadata_table
+from data.batch.metadata_table import metadata, remarks
 from data.csv_table import damage, read_table, rounded
-from data.labels import metadata, remarks
-from lineage.fault import Fault
+from lineage.errors import Fault
 
 HEADINGS = ("file_name", "patient_id", "task", "label", "lesion_mm")
 TEXT = "file_name,patient_id,task,label\none.png,M\u00fcller,t,normal\n"
@@ -63,7 +63,7 @@ def test_separators_line_ends_and_blank_lines(tmp_path: Path, separator: str, en
     read = metadata(tmp_path)
     assert list(read["patient_id"]) == ["M\u00fcller", "8"]
     assert list(read.index) == [2 + bool(first), 5 + bool(first)]
-    said = labels.remarks(tmp_path, read)
+    said = metadata_table.remarks(tmp_path, read)
     assert any("blank rows" in one for one in said) and any("between its cells" in one for one in said) == (
         separator != ","
     )
@@ -79,7 +79,10 @@ def test_headings_and_cells_are_cleaned_of_odd_spaces(tmp_path: Path) -> None:
     table(tmp_path, "\ufeffFile Name,\u00a0Patient-ID ,TASK,label,,\none.png,A\u00a07\u200b,t,normal\u00a0,,\n")
     read = metadata(tmp_path)
     assert read[["patient_id", "label"]].iloc[0].tolist() == ["A 7", "normal"]
-    assert labels.remarks(tmp_path, read)[0] == "metadata.csv: no-break or invisible spaces were taken out of 3 cells"
+    assert (
+        metadata_table.remarks(tmp_path, read)[0]
+        == "metadata.csv: no-break or invisible spaces were taken out of 3 cells"
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +97,7 @@ def test_headings_and_cells_are_cleaned_of_odd_spaces(tmp_path: Path) -> None:
         ("sep=|\nfile_name|patient_id|task|label\none.png|7|t|normal\n", "a separator that is none of comma"),
         ("file_name,patient_id,task,label\n,,,\n", "holds no row"),
     ],
-)  # fmt: skip
+)
 def test_one_sentence_names_the_cause(tmp_path: Path, text: str, words: str) -> None:
     table(tmp_path, text)
     with pytest.raises(Fault) as caught:
@@ -131,7 +134,7 @@ def test_ids_that_only_look_odd_are_left_alone(cell: str) -> None:
 def test_the_tables_of_the_faults_are_read(real_data: Path, name: str) -> None:
     read = metadata(real_data / "intake-faults" / name)
     assert list(read["patient_id"]) == ["X0", "X1"] and list(read["label"]) == ["normal", "malignant"]
-    assert len(labels.remarks(real_data / "intake-faults" / name, read)) == 1
+    assert len(metadata_table.remarks(real_data / "intake-faults" / name, read)) == 1
 
 
 def test_the_groups_of_the_faults_are_read(real_data: Path) -> None:
@@ -190,8 +193,11 @@ def test_long_numbers_that_a_spreadsheet_has_rounded() -> None:
 
 
 def test_rounded_ids_stop_the_batch(tmp_path: Path) -> None:
-    table(tmp_path, "file_name,patient_id,task,label\n" + "".join(
-        f"{at}.png,11010119900307{at}000,lung-ct,normal\n" for at in (1, 2)))  # fmt: skip
+    table(
+        tmp_path,
+        "file_name,patient_id,task,label\n"
+        + "".join(f"{at}.png,11010119900307{at}000,lung-ct,normal\n" for at in (1, 2)),
+    )
     with pytest.raises(Fault, match="more than 15 digits that a spreadsheet has rounded"):
         metadata(tmp_path)
 

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import phantom, read
-from data.index import index_batch
+from data.batch.manifest import index_batch
+from data.phantom import batch, study
 from data.record import Task
-from lineage.fault import Fault
+from data.scan import read
+from lineage.errors import Fault
 from tests.data.mutations import CPU_S, PEAK_MIB, mutated
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory, lung: Task, brain: Task,
         if path.stat().st_size < LARGEST:
             (folder / f"zoo-{path.name}").write_bytes(path.read_bytes())
     for task in (lung, brain):
-        phantom.write_study(folder, phantom.study(task, phantom.usual(task), 5, 0, task.positive[0]), task.name, 2)
+        batch.write_study(folder, study.study(task, study.usual(task), 5, 0, task.positive[0]), task.name, 2)
     grey = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8))
     for number in range(12):  # as many pictures as to be drawn now and then
         kind = ("png", "jpeg")[number % 2]
@@ -72,7 +73,7 @@ def test_mutated_files_bring_nothing_but_sentences(originals: Path, home: Path) 
 
 def test_a_refusal_shows_no_control_characters(tmp_path: Path, lung: Task) -> None:
     """A transfer syntax that clears the screen: pydicom's message quotes it as it is."""
-    phantom.write_study(tmp_path, phantom.study(lung, phantom.usual(lung), 5, 0, "malignant"), "one", 1)
+    batch.write_study(tmp_path, study.study(lung, study.usual(lung), 5, 0, "malignant"), "one", 1)
     content = next(tmp_path.rglob("*.dcm")).read_bytes()
     at = content.index(b"1.2.840.10008.1.2", content.index(b"\x02\x00\x10\x00UI"))
     with pytest.raises(Fault) as caught:

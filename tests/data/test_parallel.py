@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from data.parallel import spread
-from lineage.fault import Fault
+from lineage.errors import Fault
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SLEEPING = "import time; from data.parallel import spread; spread(time.sleep, [60] * 4, 2, enough=2)"

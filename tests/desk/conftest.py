@@ -21,10 +21,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from desk import app, traffic, trust
-from lineage import journal, keys, ledger, people, store
-from lineage.verdict import Outcome, Verdict
-from serving import explain
+from desk import app
+from desk.accounts import credentials
+from desk.traffic import traffic
+from lineage import accounts, keys
+from lineage.record import database, journal, ledger
+from lineage.record.verdict import Outcome, Verdict
+from serving.inference import heatmap
 
 RELEASE = "0123456789ab"
 NAMES = {"clinician": "cleo", "engineer": "enno", "auditor": "auda"}
@@ -35,39 +38,66 @@ MANIFEST = {
     "serving": {"engine": "openvino", "keep_scans": False, "abstain_below": 0.5, "max_upload_mb": 1},
     "tasks": {
         "lung-ct": {
-            "title": "Lung tumour on a chest CT slice", "classes": ["normal", "benign", "malignant"],
-            "positive": ["malignant"], "threshold": 0.41, "version": "3", "data_version": "c0ffee1234567890",
-            "note": "", "metrics": METRICS, "verdict": "inconclusive", "approved_by": "enno",
+            "title": "Lung tumour on a chest CT slice",
+            "classes": ["normal", "benign", "malignant"],
+            "positive": ["malignant"],
+            "threshold": 0.41,
+            "version": "3",
+            "data_version": "c0ffee1234567890",
+            "note": "",
+            "metrics": METRICS,
+            "verdict": "inconclusive",
+            "approved_by": "enno",
             "approval_reason": "small but sound test cohort",
         },
         "pancreas-ct": {
-            "title": "Pancreas tumour on an abdominal CT slice", "classes": ["normal", "tumour"],
-            "positive": ["tumour"], "threshold": 0.3, "version": "1", "data_version": "c0ffee1234567890",
-            "note": "phantoms only", "metrics": METRICS, "verdict": "pass", "approved_by": "system",
+            "title": "Pancreas tumour on an abdominal CT slice",
+            "classes": ["normal", "tumour"],
+            "positive": ["tumour"],
+            "threshold": 0.3,
+            "version": "1",
+            "data_version": "c0ffee1234567890",
+            "note": "phantoms only",
+            "metrics": METRICS,
+            "verdict": "pass",
+            "approved_by": "system",
             "approval_reason": "",
         },
     },
-}  # fmt: skip
+}
 
 
 def heat_map() -> str:
     """A small map whose evidence lies at the upper left."""
     heat = np.zeros((8, 8), np.float32)
     heat[1:4, 1:4] = 1.0
-    return explain.base64_png(heat)
+    return heatmap.base64_png(heat)
 
 
 def journal_row(actor: str = "cleo", task: str = "lung-ct", **changes: Any) -> journal.JournalRow:
     """One answer as serving journals it."""
     classes = MANIFEST["tasks"][task]["classes"]  # type: ignore[index]
     values: dict[str, Any] = {
-        "id": uuid.uuid4().hex, "at": store.now(), "actor": actor, "release": RELEASE, "task": task,
-        "version": MANIFEST["tasks"][task]["version"], "cluster": "P0123456789ab", "inputs": ["ab" * 32],  # type: ignore[index]
-        "description": {"mean": 0.4}, "embedding": [0.0] * 32,
-        "probabilities": [0.1, 0.08, 0.82][-len(classes):], "answer": classes[-1], "score": 0.82, "outcome": "pass",
-        "reasons": [], "slices": [{"index": 0, "score": 0.82}], "map": heat_map(),
-        "engine": {"engine": "openvino", "version": "2026.4.1", "precision": "float32"}, "duration_ms": 4.2,
-    }  # fmt: skip
+        "id": uuid.uuid4().hex,
+        "at": database.now(),
+        "actor": actor,
+        "release": RELEASE,
+        "task": task,
+        "version": MANIFEST["tasks"][task]["version"],
+        "cluster": "P0123456789ab",
+        "inputs": ["ab" * 32],  # type: ignore[index]
+        "description": {"mean": 0.4},
+        "embedding": [0.0] * 32,
+        "probabilities": [0.1, 0.08, 0.82][-len(classes) :],
+        "answer": classes[-1],
+        "score": 0.82,
+        "outcome": "pass",
+        "reasons": [],
+        "slices": [{"index": 0, "score": 0.82}],
+        "map": heat_map(),
+        "engine": {"engine": "openvino", "version": "2026.4.1", "precision": "float32"},
+        "duration_ms": 4.2,
+    }
     return journal.JournalRow(**values | changes)
 
 
@@ -86,10 +116,10 @@ def judged(
 @pytest.fixture
 def workspace(home: Path) -> Path:
     """`home` with three people, the release's manifest, a champion, and two versions that wait for a decision."""
-    trust._tokens.clear()
-    trust._admitted.clear()
+    credentials._tokens.clear()
+    credentials._admitted.clear()
     for role, name in NAMES.items():
-        people.add(name, role)
+        accounts.add(name, role)
     folder = home / "releases" / RELEASE
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(json.dumps(MANIFEST))
@@ -113,7 +143,7 @@ def open_desk(workspace: Path) -> Iterator[Callable[[str], TestClient]]:
         client.__enter__()
         clients.append(client)
         if role:
-            came = client.post("/enter", data={"token": people.invite(NAMES[role])})
+            came = client.post("/enter", data={"token": accounts.invite(NAMES[role])})
             assert came.status_code == 303
         return client
 
@@ -160,7 +190,7 @@ class Answering:
 
     async def predict(self, request: Request) -> Response:
         """POST /predict."""
-        person = people.bearer(request.headers.get("authorization", "").removeprefix("Bearer "), "predict")
+        person = accounts.bearer(request.headers.get("authorization", "").removeprefix("Bearer "), "predict")
         if person is None:
             return self._refused(401, "Send a valid bearer token.")
         assert request.headers.get("oncoloop-desk") == keys.door("release")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from desk import app, render
+from desk import app, templates
 
 PAGES = {
     "clinician": ["/", "/cases"],
@@ -47,7 +47,7 @@ def test_every_page_carries_the_warning_the_name_and_strict_headers(open_desk: D
     client = open_desk(role)
     for address in [*PAGES[role], "/nowhere"]:
         page = client.get(address)
-        assert render.WARNING in page.text, address
+        assert templates.WARNING in page.text, address
         assert role in page.text and page.headers["content-security-policy"] == app.POLICY
         for name, value in app.HEADERS.items():
             assert page.headers[name] == value
@@ -88,7 +88,7 @@ def test_an_unforeseen_error_shows_no_details_and_keeps_the_headers(
     client = open_desk("clinician")
     folder = workspace / "releases" / "0123456789ab" / "manifest.json"
     folder.write_text('{"release": "0123456789ab", "tasks": 5, "serving": {"max_upload_mb": 1}}')
-    from desk import traffic
+    from desk.traffic import traffic
 
     traffic.move("0123456789ab", "http://127.0.0.1:1", "system")
     page = client.get("/")

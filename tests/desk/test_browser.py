@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lineage import people
+from lineage import accounts
 
 pytestmark = pytest.mark.usefixtures("release")
 RAMP = np.add.outer(np.arange(24), np.arange(24) * 2).astype(np.int16)  # brighter to the right than downwards
@@ -23,7 +23,7 @@ def desk_page(chromium: Any, desk_url: str) -> Iterator[Any]:
     page, complaints = context.new_page(), []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda said: complaints.append(said.text) if "Security Policy" in said.text else None)
-    page.goto(f"{desk_url}/enter?token={people.invite('cleo')}")
+    page.goto(f"{desk_url}/enter?token={accounts.invite('cleo')}")
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(f"{desk_url}/")
     yield page
@@ -142,7 +142,7 @@ def test_a_turned_picture_lies_under_its_map_as_the_model_saw_it(desk_page: Any,
 
     from PIL import Image
 
-    from data import read
+    from data.scan import read
 
     exif, stream = Image.Exif(), io.BytesIO()
     exif[0x0112] = orientation
@@ -174,7 +174,7 @@ def test_a_file_that_was_left_out_does_not_shift_the_slices(desk_page: Any, rele
 
 
 def test_a_volume_is_drawn_the_way_the_model_saw_it(desk_page: Any) -> None:
-    from data import read
+    from data.scan import read
 
     volume = np.arange(24)[:, None, None] * 2 + np.arange(20)[None, :, None] + np.zeros((1, 1, 3), int)
     content = nifti(volume)
@@ -189,7 +189,7 @@ def test_a_volume_of_any_orientation_is_drawn_the_way_the_model_saw_it(desk_page
     """Its voxels run towards these sides, a little oblique, by the sform or by the qform."""
     import nibabel
 
-    from data import read
+    from data.scan import read
 
     orientation = nibabel.orientations.axcodes2ornt(axes)
     matrix = np.zeros((4, 4))

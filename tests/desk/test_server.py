@@ -17,13 +17,13 @@ import httpx
 import psutil
 import pytest
 
-from serving.served import free_port
+from serving.bundle.bento_server import free_port
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 SERVE = """
 import sys
 from desk import server
-from serving import connection
+from serving.http import connection
 if sys.argv[2]:
     connection.HEAD_SECONDS, connection.REQUEST_SECONDS, connection.ANSWER_SECONDS = 1.5, 2.5, 4.0
 server.serve(sys.argv[3], int(sys.argv[1]))

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from lineage import fingerprint, journal, ledger, people, places, registry, store
-from lineage.verdict import Outcome, Verdict
+from lineage import accounts, fingerprint, paths, registry
+from lineage.record import database, journal, ledger
+from lineage.record.verdict import Outcome, Verdict
 
 TASK = "lung-ct"
 
@@ -24,7 +25,7 @@ def predicted(name: str = "p-1", **other: object) -> journal.JournalRow:
     """A row of the journal with plausible contents."""
     values: dict[str, object] = {
         "id": name,
-        "at": store.now(),
+        "at": database.now(),
         "actor": "carla",
         "release": "r-1",
         "task": TASK,
@@ -63,7 +64,7 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONCOLOOP_HOME", str(path.parent / "home"))
-        for name, value in places.environment().items():
+        for name, value in paths.environment().items():
             patch.setenv(name, value)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
         registry.versions("none")
@@ -81,8 +82,8 @@ def mlflow_home(home: Path, empty_mlflow: Path) -> Path:
 def released(mlflow_home: Path) -> Path:
     """A batch, a version that learned from it, an approval, a release and one prediction; the release's folder."""
     run_id = _run(mlflow_home)
-    people.add("erik", "engineer")
-    people.add("carla", "clinician", actor="erik")
+    accounts.add("erik", "engineer")
+    accounts.add("carla", "clinician", actor="erik")
     ledger.append("batch.admitted", "b-1", {"task": TASK, "batch": "b-1", "data_version": "c0ffee", "units": 40})
     said("data", "b-1")
     version = registry.register(TASK, run_id, "model", {"data_version": "c0ffee"})
@@ -94,7 +95,7 @@ def released(mlflow_home: Path) -> Path:
     said("training", f"{TASK}/{version}", Outcome.INCONCLUSIVE)
     ledger.append("approval", f"{TASK}/{version}", {"decision": "approve", "reason": "few patients"}, actor="erik")
     registry.promote(TASK, version, {"run_id": run_id, "reason": "approved"}, actor="erik")
-    manifest = places.place("releases", "r-1", "manifest.json")
+    manifest = paths.place("releases", "r-1", "manifest.json")
     manifest.write_text('{"release": "r-1"}')
     value = fingerprint.file_sha256(manifest)
     ledger.append("release.built", "r-1", {"bento": "oncoloop:r-1", "tasks": {TASK: version}, "manifest_sha256": value})

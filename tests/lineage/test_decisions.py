@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from lineage import decisions, keys, ledger, people
-from lineage.fault import Fault
-from lineage.ledger import Event
+from lineage import accounts, decisions, keys
+from lineage.errors import Fault
+from lineage.record import ledger
+from lineage.record.ledger import Event
 
 FACTS = {"decision": "approve", "reason": "read the errors"}
 
@@ -20,7 +21,7 @@ def three(home: Path) -> None:
     """One person of each role; decisions are signed from here on."""
     decisions.begin()
     for name, role in (("erik", "engineer"), ("carla", "clinician"), ("ada", "auditor")):
-        people.add(name, role)
+        accounts.add(name, role)
 
 
 def made(actor: str = "erik") -> Event:
@@ -46,9 +47,9 @@ def test_who_may_not_decide_leaves_no_row(actor: str) -> None:
 
 
 def test_before_there_are_accounts_the_system_decides(home: Path) -> None:
-    for person in people.people():
-        people.disable(person.name)
-    people.add(people.CHECK, "engineer")
+    for person in accounts.people():
+        accounts.disable(person.name)
+    accounts.add(accounts.CHECK, "engineer")
     decisions.check(made("system"))
 
 
@@ -67,7 +68,7 @@ def test_before_there_are_accounts_the_system_decides(home: Path) -> None:
     ],
 )
 def test_a_row_that_somebody_else_wrote_is_refused(change: dict[str, Any]) -> None:
-    people.add("ines", "engineer")
+    accounts.add("ines", "engineer")
     event = made()
     facts = vars(event) | change | {"payload": event.payload | change.get("payload", {})}
     forged = Event(**facts)
@@ -87,7 +88,7 @@ def test_a_row_without_a_signature_counts_only_from_before() -> None:
 
 def test_a_decision_of_a_disabled_person_is_not_acted_on() -> None:
     event = made()
-    people.disable("erik")
+    accounts.disable("erik")
     with pytest.raises(Fault, match="may not decide"):
         decisions.check(event)
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from lineage import fingerprint
-from lineage.fault import Fault
-from lineage.verdict import Outcome
+from lineage.errors import Fault
+from lineage.record.verdict import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,9 +53,16 @@ def test_canonical_text_is_one_line_of_plain_json() -> None:
     text = fingerprint.canonical(value)
     assert "\n" not in text and " " not in text
     assert json.loads(text) == {
-        "figure": 0.5, "count": 3, "vector": [0, 1, 2], "when": "2026-01-31", "where": "a/b", "outcome": "pass",
-        "none": None, "3": ["a", "x"], "text": "Übergröße\n",
-    }  # fmt: skip
+        "figure": 0.5,
+        "count": 3,
+        "vector": [0, 1, 2],
+        "when": "2026-01-31",
+        "where": "a/b",
+        "outcome": "pass",
+        "none": None,
+        "3": ["a", "x"],
+        "text": "Übergröße\n",
+    }
 
 
 def test_what_json_cannot_say_is_refused_by_name() -> None:
@@ -79,13 +86,19 @@ def test_code_is_ours_wherever_the_command_runs(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "data" / "__init__.py").write_text("raise SystemExit")
     monkeypatch.chdir(tmp_path)
     found = fingerprint.code(("lineage", "data"))
-    assert found["files"]["lineage/ledger.py"] == fingerprint.file_sha256(ROOT / "lineage" / "ledger.py")
-    assert "lineage/migrations/env.py" in found["files"]
+    assert found["files"]["lineage/record/ledger.py"] == fingerprint.file_sha256(ROOT / "lineage/record/ledger.py")
+    assert "lineage/record/migrations/env.py" in found["files"]
     assert found["files"]["data/__init__.py"] == fingerprint.file_sha256(ROOT / "data" / "__init__.py")
     assert not any("__pycache__" in name or name.startswith("training") for name in found["files"])
 
 
-def test_an_unknown_room_is_named() -> None:
+def test_a_package_is_named_with_or_without_its_sub_packages() -> None:
+    all_files, own_files = (set(fingerprint.code((name,))["files"]) for name in ("data", "data/top-level"))
+    assert own_files < all_files and "data/record.py" in own_files and "data/scan/read.py" in all_files - own_files
+    assert set(fingerprint.code(("data/scan",))["files"]) < all_files - own_files
+
+
+def test_an_unknown_package_is_named() -> None:
     with pytest.raises(Fault, match="kitchen"):
         fingerprint.code(("kitchen",))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lineage import keys
-from lineage.fault import Fault
+from lineage.errors import Fault
 
 
 def test_keys_are_for_their_owner_alone(home: Path) -> None:

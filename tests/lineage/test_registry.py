@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lineage import ledger, registry
-from lineage.fault import Fault
+from lineage import registry
+from lineage.errors import Fault
+from lineage.record import ledger
 
 TASK = "lung-ct"
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from data.record import Modality, PixelSettings, Pooling, Task
-from lineage import journal, store
+from lineage.record import database, journal
 from monitoring.settings import MonitoringSettings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -43,10 +43,21 @@ def side() -> Side:
 @pytest.fixture(scope="session")
 def task() -> Task:
     return Task(
-        name="lung-ct", title="Lung", organ="lung", modality=Modality.CT, body_parts=("CHEST",),
-        classes=("normal", "benign", "malignant"), positive=("malignant",), unit="slice", cluster="patient",
-        ordered=False, pixels=PixelSettings(128, (-400, 1500)), pooling=Pooling("topk", 3), sensitivity=0.9, note="",
-    )  # fmt: skip
+        name="lung-ct",
+        title="Lung",
+        organ="lung",
+        modality=Modality.CT,
+        body_parts=("CHEST",),
+        classes=("normal", "benign", "malignant"),
+        positive=("malignant",),
+        unit="slice",
+        cluster="patient",
+        ordered=False,
+        pixels=PixelSettings(128, (-400, 1500)),
+        pooling=Pooling("topk", 3),
+        sensitivity=0.9,
+        note="",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -60,12 +71,26 @@ def predicted(home: Path) -> Callable[..., str]:
 
     def predict(number: int, **changed: Any) -> str:
         row: dict[str, Any] = {
-            "id": f"prediction-{number}", "at": store.now(), "actor": "clinician", "release": "r1", "task": "lung-ct",
-            "version": "1", "cluster": f"P{number}", "inputs": ["0" * 64], "description": {"noise": 1.0 + number},
-            "embedding": [float(number)] * 32, "probabilities": [0.2, 0.1, 0.7], "answer": "malignant", "score": 0.7,
-            "outcome": "pass", "reasons": [], "slices": [{"index": 0, "score": 0.7}], "map": "", "engine": {},
+            "id": f"prediction-{number}",
+            "at": database.now(),
+            "actor": "clinician",
+            "release": "r1",
+            "task": "lung-ct",
+            "version": "1",
+            "cluster": f"P{number}",
+            "inputs": ["0" * 64],
+            "description": {"noise": 1.0 + number},
+            "embedding": [float(number)] * 32,
+            "probabilities": [0.2, 0.1, 0.7],
+            "answer": "malignant",
+            "score": 0.7,
+            "outcome": "pass",
+            "reasons": [],
+            "slices": [{"index": 0, "score": 0.7}],
+            "map": "",
+            "engine": {},
             "duration_ms": 5.0,
-        }  # fmt: skip
+        }
         journal.append(journal.JournalRow(**(row | changed)))
         return str(row["id"])
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from data.record import Task
-from lineage.verdict import Outcome
-from monitoring.drift import Drift
+from lineage.record.verdict import Outcome
+from monitoring.evidently_report import Drift
 from monitoring.gate import ask, shifted
 from monitoring.settings import MonitoringSettings
 
@@ -20,9 +20,17 @@ NO_LABELS = {"labelled": 0, "abstained": 0, "clusters": 0, "wanted_sensitivity":
 
 def column(name: str, kind: str = "level", **changed: Any) -> dict[str, Any]:
     figures = {
-        "name": name, "kind": kind, "t": 9.0, "p": 0.001, "reference": 1.0, "window": 4.1, "sd": 3.1, "spread": 1.0,
-        "missing_reference": 0.0, "missing_window": 0.0,
-    }  # fmt: skip
+        "name": name,
+        "kind": kind,
+        "t": 9.0,
+        "p": 0.001,
+        "reference": 1.0,
+        "window": 4.1,
+        "sd": 3.1,
+        "spread": 1.0,
+        "missing_reference": 0.0,
+        "missing_window": 0.0,
+    }
     return figures | changed
 
 
@@ -134,11 +142,16 @@ def test_the_verdict_is_plain_json_with_its_thresholds(task: Task, settings: Mon
         ({"p": 0.01}, 20, Outcome.PASS, "No drift beyond chance over 20 patients: embedding p = 0.0033"),
         ({"p": 0.001}, 19, Outcome.INCONCLUSIVE, "The window has scans of 19 patients; 20 are needed"),
         ({"p": 0.001, "smallest_p": 0.0099}, 20, Outcome.FAIL, "by more than chance"),
-        ({"p": 0.001, "smallest_p": 0.01}, 20, Outcome.INCONCLUSIVE, "With 60 reference patients, 20 patients in the "
-         "window and 2000 permutations no p-value under 0.01 can be reached"),
+        (
+            {"p": 0.001, "smallest_p": 0.01},
+            20,
+            Outcome.INCONCLUSIVE,
+            "With 60 reference patients, 20 patients in the "
+            "window and 2000 permutations no p-value under 0.01 can be reached",
+        ),
         ({"p": None}, 20, Outcome.INCONCLUSIVE, "The window could not be compared with the reference patients"),
     ],
-)  # fmt: skip
+)
 def test_drift_at_its_limits(
     task: Task, settings: MonitoringSettings, changes: dict[str, Any], clusters: int, outcome: Outcome, reason: str
 ) -> None:
@@ -153,11 +166,15 @@ def test_drift_at_its_limits(
 @pytest.mark.parametrize(
     ("high", "outcome", "reason"),
     [
-        (0.8999, Outcome.FAIL, "The late labels rule out the wanted sensitivity of 0.90: sensitivity 0.80 (95 % "
-         "interval 0.70 to 0.90) on 30 positive cases of 25 patients with late labels"),
+        (
+            0.8999,
+            Outcome.FAIL,
+            "The late labels rule out the wanted sensitivity of 0.90: sensitivity 0.80 (95 % "
+            "interval 0.70 to 0.90) on 30 positive cases of 25 patients with late labels",
+        ),
         (0.90, Outcome.PASS, "The late labels do not rule out the wanted sensitivity of 0.90: sensitivity 0.80"),
     ],
-)  # fmt: skip
+)
 def test_late_labels_at_their_limit(
     task: Task, settings: MonitoringSettings, high: float, outcome: Outcome, reason: str
 ) -> None:

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from data.record import Pooling
-from lineage.fault import Fault
+from lineage.errors import Fault
 from monitoring import reference
-from serving.pooling import among
+from serving.inference.pooling import among
 
 TOP = Pooling("topk", 2)
 
@@ -73,7 +73,7 @@ def test_answers_over_a_few_slices_deal_a_case_into_full_groups() -> None:
 
 def test_choosing_the_most_positive_slice_is_no_drift() -> None:
     """What would be seen as drift, held against single slices, is none against the reference as answered."""
-    from monitoring.measure import measure
+    from monitoring.drift_tests import measure
 
     generator = np.random.default_rng(3)
 

@@ -20,19 +20,26 @@ def held_out() -> pd.DataFrame:
 def case(name: str, place: float = 0.0, **changed: Any) -> dict[str, Any]:
     usual = np.random.default_rng(2).normal(size=32)
     row = {
-        "id": name, "at": "2026-01-01T00:00:00Z", "cluster": name, "answer": "malignant", "score": 0.9,
-        "probabilities": np.array([0.05, 0.05, 0.9]), "embedding": usual + place,
-    }  # fmt: skip
+        "id": name,
+        "at": "2026-01-01T00:00:00Z",
+        "cluster": name,
+        "answer": "malignant",
+        "score": 0.9,
+        "probabilities": np.array([0.05, 0.05, 0.9]),
+        "embedding": usual + place,
+    }
     return row | changed
 
 
 def test_withheld_answers_come_first_then_far_ones_then_close_calls(held_out: pd.DataFrame) -> None:
-    rows = pd.DataFrame([
-        case("usual"),
-        case("close", probabilities=np.array([0.1, 0.44, 0.46])),
-        case("far and close", 9.0, probabilities=np.array([0.1, 0.44, 0.46])),
-        case("withheld", answer=None),
-    ])  # fmt: skip
+    rows = pd.DataFrame(
+        [
+            case("usual"),
+            case("close", probabilities=np.array([0.1, 0.44, 0.46])),
+            case("far and close", 9.0, probabilities=np.array([0.1, 0.44, 0.46])),
+            case("withheld", answer=None),
+        ]
+    )
     ranked = rank(rows, held_out)
     assert ranked["id"].tolist() == ["withheld", "far and close", "close", "usual"]
     assert "withheld" in ranked["why"][0]

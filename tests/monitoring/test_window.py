@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lineage.fault import Fault
+from lineage.errors import Fault
 from monitoring.window import clusters, window
 
 Predicted = Callable[..., str]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import services
+from pipelines.servers import services
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 HIDDEN = ("ONCOLOOP_", "MLFLOW_", "PREFECT_", "BENTOML_HOME", "DVC_", "XDG_", "KERAS_HOME", "MPLCONFIGDIR")
@@ -26,8 +26,8 @@ def clean() -> dict[str, str]:
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A made workspace that is this process's working folder."""
-    from lineage import places
-    from pipelines import workspace as making
+    from lineage import paths
+    from pipelines.workspace import workspace as making
 
     folder = tmp_path / "ward"
     folder.mkdir()
@@ -35,7 +35,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ONCOLOOP_HOME", str(folder / "var"))
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
     monkeypatch.delenv("ONCOLOOP_DATABASE_URL", raising=False)
-    for name, value in places.environment().items():
+    for name, value in paths.environment().items():
         monkeypatch.setenv(name, value)
     making.create(folder)
     return folder
@@ -44,21 +44,21 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def engineer(workspace: Path) -> str:
     """An engineer who is signed in on the command line of the workspace; the name."""
-    from lineage import people
-    from pipelines import person
+    from lineage import accounts
+    from pipelines.workspace import command_line_session
 
     assert workspace.is_dir()
-    people.add("erik", "engineer")
-    person.sign_in(people.invite("erik"))
+    accounts.add("erik", "engineer")
+    command_line_session.sign_in(accounts.invite("erik"))
     return "erik"
 
 
 @pytest.fixture(scope="session")
 def small_ward(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace whose first model waits for approval, made once; tests copy it."""
-    from tests.pipelines import small
+    from tests.pipelines import small_workspace
 
-    return small.make(tmp_path_factory.mktemp("small") / "ward")
+    return small_workspace.make(tmp_path_factory.mktemp("small") / "ward")
 
 
 @pytest.fixture(scope="session")

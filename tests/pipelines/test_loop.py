@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from data import phantom, phantom_samples
-from pipelines import params, services
-from tests.pipelines import planted
+from data.phantom import batch, samples, scanner
+from pipelines import params
+from pipelines.servers import services
+from tests.pipelines import planted_identities
 from tests.pipelines.conftest import Run, clean
-from tests.pipelines.ward import Ward, plant, uploads
+from tests.pipelines.running_workspace import Ward, plant, uploads
 
 PATIENTS, SLICES = 24, 4
 
@@ -38,9 +39,9 @@ def ward(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator[Wa
     ward.say("signin", ward.say("login", "ines")["link"])
     ward.say("user", "add", "mara", "--role", "clinician")
     task = params.load(folder).tasks["brain-mr"]
-    phantom.write_batch(folder / "inbox" / "first", task, PATIENTS, phantom.SCANNERS["alder-mr"], 5, SLICES)
+    batch.write_batch(folder / "inbox" / "first", task, PATIENTS, scanner.SCANNERS["alder-mr"], 5, SLICES)
     plant(folder / "inbox" / "first", task, 5)
-    phantom_samples.try_samples(folder / "try", [task])
+    samples.try_samples(folder / "try", [task])
     command = [services.program("oncoloop"), "up", "--port", str(port)]
     with (folder / "up.log").open("w") as log:
         house = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=clean(), start_new_session=True)
@@ -154,7 +155,7 @@ def test_mlflow_holds_the_version_and_its_alias(ward: Ward, released: dict[str, 
         "found = MlflowClient().get_model_version_by_alias('brain-mr', 'champion')\n"
         "print(found.version, sorted(found.tags))"
     )
-    from pipelines.services import program
+    from pipelines.servers.services import program
 
     environment = clean() | {"MLFLOW_TRACKING_URI": f"sqlite:///{ward.folder}/var/mlflow/mlflow.db"}
     done = subprocess.run([program("python"), "-c", code], capture_output=True, text=True, env=environment, check=True)
@@ -228,7 +229,7 @@ def named(ward: Ward, released: dict[str, Any]) -> list[str]:
 
 
 def test_an_uploaded_zip_is_answered_alike_by_desk_and_command(ward: Ward, named: list[str]) -> None:
-    shown = ward.say("withdraw", planted.MRN, "--reason", "which answers are of this patient")
+    shown = ward.say("withdraw", planted_identities.MRN, "--reason", "which answers are of this patient")
     assert shown["predictions"] == [named[0], named[2]] and shown["batches"] == [["brain-mr", "first"]]
     assert len(set(named)) == 4
 
@@ -263,14 +264,14 @@ def test_a_backup_comes_back_whole(ward: Ward, answered: dict[str, Any], tmp_pat
     assert "is not empty" in refused.stderr
 
 
-def test_a_changed_room_is_due_for_retraining(ward: Ward, released: dict[str, Any]) -> None:
-    from pipelines import repro
+def test_changed_code_of_a_stage_makes_it_due(ward: Ward, released: dict[str, Any]) -> None:
+    from pipelines.workspace import dvc
 
     tree = ward.folder / "var" / "worktree"
     record = json.loads((tree / "code.json").read_text())
-    record["training"]["training/fit.py"] = "another hash"
+    record["training/fitting"]["training/fitting/fit.py"] = "another hash"
     (tree / "code.json").write_text(json.dumps(record))
-    assert repro.changed(tree, ["brain-mr"]) == ["evaluate@brain-mr", "fit@brain-mr"]
+    assert dvc.changed(tree, ["brain-mr"]) == ["fit@brain-mr"]
 
 
 def manifest_text(ward: Ward) -> str:
@@ -279,12 +280,16 @@ def manifest_text(ward: Ward) -> str:
 
 def test_no_planted_identity_is_written_anywhere_in_the_loop(ward: Ward, named: list[str]) -> None:
     """Databases, logs, MLflow, Prefect, Evidently, pages, Bentos, git: every byte but the inbox, after all the rest."""
-    secrets = tuple(secret for secret in planted.SECRETS if secret != planted.BORN)  # eight digits stand by chance
+    secrets = tuple(
+        secret for secret in planted_identities.SECRETS if secret != planted_identities.BORN
+    )  # eight digits stand by chance
     inbox = ward.folder / "inbox"
-    assert {s for s, _ in planted.search(planted.inflated_of(inbox), secrets)} >= set(secrets) - {"1963-07-17"}
+    assert {s for s, _ in planted_identities.search(planted_identities.inflated_of(inbox), secrets)} >= set(secrets) - {
+        "1963-07-17"
+    }
     pages = list((ward.folder / "var/evidently/pages").rglob("*.html"))
     assert pages and ward.say("trace", named[0])["missing"] == []
-    assert planted.search(planted.written(ward.folder, inbox), secrets) == set()
+    assert planted_identities.search(planted_identities.written(ward.folder, inbox), secrets) == set()
 
 
 def test_a_withdrawn_patient_is_gone_from_data_and_cache(ward: Ward, answered: dict[str, Any]) -> None:

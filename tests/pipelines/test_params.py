@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.record import MaskMeaning, Modality
-from lineage.fault import Fault
+from lineage.errors import Fault
 from pipelines import params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,8 +98,11 @@ def test_an_older_file_says_nothing_of_masks_and_keeps_their_meaning(tmp_path: P
     assert tasks["lung-ct"].contradicted == ("normal",) and tasks["lung-stage"].contradicted == ()
     shipped = load(tmp_path, text).tasks
     assert {name: task.mask.value for name, task in shipped.items()} == {
-        "lung-ct": "lesion", "pancreas-ct": "positive", "lung-stage": "lesion", "brain-mr": "positive"
-    }  # fmt: skip
+        "lung-ct": "lesion",
+        "pancreas-ct": "positive",
+        "lung-stage": "lesion",
+        "brain-mr": "positive",
+    }
     assert {name: task.contradicted for name, task in shipped.items()} == {
         name: task.contradicted for name, task in tasks.items()
     }

@@ -16,8 +16,8 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from lineage.verdict import Verdict
-from serving.served import Server
+from lineage.record.verdict import Verdict
+from serving.bundle.bento_server import Server
 
 SIZE = 32
 KERNEL = np.array([[0.0, 240.0], [4.0, 0.0]], np.float32)  # channel "bright" speaks for tumour, "dark" for normal
@@ -71,8 +71,8 @@ def batch(*brights: bool) -> np.ndarray:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the graph, the linear layer and the reference of a tiny network."""
-    from serving import outlier
-    from serving.graph import Graph
+    from serving.inference import outlier
+    from serving.inference.graph import Graph
 
     folder = tmp_path_factory.mktemp("tiny")
     write_graph(folder)
@@ -147,16 +147,17 @@ def manifest(name: str = "r1", **tasks: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A state folder that lasts for all served tests."""
-    from lineage import keys, places, store
+    from lineage import keys, paths
+    from lineage.record import database
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONCOLOOP_HOME", str(tmp_path_factory.mktemp("house") / "var"))
         patch.delenv("ONCOLOOP_DATABASE_URL", raising=False)
-        for name, value in places.environment().items():
+        for name, value in paths.environment().items():
             patch.setenv(name, value)
         keys.create()
-        store.migrate()
-        yield places.home()
+        database.migrate()
+        yield paths.home()
 
 
 @dataclass(frozen=True)
@@ -173,24 +174,24 @@ class Endpoint:
 @pytest.fixture(scope="session")
 def bento(house: Path, tiny: Path) -> tuple[str, Path]:
     """A real Bento, built once, and the release folder that it was built from."""
-    from serving import bundle
+    from serving.bundle import bento_build
 
     warmups = [("a.dcm", dicom(True), "tiny-mr"), ("b.dcm", dicom(False, 1), "tiny-mr")]
-    folder = bundle.assemble(house / "releases" / "r1", manifest(), {"tiny-mr": tiny}, warmups)
-    return bundle.build(folder), folder
+    folder = bento_build.assemble(house / "releases" / "r1", manifest(), {"tiny-mr": tiny}, warmups)
+    return bento_build.build(folder), folder
 
 
 @pytest.fixture(scope="session")
 def endpoint(bento: tuple[str, Path]) -> Iterator[Endpoint]:
     """The Bento served for real by two workers, after it passed its check; one word of its own code is changed."""
-    from lineage import people
-    from serving import bundle, served
+    from lineage import accounts
+    from serving.bundle import bento_build, bento_server
 
     tag, folder = bento
-    code = served.bento(tag) / "src" / "serving" / "predict.py"
+    code = bento_server.bento(tag) / "src" / "serving" / "inference" / "predict.py"
     code.write_text(code.read_text().replace('"Research use only.', '"Packaged. Research use only.'))
-    verdict, server = bundle.check_and_keep(tag, folder)
+    verdict, server = bento_build.check_and_keep(tag, folder)
     assert server, verdict.reasons
-    people.add("eve", "clinician")
-    yield Endpoint(tag, folder, server, verdict, people.issue("eve", "predict", 1))
+    accounts.add("eve", "clinician")
+    yield Endpoint(tag, folder, server, verdict, accounts.issue("eve", "predict", 1))
     server.stop()

@@ -12,26 +12,51 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.batches import Units
+from data.dataset.shards import Units
 from data.record import Modality, PixelSettings, Pooling, Task
 from training.settings import AugmentSettings, CalibrateSettings, EvaluateSettings, FitSettings, PromotionSettings
 
 SIZE = 32
 TASK = Task(
-    name="lung-ct", title="Lung tumour", organ="lung", modality=Modality.CT, body_parts=("CHEST",),
-    classes=("normal", "benign", "malignant"), positive=("malignant",), unit="slice", cluster="patient", ordered=False,
-    pixels=PixelSettings(SIZE, None), pooling=Pooling("topk", 3), sensitivity=0.9, note="",
-)  # fmt: skip
+    name="lung-ct",
+    title="Lung tumour",
+    organ="lung",
+    modality=Modality.CT,
+    body_parts=("CHEST",),
+    classes=("normal", "benign", "malignant"),
+    positive=("malignant",),
+    unit="slice",
+    cluster="patient",
+    ordered=False,
+    pixels=PixelSettings(SIZE, None),
+    pooling=Pooling("topk", 3),
+    sensitivity=0.9,
+    note="",
+)
 FIT = FitSettings(
-    seed=7, backbone="small", weights="none", epochs=3, batch_size=32, learning_rate=0.004, patience=3,
-    class_weights=True, augment=AugmentSettings(10, 0.05, 0.1, True, 0.1, 0.1, 0.02),
-)  # fmt: skip
+    seed=7,
+    backbone="small",
+    weights="none",
+    epochs=3,
+    batch_size=32,
+    learning_rate=0.004,
+    patience=3,
+    class_weights=True,
+    augment=AugmentSettings(10, 0.05, 0.1, True, 0.1, 0.1, 0.02),
+)
 CALIBRATE = CalibrateSettings(min_clusters=19, level=0.95)
 EVALUATE = EvaluateSettings(seed=7, bootstrap=300, confidence=0.95, precision="auto")
 PROMOTION = PromotionSettings(
-    approval="required", bootstrap=500, seed=7, alpha=0.05, margin_auroc=0.05, margin_sensitivity=0.10,
-    floor_auroc=0.60, min_clusters=10, min_positive_clusters=4,
-)  # fmt: skip
+    approval="required",
+    bootstrap=500,
+    seed=7,
+    alpha=0.05,
+    margin_auroc=0.05,
+    margin_sensitivity=0.10,
+    floor_auroc=0.60,
+    min_clusters=10,
+    min_positive_clusters=4,
+)
 
 
 # What a program of a test's own begins with: this file as `samples`, by its path as the first argument.
@@ -97,13 +122,14 @@ class Trained:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """`small`, fitted for three epochs and evaluated once in this session."""
-    from lineage import places
-    from training import evaluate, fit
+    from lineage import paths
+    from training.evaluation import evaluate
+    from training.fitting import fit
 
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONCOLOOP_HOME", str(folder / "var"))
-        for name, value in places.environment().items():
+        for name, value in paths.environment().items():
             patch.setenv(name, value)
         made = units()
         fit.fit(made, TASK, FIT, folder / "models")
@@ -120,12 +146,22 @@ def judged(
     return pd.DataFrame(
         {
             "unit_id": [f"unit-{index}" for index in range(count)],
-            "cluster": clusters, "case": clusters, "batch": "first", "side": "test", "epoch": epochs, "site": "north",
-            "scanner": "one", "label": np.where(positive, "tumour", "normal"), "positive": positive.astype(int),
-            "score": scores, "flagged": (scores >= threshold).astype(int),
-            "predicted": np.where(scores >= threshold, "tumour", "normal"), "p_normal": 1 - scores, "p_tumour": scores,
+            "cluster": clusters,
+            "case": clusters,
+            "batch": "first",
+            "side": "test",
+            "epoch": epochs,
+            "site": "north",
+            "scanner": "one",
+            "label": np.where(positive, "tumour", "normal"),
+            "positive": positive.astype(int),
+            "score": scores,
+            "flagged": (scores >= threshold).astype(int),
+            "predicted": np.where(scores >= threshold, "tumour", "normal"),
+            "p_normal": 1 - scores,
+            "p_tumour": scores,
         }
-    )  # fmt: skip
+    )
 
 
 def pair(

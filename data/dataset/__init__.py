@@ -1,0 +1,1 @@
+"""All admitted batches of a task: cohorts, packed shards, the training population."""

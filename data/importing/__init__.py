@@ -1,0 +1,1 @@
+"""Public or exported folders of scans turned into a batch with metadata.csv."""

@@ -1,0 +1,171 @@
+"""The signs of a person: what table and DICOM header say of whose a scan is, and which of them say nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from data.record import HeaderIdentity
+from data.scan.dicom.header_identity import birth_day, fold, folded_name, is_placeholder, of_header
+from lineage import fingerprint, keys
+
+# One manifest column for each sign of a person, as a keyed pseudonym, "" where the file or the table gives none.
+SIGNS = (
+    "spelling",
+    "header_patient",
+    "header_person",
+    "header_study",
+    "header_series",
+    "header_frame",
+    "header_instance",
+    "header_others",
+    "header_name",
+    "header_birth",
+    "group_spelling",
+)
+JOINING = tuple(name for name in SIGNS if name not in ("header_name", "header_birth"))  # asked of admitted units
+LINKS = ("patient", *(name for name in JOINING if name != "group_spelling"))  # that make files one patient's
+APART = "|"  # between several ids in one sign
+CROWD = 3  # patients with one other number: that is of an insurance or a trial
+UIDS = ("study", "series", "frame", "instance")
+UNIQUE = tuple(f"header_{kind}" for kind in UIDS)
+MANY = 3  # patients, all of a batch, with one frame of reference: a constant and no sign
+WELL_KNOWN = "1.2.840.10008."  # frames of reference of atlases (PS3.6 A-2), the same for everybody
+UID = re.compile(r"[0-9.]{3,64}")  # PS3.5, section 9.1
+BOTH = "both"  # a header's name and birth date together say who it is; either alone only who it is not
+
+
+def signs(called: str, header: HeaderIdentity, group: str = "") -> dict[str, str]:
+    """The signs of one scan in clear, for `check`: `called` and `group` are those of the table or the folder."""
+    name, birth = folded_name(header), birth_day(header)
+    others = [
+        fold(each) for each in header.others if not is_placeholder(each) and fold(each) != fold(header.patient_id)
+    ]
+    return {
+        "spelling": f"id {fold(called or group)}" if called or group else "",
+        "header_patient": "" if is_placeholder(header.patient_id) else f"id {fold(header.patient_id)}",
+        "header_person": _person(header),
+        **{f"header_{kind}": _unique(getattr(header, kind)) for kind in UIDS},
+        "header_others": APART.join(f"id {each}" for each in dict.fromkeys(others)),
+        "header_name": f"name {name}" if name else "",
+        "header_birth": f"birth {birth}" if birth else "",
+        "group_spelling": f"group {fold(group)}" if group else "",
+    }
+
+
+def keyed(plain: Mapping[str, str]) -> dict[str, str]:
+    """Signs as the manifest keeps them: nobody without this installation's key can redo them.
+
+    UIDs are those of the de-identified copy, shortened, so that `stored_signs` gives the same.
+    """
+
+    def sign(name: str, text: str) -> str:
+        return _short(keys.uid(text)) if name in UNIQUE else APART.join(map(_keyed_text, text.split(APART)))
+
+    return {name: sign(name, text) if text else "" for name, text in plain.items()}
+
+
+def stored_signs(header: Any) -> dict[str, str]:
+    """The signs that a de-identified DICOM copy (its data set) still shows: those of its UIDs, as `keyed` gives them.
+
+    For batches that were admitted before the manifest had columns for them.
+    """
+    unique = of_header(header)
+    return {f"header_{kind}": _short(uid) if (uid := getattr(unique, kind)) else "" for kind in UIDS}
+
+
+def without_constants(files: pd.DataFrame, before: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The files, new and admitted, without the signs that say nothing, and what has to be said of that."""
+    files, before, warnings = files.copy(), before.copy(), []
+    patients = files["patient"].nunique()
+
+    def is_constant(name: str) -> bool:
+        return len(files) > 0 and bool((files[name] == files[name].iloc[0]).all()) and files[name].iloc[0] != ""
+
+    one_person = is_constant("header_person") and files["header_person"].iloc[0].startswith(BOTH)
+    if patients > 1 and is_constant("header_patient") and not one_person:
+        files["header_patient"] = ""
+        warnings.append("every scan has the same PatientID in its header: the headers do not say who is who")
+    for name, called in (("header_frame", "frame of reference"), ("header_instance", "instance UID")):
+        if patients >= MANY and is_constant(name) and not is_constant("header_study"):
+            files[name] = ""
+            warnings.append(f"every scan has the same {called} in its header: it does not say who is who")
+    warnings += _numbers_of_two(files, before)
+    warnings += _numbers_of_a_crowd(files, before)
+    for name in LINKS[2:] if len(before) else ():
+        clusters = before[before[name] != ""].groupby(name)["cluster"].nunique()
+        ambiguous = set(clusters[clusters > 1].index) & set(files[name])
+        if ambiguous:
+            files.loc[files[name].isin(ambiguous), name] = ""
+            warnings.append(
+                f"{name.replace('_', ' ')}: {len(ambiguous)} of the batch stand under several admitted patients and "
+                "were not compared; look at them with `oncoloop data recheck`"
+            )
+    names = files[files["header_patient"] != ""].groupby("patient")["header_person"].nunique()
+    if (names > 1).any():
+        warnings.append(f"patients with several names or birth dates in their headers: {int((names > 1).sum())}")
+    files.loc[files["header_patient"] != "", "header_person"] = ""
+    return files, before, warnings
+
+
+def _numbers_of_two(files: pd.DataFrame, before: pd.DataFrame) -> list[str]:
+    """Make the patient numbers that two hospitals gave to two people different ones, in place; and say so.
+
+    Such are numbers of several patients of the table whose headers differ in the name and in the birth date as well.
+    """
+    numbered = pd.concat([files, before])
+    numbered = numbered[numbered["header_patient"] != ""]
+    several = numbered.groupby("header_patient")["patient"].nunique()
+    split = []
+    for number in several.index[several > 1]:
+        people = numbered[numbered["header_patient"] == number].groupby("patient")
+        if all(_is_apart([set(values) for _, values in people[name]]) for name in ("header_name", "header_birth")):
+            split.append(number)
+    for table in (files, before):
+        own = table["header_patient"].isin(split)
+        table.loc[own, "header_patient"] += " of " + table.loc[own, "patient"]
+    if not split:
+        return []
+    return [f"patient numbers of the headers that stand for people of other names and birth dates: {len(split)}"]
+
+
+def _is_apart(values: Sequence[set[str]]) -> bool:
+    """Whether sets share no value, and none lacks one."""
+    return "" not in set().union(*values) and sum(map(len, values)) == len(set().union(*values))
+
+
+def _numbers_of_a_crowd(files: pd.DataFrame, before: pd.DataFrame) -> list[str]:
+    """Leave out other numbers that many patients have, in place; and say so."""
+    scans = pd.concat([files, before])
+    scans = scans[scans["header_others"] != ""]
+    each = scans[["patient"]].assign(number=scans["header_others"].str.split(APART)).explode("number")
+    patients = each.groupby("number")["patient"].nunique()
+    crowd = set(patients.index[patients >= CROWD])
+    for table in (files, before) if crowd else ():
+        table["header_others"] = [
+            APART.join(number for number in text.split(APART) if number not in crowd) for text in table["header_others"]
+        ]
+    return [f"other patient IDs of the headers that {CROWD} or more patients have: {len(crowd)}"] if crowd else []
+
+
+def _person(header: HeaderIdentity) -> str:
+    name, birth = folded_name(header), birth_day(header)
+    kind = BOTH if name and birth else "name" if name else "birth" if birth else ""
+    return " ".join(filter(None, (kind, name, birth)))
+
+
+def _unique(uid: str) -> str:
+    return uid if UID.fullmatch(uid) and not uid.startswith(WELL_KNOWN) else ""
+
+
+def _keyed_text(text: str) -> str:
+    kind = text.partition(" ")[0]
+    pseudonym = keys.pseudonym(text)
+    return pseudonym if kind == "id" else f"{kind} {pseudonym}"
+
+
+def _short(uid: str) -> str:
+    return fingerprint.text_sha256(uid)[:16]

@@ -1,0 +1,1 @@
+"""Synthetic patients and scans for the demo, tests and simulations."""

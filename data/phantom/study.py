@@ -1,0 +1,214 @@
+"""Synthetic studies: an invented patient, a drawn body, a planted lesion and its label."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.phantom import anatomy
+from data.phantom.anatomy import Lesion
+from data.phantom.scanner import SCANNERS as SCANNERS
+from data.phantom.scanner import Scanner as Scanner
+from data.phantom.scanner import acquire
+from data.record import Task
+from lineage.errors import Fault
+
+
+@dataclass(frozen=True)
+class Person:
+    """An invented patient: `name` as DICOM writes it (family^given), `age` in years, `day` of the examination."""
+
+    id: str
+    name: str
+    sex: str
+    age: int
+    birth: date
+    day: date
+
+
+DRAWINGS = {"lung": anatomy.chest, "pancreas": anatomy.abdomen, "brain": anatomy.head}
+
+
+COLUMNS = (
+    "file_name",
+    "patient_id",
+    "task",
+    "label",
+    "slice",
+    "study_date",
+    "site",
+    "scanner",
+    "sex",
+    "age",
+    "labeller",
+    "labelled_at",
+    "truth",
+    "lesion_mm",
+)
+
+
+FAMILY = (
+    "Almeida",
+    "Brandt",
+    "Castell",
+    "Duarte",
+    "Eklund",
+    "Fabre",
+    "Grewal",
+    "Hollis",
+    "Ivanova",
+    "Jansen",
+    "Kimura",
+)
+
+
+GIVEN = ("Ada", "Bruno", "Clara", "Dario", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kavya", "Luca", "Mira")
+
+
+SMALLEST, LARGEST = 5.0, {"lung": 28.0, "pancreas": 26.0, "brain": 26.0}  # radius of a malignant lesion, mm
+
+
+CONTRAST = (0.7, 1.0)  # of a lesion, as a share of full strength
+
+
+STRETCH = (2.3, 2.5)  # of a lookalike; the border of a spiked lesion of the same area is as long
+
+
+FAINTEST = 4.0  # radius in mm under which no lookalike is drawn
+
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One patient at one examination: the person, the label, the planted lesion (None: none), how it was made.
+
+    `room` is the radius in mm of a disc as large as all that has a lesion's greys in a slice. What the lesion leaves of
+    it is a lookalike: elongated, elsewhere. So greys alone do not tell the label; shape and place do.
+    """
+
+    task: Task
+    scanner: Scanner
+    seed: int
+    number: int
+    label: str
+    lesion: Lesion | None
+    room: float = 0.0
+
+    @cached_property
+    def person(self) -> Person:
+        """An invented identity; the same task, seed and number are the same person."""
+        key = f"{self.task.name} {self.seed} {self.number}"
+        random = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
+        age = int(random.integers(35, 86))
+        day = date(2024, 1, 8) + timedelta(days=int(random.integers(0, 360)))
+        return Person(
+            id=f"MRN{int(random.integers(10**9)):09d}",
+            name=f"{random.choice(FAMILY)}^{random.choice(GIVEN)}",
+            sex=str(random.choice(["F", "M"])),
+            age=age,
+            birth=day.replace(year=day.year - age, day=int(random.integers(1, 29))),
+            day=day,
+        )
+
+    def slice(self, index: int, count: int, diseased: bool = True) -> tuple[NDArray[np.int16], float]:
+        """Slice `index` of `count` as the scanner stores it, and its pixel size in mm."""
+        lesion = self.lesion if diseased else None
+        drawn, pixel, detail = self._drawn(index, count, lesion, self._lookalike(lesion))
+        return acquire(drawn, self.scanner, detail), pixel
+
+    def outline(self, index: int, count: int, diseased: bool = True) -> NDArray[np.bool_]:
+        """Where that slice shows the lesion: the pixels that another contrast of it would change, from half on."""
+        if self.lesion is None or not diseased:
+            return np.zeros((anatomy.SIZE, anatomy.SIZE), bool)
+        lookalike = self._lookalike(self.lesion)
+        strong, faint = (
+            self._drawn(index, count, replace(self.lesion, contrast=value), lookalike)[0] for value in (1.0, 0.0)
+        )
+        change = np.abs(strong - faint)
+        return np.asarray(change > change.max() / 2)
+
+    def _lookalike(self, lesion: Lesion | None) -> Lesion | None:
+        """What is drawn beside that lesion, or where there is none."""
+        area = self.room**2 - (lesion.radius**2 if lesion else 0.0)
+        if area < FAINTEST**2:
+            return None
+        random = np.random.default_rng([*self.task.name.encode(), self.seed, self.number, 4])
+        contrast = lesion.contrast if lesion else random.uniform(*CONTRAST)
+        return Lesion(math.sqrt(area), contrast, 0.0, self.scanner.turned, random.uniform(*STRETCH))
+
+    def _drawn(
+        self, index: int, count: int, lesion: Lesion | None, lookalike: Lesion | None
+    ) -> tuple[anatomy.Array, float, anatomy.Random]:
+        """The slice before the scanner, its pixel size, and the generator that goes on with the noise."""
+        if self.task.organ not in DRAWINGS:
+            raise Fault(f"no phantom for {self.task.organ!r}; there are {', '.join(DRAWINGS)}")
+        key = [*self.task.organ.encode(), self.seed, self.number]
+        patient, detail = np.random.default_rng(key), np.random.default_rng([*key, 1, index])
+        pixel = float(np.round(patient.uniform(*self.scanner.spacing), 3))
+        level = (index + 0.5) / count * 2 - 1
+        draw = DRAWINGS[self.task.organ]
+        return draw(patient, detail, pixel, lesion, self.scanner.habit, level, lookalike), pixel, detail
+
+    def row(self, file: str, label: str, at: int | None = None) -> Row:
+        """The line of metadata.csv that speaks of this study."""
+        person, day = self.person, self.person.day
+        ill = self.lesion is not None and (self.task.ordered or label != self.task.classes[0])
+        size = f"{2 * self.lesion.radius:.1f}" if self.lesion and ill else ""
+        values = (
+            file,
+            person.id,
+            self.task.name,
+            label,
+            "" if at is None else str(at),
+            day.isoformat(),
+            self.scanner.site,
+            f"{self.scanner.manufacturer} {self.scanner.model}",
+            person.sex,
+            str(person.age),
+            "reader-1",
+            f"{(day + timedelta(days=14)).isoformat()}T09:00:00Z",
+            "pathology" if size else "follow-up",
+            size,
+        )
+        return dict(zip(COLUMNS, values, strict=True))
+
+
+def study(task: Task, scanner: Scanner, seed: int, number: int, label: str, strength: float | None = None) -> Study:
+    """A study with a lesion as its label wants it; `strength` fixes the contrast (0 to 1), else it is graded."""
+    random = np.random.default_rng([*task.name.encode(), seed, number, 2])
+    share = random.uniform()
+    largest = radii(task, task.positive[0])
+    room = LARGEST.get(task.organ, 24.0) if task.ordered else largest[0] + share * (largest[1] - largest[0])
+    if label == task.classes[0] and not task.ordered:
+        return Study(task, scanner, seed, number, label, None, room)
+    malignant = task.ordered or label in task.positive
+    low, high = radii(task, label)
+    contrast = random.uniform(*CONTRAST) if strength is None else strength
+    lesion = Lesion(low + share * (high - low), contrast, 0.2 * malignant, scanner.turned)
+    return Study(task, scanner, seed, number, label, lesion, room)
+
+
+def radii(task: Task, label: str) -> tuple[float, float]:
+    """Smallest and largest radius in mm of a lesion of that label.
+
+    The classes of an ordered task are sizes, a stand-in for stages: equal bands of a malignant lesion's radii.
+    """
+    largest = LARGEST.get(task.organ, 24.0)
+    if task.ordered:
+        edges = np.linspace(SMALLEST, largest, len(task.classes) + 1)
+        place = task.classes.index(label)
+        return float(edges[place]), float(edges[place + 1])
+    return (0.7 * largest, largest) if label in task.positive else (4.5, 7.5)
+
+
+def usual(task: Task) -> Scanner:
+    """The first usual scanner of a task's modality."""
+    return next(scanner for scanner in SCANNERS.values() if scanner.modality == task.modality and not scanner.turned)

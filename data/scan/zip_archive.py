@@ -1,0 +1,188 @@
+"""Zip archives, opened safely: nothing is inflated before names, kinds and sizes of all members are known harmless."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from lineage.errors import Fault
+
+START = b"PK\x03\x04"
+END, END64, LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+END_SIZE, END64_SIZE, LOCATOR_SIZE, COMMENT = 22, 56, 20, 65535
+MEMBERS = 10_000
+SET_MEMBERS = 200_000
+ENTRY = 300  # bytes of the directory that one member may take: 46, its name and a few extra fields
+MEMBER_BYTES = 2**30
+SCAN_BYTES = 2**30  # of all files of one scan as they are stored, before they are decoded
+SET_BYTES = 2**40
+RATIO, SMALL = 250, 2**22  # a deflated blank picture reaches 200; what inflates to less than SMALL harms nobody
+ENCRYPTED, UTF8 = 0x1, 0x800
+HIDDEN = (
+    "__macosx",
+    "dicomdir",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "@eadir",
+    "$recycle.bin",
+    "lost+found",
+    "system volume information",
+)
+
+
+def is_archive(content: bytes) -> bool:
+    """Whether bytes begin as a zip archive does."""
+    return content[:4] in (START, END)
+
+
+def hidden(name: str) -> bool:
+    """Whether a path names what systems and viewers leave behind: no scan, and no reason to refuse one."""
+    return any(part.startswith(".") or part.lower() in HIDDEN for part in PurePosixPath(name).parts)
+
+
+def members(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Path and bytes of each file of one scan's archive, one after the other, in the order of their paths.
+
+    The whole directory is checked before the first member is inflated. Fault names the archive and the member.
+    """
+    with _opened(name, io.BytesIO(content), len(content), MEMBERS) as archive:
+        for info in _checked(name, archive, len(content), SCAN_BYTES):
+            yield info.filename, _inflated(name, archive, info)
+
+
+def unpack(path: Path, target: Path) -> int:
+    """Write the files of a whole set's archive below `target`, an empty folder; returns how many. Fault as above."""
+    size = path.stat().st_size
+    with path.open("rb") as stream, _opened(path.name, stream, size, SET_MEMBERS) as archive:
+        checked = _checked(path.name, archive, size, SET_BYTES)
+        needed, free = sum(info.file_size for info in checked), shutil.disk_usage(target).free
+        if needed > free:
+            raise Fault(f"{path.name}: needs {needed:,} bytes unpacked, and {free:,} are free; make room for it")
+        for info in checked:
+            file = target / info.filename
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with file.open("xb") as written:
+                    written.write(_inflated(path.name, archive, info))
+            except (FileExistsError, NotADirectoryError) as error:
+                raise _fault(path.name, info.filename, "is a file and a folder at once; pack the set again") from error
+    return len(checked)
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    """An archive of files by name, stored as they are, without times: equal files give equal bytes."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name), files[name])
+    return stream.getvalue()
+
+
+def _opened(name: str, stream: io.BytesIO | io.BufferedReader, size: int, most: int) -> zipfile.ZipFile:
+    """The archive with its directory read, of which no more is read than `most` members need."""
+    if _directory(stream, size) > most * ENTRY:
+        raise Fault(f"{name}: has a directory for more than {most:,} files; divide the archive")
+    try:
+        archive = zipfile.ZipFile(stream)
+    except (zipfile.BadZipFile, ValueError, struct.error, OSError, RuntimeError, OverflowError) as error:
+        why = "a file name in it is not UTF-8" if isinstance(error, UnicodeDecodeError) else "it is damaged"
+        raise Fault(f"{name}: cannot be opened as a zip archive, {why}; pack it again") from error
+    if len(archive.infolist()) > most:
+        archive.close()
+        raise Fault(f"{name}: holds {len(archive.infolist()):,} files, more than {most:,}; divide the archive")
+    return archive
+
+
+def _directory(stream: io.BytesIO | io.BufferedReader, size: int) -> int:
+    """The most bytes of directory that anything like an archive's end declares (APPNOTE 4.3.14 to 16); 0 if none."""
+    stream.seek(max(0, size - COMMENT - END_SIZE - LOCATOR_SIZE - END64_SIZE))
+    tail = stream.read()
+    stream.seek(0)
+    declared, at = 0, tail.find(END)
+    while at >= 0:
+        sizes = [int.from_bytes(tail[at + 12 : at + 16], "little") % 0xFFFFFFFF]
+        large = at - LOCATOR_SIZE - END64_SIZE
+        if large >= 0 and tail[at - LOCATOR_SIZE :].startswith(LOCATOR) and tail[large:].startswith(END64):
+            sizes.append(int.from_bytes(tail[large + 40 : large + 48], "little"))
+        declared, at = max(declared, *sizes), tail.find(END, at + 1)
+    return declared
+
+
+def _checked(name: str, archive: zipfile.ZipFile, size: int, most: int) -> list[zipfile.ZipInfo]:
+    """The members that hold scans, by path. Fault if any member, hidden ones included, could do harm."""
+    seen: set[str] = set()
+    total = packed = 0
+    for info in archive.infolist():
+        wrong = _wrong_name(info) or _wrong_kind(info)
+        if wrong:
+            raise _fault(name, info.filename, wrong)
+        key = info.filename.rstrip("/").casefold()
+        if key in seen:
+            raise _fault(name, info.filename, "is in it twice; pack it again with one of them")
+        seen.add(key)
+        total, packed = total + info.file_size, packed + info.compress_size
+        if total > most:
+            raise _fault(name, info.filename, f"makes it more than {most // 2**20:,} MiB inflated; divide the archive")
+    if packed > size:
+        raise Fault(f"{name}: its files overlap, {packed:,} bytes of them lie in {size:,}; pack it again")
+    files = [info for info in archive.infolist() if not info.is_dir() and not hidden(info.filename)]
+    return sorted(files, key=lambda info: info.filename)
+
+
+def _wrong_name(info: zipfile.ZipInfo) -> str:
+    name = info.orig_filename
+    if not info.flag_bits & UTF8 and not name.isascii():
+        try:
+            name.encode("cp437").decode("utf-8")
+        except UnicodeError:
+            return "has a name that is not UTF-8; rename it and pack it again"
+    parts = name.rstrip("/").split("/")
+    if name.startswith("/") or "\\" in name or ":" in parts[0] or any(part in ("", ".", "..") for part in parts):
+        return "has a path that leaves the archive; pack it again with plain paths"
+    if not name.isprintable() or any(len(part.encode()) > 255 for part in parts) or len(name) > 1000:
+        return "has a name that no file may have; rename it and pack it again"
+    return ""
+
+
+def _wrong_kind(info: zipfile.ZipInfo) -> str:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a link or a device; put the file itself into the archive"
+    if info.flag_bits & ENCRYPTED:
+        return "is encrypted; pack it again without a password"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is compressed by another method than deflate; pack it again"
+    if info.file_size > MEMBER_BYTES:
+        return f"inflates beyond {MEMBER_BYTES // 2**20} MiB; leave it out"
+    if info.file_size > SMALL and info.file_size > RATIO * info.compress_size:
+        return f"inflates to more than {RATIO} times its size, as a zip bomb does; leave it out"
+    return ""
+
+
+def _inflated(name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The bytes of a member; `zipfile` inflates no more than the size that was declared, and checks the CRC-32."""
+    try:
+        with archive.open(info) as stream:
+            content = stream.read(info.file_size)
+            ended = not stream.read(1)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, struct.error) as error:
+        raise _fault(name, info.filename, "is damaged; pack it again") from error
+    if len(content) != info.file_size or not ended:
+        raise _fault(name, info.filename, "is not as long as the archive says; pack it again")
+    if is_archive(content) or info.filename.lower().endswith(".zip"):
+        raise _fault(name, info.filename, "is an archive inside an archive; unpack it first")
+    return content
+
+
+def _fault(name: str, member: str, wrong: str) -> Fault:
+    """One sentence with the archive's name and the member's base name, which may hold anything."""
+    base = member.rstrip("/").rpartition("/")[2]
+    shown = "".join(letter if letter.isprintable() else "?" for letter in base)
+    return Fault(f"{name}: {shown if len(shown) <= 80 else shown[:77] + '...'} {wrong}")

@@ -1,0 +1,1 @@
+"""The pages of Prefect and MLflow behind the desk's sign-in."""

@@ -1,0 +1,98 @@
+"""What a release says of itself: its manifest, as it lies below `releases/`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from data.record import Pooling
+from desk.traffic import traffic
+from lineage import paths
+
+log = logging.getLogger(__name__)
+
+DEFAULT_UPLOAD_MB = 64.0
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What a page may say of one task's model in one release. Empty where the manifest is not at hand."""
+
+    name: str
+    title: str
+    classes: tuple[str, ...] = ()
+    positive: tuple[str, ...] = ()
+    threshold: float | None = None
+    pooling: Pooling | None = None
+    prevalence: float = 0.5
+    version: str = ""
+    data_version: str = ""
+    note: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    verdict: str = ""
+    approved_by: str = ""
+    approval_reason: str = ""
+
+    @property
+    def phantoms(self) -> bool:
+        """Whether the model knows synthetic studies alone."""
+        return "phantom" in self.note.lower()
+
+
+def manifest(release: str) -> dict[str, Any] | None:
+    """The manifest of a release; None if its folder is not at hand or can't be read."""
+    if not re.fullmatch(r"[\w.-]{1,100}", release) or release.startswith("."):
+        return None
+    path = paths.home() / "releases" / release / "manifest.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.warning("%s can't be read: %s", path, error)
+        return None
+    return found
+
+
+def task_facts(release: str, task: str) -> TaskFacts:
+    """The manifest's entry of one task."""
+    entry = ((manifest(release) or {}).get("tasks") or {}).get(task)
+    if entry is None:
+        return TaskFacts(task, task)
+    return TaskFacts(
+        name=task,
+        title=entry["title"],
+        classes=tuple(entry["classes"]),
+        positive=tuple(entry["positive"]),
+        threshold=float(entry["threshold"]),
+        pooling=Pooling(**entry["pooling"]) if "prevalence" in entry else None,
+        prevalence=float(entry.get("prevalence", 0.5)),
+        version=str(entry["version"]),
+        data_version=str(entry.get("data_version", "")),
+        note=entry.get("note") or "",
+        metrics=entry.get("metrics") or {},
+        verdict=entry.get("verdict", ""),
+        approved_by=entry.get("approved_by", ""),
+        approval_reason=entry.get("approval_reason", ""),
+    )
+
+
+def live_tasks() -> list[TaskFacts]:
+    """The tasks that the live release answers for."""
+    target = traffic.live()
+    found = manifest(target.release) if target else None
+    return [task_facts(found["release"], task) for task in found["tasks"]] if found else []
+
+
+def keeps_scans(release: str) -> bool:
+    """Whether a release keeps the scans that it answers (`serving.keep_scans`)."""
+    return bool((manifest(release) or {"serving": {}})["serving"].get("keep_scans"))
+
+
+def upload_limit_mb(release: str) -> float:
+    """Megabytes that one request may send to a release."""
+    found = manifest(release)
+    return float(found["serving"]["max_upload_mb"]) if found else DEFAULT_UPLOAD_MB

@@ -1,0 +1,221 @@
+"""People: users and their roles, one-time links, bearer tokens, and who may do what."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from lineage.errors import Fault
+from lineage.fingerprint import text_sha256
+from lineage.record import database, ledger
+
+ROLES = ("engineer", "clinician", "auditor")
+SYSTEM = "system"
+CHECK, SHADOW = "release-check", "release-shadow"
+PROGRAMS = (
+    CHECK,
+    SHADOW,
+)  # accounts of the loop itself: one asks the warm-up scans, one answers behind the live release
+NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
+INVITATION = "sign-in"
+INVITATION_MINUTES = 10
+
+# What each role may do. The system (scheduled runs, and commands before there are accounts) may do all of it.
+ACTIONS: dict[str, tuple[str, ...]] = {
+    "predict": ("clinician", "engineer"),
+    "cases": ("clinician",),  # read cases and their reports
+    "outcome": ("clinician",),  # say what a case turned out to be
+    "models": ("engineer", "auditor"),  # read versions, verdicts and runs
+    "drift": ("engineer", "auditor"),  # read the watch's pages
+    "acknowledge": ("engineer",),
+    "ingest": ("engineer",),
+    "retrain": ("engineer",),
+    "approve": ("engineer",),  # approve or reject a challenger
+    "traffic": ("engineer",),  # move the traffic between releases, roll back
+    "withdraw": ("engineer",),
+    "people": ("engineer",),  # add, disable, invite
+    "trace": ("engineer", "auditor"),
+    "ledger": ("engineer", "auditor"),  # read and verify the record
+    "evidence": ("engineer", "auditor"),
+}
+
+
+@dataclass(frozen=True)
+class Person:
+    """A user. `disabled_at` is None while the account is open."""
+
+    name: str
+    role: str
+    added_at: str
+    added_by: str
+    disabled_at: str | None = None
+
+
+def add(name: str, role: str, actor: str = SYSTEM) -> Person:
+    """Open an account. Fault if the name is taken or malformed, or the role unknown."""
+    if role not in ROLES:
+        raise Fault(f"{role!r} is not a role; the roles are {', '.join(ROLES)}")
+    if name == SYSTEM or not NAME.fullmatch(name):
+        raise Fault(f"{name!r} can't be a user's name; use lower-case letters, digits and . _ @ - (at most 64)")
+    person = Person(name, role, database.now(), actor)
+    if not database.insert_new(database.people, vars(person).copy()):
+        raise Fault(f"there is a user {name!r} already; choose another name")
+    ledger.append("person.added", name, {"role": role}, actor)
+    return person
+
+
+def people() -> list[Person]:
+    """Every account, disabled ones too, by name."""
+    return [Person(**row) for row in database.fetch(database.people.select().order_by(database.people.c.name))]
+
+
+def open_accounts() -> list[Person]:
+    """The people, no programs, who may sign in now."""
+    return [each for each in people() if each.disabled_at is None and each.name not in PROGRAMS]
+
+
+def admit(name: str) -> Person:
+    """A person who may sign in. Fault for anybody else."""
+    account = person(name)
+    if account.disabled_at is not None:
+        raise Fault(f"the account {name!r} is disabled; `oncoloop user enable {name}` opens it again")
+    if name in PROGRAMS:
+        raise Fault(f"{name} is an account of the loop itself; nobody signs in with it")
+    return account
+
+
+def person(name: str) -> Person:
+    """One account. Fault if there is none of that name."""
+    found = database.fetch(database.people.select().where(database.people.c.name == name))
+    if not found:
+        raise Fault(f"there is no user {name!r}; `oncoloop user` lists them")
+    return Person(**found[0])
+
+
+def disable(name: str, actor: str = SYSTEM) -> None:
+    """Close an account: its links, tokens and sign-ins stop working at once. Its name stays taken, the record cites it.
+
+    Tokens and sign-ins stay ended when the account is opened again.
+    """
+    if person(name).disabled_at is None:
+        moment, accounts, tokens, sessions = database.now(), database.people, database.tokens, database.sessions
+        with database.writing() as connection:
+            connection.execute(accounts.update().where(accounts.c.name == name).values(disabled_at=moment))
+            held = (tokens.c.name == name) & tokens.c.revoked_at.is_(None)
+            connection.execute(tokens.update().where(held).values(revoked_at=moment))
+            signed_in = (sessions.c.name == name) & sessions.c.ended_at.is_(None)
+            connection.execute(sessions.update().where(signed_in).values(ended_at=moment))
+        ledger.append("person.disabled", name, {}, actor)
+
+
+def enable(name: str, actor: str = SYSTEM) -> None:
+    """Open a closed account again."""
+    if person(name).disabled_at is not None:
+        table = database.people
+        database.execute(table.update().where(table.c.name == name).values(disabled_at=None))
+        ledger.append("person.enabled", name, {}, actor)
+
+
+def invite(name: str, minutes: int = INVITATION_MINUTES, actor: str = SYSTEM) -> str:
+    """A token for a link that signs a person in once, within so many minutes; that it was made is written down."""
+    admit(name)
+    ledger.append("person.invited", name, {"minutes": minutes}, actor)
+    return _issue(name, INVITATION, timedelta(minutes=minutes))
+
+
+def is_invitation(token: str) -> bool:
+    """Whether a link would sign somebody in now. It is not used up."""
+    return bool(database.fetch(database.tokens.select().where(_unused(token)))) and _holder(token) is not None
+
+
+def redeem(token: str) -> Person | None:
+    """The person behind a one-time token, which is then used up; None if it is unknown, used or expired."""
+    if not database.execute(database.tokens.update().where(_unused(token)).values(used_at=database.now())):
+        return None
+    return _holder(token)
+
+
+def issue(name: str, scope: str, days: int, actor: str = SYSTEM) -> str:
+    """A bearer token for a program that acts for a person, for one scope (an action). Only its SHA-256 is kept."""
+    if scope not in ACTIONS:
+        raise Fault(f"{scope!r} is not a scope; the scopes are {', '.join(ACTIONS)}")
+    if not may(person(name), scope):
+        raise Fault(f"{name} is {person(name).role} and may not {scope}; issue the token for someone who may")
+    if days < 1:
+        raise Fault(f"a token must be valid for at least one day, not {days}")
+    token = _issue(name, scope, timedelta(days=days))
+    ledger.append("token.issued", name, {"scope": scope, "days": days, "sha256": text_sha256(token)}, actor)
+    return token
+
+
+def bearer(token: str, scope: str) -> Person | None:
+    """The person for whom a program acts; None if the token is unknown, expired, or not for this scope."""
+    table = database.tokens
+    named = (table.c.sha256 == text_sha256(token)) & (table.c.scope == scope)
+    valid = named & (table.c.expires_at > database.now()) & table.c.revoked_at.is_(None)
+    if scope == INVITATION or not database.fetch(table.select().where(valid)):
+        return None
+    holder = _holder(token)
+    return holder if holder and may(holder, scope) else None
+
+
+def tokens(name: str) -> list[dict[str, str]]:
+    """The bearer tokens of a person that are good now, the newest first: sha256, scope, issued_at, expires_at."""
+    person(name)
+    table = database.tokens
+    good = (table.c.name == name) & (table.c.scope != INVITATION) & table.c.revoked_at.is_(None)
+    query = table.select().where(good & (table.c.expires_at > database.now())).order_by(table.c.issued_at.desc())
+    return [{key: row[key] for key in ("sha256", "scope", "issued_at", "expires_at")} for row in database.fetch(query)]
+
+
+def revoke(name: str, sha256: str, actor: str = SYSTEM) -> str:
+    """End one bearer token of a person, named by the first characters of its SHA-256; the whole of it."""
+    hashes = [row["sha256"] for row in tokens(name) if sha256 and row["sha256"].startswith(sha256.lower())]
+    if len(hashes) != 1:
+        raise Fault(f"{len(hashes)} tokens of {name} begin with {sha256!r}; `oncoloop user tokens {name}` lists them")
+    database.execute(
+        database.tokens.update().where(database.tokens.c.sha256 == hashes[0]).values(revoked_at=database.now())
+    )
+    ledger.append("token.revoked", name, {"sha256": hashes[0]}, actor)
+    return hashes[0]
+
+
+def may(who: Person | str, action: str) -> bool:
+    """Whether a person, or the system, may do something. An action that nobody has thought of is a Fault."""
+    if action not in ACTIONS:
+        raise Fault(f"{action!r} is not an action; the actions are {', '.join(ACTIONS)}")
+    if who == SYSTEM:
+        return True
+    found = person(who) if isinstance(who, str) else who
+    return found.disabled_at is None and found.role in ACTIONS[action]
+
+
+def _issue(name: str, scope: str, lifetime: timedelta) -> str:
+    if person(name).disabled_at is not None:
+        raise Fault(f"the account {name!r} is disabled; `oncoloop user enable {name}` opens it again")
+    token = secrets.token_urlsafe(32)
+    expires = (datetime.now(UTC) + lifetime).strftime("%Y-%m-%dT%H:%M:%SZ")
+    row = {
+        "sha256": text_sha256(token),
+        "name": name,
+        "scope": scope,
+        "issued_at": database.now(),
+        "expires_at": expires,
+    }
+    database.execute(database.tokens.insert().values(row))
+    return token
+
+
+def _unused(token: str) -> database.Condition:
+    table = database.tokens
+    named = (table.c.sha256 == text_sha256(token)) & (table.c.scope == INVITATION)
+    return named & table.c.used_at.is_(None) & table.c.revoked_at.is_(None) & (table.c.expires_at > database.now())
+
+
+def _holder(token: str) -> Person | None:
+    """Who holds a token, if the account is open."""
+    found = database.fetch(database.tokens.select().where(database.tokens.c.sha256 == text_sha256(token)))
+    holder = person(found[0]["name"])
+    return holder if holder.disabled_at is None else None

@@ -1,0 +1,1 @@
+"""The database: append-only ledger and journal, verdicts, outbox, migrations."""

@@ -1,0 +1,144 @@
+"""The ledger: every event that matters, in one hash chain that can only grow."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lineage.errors import Fault
+from lineage.fingerprint import canonical, text_sha256
+from lineage.paths import place
+from lineage.record import database
+from lineage.record.evidence_check import GENESIS, text_of, walk
+from lineage.record.verdict import Outcome, Verdict
+
+PAGE = 10_000
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event. `hash` is the SHA-256 of `text_of` the stored columns, which hold the hash before it."""
+
+    seq: int
+    at: str
+    kind: str
+    subject: str
+    actor: str
+    payload: dict[str, Any]
+    previous: str
+    hash: str
+
+
+def append(kind: str, subject: str, payload: dict[str, Any], actor: str = "system") -> Event:
+    """Add one event at the end of the chain and note the new head outside the database. Safe in several processes."""
+    for name, value in (("kind", kind), ("subject", subject), ("actor", actor)):
+        if not value or not value.isprintable():
+            raise Fault(f"the {name} of an event must be one printable line, not {value!r}")
+    with database.writing() as connection:
+        last = (
+            connection.execute(database.ledger.select().order_by(database.ledger.c.seq.desc()).limit(1))
+            .mappings()
+            .first()
+        )
+        row: dict[str, Any] = {
+            "seq": last["seq"] + 1 if last else 1,
+            "at": database.now(),
+            "kind": kind,
+            "subject": subject,
+            "actor": actor,
+            "payload": canonical(payload),
+            "previous": last["hash"] if last else GENESIS,
+        }
+        row["hash"] = text_sha256(text_of(row))
+        connection.execute(database.ledger.insert().values(row))
+    _note_head(row["seq"], row["hash"])
+    return _event(row)
+
+
+def record(verdict: Verdict, actor: str = "system", **context: Any) -> Event:
+    """Write a verdict down, with whatever else belongs to it."""
+    return append("verdict", verdict.subject, verdict.to_dict() | context, actor)
+
+
+def events(kind: str | None = None, subject: str | None = None, limit: int | None = None) -> list[Event]:
+    """The events in order, oldest first; with `limit` the newest so many of them."""
+    table = database.ledger
+    query = table.select().order_by(table.c.seq.desc())
+    if kind is not None:
+        query = query.where(table.c.kind == kind)
+    if subject is not None:
+        query = query.where(table.c.subject == subject)
+    if limit is not None:
+        query = query.limit(limit)
+    return [_event(row) for row in reversed(database.fetch(query))]
+
+
+def rows(after: int = 0, limit: int = PAGE) -> list[dict[str, Any]]:
+    """The rows as they are stored, payload as text, that follow the sequence number `after`."""
+    table = database.ledger
+    return database.fetch(table.select().where(table.c.seq > after).order_by(table.c.seq).limit(limit))
+
+
+def head() -> tuple[int, str] | None:
+    """The sequence number and hash of the newest event as noted outside the database; None if never noted."""
+    path = place("ledger.head")
+    if not path.exists():
+        return None
+    seq, _, value = path.read_text().strip().partition(" ")
+    if not seq.isdigit():
+        raise Fault(f"{path} is damaged; compare it with a backup before anything else is written")
+    return int(seq), value
+
+
+def verify() -> Verdict:
+    """Walk the whole chain, compare it with the head noted outside the database, and look for the triggers.
+
+    Fail: the record was changed. Inconclusive: nothing outside the database says where the chain should end.
+    """
+    noted = head()
+    reasons, count, value = walk(stored(), noted)
+    reasons += [f"the trigger {name} is missing, off or altered" for name in database.missing_guards()]
+    outcome = Outcome.FAIL if reasons else Outcome.PASS
+    if not reasons and noted is None:
+        outcome = Outcome.INCONCLUSIVE
+        reasons = ["no head is noted outside the database, so a database that was put back could not be seen"]
+    reasons = reasons or [f"{count} events form one chain, its head is the one noted outside, the triggers are there"]
+    figures = {"events": count, "head": value, "noted": noted[0] if noted else None}
+    return Verdict("ledger", "ledger", outcome, tuple(reasons), figures)
+
+
+def stored() -> Iterator[dict[str, Any]]:
+    """Every row in order, read a page at a time."""
+    last = 0
+    while page := rows(after=last):
+        yield from page
+        last = page[-1]["seq"]
+
+
+def _event(row: dict[str, Any]) -> Event:
+    return Event(**row | {"payload": json.loads(row["payload"])})
+
+
+def _note_head(seq: int, value: str) -> None:
+    """Write the head beside the database; never backwards, since another process may have noted a later one."""
+    path = place("ledger.head")
+    with place("run", "ledger.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        noted = head()
+        if noted and noted[0] >= seq:
+            return
+        fresh = path.with_name("ledger.head.new")
+        with fresh.open("w") as stream:
+            stream.write(f"{seq} {value}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

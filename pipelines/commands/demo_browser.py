@@ -1,0 +1,67 @@
+"""What the people of the demo do at the web front: send scans, read a report, sign an approval."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from lineage.errors import Fault
+from pipelines.commands.demo_console import Story
+
+
+def address(story: Story) -> str:
+    """Where the web front answers, once it does."""
+    from lineage import json_files
+
+    path = story.workspace / "var" / "run" / "desk.json"
+    return str(story.wait("the web front", lambda: path.exists() and json_files.read_json(path)["url"], 120))
+
+
+def client(url: str, token: str = "") -> httpx.Client:
+    """A connection to the web front: a program's with its bearer token, or a browser's that signs in by a link."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx.Client(base_url=url, headers=headers, timeout=120.0, follow_redirects=True)
+
+
+def ask(desk: httpx.Client, files: list[Path], task: str = "") -> dict[str, Any]:
+    """One case over HTTP. Fault with what the endpoint says where it gives no answer."""
+    parts = [("files", (path.name, path.read_bytes(), "application/octet-stream")) for path in files]
+    response = desk.post("/api/predict", files=parts, data={"task": task})
+    if response.status_code >= 400:
+        raise Fault(f"the endpoint answered {response.status_code}: {response.text[:300]}")
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def report(story: Story, desk: httpx.Client, prediction: str) -> Path:
+    """The printable report of a case, as its clinician gets it, in the workspace."""
+    _sign_in(story, desk, "mara")
+    text = desk.get(f"/cases/{prediction}/report", params={"file": "1"}).raise_for_status().text
+    path = story.workspace / "report.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _sign_in(story: Story, desk: httpx.Client, name: str) -> None:
+    """As a person does: open a one-time link, and press the button there."""
+    token = story.command("login", name)["link"].partition("token=")[2]
+    desk.post("/enter", data={"token": token}).raise_for_status()
+
+
+def approve(story: Story, task: str, version: str, reason: str) -> None:
+    """An engineer signs the approval of a version on the page of decisions; returns when it is the champion."""
+    with client(address(story)) as desk:
+        _sign_in(story, desk, "ines")
+        found = re.search(r'name="csrf" value="([^"]+)"', desk.get("/decisions").raise_for_status().text)
+        if found is None:
+            raise Fault(f"the page of decisions shows nothing that waits; {task}/{version} should")
+        form = {"csrf": found[1], "task": task, "version": version, "decision": "approve", "reason": reason}
+        desk.post("/decisions", data=form).raise_for_status()
+
+    def promoted() -> bool:
+        return bool(story.command("status")["tasks"][task].get("champion") == version)
+
+    story.wait(f"the approval of {task}/{version} to be acted on", promoted, 300)

@@ -1,0 +1,1 @@
+"""Model versions: verdicts, approval, promotion, release, shadow, reproduction."""

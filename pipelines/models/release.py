@@ -1,0 +1,172 @@
+"""A release of all champions: manifest, Bento, check against the real server, and which one is wanted."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.deidentify import dicom
+from data.phantom import batch
+from data.phantom import study as phantom_study
+from data.record import Task
+from lineage import decisions, fingerprint, json_files, paths, registry
+from lineage.record import ledger
+from lineage.record.database import now
+from lineage.record.ledger import Event
+from lineage.record.verdict import Verdict
+from pipelines.params import Params
+from serving.bundle import bento_build, bento_server
+from serving.inference import outlier, release_integrity
+
+GRAPH_FILES = ("graph.onnx", "head.npz", "reference.npz")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A release on disk and in the Bento store."""
+
+    id: str
+    tag: str
+    folder: Path
+    tasks: dict[str, str]
+
+    def facts(self) -> dict[str, Any]:
+        """What the ledger keeps of it."""
+        digest = fingerprint.file_sha256(self.folder / "manifest.json")
+        files = fingerprint.tree(bento_server.bento(self.tag))
+        return {"bento": self.tag, "tasks": self.tasks, "manifest_sha256": digest, release_integrity.FILES: files}
+
+
+def build(settings: Params, champions: dict[str, str]) -> Built:
+    """Assemble the release folder of these versions and build its Bento."""
+    sources = {task: registry.download(task, version) for task, version in champions.items()}
+    tasks = {task: facts(settings, task, version, sources[task]) for task, version in champions.items()}
+    serving = {
+        key: getattr(settings.serving, key) for key in ("engine", "keep_scans", "abstain_below", "max_upload_mb")
+    }
+    code = fingerprint.code(bento_build.CARRIED)["files"]
+    name = fingerprint.digest({"tasks": tasks, "serving": serving, "code": code})[:12]
+    folder = paths.place("releases", name)
+    manifest = {"release": name, "created": now(), "tasks": tasks, "serving": serving}
+    bento_build.assemble(folder, manifest, sources, [warmup(settings.task(task)) for task in champions])
+    tag = bento_build.build(folder)
+    return Built(name, tag, folder, champions)
+
+
+def warmup(task: Task) -> tuple[str, bytes, str]:
+    """A synthetic scan of the task's modality, de-identified like any other: file name, bytes, task."""
+    organ = task.organ if task.organ in phantom_study.DRAWINGS else {"CT": "pancreas", "MR": "brain"}[task.modality]
+    drawn = dataclasses.replace(task, organ=organ)
+    study = phantom_study.study(drawn, phantom_study.usual(drawn), 1, 1, task.positive[0])
+    with tempfile.TemporaryDirectory(dir=paths.place("staging", "x").parent.parent) as folder:
+        row = batch.write_study(Path(folder), study, task.name)[0]
+        content = (Path(folder) / row["file_name"]).read_bytes()
+    ending, clean = dicom.anonymise(row["file_name"], content, row)
+    return f"warm-up{ending}", clean, task.name
+
+
+def facts(settings: Params, name: str, version: str, source: Path) -> dict[str, Any]:
+    """The manifest's entry of one task: all that serving needs, and all that a person may ask of the model."""
+    task: Task = settings.task(name)
+    calibration, metrics = (
+        json_files.read_json(source / "calibration.json"),
+        json_files.read_json(source / "metrics.json"),
+    )
+    tags = registry.tags(name, version)
+    let_through = _let_through(name, version)
+    described = dataclasses.asdict(task)
+    return {
+        **{
+            key: described[key]
+            for key in (
+                "title",
+                "organ",
+                "modality",
+                "body_parts",
+                "classes",
+                "positive",
+                "unit",
+                "ordered",
+                "pixels",
+                "pooling",
+                "note",
+                "field_of_view",
+            )
+        },
+        "temperature": calibration["temperature"],
+        "threshold": calibration["threshold"],
+        "precision": calibration["precision"],
+        "prevalence": calibration["prevalence"],
+        "conformal": _conformal(calibration["conformal"]),
+        "outlier_distance": outlier.limit(source / "reference.npz", settings.serving.outlier_quantile),
+        "metrics": metrics["test"],
+        "counts": metrics["counts"],
+        "version": version,
+        "run_id": tags["run_id"],
+        "data_version": tags["data_version"],
+        "hashes": {
+            "lock": tags["lock_hash"],
+            "params": tags["params_digest"],
+            "code": tags["code_digest"],
+            **{Path(file).stem: fingerprint.file_sha256(source / file) for file in GRAPH_FILES},
+        },
+        "change_plan": dataclasses.asdict(settings.change_plan),
+        **let_through,
+    }
+
+
+def _let_through(task: str, version: str) -> dict[str, str]:
+    """Who let a version through, and why; one that stands in shadow was let through by nobody yet."""
+    events = [e for e in ledger.events("model.promoted", task) if str(e.payload["version"]) == version]
+    if events:
+        facts = events[-1].payload
+        return {"approved_by": events[-1].actor, "approval_reason": facts["reason"], "verdict": facts["outcome"]}
+    said = ledger.events("verdict", f"{task}/{version}", limit=1)
+    reason = "not approved: it answers in shadow, seen by nobody"
+    return {"approved_by": "", "approval_reason": reason, "verdict": said[0].payload["outcome"] if said else ""}
+
+
+def _conformal(calibrated: dict[str, Any]) -> dict[str, Any] | None:
+    """What the serving gate needs of the conformal quantiles; None where a class had too few clusters for one."""
+    if calibrated["status"] != "calibrated":
+        return None
+    quantiles = [entry["quantile"] for entry in calibrated["classes"].values()]
+    return {"level": calibrated["level"], "quantiles": quantiles}
+
+
+def check(built: Built) -> Verdict:
+    """Start a copy of the real server, ask it the warm-up scans, compare."""
+    verdict = bento_build.check(built.tag, built.folder)
+    reasons = verdict.reasons or ("the served Bento answers the warm-up scans as it did when it was built",)
+    return dataclasses.replace(verdict, subject=built.id, reasons=reasons)
+
+
+def servable() -> list[Event]:
+    """The built releases whose check passed, oldest first."""
+    passed = {
+        event.subject
+        for event in ledger.events(kind="verdict")
+        if event.payload["gate"] == "release" and event.payload["outcome"] == "pass"
+    }
+    return [event for event in ledger.events(kind="release.built") if event.subject in passed]
+
+
+def wanted() -> Event | None:
+    """The release that should answer: the newest servable one, unless a rollback named another after it was built."""
+    candidates = servable()
+    if not candidates:
+        return None
+    asked = [event for event in ledger.events(kind="release.wanted") if decisions.is_signed(event)]
+    if asked and asked[-1].seq > candidates[-1].seq:
+        return next(event for event in reversed(candidates) if event.subject == asked[-1].subject)
+    return candidates[-1]
+
+
+def previous() -> Event | None:
+    """The servable release before the wanted one."""
+    now_wanted = wanted()
+    earlier = [event for event in servable() if now_wanted and event.seq < now_wanted.seq]
+    return earlier[-1] if earlier else None

@@ -1,0 +1,1 @@
+"""A workspace after an interruption or damage: finished, compared, repaired."""

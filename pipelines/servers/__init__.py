@@ -1,0 +1,1 @@
+"""The servers of a running workspace: started, watched, restarted."""

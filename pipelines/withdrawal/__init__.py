@@ -1,0 +1,1 @@
+"""A patient is withdrawn: located, erased, and the erasure verified."""

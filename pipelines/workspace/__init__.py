@@ -1,0 +1,1 @@
+"""The workspace folder: git, DVC, locks, backup, relocation."""

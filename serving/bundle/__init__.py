@@ -1,0 +1,1 @@
+"""Releases and Bentos: built, checked, started."""

@@ -1,0 +1,236 @@
+"""A served Bento: start it, wait for it, ask it, compare its answers with the approved ones, stop it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lineage import accounts, keys, paths
+from lineage.child_process import tethered
+from lineage.errors import Fault
+from lineage.record.verdict import Outcome, Verdict
+from serving.inference.manifest import WARMUP, read_manifest
+from serving.inference.predict import Upload
+from serving.inference.release_integrity import bento as bento
+from serving.inference.request import DESK
+
+log = logging.getLogger(__name__)
+NAME = "oncoloop"
+GRACE = 15.0  # seconds that a server gets to finish what it answers
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `bentoml serve` of one release."""
+
+    tag: str
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def stop(self) -> None:
+        """Let it finish what it answers, then end it with all its workers."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+
+
+def environment() -> dict[str, str]:
+    """The environment of BentoML's processes: the caller's, with every path below `ONCOLOOP_HOME`."""
+    return os.environ | paths.environment() | {"PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def serve_command(tag: str, port: int, workers: int) -> list[str]:
+    """The command that serves a Bento by its explicit tag on the loopback; run it with `environment()`.
+
+    It ends at once, with the reason in its log, where a file of the Bento is not the one that was released.
+    Uploads are for the length of a request in a folder of the port's own, which is made here.
+    """
+    uploads = paths.place("run", f"serve-{port}")
+    uploads.mkdir(exist_ok=True)
+    settings = [
+        f"TMPDIR={uploads}",
+        "PYTHONDONTWRITEBYTECODE=1",
+        f"BENTOML_CONFIG_OPTIONS=services.{NAME}.workers={workers}",
+    ]
+    serve = ["-P", "-m", "serving.bundle.launch", tag, "--host", "127.0.0.1", "--port", str(port)]
+    return ["/usr/bin/env", *settings, sys.executable, *serve]
+
+
+def start(tag: str, port: int = 0, workers: int = 2) -> Server:
+    """Start a server in a session of its own that ends with this process; port 0 takes a free one.
+
+    It is not ready yet: see `wait_ready`.
+    """
+    if not bento(tag).is_dir():
+        raise Fault(f"there is no Bento {tag}; build the release first")
+    port = port or free_port()
+    file = paths.place("logs", f"serve-{tag.partition(':')[2]}-{port}.log")
+    with file.open("ab") as stream:
+        process = subprocess.Popen(
+            tethered(serve_command(tag, port, workers), signal.SIGTERM),
+            cwd=paths.place("run", "x").parent,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Server(tag, f"http://127.0.0.1:{port}", process, file)
+
+
+def wait_ready(url: str, seconds: float = 120.0, server: Server | None = None) -> None:
+    """Wait until a release answers /readyz. Raises Fault when time is up, or at once when its process has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if server and server.process.poll() is not None:
+            raise Fault(f"{server.tag} ended while it started{_reason(server.log)}; see {server.log}")
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.1)
+    raise Fault(f"{url} was not ready within {seconds:g} s" + (f"; see {server.log}" if server else ""))
+
+
+def shown(token: str) -> dict[str, str]:
+    """The headers by which a release knows that the desk asks, and for whom."""
+    return {"Authorization": f"Bearer {token}", DESK: keys.door("release")}
+
+
+def ask(url: str, token: str, uploads: list[Upload], task: str = "", timeout: float = 60.0) -> dict[str, Any]:
+    """Ask a served release about one case. Raises Fault with the endpoint's own reason."""
+    boundary = uuid.uuid4().hex
+    headers = shown(token) | {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    request = urllib.request.Request(f"{url}/predict", _form(boundary, uploads, task), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            said: dict[str, Any] = json.load(answer)
+            return said
+    except urllib.error.HTTPError as error:
+        raise Fault(f"{url} refused ({error.code}): {_detail(error.read())}") from error
+    except OSError as error:
+        raise Fault(f"{url} does not answer ({error}); is the release served?") from error
+
+
+def check(tag: str, folder: Path, workers: int = 1) -> Verdict:
+    """Serve a Bento for real, ask it the warm-up scans of its release folder, compare with the approved answers."""
+    verdict, server = check_and_keep(tag, folder, workers=workers)
+    if server:
+        server.stop()
+    return verdict
+
+
+def check_and_keep(
+    tag: str, folder: Path, port: int = 0, workers: int = 2, seconds: float = 120.0
+) -> tuple[Verdict, Server | None]:
+    """As `check`, but a server that passed is left running and handed over; one that did not is stopped."""
+    begun = time.monotonic()
+    server = start(tag, port, workers)
+    passed = False
+    try:
+        wait_ready(server.url, seconds, server)
+        ready = round(time.monotonic() - begun, 2)
+        verdict = compare(tag, folder, server.url, probe_token(), {"seconds_to_ready": ready})
+        passed = verdict.outcome is Outcome.PASS
+    except Fault as fault:
+        verdict = Verdict("release", tag, Outcome.FAIL, (str(fault),))
+    finally:
+        if not passed:
+            server.stop()
+    return verdict, server if passed else None
+
+
+def probe_token() -> str:
+    """A bearer token of one day for the account that asks the warm-up scans; the account is opened when first used."""
+    if accounts.CHECK not in [person.name for person in accounts.people()]:
+        accounts.add(accounts.CHECK, "engineer")
+    return accounts.issue(accounts.CHECK, "predict", 1)
+
+
+def compare(tag: str, folder: Path, url: str, token: str, figures: dict[str, Any] | None = None) -> Verdict:
+    """Ask a running release its warm-up scans. A task without one makes the verdict inconclusive."""
+    manifest = read_manifest(folder)
+    reasons, differences = [], {}
+    for entry in manifest[WARMUP]:
+        content = (folder / WARMUP / entry["file"]).read_bytes()
+        said = ask(url, token, [Upload(entry["file"], content)], entry["task"])
+        differences[entry["file"]] = _difference(entry["probabilities"], said["probabilities"])
+        reasons += _disagreements(entry, said, differences[entry["file"]], manifest["release"])
+    missing = sorted(set(manifest["tasks"]) - {entry["task"] for entry in manifest[WARMUP]})
+    outcome = Outcome.FAIL if reasons else Outcome.INCONCLUSIVE if missing else Outcome.PASS
+    return Verdict(
+        gate="release",
+        subject=tag,
+        outcome=outcome,
+        reasons=tuple(reasons)
+        + tuple(f"{task} has no warm-up scan, so its answers were not checked" for task in missing),
+        figures={**(figures or {}), "warm_ups": len(differences), "largest_difference": differences},
+        thresholds={"tolerance": {entry["file"]: entry["tolerance"] for entry in manifest[WARMUP]}},
+    )
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _disagreements(entry: dict[str, Any], said: dict[str, Any], difference: float, release: str) -> list[str]:
+    reasons = []
+    if said["release"] != release:
+        reasons.append(f"{entry['file']}: release {said['release']} answered")
+    if difference > entry["tolerance"]:
+        reasons.append(f"{entry['file']}: a probability differs by {difference:.4f}, over {entry['tolerance']}")
+    elif difference == 0 and (said["answer"], said["verdict"]["outcome"]) != (entry["answer"], entry["outcome"]):
+        reasons.append(f"{entry['file']}: {said['answer']} was answered where {entry['answer']} was approved")
+    return reasons
+
+
+def _difference(expected: dict[str, float], said: dict[str, float]) -> float:
+    if expected.keys() != said.keys():
+        return 1.0
+    return max(abs(expected[name] - said[name]) for name in expected)
+
+
+def _reason(path: Path) -> str:
+    """What a server that refused to start said last."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    said = [line.removeprefix("oncoloop:") for line in lines[-1:] if line.startswith("oncoloop: ")]
+    return f" ({said[0].strip()})" if said else ""
+
+
+def _form(boundary: str, uploads: list[Upload], task: str) -> bytes:
+    parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="task"\r\n\r\n{task}\r\n'.encode()]
+    for upload in uploads:
+        name = upload.name.replace('"', "_").replace("\r", "_").replace("\n", "_")
+        head = (
+            f'Content-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: application/octet-stream'
+        )
+        parts.append(f"--{boundary}\r\n{head}\r\n\r\n".encode() + upload.content + b"\r\n")
+    return b"".join(parts) + f"--{boundary}--\r\n".encode()
+
+
+def _detail(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode(errors="replace") or "no reason given"

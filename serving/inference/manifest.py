@@ -1,0 +1,54 @@
+"""The manifest of a release: what it is made of, and the keys that serving needs of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lineage.errors import Fault
+
+MANIFEST = "manifest.json"
+WARMUP = "warmup"
+TASK_KEYS = (
+    "title",
+    "modality",
+    "body_parts",
+    "classes",
+    "positive",
+    "pixels",
+    "pooling",
+    "temperature",
+    "threshold",
+    "precision",
+    "outlier_distance",
+    "version",
+    "note",
+    "prevalence",
+    "conformal",
+)
+SERVING_KEYS = ("engine", "keep_scans", "abstain_below", "max_upload_mb")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a release folder, with the keys that serving needs present."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise Fault(f"{path}: there is no manifest; this is not a release folder")
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    check_manifest(manifest, str(path))
+    return manifest
+
+
+def check_manifest(manifest: dict[str, Any], name: str) -> None:
+    """Raises Fault for the first key that serving needs and the manifest lacks."""
+    for key in ("release", "tasks", "serving"):
+        if not manifest.get(key):
+            raise Fault(f"{name}: the manifest lacks {key!r}; build the release again")
+    for key in SERVING_KEYS:
+        if key not in manifest["serving"]:
+            raise Fault(f"{name}: the manifest lacks serving.{key}; build the release again")
+    for task, facts in manifest["tasks"].items():
+        for key in TASK_KEYS:
+            if key not in facts:
+                raise Fault(f"{name}: the manifest lacks tasks.{task}.{key}; build the release again")

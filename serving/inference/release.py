@@ -1,0 +1,119 @@
+"""A release folder, read: manifest, and for every task its compiled graph, linear layer and reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.record import FieldOfView, PixelSettings, Pooling
+from lineage.errors import Fault
+from serving.inference import outlier, release_integrity
+from serving.inference.graph import Graph
+from serving.inference.manifest import read_manifest
+
+GRAPH, HEAD, REFERENCE = "graph.onnx", "head.npz", "reference.npz"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One task of a release: what it takes, what it says, and what it runs."""
+
+    task: str
+    title: str
+    modality: str
+    body_parts: tuple[str, ...]
+    classes: tuple[str, ...]
+    positive: tuple[int, ...]
+    pixels: PixelSettings
+    pooling: Pooling
+    temperature: float
+    threshold: float
+    outlier_distance: float
+    prevalence: float
+    conformal: tuple[float, tuple[float, ...]] | None  # level, and each class's quantile of 1 - p
+    version: str
+    note: str
+    graph: Graph
+    kernel: NDArray[np.float32]
+    reference: outlier.Reference
+    ordered: bool = False  # its classes are stages or sizes of something that was found before
+    field_of_view: str = FieldOfView.BODY
+
+
+@dataclass(frozen=True)
+class Release:
+    """Every task's model, and the rules of the endpoint, as one approved whole."""
+
+    name: str
+    manifest: dict[str, Any]
+    models: dict[str, Model]
+    abstain_below: float
+    max_upload_mb: float
+
+
+def load_release(folder: Path) -> Release:
+    """Read and compile a release folder whose files are those that were released.
+
+    Raises Fault that names the changed or missing file, or the missing manifest key.
+    """
+    release_integrity.check_release(folder)
+    return compile_release(folder)
+
+
+def compile_release(folder: Path) -> Release:
+    """Read and compile a release folder that is being written: nothing says yet what its files should be."""
+    manifest = read_manifest(folder)
+    serving = manifest["serving"]
+    models = {task: _model(folder / task, task, facts, serving["engine"]) for task, facts in manifest["tasks"].items()}
+    return Release(
+        manifest["release"], manifest, models, float(serving["abstain_below"]), float(serving["max_upload_mb"])
+    )
+
+
+def _model(folder: Path, task: str, facts: dict[str, Any], engine: str) -> Model:
+    graph = Graph.load(folder / GRAPH, engine, facts["precision"])
+    classes, window = tuple(facts["classes"]), facts["pixels"]["window"]
+    kernel = head(folder / HEAD)
+    if graph.classes != len(classes) or kernel.shape[1] != len(classes) or graph.size != facts["pixels"]["size"]:
+        raise Fault(
+            f"{folder}: the graph has {graph.classes} classes at {graph.size} pixels and its head {kernel.shape[1]}, "
+            f"the manifest {len(classes)} at {facts['pixels']['size']}; build the release again"
+        )
+    return Model(
+        task=task,
+        title=facts["title"],
+        modality=facts["modality"],
+        body_parts=tuple(facts["body_parts"]),
+        classes=classes,
+        positive=tuple(classes.index(name) for name in facts["positive"]),
+        pixels=PixelSettings(facts["pixels"]["size"], None if window is None else (window[0], window[1])),
+        pooling=Pooling(facts["pooling"]["rule"], facts["pooling"]["k"]),
+        temperature=float(facts["temperature"]),
+        threshold=float(facts["threshold"]),
+        outlier_distance=float(facts["outlier_distance"]),
+        prevalence=float(facts["prevalence"]),
+        conformal=_conformal(facts["conformal"]),
+        version=str(facts["version"]),
+        note=facts["note"],
+        graph=graph,
+        kernel=kernel,
+        reference=outlier.load(folder / REFERENCE),
+        ordered=bool(facts.get("ordered", False)),
+        field_of_view=str(facts.get("field_of_view", FieldOfView.BODY.value)),
+    )
+
+
+def _conformal(facts: dict[str, Any] | None) -> tuple[float, tuple[float, ...]] | None:
+    return None if facts is None else (float(facts["level"]), tuple(map(float, facts["quantiles"])))
+
+
+def head(path: Path) -> NDArray[np.float32]:
+    """The kernel (channels, classes) of the linear layer, from `head.npz`."""
+    if not path.is_file():
+        raise Fault(f"{path}: the linear layer's weights are missing; export the graph again")
+    with np.load(path, allow_pickle=False) as arrays:
+        return np.asarray(arrays["kernel"], np.float32)

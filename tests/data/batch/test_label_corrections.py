@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from data.batch import label_corrections, metadata_table
+from data.batch import manifest as batch_manifest
+from data.dataset import cohorts as dataset_cohorts
+from data.dataset import shards
+from data.record import Task
+from data.settings import Disagreement, SplitSettings
+from lineage.errors import Fault
+
+HEADER = "file_name,patient_id,task,label,labeller,labelled_at,truth,slice,lesion_mm"
+Send = Callable[..., label_corrections.Corrections]
+
+
+@pytest.fixture
+def admitted(indexed: batch_manifest.Indexed, home: Path, lung: Task) -> Path:
+    """The batch of six patients as it lies in data/batches/lung-ct/first."""
+    target = home.parent / "data" / "batches" / "lung-ct" / "first"
+    target.parent.mkdir(parents=True)
+    shutil.copytree(home.parent / "staging" / "first", target)
+    return target
+
+
+@pytest.fixture
+def send(admitted: Path, home: Path, lung: Task) -> Send:
+    """Send a batch of corrections, and admit what may be admitted of it."""
+
+    def sent(
+        *rows: str, batch: str = "fix", rule: Disagreement = Disagreement.MAJORITY
+    ) -> label_corrections.Corrections:
+        source = home.parent / "inbox" / batch
+        source.mkdir(parents=True)
+        (source / "metadata.csv").write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
+        found = label_corrections.check(metadata_table.metadata(source), admitted.parent, lung, rule)
+        if len(found.rows):
+            (admitted.parent / batch).mkdir()
+            found.rows.to_csv(admitted.parent / batch / label_corrections.NAME, index=False)
+        return found
+
+    return sent
+
+
+def scan(admitted: Path, label: str) -> pd.Series[str]:
+    manifest = batch_manifest.read_manifest(admitted / "manifest.csv")
+    return manifest[manifest["label"] == label].iloc[0]
+
+
+def row(sha256: str, label: str, at: str = "2025-05-01T10:00:00Z", who: str = "dr-b", truth: str = "pathology") -> str:
+    return f"sha256:{sha256},,lung-ct,{label},{who},{at},{truth},,"
+
+
+def test_a_correction_is_read_by_prepare_and_moves_nobody(admitted: Path, send: Send, lung: Task, home: Path) -> None:
+    unit = scan(admitted, "malignant")
+    manifest = batch_manifest.read_manifest(admitted / "manifest.csv")
+    nobody = dataset_cohorts.read_cohorts(home / "none.csv")
+    cohorts = dataset_cohorts.assign(manifest, nobody, SplitSettings(7, 0.3, 0.2), 1, "first", lung)
+    packed = home.parent / "processed"
+    shards.pack([admitted], cohorts, lung, packed)
+    before = shards.table(packed).set_index("unit_id")
+    assert send(row(unit["sha256"], "benign")).refused == []
+    shards.pack([admitted], cohorts, lung, packed)
+    after = shards.table(packed).set_index("unit_id")
+    assert before.loc[unit["unit_id"], "label"] == "malignant" and before.loc[unit["unit_id"], "target"] == 2
+    assert after.loc[unit["unit_id"], "label"] == "benign" and after.loc[unit["unit_id"], "target"] == 1
+    assert after["side"].equals(before["side"])
+    others = before.index != unit["unit_id"]
+    assert after["label"][others].equals(before["label"][others])
+
+
+def test_the_history_tells_who_when_from_and_to(admitted: Path, send: Send) -> None:
+    unit = scan(admitted, "malignant")
+    send(row(unit["sha256"], "benign"), batch="one")
+    send(row(unit["sha256"], "normal", "2025-07-01T12:00:00+02:00", "dr-c") + "0", batch="two")
+    steps = label_corrections.history(admitted.parent, unit["sha256"][:12])
+    told = [(step["from"], step["to"], step["who"], step["at"], step["batch"]) for step in steps]
+    assert told == [
+        ("", "malignant", "reader-1", unit["labelled_at"], "first"),
+        ("malignant", "benign", "dr-b", "2025-05-01T10:00:00Z", "one"),
+        ("benign", "normal", "dr-c", "2025-07-01T10:00:00Z", "two"),
+    ]
+    assert label_corrections.history(admitted.parent, unit["unit_id"]) == steps
+    assert label_corrections.history(admitted.parent, "f" * 64) == []
+    with pytest.raises(Fault, match="give at least 8 of its SHA-256"):
+        label_corrections.history(admitted.parent, "ab")
+
+
+WRONG = [
+    ("SHA", "0" * 64, "is no admitted scan of lung-ct"),
+    ("SHA", "abc", "is not the whole SHA-256"),
+    ("dr-b", "", "without labeller"),
+    ("2025-05-01T10:00:00Z", "", "without labelled_at"),
+    ("2025-05-01T10:00:00Z", "Quillfeather", "has in the column labelled_at no time such as"),
+    ("2025", "2999", "in the column labelled_at a time that lies in the future"),
+    ("2025", "2019", "present label is not older"),
+    ("pathology", "report", "which report does not correct"),
+    ("benign", "malignant", "is malignant by pathology already"),
+    ("benign", "Quillfeather", "has in the column label what lung-ct does not know"),
+    ("pathology", "Quillfeather", "has in the column truth what lung-ct does not know"),
+    ("benign,dr-b", "Quillfeather,dr-b", "has in the column label what"),
+    (",,lung-ct,benign,dr-b", ",Quillfeather 7,lung-ct,benign,told by QUILLFEATHER", "repeats in the column labeller"),
+    (",,lung-ct", ",MRN1,lung-ct", "belongs to another patient"),
+    ("pathology,,", "pathology,7,", "names in the column slice no admitted slice"),
+    ("pathology,,", "pathology,Quillfeather,", "names in the column slice no admitted slice"),
+    ("pathology,,", "pathology,,Quillfeather", "the lesion_mm of its row is not a number"),
+    ("SHA", "Quillfeather", "is not the whole SHA-256"),
+]
+
+
+def test_what_cannot_be_taken_is_refused_by_name(admitted: Path, send: Send) -> None:
+    sha = scan(admitted, "malignant")["sha256"]
+    for number, (old, new, why) in enumerate(WRONG):
+        found = send(row("SHA", "benign").replace(old, new).replace("SHA", sha), batch=f"b{number}")
+        assert found.rows.empty and len(found.refused) == 1
+        whole = "Quillfeather" != new != "abc" if old == "SHA" else True
+        named = f"row 2, sha256 {(new if old == 'SHA' else sha)[:8]}" if whole else "row 2"
+        assert why in found.refused[0].reason and found.refused[0].file == named
+        assert "quillfeather" not in f"{found.refused}".lower(), "a cell may hold a patient's name"
+
+
+def test_the_row_is_that_of_the_table(send: Send, admitted: Path) -> None:
+    sha = scan(admitted, "malignant")["sha256"]
+    said = [row(sha, "benign"), row("0" * 64, "benign"), row("1" * 64, "benign")]
+    assert [one.file for one in send(*said).refused] == ["row 3, sha256 00000000", "row 4, sha256 11111111"]
+
+
+def test_readers_of_a_correction_who_disagree_are_settled_as_ever(admitted: Path, send: Send) -> None:
+    sha = scan(admitted, "malignant")["sha256"]
+    said = [row(sha, "benign", who="a"), row(sha, "benign", who="b"), row(sha, "normal", who="c")]
+    assert list(send(*said, batch="m").rows["label"]) == ["benign"]
+    strict = send(*(text.replace("2025-05", "2025-06") for text in said), batch="r", rule=Disagreement.REFUSE)
+    assert strict.rows.empty and "disagree" in strict.refused[0].reason
+
+
+def test_scans_and_corrections_do_not_travel_together(admitted: Path, home: Path) -> None:
+    sha = scan(admitted, "malignant")["sha256"]
+    (home.parent / "one.png").write_bytes(b"1")
+    text = "\n".join([HEADER, row(sha, "benign"), "one.png,7,lung-ct,normal,,,,,"])
+    (home.parent / "metadata.csv").write_text(text + "\n", encoding="utf-8")
+    with pytest.raises(Fault, match="1 of 2 rows correct admitted scans"):
+        metadata_table.metadata(home.parent)

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from data.batch.metadata_table import metadata, resolve
+from data.settings import Disagreement
+from lineage.errors import Fault
+
+HEADER = "file_name,patient_id,task,label"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "batch"
+    (made / "a").mkdir(parents=True)
+    (made / "one.png").write_bytes(b"1")
+    (made / "a" / "two.png").write_bytes(b"2")
+    return made
+
+
+def write(folder: Path, *lines: str, header: str = HEADER) -> Path:
+    (folder / "metadata.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_a_sound_table_comes_back_with_every_known_column(folder: Path) -> None:
+    table = metadata(write(folder, "one.png, 7 ,lung-ct,normal", "a/two.png,8,lung-ct,benign"))
+    assert list(table["file_name"]) == ["one.png", "a/two.png"]
+    assert list(table["patient_id"]) == ["7", "8"]
+    assert list(table["study_date"]) == ["", ""]
+
+
+def test_the_byte_order_mark_of_spreadsheets_is_read_over(folder: Path) -> None:
+    (folder / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + f"{HEADER}\r\none.png,7,lung-ct,normal\r\n".encode())
+    assert len(metadata(folder)) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("../one.png,7,t,normal", "not a plain path inside the batch"),
+        ("/etc/passwd,7,t,normal", "not a plain path inside the batch"),
+        ("a/../../one.png,7,t,normal", "not a plain path inside the batch"),
+        ("C:\\one.png,7,t,normal", "not a plain path inside the batch"),
+        (".,7,t,normal", "not a plain path inside the batch"),
+        ("three.png,7,t,normal", "1 files that metadata.csv names are not there: row 2"),
+        ("one.png/x,7,t,normal", "are not there: row 2"),
+        ("one.png,=1+1,t,normal", "row 2, column patient_id: a spreadsheet would run it as a formula"),
+        ("one.png,@SUM(A1),t,normal", "formula"),
+        ("one.png,+cmd|' /C calc'!A0,t,normal", "formula"),
+        ("one.png,7,t,normal,more", "5 cells under 4 columns"),
+        ("one.png,7,t", "3 cells under 4 columns"),
+        ('one.png,"7\n8",t,normal', "control character"),
+        ("one.png," + "7" * 100_000 + ",t,normal", "longer than 1000 characters"),
+        ("one.png," + "7" * 200_000 + ",t,normal", "not a CSV table"),
+        ('one.png,"7,t,normal', "not a CSV table"),
+    ],
+)
+def test_what_cannot_be_trusted_is_a_fault_that_says_why(folder: Path, line: str, words: str) -> None:
+    with pytest.raises(Fault) as caught:
+        metadata(write(folder, line))
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_negative_numbers_are_no_formulas(folder: Path) -> None:
+    assert metadata(write(folder, "one.png,-7,t,normal"))["patient_id"].iloc[0] == "-7"
+
+
+def test_links_are_refused_wherever_they_are(folder: Path) -> None:
+    (folder / "link.png").symlink_to("/etc/hostname")
+    (folder / "b").symlink_to(folder / "a")
+    for name in ("link.png", "b/two.png"):
+        with pytest.raises(Fault, match="is a link or lies behind one"):
+            metadata(write(folder, f"{name},7,t,normal"))
+    write(folder, "one.png,7,t,normal").joinpath("metadata.csv").rename(folder / "elsewhere.csv")
+    (folder / "metadata.csv").symlink_to("elsewhere.csv")
+    with pytest.raises(Fault, match=r"there is no metadata\.csv"):
+        metadata(folder)
+
+
+def test_a_pipe_is_not_opened(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    with pytest.raises(Fault, match="not a regular file"):
+        metadata(write(folder, "pipe.png,7,t,normal"))
+
+
+def test_a_folder_stands_for_one_series_of_regular_files(folder: Path) -> None:
+    assert list(metadata(write(folder, "a,7,t,normal"))["file_name"]) == ["a"]
+    with pytest.raises(Fault, match="named by itself and with its folder too"):
+        metadata(write(folder, "a,7,t,normal", "a/two.png,7,t,normal"))
+
+
+def test_what_a_system_left_in_a_series_is_passed_over_and_named_in_no_row(folder: Path) -> None:
+    (folder / "a" / "._two.png").write_bytes(b"x")
+    (folder / "a" / "__MACOSX").mkdir()
+    assert list(metadata(write(folder, "a,7,t,normal"))["file_name"]) == ["a"]
+    with pytest.raises(Fault, match="row 2: file_name is a file that a system or viewer left behind"):
+        metadata(write(folder, "a/._two.png,7,t,normal"))
+
+
+@pytest.mark.parametrize("kind", ["nothing", "a folder", "a link", "a pipe"])
+def test_a_folder_with_anything_else_in_it_is_refused(folder: Path, kind: str) -> None:
+    series = folder / "series"
+    series.mkdir()
+    if kind == "a folder":
+        (series / "deeper").mkdir()
+    elif kind == "a link":
+        (series / "link.dcm").symlink_to("/etc/hostname")
+    elif kind == "a pipe":
+        os.mkfifo(series / "pipe.dcm")
+    with pytest.raises(Fault, match="stands for one series"):
+        metadata(write(folder, "series,7,t,normal"))
+
+
+def test_columns_are_checked(folder: Path) -> None:
+    for header, words in (
+        ("file_name,patient_id,task,name", "missing columns"),
+        (HEADER + ",patient_name", "unknown or repeated columns, number [5]"),
+        (HEADER + ",label", "unknown or repeated columns"),
+    ):
+        with pytest.raises(Fault) as caught:
+            metadata(write(folder, "one.png,7,t,normal" + ",x" * (header.count(",") - 3), header=header))
+        assert words in str(caught.value)
+
+
+def test_two_tasks_and_no_rows_are_refused(folder: Path) -> None:
+    with pytest.raises(Fault, match="belongs to one task, and another is named in row 3"):
+        metadata(write(folder, "one.png,7,t,normal", "a/two.png,7,s,normal"))
+    with pytest.raises(Fault, match="holds no row"):
+        metadata(write(folder))
+
+
+def test_one_reader_speaks_once_of_a_slice(folder: Path) -> None:
+    header = HEADER + ",slice,labeller"
+    rows = ["one.png,7,t,normal,0,ann", "one.png,7,t,benign,0,bob", "one.png,7,t,normal,1,ann"]
+    assert len(metadata(write(folder, *rows, header=header))) == 3
+    with pytest.raises(Fault, match="the same reader has labelled a slice twice, again in row 5"):
+        metadata(write(folder, *rows, rows[0], header=header))
+
+
+def readings(*told: tuple[str, str, str]) -> pd.DataFrame:
+    return pd.DataFrame(told, columns=["labeller", "truth", "label"])
+
+
+def test_pathology_beats_any_number_of_readers() -> None:
+    told = resolve(readings(("a", "reader", "normal"), ("b", "reader", "normal"), ("c", "pathology", "malignant")))
+    assert told == {"label": "malignant", "truth": "pathology", "labeller": "c"}
+
+
+def test_the_majority_of_readers_decides_and_all_who_agree_are_named() -> None:
+    told = resolve(readings(("b", "reader", "benign"), ("a", "reader", "benign"), ("c", "reader", "normal")))
+    assert (told["label"], told["labeller"]) == ("benign", "a;b")
+
+
+def test_readers_who_are_evenly_divided_are_sent_back() -> None:
+    with pytest.raises(Fault, match="its readers disagree on the label"):
+        resolve(readings(("a", "reader", "benign"), ("b", "reader", "normal")))
+
+
+def test_who_wants_no_majority_gets_every_disagreement_back() -> None:
+    told = readings(("a", "reader", "benign"), ("b", "reader", "benign"), ("c", "reader", "normal"))
+    with pytest.raises(Fault, match="its readers disagree on the label"):
+        resolve(told, Disagreement.REFUSE)
+    above = pd.concat([told, readings(("d", "pathology", "normal"))])
+    assert resolve(above, Disagreement.REFUSE)["label"] == "normal"

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from data.deidentify import burned_in_text
+from data.phantom import scanner as phantom_scanner
+from data.phantom import study
+from data.record import Scan, Task, Units
+from data.scan.read import read
+
+Picture = NDArray[np.float32]
+TEXTS = ("DOE JANE", "MRN 4711-0815", "1963-07-17 F")
+
+
+def drawn(picture: Picture, size: int, corner: str, text: str, share: float = 1.0) -> Picture:
+    """A picture with a text in a corner (`top left`), as bright as `share` of its range."""
+    sheet = Image.new("L", picture.shape[::-1])
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    y = 3 if "top" in corner else picture.shape[0] - (bottom - top) - 4
+    x = 3 if "left" in corner else picture.shape[1] - (right - left) - 4
+    draw.text((x - left, y - top), text, font=font, fill=255)
+    ink = np.asarray(sheet, np.float32) / 255
+    bright = picture.min() + share * (picture.max() - picture.min())
+    return np.asarray(picture * (1 - ink) + bright * ink, np.float32)
+
+
+@pytest.fixture(scope="module")
+def clean(lung: Task, brain: Task) -> list[Picture]:
+    """Phantoms of every usual scanner, 128 × 128."""
+    return [
+        study.study(task, scanner, 3, number, task.classes[number % 2]).slice(0, 1)[0].astype(np.float32)
+        for task in (lung, brain)
+        for scanner in phantom_scanner.SCANNERS.values()
+        if scanner.modality == task.modality
+        for number in range(3)
+    ]
+
+
+def test_clean_phantoms_raise_no_alarm(clean: list[Picture]) -> None:
+    assert [number for number, picture in enumerate(clean) if burned_in_text.lines(picture)] == []
+
+
+@pytest.mark.parametrize(("size", "recall"), [(8, 0.9), (9, 0.85), (10, 0.9), (12, 0.8)])
+def test_writing_in_a_corner_of_a_phantom_is_found(clean: list[Picture], size: int, recall: float) -> None:
+    found = [
+        bool(burned_in_text.lines(drawn(picture, size, f"{edge} {side}", TEXTS[number % 3], share)))
+        for number, picture in enumerate(clean)
+        for edge in ("top", "bottom")
+        for side in ("left", "right")
+        for share in (1.0, 0.8)
+    ]
+    assert np.mean(found) >= recall
+
+
+def test_the_box_lies_around_the_writing() -> None:
+    line = burned_in_text.lines(
+        drawn(np.zeros((256, 256), np.float32) + np.eye(256, dtype=np.float32), 16, "top left", "DOEJANE")
+    )
+    assert len(line) == 1 and line[0].letters >= 4
+    assert line[0].top < 8 and line[0].bottom < 22 and line[0].left < 20 and line[0].right < 90
+
+
+def test_a_marker_a_scale_bar_and_a_flat_picture_are_no_writing() -> None:
+    picture = np.random.default_rng(0).normal(0, 1, (256, 256)).astype(np.float32)
+    picture[60:200, 60:200] += 100
+    assert burned_in_text.lines(drawn(picture, 16, "top left", "R")) == []
+    picture[40:216:16, 5:12] = 150
+    assert burned_in_text.lines(picture) == []
+    assert (
+        burned_in_text.lines(np.zeros((256, 256), np.float32))
+        == []
+        == burned_in_text.lines(np.ones((3, 3), np.float32))
+    )
+
+
+def test_one_slice_with_writing_marks_the_whole_scan(clean: list[Picture]) -> None:
+    sound, written = clean[0], drawn(clean[0], 10, "top left", TEXTS[0])
+    assert burned_in_text.facts(Scan("x", np.stack([sound, sound]), Units.RAW, None, None)) == {}
+    assert burned_in_text.facts(Scan("x", np.stack([sound, written]), Units.RAW, None, None)) == {
+        "burned_in": "detected"
+    }
+
+
+def test_real_scans_raise_no_alarm_and_real_writing_is_found(real_data: Path) -> None:
+    """A sample of the real chest CT and brain MR; the ultrasound files of the zoo do have writing."""
+    chest = sorted((real_data / "chest-ct-tcga-luad-dicom").rglob("*.dcm"))
+    brain = sorted(path for path in (real_data / "brain-mr-tumor-progression").rglob("*T1*.nii.gz"))[:3]
+    slices = sorted((real_data / "lung-ct-iq-oth-nccd").rglob("*.jpg"))[::10]
+    for path in (*chest, *brain, *slices):
+        assert not burned_in_text.facts(read(path.name, path.read_bytes())), path.name
+    ultrasound = [path for path in (real_data / "dicom-zoo/decodes").iterdir() if "US1_J2KI" in path.name]
+    assert burned_in_text.facts(read("x", ultrasound[0].read_bytes())) == {"burned_in": "detected"}
+
+
+def test_letters_that_touch_are_counted_as_two() -> None:
+    """Small type runs together: DOE is two marks, and DOE JANE five; five blocks of another height each are none."""
+    picture = np.random.default_rng(0).normal(0, 1, (128, 128)).astype(np.float32)
+    picture[40:90, 40:90] += 100
+    assert burned_in_text.lines(drawn(picture, 9, "top left", "DOE JANE"))
+    for number in range(5):
+        picture[4 : 10 + 3 * number, 4 + 20 * number : 4 + 20 * number + 12] = 110
+    assert burned_in_text.lines(picture) == []
+
+
+def test_the_opening_is_that_of_scipy() -> None:
+    """Grey opening by a square, at the border too (Serra 1982)."""
+    band = np.random.default_rng(0).normal(size=(23, 41)).astype(np.float32)
+    assert (
+        burned_in_text._opened(band) == ndimage.grey_opening(band, size=(burned_in_text.STROKE, burned_in_text.STROKE))
+    ).all()
+
+
+def test_a_slice_is_looked_through_in_no_time() -> None:
+    """A picture without steep rows costs about a millisecond of 512 × 512 pixels; slow machines get five."""
+    rows, columns = np.mgrid[-1:1:512j, -1:1:512j]
+    picture = np.exp(-3 * (rows**2 + columns**2)).astype(np.float32)
+    burned_in_text.lines(picture)
+    spent = []
+    for _ in range(20):
+        begin = time.process_time()
+        assert burned_in_text.lines(picture) == []
+        spent.append(time.process_time() - begin)
+    assert np.median(spent) < 0.005

@@ -1,0 +1,204 @@
+"""The result against the standard's own tables: PS3.15 Table E.1-1 and the required attributes of PS3.3."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.dataset import Dataset
+
+from data.deidentify.dicom import anonymise
+from data.deidentify.dicom_profile import CODES
+from data.scan.read import read
+from lineage import keys
+from tests.data.deidentify.test_dicom import STUDY, dicom, opened
+
+HERE = Path(__file__).parent
+SECRET = "Quillfeather"
+FILLED = {
+    "DA": "19630717",
+    "DT": "19630717101112",
+    "TM": "101112.345678",
+    "UI": "1.2.77418529.1",
+    "PN": f"{SECRET}^Zelda",
+    "AS": "061Y",
+    "DS": "7741.8529",
+    "IS": "77418529",
+    "US": 7741,
+    "UL": 77418529,
+    "SL": 77418529,
+    "FL": 7741.85,
+    "FD": 7741.8529,
+    "SS": 7741,
+    "OB": SECRET.encode(),
+    "OW": SECRET.encode(),
+    "UN": SECRET.encode(),
+    "OB or OW": SECRET.encode(),
+    "UR": f"http://{SECRET}/",
+    "AE": SECRET.upper(),
+    "CS": SECRET.upper(),
+}
+SHIFTED = {
+    "StudyDate",
+    "SeriesDate",
+    "AcquisitionDate",
+    "ContentDate",
+    "AcquisitionDateTime",
+    "FrameReferenceDateTime",
+    "FrameAcquisitionDateTime",
+}  # 113107, its column says C
+CHARACTERISTICS = {"PatientSex", "PatientAge"}  # 113108, its column says K
+
+
+def table(name: str) -> list[dict[str, str]]:
+    lines = (HERE / name).read_text(encoding="utf-8").splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
+
+
+def fill(target: Any, deep: bool) -> None:
+    """Every attribute of Table E.1-1 but those of commands and file headers; sequences with one item."""
+    for row in table("ps315_e1.csv"):
+        tag = row["tag"].replace("50xxxxxx", "50020010").replace("60xx", "6002")
+        number = int(tag, 16)
+        if number >> 16 <= 0x0004 or number == 0xFFFCFFFC:
+            continue
+        if not keyword_for_tag(number) and number >> 16 not in (0x5002, 0x6002):
+            target.add_new(number, "LO", SECRET)  # newer than the dictionary
+            continue
+        kind = dictionary_VR(number).split(" or ")[0] if keyword_for_tag(number) else "UN"
+        if kind == "SQ":
+            item = Dataset()
+            item.PatientName, item.TextValue, item.ReferencedSOPInstanceUID = f"{SECRET}^Z", SECRET, FILLED["UI"]
+            if deep:
+                fill(item, deep=False)
+            target.add_new(number, "SQ", [item])
+        elif number not in KEEP:
+            target.add_new(number, kind, FILLED.get(kind, SECRET))
+
+
+KEEP = {0x00080016, 0x00080018, 0x0020000D, 0x0020000E, 0x00100040}  # what the phantom says of itself already
+
+
+@pytest.fixture
+def full(home: Path) -> tuple[Any, Any]:
+    """A phantom with the whole table filled in, at the top and in items of a kept sequence, before and after."""
+    header = opened(dicom())
+    fill(header, deep=True)
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "T-28000", "SRT", "Lung"
+    fill(item, deep=False)
+    header.AnatomicRegionSequence = [item]
+    block = header.private_block(0x0019, "ACME", create=True)
+    block.add_new(0x10, "LO", SECRET)
+    block.add_new(0x11, "SQ", [item])
+    stream = io.BytesIO()
+    header.save_as(stream)
+    return header, opened(anonymise("a.dcm", stream.getvalue(), {"patient_id": "one"})[1])
+
+
+def test_nothing_of_the_table_survives_its_action(full: tuple[Any, Any]) -> None:
+    before, after = full
+    filled = {element.tag for element in before.iterall()}
+    checked = 0
+    for row in table("ps315_e1.csv"):
+        if "xx" in row["tag"] or int(row["tag"], 16) not in filled:
+            continue
+        for element in after.iterall():
+            if element.tag != int(row["tag"], 16) or row["keyword"] in SHIFTED | CHARACTERISTICS:
+                continue
+            old = {str(one.value) for one in before.iterall() if one.tag == element.tag}
+            assert row["action"] != "X", f"{row['keyword']} should be gone"
+            if element.VR == "SQ":
+                assert not element.value or row["action"].endswith("U*"), row["keyword"]
+            else:
+                assert str(element.value) not in old or not element.value, row["keyword"]
+        checked += 1
+    assert checked > 550
+
+
+def test_no_group_and_no_private_attribute_survives(full: tuple[Any, Any]) -> None:
+    for element in full[1].iterall():
+        assert not element.tag.is_private and not 0x5000 <= element.tag.group < 0x5100, element.keyword
+        assert not 0x6000 <= element.tag.group < 0x6100, element.keyword
+
+
+def test_no_byte_of_what_was_filled_in_survives(full: tuple[Any, Any]) -> None:
+    stream = io.BytesIO()
+    full[1].save_as(stream, enforce_file_format=True)
+    for secret in (SECRET, SECRET.upper(), "19630717", "101112", "77418529", "7741.85"):
+        assert secret.encode() not in stream.getvalue(), secret
+
+
+def test_dates_that_stay_are_moved_by_one_number_of_days(full: tuple[Any, Any]) -> None:
+    found = {element.keyword: str(element.value)[:8] for element in full[1].iterall() if element.keyword in SHIFTED}
+    assert {"StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"} <= set(found)
+    for keyword, value in found.items():
+        moved = datetime.strptime(value, "%Y%m%d") - datetime(1963, 7, 17)
+        assert moved.days == keys.day_shift("one"), keyword
+
+
+def test_what_was_done_is_stated(full: tuple[Any, Any]) -> None:
+    after = full[1]
+    stated = [(code.CodeValue, code.CodingSchemeDesignator) for code in after.DeidentificationMethodCodeSequence]
+    assert stated == [(value, "DCM") for value, _ in CODES]
+    assert (after.PatientIdentityRemoved, after.LongitudinalTemporalInformationModified) == ("YES", "MODIFIED")
+
+
+def test_references_follow_the_files_of_a_study(home: Path) -> None:
+    first, second = opened(dicom(0)), opened(dicom(1))
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = first.SOPClassUID, first.SOPInstanceUID
+    second.ReferencedImageSequence = second.SourceImageSequence = [item]
+    stream = io.BytesIO()
+    second.save_as(stream)
+    one = opened(anonymise("a", dicom(0), {"patient_id": "one"})[1])
+    two = opened(anonymise("b", stream.getvalue(), {"patient_id": "one"})[1])
+    assert one.SOPInstanceUID == two.ReferencedImageSequence[0].ReferencedSOPInstanceUID != first.SOPInstanceUID
+    assert one.SOPInstanceUID == two.SourceImageSequence[0].ReferencedSOPInstanceUID
+    assert one.StudyInstanceUID == two.StudyInstanceUID and one.FrameOfReferenceUID == two.FrameOfReferenceUID
+
+
+IODS = {
+    "1.2.840.10008.5.1.4.1.1.2": "ct-image",
+    "1.2.840.10008.5.1.4.1.1.4": "mr-image",
+    "1.2.840.10008.5.1.4.1.1.2.1": "enhanced-ct-image",
+    "1.2.840.10008.5.1.4.1.1.4.1": "enhanced-mr-image",
+}
+
+
+def complaints(before: Any, after: Any) -> list[str]:
+    """Required attributes that the original had and the result lacks; type 1 must not be empty either."""
+    wrong = []
+    for row in table("iod_required.csv"):
+        if row["iod"] != IODS[before.SOPClassUID] or row["keyword"] not in before:
+            continue
+        value = after.get(row["keyword"])
+        if row["keyword"] not in after:
+            wrong.append(f"{row['keyword']} is gone")
+        elif row["type"] == "1" and before.get(row["keyword"]) not in (None, "") and value in (None, ""):
+            wrong.append(f"{row['keyword']} is empty")
+    return wrong
+
+
+def test_the_result_keeps_what_its_kind_of_image_requires(home: Path, real_data: Path) -> None:
+    seen: dict[str, int] = {}
+    files = [*(real_data / "dicom-zoo/decodes").iterdir(), *(real_data / "chest-ct-tcga-luad-dicom").rglob("*.dcm")]
+    for path in sorted(files):
+        content = path.read_bytes()
+        before = pydicom.dcmread(io.BytesIO(content), force=True)
+        if before.get("SOPClassUID") not in IODS:
+            continue
+        ending, clean = anonymise(path.name, content, {"patient_id": "one"})
+        assert complaints(before, opened(clean)) == [], path.name
+        np.testing.assert_array_equal(read(path.name, content).pixels, read(ending, clean).pixels)
+        seen[IODS[before.SOPClassUID]] = seen.get(IODS[before.SOPClassUID], 0) + 1
+    assert set(seen) == set(IODS.values()), seen
+    whole = opened(dicom())
+    assert complaints(whole, opened(anonymise("a", dicom(), {"patient_id": STUDY.person.id})[1])) == []

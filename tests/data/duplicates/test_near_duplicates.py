@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data.duplicates import image_alignment, vector_index
+from data.duplicates.near_duplicates import WANTED, candidates, groups, near_pairs, pictures
+from data.phantom import study
+from data.record import Task, Units
+from data.scan import preprocess, thumbnail
+
+ALIKE = 0.97
+
+
+def likeness(grey: np.ndarray, task: Task) -> dict[str, object]:
+    small = preprocess.unit_pixels(np.ascontiguousarray(grey, np.float32), Units.DISPLAY, task.pixels)
+    return {
+        "thumbnail": thumbnail.thumbnail(small),
+        "std": float(grey.std()),
+    }
+
+
+@pytest.fixture(scope="module")
+def greys(lung: Task) -> list[np.ndarray]:
+    """Chest slices of forty phantom patients as display grey."""
+    scanner, shown = study.usual(lung), []
+    for number in range(40):
+        plane, _ = study.study(lung, scanner, 3, number, lung.classes[number % 3]).slice(0, 1)
+        shown.append(np.clip((plane.astype(np.float32) + 1150) / 1500 * 255, 0, 255))
+    return shown
+
+
+def table(greys: list[np.ndarray], task: Task, whose: str = "P") -> pd.DataFrame:
+    rows = pd.DataFrame([likeness(grey, task) for grey in greys])
+    return rows.assign(cluster=[f"{whose}{number}" for number in range(len(rows))])
+
+
+def recompressed(grey: np.ndarray) -> np.ndarray:
+    stream = io.BytesIO()
+    Image.fromarray(grey.astype(np.uint8)).save(stream, "JPEG", quality=60)
+    return np.asarray(Image.open(stream), np.float32)
+
+
+def cropped(grey: np.ndarray) -> np.ndarray:
+    """Without 5 % at each side: a tenth of the width."""
+    cut = round(grey.shape[0] * 0.05)
+    return grey[cut:-cut, cut:-cut]
+
+
+def cornered(grey: np.ndarray) -> np.ndarray:
+    """Without 5 % at the top and at the left."""
+    cut = round(grey.shape[0] * 0.05)
+    return grey[cut:, cut:]
+
+
+def darker(grey: np.ndarray) -> np.ndarray:
+    return grey * 0.9
+
+
+def brighter(grey: np.ndarray) -> np.ndarray:
+    return np.clip(grey * 1.1, 0, 255)
+
+
+@pytest.mark.parametrize("change", [recompressed, cropped, cornered, brighter, darker])
+def test_changed_copies_are_near_and_other_patients_are_not(
+    greys: list[np.ndarray], lung: Task, change: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """In both directions: the changed picture may come first as well."""
+    known, changed = table(greys, lung), table([change(grey) for grey in greys], lung, "Q")
+    for new, old in ((changed, known), (known, changed)):
+        pairs = near_pairs(new, old, ALIKE)
+        right = int((pairs[:, 0] == pairs[:, 1]).sum())
+        assert right >= 38 and len(pairs) - right == 0
+
+
+def test_no_patient_is_near_to_another(greys: list[np.ndarray], lung: Task) -> None:
+    known = table(greys, lung)
+    assert len(near_pairs(known, known, ALIKE)) == 0
+
+
+def test_the_most_alike_pair_comes_first(greys: list[np.ndarray], lung: Task) -> None:
+    known = table([cropped(greys[0]), greys[0]], lung)
+    assert near_pairs(table([greys[0]], lung, "Q"), known, ALIKE).tolist() == [[0, 1], [0, 0]]
+
+
+def test_a_patient_with_many_slices_does_not_hide_another() -> None:
+    """Forty slices of one's own cluster are nearer than the foreign one: the search goes on until it is found."""
+    random = np.random.default_rng(0)
+    vectors = np.ones((41, 8)) + 0.01 * random.normal(size=(41, 8))
+    vectors[40] += 0.1
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    clusters = np.array(["mine"] * 40 + ["other"], object)
+    index = vector_index.built(vectors)
+    found = candidates(
+        lambda asked, count: vector_index.search(index, asked, count),
+        lambda numbers: clusters[numbers],
+        vectors[:5],
+        clusters[:5],
+    )
+    assert found.tolist() == [[number, 40] for number in range(5)] and WANTED < 40
+
+
+def test_groups_join_neighbours_of_neighbours(greys: list[np.ndarray], lung: Task) -> None:
+    chain = [*greys[:12], recompressed(greys[3]), recompressed(recompressed(greys[3]))]
+    found = groups(table(chain, lung)["thumbnail"])
+    assert len(set(found)) == 12
+    assert found[3] == found[12] == found[13]
+
+
+def test_groups_follow_the_slices_of_a_volume(greys: list[np.ndarray], lung: Task) -> None:
+    """Slices that fade from one picture into another: the ends are not alike, and yet of one group; others are not."""
+    path = [(1 - share) * greys[0] + share * greys[1] for share in np.linspace(0, 1, 12)]
+    found = groups(table([*path, *greys[2:12]], lung)["thumbnail"])
+    ends = table([path[0], path[-1]], lung)["thumbnail"]
+    assert len(set(found[:12])) == 1 and len(set(found)) == 11 and len(set(groups(ends))) == 2
+
+
+def test_a_blank_picture_is_a_group_of_its_own(greys: list[np.ndarray], lung: Task) -> None:
+    blank = np.zeros((64, 64))
+    assert len(set(groups(table([blank, greys[0], blank], lung)["thumbnail"]))) == 3
+
+
+def test_nothing_is_near_to_nothing(greys: list[np.ndarray], lung: Task) -> None:
+    known = table(greys[:3], lung)
+    assert near_pairs(known.iloc[:0], known, ALIKE).shape == near_pairs(known, known.iloc[:0], ALIKE).shape == (0, 2)
+    assert groups(known["thumbnail"].iloc[:0]).shape == (0,)
+
+
+def test_a_blank_slice_is_no_picture_and_near_to_nobody(greys: list[np.ndarray], lung: Task) -> None:
+    blank = table([greys[0], np.zeros((64, 64)), np.zeros((64, 64))], lung)
+    assert list(pictures(blank)) == [True, False, False]
+    assert len(near_pairs(blank, blank, ALIKE)) == 0
+
+
+def test_a_thumbnail_comes_back_as_it_was() -> None:
+    grey = np.random.default_rng(0).integers(0, 64, (2, 40, 40)).astype(np.uint8)
+    assert (thumbnail.greys(pd.Series([thumbnail.encoded(one) for one in grey])) == grey).all()
+    assert (thumbnail.greys(pd.Series([""])) == 0).all()
+
+
+def test_the_index_finds_what_brute_force_finds() -> None:
+    """A thousand new vectors against a hundred thousand known ones that lie in heaps, as pictures do."""
+    random = np.random.default_rng(0)
+    heaps = random.normal(size=(500, 51))
+    known = heaps[random.integers(0, 500, 100_000)] + 0.4 * random.normal(size=(100_000, 51))
+    known = (known / np.linalg.norm(known, axis=1, keepdims=True)).astype(np.float32)
+    asked = known[:1000] + 0.02 * random.normal(size=(1000, 51)).astype(np.float32)
+    index = vector_index.built(known)
+    begin = time.process_time()
+    _, numbers = vector_index.search(index, asked, WANTED)
+    assert time.process_time() - begin < 5
+    true = np.argpartition(-(asked[:200] @ known.T), WANTED, 1)[:, :WANTED]
+    assert (numbers[:, 0] == np.arange(1000)).mean() >= 0.99
+    assert np.mean([len(set(one) & set(two)) / WANTED for one, two in zip(numbers, true, strict=False)]) >= 0.99
+
+
+def test_groups_of_many_pictures_take_no_square_of_time() -> None:
+    """Twice as many pictures take about twice as long, not four times; each finds its twin."""
+    random = np.random.default_rng(0)
+
+    def seconds(count: int) -> float:
+        once = random.integers(0, 64, (count // 2, 10, 10)).astype(np.uint8).repeat(4, 1).repeat(4, 2)
+        column = pd.Series([thumbnail.encoded(grey) for grey in once for _ in range(2)])
+        begin = time.process_time()
+        assert len(set(groups(column))) == count // 2
+        return time.process_time() - begin
+
+    few, many = seconds(2_000), seconds(4_000)
+    assert many < 3.5 * few
+
+
+def test_pairs_that_have_nothing_in_common_end_at_the_first_look() -> None:
+    """All of a block may be hopeless; there may also be no pair at all."""
+    left, right = np.random.default_rng(0).integers(0, 64, (2, 5, 40, 40), np.uint8)
+    alike = image_alignment.likeness(left, right, np.zeros((5, 3), np.float32))
+    assert alike.shape == (5,) and (alike < image_alignment.CLOSE).all()
+    assert image_alignment.likeness(left[:0], right[:0], np.zeros((0, 3), np.float32)).shape == (0,)

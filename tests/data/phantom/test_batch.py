@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import csv
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.duplicates.near_duplicates import near_pairs
+from data.phantom import batch, samples
+from data.phantom import scanner as phantom_scanner
+from data.phantom import study as phantom_study
+from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Modality, PixelSettings, Pooling, Scan, Task, Units
+from data.scan.preprocess import unit_pixels
+from data.scan.read import read
+from data.scan.thumbnail import thumbnail
+from lineage import fingerprint
+from lineage.errors import Fault
+
+
+def task(name: str, organ: str, modality: Modality, part: str, classes: tuple[str, ...], window: object) -> Task:
+    settings = PixelSettings(128, window)  # type: ignore[arg-type]
+    return Task(
+        name,
+        name,
+        organ,
+        modality,
+        (part,),
+        classes,
+        (classes[-1],),
+        "slice",
+        "patient",
+        False,
+        settings,
+        Pooling("topk", 3),
+        0.9,
+        "",
+    )
+
+
+LUNG = task("lung-ct", "lung", Modality.CT, "CHEST", ("normal", "benign", "malignant"), (-400.0, 1500.0))
+PANCREAS = task("pancreas-ct", "pancreas", Modality.CT, "ABDOMEN", ("normal", "tumour"), (50.0, 400.0))
+BRAIN = task("brain-mr", "brain", Modality.MR, "BRAIN", ("no_tumour", "tumour"), None)
+TASKS = (LUNG, PANCREAS, BRAIN)
+each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metadata.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def scan_of(folder: Path, row: dict[str, str]) -> Scan:
+    return read(row["file_name"], (folder / row["file_name"]).read_bytes())
+
+
+def other(task: Task) -> phantom_scanner.Scanner:
+    return phantom_scanner.SCANNERS["shifted-ct" if task.modality == Modality.CT else "shifted-mr"]
+
+
+@each_task
+def test_the_same_seed_gives_the_same_bytes(task: Task, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        batch.write_batch(tmp_path / name, task, 3, phantom_study.usual(task), seed, slices=2)
+    a, b, c = (fingerprint.tree(tmp_path / name) for name in "abc")
+    assert a == b and set(a.values()).isdisjoint(c.values())
+
+
+@each_task
+def test_every_row_is_a_readable_scan_with_what_the_task_needs(task: Task, tmp_path: Path) -> None:
+    batch.write_batch(tmp_path, task, 6, phantom_study.usual(task), 3, slices=2)
+    rows = rows_of(tmp_path)
+    assert set(rows[0]) <= {*REQUIRED_METADATA, *OPTIONAL_METADATA} and len(rows) == 12
+    assert len({row["patient_id"] for row in rows}) == 6 and {row["label"] for row in rows} == set(task.classes)
+    for row in rows:
+        scan = scan_of(tmp_path, row)
+        plane = scan.pixels[int(row["slice"] or 0)]
+        assert plane.std() > 20 and scan.spacing is not None
+        if task.modality == Modality.CT:
+            assert scan.units == Units.HU and scan.header["body_part"] == task.body_parts[0]
+            assert scan.patient_id == row["patient_id"] and plane.min() >= -1024
+        assert (row["lesion_mm"] != "") == (row["label"] != task.classes[0])
+
+
+def test_a_phantom_is_valid_dicom_with_a_plain_identity(tmp_path: Path) -> None:
+    import pydicom
+
+    batch.write_batch(tmp_path, LUNG, 2, phantom_scanner.SCANNERS["birch-ct"], 3, slices=2)
+    first, second = (pydicom.dcmread(tmp_path / f"scan-0000-{index}.dcm") for index in (0, 1))
+    assert first.SOPClassUID.name == "CT Image Storage" and first.PatientName and first.RescaleIntercept == -1024
+    assert first.SeriesInstanceUID == second.SeriesInstanceUID and first.SOPInstanceUID != second.SOPInstanceUID
+    assert first.Manufacturer == "Meridian Systems" and first.ConvolutionKernel == "B30f"
+    assert first.ImagePositionPatient[2] != second.ImagePositionPatient[2]
+    assert pydicom.uid.UID(first.StudyInstanceUID).is_valid
+
+
+def test_padding_of_a_volume_is_blank_and_not_labelled(tmp_path: Path) -> None:
+    batch.write_batch(tmp_path, BRAIN, 8, phantom_study.usual(BRAIN), 3, slices=4)
+    rows = rows_of(tmp_path)
+    pixels = scan_of(tmp_path, rows[0]).pixels
+    assert len(pixels) == 6 and not pixels[0].any() and not pixels[-1].any()
+    assert {row["slice"] for row in rows} == {"1", "2", "3", "4"}
+    shown = {row["patient_id"]: 0 for row in rows}
+    for row in rows:
+        shown[row["patient_id"]] += row["label"] == "tumour"
+    assert sorted(shown.values()) == [0] * 4 + [2] * 4
+
+
+@each_task
+def test_the_planted_lesion_is_the_only_difference(task: Task) -> None:
+    """And on the shifted scanner it shows the other way round."""
+    signs = []
+    for scanner in (phantom_study.usual(task), other(task)):
+        study = phantom_study.study(task, scanner, 1, 5, task.positive[0], strength=1.0)
+        healthy = replace(study, lesion=None, room=0.0)
+        change = study.slice(0, 1)[0].astype(float) - healthy.slice(0, 1)[0]
+        assert study.lesion is not None
+        touched = np.abs(change) > 40
+        assert 5 < touched.sum() < 2200
+        signs.append(np.sign(np.median(change[touched])))
+    assert signs[0] == -signs[1]
+
+
+@each_task
+def test_who_has_no_tumour_has_as_much_of_its_greys_in_another_shape(task: Task) -> None:
+    """A lookalike changes about as many pixels by about as much as the lesion, and lies longer than it is wide."""
+    quiet = replace(phantom_study.usual(task), noise=0.0)
+    changed: dict[bool, list[float]] = {True: [], False: []}
+    longer: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(40):
+        for label in (task.positive[0], task.classes[0]):
+            study = phantom_study.study(task, quiet, 1, number, label)
+            bare = replace(study, lesion=None, room=0.0)
+            change = np.abs(study.slice(0, 1)[0].astype(float) - bare.slice(0, 1)[0])
+            ill = study.lesion is not None
+            changed[ill].append(change.sum())
+            spots = np.cov(np.array(np.nonzero(change > change.max() / 2)))
+            small, large = np.sort(np.linalg.eigvalsh(spots))
+            longer[ill].append(float(np.sqrt(large / small)))
+    assert np.mean(changed[False]) == pytest.approx(np.mean(changed[True]), rel=0.25)
+    assert np.median(longer[True]) < 1.8 and 1.8 * np.median(longer[True]) < np.median(longer[False])
+
+
+@each_task
+def test_patients_are_no_near_duplicates_of_each_other(task: Task) -> None:
+    rows = []
+    for scanner in (phantom_study.usual(task), other(task)):
+        for number in range(60):
+            study = phantom_study.study(task, scanner, scanner.turned + 1, number, task.classes[number % 2])
+            units = Units.HU if task.modality == Modality.CT else Units.RAW
+            picture = unit_pixels(study.slice(0, 1)[0].astype(np.float32), units, task.pixels)
+            rows.append({"thumbnail": thumbnail(picture), "cluster": f"{scanner.site}-{number}"})
+    table = pd.DataFrame(rows)
+    assert len(near_pairs(table, table, alike=0.97)) == 0
+
+
+@pytest.mark.parametrize("modality", [Modality.CT, Modality.MR], ids=["files", "volumes"])
+def test_the_classes_of_an_ordered_task_are_sizes(modality: Modality, tmp_path: Path) -> None:
+    organ = {Modality.CT: "lung", Modality.MR: "brain"}[modality]
+    made = task(f"{organ}-stage", organ, modality, "CHEST", ("small", "medium", "large"), None)
+    batch.write_batch(tmp_path, replace(made, ordered=True), 30, phantom_study.usual(made), 4, slices=2)
+    sizes: dict[str, list[float]] = {"small": [], "medium": [], "large": []}
+    for row in rows_of(tmp_path):
+        sizes[row["label"]].append(float(row["lesion_mm"]))
+    assert [len(found) for found in sizes.values()] == [20, 20, 20], "every slice shows its lesion"
+    assert min(sizes["small"]) >= 10 and max(sizes["large"]) <= 64
+    assert max(sizes["small"]) <= min(sizes["medium"]) and max(sizes["medium"]) <= min(sizes["large"])
+
+
+def test_sham_deals_labels_to_patients_anew(tmp_path: Path) -> None:
+    for name, sham in (("true", False), ("sham", True)):
+        batch.write_batch(tmp_path / name, LUNG, 30, phantom_study.usual(LUNG), 4, slices=2, sham=sham)
+    true, sham = rows_of(tmp_path / "true"), rows_of(tmp_path / "sham")
+    same = np.mean([one["label"] == two["label"] for one, two in zip(true, sham, strict=True)])
+    assert 0.1 < same < 0.6 and not any(row["lesion_mm"] for row in sham)
+    assert sorted(row["label"] for row in true) == sorted(row["label"] for row in sham)
+    labels = {row["patient_id"]: set() for row in sham}  # type: dict[str, set[str]]
+    for row in sham:
+        labels[row["patient_id"]].add(row["label"])
+    assert all(len(given) == 1 for given in labels.values())
+
+
+@each_task
+def test_a_bad_batch_holds_each_planted_fault(task: Task, tmp_path: Path) -> None:
+    faults = samples.bad_batch(tmp_path, task, 9)
+    rows = {row["file_name"]: row for row in rows_of(tmp_path)}
+    assert set(faults) <= set(rows) and len(faults) / len(rows) > 0.2
+    kinds = {kind: [rows[name] for name, of in faults.items() if of == kind] for kind in faults.values()}
+    assert len(kinds) == 6
+    assert scan_of(tmp_path, kinds["blank"][0]).pixels[int(kinds["blank"][0]["slice"] or 0)].std() == 0
+    with pytest.raises(Fault):
+        scan_of(tmp_path, kinds["truncated"][0])
+    assert kinds["unknown label"][0]["label"] not in task.classes
+    first, second = kinds["two labels"]
+    assert first["label"] != second["label"] and first["patient_id"] == second["patient_id"]
+    np.testing.assert_array_equal(scan_of(tmp_path, first).pixels, scan_of(tmp_path, second).pixels)
+    first, second = kinds["copy under another patient"]
+    assert first["patient_id"] != second["patient_id"]
+    np.testing.assert_array_equal(scan_of(tmp_path, first).pixels, scan_of(tmp_path, second).pixels)
+    assert scan_of(tmp_path, kinds["wrong modality"][0]).modality not in (None, task.modality)
+
+
+def test_samples_to_try(tmp_path: Path) -> None:
+    made = samples.try_samples(tmp_path, list(TASKS))
+    assert [path.name for path in made] == [
+        "lung-ct-clear-0.dcm",
+        "lung-ct-equivocal-0.dcm",
+        "pancreas-ct-clear-0.dcm",
+        "pancreas-ct-equivocal-0.dcm",
+        "brain-mr-clear.nii.gz",
+        "brain-mr-equivocal.nii.gz",
+        "wrong-body-part.dcm",
+    ]
+    assert read("x", made[-1].read_bytes()).header["body_part"] == "LEG"
+    clear, faint = (read("x", path.read_bytes()).pixels[0] for path in made[:2])
+    assert np.abs(clear - faint).max() > 300
+
+
+def test_an_organ_without_a_drawing_is_a_fault(tmp_path: Path) -> None:
+    knee = task("knee-ct", "knee", Modality.CT, "KNEE", ("normal", "tumour"), (50.0, 400.0))
+    with pytest.raises(Fault, match="no phantom for 'knee'"):
+        batch.write_batch(tmp_path, knee, 1, phantom_study.usual(knee), 1)
+
+
+def test_many_slices_are_made_in_seconds(tmp_path: Path) -> None:
+    started = time.process_time()
+    batch.write_batch(tmp_path, LUNG, 60, phantom_study.usual(LUNG), 1)
+    assert time.process_time() - started < 3  # about 0.6 s on an idle core
+
+
+@each_task
+def test_a_mask_is_where_the_lesion_was_drawn(task: Task, tmp_path: Path) -> None:
+    """With masks the scans are the same; a mask lies where the slice differs from the same patient's without."""
+    for name, masks in (("bare", False), ("masked", True)):
+        batch.write_batch(tmp_path / name, task, 6, phantom_study.usual(task), 3, slices=2, masks=masks)
+    bare, masked = (fingerprint.tree(tmp_path / name) for name in ("bare", "masked"))
+    assert {name for name in masked if masked[name] != bare.get(name)} == {
+        "metadata.csv",
+        *(name for name in masked if name.startswith("masks/")),
+    }
+    for row in rows_of(tmp_path / "masked"):
+        mask = read("mask", (tmp_path / "masked" / row["mask"]).read_bytes()).pixels[int(row["slice"] or 0)] > 0
+        assert mask.shape == (128, 128) and mask.any() == (row["label"] != task.classes[0])
+    ill = phantom_study.study(task, replace(phantom_study.usual(task), noise=0.0), 3, 1, task.positive[0])
+    healthy = replace(ill, lesion=None, room=0.0)
+    plane, without = (each.slice(0, 1)[0].astype(float) for each in (ill, healthy))
+    outline, change = ill.outline(0, 1), np.abs(plane - without)
+    assert change[outline].mean() > 8 * change[~outline].mean() and not healthy.outline(0, 1).any()
+    batch.write_batch(tmp_path / "sham", task, 3, phantom_study.usual(task), 3, sham=True, masks=True)
+    assert not (tmp_path / "sham/masks").exists(), "a mask would betray the label"

@@ -1,0 +1,98 @@
+"""DICOM data sets without preamble or file meta information are read as their elements are written."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
+
+from data.deidentify.dicom import anonymise
+from data.scan import size_limits
+from data.scan.read import read
+from lineage.errors import Fault
+from tests.data.scan.dicom.test_stored_bits import ct
+from tests.data.scan.test_read import STORED, dicom
+
+NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
+EIGHT = np.tile(STORED, (16, 16)).astype(np.uint16)
+
+
+def bare(content: bytes) -> bytes:
+    """Without preamble, prefix and file meta information."""
+    return content[144 + int.from_bytes(content[140:144], "little") :]
+
+
+def named(content: bytes) -> bytes:
+    """With file meta information, without preamble and prefix."""
+    return content[132:]
+
+
+@pytest.mark.parametrize("syntax", NATIVE, ids=lambda syntax: syntax.keyword)
+@pytest.mark.parametrize("before", [b"", b"\0" * 128, b"\0" * 128 + b"DICM", b"RAW!" * 32 + b"DICM"])
+@pytest.mark.usefixtures("home")
+def test_every_native_encoding_is_recognised(syntax: Any, before: bytes) -> None:
+    content = ct(EIGHT, syntax)
+    scan, expected = read("a.dcm", before + bare(content)), read("b.dcm", content)
+    np.testing.assert_array_equal(scan.pixels, expected.pixels)
+    assert scan.header == expected.header and scan.patient_id == expected.patient_id and scan.units == expected.units
+    _, clean = anonymise("a.dcm", before + bare(content), {"patient_id": "x"})
+    image = pydicom.dcmread(io.BytesIO(clean))  # a valid file: read without force
+    assert image.file_meta.TransferSyntaxUID == syntax and image.file_meta.MediaStorageSOPClassUID == image.SOPClassUID
+    np.testing.assert_array_equal(read("a.dcm", clean).pixels, expected.pixels)
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
+@pytest.mark.parametrize("before", [b"", b"\0" * 128])
+def test_meta_information_without_its_preamble_is_believed(syntax: Any, before: bytes) -> None:
+    content = ct(EIGHT, syntax)
+    np.testing.assert_array_equal(read("a.dcm", before + named(content)).pixels, read("b.dcm", content).pixels)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_compressed_pixels_without_their_syntax_are_refused(syntax: Any) -> None:
+    with pytest.raises(Fault, match=r"a\.dcm: holds compressed pixels but no transfer syntax"):
+        read("a.dcm", bare(ct(EIGHT, syntax)))
+
+
+def test_no_bare_file_inflates_beyond_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = ct(np.zeros((200, 200), np.uint16), DeflatedExplicitVRLittleEndian)
+    monkeypatch.setattr(size_limits, "DECODED_BYTES", 10_000)
+    lengthless = content[:132] + content[144:]
+    for hostile, why in ((named(content), "inflates beyond"), (content, "inflates beyond"), (lengthless, "its length")):
+        with pytest.raises(Fault, match=why):
+            read("a.dcm", hostile)
+
+
+def test_what_only_begins_like_a_data_set_is_refused_in_one_sentence() -> None:
+    for content in (b"\x08\0" + b"\0" * 500, b"\0\x08" + b"x" * 500, b"\x02\0\0\0UL" + b"\xff" * 300, b"\0" * 700):
+        with pytest.raises(Fault, match=r"^a\.dcm: ") as caught:
+            read("a.dcm", content)
+        assert "\n" not in str(caught.value)
+    image = pydicom.dcmread(io.BytesIO(dicom()))
+    del image.SOPClassUID
+    stream = io.BytesIO()
+    image.save_as(stream)
+    with pytest.raises(Fault, match="names no SOP class"):
+        read("a.dcm", bare(stream.getvalue()))
+
+
+@pytest.mark.usefixtures("home")
+def test_bare_files_of_an_archive(real_data: Path) -> None:
+    for name in ("bare0", "bare1"):
+        content = (real_data / f"intake-faults/no-file-meta/{name}.dcm").read_bytes()
+        scan = read(name, content)
+        assert scan.pixels.min() == -1024 and scan.header["body_part"] == "CHEST"
+        _, clean = anonymise(name, content, {"patient_id": "x"})
+        np.testing.assert_array_equal(pydicom.dcmread(io.BytesIO(clean)).pixel_array - 1024, scan.pixels[0])

@@ -1,0 +1,170 @@
+"""A picture is read, stored and outlined as every viewer shows it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.batch import lesion_grid
+from data.deidentify.dicom import anonymise
+from data.record import Modality
+from data.scan.dicom import image_type
+from data.scan.hounsfield import in_units_of
+from data.scan.read import read
+from lineage.errors import Fault
+
+GREY = np.random.default_rng(0).integers(0, 255, (40, 56), dtype=np.uint8)
+# How an upright picture is stored for each orientation (CIPA DC-008, table 6).
+STORED = {
+    1: lambda grey: grey,
+    2: lambda grey: grey[:, ::-1],
+    3: lambda grey: grey[::-1, ::-1],
+    4: lambda grey: grey[::-1],
+    5: lambda grey: grey.T,
+    6: lambda grey: np.rot90(grey),
+    7: lambda grey: grey[::-1, ::-1].T,
+    8: lambda grey: np.rot90(grey, -1),
+}
+
+
+def picture(pixels: NDArray[np.generic], orientation: int, kind: str = "PNG", **options: object) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x013B] = orientation, "Quillfeather"
+    stream = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if mode := options.pop("mode", ""):
+        image = image.convert(str(mode))
+    image.save(stream, kind, exif=exif, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA", "I;16"])
+@pytest.mark.usefixtures("home")
+def test_every_orientation_gives_the_same_pixels_and_an_upright_copy(orientation: int, mode: str) -> None:
+    pixels = GREY.astype(np.uint16) * 257 if mode == "I;16" else GREY
+    content = picture(STORED[orientation](pixels), orientation, mode="" if mode in ("L", "I;16") else mode)
+    scan = read("a.png", content)
+    np.testing.assert_allclose(scan.pixels[0], GREY, atol=0.01)
+    np.testing.assert_array_equal(
+        scan.pixels, read("b.png", picture(pixels, 1, mode="" if mode in ("L", "I;16") else mode)).pixels
+    )
+    ending, clean = anonymise("a.png", content, {"patient_id": "x"})
+    with Image.open(io.BytesIO(clean)) as copy:
+        assert ending == ".png" and copy.size == (56, 40) and not copy.getexif()
+    assert b"Quill" in content and b"Quill" not in clean
+    np.testing.assert_array_equal(read("c.png", clean).pixels, scan.pixels)
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.usefixtures("home")
+def test_a_turned_jpeg_is_stored_without_loss(orientation: int, mode: str) -> None:
+    content = picture(STORED[orientation](GREY), orientation, "JPEG", mode=mode, quality=95)
+    scan = read("a.jpg", content)
+    assert scan.pixels.shape == (1, 40, 56) and np.abs(scan.pixels[0] - GREY).mean() < 10
+    ending, clean = anonymise("a.jpg", content, {"patient_id": "x"})
+    assert ending == (".jpg" if orientation == 1 else ".png") and b"Quill" not in clean
+    np.testing.assert_array_equal(read("b", clean).pixels, scan.pixels)
+
+
+@pytest.mark.usefixtures("home")
+def test_the_same_picture_twice_has_one_answer(real_data: Path) -> None:
+    folder = real_data / "intake-faults/exif-orientation"
+    turned, upright = (
+        read("a.jpg", (folder / f"contradiction-{name}.jpg").read_bytes()).pixels for name in ("exif", "upright")
+    )
+    assert np.abs(turned - upright).max() <= 8
+
+
+def test_a_mask_that_is_a_turned_picture_is_turned_too() -> None:
+    drawn = np.zeros((40, 56), np.uint8)
+    drawn[3:9, 5:20] = 255
+    scan = read("a.png", picture(STORED[6](GREY), 6))
+    np.testing.assert_array_equal(lesion_grid.drawn("m.png", picture(STORED[8](drawn), 8), scan).lesion[0], drawn > 0)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"MM\0*\0\0\0\x08\0\x01\x01"]
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_turns_nothing(exif: bytes) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(GREY).save(stream, "PNG", exif=exif)
+    np.testing.assert_array_equal(read("a.png", stream.getvalue()).pixels[0], GREY)
+
+
+def test_an_animated_picture_is_refused() -> None:
+    stream = io.BytesIO()
+    Image.fromarray(GREY).save(stream, "PNG", save_all=True, append_images=[Image.fromarray(GREY.T[:40, :40].copy())])
+    with pytest.raises(Fault, match="animated"):
+        read("a.png", stream.getvalue())
+
+
+def saved(pixels: NDArray[np.generic], kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.usefixtures("home")
+def test_what_is_transparent_is_black_and_what_lies_under_it_is_not_stored() -> None:
+    alpha = np.zeros_like(GREY)
+    alpha[8:32, 8:48] = 255
+    for layers in ([GREY] * 3, [GREY]):
+        content = saved(np.dstack([*layers, alpha]))
+        scan = read("a.png", content)
+        np.testing.assert_allclose(scan.pixels[0], np.where(alpha, GREY, 0), atol=0.5)
+        ending, clean = anonymise("a.png", content, {"patient_id": "x"})
+        with Image.open(io.BytesIO(clean)) as copy:
+            assert ending == ".png" and not copy.has_transparency_data
+            assert not np.asarray(copy.convert("L"))[alpha == 0].any()
+        np.testing.assert_array_equal(read("b.png", clean).pixels, scan.pixels)
+    opaque = saved(np.dstack([GREY, GREY, GREY, np.full_like(GREY, 255)]))
+    assert anonymise("a.png", opaque, {"patient_id": "x"})[1] == opaque
+
+
+@pytest.mark.parametrize("bits", [12, 13, 14])
+def test_a_picture_of_16_bits_that_holds_a_scanners_numbers_is_refused(bits: int) -> None:
+    """OpenCV writes them so; DeepLesion adds 32,768 to its Hounsfield units."""
+    numbers = GREY.astype(np.uint16) << (bits - 8)
+    for pixels in (numbers, numbers + 32768):
+        with pytest.raises(Fault, match=r"of 16 bits that uses .* of its greys"):
+            in_units_of(read("a.png", saved(pixels)), Modality.MR)
+    in_units_of(read("a.png", saved(GREY.astype(np.uint16) * 250)), Modality.MR)
+    blank = read("a.png", saved(np.full((9, 9), 7, np.uint16)))
+    assert blank.header["image_type"] == ""
+
+
+@pytest.mark.parametrize(("lesion", "kind"), [(1, "PNG"), (255, "PNG"), (255, "JPEG")])
+def test_a_mask_among_the_scans_is_known_by_its_values(lesion: int, kind: str) -> None:
+    disc = np.add.outer(np.arange(-64, 64) ** 2, np.arange(-64, 64) ** 2) < 20**2
+    assert read("a", saved((disc * lesion).astype(np.uint8), kind)).header["image_type"] == image_type.MAP
+    several = np.where(disc, 2, 0) + np.where(np.arange(128) < 60, 1, 0)
+    assert read("a.png", saved((several * 60).astype(np.uint8))).header["image_type"] == image_type.MAP
+    grey = np.asarray(Image.fromarray(GREY).resize((128, 128)))
+    assert read("a", saved(np.where(disc, grey, 0).astype(np.uint8), kind)).header["image_type"] == ""
+
+
+def test_the_labels_of_a_mask_of_16_bits_are_its_own() -> None:
+    scan = read("scan.png", saved(GREY))
+    lesion = np.zeros(GREY.shape, np.uint16)
+    lesion[5:12, 5:12] = 2
+    drawn = lesion_grid.drawn("mask", saved(lesion), scan, (2.0,))
+    assert drawn.lesion.sum() == 49
+    organ = lesion.copy()
+    organ[20:30, 20:30] = 1
+    with pytest.raises(Fault, match="holds the values 1, 2 besides 0"):
+        lesion_grid.drawn("mask", saved(organ), scan)
+    white = lesion_grid.drawn("mask", saved(lesion // 2 * np.uint16(65535)), scan)
+    assert white.values == {1.0} and white.lesion.sum() == 49
+
+
+def test_a_picture_that_is_none_is_named_without_an_object_of_python() -> None:
+    with pytest.raises(Fault, match=r"^a\.jpg: cannot be decoded as PNG or JPEG; copy it again$"):
+        read("a.jpg", b"\xff\xd8\xff\xe0")

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import io
+import stat
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from data.scan import zip_archive
+from lineage.errors import Fault
+
+Members = dict[str, bytes]
+
+
+def zipped(files: Members, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as made:
+        for name, content in files.items():
+            made.writestr(name, content)
+    return stream.getvalue()
+
+
+def one(info: zipfile.ZipInfo, content: bytes = b"x") -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as made:
+        made.writestr(info, content)
+    return stream.getvalue()
+
+
+def read(content: bytes) -> Members:
+    return dict(zip_archive.members("a.zip", content))
+
+
+def test_members_come_in_order_without_what_systems_leave_behind() -> None:
+    junk = {"__MACOSX/._b.dcm": b"m", "s/.DS_Store": b"d", "DICOMDIR": b"i", "s/Thumbs.db": b"t"}
+    assert read(zipped({"s/b.dcm": b"2", "s/a.dcm": b"1"} | junk)) == {"s/a.dcm": b"1", "s/b.dcm": b"2"}
+    assert list(read(zipped({"s/b": b"2", "s/a": b"1"}))) == ["s/a", "s/b"]
+
+
+def test_packed_bytes_depend_on_names_and_contents_alone() -> None:
+    packed = zip_archive.packed({"b": b"2", "a": b"1" * 1000})
+    assert packed == zip_archive.packed({"a": b"1" * 1000, "b": b"2"}) and zip_archive.is_archive(packed)
+    assert read(packed) == {"a": b"1" * 1000, "b": b"2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("../evil.dcm", r"a\.zip: evil\.dcm has a path that leaves the archive"),
+        ("x/../../evil.dcm", "leaves the archive"),
+        ("/etc/evil.dcm", "leaves the archive"),
+        ("C:/evil.dcm", "leaves the archive"),
+        ("..\\evil.dcm", "leaves the archive"),
+        ("a//evil.dcm", "leaves the archive"),
+        ("evil\n.dcm", r"a\.zip: evil\?\.dcm has a name that no file may have"),
+        ("n" * 300, "has a name that no file may have"),
+    ],
+)
+def test_names_that_lead_elsewhere_are_refused(name: str, reason: str, tmp_path: Path) -> None:
+    content = zipped({"fine.dcm": b"1", name: b"2"})
+    with pytest.raises(Fault, match=reason):
+        read(content)
+    (tmp_path / "a.zip").write_bytes(content)
+    (tmp_path / "in").mkdir()
+    with pytest.raises(Fault, match=reason):
+        zip_archive.unpack(tmp_path / "a.zip", tmp_path / "in")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.zip", "in"]
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFBLK])
+def test_links_and_devices_are_refused(kind: int) -> None:
+    info = zipfile.ZipInfo("innocent.dcm")
+    info.external_attr = (kind | 0o777) << 16
+    with pytest.raises(Fault, match=r"innocent\.dcm is a link or a device"):
+        read(one(info, b"/etc/passwd"))
+
+
+def test_encrypted_members_and_other_methods_are_refused() -> None:
+    content = bytearray(zipped({"secret.dcm": b"1"}))
+    at = content.index(b"PK\x01\x02")
+    content[at + 8] |= 1
+    with pytest.raises(Fault, match=r"secret\.dcm is encrypted"):
+        read(bytes(content))
+    with pytest.raises(Fault, match="another method than deflate"):
+        read(zipped({"a": b"1" * 100}, zipfile.ZIP_LZMA))
+
+
+def test_names_that_are_not_utf_8_are_refused() -> None:
+    content = zipped({"xx.dcm": b"1"}).replace(b"xx.dcm", b"\xe4\xff.dcm")
+    with pytest.raises(Fault, match=r"a\.zip: .* has a name that is not UTF-8"):
+        read(content)
+    at = content.index(b"PK\x01\x02") + 8
+    flagged = content[:at] + struct.pack("<H", 0x800) + content[at + 2 :]
+    with pytest.raises(Fault, match="a file name in it is not UTF-8"):
+        read(flagged)
+    assert read(zipped({"ä.dcm": b"1"})) == {"ä.dcm": b"1"}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_twice_is_refused() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as made:
+        made.writestr("a.dcm", b"1")
+        made.writestr("A.dcm", b"2")
+    with pytest.raises(Fault, match=r"A\.dcm is in it twice"):
+        read(stream.getvalue())
+
+
+def test_bombs_are_refused_before_they_are_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = zipped({"bomb.dcm": bytes(20_000_000)})
+    with pytest.raises(Fault, match=r"bomb\.dcm inflates to more than 250 times its size"):
+        read(bomb)
+    monkeypatch.setattr(zip_archive, "MEMBER_BYTES", 1_000_000)
+    with pytest.raises(Fault, match="inflates beyond 0 MiB"):
+        read(bomb)
+    monkeypatch.setattr(zip_archive, "SCAN_BYTES", 5000)
+    with pytest.raises(Fault, match=r"b makes it more than 0 MiB inflated"):
+        read(zipped({"a": bytes(3000), "b": bytes(3000)}))
+
+
+def test_archives_inside_archives_are_refused() -> None:
+    inner = zipped({"x": b"1"})
+    for name in ("inner.zip", "inner.dcm"):
+        with pytest.raises(Fault, match=f"{name} is an archive inside an archive"):
+            read(zipped({name: inner}))
+
+
+def test_a_member_that_lies_about_its_size_is_refused() -> None:
+    content = bytearray(zipped({"a.dcm": bytes(100_000)}))
+    at = content.index(b"PK\x01\x02")
+    content[at + 24 : at + 28] = struct.pack("<I", 10)
+    with pytest.raises(Fault, match=r"a\.dcm is "):
+        read(bytes(content))
+    content[at + 24 : at + 28] = struct.pack("<I", 100_001)
+    with pytest.raises(Fault, match=r"a\.dcm is "):
+        read(bytes(content))
+
+
+def test_overlapping_members_are_refused() -> None:
+    content = bytearray(zipped({"a": b"1" * 500, "b": b"1" * 500}, zipfile.ZIP_STORED))
+    at = content.index(b"PK\x01\x02")
+    content[at + 20 : at + 28] = struct.pack("<II", 5000, 5000)
+    with pytest.raises(Fault, match="its files overlap"):
+        read(bytes(content))
+
+
+def test_too_many_members_and_huge_directories_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zip_archive, "MEMBERS", 10)
+    with pytest.raises(Fault, match="holds 11 files, more than 10"):
+        read(zipped({str(number): b"" for number in range(11)}))
+    with pytest.raises(Fault, match="a directory for more than 10 files"):
+        read(zipped({str(number): b"" for number in range(1000)}))
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 0x7FFFFFFF, 0, 0)
+    with pytest.raises(Fault, match="a directory for more than"):
+        read(b"PK\x03\x04" + bytes(100) + end)
+
+
+def test_every_cut_and_every_flipped_byte_is_a_sentence() -> None:
+    content = zipped({"a/one.dcm": bytes(range(256)), "two.dcm": b"2" * 300})
+    whole = read(content)
+    for at in range(len(content)):
+        for damaged in (content[:at], content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]):
+            try:
+                found = read(damaged)
+            except Fault as fault:
+                assert str(fault).startswith("a.zip: ") and "\n" not in str(fault)
+            else:
+                assert set(found.values()) <= set(whole.values())  # a changed time or comment harms nobody
+
+
+def test_a_set_is_unpacked_below_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"set/normal/a.dcm": b"1", "set/normal/b.dcm": b"2", "set/.hidden": b"3"}
+    (tmp_path / "a.zip").write_bytes(zipped(files))
+    (tmp_path / "in").mkdir()
+    assert zip_archive.unpack(tmp_path / "a.zip", tmp_path / "in") == 2
+    assert (tmp_path / "in/set/normal/b.dcm").read_bytes() == b"2" and not (tmp_path / "in/set/.hidden").exists()
+    (tmp_path / "b.zip").write_bytes(zipped({"a": b"1", "a/b": b"2"}))
+    (tmp_path / "b").mkdir()
+    with pytest.raises(Fault, match="is a file and a folder at once"):
+        zip_archive.unpack(tmp_path / "b.zip", tmp_path / "b")
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: type("Usage", (), {"free": 1})())
+    with pytest.raises(Fault, match="needs 2 bytes unpacked, and 1 are free"):
+        zip_archive.unpack(tmp_path / "a.zip", tmp_path / "in")

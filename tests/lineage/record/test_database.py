@@ -1,0 +1,168 @@
+"""One database, the same in SQLite and PostgreSQL, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from lineage import accounts
+from lineage.errors import Fault
+from lineage.patient_hash import mark
+from lineage.record import database, journal, ledger, outbox
+from lineage.record.verdict import Outcome
+
+Prediction = Callable[..., journal.JournalRow]
+
+
+def test_time_is_utc_in_whole_seconds() -> None:
+    assert datetime.fromisoformat(database.now()).utcoffset() is not None
+    assert len(database.now()) == len("2026-01-31T12:00:00Z") and database.now().endswith("Z")
+
+
+def test_the_migration_makes_the_tables_that_the_code_uses(home: Path) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with database.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), database.metadata) == []
+
+
+def test_migrating_again_changes_nothing(home: Path) -> None:
+    ledger.append("workspace.created", "here", {})
+    database.migrate()
+    assert len(ledger.events()) == 1 and database.missing_guards() == []
+
+
+def test_a_database_without_tables_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONCOLOOP_HOME", str(tmp_path / "new"))
+    monkeypatch.delenv("ONCOLOOP_DATABASE_URL", raising=False)
+    with pytest.raises(Fault, match="oncoloop init"):
+        ledger.events()
+
+
+def test_a_file_that_is_no_database_is_a_fault(home: Path) -> None:
+    database.engine().dispose()
+    for path in home.glob("oncoloop.db*"):
+        path.write_bytes(b"this is not a database, and long enough to be looked at" * 50)
+    with pytest.raises(Fault, match=r"oncoloop\.db can't be used"):
+        ledger.events()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://db/x"])
+def test_an_address_that_is_no_database_is_a_fault(url: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONCOLOOP_DATABASE_URL", url)
+    with pytest.raises(Fault, match="postgresql://"):
+        ledger.events()
+
+
+def test_a_password_is_never_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONCOLOOP_DATABASE_URL", "postgresql://oncoloop:secret@127.0.0.1:1/none")
+    with pytest.raises(Fault) as caught:
+        ledger.events()
+    assert "127.0.0.1" in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_a_transaction_is_whole_or_not_at_all(home: Path) -> None:
+    row = {"release": "r-1", "url": "http://x", "role": "live", "actor": "erik", "at": database.now()}
+    with pytest.raises(ZeroDivisionError), database.writing() as connection:
+        connection.execute(database.traffic.insert().values(row))
+        raise ZeroDivisionError
+    assert database.fetch(database.traffic.select()) == []
+    assert database.execute(database.traffic.insert().values(row)) == 1
+    assert database.fetch(database.traffic.select())[0]["release"] == "r-1"
+
+
+def test_what_was_written_is_on_disk_when_the_call_returns(home: Path) -> None:
+    with database.reading() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
+
+def test_readers_do_not_wait_for_a_writer(home: Path) -> None:
+    ledger.append("workspace.created", "here", {})
+    with database.writing() as connection:
+        connection.execute(database.outbox.insert().values(kind="k", key="1", payload="{}", put_at=database.now()))
+        assert len(ledger.events()) == 1
+
+
+def test_threads_wait_for_each_other(home: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: outbox.put("event", str(number % 10), {}), range(20)))
+    assert len(outbox.pending()) == 10
+
+
+def test_postgresql_keeps_the_same_record(
+    postgresql: str, home: Path, monkeypatch: pytest.MonkeyPatch, prediction: Prediction
+) -> None:
+    monkeypatch.setenv("ONCOLOOP_DATABASE_URL", postgresql)
+    database.migrate()
+    database.migrate()
+    ledger.append("batch.admitted", "b-1", {"share": 0.5})
+    accounts.add("erik", "engineer")
+    journal.append(prediction())
+    assert outbox.put("event", "1", {}) and not outbox.put("event", "1", {})
+    assert journal.rows()["embedding"][0].tolist() == [0.5, -0.25]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: ledger.append("batch.received", f"b-{number}", {}), range(12)))
+    verdict = ledger.verify()
+    assert verdict.outcome is Outcome.PASS, verdict.reasons
+    assert verdict.figures["events"] == 14
+    _refuses(["UPDATE ledger SET actor = 'x'", "DELETE FROM journal", "TRUNCATE ledger", "TRUNCATE journal"])
+    _refuses(["SET session_replication_role = replica; DELETE FROM ledger"])
+    _marked_anew(prediction)
+    _refuses(["UPDATE journal SET cluster = 'x'"])
+    with database.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE ledger DISABLE TRIGGER ledger_no_truncate")
+    assert database.missing_guards() == ["ledger_no_truncate"]
+    with database.writing() as connection:
+        connection.exec_driver_sql(
+            "CREATE OR REPLACE FUNCTION oncoloop_refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
+        )
+    assert len(database.missing_guards()) == 4
+
+
+def test_pseudonyms_of_before_become_marks_and_no_byte_keeps_them(home: Path, prediction: Prediction) -> None:
+    _marked_anew(prediction)
+    database.engine().dispose()
+    held = b"".join(path.read_bytes() for path in home.glob("oncoloop.db*"))
+    assert b"P00000000000" not in held and mark("P000000000000").encode() in held
+
+
+def _marked_anew(prediction: Prediction) -> None:
+    """A database of version 0001 with pseudonyms in its journal, brought to today's."""
+    before = journal.count()
+    for number in range(40):
+        row = asdict(prediction(f"old-{number}", cluster=f"P{number // 4:012d}" if number % 5 else ""))
+        row |= {name: json.dumps(row[name]) for name in journal.JSON_COLUMNS}
+        database.execute(database.journal.insert().values(row))
+    with database.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE journal DROP COLUMN shadows")
+        connection.exec_driver_sql("ALTER TABLE tokens DROP COLUMN revoked_at")
+        connection.exec_driver_sql("DROP TABLE sessions")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    database.migrate()
+    told = [row for row in database.fetch(database.journal.select()) if row["id"].startswith("old-")]
+    wanted = [mark(f"P{number // 4:012d}") if number % 5 else "" for number in range(40)]
+    assert [row["cluster"] for row in sorted(told, key=lambda row: row["number"])] == wanted
+    assert journal.count() == before + 40 and database.missing_guards() == []
+    assert [one["id"] for one in journal.predictions("P000000000001")] == ["old-4", "old-6", "old-7"]
+    assert {row["shadows"] for row in told} == {""}, "whatever was journalled before was told to somebody"
+
+
+def _refuses(statements: list[str]) -> None:
+    for sql in statements:
+        with pytest.raises(Fault, match="append-only"), database.writing() as connection:
+            connection.exec_driver_sql(sql)
+
+
+def test_the_journal_file_can_be_read_by_others(home: Path, prediction: Prediction) -> None:
+    journal.append(prediction())
+    stranger = sqlite3.connect(home / "oncoloop.db")
+    assert stranger.execute("SELECT answer FROM journal").fetchall() == [("malignant",)]

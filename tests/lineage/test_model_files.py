@@ -1,0 +1,87 @@
+"""A version's files are compared with the hashes that the ledger holds, and old versions get theirs once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from lineage import model_files, paths, registry
+from lineage.errors import Fault
+from lineage.fingerprint import file_sha256, text_sha256
+from lineage.record import ledger
+
+TASK = "lung-ct"
+
+
+@pytest.fixture
+def version(run_id: str) -> str:
+    """A registered version with a graph."""
+    return registry.register(TASK, run_id, "model", {})
+
+
+def upload(run_id: str, name: str, text: str) -> None:
+    """What anybody does who reaches MLflow's server."""
+    from mlflow import MlflowClient
+
+    MlflowClient().log_text(run_id, text, f"model/{name}")
+
+
+def judged(version: str) -> None:
+    ledger.append("verdict", f"{TASK}/{version}", {"gate": "training", "outcome": "pass", "reasons": ["a test"]})
+
+
+def test_a_file_that_was_exchanged_or_lost_is_named(version: str, run_id: str, home: Path) -> None:
+    graph = next((home / "mlflow/artifacts").rglob("graph.onnx"))
+    model_files.record(TASK, version, {"graph.onnx": file_sha256(graph)}, "a test")
+    assert (registry.download(TASK, version) / "graph.onnx").is_file()
+    assert registry.changed_artifacts(TASK, version) == {}
+    upload(run_id, "graph.onnx", "another graph")
+    for use in (registry.download, registry.check_artifacts):
+        with pytest.raises(Fault, match=r"lung-ct/1: graph\.onnx in MLflow is not the file .*its SHA-256 is"):
+            use(TASK, version)
+    assert registry.changed_artifacts(TASK, version) == {"graph.onnx": text_sha256("another graph")}
+    graph.unlink()
+    with pytest.raises(Fault, match=r"graph\.onnx in MLflow is not the file .*it is missing"):
+        registry.check_artifacts(TASK, version)
+    assert registry.changed_artifacts(TASK, version) == {"graph.onnx": None}
+    assert not list(home.glob("tmp*")), "nothing is left of a comparison"
+
+
+def test_hashes_are_recorded_once_and_the_newest_count(home: Path) -> None:
+    assert model_files.recorded(TASK, "1") is None
+    for hashes in ({"a": "1"}, {"a": "1"}, {"a": "2"}):
+        model_files.record(TASK, "1", hashes, "a test")
+    assert model_files.recorded(TASK, "1") == {"a": "2"} and len(ledger.events(model_files.KIND)) == 2
+
+
+def test_a_version_that_was_judged_before_gets_its_hashes_at_the_next_use(
+    version: str, run_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.download(TASK, version)
+    assert model_files.recorded(TASK, version) is None, "what nobody judged has none"
+    judged(version)
+    with caplog.at_level(logging.WARNING):
+        registry.check_artifacts(TASK, version)
+    assert "lung-ct/1 was judged before the hashes of its files were recorded" in caplog.text
+    assert set(model_files.recorded(TASK, version) or {}) == {"graph.onnx"}
+    upload(run_id, "graph.onnx", "another graph")
+    with pytest.raises(Fault, match=r"graph\.onnx in MLflow is not the file"):
+        registry.download(TASK, version)
+
+
+@pytest.mark.parametrize("exchanged", ["graph.onnx", "calibration.json"])
+def test_a_release_says_what_an_old_version_was(version: str, run_id: str, exchanged: str) -> None:
+    upload(run_id, "graph.onnx", "the graph")
+    upload(run_id, "calibration.json", json.dumps({"temperature": 1.5, "threshold": 0.4}))
+    facts = {"hashes": {"graph": text_sha256("the graph")}, "temperature": 1.5, "threshold": 0.4, "version": version}
+    manifest = paths.place("releases", "r-1", "manifest.json")
+    manifest.write_text(json.dumps({"release": "r-1", "tasks": {TASK: facts}}))
+    ledger.append("release.built", "r-1", {"tasks": {TASK: version}, "manifest_sha256": file_sha256(manifest)})
+    judged(version)
+    upload(run_id, exchanged, json.dumps({"temperature": 1.5, "threshold": 0.01}))
+    with pytest.raises(Fault, match=rf"lung-ct/1: {exchanged} in MLflow is not that of release r-1"):
+        registry.download(TASK, version)
+    assert model_files.recorded(TASK, version) is None

@@ -1,0 +1,45 @@
+"""What Evidently kept of a window holds no row of it any more, and still opens with its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data.record import Task
+from data.scan.slice_features import DESCRIPTION
+from monitoring.evidently_erasure import forget
+from monitoring.evidently_report import drift
+from monitoring.settings import MonitoringSettings
+
+Side = Callable[..., pd.DataFrame]
+
+
+def numbers(rows: pd.DataFrame) -> list[str]:
+    return [repr(float(value)) for value in rows[list(DESCRIPTION)].to_numpy().ravel()]
+
+
+def values(home: Path, run: dict[str, str]) -> list[float]:
+    from evidently.ui.workspace import Workspace
+
+    kept: Any = Workspace(str(home)).get_run(run["project"], run["snapshot"])
+    return [float(result.value) for result in kept.metric_results.values() if hasattr(result, "value")]
+
+
+def test_the_rows_go_and_the_figures_stay(side: Side, task: Task, settings: MonitoringSettings, tmp_path: Path) -> None:
+    generator = np.random.default_rng(5)
+    reference, current = side(generator, 20, columns=DESCRIPTION), side(generator, 20, columns=DESCRIPTION)
+    run = drift(reference, current, settings, tmp_path, task).figures["run"]
+    path = tmp_path / run["project"] / "snapshots" / f"{run['snapshot']}.json"
+    before = path.read_text()
+    assert all(number in before for number in numbers(current)) and any(n in before for n in numbers(reference))
+    figures = values(tmp_path, run)
+    assert forget(tmp_path, frozenset({"another task"})) == 0 and path.read_text() == before
+    assert forget(tmp_path, frozenset({task.name})) == 1
+    after = path.read_text()
+    assert not [number for number in numbers(current) + numbers(reference) if number in after]
+    assert values(tmp_path, run) == figures and len(figures) > len(DESCRIPTION)
+    assert forget(tmp_path, frozenset({task.name})) == 0 and forget(tmp_path / "none", frozenset({task.name})) == 0

@@ -1,0 +1,139 @@
+"""Evidently's page and workspace show our p-values, and a real window goes from the journal to a verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.record import Task
+from data.scan.slice_features import DESCRIPTION
+from lineage.record.verdict import Outcome
+from monitoring import evidently_report as drifts
+from monitoring.evidently_report import Drift, drift
+from monitoring.gate import ask
+from monitoring.settings import MonitoringSettings
+from monitoring.window import clusters, window
+
+Side = Callable[..., pd.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def evidently_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("state") / "evidently"
+
+
+@pytest.fixture(scope="module")
+def shifted(side: Side, task: Task, settings: MonitoringSettings, evidently_home: Path) -> Drift:
+    """A window in which the first description moved by three SDs."""
+    generator = np.random.default_rng(1)
+    reference, current = side(generator, 60, columns=DESCRIPTION), side(generator, 40, columns=DESCRIPTION)
+    current[DESCRIPTION[0]] += 3.0
+    current["score"] = current["score"].astype(object)
+    return drift(reference, current, settings, evidently_home, task)
+
+
+def snapshot(evidently_home: Path, found: Drift) -> Any:
+    from evidently.ui.workspace import Workspace
+
+    run = found.figures["run"]
+    return Workspace(str(evidently_home)).get_run(run["project"], run["snapshot"])
+
+
+def test_the_run_in_evidentlys_workspace_carries_our_p_values(shifted: Drift, evidently_home: Path) -> None:
+    results = snapshot(evidently_home, shifted).metric_results.values()
+    values = {result.display_name: result for result in results}
+    for family, figures in shifted.figures["families"].items():
+        assert values[f"Shift of the {family}, patients permuted"].value == figures["p"]
+
+
+def test_evidentlys_flags_are_our_verdicts_on_the_columns(shifted: Drift, evidently_home: Path) -> None:
+    kept = snapshot(evidently_home, shifted)
+    told = {
+        result.metric_value_location.metric.params["column"]: float(result.value)
+        for result in kept.metric_results.values()
+        if "column" in result.metric_value_location.metric.params
+    }
+    assert told == {column["name"]: column["p"] for column in shifted.figures["columns"]}
+    flagged = [name for name, p in told.items() if p < 0.01 / 3]
+    assert flagged == [DESCRIPTION[0]]
+
+
+def test_the_page_says_how_the_p_values_were_made(shifted: Drift) -> None:
+    page = shifted.page.read_text()
+    assert "patients permuted" in page
+    assert drifts.METHOD in page
+
+
+def test_the_second_run_joins_the_project_and_is_quick(
+    shifted: Drift, side: Side, task: Task, settings: MonitoringSettings, evidently_home: Path
+) -> None:
+    from evidently.ui.workspace import Workspace
+
+    generator = np.random.default_rng(2)
+    start = time.process_time()
+    second = drift(
+        side(generator, 100, columns=DESCRIPTION),
+        side(generator, 100, columns=DESCRIPTION),
+        settings,
+        evidently_home,
+        task,
+    )
+    assert time.process_time() - start < 10  # about 3 s
+    assert second.figures["run"]["project"] == shifted.figures["run"]["project"]
+    assert second.page != shifted.page
+    workspace = Workspace(str(evidently_home))
+    assert len(workspace.list_runs(second.figures["run"]["project"])) == 2
+    panels = workspace.get_dashboard(second.figures["run"]["project"]).panels
+    assert [value.metric_labels["family"] for value in panels[0].values] == ["embedding", "description", "score"]
+
+
+def test_columns_without_values_do_not_break_the_page(
+    side: Side, task: Task, settings: MonitoringSettings, evidently_home: Path
+) -> None:
+    generator = np.random.default_rng(3)
+    reference, current = side(generator, 25, columns=DESCRIPTION), side(generator, 25, columns=DESCRIPTION)
+    current[DESCRIPTION[1]] = np.nan
+    reference[DESCRIPTION[2]] = current[DESCRIPTION[2]] = 1.0
+    current.loc[0, DESCRIPTION[3]] = np.inf
+    current["embedding"] = [np.zeros(0)] * len(current)
+    found = drift(reference, current, settings, evidently_home, task)
+    assert found.page.is_file()
+    assert found.figures["columns"][0]["name"] == DESCRIPTION[1]
+    assert found.figures["columns"][0]["kind"] == "missing"
+
+
+def test_old_pages_go_and_new_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.setattr(drifts, "KEPT_PAGES", 2)
+    for number in range(4):
+        page = tmp_path / f"{number}.html"
+        page.write_text("page")
+        os.utime(page, (number, number))
+    drifts._prune(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.html", "3.html"]
+
+
+def test_from_the_journal_to_the_verdict(
+    predicted: Callable[..., str], side: Side, task: Task, settings: MonitoringSettings, evidently_home: Path
+) -> None:
+    generator = np.random.default_rng(4)
+    reference, current = side(generator, 60, columns=DESCRIPTION), side(generator, 30, columns=DESCRIPTION)
+    current[DESCRIPTION[0]] += 3.0
+    for number, row in enumerate(current.to_dict("records")):
+        description = {name: row[name] for name in DESCRIPTION} | {"manufacturer": "ACME"}
+        predicted(
+            number, cluster=row["cluster"], description=description, embedding=[*row["embedding"]], score=row["score"]
+        )
+    seen = window(task.name, hours=settings.window_hours)
+    found = drift(reference.assign(manufacturer="Known"), seen, settings, evidently_home, task)
+    verdict = ask(task, found, {}, settings, clusters(seen))
+    assert verdict.outcome is Outcome.FAIL
+    assert verdict.reasons[1].startswith(DESCRIPTION[0].replace("_", " "))
+    assert "higher than in the reference patients" in verdict.reasons[1]

@@ -1,0 +1,167 @@
+"""Identities are planted wherever files and people put them; afterwards every byte that was written is searched."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
+
+from data.phantom import batch, files
+from data.phantom import study as phantom_study
+from pipelines import params
+from tests.pipelines.conftest import Run
+from tests.pipelines.planted_identities import (
+    BORN,
+    FILE,
+    GIVEN,
+    MRN,
+    NAME,
+    SECRETS,
+    behind_frames,
+    image,
+    inflated_of,
+    overdrawn,
+    padded,
+    picture,
+    search,
+    stored,
+    told,
+    volume,
+    written,
+    zipped,
+)
+
+HIDDEN = (
+    ("spare", overdrawn, (ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless)),
+    ("behind", behind_frames, (JPEGBaseline8Bit, RLELossless, JPEG2000Lossless)),
+)
+
+
+def scan(number: int, index: int = 0) -> bytes:
+    """A slice of a patient who is in no batch yet, with the identity in it."""
+    task = params.load().task("lung-ct")
+    study = phantom_study.study(task, phantom_study.usual(task), 31, number, task.classes[0])
+    pixels, pixel = study.slice(index, 2)
+    return told(files.dicom(study, pixels, pixel, index))
+
+
+def lung_batch(folder: Path) -> None:
+    """Sound patients, one more with the identity everywhere; then every way to be refused, each with it."""
+    task = params.load().task("lung-ct")
+    batch.write_batch(folder, task, 18, phantom_study.usual(task), seed=31, slices=4)
+    with (folder / "metadata.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    one, two = scan(500), scan(500, 1)
+    odd = image(one)
+    odd[0x00280030] = pydicom.DataElement(0x00280030, "LO", f"{NAME} {MRN}")  # PixelSpacing
+    bare = scan(521)[132:]
+    good = {
+        f"{FILE}_1.dcm": scan(501),
+        f"{FILE}.zip": zipped(one, two),
+        f"{FILE}.jpg": picture(),
+        f"{FILE}_turned.jpg": picture(6),
+        f"{FILE}_padded.dcm": padded(scan(520)),
+        f"{FILE}_bare.dcm": bare,
+    }
+    good |= {
+        f"{FILE}_{place}_{number}.dcm": write(scan(530 + 10 * number + kind), syntax)
+        for kind, (place, write, syntaxes) in enumerate(HIDDEN)
+        for number, syntax in enumerate(syntaxes)
+    }
+    broken = {
+        f"{FILE}_cut.dcm": one[:3000],
+        f"{FILE}_text.dcm": f"{NAME} {MRN}".encode() * 40,
+        f"{FILE}_odd.dcm": stored(odd),
+        f"{FILE}_cut.jpg": picture()[:900],
+        f"{FILE}_cut.nii.gz": gzip.compress(f"{NAME} {MRN}".encode() * 99),
+        f"{FILE}_cut.zip": zipped(one, two)[:-60],
+    }
+    cells: list[dict[str, str]] = [
+        {"site": f"ward of {NAME}"},
+        {"label": NAME},
+        {"sex": NAME},
+        {"study_date": BORN[:4] + NAME},
+        {"age": MRN},
+        {"slice": NAME},
+        {"labeller": f"told by {GIVEN} {NAME}"},
+        {"truth": NAME},
+        {"lesion_mm": MRN},
+    ]
+    odd_rows = [(f"{FILE}_cell{number}.dcm", cell) for number, cell in enumerate(cells)]
+    others = {name: scan(510 + number) for number, (name, _) in enumerate(odd_rows)}
+    for name, content in (good | broken | others).items():
+        (folder / name).write_bytes(content)
+    known = rows[0] | {"label": task.classes[0], "patient_id": f"{NAME}, {GIVEN} {MRN}", "lesion_mm": ""}
+    rows += [known | {"file_name": name} for name in good | broken]
+    rows += [known | {"file_name": name} | cell for name, cell in odd_rows]
+    batch.write_metadata(folder, rows)
+
+
+def brain_batch(folder: Path) -> None:
+    task = params.load().task("brain-mr")
+    batch.write_batch(folder, task, 6, phantom_study.usual(task), seed=32, slices=2)
+    path = sorted(folder.glob("*.nii.gz"))[0]
+    path.with_name(f"{FILE}.nii.gz").write_bytes(volume(path.read_bytes()))
+    table = (folder / "metadata.csv").read_text(encoding="utf-8")
+    number = next(row.split(",")[1] for row in table.splitlines() if row.startswith(path.name))
+    (folder / "metadata.csv").write_text(table.replace(path.name, f"{FILE}.nii.gz").replace(number, MRN))
+    path.unlink()
+
+
+def failing_batch(folder: Path) -> None:
+    """Nothing of it can be admitted: labels that nobody knows, under names of people."""
+    task = params.load().task("lung-ct")
+    batch.write_batch(folder, task, 2, phantom_study.usual(task), seed=33)
+    with (folder / "metadata.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for number, row in enumerate(rows):
+        (folder / row["file_name"]).rename(folder / f"{FILE}_{number}.dcm")
+    named = [row | {"file_name": f"{FILE}_{number}.dcm", "label": MRN} for number, row in enumerate(rows)]
+    batch.write_metadata(folder, named)
+
+
+def test_no_planted_identity_is_written_anywhere(
+    tmp_path: Path, oncoloop: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward, inbox = tmp_path / "ward", tmp_path / "ward" / "inbox"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert oncoloop("init", str(ward), cwd=tmp_path).returncode == 0
+    monkeypatch.chdir(ward)
+    for make, name in ((lung_batch, "spring"), (brain_batch, "summer"), (failing_batch, "autumn")):
+        make(inbox / name)
+    done = [oncoloop("ingest", "--json", cwd=ward)]
+    wrong = inbox / "winter"
+    failing_batch(wrong)
+    with (wrong / "metadata.csv").open("a", encoding="utf-8") as stream:
+        stream.write(f"{FILE}_missing.dcm" + f",{MRN},lung-ct,=normal" + ",x" * 10 + "\n")
+    done += [oncoloop("ingest", str(wrong), cwd=ward), oncoloop("withdraw", MRN, "--reason", "asked", cwd=ward)]
+    done += [oncoloop("ingest", "inbox/spring", "--label", "x", cwd=ward), oncoloop("status", cwd=ward)]
+    assert done[0].returncode == 3, done[0].stderr
+    outcome = {one["batch"]: one["verdict"]["outcome"] for one in json.loads(done[0].stdout)["batches"]}
+    assert outcome == {"autumn": "fail", "spring": "pass", "summer": "pass"}
+    said = "\n".join(json.loads(done[0].stdout)["batches"][1]["verdict"]["reasons"])
+    assert re.search(r"row \d+, sha256 [0-9a-f]{8} \(", said), said
+    hidden = sum(len(syntaxes) for _, _, syntaxes in HIDDEN)
+    assert len(list((ward / "data/batches/lung-ct/spring/scans").iterdir())) >= 72 + hidden + 4, said
+
+    for number, one in enumerate(done):
+        (tmp_path / f"said-{number}.txt").write_text(one.stdout + one.stderr, encoding="utf-8")
+    planted = search(inflated_of(inbox))
+    places = {name for _, name in planted if "(" in name}
+    for number in range(4):
+        assert f"{FILE}_spare_{number}.dcm (spare bits)" in places
+    assert f"{FILE}_padded.dcm (low bytes)" in places
+    assert {secret for secret, _ in planted} >= set(SECRETS) - {"1963-07-17"}
+    assert search(written(tmp_path, inbox)) == set()

@@ -1,0 +1,257 @@
+"""What was judged is what is released: a file that was exchanged on the way is refused by name at every step."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from prefect.logging import disable_run_logger
+
+from lineage import model_files, registry
+from lineage.errors import Fault
+from lineage.fingerprint import file_sha256, tree
+from lineage.record import database, ledger
+from pipelines.commands import predictions
+from pipelines.flows import retrain, watch
+from pipelines.models import promote, release, shadow, verdicts
+from pipelines.recovery import verify_workspace
+from serving.bundle import bento_server
+from serving.inference.release import load_release
+from tests.pipelines import small_workspace
+from tests.pipelines.small_workspace import TASK
+from training import mlflow_runs
+
+
+@pytest.fixture(scope="module")
+def kept(small_ward: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The small workspace with its model approved and released, and what it was before."""
+    folder, here = tmp_path_factory.mktemp("judged") / "ward", Path.cwd()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ONCOLOOP_HOME", "ONCOLOOP_DATABASE_URL"):
+            patch.delenv(name, raising=False)
+        environment = dict(os.environ)
+        small_workspace.enter(small_workspace.move(small_ward, folder))
+        yield folder
+        os.chdir(here)
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+@pytest.fixture
+def ward(kept: Path, small_ward: Path) -> Path:
+    """The workspace with its model waiting."""
+    return anew(kept, small_ward)
+
+
+def anew(folder: Path, source: Path) -> Path:
+    os.chdir(folder.parent)
+    database.engine().dispose()
+    shutil.rmtree(folder)
+    small_workspace.enter(small_workspace.move(source, folder))
+    return folder
+
+
+def artifact(ward: Path, name: str) -> Path:
+    """A file of the judged run, where MLflow's server would put an upload of that name."""
+    return next((ward / "var/mlflow/artifacts").rglob(f"model/{name}"))
+
+
+def exchange_graph(ward: Path) -> None:
+    """Another graph of the same shape: it answers, and would pass the check of a release."""
+    path = artifact(ward, "graph.onnx")
+    model = onnx.load(path)
+    model.doc_string = "another one"
+    onnx.save(model, path)
+
+
+def lower_threshold(ward: Path) -> None:
+    path = artifact(ward, "calibration.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"threshold": 0.01}))
+
+
+def shift_reference(ward: Path) -> None:
+    path = artifact(ward, "reference.npz")
+    with np.load(path, allow_pickle=False) as content:
+        arrays = {name: content[name] for name in content.files}
+    np.savez(path, **arrays | {"scale": arrays["scale"] * 100})
+
+
+def rewrite_metrics(ward: Path) -> None:
+    path = artifact(ward, "metrics.json")
+    path.write_text(path.read_text() + "\n")
+
+
+def lose_head(ward: Path) -> None:
+    artifact(ward, "head.npz").unlink()
+
+
+CHANGES = {
+    "graph.onnx": exchange_graph,
+    "calibration.json": lower_threshold,
+    "reference.npz": shift_reference,
+    "metrics.json": rewrite_metrics,
+    "head.npz": lose_head,
+}
+
+
+def test_the_ledger_holds_the_hash_of_every_file_that_was_judged(ward: Path) -> None:
+    recorded = ledger.events("model.artifacts", f"{TASK}/1")[-1]
+    assert set(recorded.payload["files"]) == set(mlflow_runs.MODEL_FILES)
+    assert recorded.seq < ledger.events("verdict", f"{TASK}/1")[0].seq, "hashed first, then judged"
+    for name, value in recorded.payload["files"].items():
+        assert file_sha256(artifact(ward, name)) == value == file_sha256(next(Path("var/worktree").rglob(name)))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_exchanged_file_is_not_approved(ward: Path, name: str) -> None:
+    CHANGES[name](ward)
+    with pytest.raises(Fault, match=rf"{TASK}/1: {name} in MLflow is not the file that the training gate judged"):
+        promote.act(promote.approve(TASK, "1", "system", "read"))
+    assert not ledger.events("approval") and not ledger.events("model.promoted")
+    verdict = verify_workspace.verify()
+    assert verdict.outcome.value == "fail" and f"{TASK}/1: {name} in MLflow" in "\n".join(verdict.reasons)
+
+
+def test_a_version_whose_files_are_gone_is_not_named_champion(ward: Path) -> None:
+    folder = artifact(ward, "graph.onnx").parent
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(Fault, match=rf"the artefacts of {TASK}/1 are not at {folder}"):
+        promote.act(promote.approve(TASK, "1", "system", "read"))
+    assert not ledger.events("approval") and not ledger.events("model.promoted")
+
+
+def test_an_approval_that_was_interrupted_before_its_release_is_finished_by_the_same_command(ward: Path) -> None:
+    promote.act(promote.approve(TASK, "1", "system", "read"))
+    promote.act(promote.approve(TASK, "1", "system", "read"))
+    assert len(ledger.events("approval")) == 2 and len(ledger.events("model.promoted")) == 1
+    assert promote.pending_release()
+
+
+def again(ward: Path) -> str:
+    """A run with the same files as the first one, exchanged ones among them."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    run_id = client.create_run(client.get_experiment_by_name(TASK).experiment_id).info.run_id
+    client.log_artifacts(run_id, str(artifact(ward, "metrics.json").parent), "model")
+    return str(run_id)
+
+
+@pytest.mark.parametrize("name", ["graph.onnx", "calibration.json", "reference.npz"])
+def test_an_exchanged_file_of_a_champion_is_not_used(ward: Path, name: str) -> None:
+    """Exchanged after the approval: no release and no shadow is built with it, no rival or window compared with it."""
+    promote.act(promote.approve(TASK, "1", "system", "read"))
+    CHANGES[name](ward)
+    second = registry.register(TASK, again(ward), "model", {})
+    model_files.record(TASK, second, model_files.recorded(TASK, "1") or {}, "a test")
+    ledger.append("verdict", f"{TASK}/{second}", ledger.events("verdict", f"{TASK}/1")[0].payload)
+    uses: list[Callable[[], object]] = [
+        promote.release_champions,
+        lambda: retrain.judge(Path("var/worktree"), TASK, second),
+        lambda: watch.examine.fn(TASK),
+        lambda: shadow.start(TASK, second, "system"),
+    ]
+    for use in uses:
+        with pytest.raises(Fault, match=rf"{TASK}/[12]: {name} in MLflow is not"), disable_run_logger():
+            use()
+    assert not ledger.events("release.built") and not ledger.events("shadow.started")
+
+
+@pytest.fixture(scope="module")
+def released(kept: Path, small_ward: Path) -> Iterator[Path]:
+    """The workspace with its model released and checked by the real server, and a copy to begin each test with."""
+    anew(kept, small_ward)
+    promote.act(promote.approve(TASK, "1", "system", "read"))
+    assert promote.release_champions()
+    database.engine().dispose()
+    shutil.copytree(kept, kept.with_name("released"), symlinks=True)
+    yield kept.with_name("released")
+
+
+@pytest.fixture
+def served_ward(kept: Path, released: Path) -> Path:
+    return anew(kept, released)
+
+
+def folders(ward: Path) -> tuple[str, Path, Path]:
+    """The release's name, its folder, and what its Bento holds of it."""
+    name = str(ledger.events("release.built")[-1].subject)
+    return name, ward / "var/releases" / name, ward / "var/bentoml/bentos/oncoloop" / name / "src/release"
+
+
+def test_a_release_as_it_was_built_is_sound(served_ward: Path) -> None:
+    name, folder, packed = folders(served_ward)
+    assert release.wanted() is not None and load_release(folder).name == load_release(packed).name == name
+    verdict = verify_workspace.verify()
+    assert verdict.outcome.value == "pass", verdict.reasons
+    with np.load(folder / TASK / "reference.npz", allow_pickle=False) as arrays:
+        assert set(arrays.files) == {"centre", "scale", "distances"}, "a release names no patient"
+
+
+@pytest.mark.parametrize("file", [f"{TASK}/graph.onnx", f"{TASK}/head.npz", f"{TASK}/reference.npz", "manifest.json"])
+def test_a_changed_release_answers_nothing(served_ward: Path, file: str) -> None:
+    _, folder, packed = folders(served_ward)
+    for place in (folder, packed):
+        content = (place / file).read_bytes()
+        (place / file).write_bytes(
+            content.replace(b'"threshold"', b'"threshold" ') + (b"\n" if "npz" not in file else b"0")
+        )
+    for place in (folder, packed):
+        with pytest.raises(Fault, match=file):
+            load_release(place)
+    sample = next((served_ward / "inbox/first").glob("*.dcm"), None) or next(
+        (served_ward / "inbox/first").glob("scan*")
+    )
+    with pytest.raises(Fault, match=file):
+        predictions.predict(argparse.Namespace(files=[sample], task=TASK))
+    verdict = verify_workspace.verify()
+    assert verdict.outcome.value == "fail" and file in "\n".join(verdict.reasons)
+
+
+@pytest.mark.parametrize(
+    "file", ["release/{task}/graph.onnx", "serving/inference/gate.py", "../bento.yaml", "serving/added.py"]
+)
+def test_a_bento_that_was_changed_in_the_store_does_not_start(served_ward: Path, file: str) -> None:
+    name, _, packed = folders(served_ward)
+    path = packed.parent / file.format(task=TASK)
+    path.write_bytes((path.read_bytes() if path.is_file() else b"") + b"\n")
+    server = bento_server.start(f"oncoloop:{name}", workers=1)
+    try:
+        with pytest.raises(Fault, match=rf"oncoloop:{name}: .*{path.name} "):
+            bento_server.wait_ready(server.url, 60, server)
+    finally:
+        server.stop()
+    verdict = verify_workspace.verify()
+    assert verdict.outcome.value == "fail" and path.name in "\n".join(verdict.reasons)
+
+
+def test_what_was_compiled_beside_the_code_is_not_run(served_ward: Path) -> None:
+    name, _, packed = folders(served_ward)
+    cache = packed.parent / "serving/__pycache__"
+    cache.mkdir()
+    (cache / "gate.cpython-311.pyc").write_bytes(b"something else")
+    before = tree(bento_server.bento(f"oncoloop:{name}"))
+    server = bento_server.start(f"oncoloop:{name}", workers=1)
+    try:
+        bento_server.wait_ready(server.url, 120, server)
+    finally:
+        server.stop()
+    assert not cache.exists() and tree(bento_server.bento(f"oncoloop:{name}")) == before
+
+
+def test_a_release_that_is_built_again_over_changed_files_is_refused(served_ward: Path) -> None:
+    """As after a kill between the folder and the ledger: the folder is there, and somebody has changed it."""
+    _, folder, packed = folders(served_ward)
+    shutil.rmtree(packed.parents[1])
+    path = folder / TASK / "head.npz"
+    path.write_bytes(path.read_bytes() + b"0")
+    with pytest.raises(Fault, match=r"head\.npz is not"):
+        release.build(promote.params.load(), verdicts.champions())
+    assert registry.roles(TASK)["champion"] == "1"

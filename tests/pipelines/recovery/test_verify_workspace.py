@@ -1,0 +1,254 @@
+"""`oncoloop verify` notices whatever is lost or changed beside the ledger, and `--repair` brings back what is known."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from data.batch import manifest
+from data.phantom import batch as phantom_batch
+from data.phantom import scanner
+from lineage.errors import Fault
+from lineage.record import database, ledger
+from pipelines import params
+from pipelines.recovery import interrupted_runs, recorded_admissions, repair, verify_workspace
+from pipelines.withdrawal import locate, withdraw
+from pipelines.workspace import dvc, dvc_objects, git
+from pipelines.workspace import workspace as workspaces
+from tests.pipelines.conftest import Run
+from tests.pipelines.flows.test_atomic_admission import made_in, run
+from tests.pipelines.workspace.test_isolation import plain
+
+TASK = "brain-mr"
+FIRST, SECOND = f"{TASK}/first", f"{TASK}/second"
+COHORTS = Path("data/cohorts", f"{TASK}.csv")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A workspace with two admitted batches and a quarantined one, and a copy of it to begin each test with."""
+    with made_in(tmp_path_factory.mktemp("verify") / "ward") as folder:
+        for seed, name in ((40, "first"), (41, "second")):
+            phantom_batch.write_batch(
+                Path("inbox", name), params.load().tasks[TASK], 3, scanner.SCANNERS["alder-mr"], seed, 1
+            )
+            run(name)
+        Path("data/quarantine/bad").mkdir(parents=True)
+        ledger.append("batch.quarantined", "bad", {"task": TASK, "digest": "0" * 64})
+        database.engine().dispose()
+        shutil.copytree(folder, folder.with_name("kept"), symlinks=True)
+        yield folder
+
+
+@pytest.fixture
+def ward(kept: Path) -> Path:
+    os.chdir(kept.parent)
+    database.engine().dispose()
+    shutil.rmtree(kept)
+    shutil.copytree(kept.with_name("kept"), kept, symlinks=True)
+    os.chdir(kept)
+    return kept
+
+
+def judged(full: bool = False) -> tuple[str, str]:
+    """The outcome and the reasons, as one text."""
+    verdict = verify_workspace.verify(full)
+    return verdict.outcome.value, "\n".join(verdict.reasons)
+
+
+def objects_of(name: str) -> dict[str, str]:
+    pointer = dvc_objects.pointer(Path(f"data/batches/{TASK}/{name}.dvc").read_text())
+    return {".": pointer.md5, **(dvc_objects.listing(dvc.stores().values(), pointer.md5) or {})}
+
+
+def drop_objects(batch: str, *stores: str) -> None:
+    shared = set(objects_of("first").values()) & set(objects_of("second").values())
+    doomed = [md5 for md5 in objects_of(batch).values() if md5 not in shared]
+    for path in [dvc_objects.location(dvc.stores()[name], md5) for name in stores for md5 in doomed]:
+        path.unlink()
+
+
+def rewrite(path: Path, change: Callable[[str], str]) -> None:
+    text = change(path.read_text())
+    path.chmod(0o644)
+    path.unlink()
+    path.write_text(text)
+
+
+def first_version() -> str:
+    return str(ledger.events(kind="batch.admitted")[0].payload["data_version"])
+
+
+def reset_the_branch() -> None:
+    """What `git reset --hard`, another branch or an old commit does."""
+    git.run("reset", "--hard", "--quiet", first_version())
+
+
+def lose_the_commits() -> None:
+    """The commit of the second batch went into another repository, as it did with GIT_DIR set."""
+    reset_the_branch()
+    plain(Path.cwd(), "reflog", "expire", "--expire=now", "--all")
+    plain(Path.cwd(), "prune", "--expire=now")
+    shutil.rmtree(f"data/batches/{SECOND}")
+
+
+def make_git_anew() -> None:
+    shutil.rmtree(".git")
+    workspaces.create(Path.cwd())
+
+
+def delete_everything() -> None:
+    """What the next ingest did then: every batch and table was nobody's, and went."""
+    for path in Path("data/batches", TASK).iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    COHORTS.unlink()
+
+
+def commit_after(change: Callable[[], None]) -> Callable[[], None]:
+    def both() -> None:
+        change()
+        git.commit(["data"], "By hand")
+
+    return both
+
+
+def drop_a_row() -> None:
+    rewrite(COHORTS, lambda text: "\n".join(text.splitlines()[:2] + text.splitlines()[3:]) + "\n")
+
+
+def move_a_row() -> None:
+    side = COHORTS.read_text().splitlines()[1].split(",")[2]
+    other = "test" if side != "test" else "training"
+    rewrite(COHORTS, lambda text: text.replace(f",{side},", f",{other},", 1))
+
+
+def double_a_row() -> None:
+    rewrite(COHORTS, lambda text: text + text.splitlines()[1] + "\n")
+
+
+def name_another_batch() -> None:
+    second = Path(f"data/batches/{SECOND}.dvc")
+    other = objects_of("first")["."]
+    rewrite(second, lambda text: text.replace(objects_of("second")["."], other))
+
+
+HARMS: dict[str, tuple[Callable[[], None], str]] = {
+    "the branch was reset": (reset_the_branch, rf"{SECOND}: the ledger has it .* today's commit does not"),
+    "the commits are in another repository": (lose_the_commits, r"is not in this git at all"),
+    "git was made anew": (make_git_anew, r"data version \w+: is not in this git at all"),
+    "the working folder was emptied": (delete_everything, rf"{FIRST}: data/batches/{FIRST}.dvc is missing in"),
+    "a commit deleted everything": (commit_after(delete_everything), rf"{FIRST}: the ledger has it"),
+    "a row is gone": (drop_a_row, r"in the working folder, an old assignment is gone or changed"),
+    "a row is gone, committed": (commit_after(drop_a_row), r"in today's commit, an old assignment is gone"),
+    "a patient changed sides": (commit_after(move_a_row), r"in today's commit, .* side was"),
+    "a patient stands there twice": (commit_after(double_a_row), r"1 clusters stand in it twice"),
+    "a batch points to another": (commit_after(name_another_batch), rf"{SECOND}: .*second.dvc was changed after"),
+    "the cache lost objects": (lambda: drop_objects("second", "cache"), rf"{SECOND}: .* are missing in cache"),
+    "the remote lost objects": (lambda: drop_objects("second", "remote"), rf"{SECOND}: .* are missing in remote"),
+    "a scan is gone": (lambda: next(Path(f"data/batches/{FIRST}/scans").iterdir()).unlink(), rf"{FIRST}: 1 of its"),
+    "a table was edited": (lambda: rewrite(Path(f"data/batches/{FIRST}/manifest.csv"), str.upper), r"were changed"),
+}
+
+
+@pytest.mark.parametrize("name", HARMS)
+def test_a_harm_is_named_and_mended(ward: Path, name: str) -> None:
+    assert judged()[0] == "pass"
+    sides, harm, pattern = COHORTS.read_bytes(), *HARMS[name]
+    harm()
+    outcome, reasons = judged()
+    assert outcome == "fail" and re.search(pattern, reasons), reasons
+    done = repair.repair()
+    outcome, reasons = judged(full=True)
+    assert outcome == "pass", reasons
+    written = ledger.events(kind=recorded_admissions.REPAIRED)[-1].payload
+    assert written["restored"] == done and (done or written["lost"]["versions"])
+    assert git.batches_of("HEAD") == {FIRST, SECOND} and git.run("status", "--porcelain") == ""
+    assert sorted(COHORTS.read_bytes().splitlines()) == sorted(sides.splitlines()), "every side is what it was"
+    interrupted_runs.settle()
+    assert repair.repair() == [], "a second repair has nothing to do"
+
+
+def test_bytes_that_changed_in_the_cache_are_seen_by_reading_all_of_them(ward: Path) -> None:
+    scan = next(name for name in objects_of("first") if name.startswith("scans/"))
+    path = dvc_objects.location(dvc.stores()["cache"], objects_of("first")[scan])
+    path.chmod(0o644)
+    path.write_bytes(b"other bytes")
+    assert "other bytes" in judged(full=True)[1]
+    repair.repair()
+    assert judged(full=True)[0] == "pass"
+
+
+def test_what_nothing_knows_any_more_is_written_down_and_may_come_anew(ward: Path) -> None:
+    drop_objects("second", "cache", "remote")
+    lose_the_commits()
+    Path(f"data/batches/{SECOND}.dvc").unlink(missing_ok=True)
+    with pytest.raises(Fault, match="lost what the ledger names"):
+        interrupted_runs.settle()
+    repair.repair()
+    outcome, reasons = judged()
+    assert outcome == "inconclusive" and f"{SECOND}: its data are lost for good" in reasons
+    assert ledger.events(kind=recorded_admissions.REPAIRED)[-1].payload["lost"]["batches"] == [SECOND]
+    assert Path(f"data/batches/{FIRST}/manifest.csv").is_file()
+    run("second")
+    outcome, reasons = judged()
+    assert outcome == "pass", reasons
+    assert git.batches_of("HEAD") == {FIRST, SECOND}
+
+
+def test_sides_that_a_model_has_learned_from_are_not_dealt_again(ward: Path) -> None:
+    facts = {"version": "1", "batches": ["second"], "data_version": first_version(), "lock_hash": "x"}
+    ledger.append("model.logged", TASK, facts)
+    lose_the_commits()
+    repair.repair()
+    outcome, reasons = judged()
+    assert outcome == "fail" and f"{SECOND}: 3 of its clusters have no side" in reasons
+    assert f"{TASK}/1: the ledger has this model, MLflow does not" in reasons
+
+
+def test_sides_that_only_the_working_folder_knows_are_kept(ward: Path) -> None:
+    """They were dealt when another repository took the commit, and they hold, even if the rule has changed since."""
+    rows = COHORTS.read_text()
+    lose_the_commits()
+    moved = [line.replace(",test,", ",training,") if ",second," in line else line for line in rows.splitlines()]
+    COHORTS.write_text("\n".join(moved) + "\n")
+    repair.repair()
+    assert judged()[0] == "pass"
+    assert sorted(COHORTS.read_text().splitlines()) == sorted(moved)
+
+
+def test_a_withdrawal_is_no_harm(ward: Path) -> None:
+    patient = str(manifest.read_manifest(Path(f"data/batches/{FIRST}/manifest.csv"))["patient"].iloc[0])
+    withdraw.withdraw(locate.find(patient), "asked")
+    outcome, reasons = judged(full=True)
+    assert outcome == "pass", reasons
+    assert git.batches_of("HEAD") == {f"{FIRST}-w1", SECOND}
+    reset_the_branch()
+    assert f"{FIRST}-w1: the ledger has it" in judged()[1]
+    repair.repair()
+    assert judged()[0] == "pass"
+    assert patient not in COHORTS.read_text() and not Path(f"data/batches/{FIRST}.dvc").exists()
+
+
+def test_quarantined_copies_that_are_gone_leave_it_open(ward: Path) -> None:
+    shutil.rmtree("data/quarantine/bad")
+    assert judged() == ("inconclusive", judged()[1])
+    assert "data/quarantine/bad: what stayed out, and why, is no longer there" in judged()[1]
+
+
+def test_the_command_says_what_is_missing_and_brings_it_back(ward: Path, oncoloop: Run) -> None:
+    reset_the_branch()
+    done = oncoloop("verify", cwd=ward)
+    assert done.returncode == 3
+    assert done.stdout.splitlines()[0] == "ledger: pass" and "workspace: fail" in done.stdout
+    assert f"{SECOND}: the ledger has it" in done.stdout and "oncoloop verify --repair" in done.stdout
+    done = oncoloop("verify", "--repair", "--json", cwd=ward)
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["outcome"], result["workspace"]["outcome"]) == (0, "pass", "pass"), done.stderr
+    assert any("in the history again" in line for line in result["repaired"])
+    assert oncoloop("verify", "--full", cwd=ward).returncode == 0

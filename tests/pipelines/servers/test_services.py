@@ -1,0 +1,243 @@
+"""Processes of a workspace: a taken port is said, a fallen process is seen, leftovers are ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lineage import json_files
+from lineage.errors import Fault
+from pipelines.flows import artifacts
+from pipelines.servers import marked_processes, run_files, services
+from pipelines.servers.marked_processes import Process
+from pipelines.servers.services import HOST, Service
+from pipelines.workspace import stage_log
+
+SERVE = [sys.executable, "-m", "http.server", "--bind", HOST]
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def until(found: object, seconds: float = 20.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if callable(found) and found():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_service_says_where_it_answers(home: Path, port: int) -> None:
+    service = Service("web", [*SERVE, str(port)], port)
+    service.start()
+    assert services.starting("web") or services.url("web")
+    assert until(service.look)
+    assert services.url("web") == f"http://{HOST}:{port}"
+    service.stop()
+    assert services.url("web") is None
+    assert not services.taken(port)
+
+
+def test_a_service_that_leaves_finishes_first_and_is_made_to_end_in_time(home: Path, port: int) -> None:
+    code = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: None); print('x', flush=True); time.sleep(60)"
+    stubborn, web = Service("stubborn", [sys.executable, "-c", code]), Service("web", [*SERVE, str(port)], port)
+    for service in (stubborn, web):
+        service.start()
+    log = home / "logs" / "stubborn.log"
+    assert until(web.look) and until(lambda: log.read_text())
+    for service in (stubborn, web):
+        service.leave()
+    assert until(lambda: web.gone(patience=60)) and not services.taken(port)
+    assert not stubborn.gone(patience=60) and stubborn.gone(patience=0.0) and not stubborn.alive()
+
+
+PARENT = """
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", sys.argv[1]], start_new_session=True)
+time.sleep(60)
+"""
+
+
+def test_what_a_killed_service_left_behind_is_ended_in_whatever_session(home: Path, port: int) -> None:
+    service = Service("web", [sys.executable, "-c", PARENT, str(port)], port)
+    service.start()
+    assert until(service.look) and service.process
+    mark = service.process.mark
+    orphans = set(service.process.members()) - {service.process.pid}
+    assert len(orphans) == 1
+    os.kill(service.process.pid, signal.SIGKILL)
+    assert until(lambda: not service.alive()) and services.taken(port)
+    service.fell()
+    assert until(lambda: not services.taken(port)) and not marked_processes.carries(orphans.pop(), mark)
+    assert service.backoff.failures == 1 and service.backoff.over()
+    for _ in range(9):
+        service.backoff.failed()
+    assert not service.backoff.over() and service.backoff.until - time.monotonic() <= 60
+
+
+def test_the_next_up_goes_on_with_what_the_one_before_left_running(home: Path, port: int) -> None:
+    command = [*SERVE, str(port)]
+    first = Service("web", command, port)
+    first.start()
+    assert until(first.look) and first.process
+    second, other = Service("web", command, port), Service("web", [*command, "--directory", "/"], port)
+    record = run_files.records()["web"]
+    assert not other.adopt(record), "another command is no reason to keep the process"
+    assert second.adopt(record) and second.healthy and second.alive() and second.process
+    assert services.url("web") == f"http://{HOST}:{port}"
+    os.kill(second.process.pid, signal.SIGKILL)
+    first.process.child and first.process.child.wait(10)
+    assert not second.alive() and services.url("web") is None
+    third = Service("web", command, port)
+    assert not third.adopt(record), "it has ended"
+    third.start()
+    third.stop()
+
+
+def test_a_number_that_went_to_another_process_gets_no_signal(home: Path) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    for environment in ({"ONCOLOOP_HOME": str(home)}, {"ONCOLOOP_HOME": "/a/copy", marked_processes.MARK: "former"}):
+        stranger = subprocess.Popen(sleep, env=environment)
+        former = Process(stranger.pid, "former")
+        assert not former.alive() and former.members() == []
+        former.stop(patience=0.0)
+        marked_processes.send(stranger.pid, "former", signal.SIGKILL)
+        facts = {"pid": stranger.pid, "mark": "former", "url": "", "healthy": True, "earlier": []}
+        json_files.write_json(services.run_file("web"), facts)
+        assert services.url("web") is None
+        services.clear_leftovers()
+        assert stranger.poll() is None
+        stranger.kill()
+        stranger.wait(10)
+
+
+def test_the_next_command_ends_what_a_killed_one_left_running(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv(marked_processes.COMMAND, "")
+    killed = subprocess.Popen([sys.executable, "-c", "pass"])
+    killed.wait()
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    environments = (
+        {"ONCOLOOP_HOME": str(home), marked_processes.COMMAND: str(killed.pid)},
+        {"ONCOLOOP_HOME": str(home), marked_processes.COMMAND: str(os.getpid())},
+        {"ONCOLOOP_HOME": "/a/copy", marked_processes.COMMAND: str(killed.pid)},
+    )
+    orphan, child, stranger = (subprocess.Popen(sleep, env=environment) for environment in environments)
+    time.sleep(0.3)
+    services.connect()
+    assert until(lambda: orphan.poll() is not None)
+    assert child.poll() is None and stranger.poll() is None
+    assert os.environ[marked_processes.COMMAND] == str(os.getpid())
+    for process in (child, stranger):
+        process.kill()
+        process.wait(10)
+
+
+def test_what_runs_without_a_record_is_ended(home: Path, port: int) -> None:
+    """A full disk takes no record of a process that was started nevertheless."""
+    service = Service("web", [*SERVE, str(port)], port)
+    service.start()
+    assert until(service.look)
+    services.run_file("web").unlink()
+    services.clear_leftovers()
+    assert not service.alive() and not services.taken(port)
+
+
+def test_a_process_that_runs_and_no_longer_listens_is_ended(home: Path, port: int) -> None:
+    code = "import http.server, sys, time\nserver = http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), "
+    code += "http.server.SimpleHTTPRequestHandler)\nserver.handle_request()\nserver.server_close()\ntime.sleep(60)"
+    service = Service("web", [sys.executable, "-c", code, str(port)], port)
+    service.start()
+    assert until(lambda: service.look()) and until(lambda: not service.look(), 10)
+    assert not service.alive()
+
+
+def test_a_desk_follows_another_without_a_gap(home: Path, port: int, caplog: pytest.LogCaptureFixture) -> None:
+    command = [sys.executable, "-m", "desk.server", "desk.app:create", "--port", str(port)]
+    first, second = (Service("desk", command, port, "/healthz") for _ in range(2))
+    first.start()
+    assert until(first.look) and first.process
+    second.predecessor = Process(first.process.pid, first.process.mark)
+    misses: list[float] = []
+    stopped = threading.Event()
+
+    def visit() -> None:
+        while not stopped.wait(0.01):
+            if not services.answers(f"http://{HOST}:{port}/healthz", 5):
+                misses.append(time.monotonic())
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    second.start()
+    assert until(second.look) and until(lambda: not first.alive())
+    time.sleep(0.5)
+    stopped.set()
+    visitor.join()
+    assert not misses
+    third = Service("desk", command, port, "/healthz")
+    with pytest.raises(Fault, match=f"port {port} for desk is in use"):
+        third.start()
+    second.stop()
+
+
+def test_a_port_in_use_is_one_sentence(home: Path, port: int) -> None:
+    with socket.socket() as other:
+        other.bind((HOST, port))
+        other.listen()
+        with pytest.raises(Fault, match=f"port {port} for web is in use; free it or choose others with --port"):
+            Service("web", [*SERVE, str(port)], port).start()
+
+
+def test_what_was_left_running_is_ended_but_nobody_elses(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONCOLOOP_HOME", str(home))
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    ours = subprocess.Popen(sleep)
+    theirs = subprocess.Popen(sleep, env={"PATH": "/usr/bin"})
+    for name, process in (("ours", ours), ("theirs", theirs)):
+        json_files.write_json(services.run_file(name), {"pid": process.pid, "url": "", "healthy": True})
+    services.clear_leftovers()
+    assert until(lambda: not psutil.pid_exists(ours.pid))
+    assert psutil.pid_exists(theirs.pid) and theirs.poll() is None
+    theirs.kill()
+    theirs.wait(10)
+    assert not services.run_file("ours").exists()
+
+
+def test_a_service_without_a_port_is_ready_when_it_says_so(home: Path) -> None:
+    ready = home / "run" / "x.ready"
+    code = f"import pathlib, time; time.sleep(0.5); pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+    service = Service("worker", [sys.executable, "-c", code], ready=ready)
+    service.start()
+    assert not service.look()
+    assert until(service.look)
+    service.stop()
+
+
+def test_a_log_is_shown_as_it_grows_and_to_its_end(home: Path) -> None:
+    source = stage_log.path("fit", "lung-ct")
+    source.write_text("of an earlier run\n")
+    seen: list[str] = []
+    with stage_log.lines(source, seen.append), source.open("a") as log:
+        log.write("epoch 1\n")
+        log.flush()
+        assert until(lambda: seen == ["epoch 1"], 5)
+        log.write("epoch 2\n")
+    assert seen == ["epoch 1", "epoch 2"]
+
+
+def test_an_artifact_key_has_only_what_prefect_allows() -> None:
+    assert artifacts.slug("data-Lung CT_2026/05") == "data-lung-ct-2026-05"

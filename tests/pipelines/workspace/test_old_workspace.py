@@ -1,0 +1,109 @@
+"""A workspace that was made at commit 892c01b goes on: it is entered, takes batches in, is verified and rechecked."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from prefect.logging import disable_run_logger
+
+from data.batch import manifest as batch_manifest
+from data.patients import contradictions
+from data.phantom import batch as phantom_batch
+from data.phantom import scanner as phantom_scanner
+from lineage import model_files, registry
+from lineage.errors import Fault
+from lineage.record import database, ledger
+from lineage.record.verdict import Outcome, Verdict
+from pipelines import params
+from pipelines.commands import ingest as commands_ingest
+from pipelines.flows import ingest
+from pipelines.models import promote
+from pipelines.recovery import interrupted_runs, verify_workspace
+from pipelines.workspace import git, relocation
+from pipelines.workspace import workspace as workspaces
+from tests.pipelines.flows.test_atomic_admission import run
+
+TASK = "brain-mr"
+NEW_COLUMNS = ("outlined", *contradictions.SIGNS, "image_type", "field_of_view", "corner_mean")
+NEW_KEYS = ("field_of_view", "mask", "lesion_free")  # of a task in params.yaml
+
+
+def admit_as_then(name: str) -> None:
+    """An admission with the columns that a manifest had."""
+    interrupted_runs.settle()
+    batch = ingest.waiting(Path("inbox", name))[0]
+    arrived = ingest.received(batch)
+    manifest = batch_manifest.index_batch(batch.source, batch.staging, batch.task).manifest
+    ingest.admit.fn(batch, manifest.drop(columns=list(NEW_COLUMNS)), arrived)
+
+
+@pytest.fixture
+def old(workspace: Path) -> Path:
+    """Files as that version left them: settings without newer keys, DVC's in full, no record of the folder."""
+    record = params.raw()
+    for task in record["tasks"].values():
+        for key in NEW_KEYS:
+            task.pop(key, None)
+    (workspace / params.NAME).write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+    git.commit([params.NAME], "Settings as they were")
+    task, scanner = params.load().tasks[TASK], phantom_scanner.SCANNERS["alder-mr"]
+    phantom_batch.write_batch(Path("inbox/first"), task, 3, scanner, 40, 1, masks=True)
+    phantom_batch.write_batch(Path("inbox/second"), task, 6, scanner, 41, 1)
+    admit_as_then("first")
+    (workspace / "var" / relocation.RECORD).unlink()
+    (workspace / ".dvc/config.local").write_text(
+        f'[cache]\n    dir = {workspace}/var/cache\n    type = "reflink,hardlink,copy"\n'
+        f"['remote \"local\"']\n    url = {workspace}/var/remote\n",
+        encoding="utf-8",
+    )
+    database.engine().dispose()
+    return workspace
+
+
+def test_it_goes_on_where_it_lies(old: Path) -> None:
+    workspaces.enter(old)
+    run("second")
+    verdict = verify_workspace.verify(full=True)
+    assert verdict.outcome.value == "pass", verdict.reasons
+    assert git.batches_of("HEAD") == {f"{TASK}/first", f"{TASK}/second"}
+    assert (old / "var" / relocation.RECORD).read_text().strip() == str(old)
+    assert str(old) not in (old / ".dvc/config.local").read_text()
+
+
+def test_its_batches_are_compared_with_a_new_one(old: Path) -> None:
+    """The whole way through the gate: a copy of one of its scans is seen. Then today's checks over both."""
+    workspaces.enter(old)
+    rows = [line.split(",") for line in Path("inbox/first/metadata.csv").read_text().splitlines()]
+    shutil.copyfile(Path("inbox/first", rows[1][0]), Path("inbox/second", rows[1][0]))
+    interrupted_runs.settle()
+    batch = ingest.waiting(Path("inbox/second"))[0]
+    arrived = ingest.received(batch)
+    with disable_run_logger():
+        verdict, manifest, _ = ingest.examine.fn(batch)
+    assert verdict.outcome.value == "pass" and verdict.figures["leakage"]["exact_copies"] == 1, verdict
+    ingest.admit.fn(batch, manifest, arrived)
+    assert verify_workspace.verify().outcome.value == "pass"
+    found = commands_ingest.data(argparse.Namespace(action="recheck", versions=[TASK]))
+    assert found.result["batches"] == [f"{TASK}/first", f"{TASK}/second"]
+    assert (found.code, found.result["harmed"]) == (0, []), found.text
+
+
+def test_a_version_that_was_judged_then_is_approved_and_its_files_are_known_from_then_on(old: Path) -> None:
+    """No hashes of it stand in the ledger: they are recorded at the approval, and hold afterwards."""
+    from mlflow import MlflowClient
+
+    workspaces.enter(old)
+    client = MlflowClient()
+    run_id = client.create_run(client.create_experiment(TASK)).info.run_id
+    client.log_text(run_id, "a graph", "model/graph.onnx")
+    registry.register(TASK, run_id, "model", {"data_version": git.head()})
+    ledger.record(Verdict("training", f"{TASK}/1", Outcome.INCONCLUSIVE, ("few patients",)))
+    promote.act(promote.approve(TASK, "1", "system", "read"))
+    assert registry.roles(TASK)["champion"] == "1" and set(model_files.recorded(TASK, "1") or {}) == {"graph.onnx"}
+    client.log_text(run_id, "another graph", "model/graph.onnx")
+    with pytest.raises(Fault, match=f"{TASK}/1: graph.onnx in MLflow is not the file"):
+        registry.download(TASK, "1")

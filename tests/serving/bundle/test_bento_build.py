@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lineage.errors import Fault
+from lineage.fingerprint import file_sha256, tree
+from serving.bundle import bento_build, bento_server
+from serving.inference.manifest import read_manifest
+from serving.inference.release import load_release
+from tests.conftest import ROOT
+from tests.serving.conftest import dicom, facts, manifest, write_graph
+
+WARMUP = ("a.dcm", dicom(True), "tiny-mr")
+
+
+@pytest.mark.usefixtures("home")
+def test_a_release_holds_what_it_needs_and_what_it_must_answer(tiny: Path, tmp_path: Path) -> None:
+    folder = bento_build.assemble(tmp_path / "r1", manifest(), {"tiny-mr": tiny}, [WARMUP])
+    assert set(tree(folder)) == {
+        "manifest.json",
+        "warmup/00-a.dcm",
+        "tiny-mr/graph.onnx",
+        "tiny-mr/head.npz",
+        "tiny-mr/reference.npz",
+    }
+    entry = read_manifest(folder)["warmup"][0]
+    assert (entry["file"], entry["task"], entry["answer"]) == ("00-a.dcm", "tiny-mr", "tumour")
+    assert sum(entry["probabilities"].values()) == pytest.approx(1) and 0 < entry["tolerance"] < 0.01
+    assert len(read_manifest(folder)["code"]) == 64
+    assert list(load_release(folder).models) == ["tiny-mr"]
+
+
+@pytest.mark.usefixtures("home")
+def test_the_same_release_again_is_left_alone_and_another_is_refused(tiny: Path, tmp_path: Path) -> None:
+    folder = bento_build.assemble(tmp_path / "r1", manifest(), {"tiny-mr": tiny}, [WARMUP])
+    before = tree(folder)
+    later = manifest() | {"created": "2027-01-01T00:00:00Z"}
+    assert bento_build.assemble(folder, later, {"tiny-mr": tiny}, [WARMUP]) == folder and tree(folder) == before
+    other = manifest(**{"tiny-mr": facts(threshold=0.9)})
+    with pytest.raises(Fault, match="holds another release of this name"):
+        bento_build.assemble(folder, other, {"tiny-mr": tiny})
+
+
+@pytest.mark.usefixtures("home")
+def test_a_release_that_cannot_be_whole_is_not_there(tiny: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(tiny, source)
+    (source / "head.npz").unlink()
+    with pytest.raises(Fault, match=r"head\.npz is missing"):
+        bento_build.assemble(tmp_path / "releases" / "r1", manifest(), {"tiny-mr": source})
+    with pytest.raises(Fault, match=r"x\.dcm"):
+        bento_build.assemble(
+            tmp_path / "releases" / "r1", manifest(), {"tiny-mr": tiny}, [("x.dcm", b"junk", "tiny-mr")]
+        )
+    assert list((tmp_path / "releases").iterdir()) == []
+
+
+@pytest.mark.usefixtures("home")
+def test_only_the_approved_graph_is_released(tiny: Path, tmp_path: Path) -> None:
+    approved = facts(hashes={"graph": file_sha256(tiny / "graph.onnx")})
+    bento_build.assemble(tmp_path / "r1", manifest(**{"tiny-mr": approved}), {"tiny-mr": tiny})
+    with pytest.raises(Fault, match="is not the approved graph"):
+        bento_build.assemble(
+            tmp_path / "r2", manifest(**{"tiny-mr": facts(hashes={"graph": "0" * 64})}), {"tiny-mr": tiny}
+        )
+
+
+@pytest.mark.usefixtures("home")
+def test_a_manifest_must_say_all_that_serving_needs(tiny: Path, tmp_path: Path) -> None:
+    lacking = facts()
+    del lacking["temperature"]
+    with pytest.raises(Fault, match=r"lacks tasks\.tiny-mr\.temperature"):
+        bento_build.assemble(tmp_path / "r1", manifest(**{"tiny-mr": lacking}), {"tiny-mr": tiny})
+    with pytest.raises(Fault, match=r"tasks \['tiny-mr'\], but the files are of \['other'\]"):
+        bento_build.assemble(tmp_path / "r1", manifest(), {"other": tiny})
+    keeping = manifest()
+    keeping["serving"]["keep_scans"] = True
+    with pytest.raises(Fault, match="keep_scans"):
+        bento_build.assemble(tmp_path / "r1", keeping, {"tiny-mr": tiny})
+    with pytest.raises(Fault, match="there is no manifest"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_graph_of_other_classes_than_the_manifest_is_refused(tmp_path: Path, tiny: Path) -> None:
+    write_graph(tmp_path / "three", np.zeros((2, 3), np.float32), bias=np.zeros(3, np.float32))
+    shutil.copyfile(tiny / "reference.npz", tmp_path / "three" / "reference.npz")
+    with pytest.raises(Fault, match="3 classes at 32 pixels"):
+        bento_build.assemble(tmp_path / "r1", manifest(), {"tiny-mr": tmp_path / "three"})
+
+
+def test_the_release_has_a_small_lock_of_its_own() -> None:
+    lock = (ROOT / "serving" / bento_build.LOCK).read_text()
+    names = {line.split("==")[0] for line in lock.splitlines() if line[:1].isalpha()}
+    assert {"bentoml", "openvino", "onnxruntime", "pydicom", "sqlalchemy", "numpy"} <= names
+    assert not names & {"tensorflow", "keras", "mlflow", "prefect", "great-expectations", "evidently", "dvc"}
+    assert "--hash=sha256:" in lock and "://" not in lock
+    platform = (ROOT / "requirements.lock").read_text()
+    pins = [line.split(" ")[0] for line in lock.splitlines() if line[:1].isalpha()]
+    assert [pin for pin in pins if f"{pin} " not in platform] == []
+
+
+@pytest.mark.usefixtures("house")
+def test_rebuilding_gives_the_same_bento_and_never_a_changed_one(bento: tuple[str, Path], tmp_path: Path) -> None:
+    tag, folder = bento
+    before = tree(bento_server.bento(tag))
+    assert bento_build.build(folder) == tag and tree(bento_server.bento(tag)) == before
+    shutil.copytree(folder, tmp_path / "changed")
+    (tmp_path / "changed" / "manifest.json").write_text(json.dumps(read_manifest(folder) | {"note": "other"}))
+    with pytest.raises(Fault, match="holds another release"):
+        bento_build.build(tmp_path / "changed")
+
+
+def test_a_bento_carries_three_rooms_and_no_others(bento: tuple[str, Path]) -> None:
+    source = bento_server.bento(bento[0]) / "src"
+    assert {path.name for path in source.iterdir() if path.is_dir()} == {"data", "lineage", "serving", "release"}
+    assert tree(source / "release") == tree(bento[1])
+    dockerfile = (bento_server.bento(bento[0]) / "env" / "docker" / "Dockerfile").read_text()
+    requirements = (bento_server.bento(bento[0]) / "env" / "python" / "requirements.txt").read_text()
+    assert "openvino==" in requirements
+    for vendor in ("tensorflow", "keras", "mlflow", "prefect", "evidently", "great"):
+        assert vendor not in requirements and vendor not in dockerfile

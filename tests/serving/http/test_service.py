@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+import sqlalchemy
+
+from bench import load
+from lineage import accounts, keys
+from lineage.record import database, journal
+from lineage.record.verdict import Outcome
+from serving.bundle import bento_server
+from serving.http.problem_details import ROOM
+from serving.inference.predict import Upload, predict, to_json
+from serving.inference.release import load_release
+from tests.serving.conftest import Endpoint, dicom, png
+
+pytestmark = pytest.mark.usefixtures("house")
+
+
+@pytest.fixture
+def client(endpoint: Endpoint) -> Iterator[httpx.Client]:
+    headers = bento_server.shown(endpoint.token)
+    with httpx.Client(base_url=endpoint.server.url, headers=headers, timeout=30) as client:
+        yield client
+
+
+def send(client: httpx.Client, *files: tuple[str, bytes], task: str = "", **extra: Any) -> httpx.Response:
+    return client.post("/predict", files=[("files", file) for file in files], data={"task": task}, **extra)
+
+
+def test_the_check_asked_every_warm_up_and_found_no_difference(endpoint: Endpoint) -> None:
+    verdict = endpoint.verdict
+    assert (verdict.gate, verdict.subject, verdict.outcome) == ("release", "oncoloop:r1", Outcome.PASS)
+    assert verdict.figures["largest_difference"] == {"00-a.dcm": 0.0, "01-b.dcm": 0.0}
+    assert verdict.figures["seconds_to_ready"] > 0
+    assert set(journal.rows()["actor"]) >= {accounts.CHECK}
+
+
+def test_an_answer_is_the_one_of_predict_and_has_one_row_in_the_journal(
+    client: httpx.Client, endpoint: Endpoint
+) -> None:
+    before = journal.count()
+    said = send(client, ("a.dcm", dicom(True))).json()
+    assert journal.count() == before + 1
+    row = journal.get(said["id"])
+    assert row["actor"] == "eve" and row["answer"] == said["answer"] == "tumour"
+    here = to_json(predict(load_release(endpoint.folder), [Upload("a.dcm", dicom(True))]))
+    different = {key for key in here if here[key] != said[key]}
+    assert different == {"id", "at", "duration_ms", "note"} and said["duration_ms"] > 0 and said["release"] == "r1"
+
+
+def test_the_code_that_answers_is_the_one_inside_the_bento(client: httpx.Client) -> None:
+    """The fixture changed one word of the packaged code before it was served."""
+    assert send(client, ("a.dcm", dicom(True))).json()["note"].startswith("Packaged. Research use only.")
+
+
+def test_several_files_of_one_case_are_one_answer(client: httpx.Client) -> None:
+    files = [(f"{place}.dcm", dicom(place == 2, place, float(place))) for place in (2, 0, 1)]
+    said = send(client, *files).json()
+    assert said["shown"] == 2 and len(said["slices"]) == len(said["inputs"]) == 3
+
+
+def test_an_abstention_is_an_answer_too(client: httpx.Client) -> None:
+    reply = send(client, ("a.dcm", dicom(True, BodyPartExamined="KNEE")), task="tiny-mr")
+    said = reply.json()
+    assert reply.status_code == 200 and said["answer"] is None and said["verdict"]["outcome"] == "inconclusive"
+    assert "KNEE" in said["verdict"]["reasons"][0]
+    assert journal.get(said["id"])["outcome"] == "inconclusive"
+
+
+def test_bentos_own_client_works(endpoint: Endpoint, tmp_path: Path) -> None:
+    (tmp_path / "scan.dcm").write_bytes(dicom(True))
+    script = (
+        "import bentoml, sys; from pathlib import Path\n"
+        "with bentoml.SyncHTTPClient(sys.argv[1], token=sys.argv[2]) as client:\n"
+        "    client.client.headers['oncoloop-desk'] = sys.argv[3]\n"
+        "    print(client.predict(files=[Path(sys.argv[4])], task='')['answer'])\n"
+    )
+    command = [sys.executable, "-c", script, endpoint.server.url, endpoint.token, keys.door("release")]
+    command.append(str(tmp_path / "scan.dcm"))
+    ran = subprocess.run(command, capture_output=True, text=True, env=bento_server.environment(), check=False)
+    assert ran.stdout.strip() == "tumour", ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "task", "status", "said"),
+    [
+        ([("junk.dcm", b"\0" * 999)], "", 422, "junk.dcm"),
+        ([("../../etc/<svg>.dcm", b"x")], "", 422, "<svg>.dcm"),
+        ([("x" * 300 + "é.png", b"x")], "", 422, "xxé.png"),
+        ([("a.png", png(True))], "", 422, "a.png: the file does not say"),
+        ([("a.dcm", dicom(True))], "liver", 422, "no task 'liver'"),
+        ([("a.dcm", dicom(True))], "17", 422, "no task '17'"),
+        ([], "tiny-mr", 415, "files"),
+        ([("big.dcm", bytes(3_000_000))], "", 413, "over 1 MB"),
+    ],
+)
+def test_what_cannot_be_answered_is_a_problem_with_a_reason(
+    client: httpx.Client, files: list[tuple[str, bytes]], task: str, status: int, said: str
+) -> None:
+    before = journal.count()
+    reply = send(client, *files, task=task)
+    assert reply.status_code == status and reply.headers["content-type"] == "application/problem+json"
+    problem = reply.json()
+    assert problem["status"] == status and said in problem["detail"] and "etc" not in problem["detail"]
+    assert journal.count() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"x", "multipart/form-data"),
+        (b"--b\r\nrubbish", "multipart/form-data; boundary=b"),
+        (b"[" * 9000, "application/json"),
+        (b"task=" + b"[" * 9000, "application/x-www-form-urlencoded"),
+        (b"x", "text/html"),
+        (b"", "image/png"),
+        (b"x", "application/vnd.bentoml+pickle"),
+    ],
+)
+def test_a_malformed_request_is_the_senders_error(client: httpx.Client, content: bytes, kind: str) -> None:
+    reply = client.post("/predict", content=content, headers={"Content-Type": kind})
+    assert 400 <= reply.status_code < 500 and reply.headers["content-type"] == "application/problem+json"
+    assert reply.json()["detail"]
+
+
+def test_an_address_in_the_place_of_a_file_is_not_fetched(client: httpx.Client) -> None:
+    reply = client.post("/predict", files=[("files", (None, "http://example.org/scan.dcm"))])
+    assert reply.status_code == 400 and "send the files themselves" in reply.json()["detail"]
+
+
+def test_a_body_without_a_length_is_cut_at_the_limit(client: httpx.Client) -> None:
+    def endless() -> Iterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.dcm"\r\n\r\n'
+        yield from (bytes(100_000) for _ in range(40))
+
+    reply = client.post("/predict", content=endless(), headers={"Content-Type": "multipart/form-data; boundary=b"})
+    assert reply.status_code == 413 and "over 1 MB" in reply.json()["detail"]
+
+
+def test_only_a_valid_token_with_the_scope_gets_an_answer(endpoint: Endpoint) -> None:
+    accounts.add("mallory", "clinician")
+    other, closed = accounts.issue("mallory", "cases", 1), accounts.issue("mallory", "predict", 1)
+    accounts.disable("mallory")
+    before = journal.count()
+    for headers in (
+        {},
+        {"Authorization": f"Basic {endpoint.token}"},
+        *({"Authorization": f"Bearer {token}"} for token in ("guess", other, closed)),
+    ):
+        for reply in (
+            httpx.post(f"{endpoint.server.url}/predict", files={"files": dicom(True)}, headers=headers),
+            httpx.get(f"{endpoint.server.url}/manifest", headers=headers),
+        ):
+            assert reply.status_code == 401 and reply.headers["www-authenticate"].startswith("Bearer")
+            assert reply.json()["title"] == "Unauthorized"
+    assert journal.count() == before
+
+
+def test_a_release_answers_the_desk_alone(endpoint: Endpoint) -> None:
+    """A person's token is for the desk: behind it, also a release in shadow or a retired one would answer."""
+    before, bearer = journal.count(), {"Authorization": f"Bearer {endpoint.token}"}
+    for headers in (bearer, bearer | {"oncoloop-desk": ""}, bearer | {"oncoloop-desk": "0" * 64}):
+        for reply in (
+            httpx.post(f"{endpoint.server.url}/predict", files={"files": dicom(True)}, headers=headers),
+            httpx.get(f"{endpoint.server.url}/manifest", headers=headers),
+        ):
+            assert reply.status_code == 403 and "the desk alone" in reply.json()["detail"]
+    assert journal.count() == before
+
+
+def test_the_manifest_and_bentos_own_pages_answer(client: httpx.Client, endpoint: Endpoint) -> None:
+    assert client.get("/manifest").json() == bento_server.read_manifest(endpoint.folder)
+    for path in ("/livez", "/readyz", "/metrics", "/docs.json"):
+        assert httpx.get(endpoint.server.url + path).status_code == 200
+    assert "/predict" in httpx.get(endpoint.server.url + "/docs.json").json()["paths"]
+
+
+def test_an_answer_that_cannot_be_journalled_is_not_given(client: httpx.Client) -> None:
+    with database.engine().begin() as connection:
+        connection.execute(sqlalchemy.text("ALTER TABLE journal RENAME TO away"))
+    try:
+        reply = send(client, ("a.dcm", dicom(True)))
+    finally:
+        with database.engine().begin() as connection:
+            connection.execute(sqlalchemy.text("ALTER TABLE away RENAME TO journal"))
+    assert reply.status_code == 503 and reply.headers["retry-after"]
+    assert "withheld" in reply.json()["detail"] and "tumour" not in reply.text
+    assert send(client, ("a.dcm", dicom(True))).status_code == 200
+
+
+def test_a_crowd_is_answered_or_told_to_come_back(client: httpx.Client, endpoint: Endpoint) -> None:
+    """Senders that never finish hold every place; who comes then is told so at once, and answered afterwards."""
+    whole = load.form([("a.dcm", dicom(True))], "tiny-mr", "/predict", bento_server.shown(endpoint.token))
+    address = (urlsplit(endpoint.server.url).hostname, urlsplit(endpoint.server.url).port)
+    slow: list[socket.socket] = []
+    refused: list[httpx.Response] = []
+    try:
+        while len(refused) < 8 and len(slow) < 20 * ROOM:
+            slow += [socket.create_connection(address) for _ in range(ROOM // 2)]
+            for connection in slow[-ROOM // 2 :]:
+                connection.sendall(whole[:-300])
+            time.sleep(0.2)
+            replies = [
+                httpx.post(f"{endpoint.server.url}/predict", content=b"", headers=client.headers) for _ in range(8)
+            ]
+            refused = [reply for reply in replies if reply.status_code == 503]
+        assert len(refused) == 8 and all(reply.headers["retry-after"] == "1" for reply in refused)
+        assert "send this one again in a moment" in refused[0].json()["detail"]
+    finally:
+        for connection in slow:
+            connection.close()
+    time.sleep(0.5)
+    before = journal.count()
+    crowd = load.ask(endpoint.server.url, whole, 40, 0, 3)
+    assert crowd.statuses == {200: 120} and journal.count() == before + 120
+
+
+def test_no_upload_is_left_behind(client: httpx.Client, house: Path) -> None:
+    send(client, ("a.dcm", dicom(True)), ("big.png", b"x" * 500_000))
+    left = [path for folder in (house / "run").glob("serve-*") for path in folder.rglob("*") if path.is_file()]
+    assert left == []
+
+
+TRAINING = {"tensorflow", "keras", "jax", "jaxlib", "torch", "h5py"}
+
+
+def _package(path: str) -> str:
+    """The installed package that a mapped file belongs to."""
+    return path.partition("site-packages/")[2].partition("/")[0]
+
+
+def workers(endpoint: Endpoint) -> list[psutil.Process]:
+    children = psutil.Process(endpoint.server.process.pid).children(recursive=True)
+    return [child for child in children if "_bentoml_impl.worker.service" in child.cmdline()]
+
+
+def test_two_workers_serve_without_a_training_framework(endpoint: Endpoint) -> None:
+    found = workers(endpoint)
+    assert len(found) == 2
+    for worker in found:
+        opened = {_package(mapped.path) for mapped in worker.memory_maps() if "site-packages" in mapped.path}
+        assert "openvino" in opened and not opened & TRAINING
+        assert worker.memory_info().rss < 450e6
+
+
+def test_the_service_imports_nothing_that_trains_or_orchestrates() -> None:
+    script = "import sys, serving.http.service; print(' '.join(name for name in sys.modules if '.' not in name))"
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=bento_server.environment(), check=True
+    )
+    loaded = set(ran.stdout.split())
+    assert {"serving", "bentoml"} <= loaded
+    assert not loaded & TRAINING and not loaded & {"mlflow", "prefect", "great_expectations", "evidently", "dvc"}

@@ -1,0 +1,222 @@
+"""The same file, the same answer: through page, API, command line and replay, and the pixels that training prepares."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import io
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import dcmread
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
+
+from data.batch import manifest
+from data.record import Modality, PixelSettings, Pooling, Task
+from data.scan import zip_archive
+from lineage import accounts
+from lineage.record import ledger
+from pipelines import cli
+from pipelines.commands import predictions
+from serving.bundle import bento_server
+from serving.inference.predict import Upload, predict
+from serving.inference.release import Release, load_release
+from tests.desk.conftest import serve
+from tests.serving import hostile_inputs
+from tests.serving.conftest import Endpoint, dicom, picture
+
+pytestmark = pytest.mark.usefixtures("house")
+Case = dict[str, bytes]
+SERIES = {f"{place}.dcm": dicom(place == 1, place, float(place)) for place in range(3)}
+TASK = Task(
+    name="tiny-mr",
+    title="Tiny",
+    organ="brain",
+    modality=Modality.MR,
+    body_parts=("BRAIN", "HEAD"),
+    classes=("normal", "tumour"),
+    positive=("tumour",),
+    unit="slice",
+    cluster="patient",
+    ordered=False,
+    pixels=PixelSettings(32, None),
+    pooling=Pooling("topk", 2),
+    sensitivity=0.9,
+    note="",
+)
+
+
+def encoded(syntax: str) -> bytes:
+    """The DICOM slice in another transfer syntax."""
+    image = dcmread(io.BytesIO(dicom(True)))
+    stream = io.BytesIO()
+    if syntax in (RLELossless, JPEG2000Lossless):
+        image.compress(syntax, generate_instance_uid=False)
+    elif syntax == ExplicitVRBigEndian:
+        image.PixelData = np.frombuffer(image.PixelData, "<u2").astype(">u2").tobytes()
+        image["PixelData"].VR = "OW"
+    image.file_meta.TransferSyntaxUID = syntax
+    little = syntax != ExplicitVRBigEndian
+    if syntax in (ExplicitVRBigEndian, ImplicitVRLittleEndian):
+        image._read_little = image._read_implicit = None  # written anew, not as it was read
+    image.save_as(stream, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=little, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def frames() -> bytes:
+    def change(image: Any) -> None:
+        image.NumberOfFrames = 3
+        image.PixelData = b"".join((picture(place == 1, place) * 4000).astype("<u2").tobytes() for place in range(3))
+
+    return hostile_inputs.changed(change)
+
+
+def drawn(kind: str, depth: int = 8) -> bytes:
+    stream = io.BytesIO()
+    pixels = picture(True) * (2**depth - 1)
+    Image.fromarray(pixels.astype(np.uint16 if depth == 16 else np.uint8)).save(stream, kind)
+    return stream.getvalue()
+
+
+def volume() -> bytes:
+    planes = np.stack([picture(place == 1, place) for place in range(3)]).astype("<f4")
+    return hostile_inputs.nifti((32, 32, 3), pixels=planes.tobytes())
+
+
+FORMATS: dict[str, Callable[[], Case]] = {
+    "DICOM": lambda: {"a.dcm": dicom(True)},
+    "DICOM, implicit": lambda: {"a.dcm": encoded(ImplicitVRLittleEndian)},
+    "DICOM, big-endian": lambda: {"a.dcm": encoded(ExplicitVRBigEndian)},
+    "DICOM, deflated": lambda: {"a.dcm": encoded(DeflatedExplicitVRLittleEndian)},
+    "DICOM, RLE": lambda: {"a.dcm": encoded(RLELossless)},
+    "DICOM, JPEG 2000": lambda: {"a.dcm": encoded(JPEG2000Lossless)},
+    "DICOM of float": lambda: {"a.dcm": hostile_inputs.floating(picture(True))},
+    "DICOM, multi-frame": lambda: {"a.dcm": frames()},
+    "series": lambda: SERIES,
+    "zip of a series": lambda: {"s.zip": zip_archive.packed(SERIES)},
+    "NIfTI": lambda: {"v.nii": volume()},
+    "NIfTI, gzip": lambda: {"v.nii.gz": gzip.compress(volume())},
+    "PNG": lambda: {"a.png": drawn("PNG")},
+    "PNG, 16 bit": lambda: {"a.png": drawn("PNG", 16)},
+    "JPEG": lambda: {"a.jpeg": drawn("JPEG")},
+    "several pictures": lambda: {"a.png": drawn("PNG"), "b.jpeg": drawn("JPEG")},
+}
+REAL = (
+    "*jpeg_baseline.51*",
+    "*jpeg_lossless.57*",
+    "*CT1_UNC.fragmented_bot_jpeg_ls.80*",
+    "*693_J2KI*",
+    "*HTJ2K_08*",
+    "*rle*",
+    "*big_endian*",
+    "*examples_palette*",
+    "*MR_dicom2nifti_IM-0001-9600*",
+)
+
+
+@pytest.fixture(scope="module")
+def front(endpoint: Endpoint) -> Iterator[httpx.Client]:
+    """A running desk before the release, signed in as a clinician's browser, with the token that its pages carry."""
+    from desk import app
+    from desk.traffic import traffic
+
+    ledger.record(dataclasses.replace(endpoint.verdict, subject="r1"))
+    ledger.append("release.built", "r1", {"bento": endpoint.tag})
+    traffic.move("r1", endpoint.server.url, "system")
+    for url in serve(app.create()):
+        with httpx.Client(base_url=url, follow_redirects=True, timeout=60) as client:
+            client.post("/enter", data={"token": accounts.invite("eve")})
+            found = re.search(r'name="csrf" (?:value|content)="([0-9a-f]{64})"', client.get("/").text)
+            assert found
+            client.headers["x-csrf-token"] = found.group(1)
+            yield client
+
+
+def numbers(said: dict[str, Any]) -> dict[str, Any]:
+    """What must not differ by a bit; the fixture's Bento has another word in its note."""
+    return {key: said[key] for key in said if key not in ("id", "at", "duration_ms", "note")}
+
+
+def everywhere(case: Case, front: httpx.Client, endpoint: Endpoint, folder: Path) -> list[dict[str, Any]]:
+    """The answers of the API, of the page's path and of `oncoloop predict`; `oncoloop replay` agrees with the first."""
+    sent: Any = {"files": [("files", file) for file in case.items()], "data": {"task": "tiny-mr"}}
+    api = httpx.post(f"{endpoint.server.url}/predict", headers=bento_server.shown(endpoint.token), timeout=60, **sent)
+    page = front.post("/api/predict", **sent)
+    assert api.status_code == page.status_code == 200, (api.text, page.text)
+    for name, content in case.items():
+        (folder / name).write_bytes(content)
+    paths = [str(folder / name) for name in case]
+    told = predictions.predict(cli.parser().parse_args(["predict", *paths, "--task", "tiny-mr"])).result
+    again = predictions.replay(cli.parser().parse_args(["replay", api.json()["id"], *paths]))
+    assert again.result["same"] and again.result["difference"] == 0 and again.code == 0
+    return [api.json(), page.json(), told]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_case_is_answered_alike_everywhere(
+    kind: str, front: httpx.Client, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    api, page, told = (numbers(said) for said in everywhere(FORMATS[kind](), front, endpoint, tmp_path))
+    assert api == page == told
+    if kind.startswith("DICOM,") and "frame" not in kind:  # another way to write the same numbers
+        plain = everywhere(FORMATS["DICOM"](), front, endpoint, tmp_path)[0]
+        assert api["probabilities"] == plain["probabilities"] and api["map"] == plain["map"]
+    if kind == "zip of a series":
+        loose = everywhere(SERIES, front, endpoint, tmp_path)[0]
+        assert api["slices"] == loose["slices"] and api["probabilities"] == loose["probabilities"]
+
+
+def test_real_scans_are_answered_alike_everywhere(
+    front: httpx.Client, endpoint: Endpoint, tmp_path: Path, real_data: Path
+) -> None:
+    for pattern in REAL:
+        path = sorted((real_data / "dicom-zoo" / "decodes").glob(pattern))[0]
+        api, page, told = (
+            numbers(said) for said in everywhere({path.name: path.read_bytes()}, front, endpoint, tmp_path)
+        )
+        assert api == page == told, path
+
+
+@pytest.fixture(scope="module")
+def recorded(endpoint: Endpoint) -> tuple[Release, list[np.ndarray]]:
+    """The release, whose engine runs as ever and keeps what it was given."""
+    release, seen = load_release(endpoint.folder), []
+    model = release.models["tiny-mr"]
+
+    def infer(chunks: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        seen.extend(chunk.copy() for chunk in chunks)
+        return model.graph.infer(chunks)
+
+    kept = dataclasses.replace(model, graph=dataclasses.replace(model.graph, infer=infer))
+    return dataclasses.replace(release, models={"tiny-mr": kept}), seen
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind not in ("series", "several pictures")])
+def test_the_graph_is_given_what_training_prepares(
+    kind: str, recorded: tuple[Release, list[np.ndarray]], tmp_path: Path
+) -> None:
+    ((name, content),) = FORMATS[kind]().items()
+    release, seen = recorded
+    seen.clear()
+    predict(release, [Upload(name, content)], "tiny-mr")
+    source = tmp_path / "batch"
+    source.mkdir()
+    (source / name).write_bytes(content)
+    with (source / "metadata.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["file_name", "patient_id", "task", "label"], [name, "p", "tiny-mr", "tumour"]])
+    manifest.index_batch(source, tmp_path / "admitted", TASK, workers=1)
+    prepared = np.load(tmp_path / "admitted" / "prepared.npy")
+    np.testing.assert_array_equal(np.concatenate(seen), prepared)

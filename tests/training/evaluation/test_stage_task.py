@@ -1,0 +1,73 @@
+"""The shipped stage task, on phantoms: classes in their order, by the lesion's size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.dataset.shards import Units
+from data.phantom import study as phantom_study
+from data.record import PixelSettings, Task
+from data.record import Units as Values
+from data.scan.preprocess import unit_pixels
+from pipelines import params
+
+pytestmark = pytest.mark.usefixtures("home")
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return params.load(ROOT).task("lung-stage")
+
+
+def drawn(task: Task, patients: int) -> Units:
+    """One slice of each patient, half of them to learn from, a fifth to validate, the rest to test."""
+    scanner, classes = phantom_study.usual(task), len(task.classes)
+    studies = [
+        phantom_study.study(task, scanner, 5, number, task.classes[number % classes]) for number in range(patients)
+    ]
+    pixels = [unit_pixels(study.slice(0, 1)[0].astype(np.float32), Values.HU, task.pixels) for study in studies]
+    names, place = [f"P{number}" for number in range(patients)], np.arange(patients) / patients
+    table = pd.DataFrame(
+        {
+            "unit_id": names,
+            "cluster": names,
+            "case": names,
+            "batch": "first",
+            "epoch": 1,
+            "site": "",
+            "scanner": "one",
+            "label": [study.label for study in studies],
+            "side": np.array(["training", "validation", "test"])[np.searchsorted([0.5, 0.7], place, side="right")],
+            "mean": [float(picture.mean()) for picture in pixels],
+        }
+    )
+    return Units(table, np.stack(pixels).astype(np.float32), np.arange(patients) % classes)
+
+
+def test_it_is_shipped_with_its_warning(task: Task) -> None:
+    assert task.ordered and task.classes == ("small", "medium", "large") and task.positive == ("large",)
+    assert task.note == "phantoms only; size as a stand-in for the T category, not TNM"
+
+
+def test_it_learns_the_order_of_sizes(task: Task, samples: Any, tmp_path: Path) -> None:
+    from training.evaluation import evaluate
+    from training.fitting import fit
+
+    small = replace(task, pixels=PixelSettings(64, task.pixels.window))
+    units = drawn(small, 600)
+    settings = replace(params.load(ROOT).fit, epochs=25, patience=25, learning_rate=samples.FIT.learning_rate)
+    fit.fit(units, small, settings, tmp_path / "models")
+    test = evaluate.evaluate(
+        units, small, tmp_path / "models", samples.CALIBRATE, samples.EVALUATE, tmp_path / "evaluation"
+    )["test"]
+    kappa = test["quadratic_kappa"]
+    assert kappa["value"] > 0.45 and kappa["low"] > 0.3, f"chance is 0: {kappa}"
+    confusion = np.array(test["confusion"])
+    assert confusion[0, 2] + confusion[2, 0] < confusion.sum() / 8, "small and large are taken for each other"

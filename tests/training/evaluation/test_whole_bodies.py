@@ -1,0 +1,147 @@
+"""A model of hand-picked slices meets whole bodies: it must not turn positive by their number of slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.dataset.shards import Units
+from data.phantom import anatomy
+from data.phantom import files as phantom_files
+from data.phantom import study as phantom_study
+from data.phantom.scanner import acquire
+from data.record import Task
+from data.scan import preprocess, read
+from lineage import keys, paths
+from lineage.errors import Fault
+from pipelines import params
+from serving.bundle import bento_build
+from serving.inference import outlier
+from serving.inference.predict import Prediction, Upload, predict
+from serving.inference.release import Release, load_release
+from training.evaluation import evaluate
+from training.fitting import fit
+
+ROOT = Path(__file__).resolve().parents[3]
+PATIENTS, CHEST, SLICES = 150, 200, 300
+HEALTHY = range(900, 903)
+
+
+def picked(task: Task) -> Units:
+    """One slice a patient, picked from the middle of the chest; where there is a lesion it shows."""
+    rows, pictures = [], []
+    for number in range(PATIENTS):
+        label = task.classes[number % 3]
+        study = phantom_study.study(task, phantom_study.usual(task), 1, number, label)
+        stored, pixel = study.slice(3 + number % 4, 10)
+        scan = read.read("a.dcm", phantom_files.dicom(study, stored, pixel, 0))
+        pictures.append(preprocess.scan_pixels(scan, task.pixels)[0])
+        side = "training" if number % 10 < 5 else "validation" if number % 10 < 7 else "test"
+        rows.append({"unit_id": f"u{number}", "cluster": f"P{number}", "label": label, "side": side})
+    table = pd.DataFrame(rows).assign(batch="b", case=lambda t: t["cluster"], epoch=1, site="", scanner="")
+    return Units(table, np.stack(pictures), np.arange(PATIENTS) % 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A state folder with keys for all tests of this file."""
+    folder = tmp_path_factory.mktemp("bodies")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONCOLOOP_HOME", str(folder / "var"))
+        for name, value in paths.environment().items():
+            patch.setenv(name, value)
+        keys.create()
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def release(folder: Path) -> Release:
+    settings = params.load(ROOT)
+    task = settings.tasks["lung-ct"]
+    units = picked(task)
+    fit.fit(units, task, replace(settings.fit, epochs=15), folder / "model")
+    evaluate.evaluate(units, task, folder / "model", settings.calibrate, settings.evaluate, folder / "model")
+    return load_release(bento_build.assemble(folder / "release", manifest(task, folder), {task.name: folder / "model"}))
+
+
+def manifest(task: Task, folder: Path) -> dict[str, Any]:
+    calibrated = pd.read_json(folder / "model" / "calibration.json", typ="series")
+    facts = {
+        "title": task.title,
+        "modality": "CT",
+        "body_parts": list(task.body_parts),
+        "classes": list(task.classes),
+        "positive": list(task.positive),
+        "pixels": {"size": 128, "window": list(task.pixels.window or ())},
+        "pooling": {"rule": "topk", "k": 3},
+        "temperature": calibrated["temperature"],
+        "threshold": calibrated["threshold"],
+        "prevalence": calibrated["prevalence"],
+        "conformal": None,
+        "precision": "float32",
+        "version": "1",
+        "note": "phantoms only",
+        "outlier_distance": outlier.limit(folder / "model" / "reference.npz", 0.995),
+    }
+    serving = {"engine": "openvino", "keep_scans": False, "abstain_below": 0.5, "max_upload_mb": 256}
+    return {"release": "r1", "created": "2026-01-31T12:00:00Z", "tasks": {task.name: facts}, "serving": serving}
+
+
+def body(task: Task, seed: int, label: str) -> list[Upload]:
+    """A study from the apex of the lungs to the pelvis: 200 slices of chest, then 100 of abdomen."""
+    study = phantom_study.study(task, phantom_study.usual(task), seed, seed, label)
+    files = []
+    for number in range(SLICES):
+        stored, pixel = study.slice(min(number, CHEST - 1), CHEST)
+        if number >= CHEST:
+            patient, detail = np.random.default_rng(seed), np.random.default_rng([seed, number])
+            level = (number - CHEST + 0.5) / (SLICES - CHEST) * 2 - 1
+            drawn = anatomy.abdomen(patient, detail, pixel, None, study.scanner.habit, level)
+            stored = acquire(drawn, study.scanner, detail)
+        files.append(Upload(f"{number}.dcm", phantom_files.dicom(study, stored, pixel, number)))
+    return files
+
+
+def asked(release: Release, seed: int, label: str) -> Prediction:
+    task = params.load(ROOT).tasks["lung-ct"]
+    return predict(release, body(task, seed, label), "lung-ct")
+
+
+@pytest.fixture(scope="module")
+def healthy(release: Release) -> dict[int, Prediction]:
+    return {seed: asked(release, seed, "normal") for seed in HEALTHY}
+
+
+def test_healthy_bodies_of_300_slices_are_not_called_malignant(healthy: dict[int, Prediction]) -> None:
+    naive = []
+    for seed, said in healthy.items():
+        assert said.answer != "malignant", f"body {seed}: {said.score:.3f} at a threshold of {said.threshold:.3f}"
+        chest = [one["counted"] for one in said.slices if one["index"] < CHEST]
+        below = [one["counted"] for one in said.slices if one["index"] >= CHEST]
+        assert np.mean(chest) > 0.9 and np.mean(below) < 0.05, "the abdomen is told apart, the chest is not"
+        naive.append(np.sort([one["score"] for one in said.slices])[-3:].mean() >= said.threshold)
+    assert any(naive), "the mean of the top three would have been right as well: this test shows nothing"
+
+
+def test_a_large_lesion_among_300_slices_speaks_louder_than_none(
+    release: Release, healthy: dict[int, Prediction]
+) -> None:
+    ill = np.median([asked(release, seed, "malignant").score for seed in HEALTHY])
+    assert ill > 2 * np.median([said.score for said in healthy.values()])
+
+
+def test_no_real_series_is_answered_by_a_model_of_phantoms(release: Release, real_data: Path) -> None:
+    outcomes = []
+    for folder in sorted((real_data / "dicom-zoo" / "series").iterdir()):
+        files = [Upload(path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file()]
+        try:
+            outcomes.append(predict(release, files, "lung-ct").answer)
+        except Fault as fault:
+            assert folder.name in str(fault) or any(file.name in str(fault) for file in files)
+    assert len(outcomes) > 10 and set(outcomes) == {None}

@@ -1,0 +1,163 @@
+"""The test-set ledger: what a look at a test cohort costs, and when a fresh one is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training.promotion.test_set_budget import Allowance, Balance, Look, allowances, balances, decided, looks, spent
+
+
+def look_again(samples: Any, times: int) -> list[Look]:
+    """So many looks in a row at the same batch."""
+    past: list[Look] = []
+    for number in range(times):
+        charge = allowances({"overall": ["first"]}, past, samples.PROMOTION)["overall"].charge
+        past.append(Look(f"lung-ct/{number}", ("first",), charge))
+    return past
+
+
+def test_twenty_looks_spend_the_budget_and_the_next_has_nothing(samples: Any) -> None:
+    past = look_again(samples, 20)
+    charges = [look.charge for look in past]
+    assert sum(charges) == pytest.approx(samples.PROMOTION.budget)
+    assert charges == sorted(charges, reverse=True)
+    assert min(charges) > 0
+    last = allowances({"overall": ["first"]}, past, samples.PROMOTION)["overall"]
+    assert (last.number, last.level, last.whole, last.charge) == (21, 0, 0, 0)
+
+
+def test_a_fresh_batch_brings_its_own_budget(samples: Any) -> None:
+    told = allowances(
+        {"newest": ["second"], "overall": ["first", "second"]}, look_again(samples, 20), samples.PROMOTION
+    )
+    assert told["newest"].level == allowances({"newest": ["second"]}, [], samples.PROMOTION)["newest"].level > 0
+    assert told["overall"].level == 0
+
+
+def test_no_batch_pays_more_than_the_budget_whatever_the_order_of_claims(samples: Any) -> None:
+    """New batches now and then; each verdict tests the newest and all: charges stay within the budget of each."""
+    settings = replace(samples.PROMOTION, looks_per_year=8)
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        past: list[Look] = []
+        batches = ["first"]
+        for number in range(30):
+            if random.uniform() < 0.2:
+                batches.append(f"later-{number}")
+            claims = {"newest": batches[-1:], "overall": list(batches)} if len(batches) > 1 else {"overall": batches[:]}
+            for name, allowed in allowances(claims, past, settings).items():
+                assert 0 <= allowed.level <= settings.budget
+                if allowed.level > 0:
+                    past.append(Look(str(number), tuple(claims[name]), allowed.charge))
+        for batch in batches:
+            assert sum(look.charge for look in past if batch in look.batches) <= settings.budget + 1e-12
+
+
+FIRST = 0.05 / sum(number**-1.5 for number in range(1, 21))  # of a year's 0.05 over 20 looks: 0.0232
+
+
+@pytest.mark.parametrize(
+    ("past", "number", "share"),
+    [
+        ([], 1, FIRST),
+        ([("1", "a", FIRST)], 2, FIRST * 2**-1.5),
+        ([("1", "a", FIRST), ("1", "a", 0.001)], 2, FIRST * 2**-1.5),  # two claims of one verdict are one look
+        ([("1", "a", FIRST), ("2", "a", 0.01)], 3, FIRST * 3**-1.5),
+        ([("1", "b", FIRST)], 1, FIRST),  # another batch
+        ([("1", "ab", FIRST)], 2, FIRST * 2**-1.5),
+        ([("1", "a", 0.049)], 2, 0.001),  # no more than is left
+        ([("1", "a", 0.06)], 2, 0.0),
+        ([(str(number), "a", 0.0) for number in range(19)], 20, FIRST * 20**-1.5),
+        ([(str(number), "a", 0.0) for number in range(20)], 21, 0.0),
+    ],
+)
+def test_what_a_look_may_spend(samples: Any, past: list[tuple[str, str, float]], number: int, share: float) -> None:
+    told = [Look(verdict, tuple(batches), charge) for verdict, batches, charge in past]
+    allowed = allowances({"overall": ["a"]}, told, samples.PROMOTION)["overall"]
+    assert (allowed.number, allowed.level, allowed.whole, allowed.charge) == pytest.approx((number, *[share] * 3))
+    used = [look for look in told if "a" in look.batches]
+    decided_by, charged = len({look.verdict for look in used}), sum(look.charge for look in used)
+    (balance,) = balances(["a"], told, 0.05, 20)
+    assert balance == Balance("a", decided_by, pytest.approx(charged), pytest.approx(share))
+
+
+def test_the_most_used_batch_decides_what_a_claim_on_several_may_spend(samples: Any) -> None:
+    past = [Look("1", ("a",), 0.001), Look("2", ("b",), 0.045), Look("3", ("a",), 0.001)]
+    for batches in (["a", "b"], ["b", "a"]):
+        allowed = allowances({"overall": batches}, past, samples.PROMOTION)["overall"]
+        assert (allowed.number, allowed.charge) == (3, pytest.approx(min(FIRST * 3**-1.5, 0.005)))
+    assert [balance.batch for balance in balances(["b", "c", "a"], past, 0.05, 20)] == ["b", "c", "a"]
+    assert [balance.decided for balance in balances(["b", "c", "a"], past, 0.05, 20)] == [1, 0, 2]
+
+
+def test_claims_of_one_verdict_share_one_look(samples: Any) -> None:
+    """Each but the first alone at half its share, the first at what these leave, all together at the smallest."""
+    past = [Look("1", ("a",), FIRST)]
+    second = FIRST * 2**-1.5
+    told = allowances({"newest": ["b"], "overall": ["a", "b"], "more": ["a"]}, past, samples.PROMOTION)
+    assert list(told) == ["newest", "overall", "more"]
+    for name, wanted in {
+        "newest": Allowance(1, FIRST - second, second, FIRST - 2 * second),
+        "overall": Allowance(2, second / 2, second, second),
+        "more": Allowance(2, second / 2, second, second),
+    }.items():
+        seen = told[name]
+        assert (seen.number, seen.level, seen.whole, seen.charge) == pytest.approx(
+            (wanted.number, wanted.level, wanted.whole, wanted.charge)
+        )
+
+
+def test_two_claims_share_one_look(samples: Any) -> None:
+    both = allowances({"newest": ["b"], "overall": ["a", "b"]}, [], samples.PROMOTION)
+    alone = allowances({"overall": ["a", "b"]}, [], samples.PROMOTION)["overall"]
+    assert both["newest"].level + both["overall"].level == pytest.approx(alone.level)
+    assert both["newest"].whole == both["overall"].whole == alone.level
+
+
+def verdict(version: int, at: str, level: float = 0.01, task: str = "lung-ct", gate: str = "training") -> Any:
+    asked = [{"cohort": "overall", "batches": ["first"], "level": level, "charge": level}]
+    return at, {"gate": gate, "subject": f"{task}/{version}", "figures": {"looks": asked}}
+
+
+def test_looks_are_read_from_the_verdicts_of_a_task_and_a_year() -> None:
+    verdicts = [
+        verdict(1, "2025-01-31T12:00:00Z"),  # more than a year ago
+        verdict(2, "2025-06-01T12:00:00Z"),
+        verdict(3, "2025-07-01T12:00:00Z", task="lung-ct-small"),
+        verdict(4, "2025-08-01T12:00:00Z", gate="shadow"),
+        verdict(5, "2025-09-01T12:00:00Z", level=0.0),  # had nothing left, so it tested nothing
+        verdict(7, "2025-02-01T12:00:00Z"),  # exactly a year ago
+        verdict(8, "2025-02-01T12:00:01Z"),
+        ("2025-10-01T12:00:00Z", {"gate": "training", "subject": "lung-ct/6", "figures": {"auroc": 1}}),  # of before
+    ]
+    found = looks(verdicts, "lung-ct", "2026-02-01T12:00:00Z")
+    assert found == (Look("lung-ct/2", ("first",), 0.01), Look("lung-ct/8", ("first",), 0.01))
+    assert decided(found) == {"first"}
+
+
+def test_a_cohort_may_decide_again_a_year_later(samples: Any) -> None:
+    verdicts = [verdict(number, f"2025-01-{number + 1:02d}T00:00:00Z", level=0.0025) for number in range(20)]
+    for now, able in (("2025-12-30T00:00:00Z", False), ("2026-01-05T00:00:00Z", True)):
+        allowed = allowances({"overall": ["first"]}, looks(verdicts, "lung-ct", now), samples.PROMOTION)
+        assert (allowed["overall"].level > 0) is able
+
+
+def test_spent_names_the_batches() -> None:
+    nothing = {"looks": [{"batches": ["b"], "level": 0.0}, {"batches": ["a", "b"], "level": 0.0}]}
+    assert spent(nothing) == ["a", "b"]
+    assert spent({"looks": [*nothing["looks"], {"batches": ["c"], "level": 0.01}]}) == []
+    assert spent({}) == []
+
+
+def test_hochberg_keeps_the_level_for_claims_that_rise_together() -> None:
+    """Two equal claims that share half their patients: shown by luck in at most the level of one look."""
+    random = np.random.default_rng(1)
+    from scipy.stats import norm
+
+    part, rest = random.normal(size=(2, 400_000))
+    p = norm.sf([part, (part + rest) / np.sqrt(2)])
+    assert ((p.min(axis=0) <= 0.01) | (p.max(axis=0) <= 0.02)).mean() <= 0.02

@@ -1,0 +1,1 @@
+"""One fit: sampling, augmentation, the training loop, checkpoints."""

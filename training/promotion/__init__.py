@@ -1,0 +1,1 @@
+"""The training gate: challenger against champion and anchor."""

@@ -1,0 +1,1 @@
+"""Statistics over patients: the clustered bootstrap and DeLong's test."""
