@@ -33,10 +33,10 @@ test: install            ## the tests; heavy checks as a seeded sample
 
 soak: install            ## every heavy check in full, then demo and tests on every supported Python
 	ONCOLOOP_SOAK=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
-	bench/pythons.sh
+	bench/loop/python_versions.sh
 
 pythons:                 ## demo and tests on Python 3.11, 3.12 and 3.13, as far as they are installed
-	bench/pythons.sh
+	bench/loop/python_versions.sh
 
 mutate: install          ## breaks the gates, the ledger, de-identification, split and accounts one point at a time; prints what no test notices
 	$(BIN)/python bench/mutate.py
@@ -51,7 +51,7 @@ format: install
 	$(BIN)/ruff format .
 
 real: install            ## the loop on real scans (ONCOLOOP_REAL_DATA), writes docs/results.md
-	$(BIN)/python bench/real.py
+	$(BIN)/python bench/loop/real_scans.py
 
 lock:                    ## resolve the versions anew, with JAX for the tests, and the release's own; hashes, no index addresses
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra dev --extra jax pyproject.toml -o requirements.lock

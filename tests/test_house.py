@@ -168,7 +168,7 @@ def test_no_sub_packages_import_each_other_in_a_circle() -> None:
 
 
 def test_no_folder_holds_more_than_16_files() -> None:
-    folders = Counter(path.parent for path in [*sources(), *(ROOT / "bench").glob("*.py")] if path.stem != "__init__")
+    folders = Counter(path.parent for path in [*sources(), *(ROOT / "bench").rglob("*.py")] if path.stem != "__init__")
     assert not {str(folder.relative_to(ROOT)): count for folder, count in folders.items() if count > 16}
 
 

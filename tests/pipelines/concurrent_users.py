@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from bench import load
+from bench.serving import load_generator as load
 from lineage import accounts, keys, paths
 from lineage.record import database, ledger
 from lineage.record.verdict import Outcome, Verdict
@@ -139,7 +139,9 @@ class Rush:
         token = accounts.issue(name, "predict", 1)
         self.told: list[Told] = []
         self.over = threading.Event()
-        self.request = load.form([("a.dcm", dicom(True))], TASK, "/api/predict", {"Authorization": f"Bearer {token}"})
+        self.request = load.form(
+            [("a.dcm", dicom(True))], TASK, "/api/predict", {"Authorization": f"Bearer {token}"}
+        )
         self.address = (urlsplit(desk).hostname or "", urlsplit(desk).port or 0)
         self.threads = [threading.Thread(target=self._user) for _ in range(users)]
 
@@ -186,13 +188,13 @@ def exchange(connection: socket.socket, request: bytes) -> tuple[int, bytes]:
     connection.sendall(request)
     seen = b""
     while b"\r\n\r\n" not in seen:
-        seen += load._some(connection)
+        seen += load._receive(connection)
     head, _, body = seen.partition(b"\r\n\r\n")
     length = next(
         int(line.partition(b":")[2]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
     )
     while len(body) < length:
-        body += load._some(connection)
+        body += load._receive(connection)
     return int(head.split(b" ", 2)[1]), body
 
 

@@ -1,4 +1,4 @@
-"""bench/gate.py runs on the product's own gate: a small chain, a sham, and a gain that passes."""
+"""bench/promotion/gate_simulation.py runs on the product's own gate: a small chain, a sham, and a gain that passes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-BENCH = Path(__file__).resolve().parents[2] / "bench"
+BENCH = Path(__file__).resolve().parents[2] / "bench" / "promotion"
 
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Any]:
-    spec = importlib.util.spec_from_file_location("gate_simulation", BENCH / "gate.py")
+    spec = importlib.util.spec_from_file_location("gate_simulation", BENCH / "gate_simulation.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

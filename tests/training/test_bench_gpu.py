@@ -1,4 +1,4 @@
-"""bench/gpu.py: runs where there is no GPU, says why a column is empty, and counts operations rightly."""
+"""bench/training/gpu_throughput.py: runs where there is no GPU, says why a column is empty, and counts operations rightly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.usefixtures("home")
-BENCH = Path(__file__).resolve().parents[2] / "bench" / "gpu.py"
+BENCH = Path(__file__).resolve().parents[2] / "bench" / "training" / "gpu_throughput.py"
 
 
 @pytest.fixture(scope="module")

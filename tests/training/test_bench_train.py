@@ -1,4 +1,4 @@
-"""bench/train.py: every row takes its turn, and a row that can't be measured says why."""
+"""bench/training/cpu_throughput.py: every row takes its turn, and a row that can't be measured says why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.usefixtures("home")
-BENCH = Path(__file__).resolve().parents[2] / "bench" / "train.py"
+BENCH = Path(__file__).resolve().parents[2] / "bench" / "training" / "cpu_throughput.py"
 
 
 def test_ours_are_measured_and_pytorch_is_asked_for() -> None:

@@ -1,4 +1,4 @@
-"""A small seeded sample of bench/planted.py, and the real lung set where it is present."""
+"""A small seeded sample of bench/data/planted_faults.py, and the real lung set where it is present."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from bench.planted import agreement, brain, lung, lung_faults, run
+from bench.data.planted_faults import agreement, brain, lung, lung_faults, run
 
 
 def test_planted_faults_are_found_and_nothing_else(home: Path) -> None:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import sqlalchemy
 
-from bench import load
+from bench.serving import load_generator as load
 from lineage import accounts, keys
 from lineage.record import database, journal
 from lineage.record.verdict import Outcome

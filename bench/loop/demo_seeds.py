@@ -1,12 +1,12 @@
-"""The demo's story over many seeds, without its servers: how often do the first models and the challenger pass?
+"""The demo over many seeds, without its servers: how often do the first models and the challenger pass?
 
-    python bench/seeds.py                  seeds 1 to 10
-    python bench/seeds.py --sham           the same with the new scanner's labels dealt out by chance
-    python bench/seeds.py --keep FILE      finished seeds are kept there, and an interrupted run goes on
+    python bench/loop/demo_seeds.py                  seeds 1 to 10
+    python bench/loop/demo_seeds.py --sham           the same with randomly permuted labels of the new scanner
+    python bench/loop/demo_seeds.py --keep FILE      keep finished seeds there; an interrupted run continues from it
 
-Phantom batches, de-identification, cohorts, shards, fit, evaluation, comparison and gate are the product's own
-functions with the shipped params.yaml. In brackets stands the baseline's AUROC. `weights` is a digest of the weights of
-all models of a seed: equal digests are equal fits, to the last bit.
+Phantom batches, de-identification, cohorts, shards, fit, evaluation, comparison and gate are the product's functions
+with the shipped params.yaml. The baseline's AUROC is in brackets. `weights` is a digest of the weights of all models of
+a seed: equal digests mean bit-identical fits.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def story(job: tuple[int, bool]) -> dict[str, Any]:
-    """One seed: the first model of each task, then the challenger that also learned from the new scanner."""
+def run_seed(job: tuple[int, bool]) -> dict[str, Any]:
+    """Run one seed: the first model of each task, then the challenger that also trains on the new scanner's batch."""
     from data.phantom import batch as phantom_batch
     from data.phantom import scanner as phantom_scanner
     from lineage import keys, paths
     from pipelines import params
     from pipelines.commands import demo
 
-    seed, sham = job
+    seed, is_sham = job
     settings = params.load(ROOT)
     row: dict[str, Any] = {"seed": seed}
-    began = time.perf_counter()
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["ONCOLOOP_HOME"] = f"{scratch}/var"
         paths.set_environment()
@@ -48,20 +48,22 @@ def story(job: tuple[int, bool]) -> dict[str, Any]:
             phantom_batch.write_batch(
                 source, task, patients, phantom_scanner.SCANNERS[scanner], 10 * seed + number, slices
             )
-            admit(source, batch, task, settings, epoch=1)
-            metrics, _ = learn(batch.parent, task, settings, "1")
-            verdict = judge(metrics, None, None, settings, f"{name}/1")
-            simple = metrics["baseline"]["auroc"]["value"]
-            row[name] = f"{verdict.outcome.value} {metrics['test']['auroc']['value']:.3f} ({simple:.3f})"
+            admit_batch(source, batch, task, settings, epoch=1)
+            metrics, _ = fit_and_evaluate(batch.parent, task, settings, "1")
+            verdict = judge_model(metrics, None, None, settings, f"{name}/1")
+            baseline_auroc = metrics["baseline"]["auroc"]["value"]
+            row[name] = f"{verdict.outcome.value} {metrics['test']['auroc']['value']:.3f} ({baseline_auroc:.3f})"
         task = settings.tasks[demo.WATCHED]
         source, folder = Path(scratch, "inbox", "shifted"), Path(scratch, demo.WATCHED)
         scanner = phantom_scanner.SCANNERS[demo.SHIFTED_SCANNER]
-        phantom_batch.write_batch(source, task, demo.SHIFTED, scanner, 10 * seed + 9, demo.SLICES, sham=sham)
-        admit(source, folder / "shifted", task, settings, epoch=2)
-        metrics, predictions = learn(folder, task, settings, "2")
-        verdict = judge(metrics, predictions, folder, settings, f"{task.name}/2")
+        phantom_batch.write_batch(source, task, demo.SHIFTED, scanner, 10 * seed + 9, demo.SLICES, sham=is_sham)
+        admit_batch(source, folder / "shifted", task, settings, epoch=2)
+        metrics, predictions = fit_and_evaluate(folder, task, settings, "2")
+        verdict = judge_model(metrics, predictions, folder, settings, f"{task.name}/2")
         reports = [json.loads(path.read_text()) for path in sorted(Path(scratch).glob("*/model-*/fit.json"))]
-        row["weights"] = hashlib.sha256("".join(one["weights_sha256"] for one in reports).encode()).hexdigest()[:12]
+        row["weights"] = hashlib.sha256("".join(report["weights_sha256"] for report in reports).encode()).hexdigest()[
+            :12
+        ]
     figures = verdict.to_dict()["figures"]["champion"]
     row["challenger"] = verdict.outcome.value
     newest = figures["cohorts"]["newest"]["auroc"]
@@ -69,12 +71,12 @@ def story(job: tuple[int, bool]) -> dict[str, Any]:
     flips = figures["cohorts"]["anchor"]["sensitivity"]["mcnemar"]
     row["anchor"] = f"{flips['lost']} lost, {flips['won']} won"
     row["why"] = verdict.reasons[0]
-    row["seconds"] = round(time.perf_counter() - began)
+    row["seconds"] = round(time.perf_counter() - start)
     return row
 
 
-def admit(source: Path, target: Path, task: Any, settings: Any, epoch: int) -> None:
-    """The batch de-identified and described, its clusters assigned to sides."""
+def admit_batch(source: Path, target: Path, task: Any, settings: Any, epoch: int) -> None:
+    """De-identify and describe a batch, and assign its clusters to sides."""
     from data.batch import manifest as batch_manifest
     from data.dataset import cohorts as dataset_cohorts
 
@@ -82,24 +84,24 @@ def admit(source: Path, target: Path, task: Any, settings: Any, epoch: int) -> N
     manifest = batch_manifest.index_batch(source, target, task, workers=1).manifest
     manifest.to_csv(target / "manifest.csv", index=False)
     cohorts = target.parent / "cohorts.csv"
-    known = dataset_cohorts.read_cohorts(cohorts)
+    assigned = dataset_cohorts.read_cohorts(cohorts)
     dataset_cohorts.append_cohorts(
-        cohorts, dataset_cohorts.assign(manifest, known, settings.split, epoch, target.name, task)
+        cohorts, dataset_cohorts.assign(manifest, assigned, settings.split, epoch, target.name, task)
     )
 
 
-def learn(folder: Path, task: Any, settings: Any, version: str) -> tuple[dict[str, Any], Any]:
-    """Pack, fit and evaluate all that was admitted; metrics and predictions on the test side."""
+def fit_and_evaluate(folder: Path, task: Any, settings: Any, version: str) -> tuple[dict[str, Any], Any]:
+    """Pack, fit and evaluate all admitted batches; the metrics and the predictions on the test side."""
     from data.dataset import cohorts as dataset_cohorts
     from data.dataset import shards as dataset_shards
     from training.evaluation import evaluate
     from training.fitting import fit
 
     shards, model, evaluation = (folder / f"{name}-{version}" for name in ("shards", "model", "evaluation"))
-    admitted = sorted(path.parent for path in folder.glob("*/manifest.csv"))
+    batches = sorted(path.parent for path in folder.glob("*/manifest.csv"))
     dataset_shards.pack(
-        admitted,
-        dataset_cohorts.named(dataset_cohorts.read_cohorts(folder / "cohorts.csv"), admitted),
+        batches,
+        dataset_cohorts.named(dataset_cohorts.read_cohorts(folder / "cohorts.csv"), batches),
         task,
         shards,
         workers=1,
@@ -110,33 +112,37 @@ def learn(folder: Path, task: Any, settings: Any, version: str) -> tuple[dict[st
     return json.loads((evaluation / "metrics.json").read_text()), evaluate.read_predictions(evaluation)
 
 
-def judge(metrics: dict[str, Any], mine: Any, folder: Path | None, settings: Any, subject: str) -> Any:
-    """The training gate; the first model of `folder`, if given, is champion and anchor at once."""
+def judge_model(
+    metrics: dict[str, Any], challenger_predictions: Any, folder: Path | None, settings: Any, subject: str
+) -> Any:
+    """The verdict of the training gate; the first model of `folder`, if there is one, is champion and anchor."""
     from data.dataset import shards as dataset_shards
     from training.evaluation import evaluate
     from training.promotion import comparison, gate
 
-    champion = None
+    comparison_with_champion = None
     if folder is not None:
         task = settings.tasks[subject.split("/")[0]]
         units = dataset_shards.load(folder / "shards-2")
-        theirs = evaluate.predictions(units, served(folder), task, settings.serving.engine)
-        champion = comparison.compare(mine, theirs, settings.promotion, "champion 1")
-    return gate.promote(subject, metrics, champion, champion, settings.promotion)
+        champion_predictions = evaluate.predictions(units, registered_folder(folder), task, settings.serving.engine)
+        comparison_with_champion = comparison.compare(
+            challenger_predictions, champion_predictions, settings.promotion, "champion 1"
+        )
+    return gate.promote(subject, metrics, comparison_with_champion, comparison_with_champion, settings.promotion)
 
 
-def served(folder: Path) -> Path:
-    """The first model as it is registered: graph, linear layer and calibration in one folder."""
+def registered_folder(folder: Path) -> Path:
+    """The first model as registered: graph, linear layer and calibration in one folder."""
     import shutil
 
-    whole = folder / "registered-1"
+    registered = folder / "registered-1"
     for part in ("model-1", "evaluation-1"):
-        shutil.copytree(folder / part, whole, dirs_exist_ok=True)
-    return whole
+        shutil.copytree(folder / part, registered, dirs_exist_ok=True)
+    return registered
 
 
-def _alone() -> None:
-    """One core for each process, and no chatter."""
+def _limit_threads() -> None:
+    """Let each process use one core, import the packages, and log errors only."""
     os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
     logging.disable(logging.WARNING)
     sys.path.insert(0, str(ROOT))
@@ -146,22 +152,24 @@ def main() -> None:
     """Run the seeds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(1, 11)))
-    parser.add_argument("--sham", action="store_true", help="the new scanner's labels are permuted")
+    parser.add_argument("--sham", action="store_true", help="permute the labels of the new scanner")
     parser.add_argument("--keep", type=Path, help="a JSON file of finished seeds")
-    parser.add_argument("--processes", type=int, default=2, help="seeds side by side")
+    parser.add_argument("--processes", type=int, default=2, help="seeds in parallel")
     parser.add_argument("--json", action="store_true", help="the figures alone, as JSON")
     arguments = parser.parse_args()
-    kept = arguments.keep is not None and arguments.keep.exists()
-    rows = [row for row in json.loads(arguments.keep.read_text()) if row["seed"] in arguments.seeds] if kept else []
+    is_resumed = arguments.keep is not None and arguments.keep.exists()
+    rows = (
+        [row for row in json.loads(arguments.keep.read_text()) if row["seed"] in arguments.seeds] if is_resumed else []
+    )
     finished = {row["seed"] for row in rows}
     jobs = [(seed, arguments.sham) for seed in arguments.seeds if seed not in finished]
-    with multiprocessing.get_context("spawn").Pool(arguments.processes, _alone, maxtasksperchild=3) as pool:
-        for row in pool.imap(story, jobs):
+    with multiprocessing.get_context("spawn").Pool(arguments.processes, _limit_threads, maxtasksperchild=3) as pool:
+        for row in pool.imap(run_seed, jobs):
             rows.append(row)
             sys.stderr.write(json.dumps(row) + "\n")
             if arguments.keep is not None:
                 arguments.keep.write_text(json.dumps(rows, indent=1))
-    whole = sum(
+    passing_seeds = sum(
         all(str(row[part]).startswith("pass") for part in row if part.endswith(("-ct", "-mr", "ger"))) for row in rows
     )
     if arguments.json:
@@ -170,7 +178,7 @@ def main() -> None:
         import pandas as pd
 
         sys.stdout.write(pd.DataFrame(rows).drop(columns="why").to_string(index=False) + "\n")
-        sys.stdout.write(f"{whole} of {len(rows)} seeds pass every gate of the story\n")
+        sys.stdout.write(f"{passing_seeds} of {len(rows)} seeds pass every gate of the story\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A batch with planted faults, for bench/planted.py: what is at fault, and in which file."""
+"""A batch with planted faults, for bench/data/planted_faults.py, and the list of faulty files."""
 
 from __future__ import annotations
 
@@ -24,28 +24,34 @@ SUFFIX = dict(zip(FUZZY, (".jpg", ".png", ".png"), strict=True))
 
 
 class Batch:
-    """A batch folder that is being written: its rows, and which files are at fault."""
+    """A batch folder that is being written: its rows, and the faulty files with their kind of fault."""
 
     def __init__(self, folder: Path, task: Task, seed: int) -> None:
-        self.folder, self.task, self.seed, self.next = folder, task, seed, 0
+        self.folder, self.task, self.seed, self.patient_count = folder, task, seed, 0
         self.rows: list[Row] = []
         self.faults: dict[str, str] = {}
-        self.excused: set[str] = set()  # the other one of a pair: either may go
+        self.excused: set[str] = set()  # originals of copies: either of the two may be refused
         folder.mkdir(parents=True)
 
     def study(self, label: str | None = None, **scanner: float) -> phantom_study.Study:
         """The next patient."""
-        self.next += 1
-        made = replace(phantom_study.usual(self.task), **scanner)  # type: ignore[arg-type]
-        return phantom_study.study(self.task, made, self.seed, self.next, label or self.task.classes[self.next % 3])
+        self.patient_count += 1
+        scanner_settings = replace(phantom_study.usual(self.task), **scanner)  # type: ignore[arg-type]
+        return phantom_study.study(
+            self.task,
+            scanner_settings,
+            self.seed,
+            self.patient_count,
+            label or self.task.classes[self.patient_count % 3],
+        )
 
     def add(self, study: phantom_study.Study, kind: str | None = None, label: str | None = None) -> Row:
-        """One slice of a patient, with the fault that it has."""
+        """Write one slice of a patient, with its fault if it has one."""
         row = phantom_batch.write_study(self.folder, study, f"scan-{len(self.rows):05d}")[0]
-        return self.tell(row | {"label": label or row["label"]}, kind)
+        return self.add_row(row | {"label": label or row["label"]}, kind)
 
-    def tell(self, row: Row, kind: str | None) -> Row:
-        """A row of metadata, and the fault that its file has."""
+    def add_row(self, row: Row, kind: str | None) -> Row:
+        """Add a row of metadata, and the fault of its file."""
         self.rows.append(row)
         if kind:
             self.faults[row["file_name"]] = kind
@@ -59,73 +65,81 @@ class Batch:
         image.save_as(path)
 
 
-def plant(batch: Batch, clean: int, each: int, random: np.random.Generator) -> None:
-    """`clean` patients without fault, then `each` of every kind, of patients and on patients chosen by chance."""
-    good = [batch.add(batch.study()) for _ in range(clean)]
-    chosen = iter(random.permutation(len(good)).tolist() * 3)
-    for _ in range(each):
-        original = good[next(chosen)]
+def plant(batch: Batch, clean: int, fault_count: int, random: np.random.Generator) -> None:
+    """Write `clean` patients without fault, then `fault_count` faults of every kind on randomly chosen patients."""
+    clean_rows = [batch.add(batch.study()) for _ in range(clean)]
+    chosen = iter(random.permutation(len(clean_rows)).tolist() * 3)
+    for _ in range(fault_count):
+        original = clean_rows[next(chosen)]
         content = (batch.folder / original["file_name"]).read_bytes()
         name = f"copy-{len(batch.rows):05d}.dcm"
         (batch.folder / name).write_bytes(content)
-        batch.tell(original | {"file_name": name, "patient_id": batch.study().person.id}, "exact copy")
+        batch.add_row(original | {"file_name": name, "patient_id": batch.study().person.id}, "exact copy")
         batch.excused.add(original["file_name"])
     for kind, change in CHANGES.items():
-        for _ in range(each):
-            original = good[next(chosen)]
-            _picture(batch, original, kind, change, random)
+        for _ in range(fault_count):
+            original = clean_rows[next(chosen)]
+            _add_changed_picture(batch, original, kind, change, random)
             batch.excused.add(original["file_name"])
-    for _ in range(each):
+    for _ in range(fault_count):
         study = batch.study()
-        others = [name for name in batch.task.classes if name != study.label]
+        wrong_labels = [name for name in batch.task.classes if name != study.label]
         batch.add(study, "conflicting labels")
-        batch.add(study, "conflicting labels", str(random.choice(others)))
-    _overlaps(batch, each)
-    for _ in range(each):
+        batch.add(study, "conflicting labels", str(random.choice(wrong_labels)))
+    _overlaps(batch, fault_count)
+    for _ in range(fault_count):
         _wrong_modality(batch)
-    for number in range(each):
+    for number in range(fault_count):
         _wrong_window(batch, number)
-    for number in range(each):
+    for number in range(fault_count):
         _blank_or_cut(batch, number)
     pd.DataFrame(batch.rows).fillna("").to_csv(batch.folder / "metadata.csv", index=False, lineterminator="\n")
 
 
-def plant_real(batch: Batch, pictures: Sequence[tuple[Path, str]], each: int, random: np.random.Generator) -> None:
-    """Pictures of display grey, with their labels, each of another patient; and `each` of every kind planted on them.
+def plant_real(
+    batch: Batch, pictures: Sequence[tuple[Path, str]], fault_count: int, random: np.random.Generator
+) -> None:
+    """Write 8-bit images with their labels, one per patient, and plant `fault_count` faults of every kind on them.
 
-    A fifth of the pictures get a copy with another label and nothing else, so that the kinds do not mix.
+    A fifth of the images get only a copy with another label, so that the kinds of fault do not mix.
     """
-    good = [_take(batch, path.suffix, path.read_bytes(), label) for path, label in pictures]
-    order = random.permutation(len(good))
-    torn = min(each, len(good) // 5)
-    for number in order[:torn]:
-        content = (batch.folder / good[number]["file_name"]).read_bytes()
-        others = [name for name in batch.task.classes if name != good[number]["label"]]
-        batch.faults[good[number]["file_name"]] = "conflicting labels"
-        _take(batch, pictures[number][0].suffix, content, str(random.choice(others)), "conflicting labels")
+    clean_rows = [_add_picture(batch, path.suffix, path.read_bytes(), label) for path, label in pictures]
+    order = random.permutation(len(clean_rows))
+    conflict_count = min(fault_count, len(clean_rows) // 5)
+    for number in order[:conflict_count]:
+        content = (batch.folder / clean_rows[number]["file_name"]).read_bytes()
+        wrong_labels = [name for name in batch.task.classes if name != clean_rows[number]["label"]]
+        batch.faults[clean_rows[number]["file_name"]] = "conflicting labels"
+        _add_picture(batch, pictures[number][0].suffix, content, str(random.choice(wrong_labels)), "conflicting labels")
     for kind in ("exact copy", *CHANGES):
-        for number in random.permutation(order[torn:])[:each]:
-            original = batch.folder / good[number]["file_name"]
+        for number in random.permutation(order[conflict_count:])[:fault_count]:
+            original = batch.folder / clean_rows[number]["file_name"]
             content = original.read_bytes()
             if kind in CHANGES:
                 content = CHANGES[kind](np.asarray(Image.open(original).convert("L"), np.float32), random)
-            _take(batch, original.suffix if kind not in CHANGES else SUFFIX[kind], content, good[number]["label"], kind)
+            _add_picture(
+                batch,
+                original.suffix if kind not in CHANGES else SUFFIX[kind],
+                content,
+                clean_rows[number]["label"],
+                kind,
+            )
             batch.excused.add(original.name)
     pd.DataFrame(batch.rows).to_csv(batch.folder / "metadata.csv", index=False, lineterminator="\n")
 
 
-def _take(batch: Batch, suffix: str, content: bytes, label: str, kind: str | None = None) -> Row:
-    """A picture as it is, under another patient's name."""
+def _add_picture(batch: Batch, suffix: str, content: bytes, label: str, kind: str | None = None) -> Row:
+    """Add an unchanged image under another patient's name."""
     number = len(batch.rows)
     row = {"file_name": f"picture-{number:05d}{suffix}", "patient_id": f"patient-{number:05d}"}
     (batch.folder / row["file_name"]).write_bytes(content)
-    return batch.tell(row | {"task": batch.task.name, "label": label, "truth": "reader"}, kind)
+    return batch.add_row(row | {"task": batch.task.name, "label": label, "truth": "reader"}, kind)
 
 
-def _picture(
+def _add_changed_picture(
     batch: Batch, original: Row, kind: str, change: Callable[[Any, np.random.Generator], bytes], random: Any
 ) -> None:
-    """A changed picture of an admitted patient, as PNG or JPEG in the task's window, under another patient's name."""
+    """Add a changed image of an earlier patient, as PNG or JPEG in the task's window, under another patient's name."""
     image = dcmread(batch.folder / original["file_name"])
     centre, width = batch.task.pixels.window or (0.0, 1.0)
     hounsfield = image.pixel_array.astype(np.float32) + float(image.RescaleIntercept)
@@ -133,7 +147,7 @@ def _picture(
     content = change(np.rint(grey), random)
     name = f"picture-{len(batch.rows):05d}{SUFFIX[kind]}"
     (batch.folder / name).write_bytes(content)
-    batch.tell(original | {"file_name": name, "patient_id": batch.study().person.id}, kind)
+    batch.add_row(original | {"file_name": name, "patient_id": batch.study().person.id}, kind)
 
 
 def _recompressed(grey: Any, _: np.random.Generator) -> bytes:
@@ -141,7 +155,7 @@ def _recompressed(grey: Any, _: np.random.Generator) -> bytes:
 
 
 def _cropped(grey: Any, random: np.random.Generator) -> bytes:
-    """5 % of height and width less: at one corner, around, or on each of the four sides."""
+    """Cut 5 % of height and width: at one corner, around, or on each of the four sides."""
     kind, windows = int(random.integers(3)), []
     for side in grey.shape:
         cut = round(side * 0.05)
@@ -159,13 +173,13 @@ def _encoded(grey: Any, kind: str, **options: int) -> bytes:
     return stream.getvalue()
 
 
-def _overlaps(batch: Batch, each: int) -> None:
-    """One patient in two groups: two different slices, of which each names another group."""
-    for number in range(each):
+def _overlaps(batch: Batch, fault_count: int) -> None:
+    """One patient in two groups: two different slices, each with another group."""
+    for number in range(fault_count):
         study = batch.study()
         rows = phantom_batch.write_study(batch.folder, study, f"twice-{number:04d}", 2)
         for side, row in enumerate(rows):
-            batch.tell(row | {"group": f"group-{number}-{side}"}, "patient overlap")
+            batch.add_row(row | {"group": f"group-{number}-{side}"}, "patient overlap")
 
 
 def _wrong_modality(batch: Batch) -> None:
@@ -174,11 +188,11 @@ def _wrong_modality(batch: Batch) -> None:
     name = f"scan-{len(batch.rows):05d}.dcm"
     content = files.dicom(study, pixels, pixel, 0, modality=Modality.MR)
     (batch.folder / name).write_bytes(content)
-    batch.tell(study.row(name, study.label), "wrong modality")
+    batch.add_row(study.row(name, study.label), "wrong modality")
 
 
 def _wrong_window(batch: Batch, number: int) -> None:
-    """By turns: no rescale intercept (air at 0 HU), and grey of a display told as HU."""
+    """In turn: no rescale intercept (air at 0 HU), and 8-bit display grey declared as HU."""
     row = batch.add(batch.study(), "wrong window")
 
     def no_intercept(image: Dataset) -> None:

@@ -1,11 +1,12 @@
-"""Planted faults through the real index, suite, leakage checks and gate: precision and recall for each kind.
+"""Precision and recall of the data gate for each kind of planted fault.
 
-    python bench/planted.py                       50 of each kind; writes docs/data-quality.md
-    python bench/planted.py --each 5 --json       a small sample, as the tests run it; writes nothing
+    python bench/data/planted_faults.py                       50 of each kind; writes docs/data-quality.md
+    python bench/data/planted_faults.py --each 5 --json       a small sample, as the tests run it; writes nothing
 
-A clean set of phantom chests (one DICOM slice per patient) gets scans of further patients that carry a fault. What the
-gate keeps out is compared with what was planted. Of two pictures with two labels neither may stay; of copies the first
-may. The real sets are asked too where they are at hand: extra copies, and how derived groups agree with known ones.
+A clean set of phantom chests (one DICOM slice per patient) gets scans of further patients with a fault each. The files
+that index, suite, leakage checks and gate refuse are compared with the planted ones. Two images with conflicting
+labels must both be refused; of copies the first may stay. The real sets are measured too if they are present: extra
+copies, and how well derived groups agree with known ones.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a bench reads the rooms beside it
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the packages are beside bench/
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from bench.faults import FUZZY, Batch, plant, plant_real
+from bench.data.faulty_batch import FUZZY, Batch, plant, plant_real
 from data.batch import manifest as batch_manifest
 from data.importing import import_folder
 from data.quality import gate, leakage, suite
@@ -36,9 +37,9 @@ from lineage import keys, paths
 from lineage.record import database
 from pipelines import params
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "data-quality.md"
-SPOKEN = {  # words of the reasons that speak of a kind
+REASON_WORDS = {  # words in the reasons that refer to a kind of fault
     "exact copy": ("exact copy",),
     **dict.fromkeys(FUZZY, ("near-duplicate", "nearly the same")),
     "conflicting labels": ("two labels", "another label"),
@@ -49,107 +50,114 @@ SPOKEN = {  # words of the reasons that speak of a kind
 }
 
 
-def judged(batch: Batch, home: Path) -> dict[str, list[str]]:
-    """The files that the gate keeps out, with their reasons."""
+def judge(batch: Batch, home: Path) -> dict[str, list[str]]:
+    """The files that the gate refuses, with their reasons."""
     settings = params.load(ROOT).ingest
     indexed = batch_manifest.index_batch(batch.folder, home / "staging", batch.task)
     validation = suite.validate(indexed.manifest, batch.task, settings, home / "gx", "planted")
     findings = leakage.check(indexed.manifest, pd.DataFrame(), settings)
     total = len(indexed.manifest) + len(indexed.refused)
     _, failing = gate.admit("planted", validation, findings, indexed.refused, total, settings)
-    names = _names(batch, indexed.manifest)
-    return {names[unit]: told for unit, told in failing.items()} | {
-        _refused(batch, one.file): [one.reason] for one in indexed.refused
+    names = _names_by_unit(batch, indexed.manifest)
+    return {names[unit]: reasons for unit, reasons in failing.items()} | {
+        _refused(batch, refusal.file): [refusal.reason] for refusal in indexed.refused
     }
 
 
-def _refused(batch: Batch, called: str) -> str:
-    """The file that a refusal calls by its row of metadata.csv ("row 12, sha256 ..."), the header being row 1."""
-    return batch.rows[int(called.split(",")[0].removeprefix("row ")) - 2]["file_name"]
+def _refused(batch: Batch, reference: str) -> str:
+    """The file of a refusal ("row 12, sha256 ..."), by its row in metadata.csv; the header is row 1."""
+    return batch.rows[int(reference.split(",")[0].removeprefix("row ")) - 2]["file_name"]
 
 
-def _names(batch: Batch, manifest: pd.DataFrame) -> dict[str, str]:
-    """The name under which each unit came: by content and order, as the manifest keeps both."""
-    came: dict[str, list[str]] = {}
+def _names_by_unit(batch: Batch, manifest: pd.DataFrame) -> dict[str, str]:
+    """Unit id -> original file name, matched by content and order, which the manifest preserves."""
+    names_by_hash: dict[str, list[str]] = {}
     for row in batch.rows:
         content = (batch.folder / row["file_name"]).read_bytes()
-        came.setdefault(hashlib.sha256(content).hexdigest(), []).append(row["file_name"])
-    return {unit: came[sha256].pop(0) for unit, sha256 in zip(manifest["unit_id"], manifest["sha256"], strict=True)}
+        names_by_hash.setdefault(hashlib.sha256(content).hexdigest(), []).append(row["file_name"])
+    return {
+        unit: names_by_hash[sha256].pop(0) for unit, sha256 in zip(manifest["unit_id"], manifest["sha256"], strict=True)
+    }
 
 
 def scores(batch: Batch, reasons: dict[str, list[str]]) -> dict[str, dict[str, float]]:
-    """Of each kind: planted, found, recall; and the precision of the reasons that speak of it.
+    """For each kind: planted, found, recall, and the precision of the reasons that refer to it.
 
-    A false alarm is a file that went out without a fault; the other one of a pair is none, for either may go.
+    A false alarm is a refused file without a fault. The original of a planted copy is no false alarm: either of the
+    two may be refused.
     """
     table: dict[str, dict[str, float]] = {}
-    false = {name: told for name, told in reasons.items() if name not in batch.faults and name not in batch.excused}
+    false_alarms = {
+        name: texts for name, texts in reasons.items() if name not in batch.faults and name not in batch.excused
+    }
     for kind in dict.fromkeys(batch.faults.values()):
-        files = {name for name, of in batch.faults.items() if of == kind}
-        found = files & set(reasons)
-        wrong = sum(any(word in text for text in told for word in SPOKEN[kind]) for told in false.values())
-        share = len(found) / max(len(found) + wrong, 1)
+        files = {name for name, fault in batch.faults.items() if fault == kind}
+        detected = files & set(reasons)
+        false_alarm_count = sum(
+            any(word in text for text in texts for word in REASON_WORDS[kind]) for texts in false_alarms.values()
+        )
+        precision = len(detected) / max(len(detected) + false_alarm_count, 1)
         table[kind] = {
             "planted": len(files),
-            "found": len(found),
-            "recall": round(len(found) / len(files), 4),
-            "false_alarms": wrong,
-            "precision": round(share, 4),
+            "found": len(detected),
+            "recall": round(len(detected) / len(files), 4),
+            "false_alarms": false_alarm_count,
+            "precision": round(precision, 4),
         }
-    found = set(batch.faults) & set(reasons)
-    share = len(found) / max(len(found) + len(false), 1)
-    recall = round(len(found) / len(batch.faults), 4)
+    detected = set(batch.faults) & set(reasons)
+    precision = len(detected) / max(len(detected) + len(false_alarms), 1)
+    recall = round(len(detected) / len(batch.faults), 4)
     table["all"] = {
         "planted": len(batch.faults),
-        "found": len(found),
+        "found": len(detected),
         "recall": recall,
-        "false_alarms": len(false),
-        "precision": round(share, 4),
+        "false_alarms": len(false_alarms),
+        "precision": round(precision, 4),
     }
     return table
 
 
-def run(clean: int, each: int, seed: int, home: Path) -> dict[str, dict[str, float]]:
-    """Plant, judge, count."""
+def run(clean: int, fault_count: int, seed: int, home: Path) -> dict[str, dict[str, float]]:
+    """Plant faults, judge the batch, and count."""
     task = params.load(ROOT).task("lung-ct")
     batch = Batch(home / "inbox" / "planted", task, seed)
-    plant(batch, clean, each, np.random.default_rng(seed))
-    return scores(batch, judged(batch, home))
+    plant(batch, clean, fault_count, np.random.default_rng(seed))
+    return scores(batch, judge(batch, home))
 
 
 def lung(data: Path, home: Path) -> dict[str, Any]:
-    """The real lung set: extra copies, false near-duplicates, and how derived groups agree with groups.csv."""
+    """The real lung set: extra copies, false near-duplicates, and agreement of derived groups with groups.csv."""
     task, source = params.load(ROOT).task("lung-ct"), data / "lung-ct-iq-oth-nccd"
-    known = import_folder.import_folder(source, home / "known", task)
+    import_record = import_folder.import_folder(source, home / "known", task)
     manifest = batch_manifest.index_batch(home / "known", home / "lung", task).manifest
-    found = leakage.check(manifest, pd.DataFrame(), params.load(ROOT).ingest).figures
+    leakage_figures = leakage.check(manifest, pd.DataFrame(), params.load(ROOT).ingest).figures
     import_folder.import_folder(source / "images", home / "derived", task)
     tables = [batch_manifest.metadata(home / name).set_index("file_name")["group"] for name in ("known", "derived")]
-    agree = agreement(tables[0].to_numpy(), tables[1].reindex(tables[0].index).to_numpy())
+    pair_agreement = agreement(tables[0].to_numpy(), tables[1].reindex(tables[0].index).to_numpy())
     return {
-        "pictures": known["files"],
-        "extra_copies": found["exact_copies"],
-        "near_duplicates_between_groups": found["near_duplicates"],
-        **agree,
+        "pictures": import_record["files"],
+        "extra_copies": leakage_figures["exact_copies"],
+        "near_duplicates_between_groups": leakage_figures["near_duplicates"],
+        **pair_agreement,
     }
 
 
-def lung_faults(data: Path, home: Path, each: int, seed: int) -> dict[str, dict[str, float]]:
-    """Faults planted on the real lung set: of each group one picture, since the others of a group are its likes."""
+def lung_faults(data: Path, home: Path, fault_count: int, seed: int) -> dict[str, dict[str, float]]:
+    """Faults planted on the real lung set, on one image of each group: the images of a group are near-duplicates."""
     source = data / "lung-ct-iq-oth-nccd"
     table = pd.read_csv(source / "groups.csv", dtype=str).drop_duplicates("group")
     pictures = [(source / "images" / row.file, str(row.label)) for row in table.itertuples()]
     batch = Batch(home / "inbox" / "planted-real", params.load(ROOT).task("lung-ct"), seed)
-    plant_real(batch, pictures, each, np.random.default_rng(seed))
-    return scores(batch, judged(batch, home))
+    plant_real(batch, pictures, fault_count, np.random.default_rng(seed))
+    return scores(batch, judge(batch, home))
 
 
 def brain(data: Path, home: Path) -> dict[str, Any]:
-    """The real brain set: false near-duplicates; and its slices as single pictures without a name, grouped anew."""
+    """The real brain set: false near-duplicates, and the groups derived from its slices as single unnamed images."""
     task, source = params.load(ROOT).task("brain-mr"), data / "brain-mr-tumor-progression"
     import_folder.import_folder(source, home / "brain", task)
     manifest = batch_manifest.index_batch(home / "brain", home / "brain-index", task).manifest
-    found = leakage.check(manifest, pd.DataFrame(), params.load(ROOT).ingest).figures
+    leakage_figures = leakage.check(manifest, pd.DataFrame(), params.load(ROOT).ingest).figures
     table = _single_pictures(home / "brain", home / "brain-pictures")
     record = import_folder.import_folder(home / "brain-pictures", home / "brain-derived", task)
     derived = (
@@ -162,7 +170,7 @@ def brain(data: Path, home: Path) -> dict[str, Any]:
     return {
         "slices": len(manifest),
         "volumes": int(table["volume"].nunique()),
-        "near_duplicates_between_patients": found["near_duplicates"],
+        "near_duplicates_between_patients": leakage_figures["near_duplicates"],
         **patients,
         "pair_recall_within_volumes": volumes["pair_recall"],
         "pair_recall_between_volumes_of_a_patient": _between(table, derived),
@@ -171,7 +179,7 @@ def brain(data: Path, home: Path) -> dict[str, Any]:
 
 
 def _single_pictures(batch: Path, target: Path) -> pd.DataFrame:
-    """Every labelled slice of some volumes as a PNG in a folder of its class; which file is whose."""
+    """Write every labelled slice as a PNG in a folder of its class; a table of file, patient and volume."""
     rows = []
     for name, slices in batch_manifest.metadata(batch).groupby("file_name"):
         planes = read.read(Path(str(name)).name, (batch / str(name)).read_bytes()).pixels
@@ -186,16 +194,16 @@ def _single_pictures(batch: Path, target: Path) -> pd.DataFrame:
 
 
 def _between(table: pd.DataFrame, derived: Any) -> float:
-    """Of the pairs of slices of one patient in two volumes, the share that is in one derived group."""
+    """The share of same-patient slice pairs from two volumes that are in one derived group."""
     patient, volume = (np.unique(table[name], return_inverse=True)[1] for name in ("patient", "volume"))
     group = np.unique(derived, return_inverse=True)[1]
-    one, two = np.triu_indices(len(table), 1)
-    pairs = (patient[one] == patient[two]) & (volume[one] != volume[two])
-    return round(float((group[one] == group[two])[pairs].mean()), 4)
+    first, second = np.triu_indices(len(table), 1)
+    pairs = (patient[first] == patient[second]) & (volume[first] != volume[second])
+    return round(float((group[first] == group[second])[pairs].mean()), 4)
 
 
 def agreement(known: Any, derived: Any) -> dict[str, float]:
-    """Pair precision (joined pairs that are truly of one group), pair recall (true pairs joined), adjusted Rand."""
+    """Pair precision (joined pairs of one true group), pair recall (true pairs that are joined), adjusted Rand."""
     from sklearn.metrics import adjusted_rand_score
     from sklearn.metrics.cluster import pair_confusion_matrix
 
@@ -210,12 +218,12 @@ def agreement(known: Any, derived: Any) -> dict[str, float]:
 
 
 def page(figures: dict[str, Any], command: str) -> str:
-    """docs/data-quality.md."""
+    """The text of docs/data-quality.md."""
     tools = ", ".join(f"{name} {version(name)}" for name in ("faiss-cpu", "great-expectations", "numpy", "pydicom"))
     lines = [
         "# What the data gate finds",
         "",
-        "Written by `bench/planted.py`; do not edit.",
+        "Written by `bench/data/planted_faults.py`; do not edit.",
         "",
         f"    {command}",
         "",
@@ -223,9 +231,9 @@ def page(figures: dict[str, Any], command: str) -> str:
         "",
         "## Planted faults",
         "",
-        f"{figures['clean']} phantom chests without fault, one slice each, and planted among them the faults "
-        "below, through the real index, suite, leakage checks and gate with the shipped params. The three kinds of "
-        "near-duplicates share the false alarms of one search. The phantoms are simpler than people.",
+        f"{figures['clean']} phantom chests without fault, one slice each, and the planted faults below, judged by the "
+        "product's index, suite, leakage checks and gate with the shipped params. The three kinds of near-duplicates "
+        "share the false alarms of one search. The phantoms are simpler than patients.",
         "",
         *_table(figures["planted"]),
     ]
@@ -234,8 +242,8 @@ def page(figures: dict[str, Any], command: str) -> str:
     titles = {"lung": "Real chest CT: lung-ct-iq-oth-nccd", "brain": "Real brain MR: brain-mr-tumor-progression"}
     for name, title in titles.items():
         if name in figures:
-            told = (f"| {key.replace('_', ' ')} | {value} |" for key, value in figures[name].items())
-            lines += [f"## {title}", "", "| figure | value |", "|---|---|", *told, ""]
+            figure_rows = (f"| {key.replace('_', ' ')} | {value} |" for key, value in figures[name].items())
+            lines += [f"## {title}", "", "| figure | value |", "|---|---|", *figure_rows, ""]
     return "\n".join([*lines, MEANING])
 
 
@@ -244,16 +252,16 @@ def _table(planted: dict[str, dict[str, float]]) -> list[str]:
         "| kind | planted | found | recall | false alarms | precision |",
         "|---|---|---|---|---|---|",
         *(
-            f"| {kind} | {one['planted']} | {one['found']} | {one['recall']:.3f} | {one['false_alarms']} | "
-            f"{one['precision']:.3f} |"
-            for kind, one in planted.items()
+            f"| {kind} | {row['planted']} | {row['found']} | {row['recall']:.3f} | {row['false_alarms']} | "
+            f"{row['precision']:.3f} |"
+            for kind, row in planted.items()
         ),
         "",
     ]
 
 
 def main() -> int:
-    """Plant, ask the real sets, write the page."""
+    """Measure planted faults and the real sets; write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clean", type=int, default=600)
     parser.add_argument("--each", type=int, default=50)
@@ -275,30 +283,30 @@ def main() -> int:
     if options.json:
         sys.stdout.write(json.dumps(figures) + "\n")
         return 0
-    text = page(figures, "python bench/planted.py")
+    text = page(figures, "python bench/data/planted_faults.py")
     PAGE.write_text(text, encoding="utf-8")
     sys.stdout.write(text)
     return 0
 
 
-REAL = """Of each group of lung-ct-iq-oth-nccd one picture, so that nothing is alike by itself, and planted on them the
-faults below, through the same way in. A fifth of the pictures carry the conflicting labels; both of a pair count."""
+REAL = """One image of each group of lung-ct-iq-oth-nccd, so that no two are near-duplicates by themselves, with the
+planted faults below, judged in the same way. A fifth of the images have conflicting labels; both images of a pair
+count."""
 
 MEANING = """## How to read it
 
-- **Extra copies** are files whose pixels are, bit for bit, those of another file; the first of each stays.
-- **Derived groups** are what `oncoloop import` makes of a set without patient ids: pictures whose detail is alike, or
-  each of which is among the two most alike to the other, and so on in a chain (`data/duplicates/near_duplicates.py`).
-  Pair precision is
-  the share of the joined pairs that truly belong together, pair recall the share of the true pairs that are joined.
-  The limits were chosen on these two sets, so expect less on another. The known groups of the lung set are themselves
-  neighbouring slices put together, not patients.
-- **Brain**: every slice is brought as a single picture without a name, as such sets come. What is joined is mostly of
-  one patient, but most of a patient is not joined: slices lie too far apart for a chain from skull base to crown, and
-  the same level of another head is as alike as the next level of one's own. **Such groups do not keep a patient on one
-  side**: figures on such a split are too good. Import says so where more than a fifth of the pictures are in a group of
-  one or two. Where patient ids or a `groups.csv` exist they are used instead: get them.
-- A near-duplicate is told by the correlation of detail after one thumbnail has been laid over the other
+- **Extra copies** are files with exactly the pixels of another file; the first of them stays.
+- **Derived groups** are what `oncoloop import` derives for a set without patient ids. It joins images with the same
+  detail, and images that are among each other's two most similar ones, in chains
+  (`data/duplicates/near_duplicates.py`). Pair precision is the share of joined pairs that belong together. Pair recall
+  is the share of true pairs that are joined. The limits were chosen on these two sets, so expect less on another. The
+  known groups of the lung set are neighbouring slices, not patients.
+- **Brain**: every slice is imported as a single unnamed image, as such sets are published. Most joined slices are of
+  one patient, but most slices of a patient are not joined: the slices are too far apart for a chain from skull base to
+  crown. The same level of another head is as similar as the next level of the same head. **Such groups do not keep a
+  patient on one side**: figures on such a split are too good. The import warns if more than a fifth of the images are
+  in a group of one or two. Provide patient ids or a `groups.csv` if you can: they are used instead.
+- Near-duplicates are found by the correlation of detail after registration of one thumbnail to the other
   (`data/duplicates/image_alignment.py`); `ingest.near_duplicate_likeness` is the limit.
 """
 

@@ -1,14 +1,14 @@
-"""DICOM files per second from a folder to an admitted shard, beside the bare cost of decoding the same files.
+"""DICOM files per second from a folder to an admitted shard, compared with decoding the same files.
 
-    python bench/ingest.py
-    python bench/ingest.py --files 1200 --rounds 3 --json
+    python bench/data/ingest_throughput.py
+    python bench/data/ingest_throughput.py --files 1200 --rounds 3 --json
 
-The way in: metadata checked, every file read, hashed, decoded, de-identified, described and stored (`index`, on two
-cores), then leakage and shortcut checks, gate and cohorts (`gate`), then read back, checked and prepared for the
-network (`pack`, two cores). Great Expectations and the commit are left out: they cost the same for every number of
-files. Bare is `pydicom.dcmread(file).pixel_array` of the same files in one process. Both in turn, several rounds,
-medians. Files: phantoms of 128 × 128, and real chest CT of 512 × 512 where it is at hand (each slice several times,
-with its lowest bit changed, but where it is padded), as it comes and recompressed to JPEG 2000.
+Ingest has three steps. `index` (two cores): check the metadata; read, hash, decode, de-identify, describe and store
+every file. `gate`: leakage and shortcut checks, gate, cohorts. `pack` (two cores): read back, check and preprocess for
+the network. Great Expectations and the commit are left out: their cost does not depend on the number of files. `bare`
+is `pydicom.dcmread(file).pixel_array` of the same files in one process. Both alternate for several rounds; the medians
+count. Files: phantoms of 128 × 128, and real chest CT of 512 × 512 if it is present, as it comes and recompressed to
+JPEG 2000. Each real slice is used several times with random lowest bits outside the padding.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a bench reads the rooms beside it
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the packages are beside bench/
 
 import numpy as np
 import pydicom
@@ -41,18 +41,18 @@ from data.record import Task
 from lineage import keys, paths
 from pipelines import params
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CLEAN = Validation(True, {}, [], [], Path("page"), {})
 CORES = 2
 
 
 def phantoms(folder: Path, task: Task, files: int) -> None:
-    """Patients with four slices each."""
+    """Write a batch of patients with four slices each."""
     batch.write_batch(folder, task, files // 4, study.usual(task), seed=1, slices=4)
 
 
 def chest(folder: Path, task: Task, files: int, compressed: bool) -> None:
-    """Real slices, each `files` / 27 times as another patient's, every copy with other lowest bits."""
+    """Write real slices, each `files` / 27 times as another patient's; every copy has other lowest bits."""
     originals = sorted((real_data() / "chest-ct-tcga-luad-dicom").glob("*.dcm"))
     folder.mkdir(parents=True)
     random, rows = np.random.default_rng(0), []
@@ -73,54 +73,56 @@ def chest(folder: Path, task: Task, files: int, compressed: bool) -> None:
     batch.write_metadata(folder, rows)
 
 
-def bare(folder: Path) -> float:
+def time_bare_decoding(folder: Path) -> float:
     """Seconds of reading and decoding every file with pydicom, in this process."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     for path in sorted(folder.glob("*.dcm")):
-        pydicom.dcmread(path).pixel_array  # noqa: B018  the decoding is the work
-    return time.perf_counter() - began
+        pydicom.dcmread(path).pixel_array  # noqa: B018  the access decodes the pixels
+    return time.perf_counter() - start
 
 
-def way_in(folder: Path, work: Path, task: Task) -> dict[str, float]:
+def time_ingest(folder: Path, work: Path, task: Task) -> dict[str, float]:
     """Seconds of each step from folder to shard."""
-    settings, began = params.load(ROOT), time.perf_counter()
+    settings, start = params.load(ROOT), time.perf_counter()
     target = work / "batches" / folder.name
     indexed = manifest.index_batch(folder, target, task, CORES)
-    examined = time.perf_counter()
+    indexed_at = time.perf_counter()
     findings = leakage.check(indexed.manifest, indexed.manifest.iloc[:0], settings.ingest)
     total = len(indexed.manifest) + len(indexed.refused)
     _, failing = gate.admit(folder.name, CLEAN, findings, indexed.refused, total, settings.ingest)
     cohorts = dataset_cohorts.read_cohorts(work / "cohorts.csv")
     sides = dataset_cohorts.assign(indexed.manifest, cohorts, settings.split, 1, folder.name, task)
-    gated = time.perf_counter()
+    gated_at = time.perf_counter()
     shards.pack([target], sides, task, work / "packed", CORES)
     if indexed.refused:
-        raise SystemExit(f"{len(indexed.refused)} sound files were refused: {indexed.refused[0].reason}")
-    packed = time.perf_counter()
+        raise SystemExit(f"{len(indexed.refused)} valid files were refused: {indexed.refused[0].reason}")
+    packed_at = time.perf_counter()
     return {
-        "index": examined - began,
-        "gate": gated - examined,
-        "pack": packed - gated,
-        "all": packed - began,
+        "index": indexed_at - start,
+        "gate": gated_at - indexed_at,
+        "pack": packed_at - gated_at,
+        "all": packed_at - start,
         "kept_out": float(len(failing)),
     }
 
 
-def measured(name: str, folder: Path, work: Path, task: Task, rounds: int) -> dict[str, Any]:
-    """Bare and whole in turn; the first round warms the page cache and is not counted."""
+def measure(name: str, folder: Path, work: Path, task: Task, rounds: int) -> dict[str, Any]:
+    """Measure decoding and ingest in turn; the first round fills the page cache and does not count."""
     files = len(list(folder.glob("*.dcm")))
-    found, loops = [], []
+    ingest_steps, bare_seconds = [], []
     for number in range(rounds + 1):
-        loops.append(bare(folder))
-        found.append(way_in(folder, work / f"{name}-{number}", task))
-        say(f"{name}, round {number} of {rounds}: bare {loops[-1]:.1f} s, way in {found[-1]['all']:.1f} s")
-    steps = {step: statistics.median(one[step] for one in found[1:]) for step in found[0]}
-    loop = statistics.median(loops[1:])
+        bare_seconds.append(time_bare_decoding(folder))
+        ingest_steps.append(time_ingest(folder, work / f"{name}-{number}", task))
+        log_progress(
+            f"{name}, round {number} of {rounds}: bare {bare_seconds[-1]:.1f} s, ingest {ingest_steps[-1]['all']:.1f} s"
+        )
+    steps = {step: statistics.median(seconds[step] for seconds in ingest_steps[1:]) for step in ingest_steps[0]}
+    bare_median = statistics.median(bare_seconds[1:])
     return {
         "files": files,
-        "bare_files_per_second": round(files / loop, 1),
+        "bare_files_per_second": round(files / bare_median, 1),
         "files_per_second": round(files / steps["all"], 1),
-        "ratio": round(loop / steps["all"], 3),
+        "ratio": round(bare_median / steps["all"], 3),
         "milliseconds_per_file": {step: round(1000 * steps[step] / files, 2) for step in ("index", "gate", "pack")},
         "kept_out": int(steps["kept_out"]),
     }
@@ -131,13 +133,13 @@ def real_data() -> Path:
     return Path(os.environ.get("ONCOLOOP_REAL_DATA", ROOT.parent / "shared" / "data"))
 
 
-def say(text: str) -> None:
-    """Progress, on standard error."""
+def log_progress(text: str) -> None:
+    """Write a line of progress to standard error."""
     sys.stderr.write(text + "\n")
 
 
 def main() -> None:
-    """Make the folders, measure, print."""
+    """Write the folders, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=1200, help="of each kind")
     parser.add_argument("--rounds", type=int, default=3)
@@ -149,15 +151,15 @@ def main() -> None:
         kinds["chest"] = lambda folder: chest(folder, task, args.files, compressed=False)
         kinds["chest-jpeg2000"] = lambda folder: chest(folder, task, args.files, compressed=True)
     figures: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "rounds": args.rounds}
-    with tempfile.TemporaryDirectory() as made, chdir(made):
-        os.environ["ONCOLOOP_HOME"] = f"{made}/var"
+    with tempfile.TemporaryDirectory() as work, chdir(work):
+        os.environ["ONCOLOOP_HOME"] = f"{work}/var"
         os.environ |= paths.environment()
         keys.create()
-        for name, make in kinds.items():
-            say(f"{name}: {args.files} files are made")
-            make(Path(made, name))
-            figures[name] = measured(name, Path(made, name), Path(made), task, args.rounds)
-    lines = [f"{name}: {one}" for name, one in figures.items()]
+        for name, write_files in kinds.items():
+            log_progress(f"{name}: writing {args.files} files")
+            write_files(Path(work, name))
+            figures[name] = measure(name, Path(work, name), Path(work), task, args.rounds)
+    lines = [f"{name}: {value}" for name, value in figures.items()]
     sys.stdout.write((json.dumps(figures) if args.json else "\n".join(lines)) + "\n")
 
 

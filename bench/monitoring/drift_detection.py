@@ -1,10 +1,10 @@
-"""False alarms and power of the watch, ours beside Evidently's defaults, on the same simulated windows.
+"""False alarms and power of the watch, compared with Evidently's defaults on the same simulated windows.
 
-    python bench/drift.py                 200 windows of ours, 20 of Evidently's (it takes seconds for each)
-    python bench/drift.py --windows 1000 --evidently 200 --json
+    python bench/monitoring/drift_detection.py    200 windows with ours, 20 with Evidently (seconds for each)
+    python bench/monitoring/drift_detection.py --windows 1000 --evidently 200 --json
 
-A patient has several slices that resemble each other; every patient of a null window comes from the reference's
-population. The planted shifts move the level of one description, its spread, the embedding, or the score.
+A patient has several correlated slices; every patient of a null window is drawn from the reference's population. The
+planted shifts move the level of one description, its spread, the embedding, or the score.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a bench reads the rooms beside it
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the packages are beside bench/
 
 import numpy as np
 import pandas as pd
@@ -29,24 +29,26 @@ from monitoring.drift_tests import measure
 
 COLUMNS = [f"description_{place:02d}" for place in range(20)]
 EMBEDDING = [f"embedding_{place:02d}" for place in range(32)]
-LIKENESS = 0.7  # share of the variance that slices of one patient have in common
+LIKENESS = 0.7  # share of the variance that is common to the slices of one patient
 SHIFTS = ("none", "level", "spread", "embedding", "score")
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many patients a side has, and the largest number of slices of one of them."""
+    """Number of patients of a side, and the largest number of slices per patient."""
 
     patients: int
     slices: int
 
 
 def population(generator: np.random.Generator, size: Size, shift: str = "none", amount: float = 1.5) -> pd.DataFrame:
-    """One side: rows with descriptions, embedding and score; `amount` is in standard deviations of the population."""
-    owner = np.repeat(np.arange(size.patients), generator.integers(1, size.slices + 1, size=size.patients))
+    """One side: rows with descriptions, embedding and score; `amount` is in population standard deviations."""
+    patient_of_row = np.repeat(np.arange(size.patients), generator.integers(1, size.slices + 1, size=size.patients))
     width = len(COLUMNS) + len(EMBEDDING) + 1
-    between = generator.normal(size=(size.patients, width))[owner]
-    values = np.sqrt(LIKENESS) * between + np.sqrt(1 - LIKENESS) * generator.normal(size=(len(owner), width))
+    patient_effects = generator.normal(size=(size.patients, width))[patient_of_row]
+    values = np.sqrt(LIKENESS) * patient_effects + np.sqrt(1 - LIKENESS) * generator.normal(
+        size=(len(patient_of_row), width)
+    )
     embedded = slice(len(COLUMNS), len(COLUMNS) + len(EMBEDDING))
     if shift == "level":
         values[:, 0] += amount
@@ -59,25 +61,25 @@ def population(generator: np.random.Generator, size: Size, shift: str = "none", 
     rows = pd.DataFrame(values[:, : len(COLUMNS)], columns=COLUMNS)
     embedding = list(values[:, embedded])
     score = 1 / (1 + np.exp(-values[:, -1]))
-    return rows.assign(cluster=[f"patient {place}" for place in owner], score=score, embedding=embedding)
+    return rows.assign(cluster=[f"patient {index}" for index in patient_of_row], score=score, embedding=embedding)
 
 
 def windows(
     count: int, reference: Size, window: Size, shift: str, seed: int
 ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """`count` independent pairs of reference and window; only the window has the shift."""
+    """`count` independent pairs of reference and window; only the window is shifted."""
     generator = np.random.default_rng(seed)
     return [(population(generator, reference), population(generator, window, shift)) for _ in range(count)]
 
 
-def ours(reference: pd.DataFrame, current: pd.DataFrame, alpha: float, permutations: int) -> bool:
-    """Whether the watch would ask for retraining: the corrected p of all families is under alpha."""
+def watch_alarms(reference: pd.DataFrame, current: pd.DataFrame, alpha: float, permutations: int) -> bool:
+    """Whether the watch would ask for retraining: the corrected p-value of all families is below alpha."""
     figures = measure(reference, current, permutations, COLUMNS)
     return bool(figures["p"] < alpha)
 
 
-def evidently(reference: pd.DataFrame, current: pd.DataFrame) -> dict[str, bool]:
-    """Evidently's alarms with its defaults: any or half of the columns, the embedding by classifier and by MMD."""
+def evidently_alarms(reference: pd.DataFrame, current: pd.DataFrame) -> dict[str, bool]:
+    """Evidently's alarms with its defaults: any or half of the columns, the embedding by classifier and MMD."""
     from evidently import DataDefinition, Dataset, Report
     from evidently.legacy.metrics.data_drift.embedding_drift_methods import mmd, model
     from evidently.metrics import DriftedColumnsCount
@@ -87,35 +89,38 @@ def evidently(reference: pd.DataFrame, current: pd.DataFrame) -> dict[str, bool]
     sides = [Dataset.from_pandas(rows[columns], data_definition=definition) for rows in (current, reference)]
     share = Report([DriftedColumnsCount(columns=columns)]).run(*sides).dict()["metrics"][0]["value"]
     vectors = [pd.DataFrame(np.stack(rows["embedding"].to_list()), columns=EMBEDDING) for rows in (current, reference)]
-    few = len(reference) < 1000  # when Evidently switches its bootstrap on
+    is_small = len(reference) < 1000  # Evidently uses its bootstrap below 1,000 rows
     return {
         "any column": share["count"] > 0,
         "half of the columns": share["share"] >= 0.5,
-        "embedding by default": bool(model(bootstrap=few)(*vectors)[1]),
-        "embedding by MMD": bool(mmd(bootstrap=few)(*vectors)[1]),
+        "embedding by default": bool(model(bootstrap=is_small)(*vectors)[1]),
+        "embedding by MMD": bool(mmd(bootstrap=is_small)(*vectors)[1]),
     }
 
 
-def rate(alarms: list[bool]) -> float:
-    """Share of windows with an alarm."""
+def alarm_rate(alarms: list[bool]) -> float:
+    """The share of windows with an alarm."""
     return sum(alarms) / len(alarms)
 
 
-def compare(arguments: argparse.Namespace, tell: Callable[[str], object]) -> list[dict[str, Any]]:
-    """Alarm rates of every kind of shift, ours and Evidently's on the first of the same windows."""
+def compare(arguments: argparse.Namespace, log: Callable[[str], object]) -> list[dict[str, Any]]:
+    """Alarm rates for every kind of shift: the watch on all windows, Evidently on the first of them."""
     rows = []
-    for place, shift in enumerate(SHIFTS):
+    for index, shift in enumerate(SHIFTS):
         size = (Size(arguments.reference, arguments.slices), Size(arguments.patients, arguments.slices))
-        pairs = windows(arguments.windows, *size, shift, seed=arguments.seed + place)
+        pairs = windows(arguments.windows, *size, shift, seed=arguments.seed + index)
         start = time.perf_counter()
-        alarms = [ours(*pair, arguments.alpha, arguments.permutations) for pair in pairs]
+        alarms = [watch_alarms(*pair, arguments.alpha, arguments.permutations) for pair in pairs]
         seconds = (time.perf_counter() - start) / len(pairs)
-        row: dict[str, Any] = {"shift": shift, "ours": rate(alarms), "seconds a window": round(seconds, 3)}
-        theirs = [evidently(*pair) for pair in pairs[: arguments.evidently]]
-        if theirs:
-            row |= {f"Evidently, {name}": rate([alarm[name] for alarm in theirs]) for name in theirs[0]}
+        row: dict[str, Any] = {"shift": shift, "ours": alarm_rate(alarms), "seconds a window": round(seconds, 3)}
+        evidently_results = [evidently_alarms(*pair) for pair in pairs[: arguments.evidently]]
+        if evidently_results:
+            row |= {
+                f"Evidently, {name}": alarm_rate([alarm[name] for alarm in evidently_results])
+                for name in evidently_results[0]
+            }
         rows.append(row)
-        tell(f"{shift}: done")
+        log(f"{shift}: done")
     return rows
 
 
@@ -135,8 +140,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     rows = compare(arguments, lambda line: sys.stderr.write(line + "\n"))
-    shown = json.dumps(rows, indent=1) if arguments.json else pd.DataFrame(rows).to_string(index=False)
-    sys.stdout.write(shown + "\n")
+    output = json.dumps(rows, indent=1) if arguments.json else pd.DataFrame(rows).to_string(index=False)
+    sys.stdout.write(output + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How often the training gate's baseline rule lets first models through: simulated, for bench/gate.py.
+"""Simulation of the training gate's baseline rule: how often do first models pass? See gate_simulation.py.
 
-Model and baseline are binormal scores of known true AUROC on the same patients (30 % positive) that share a part of
-their noise; both go through training/evaluation/baseline.py and training/promotion/gate.py with the shipped
-params.yaml, 400 draws.
+Model and baseline are binormal scores of known true AUROC on the same patients (30 % positive); they share a part of
+their noise. Both are judged by training/evaluation/baseline.py and training/promotion/gate.py with the shipped
+params.yaml and 400 bootstrap draws.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ RULE = "baseline"  # first word of the reasons that the rule gives
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of model: its true AUROC beside that of the baseline, and the share of their scores' variance that is
-    common (1: the very same scores)."""
+    """A kind of model: its true AUROC, that of the baseline, and the common share of their scores' variance.
+
+    With `shared` 1 both have the same scores.
+    """
 
     name: str
     model: float
@@ -60,7 +62,7 @@ TASK = {
 
 
 def outcome(job: tuple[int, int, Kind, Any]) -> str:
-    """What the rule alone says of one model of that kind, on one draw of so many patients."""
+    """The outcome of the baseline rule alone for one model of this kind, on one random cohort of this size."""
     seed, patients, kind, settings = job
     from scipy.special import expit
     from scipy.stats import norm
@@ -71,14 +73,14 @@ def outcome(job: tuple[int, int, Kind, Any]) -> str:
     from training.settings import EvaluateSettings
 
     random = np.random.default_rng([seed, patients, round(1000 * kind.model), round(1000 * kind.baseline)])
-    positive = random.permutation(patients) < round(POSITIVE * patients)
+    is_positive = random.permutation(patients) < round(POSITIVE * patients)
     common = random.normal(size=patients)
     tables = []
     for auroc in (kind.model, kind.baseline):
-        own = random.normal(size=patients)
-        noise = np.sqrt(kind.shared) * common + np.sqrt(1 - kind.shared) * own
-        score = expit(np.sqrt(2) * norm.ppf(auroc) * positive + noise)
-        tables.append(_judged(score, positive))
+        own_noise = random.normal(size=patients)
+        noise = np.sqrt(kind.shared) * common + np.sqrt(1 - kind.shared) * own_noise
+        score = expit(np.sqrt(2) * norm.ppf(auroc) * is_positive + noise)
+        tables.append(_predictions(score, is_positive))
     task = Task(
         **TASK,
         modality=Modality.CT,
@@ -88,66 +90,66 @@ def outcome(job: tuple[int, int, Kind, Any]) -> str:
         pooling=Pooling("topk", 3),
     )
     evaluation = EvaluateSettings(seed=7, bootstrap=DRAWS, confidence=0.95, precision="auto")
-    told = baseline.compare(tables[0], tables[1], (), task, evaluation)
-    area = {"value": told["auroc"]["value"] + told["difference"]["value"], "low": 0.9, "high": 1.0}
+    comparison = baseline.compare(tables[0], tables[1], (), task, evaluation)
+    auroc_figures = {"value": comparison["auroc"]["value"] + comparison["difference"]["value"], "low": 0.9, "high": 1.0}
     counts = {
         "clusters": patients,
-        "positive_clusters": int(positive.sum()),
-        "negative_clusters": int((~positive).sum()),
+        "positive_clusters": int(is_positive.sum()),
+        "negative_clusters": int((~is_positive).sum()),
     }
-    sound = {"value": 0.9, "low": 0.8, "high": 1.0}
-    metrics = {"test": {"auroc": area, "sensitivity": sound, **counts}, "baseline": told}
+    sensitivity = {"value": 0.9, "low": 0.8, "high": 1.0}
+    metrics = {"test": {"auroc": auroc_figures, "sensitivity": sensitivity, **counts}, "baseline": comparison}
     verdict = gate.promote("task/1", metrics, None, None, settings)
     reason = next(line for line in verdict.reasons if RULE in line)
     passed = reason.startswith(("the network beats", "the network is no worse"))
     return "pass" if passed else "fail" if reason.startswith("the network is behind") else "inconclusive"
 
 
-def _judged(score: Any, positive: Any) -> pd.DataFrame:
-    names = [f"P{index}" for index in range(len(score))]
-    told = np.where(score >= np.median(score), CLASSES[1], CLASSES[0])
+def _predictions(score: Any, positive: Any) -> pd.DataFrame:
+    ids = [f"P{index}" for index in range(len(score))]
+    answers = np.where(score >= np.median(score), CLASSES[1], CLASSES[0])
     return pd.DataFrame(
         {
-            "unit_id": names,
-            "cluster": names,
+            "unit_id": ids,
+            "cluster": ids,
             "side": "test",
             "label": np.where(positive, CLASSES[1], CLASSES[0]),
             "positive": positive.astype(int),
             "score": score,
-            "flagged": (told == CLASSES[1]).astype(int),
-            "predicted": told,
+            "flagged": (answers == CLASSES[1]).astype(int),
+            "predicted": answers,
             "p_none": 1 - score,
             "p_tumour": score,
         }
     )
 
 
-def stage(pool: Any, settings: Any, repeats: int) -> dict[str, Any]:
+def simulate(pool: Any, settings: Any, repeats: int) -> dict[str, Any]:
     """Shares of pass and fail, by kind and by number of test patients."""
     rows = []
     for kind in KINDS:
         for patients in SIZES:
             jobs = [(seed, patients, kind, settings) for seed in range(repeats)]
-            seen = pool.map(outcome, jobs, chunksize=10)
+            outcomes = pool.map(outcome, jobs, chunksize=10)
             rows.append(
                 {
                     "model": kind.name,
                     "patients": patients,
                     "models": repeats,
-                    **{name: seen.count(name) / repeats for name in ("pass", "fail")},
+                    **{name: outcomes.count(name) / repeats for name in ("pass", "fail")},
                 }
             )
     return {"rows": rows}
 
 
-MARK = "<!-- below: the baseline rule, written by bench/gate.py -->"
+MARK = "<!-- below: the baseline rule, written by bench/promotion/gate_simulation.py -->"
 END = "<!-- above: the baseline rule -->"
 
 
 def write(page: Path, figures: dict[str, Any]) -> None:
-    """Put the table between its marks in docs/gate.md."""
-    before, rest = page.read_text(encoding="utf-8").split(MARK)
-    after = rest.split(END)[1]
+    """Write the table between its marks in docs/gate.md."""
+    before, after_mark = page.read_text(encoding="utf-8").split(MARK)
+    after = after_mark.split(END)[1]
     rows = figures["rows"]
     lines = [
         "| model | " + " | ".join(f"{size} test patients: pass, fail" for size in SIZES) + " |",
