@@ -1,1 +1,1 @@
-"""The record: ledger, journal, accounts, keys, lineage queries. It imports no other package."""
+"""The record: ledger, journal, accounts, keys, model registry and lineage queries. It imports no other package."""

@@ -1,4 +1,4 @@
-"""People: users and their roles, one-time links, bearer tokens, and who may do what."""
+"""Accounts: users and their roles, one-time links, bearer tokens, and permissions."""
 
 from __future__ import annotations
 
@@ -14,26 +14,24 @@ from lineage.record import database, ledger
 ROLES = ("engineer", "clinician", "auditor")
 SYSTEM = "system"
 CHECK, SHADOW = "release-check", "release-shadow"
-PROGRAMS = (
-    CHECK,
-    SHADOW,
-)  # accounts of the loop itself: one asks the warm-up scans, one answers behind the live release
+# Accounts of the loop itself: CHECK sends the warm-up scans, SHADOW sends requests to a shadow release.
+PROGRAMS = (CHECK, SHADOW)
 NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 INVITATION = "sign-in"
 INVITATION_MINUTES = 10
 
-# What each role may do. The system (scheduled runs, and commands before there are accounts) may do all of it.
+# The roles that may do each action. The system (scheduled runs, and commands before accounts exist) may do all of them.
 ACTIONS: dict[str, tuple[str, ...]] = {
     "predict": ("clinician", "engineer"),
     "cases": ("clinician",),  # read cases and their reports
-    "outcome": ("clinician",),  # say what a case turned out to be
+    "outcome": ("clinician",),  # record the confirmed diagnosis of a case
     "models": ("engineer", "auditor"),  # read versions, verdicts and runs
-    "drift": ("engineer", "auditor"),  # read the watch's pages
+    "drift": ("engineer", "auditor"),  # read the drift pages
     "acknowledge": ("engineer",),
     "ingest": ("engineer",),
     "retrain": ("engineer",),
     "approve": ("engineer",),  # approve or reject a challenger
-    "traffic": ("engineer",),  # move the traffic between releases, roll back
+    "traffic": ("engineer",),  # route traffic between releases, roll back
     "withdraw": ("engineer",),
     "people": ("engineer",),  # add, disable, invite
     "trace": ("engineer", "auditor"),
@@ -67,17 +65,17 @@ def add(name: str, role: str, actor: str = SYSTEM) -> Person:
 
 
 def people() -> list[Person]:
-    """Every account, disabled ones too, by name."""
+    """Every account by name, including disabled ones."""
     return [Person(**row) for row in database.fetch(database.people.select().order_by(database.people.c.name))]
 
 
 def open_accounts() -> list[Person]:
-    """The people, no programs, who may sign in now."""
-    return [each for each in people() if each.disabled_at is None and each.name not in PROGRAMS]
+    """The accounts of people, without programs, that may sign in."""
+    return [account for account in people() if account.disabled_at is None and account.name not in PROGRAMS]
 
 
 def admit(name: str) -> Person:
-    """A person who may sign in. Fault for anybody else."""
+    """The account of a person who may sign in. Fault for any other name."""
     account = person(name)
     if account.disabled_at is not None:
         raise Fault(f"the account {name!r} is disabled; `oncoloop user enable {name}` opens it again")
@@ -87,31 +85,36 @@ def admit(name: str) -> Person:
 
 
 def person(name: str) -> Person:
-    """One account. Fault if there is none of that name."""
-    found = database.fetch(database.people.select().where(database.people.c.name == name))
-    if not found:
+    """The account of this name. Fault if there is none."""
+    rows = database.fetch(database.people.select().where(database.people.c.name == name))
+    if not rows:
         raise Fault(f"there is no user {name!r}; `oncoloop user` lists them")
-    return Person(**found[0])
+    return Person(**rows[0])
 
 
 def disable(name: str, actor: str = SYSTEM) -> None:
-    """Close an account: its links, tokens and sign-ins stop working at once. Its name stays taken, the record cites it.
+    """Close an account: its links, tokens and sign-ins stop working at once. Its name stays reserved for the record.
 
-    Tokens and sign-ins stay ended when the account is opened again.
+    Tokens and sign-ins stay ended when the account is enabled again.
     """
     if person(name).disabled_at is None:
-        moment, accounts, tokens, sessions = database.now(), database.people, database.tokens, database.sessions
+        moment, account_table, token_table, session_table = (
+            database.now(),
+            database.people,
+            database.tokens,
+            database.sessions,
+        )
         with database.writing() as connection:
-            connection.execute(accounts.update().where(accounts.c.name == name).values(disabled_at=moment))
-            held = (tokens.c.name == name) & tokens.c.revoked_at.is_(None)
-            connection.execute(tokens.update().where(held).values(revoked_at=moment))
-            signed_in = (sessions.c.name == name) & sessions.c.ended_at.is_(None)
-            connection.execute(sessions.update().where(signed_in).values(ended_at=moment))
+            connection.execute(account_table.update().where(account_table.c.name == name).values(disabled_at=moment))
+            is_unrevoked = (token_table.c.name == name) & token_table.c.revoked_at.is_(None)
+            connection.execute(token_table.update().where(is_unrevoked).values(revoked_at=moment))
+            is_open = (session_table.c.name == name) & session_table.c.ended_at.is_(None)
+            connection.execute(session_table.update().where(is_open).values(ended_at=moment))
         ledger.append("person.disabled", name, {}, actor)
 
 
 def enable(name: str, actor: str = SYSTEM) -> None:
-    """Open a closed account again."""
+    """Enable a disabled account again."""
     if person(name).disabled_at is not None:
         table = database.people
         database.execute(table.update().where(table.c.name == name).values(disabled_at=None))
@@ -119,26 +122,26 @@ def enable(name: str, actor: str = SYSTEM) -> None:
 
 
 def invite(name: str, minutes: int = INVITATION_MINUTES, actor: str = SYSTEM) -> str:
-    """A token for a link that signs a person in once, within so many minutes; that it was made is written down."""
+    """A one-time token for a sign-in link, valid for `minutes`; the ledger records the invitation."""
     admit(name)
     ledger.append("person.invited", name, {"minutes": minutes}, actor)
     return _issue(name, INVITATION, timedelta(minutes=minutes))
 
 
 def is_invitation(token: str) -> bool:
-    """Whether a link would sign somebody in now. It is not used up."""
+    """Whether a one-time token is valid now. This does not use it up."""
     return bool(database.fetch(database.tokens.select().where(_unused(token)))) and _holder(token) is not None
 
 
 def redeem(token: str) -> Person | None:
-    """The person behind a one-time token, which is then used up; None if it is unknown, used or expired."""
+    """Use up a one-time token; its person, or None if it is unknown, used or expired."""
     if not database.execute(database.tokens.update().where(_unused(token)).values(used_at=database.now())):
         return None
     return _holder(token)
 
 
 def issue(name: str, scope: str, days: int, actor: str = SYSTEM) -> str:
-    """A bearer token for a program that acts for a person, for one scope (an action). Only its SHA-256 is kept."""
+    """A bearer token for a program that acts for a person, for one scope (an action). Only its SHA-256 is stored."""
     if scope not in ACTIONS:
         raise Fault(f"{scope!r} is not a scope; the scopes are {', '.join(ACTIONS)}")
     if not may(person(name), scope):
@@ -151,27 +154,27 @@ def issue(name: str, scope: str, days: int, actor: str = SYSTEM) -> str:
 
 
 def bearer(token: str, scope: str) -> Person | None:
-    """The person for whom a program acts; None if the token is unknown, expired, or not for this scope."""
+    """The person for whom a program acts; None if the token is unknown, expired, revoked or for another scope."""
     table = database.tokens
-    named = (table.c.sha256 == text_sha256(token)) & (table.c.scope == scope)
-    valid = named & (table.c.expires_at > database.now()) & table.c.revoked_at.is_(None)
-    if scope == INVITATION or not database.fetch(table.select().where(valid)):
+    matches = (table.c.sha256 == text_sha256(token)) & (table.c.scope == scope)
+    is_valid = matches & (table.c.expires_at > database.now()) & table.c.revoked_at.is_(None)
+    if scope == INVITATION or not database.fetch(table.select().where(is_valid)):
         return None
     holder = _holder(token)
     return holder if holder and may(holder, scope) else None
 
 
 def tokens(name: str) -> list[dict[str, str]]:
-    """The bearer tokens of a person that are good now, the newest first: sha256, scope, issued_at, expires_at."""
+    """The valid bearer tokens of a person, the newest first: sha256, scope, issued_at, expires_at."""
     person(name)
     table = database.tokens
-    good = (table.c.name == name) & (table.c.scope != INVITATION) & table.c.revoked_at.is_(None)
-    query = table.select().where(good & (table.c.expires_at > database.now())).order_by(table.c.issued_at.desc())
+    is_valid = (table.c.name == name) & (table.c.scope != INVITATION) & table.c.revoked_at.is_(None)
+    query = table.select().where(is_valid & (table.c.expires_at > database.now())).order_by(table.c.issued_at.desc())
     return [{key: row[key] for key in ("sha256", "scope", "issued_at", "expires_at")} for row in database.fetch(query)]
 
 
 def revoke(name: str, sha256: str, actor: str = SYSTEM) -> str:
-    """End one bearer token of a person, named by the first characters of its SHA-256; the whole of it."""
+    """Revoke one bearer token of a person, given the first characters of its SHA-256; the full SHA-256."""
     hashes = [row["sha256"] for row in tokens(name) if sha256 and row["sha256"].startswith(sha256.lower())]
     if len(hashes) != 1:
         raise Fault(f"{len(hashes)} tokens of {name} begin with {sha256!r}; `oncoloop user tokens {name}` lists them")
@@ -182,14 +185,14 @@ def revoke(name: str, sha256: str, actor: str = SYSTEM) -> str:
     return hashes[0]
 
 
-def may(who: Person | str, action: str) -> bool:
-    """Whether a person, or the system, may do something. An action that nobody has thought of is a Fault."""
+def may(person_or_name: Person | str, action: str) -> bool:
+    """Whether a person, or the system, may do an action. Fault for an unknown action."""
     if action not in ACTIONS:
         raise Fault(f"{action!r} is not an action; the actions are {', '.join(ACTIONS)}")
-    if who == SYSTEM:
+    if person_or_name == SYSTEM:
         return True
-    found = person(who) if isinstance(who, str) else who
-    return found.disabled_at is None and found.role in ACTIONS[action]
+    account = person(person_or_name) if isinstance(person_or_name, str) else person_or_name
+    return account.disabled_at is None and account.role in ACTIONS[action]
 
 
 def _issue(name: str, scope: str, lifetime: timedelta) -> str:
@@ -210,12 +213,12 @@ def _issue(name: str, scope: str, lifetime: timedelta) -> str:
 
 def _unused(token: str) -> database.Condition:
     table = database.tokens
-    named = (table.c.sha256 == text_sha256(token)) & (table.c.scope == INVITATION)
-    return named & table.c.used_at.is_(None) & table.c.revoked_at.is_(None) & (table.c.expires_at > database.now())
+    matches = (table.c.sha256 == text_sha256(token)) & (table.c.scope == INVITATION)
+    return matches & table.c.used_at.is_(None) & table.c.revoked_at.is_(None) & (table.c.expires_at > database.now())
 
 
 def _holder(token: str) -> Person | None:
-    """Who holds a token, if the account is open."""
-    found = database.fetch(database.tokens.select().where(database.tokens.c.sha256 == text_sha256(token)))
-    holder = person(found[0]["name"])
+    """The person who holds a token, if the account is open."""
+    rows = database.fetch(database.tokens.select().where(database.tokens.c.sha256 == text_sha256(token)))
+    holder = person(rows[0]["name"])
     return holder if holder.disabled_at is None else None

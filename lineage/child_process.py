@@ -1,6 +1,6 @@
-"""A child process that the kernel ends when the process that started it is gone, however that ended (Linux).
+"""A child process that the kernel ends when its parent has ended for any reason (Linux).
 
-`python -m lineage.child_process PARENT SIGNAL COMMAND ...` becomes COMMAND, tethered to PARENT.
+`python -m lineage.child_process PARENT SIGNAL COMMAND ...` becomes COMMAND and gets SIGNAL when PARENT has ended.
 """
 
 from __future__ import annotations
@@ -14,54 +14,54 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-PARENT_DIES = 1  # PR_SET_PDEATHSIG of prctl(2); it outlasts execve
-HOLDER = "ONCOLOOP_HOLDER"  # the number of a tethered process, whose own children may follow it
-LOOK_SECONDS = 0.5
+PARENT_DIES = 1  # PR_SET_PDEATHSIG of prctl(2); it survives execve
+HOLDER = "ONCOLOOP_HOLDER"  # id of a tethered process; its descendants end with it through `follow_holder`
+POLL_SECONDS = 0.5
 
 
-def tethered(command: Sequence[str], number: signal.Signals = signal.SIGKILL) -> list[str]:
-    """A command that gets this signal when the process that runs it now has ended.
+def tethered(command: Sequence[str], signal_number: signal.Signals = signal.SIGKILL) -> list[str]:
+    """The command, wrapped so that it gets this signal when the current process has ended.
 
-    The thread that starts it has to live as long: the kernel counts threads.
+    The thread that starts it must live as long as the command, since the kernel watches the thread.
     """
-    return [sys.executable, "-m", "lineage.child_process", str(os.getpid()), str(int(number)), *command]
+    return [sys.executable, "-m", "lineage.child_process", str(os.getpid()), str(int(signal_number)), *command]
 
 
 def follow_holder() -> None:
-    """End this process with the tethered one that started it, perhaps through a shell, as DVC starts a stage."""
+    """Let this process end with its tethered ancestor, also through a shell, as when DVC starts a stage."""
     holder = os.environ.get(HOLDER, "")
     if not holder.isdecimal():
         return
     if os.getppid() == int(holder):
-        _tether(int(holder), signal.SIGKILL)
+        _die_with_parent(int(holder), signal.SIGKILL)
     else:
-        threading.Thread(target=_watch, args=(holder,), daemon=True).start()
+        threading.Thread(target=_exit_with_holder, args=(holder,), daemon=True).start()
 
 
-def _tether(parent: int, number: signal.Signals) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(PARENT_DIES, int(number), 0, 0, 0):
+def _die_with_parent(parent: int, signal_number: signal.Signals) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(PARENT_DIES, int(signal_number), 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:  # it ended before the kernel was told
+    if os.getppid() != parent:  # the parent ended before prctl was called
         os._exit(1)
 
 
-def _watch(holder: str) -> None:
-    while _state(holder) not in ("", "Z", "X"):  # one that nobody has asked after stays listed as a zombie
-        time.sleep(LOOK_SECONDS)
+def _exit_with_holder(holder: str) -> None:
+    while _process_state(holder) not in ("", "Z", "X"):  # an ended process stays a zombie until its parent waits for it
+        time.sleep(POLL_SECONDS)
     os._exit(1)
 
 
-def _state(number: str) -> str:
-    """The letter by which proc(5) says what a process does; empty where there is none."""
+def _process_state(pid: str) -> str:
+    """The state letter of a process (proc(5)); empty if there is no such process."""
     try:
-        return Path("/proc", number, "stat").read_text().rpartition(")")[2].split()[0]
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return ""
 
 
 def main() -> None:
-    """Tether this process, and become the command."""
-    _tether(int(sys.argv[1]), signal.Signals(int(sys.argv[2])))
+    """Tether this process to the parent, then become the command."""
+    _die_with_parent(int(sys.argv[1]), signal.Signals(int(sys.argv[2])))
     os.environ[HOLDER] = str(os.getpid())
     os.execvp(sys.argv[3], sys.argv[3:])
 

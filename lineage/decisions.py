@@ -1,8 +1,8 @@
-"""What people decide: rows of the ledger signed with a key of their own, which are checked again where they act.
+"""Decisions of people: signed events in the ledger, verified again before they are acted on.
 
-Whoever can send Prefect an event, or write to a database, can claim that somebody decided. The row of a decision holds
-an HMAC over its kind, subject, actor, time and facts; whoever acts on it asks `check` first, and writes down that it
-acted, so that no decision is used twice.
+Anyone who can send Prefect an event, or write to a database, could claim that somebody decided. So the event of a
+decision contains an HMAC over kind, subject, actor, time and facts. Code that acts on it calls `check` first, then
+records the use, so that no decision is used twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lineage.fingerprint import canonical
 from lineage.record import ledger
 from lineage.record.ledger import Event
 
-# The kinds of rows that say what somebody decided, and what a person must be allowed to do for each (`people.ACTIONS`).
+# Event kinds of decisions, and the action (`accounts.ACTIONS`) that a person must be allowed for each.
 KINDS = {
     "approval": "approve",
     "retrain.asked": "retrain",
@@ -27,15 +27,15 @@ KINDS = {
     "withdrawal.begun": "withdraw",
     "drift.acknowledged": "acknowledge",
 }
-ASKED_BY_PROGRAMS = ("retrain.asked",)  # the watch asks too, and a withdrawal
-FRESH_HOURS = 24.0  # in which a decision must be acted on: later it is made again, by somebody who knows how things are
-PATIENT_HOURS = {"retrain.asked": 90 * 24.0}  # it waits for labels
-SIGNED_FROM = "decisions.signed"  # the event from which on every decision is signed
+ASKED_BY_PROGRAMS = ("retrain.asked",)  # by drift detection and withdrawals
+FRESH_HOURS = 24.0  # maximum age of a decision when it is acted on; an older one must be made again
+PATIENT_HOURS = {"retrain.asked": 90 * 24.0}  # retraining may wait for labels
+SIGNED_FROM = "decisions.signed"  # event kind: all later decisions must be signed
 SIGNATURE, SIGNED_AT = "signature", "signed_at"
 
 
 def record(kind: str, subject: str, facts: dict[str, Any], actor: str) -> Event:
-    """Write a decision down, signed. Fault if the actor may not decide this, or it is no kind of decision."""
+    """Record a signed decision. Fault if the actor may not make it, or the kind is unknown."""
     if kind not in KINDS:
         raise Fault(f"{kind!r} is no kind of decision; the kinds are {', '.join(KINDS)}")
     if not _may(actor, kind):
@@ -48,24 +48,24 @@ def record(kind: str, subject: str, facts: dict[str, Any], actor: str) -> Event:
 
 
 def begin() -> None:
-    """From now on every decision of this workspace is signed; said once."""
+    """Record, once, that all decisions of this workspace are signed from now on."""
     if not ledger.events(SIGNED_FROM, limit=1):
         keys.create(("decision",))
         ledger.append(SIGNED_FROM, "workspace", {})
 
 
 def is_signed(event: Event) -> bool:
-    """Whether a decision was signed with this workspace's key, or was made before decisions were."""
+    """Whether a decision is signed with this workspace's key, or is older than the start of signing."""
     signed_facts = {name: value for name, value in event.payload.items() if name != SIGNATURE}
-    wanted = _signature(event.kind, event.subject, event.actor, signed_facts)
-    if hmac.compare_digest(wanted.encode(), str(event.payload.get(SIGNATURE, "")).encode()):
+    expected = _signature(event.kind, event.subject, event.actor, signed_facts)
+    if hmac.compare_digest(expected.encode(), str(event.payload.get(SIGNATURE, "")).encode()):
         return True
-    began = ledger.events(SIGNED_FROM, limit=1)
-    return not began or event.seq < began[0].seq
+    first_signed = ledger.events(SIGNED_FROM, limit=1)
+    return not first_signed or event.seq < first_signed[0].seq
 
 
 def check(event: Event) -> None:
-    """Fault unless somebody who may do so has decided this, a short time ago, and nobody has acted on it yet."""
+    """Fault unless the decision is signed, by a person who may make it, recent, and not used yet."""
     name = f"the decision {event.seq} ({event.kind} of {event.subject})"
     if SIGNATURE not in event.payload or not is_signed(event):
         raise Fault(f"{name} does not carry this workspace's signature; it is not acted on")
@@ -79,45 +79,45 @@ def check(event: Event) -> None:
 
 
 def is_old(event: Event) -> bool:
-    """Whether a signed decision is too old (or too far in the future) to be acted on."""
+    """Whether a signed decision is too old, or dated too far in the future, to be acted on."""
     age = datetime.now(UTC) - datetime.fromisoformat(event.payload[SIGNED_AT])
     return abs(age) > timedelta(hours=PATIENT_HOURS.get(event.kind, FRESH_HOURS))
 
 
 def is_late(event: Event) -> bool:
-    """Whether nobody has acted on a decision, and nobody will any more."""
+    """Whether a decision is unused and too old to be used."""
     return SIGNED_AT in event.payload and is_old(event) and not is_used(event)
 
 
 def is_used(event: Event) -> bool:
-    """Whether somebody has acted on a decision, or refused to."""
-    return any(each.payload["decision"] == event.seq for each in ledger.events("decision.used", event.subject))
+    """Whether a decision was acted on or refused."""
+    return any(use.payload["decision"] == event.seq for use in ledger.events("decision.used", event.subject))
 
 
 def use(event: Event, refused: str = "") -> None:
-    """Write down that a decision was acted on; or why it was not, which ends it as well."""
+    """Record that a decision was acted on, or with `refused` why it was not; either way it is used."""
     use_facts = {"decision": event.seq, "kind": event.kind, "refused": refused}
     ledger.append("decision.used", event.subject, {name: value for name, value in use_facts.items() if value != ""})
 
 
 def waiting(kind: str) -> list[Event]:
-    """The signed decisions of a kind that nobody has acted on, oldest first. What they are worth, `check` says."""
-    used = {event.payload["decision"] for event in ledger.events("decision.used")}
-    return [event for event in ledger.events(kind) if SIGNATURE in event.payload and event.seq not in used]
+    """The unused signed decisions of a kind, oldest first; `check` each before acting on it."""
+    used_decisions = {event.payload["decision"] for event in ledger.events("decision.used")}
+    return [event for event in ledger.events(kind) if SIGNATURE in event.payload and event.seq not in used_decisions]
 
 
 def facts(event: Event) -> dict[str, Any]:
-    """What was decided, without what proves it."""
+    """The facts of a decision without signature and time."""
     return {name: value for name, value in event.payload.items() if name not in (SIGNATURE, SIGNED_AT)}
 
 
 def _may(actor: str, kind: str) -> bool:
-    """Whether somebody may decide; the system where programs ask, and else as long as there are no accounts."""
+    """Whether an actor may make a decision; the system only for program requests, or while no account is open."""
     if actor == accounts.SYSTEM:
         return kind in ASKED_BY_PROGRAMS or not accounts.open_accounts()
     return accounts.may(actor, KINDS[kind])
 
 
-def _signature(kind: str, subject: str, actor: str, told: dict[str, Any]) -> str:
-    signed = canonical({"kind": kind, "subject": subject, "actor": actor, "told": told})
-    return hmac.digest(keys.key("decision"), signed.encode(), "sha256").hex()
+def _signature(kind: str, subject: str, actor: str, facts: dict[str, Any]) -> str:
+    text = canonical({"kind": kind, "subject": subject, "actor": actor, "told": facts})
+    return hmac.digest(keys.key("decision"), text.encode(), "sha256").hex()

@@ -1,4 +1,4 @@
-"""Fingerprints: SHA-256 of files, texts, values and of the code that is installed."""
+"""SHA-256 of files, texts, values and the installed code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lineage.errors import Fault
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = (".py", ".lock")
-TOP_LEVEL = "/top-level"  # names the files of a package without its sub-packages
+TOP_LEVEL = "/top-level"  # suffix for the files of a package without its sub-packages
 
 
 def file_sha256(path: Path) -> str:
@@ -34,8 +34,8 @@ def text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def plain(value: Any) -> Any:
-    """The same value as JSON knows it. JSON has no NaN and no infinity: both become null."""
+def json_value(value: Any) -> Any:
+    """The value in JSON types. NaN and infinity become null, since JSON has neither."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -45,21 +45,21 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
+        return {str(name): json_value(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_value(item) for item in value]
     if isinstance(value, set | frozenset):
-        return sorted(plain(item) for item in value)
+        return sorted(json_value(item) for item in value)
     if isinstance(value, Path | date):
         return str(value)
     if hasattr(value, "tolist"):  # NumPy scalars and arrays, pandas columns
-        return plain(value.tolist())
+        return json_value(value.tolist())
     raise Fault(f"a value of type {type(value).__name__} can't be written to the record: {value!r:.80}")
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of a value: keys sorted, no spaces, UTF-8. Equal values give equal texts."""
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """The canonical JSON text of a value: sorted keys, no spaces, UTF-8. Equal values have equal texts."""
+    return json.dumps(json_value(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: Any) -> str:
@@ -68,7 +68,7 @@ def digest(value: Any) -> str:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, by its path inside it (with forward slashes)."""
+    """SHA-256 of every file below a folder, by its path relative to the folder (with forward slashes)."""
     if not folder.is_dir():
         raise Fault(f"{folder} is not a folder; check the path")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
@@ -76,11 +76,10 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def code(packages: tuple[str, ...]) -> dict[str, Any]:
-    """What code is installed: `files` with their SHA-256, the product's `version`, and its `commit` if there is one.
+    """The installed code: `files` with their SHA-256, the product's `version`, and its `commit` if there is one.
 
-    A package is named by its folder: "data/scan" with its sub-packages, "data/top-level" without them. They are
-    looked up
-    beside this one, so that a workspace's own `data/` folder cannot shadow them. Fault if one is missing.
+    A package is named by its folder: "data/scan" with its sub-packages, "data/top-level" without them. It is looked up
+    next to this package, so that a workspace's own `data/` folder cannot shadow it. Fault if one is missing.
     """
     paths = {path for package in packages for path in sources(package)}
     files = {path.relative_to(ROOT).as_posix(): file_sha256(path) for path in sorted(paths)}
@@ -88,7 +87,7 @@ def code(packages: tuple[str, ...]) -> dict[str, Any]:
 
 
 def sources(package: str, suffixes: tuple[str, ...] = CODE) -> list[Path]:
-    """The files of a package with one of these endings; never other files that may be beside them."""
+    """The files of a package with one of these suffixes; only folders that are packages are searched."""
     folder = ROOT / package.removesuffix(TOP_LEVEL)
     if not (folder / "__init__.py").is_file():
         raise Fault(f"there is no package {package!r} in {ROOT}; the installation is damaged, install it again")
@@ -103,12 +102,12 @@ def sources(package: str, suffixes: tuple[str, ...] = CODE) -> list[Path]:
 def _version() -> str:
     try:
         return version("oncoloop")
-    except PackageNotFoundError:  # inside a release the packages are copied, not installed
+    except PackageNotFoundError:  # a release contains copies of the packages
         return "unknown"
 
 
 def _commit(root: Path) -> str | None:
-    """The commit that is checked out at `root`, read from git's own files; None where it is not a clone."""
+    """The commit that is checked out at `root`, read from git's files; None if it is not a clone."""
     git = root / ".git"
     if git.is_file():  # a worktree
         git = root / git.read_text().removeprefix("gitdir:").strip()
@@ -119,8 +118,8 @@ def _commit(root: Path) -> str | None:
     if not reference.startswith("ref:"):
         return reference
     name = reference.removeprefix("ref:").strip()
-    common = git / "commondir"
-    shared = (git / common.read_text().strip()) if common.is_file() else git
+    common_folder = git / "commondir"
+    shared = (git / common_folder.read_text().strip()) if common_folder.is_file() else git
     for folder in (git, shared):
         if (folder / name).is_file():
             return (folder / name).read_text().strip()

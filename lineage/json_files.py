@@ -1,4 +1,4 @@
-"""Small JSON files of a workspace: read and written."""
+"""Reads and writes small JSON files of a workspace."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A small JSON file."""
+    """Read a small JSON file."""
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a small JSON file, sorted, so that equal content is equal bytes."""
+    """Write a small JSON file with sorted keys, so that equal content gives equal bytes."""
     path.write_text(json.dumps(record, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")

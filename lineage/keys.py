@@ -1,4 +1,4 @@
-"""The keys: one for each purpose, made by `oncoloop init`, readable by their owner alone."""
+"""Secret keys, one for each purpose: created by `oncoloop init`, readable only by their owner."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DAYS = 365
 
 
 def create(purposes: Iterable[str] = PURPOSES) -> None:
-    """Make the keys that are missing, mode 0600. An existing key is never touched."""
+    """Create the missing keys with mode 0600. An existing key is never changed."""
     for purpose in purposes:
         path = place("keys", purpose)
         try:
@@ -39,17 +39,17 @@ def key(purpose: str) -> bytes:
         raise Fault(f"there is no key for {purpose!r}; the purposes are {', '.join(PURPOSES)}")
     path = f"{home()}/keys/{purpose}"
     try:
-        seen = os.stat(path)  # noqa: PTH116, asked several times for every scan
+        status = os.stat(path)  # noqa: PTH116, called several times for every scan
     except FileNotFoundError as error:
         raise Fault(
             f"the key {path} is missing; bring it with `oncoloop restore FILE.keys WORKSPACE`, or run `oncoloop init`"
         ) from error
-    return _read(path, seen.st_ino, seen.st_mtime_ns)
+    return _read(path, status.st_ino, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
 def _read(path: str, _inode: int, _changed: int) -> bytes:
-    """The key in a file, read once for as long as the file stays as it is."""
+    """The key in a file; cached while the file is unchanged."""
     try:
         value = bytes.fromhex(Path(path).read_text().strip())
     except ValueError as error:
@@ -60,40 +60,40 @@ def _read(path: str, _inode: int, _changed: int) -> bytes:
 
 
 def pseudonym(identity: str) -> str:
-    """The name that a patient has here: "P" and 12 hex digits of a keyed hash. Nobody without the key can redo it."""
-    return "P" + _keyed("pseudonym", f"patient\n{identity}").hex()[:12]
+    """A patient's pseudonym: "P" and 12 hex digits of a keyed hash, which nobody can repeat without the key."""
+    return "P" + _hmac("pseudonym", f"patient\n{identity}").hex()[:12]
 
 
 def day_shift(identity: str) -> int:
-    """Days by which every date of a patient is moved, -365 to -1: intervals between a patient's dates stay true."""
-    return -1 - int.from_bytes(_keyed("pseudonym", f"days\n{identity}")[:8]) % DAYS
+    """Days (-365 to -1) by which all dates of a patient are shifted; intervals between them are preserved."""
+    return -1 - int.from_bytes(_hmac("pseudonym", f"days\n{identity}")[:8]) % DAYS
 
 
 def uid(text: str) -> str:
-    """The same new UID for the same old one, under the root for UUIDs (PS3.5 B.2)."""
-    digest = _keyed("pseudonym", f"uid\n{text}")
+    """The replacement of a DICOM UID, always the same for the same UID, under the root for UUIDs (PS3.5 B.2)."""
+    digest = _hmac("pseudonym", f"uid\n{text}")
     return f"2.25.{int.from_bytes(digest[:16])}"
 
 
 def sign(payload: bytes) -> str:
-    """A signature of `payload` (HMAC-SHA256, hex): it was written by this installation."""
+    """This installation's signature of `payload` (HMAC-SHA256, hex)."""
     return hmac.new(key("signature"), payload, hashlib.sha256).hexdigest()
 
 
 def signed(payload: bytes, signature: str) -> bool:
-    """Whether `signature` is this installation's own signature of `payload`."""
+    """Whether `signature` is this installation's signature of `payload`."""
     return hmac.compare_digest(sign(payload).encode(), signature.encode())
 
 
 def door(name: str) -> str:
-    """The secret that a server of this workspace (`prefect`, `release`) asks for; only its own processes know it."""
-    return _keyed("door", name).hex()
+    """The secret that a server of this workspace (`prefect`, `release`) requires; only its own processes have it."""
+    return _hmac("door", name).hex()
 
 
 def prefect_secret() -> str:
-    """What Prefect's server asks for, as `user:password`."""
+    """The credentials that Prefect's server requires, as `user:password`."""
     return f"oncoloop:{door('prefect')}"
 
 
-def _keyed(purpose: str, text: str) -> bytes:
+def _hmac(purpose: str, text: str) -> bytes:
     return hmac.digest(key(purpose), text.encode(), "sha256")

@@ -1,4 +1,4 @@
-"""Which files a model version consists of: their SHA-256 in the ledger, and the comparison with what is found."""
+"""SHA-256 of the files of each model version: recorded in the ledger and compared with the files in MLflow."""
 
 from __future__ import annotations
 
@@ -15,40 +15,41 @@ from lineage.record import ledger
 
 log = logging.getLogger(__name__)
 
-KIND = "model.artifacts"  # of subject task/version; the newest event counts, a withdrawal adds one
-RELEASED = {"graph": "graph.onnx", "head": "head.npz"}  # what the manifest of a release has hashes of
+KIND = "model.artifacts"  # subject: task/version; the newest event counts, a withdrawal adds one
+RELEASED = {"graph": "graph.onnx", "head": "head.npz"}  # the files with hashes in a release's manifest
 CALIBRATION = ("temperature", "threshold", "precision", "prevalence")
 
 
 def record(task: str, version: str, hashes: Mapping[str, str], reason: str) -> None:
-    """Write down which files a version consists of: SHA-256 by file name. Nothing is added where that is known."""
+    """Record the files of a version (SHA-256 by file name). Nothing is added if the same hashes are recorded."""
     if recorded(task, version) != hashes:
         ledger.append(KIND, f"{task}/{version}", {"files": hashes, "reason": reason})
 
 
 def recorded(task: str, version: str) -> dict[str, str] | None:
-    """The SHA-256 of a version's files; None for a version that was judged before they were recorded."""
+    """The recorded SHA-256 of a version's files; None for a version that was judged before hashes were recorded."""
     events = ledger.events(KIND, f"{task}/{version}", limit=1)
     return dict(events[0].payload["files"]) if events else None
 
 
-def changed(hashes: Mapping[str, str], folder: Path) -> dict[str, str | None]:
+def changed_files(hashes: Mapping[str, str], folder: Path) -> dict[str, str | None]:
     """The files of a folder that differ from their recorded hashes: their SHA-256, None for one that is missing."""
-    found = {name: file_sha256(folder / name) if (folder / name).is_file() else None for name in hashes}
-    return {name: value for name, value in found.items() if value != hashes[name]}
+    current_hashes = {name: file_sha256(folder / name) if (folder / name).is_file() else None for name in hashes}
+    return {name: value for name, value in current_hashes.items() if value != hashes[name]}
 
 
 def check(task: str, version: str, folder: Path) -> None:
-    """Fault that names the first file which is not what the training gate judged.
+    """Compare a version's files with the recorded hashes. Fault with the name of the first file that differs.
 
-    A version that was judged before hashes were recorded gets them now: see `_adopt`. One without a verdict has none.
+    For a version that was judged before hashes were recorded they are recorded now (`_record_unrecorded`). A version
+    without a verdict has none.
     """
     hashes = recorded(task, version)
     if hashes is None:
         if ledger.events("verdict", f"{task}/{version}", limit=1):
-            _adopt(task, version, folder)
+            _record_unrecorded(task, version, folder)
         return
-    for name, value in changed(hashes, folder).items():
+    for name, value in changed_files(hashes, folder).items():
         fact = f"its SHA-256 is {value[:12]}, judged was {hashes[name][:12]}" if value else "it is missing"
         raise Fault(
             f"{task}/{version}: {name} in MLflow is not the file that the training gate judged ({fact}). The version "
@@ -56,17 +57,19 @@ def check(task: str, version: str, folder: Path) -> None:
         )
 
 
-def _adopt(task: str, version: str, folder: Path) -> None:
-    """Record the files of a version that was judged before hashes were recorded, once, at its next use.
+def _record_unrecorded(task: str, version: str, folder: Path) -> None:
+    """Record the files of a version that was judged before hashes were recorded, at its next use.
 
-    A release that holds the version says what its graph and its linear layer were, and how it was calibrated: Fault
-    where they differ. Without a release there is nothing to compare with, and the log says so.
+    The files are first compared with every release that contains the version: graph, linear layer and calibration.
+    Fault if they differ. Without a release no comparison is possible; the log message then names none.
     """
     compared = ""
     for release, facts in _releases(task, version):
         compared = f", compared with release {release}"
         expected = {name: facts["hashes"][stem] for stem, name in RELEASED.items() if stem in facts.get("hashes", {})}
-        names = list(changed(expected, folder)) + ([] if _same_calibration(folder, facts) else ["calibration.json"])
+        names = list(changed_files(expected, folder)) + (
+            [] if _same_calibration(folder, facts) else ["calibration.json"]
+        )
         if names:
             raise Fault(
                 f"{task}/{version}: {names[0]} in MLflow is not that of release {release}. The version is not "
@@ -88,7 +91,7 @@ def _same_calibration(folder: Path, facts: Mapping[str, Any]) -> bool:
 
 
 def _releases(task: str, version: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The releases that hold the version, and what their manifest says of it; the ledger knows the manifest's hash."""
+    """The releases that contain the version, with its facts in their manifest, if the ledger confirms its hash."""
     for event in [event for kind in ("release.built", "shadow.built") for event in ledger.events(kind)]:
         path = home() / "releases" / event.subject / "manifest.json"
         holds = str(event.payload.get("tasks", {}).get(task)) == version

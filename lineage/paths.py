@@ -1,4 +1,4 @@
-"""Where state lives. Resolved when used, never at import; every vendor is confined to it and kept silent."""
+"""Paths of all state, resolved at use and never at import, and the variables that confine every vendor to them."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from pathlib import Path
 from lineage import subprocess_environment
 
 SOCKET_BYTES = 107
-PRIVATE = 0o077  # what nobody but the owner may do with any file of ours: keys, databases, logs, backups, scans
+PRIVATE = 0o077  # umask for keys, databases, logs, backups and scans: no access for group and others
 
 
 def keep_private() -> None:
-    """Let this process and all that it starts make files and folders for their owner alone."""
+    """Let this process and its children create files and folders that only their owner may access."""
     os.umask(PRIVATE)
 
 
 def home() -> Path:
     """The folder of all state: `ONCOLOOP_HOME`, or `var` in the working folder."""
-    return _absolute(os.environ.get("ONCOLOOP_HOME") or "var", os.getcwd())  # noqa: PTH109, asked for by every key
+    return _absolute(os.environ.get("ONCOLOOP_HOME") or "var", os.getcwd())  # noqa: PTH109, called for every key
 
 
 @lru_cache(maxsize=16)
-def _absolute(folder: str, working: str) -> Path:
-    return Path(os.path.abspath(Path(working, Path(folder).expanduser())))  # noqa: PTH100, without ..
+def _absolute(folder: str, working_folder: str) -> Path:
+    return Path(os.path.abspath(Path(working_folder, Path(folder).expanduser())))  # noqa: PTH100, without ..
 
 
 def place(*parts: str) -> Path:
-    """A path below `home()`; the folder that it lies in is made."""
+    """A path below `home()`; its parent folder is created."""
     path = home().joinpath(*parts)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def relative(path: str | Path) -> str:
-    """A path as the ledger may keep it: below `home()` where it lies there, since a workspace can be moved."""
+    """A path for the ledger: relative to `home()` if it is below it, since a workspace can be moved."""
     return str(Path(path).relative_to(home())) if path and Path(path).is_relative_to(home()) else str(path)
 
 
@@ -45,7 +45,7 @@ def database_url() -> str:
 
 
 def mlflow_socket() -> Path:
-    """Where MLflow's pages are asked for: a socket in a folder that only its owner may enter."""
+    """The Unix socket of MLflow's server, in a folder that only its owner may enter."""
     folder = place("run", "mlflow", "x").parent
     if folder.stat().st_mode & PRIVATE:
         folder.chmod(0o700)
@@ -53,7 +53,7 @@ def mlflow_socket() -> Path:
 
 
 def socket_address(path: Path) -> str:
-    """A socket's path in the 107 bytes that an address holds (unix(7)), through the open folder if it is longer."""
+    """A socket's path in at most 107 bytes (unix(7)); a longer path goes through the open folder in /proc/self/fd."""
     if len(os.fsencode(path)) <= SOCKET_BYTES:
         return str(path)
     return f"/proc/self/fd/{_folder(path.parent)}/{path.name}"
@@ -65,9 +65,9 @@ def _folder(path: Path) -> int:
 
 
 def environment() -> dict[str, str]:
-    """The variables that confine every vendor to `home()` and switch its telemetry off; makes the folders they name.
+    """The variables that confine every vendor to `home()` and switch telemetry off; creates the folders that they name.
 
-    With them come git's own settings and NO_PROXY: see `lineage/subprocess_environment.py`.
+    They include git's settings and NO_PROXY: see `lineage/subprocess_environment.py`.
     """
     folders = {name: home().joinpath(*parts) for name, parts in FOLDERS.items()}
     for folder in folders.values():
@@ -84,10 +84,10 @@ def environment() -> dict[str, str]:
 
 
 def set_environment() -> None:
-    """Set what `environment()` says, except where the user has said where things are. Call it before any vendor.
+    """Set the variables of `environment()` that the user has not set. Call it before importing any vendor.
 
-    Variables that would send work to another repository are dropped (`isolation.isolate`), and a desktop's own XDG
-    folders are nobody's word for where a workspace keeps its state. Files are made for their owner alone from now on.
+    Variables that would send work to another repository are dropped (`subprocess_environment.isolate`). A desktop's XDG
+    folders are always replaced: they do not say where a workspace keeps its state. New files are private from now on.
     """
     keep_private()
     subprocess_environment.isolate(os.environ)
@@ -98,11 +98,11 @@ def set_environment() -> None:
             os.environ.setdefault(name, value)
 
 
-# What each tool reads was looked up in its installed source (versions in pyproject.toml).
+# The variables were looked up in the installed source of each tool (versions in pyproject.toml).
 FOLDERS = {
     "PREFECT_HOME": ("prefect",),
     "BENTOML_HOME": ("bentoml",),
-    # where a store without a server puts artefacts of new experiments; MLflow's own command sets the same variable
+    # artefacts of new experiments in a store without a server; MLflow's own command sets the same variable
     "_MLFLOW_SERVER_ARTIFACT_ROOT": ("mlflow", "artifacts"),
     "MLFLOW_ENV_ROOT": ("cache", "mlflow"),
     "KERAS_HOME": ("cache", "keras"),
@@ -120,7 +120,7 @@ SILENT = {
     "ITERATIVE_DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-    # kept in memory, the slot of a run that was killed with its server is never given back, and its successors wait on
+    # an in-memory lease of a run that was killed with its server is never released, and later runs wait forever
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -130,13 +130,13 @@ SILENT = {
     "ORT_DISABLE_TELEMETRY": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "MPLBACKEND": "Agg",
-    # openvino reports its mere import and writes to ~/intel unless it believes to run in CI; it asks nothing else
+    # openvino reports its import and writes to ~/intel unless it detects CI; it checks no other switch
     "TF_BUILD": "1",
 }
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 
 
 def _quiet_dvc(config: Path) -> None:
-    """DVC asks its maker for updates unless a settings file says otherwise: there is no variable for that."""
+    """Switch DVC's update check off in a settings file: there is no variable for it."""
     if not config.exists():
         config.write_text(DVC_CONFIG)

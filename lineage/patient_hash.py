@@ -1,4 +1,4 @@
-"""A patient's mark: the hash that the record keeps in place of a pseudonym, before a withdrawal and after it."""
+"""The hash that the record stores in place of a patient's pseudonym."""
 
 from __future__ import annotations
 
@@ -6,5 +6,8 @@ from lineage.fingerprint import text_sha256
 
 
 def mark(pseudonym: str) -> str:
-    """The SHA-256 of a pseudonym, from which nobody gets it back; rows of one patient still share one mark."""
+    """The SHA-256 of "withdrawn " and a pseudonym: not reversible, and equal for all rows of one patient.
+
+    The journal uses it for every prediction, the ledger for every withdrawal.
+    """
     return text_sha256(f"withdrawn {pseudonym}")

@@ -1,4 +1,4 @@
-"""The MLflow door for versions and aliases. Who is champion is decided in the ledger; aliases are its projection."""
+"""Model versions and aliases in MLflow. The ledger decides which version is champion; aliases are its projection."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ ALIASES = ("champion", "previous", "anchor")
 
 
 def register(task: str, run_id: str, artifact_path: str, tags: dict[str, str]) -> str:
-    """Make a run's model artefacts the next version of a task's model; the version's number.
+    """Register a run's model artefacts as the next version of a task's model; the version's number.
 
-    A run is registered once: called again for the same run and path, it answers with the version that is there.
+    Idempotent: for the same run and path the existing version is returned.
     """
     from mlflow.exceptions import MlflowException
 
@@ -40,18 +40,20 @@ def register(task: str, run_id: str, artifact_path: str, tags: dict[str, str]) -
     try:
         source = f"{client.get_run(run_id).info.artifact_uri}/{artifact_path}"
     except MlflowException as error:
-        raise Fault(f"MLflow has no run {run_id!r} that {task} could be registered from: {_line(error)}") from error
-    for known in client.search_model_versions(f"name='{task}'"):
-        if known.run_id == run_id and known.source == source:
-            return str(known.version)
-    made = client.create_model_version(task, source, run_id=run_id, tags=tags)
-    return str(made.version)
+        raise Fault(
+            f"MLflow has no run {run_id!r} that {task} could be registered from: {_first_line(error)}"
+        ) from error
+    for existing in client.search_model_versions(f"name='{task}'"):
+        if existing.run_id == run_id and existing.source == source:
+            return str(existing.version)
+    created = client.create_model_version(task, source, run_id=run_id, tags=tags)
+    return str(created.version)
 
 
 def download(task: str, version: str) -> Path:
-    """A local folder with a version's model artefacts.
+    """Download a version's model artefacts; the local folder.
 
-    Fault that names the file where one is not what the gate judged: MLflow's server takes uploads into any run.
+    Fault with the file's name if one differs from what the gate judged: MLflow's server accepts uploads into any run.
     """
     target = place("mlflow", "downloads", task, version)
     target.mkdir(parents=True, exist_ok=True)
@@ -61,35 +63,35 @@ def download(task: str, version: str) -> Path:
 
 
 def check_artifacts(task: str, version: str) -> None:
-    """Fault that names the first file in MLflow which is not what the gate judged."""
+    """Check a version's files in MLflow. Fault with the name of the first file that the gate has not judged."""
     with tempfile.TemporaryDirectory(dir=home()) as target:
         model_files.check(task, version, _fetch(task, version, Path(target)))
 
 
 def changed_artifacts(task: str, version: str) -> dict[str, str | None]:
-    """The files in MLflow that differ from what is recorded: their SHA-256 now, None for one that is missing.
+    """The files in MLflow that differ from the recorded hashes: name -> current SHA-256, None if the file is missing.
 
-    Empty for a version whose files were never recorded.
+    Empty for a version without recorded hashes.
     """
     hashes = model_files.recorded(task, version)
     if hashes is None:
         return {}
     with tempfile.TemporaryDirectory(dir=home()) as target:
-        return model_files.changed(hashes, _fetch(task, version, Path(target)))
+        return model_files.changed_files(hashes, _fetch(task, version, Path(target)))
 
 
 def tags(task: str, version: str) -> dict[str, str]:
     """The tags of a version, and its `run_id`."""
-    found = _version(task, version)
-    return {**found.tags, "run_id": str(found.run_id)}
+    model_version = _version(task, version)
+    return {**model_version.tags, "run_id": str(model_version.run_id)}
 
 
 def mark(task: str, version: str, facts: dict[str, str]) -> None:
-    """Add tags to a version and to the run that it came from."""
-    client, found = _client(), _version(task, version)
+    """Set tags on a version and on its run."""
+    client, model_version = _client(), _version(task, version)
     for name, value in facts.items():
         client.set_model_version_tag(task, version, name, value)
-        client.set_tag(str(found.run_id), name, value)
+        client.set_tag(str(model_version.run_id), name, value)
 
 
 def versions(task: str) -> list[str]:
@@ -98,81 +100,85 @@ def versions(task: str) -> list[str]:
 
 
 def run_facts(run_id: str) -> dict[str, object]:
-    """What MLflow knows of a run: its status, parameters, final metrics and tags, and where its artefacts are."""
+    """Facts of a run in MLflow: status, parameters, final metrics, tags, and the address of its artefacts."""
     from mlflow.exceptions import MlflowException
 
     try:
         run = _client().get_run(run_id)
     except MlflowException as error:
-        raise Fault(f"MLflow has no run {run_id!r}: {_line(error)}") from error
-    own = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
+        raise Fault(f"MLflow has no run {run_id!r}: {_first_line(error)}") from error
+    user_tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
     return {
         "status": run.info.status,
         "artifacts": run.info.artifact_uri,
         "params": dict(run.data.params),
         "metrics": dict(run.data.metrics),
-        "tags": own,
+        "tags": user_tags,
     }
 
 
 def roles(task: str) -> dict[str, str | None]:
-    """Which version has which role, folded from the ledger's events of the task.
+    """Role -> version, derived from the ledger's events of the task.
 
-    A promotion makes the champion previous; a roll-back swaps the two or goes to the version it names; the first
+    A promotion makes the champion previous. A roll-back makes its version champion and the champion previous. The first
     promoted version is the anchor until a person sets another.
     """
-    found: dict[str, str | None] = dict.fromkeys(ALIASES)
+    version_by_role: dict[str, str | None] = dict.fromkeys(ALIASES)
     for event in ledger.events(subject=task):
         version = str(event.payload.get("version"))
         if event.kind == "anchor.set":
-            found["anchor"] = version
-        elif event.kind in ("model.promoted", "model.rolled-back") and version != found["champion"]:
-            found["previous"] = found["champion"]
-            found["champion"] = version
-            found["anchor"] = found["anchor"] or version
-    return found
+            version_by_role["anchor"] = version
+        elif event.kind in ("model.promoted", "model.rolled-back") and version != version_by_role["champion"]:
+            version_by_role["previous"] = version_by_role["champion"]
+            version_by_role["champion"] = version
+            version_by_role["anchor"] = version_by_role["anchor"] or version
+    return version_by_role
 
 
 def promote(task: str, version: str, facts: dict[str, object], actor: str = "system") -> None:
-    """Write a promotion down, set the first anchor, and move the aliases."""
-    first = roles(task)["anchor"] is None
+    """Record a promotion, set the first anchor, and update the aliases."""
+    needs_anchor = roles(task)["anchor"] is None
     ledger.append("model.promoted", task, {**facts, "version": version}, actor)
-    if first:
+    if needs_anchor:
         ledger.append("anchor.set", task, {"version": version, "reason": "first promoted version"}, actor)
     project(task)
 
 
 def project(task: str) -> None:
-    """Move the aliases in MLflow to where the ledger says they are."""
-    client, present = _client(), _aliases(task)
+    """Set the aliases in MLflow to the roles in the ledger."""
+    client, aliases = _client(), _aliases(task)
     for alias, version in roles(task).items():
-        if version is None and alias in present:
+        if version is None and alias in aliases:
             client.delete_registered_model_alias(task, alias)
-        elif version is not None and present.get(alias) != version:
+        elif version is not None and aliases.get(alias) != version:
             client.set_registered_model_alias(task, alias, version)
 
 
 def mismatches(task: str) -> list[str]:
-    """Where an alias in MLflow says something else than the ledger; empty when they agree."""
-    present = _aliases(task)
+    """A sentence for each alias in MLflow that differs from the ledger; empty if all agree."""
+    aliases = _aliases(task)
     return [
-        f"{alias} of {task} is version {wanted or 'none'} in the ledger but {present.get(alias, 'none')} in MLflow"
-        for alias, wanted in roles(task).items()
-        if present.get(alias) != wanted
+        f"{alias} of {task} is version {expected or 'none'} in the ledger but {aliases.get(alias, 'none')} in MLflow"
+        for alias, expected in roles(task).items()
+        if aliases.get(alias) != expected
     ]
 
 
 def relocate(before: Path) -> None:
-    """Let MLflow's own database name artefacts where the state folder lies now, after it lay in `before`.
+    """Change the artefact addresses in MLflow's database after the state folder was moved from `before`.
 
-    MLflow keeps absolute addresses and has no command that changes them. Every text of its database that begins with
-    the old folder of artefacts is changed, whatever the column; a server of the user's own is left alone.
+    MLflow stores absolute addresses and has no command that changes them. Every text column value that begins with the
+    old artefact folder is changed. Another MLflow server of the user is not touched.
     """
     path = place("mlflow", "mlflow.db")
     if not path.is_file():
         return
-    old, new = f"{before / 'mlflow'}/", f"{path.parent}/"
-    pairs = [(start + spell(old), start + spell(new)) for start in ("", "file://") for spell in (str, quote)]
+    old_folder, new_folder = f"{before / 'mlflow'}/", f"{path.parent}/"
+    pairs = [
+        (scheme + encode(old_folder), scheme + encode(new_folder))
+        for scheme in ("", "file://")
+        for encode in (str, quote)
+    ]
     with contextlib.closing(sqlite3.connect(path, timeout=HEALTH_S)) as database, database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         columns = [
@@ -182,10 +188,10 @@ def relocate(before: Path) -> None:
             if "CHAR" in row[2].upper() or "TEXT" in row[2].upper()
         ]
         for table, column in columns:
-            for was, now in dict(pairs).items():
+            for old_prefix, new_prefix in dict(pairs).items():
                 database.execute(
                     f'UPDATE "{table}" SET "{column}" = ? || substr("{column}", ?) WHERE substr("{column}", 1, ?) = ?',
-                    (now, len(was) + 1, len(was), was),
+                    (new_prefix, len(old_prefix) + 1, len(old_prefix), old_prefix),
                 )
 
 
@@ -198,13 +204,13 @@ def _fetch(task: str, version: str, target: Path) -> Path:
         return Path(download_artifacts(artifact_uri=source, dst_path=str(target)))
     except (OSError, MlflowException) as error:
         raise Fault(
-            f"the artefacts of {task}/{version} are not at {source} ({_line(error)}); restore a backup"
+            f"the artefacts of {task}/{version} are not at {source} ({_first_line(error)}); restore a backup"
         ) from error
 
 
 def _aliases(task: str) -> dict[str, str]:
-    found = _client().search_registered_models(f"name='{task}'")
-    return {alias: str(version) for alias, version in found[0].aliases.items()} if found else {}
+    models = _client().search_registered_models(f"name='{task}'")
+    return {alias: str(version) for alias, version in models[0].aliases.items()} if models else {}
 
 
 def _version(task: str, version: str) -> ModelVersion:
@@ -213,19 +219,19 @@ def _version(task: str, version: str) -> ModelVersion:
     try:
         return _client().get_model_version(task, version)
     except MlflowException as error:
-        raise Fault(f"MLflow has no version {version!r} of {task}: {_line(error)}") from error
+        raise Fault(f"MLflow has no version {version!r} of {task}: {_first_line(error)}") from error
 
 
 def _client() -> MlflowClient:
     set_environment()
-    _answering(os.environ["MLFLOW_TRACKING_URI"])
+    _check_server(os.environ["MLFLOW_TRACKING_URI"])
     from mlflow import MlflowClient
 
     return MlflowClient()
 
 
-def _answering(address: str) -> None:
-    """MLflow's own client tries for minutes to reach a server that is down; ask it once before."""
+def _check_server(address: str) -> None:
+    """Check that an MLflow server answers: MLflow's own client retries for minutes if it is down."""
     if not address.startswith(("http://", "https://")):
         return
     try:
@@ -237,5 +243,5 @@ def _answering(address: str) -> None:
         ) from error
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]

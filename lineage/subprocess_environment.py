@@ -1,22 +1,22 @@
-"""What of the caller's environment reaches git, DVC, Prefect and the network: never which repository or which proxy."""
+"""The environment of git, DVC and Prefect: without the caller's repositories, and without a proxy for loopback."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-# Settings of git that win over a user's and over a repository's own.
+# Settings of git that override those of the user and the repository.
 SETTINGS = {
     "commit.gpgsign": "false",
     "core.attributesFile": "/dev/null",
     "core.autocrlf": "false",
-    "core.excludesFile": "/dev/null",  # a user's ignore list must not keep a cohort table out of a commit
+    "core.excludesFile": "/dev/null",  # a user's ignore list could keep a cohort table out of a commit
     "core.fsmonitor": "false",
     "core.hooksPath": "/dev/null",
-    "gc.pruneExpire": "never",  # a commit that the ledger names stays, whatever became of its branch
+    "gc.pruneExpire": "never",  # a commit named in the ledger must stay, even without a branch
 }
 GIT = {
-    # old versions of git take `safe.directory` from a file alone: a workspace may belong to another user
+    # a workspace may belong to another user, and old versions of git read `safe.directory` only from a file
     "GIT_CONFIG_GLOBAL": str(Path(__file__).with_name("gitconfig")),
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_ATTR_NOSYSTEM": "1",
@@ -29,43 +29,45 @@ GIT = {
     **{f"GIT_CONFIG_KEY_{number}": name for number, name in enumerate(SETTINGS)},
     **{f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(SETTINGS.values())},
 }
-# How git reaches another machine (docs/pool.md) stays the user's; which repository, index or objects it uses does not.
+# The user's settings for reaching other machines are kept (docs/pool.md), not those for repository, index or objects.
 TRANSPORT = ("GIT_SSH", "GIT_ASKPASS", "GIT_SSL_", "GIT_HTTP_", "GIT_PROXY_")
 DVC_FOLDERS = ("DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR")
-# A profile of Prefect may name the server of another project; PREFECT_API_URL alone is the user's word for ours.
+# A profile of Prefect may name the server of another project; only PREFECT_API_URL is respected.
 PREFECT = ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def isolated(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment for a child process that names nobody else's repository and proxies no loopback address."""
-    own = {name: value for name, value in environment.items() if not (_is_foreign(name) or _is_socks(name, value))}
-    return own | GIT | without_proxy(environment)
+    """The environment for a child process: no foreign repository, no proxy for loopback addresses."""
+    kept_variables = {
+        name: value for name, value in environment.items() if not (_is_foreign(name) or _is_socks(name, value))
+    }
+    return kept_variables | GIT | without_proxy(environment)
 
 
 def isolate(environment: MutableMapping[str, str]) -> None:
-    """The same for this process and all that it starts later: libraries read the process's own environment."""
-    fresh = isolated(environment)
-    for name in set(environment) - set(fresh):
+    """Apply `isolated` to this process's environment, which libraries read and child processes inherit."""
+    isolated_variables = isolated(environment)
+    for name in set(environment) - set(isolated_variables):
         del environment[name]
-    environment.update(fresh)
+    environment.update(isolated_variables)
 
 
 def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
-    """NO_PROXY in both spellings with the loopback added: servers of a workspace talk to one another directly."""
-    listed = [name.strip() for key in ("no_proxy", "NO_PROXY") for name in environment.get(key, "").split(",")]
-    value = "*" if "*" in listed else ",".join(dict.fromkeys(name for name in (*listed, *LOOPBACK) if name))
+    """NO_PROXY in both spellings with the loopback added: servers of a workspace connect to each other directly."""
+    hosts = [name.strip() for key in ("no_proxy", "NO_PROXY") for name in environment.get(key, "").split(",")]
+    value = "*" if "*" in hosts else ",".join(dict.fromkeys(name for name in (*hosts, *LOOPBACK) if name))
     return {"no_proxy": value, "NO_PROXY": value}
 
 
 def _is_foreign(name: str) -> bool:
-    """Whether a variable of the caller could send work to another repository, index, object store or server."""
+    """Whether a variable could redirect work to another repository, index, object store or server."""
     if name.startswith("GIT_"):
         return not name.startswith(TRANSPORT)
     return (name.startswith("DVC_") and name not in (*DVC_FOLDERS, "DVC_NO_ANALYTICS")) or name in PREFECT
 
 
 def _is_socks(name: str, value: str) -> bool:
-    """Whether a variable names a proxy that is none of HTTP: httpx refuses to start with one, even for the loopback."""
-    scheme, found, _ = value.strip().partition("://")
-    return name.lower().endswith("_proxy") and bool(found) and scheme.lower() not in ("http", "https")
+    """Whether a variable names a proxy other than HTTP: httpx refuses to start with one, even for the loopback."""
+    scheme, separator, _ = value.strip().partition("://")
+    return name.lower().endswith("_proxy") and bool(separator) and scheme.lower() not in ("http", "https")

@@ -1,4 +1,4 @@
-"""Fixtures that every room shares: a state folder of its own, and the real scans where they are at hand."""
+"""Fixtures shared by all tests: a separate state folder, the real scans, and a browser."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Prefect makes its folder when it is imported, which a test does before any fixture: not in the tester's own home.
+# Prefect creates its folder at import, before any fixture runs: not in the home folder of the user.
 os.environ.setdefault("PREFECT_HOME", str(Path(tempfile.gettempdir()) / "oncoloop-tests-prefect"))
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database without rows: copying it takes no time, migrating one for each test does."""
+    """A migrated database without rows: it is copied for each test, since migrating takes longer."""
     from lineage.record import database
 
     path = tmp_path_factory.mktemp("database") / "oncoloop.db"
@@ -31,7 +31,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Path:
-    """An empty state folder with keys and database; the test's working folder is its workspace."""
+    """An empty state folder with keys and database; the working folder of the test is the workspace."""
     from lineage import keys, paths
     from lineage.record import database
 
@@ -48,11 +48,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real scans; skipped where it is absent, but never in CI."""
+    """The folder of real scans; the test is skipped if it is absent, but fails in CI."""
     folder = Path(os.environ.get("ONCOLOOP_REAL_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         if os.environ.get("CI"):
-            pytest.fail(f"the real scans are not at {folder}")
+            pytest.fail(f"there are no real scans at {folder}")
         pytest.skip(f"no real scans at {folder}; set ONCOLOOP_REAL_DATA")
     return folder
 
@@ -62,11 +62,11 @@ CHROMIUM = Path("/usr/bin/chromium")
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The installed Chromium; skipped where there is none, but never in CI."""
+    """The installed Chromium; the test is skipped if there is none, but fails in CI."""
     if not CHROMIUM.exists():
         if os.environ.get("CI"):
             pytest.fail(f"there is no browser at {CHROMIUM}")
-        pytest.skip(f"there is no browser at {CHROMIUM}; `apt-get install chromium` brings it")
+        pytest.skip(f"there is no browser at {CHROMIUM}; install it with `apt-get install chromium`")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

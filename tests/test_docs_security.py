@@ -1,4 +1,4 @@
-"""The threat table of docs/security.md: every threat names a test that exists."""
+"""Every threat in the table of docs/security.md cites an existing test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "security.md"
 HEADINGS = ["threat", "kind", "what stands against it", "test", "what remains"]
 STRIDE = set("STRIDE")
-NAMED = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
+CITED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 
 
 def threats() -> list[list[str]]:
@@ -21,23 +21,23 @@ def threats() -> list[list[str]]:
     return cells[2:]
 
 
-def test_every_threat_has_a_kind_an_answer_and_a_test() -> None:
+def test_every_threat_has_a_kind_a_mitigation_and_a_test() -> None:
     rows = threats()
     assert len(rows) > 40
     for row in rows:
         assert len(row) == len(HEADINGS) and all(row[:4]), row
         assert set(row[1].split(", ")) <= STRIDE, row
-        assert ", ".join(f"`{file}::{name}`" for file, name in NAMED.findall(row[3])) == row[3], row
+        assert ", ".join(f"`{file}::{name}`" for file, name in CITED_TEST.findall(row[3])) == row[3], row
     assert {kind for row in rows for kind in row[1].split(", ")} == STRIDE
 
 
-def test_every_named_test_exists() -> None:
-    named = NAMED.findall(PAGE.read_text(encoding="utf-8"))
-    assert len(named) >= len(threats())
-    missing = [f"{file}::{name}" for file, name in named if not _defines(ROOT / file, name)]
+def test_every_cited_test_exists() -> None:
+    cited = CITED_TEST.findall(PAGE.read_text(encoding="utf-8"))
+    assert len(cited) >= len(threats())
+    missing = [f"{file}::{name}" for file, name in cited if not _defines(ROOT / file, name)]
     assert not missing
 
 
 def _defines(file: Path, name: str) -> bool:
-    """Whether a file defines a test of exactly this name, by its source."""
+    """Whether the source of a file defines a test with exactly this name."""
     return file.is_file() and re.search(rf"^def {name}\(", file.read_text(encoding="utf-8"), re.MULTILINE) is not None

@@ -76,11 +76,15 @@ def fill(folder: Path, thumbnails: pd.DataFrame, count: int, seed: int = 1) -> A
 
 def _insert(database: sqlite3.Connection, first: int, texts: list[str], vectors: Any) -> None:
     database.execute("BEGIN")
-    rows = [
-        (number, f"u{number}", "f", f"{number:064x}", f"{number:064x}", "normal", f"p{number}", f"p{number}", 1.0, "b")
-        for number in range(first, first + len(texts))
-    ]
-    database.executemany("INSERT INTO units VALUES (?,?,?,?,?,?,?,?,?,?,NULL)", rows)
+    columns = [name for name in admitted_units.COLUMNS if name != "thumbnail"]
+    rows = []
+    for number in range(first, first + len(texts)):
+        unit = dict.fromkeys(columns, "") | {"file": "f", "label": "normal", "std": 1.0, "batch": "b"}
+        unit |= {"unit_id": f"u{number}", "patient": f"p{number}", "cluster": f"p{number}"}
+        unit |= {"sha256": f"{number:064x}", "pixels_blake3": f"{number:064x}"}
+        rows.append((number, *unit.values()))
+    placeholders = ", ".join("?" * (len(columns) + 1))
+    database.executemany(f"INSERT INTO units (id, {', '.join(columns)}) VALUES ({placeholders})", rows)
     pictures = [(first + index, text, vectors[index].tobytes()) for index, text in enumerate(texts)]
     database.executemany("INSERT INTO pictures VALUES (?, ?, ?)", pictures)
     database.execute("COMMIT")

@@ -23,10 +23,10 @@ find_interpreter() { # VERSION: print a usable interpreter of this version, or n
 }
 
 clone() { # VERSION: make a clean clone of this commit
-  local place="$root/var/pythons/$1"
-  [ -d "$place/.git" ] || git clone -q "$root" "$place"
-  git -C "$place" fetch -q origin "$commit" 2>/dev/null || git -C "$place" fetch -q
-  git -C "$place" checkout -q --force --detach "$commit"
+  local clone_folder="$root/var/pythons/$1"
+  [ -d "$clone_folder/.git" ] || git clone -q "$root" "$clone_folder"
+  git -C "$clone_folder" fetch -q origin "$commit" 2>/dev/null || git -C "$clone_folder" fetch -q
+  git -C "$clone_folder" checkout -q --force --detach "$commit"
 }
 
 run_part() { # VERSION NAME COMMAND...: run it in the clone, unless it passed at this commit before

@@ -1,1 +1,1 @@
-"""What an auditor asks: the chain behind a prediction, and the evidence of a release."""
+"""For auditors: the chain behind a prediction, and the evidence of a release."""

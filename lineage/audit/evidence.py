@@ -1,4 +1,4 @@
-"""Evidence: all that stands behind one release, in a folder that anybody can check without Oncoloop."""
+"""Evidence of a release: all records behind it, in a folder that can be verified without Oncoloop."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lineage.errors import Fault
 from lineage.fingerprint import canonical, file_sha256, tree
 from lineage.keys import sign
 from lineage.paths import home
-from lineage.record import database, evidence_check, ledger
+from lineage.record import database, ledger, standalone_verifier
 
 SUMMARY = """\
 Evidence of the release {release}, written {at}
 
   manifest.json   what is served: classes, preprocessing, thresholds, metrics, hashes
-  evidence.json   the events that stand behind it: batches, versions, verdicts, approvals, the release itself
-  ledger.jsonl    the whole ledger as stored, one event on each line, up to {head}
-  SHA256SUMS      the hash of every file here
-  verify.py       checks all of it with Python's standard library alone: python verify.py
+  evidence.json   the events behind the release: batches, versions, verdicts, approvals, the release itself
+  ledger.jsonl    the complete ledger as stored, one event per line, up to {head}
+  SHA256SUMS      the hash of every file in this folder
+  verify.py       verifies all files with Python's standard library alone: python verify.py
 
 Research use only. Not a medical device, not for clinical decisions.
 
@@ -30,24 +30,24 @@ Research use only. Not a medical device, not for clinical decisions.
 
 
 def write(release_id: str, folder: Path) -> Path:
-    """Write the evidence of a release into `folder`/evidence-<release>; the folder that was made.
+    """Write the evidence of a release into `folder`/evidence-<release>; that folder.
 
-    Fault if the ledger does not know the release, or the evidence was written there already.
+    Fault if the ledger has no such release, or the evidence folder exists already.
     """
     if not ledger.events("release.built", release_id):
         raise Fault(f"the ledger has no release {release_id!r}; `oncoloop status` lists the releases")
     target = folder / f"evidence-{release_id}"
     if target.exists():
         raise Fault(f"{target} exists already; name another folder, evidence is never written over")
-    fresh = folder / f".evidence-{release_id}.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    _fill(fresh, release_id)
-    fresh.rename(target)
+    new_folder = folder / f".evidence-{release_id}.new"
+    shutil.rmtree(new_folder, ignore_errors=True)
+    new_folder.mkdir(parents=True)
+    _write_files(new_folder, release_id)
+    new_folder.rename(target)
     return target
 
 
-def _fill(folder: Path, release: str) -> None:
+def _write_files(folder: Path, release: str) -> None:
     missing: list[str] = []
     manifest = home() / "releases" / release / "manifest.json"
     if manifest.is_file():
@@ -55,8 +55,8 @@ def _fill(folder: Path, release: str) -> None:
     else:
         missing.append(f"the manifest of {release} is not among the releases that are kept")
     events = _events(release)
-    missing += _gaps(release, events)
-    record = ledger.verify()
+    missing += _missing_verdicts(release, events)
+    verdict = ledger.verify()
     (folder / "evidence.json").write_text(
         canonical(
             {
@@ -64,40 +64,40 @@ def _fill(folder: Path, release: str) -> None:
                 "written_at": database.now(),
                 "events": [asdict(event) for event in events],
                 "missing": missing,
-                "ledger": record.to_dict(),
+                "ledger": verdict.to_dict(),
             }
         )
         + "\n"
     )
     _write_ledger(folder / "ledger.jsonl")
-    shutil.copyfile(str(evidence_check.__file__), folder / "verify.py")
-    (folder / "README.txt").write_text(_summary(release, events, str(record.figures["head"])))
+    shutil.copyfile(str(standalone_verifier.__file__), folder / "verify.py")
+    (folder / "README.txt").write_text(_summary(release, events, str(verdict.figures["head"])))
     sums = "".join(f"{value}  {name}\n" for name, value in tree(folder).items())
-    (folder / evidence_check.SUMS).write_text(sums)
+    (folder / standalone_verifier.SUMS).write_text(sums)
     ledger.append(
         "evidence.written",
         release,
-        {"sums_sha256": file_sha256(folder / evidence_check.SUMS), "signature": sign(sums.encode())},
+        {"sums_sha256": file_sha256(folder / standalone_verifier.SUMS), "signature": sign(sums.encode())},
     )
 
 
 def _events(release: str) -> list[ledger.Event]:
-    """The events about everything that stands behind a release, in the ledger's order."""
-    found = {event.seq: event for subject in trace.subjects(release) for event in ledger.events(subject=subject)}
-    return [found[seq] for seq in sorted(found)]
+    """The events of all subjects behind a release, in the ledger's order."""
+    events = {event.seq: event for subject in trace.subjects(release) for event in ledger.events(subject=subject)}
+    return [events[seq] for seq in sorted(events)]
 
 
-def _gaps(release: str, events: list[ledger.Event]) -> list[str]:
-    """A sentence for every subject of a verdict that has none."""
+def _missing_verdicts(release: str, events: list[ledger.Event]) -> list[str]:
+    """A sentence for every subject without its verdict."""
     judged = {event.subject for event in events if event.kind == "verdict"}
     tasks = {task for event in events if event.kind == "release.built" for task in event.payload.get("tasks", {})}
-    wanted = [name for name in trace.subjects(release) if name not in tasks]
-    return [f"the ledger has no verdict on {name}" for name in wanted if name not in judged]
+    names = [name for name in trace.subjects(release) if name not in tasks]
+    return [f"the ledger has no verdict on {name}" for name in names if name not in judged]
 
 
 def _write_ledger(path: Path) -> None:
     with path.open("w") as stream:
-        stream.writelines(canonical(row) + "\n" for row in ledger.stored())
+        stream.writelines(canonical(row) + "\n" for row in ledger.stored_rows())
 
 
 def _summary(release: str, events: list[ledger.Event], head: str) -> str:

@@ -1,4 +1,4 @@
-"""Trace: from one prediction back to the people behind it."""
+"""Traces one prediction back to its release, model version, run, data, verdicts and people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PREDICTION_FACTS = ("task", "outcome", "answer", "score", "probabilities", "reas
 
 @dataclass(frozen=True)
 class Link:
-    """One step of the chain: what it is, its id, when it came to be, through whom, and the facts of it."""
+    """One step of the chain: kind of step, id, time, actor and facts."""
 
     step: str
     id: str
@@ -26,72 +26,74 @@ class Link:
 
 @dataclass(frozen=True)
 class Chain:
-    """The links behind one prediction in order, and a sentence for each link that could not be found."""
+    """The links behind one prediction in order, and a sentence for each missing link."""
 
     prediction_id: str
     links: tuple[Link, ...]
     missing: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """The chain as plain JSON."""
         links = [vars(link) for link in self.links]
         return {"prediction_id": self.prediction_id, "links": links, "missing": list(self.missing)}
 
 
 def trace(prediction_id: str) -> Chain:
-    """Follow a prediction to its release, version, run, data, verdicts and people. Fault if the journal lacks it.
+    """The chain behind a prediction. Fault if the journal has no such prediction.
 
-    What can't be found is named in `missing`, and the rest is followed all the same.
+    Missing links are listed in `missing`; the others are still included.
     """
     row = journal.get(prediction_id)
     missing: list[str] = []
     facts = {name: row[name] for name in PREDICTION_FACTS}
     if row["shadows"]:
-        facts |= {"shadow": "given behind another answer, shown to nobody", "shadows": row["shadows"]}
+        facts |= {"shadow": "answer of a shadow release, which no user received", "shadows": row["shadows"]}
     links = [Link("prediction", row["id"], row["at"], row["actor"], facts)]
     links += _labels(prediction_id)
     links += _release(row["release"], missing)
-    logged = _logged(row["task"], row["version"])
-    links += _version(row["task"], row["version"], logged, missing)
-    links += _parents(row["task"], logged, missing)
-    links += _run(row["task"], row["version"], logged, missing)
-    batches = list(logged.payload.get("batches", [])) if logged else []
-    links += _data(row["task"], row["version"], batches, logged, missing)
+    logged_event = _logged_event(row["task"], row["version"])
+    links += _version(row["task"], row["version"], logged_event, missing)
+    links += _parents(row["task"], logged_event, missing)
+    links += _run(row["task"], row["version"], logged_event, missing)
+    batches = list(logged_event.payload.get("batches", [])) if logged_event else []
+    links += _data(row["task"], row["version"], batches, logged_event, missing)
     links += _verdicts([*batches, f"{row['task']}/{row['version']}", row["release"]], row["task"], missing)
     links += _approvals(row["task"], row["version"])
     links += _withdrawals(f"{row['task']}/{row['version']}")
     links += _people(links)
-    links.append(_record())
+    links.append(_ledger_link())
     return Chain(prediction_id, tuple(links), tuple(missing))
 
 
 def subjects(release: str) -> list[str]:
-    """Every subject of the ledger that stands behind a release: itself, its versions, their batches and tasks."""
-    found = [release]
+    """The subjects of the ledger behind a release: the release, its tasks and versions, and their batches."""
+    names = [release]
     for event in ledger.events("release.built", release):
         for task, version in event.payload.get("tasks", {}).items():
-            logged = _logged(task, str(version))
-            found += [task, f"{task}/{version}", *(logged.payload.get("batches", []) if logged else [])]
-    return list(dict.fromkeys(found))
+            logged_event = _logged_event(task, str(version))
+            names += [task, f"{task}/{version}", *(logged_event.payload.get("batches", []) if logged_event else [])]
+    return list(dict.fromkeys(names))
 
 
 def render(chain: Chain) -> str:
-    """The chain as text for people: a line for each link, its facts below it, and at the end what is missing."""
+    """The chain as text: a line for each link with its facts below it, then the missing links."""
     lines = []
     for link in chain.links:
         lines.append(f"{link.step:<11} {link.id}  {link.at}  by {link.who}")
         lines += [
-            f"{'':<11}   {name}: {_short(value)}" for name, value in link.facts.items() if value not in (None, [], {})
+            f"{'':<11}   {name}: {_short_text(value)}"
+            for name, value in link.facts.items()
+            if value not in (None, [], {})
         ]
     lines += [f"{'missing':<11} {sentence}" for sentence in chain.missing]
     return "\n".join(lines)
 
 
 def _labels(prediction_id: str) -> list[Link]:
-    """What the case turned out to be, if anybody has said so since."""
+    """The confirmed diagnoses of the case, recorded after the prediction."""
     table = database.outcomes
-    found = database.fetch(table.select().where(table.c.prediction_id == prediction_id).order_by(table.c.id))
-    return [Link("outcome", row["label"], row["at"], row["actor"], {"source": row["source"]}) for row in found]
+    rows = database.fetch(table.select().where(table.c.prediction_id == prediction_id).order_by(table.c.id))
+    return [Link("outcome", row["label"], row["at"], row["actor"], {"source": row["source"]}) for row in rows]
 
 
 def _release(release: str, missing: list[str]) -> list[Link]:
@@ -100,61 +102,83 @@ def _release(release: str, missing: list[str]) -> list[Link]:
         missing.append(f"release: the ledger does not say how {release} was built")
     if not activated:
         missing.append(f"release: the ledger does not say that {release} was ever put into service")
-    return [Link("release", release, e.at, e.actor, {"event": e.kind, **e.payload}) for e in built + activated]
+    return [
+        Link("release", release, event.at, event.actor, {"event": event.kind, **event.payload})
+        for event in built + activated
+    ]
 
 
-def _logged(task: str, version: str) -> ledger.Event | None:
-    """The event that says how a version was made; the latest one, if a version was logged twice."""
-    found = [event for event in ledger.events("model.logged", task) if str(event.payload.get("version")) == version]
-    return found[-1] if found else None
+def _logged_event(task: str, version: str) -> ledger.Event | None:
+    """The event that logged a version; the latest one, if it was logged twice."""
+    events = [event for event in ledger.events("model.logged", task) if str(event.payload.get("version")) == version]
+    return events[-1] if events else None
 
 
-def _version(task: str, version: str, logged: ledger.Event | None, missing: list[str]) -> list[Link]:
+def _version(task: str, version: str, logged_event: ledger.Event | None, missing: list[str]) -> list[Link]:
     name = f"{task}/{version}"
-    made = [logged] if logged else []
-    if not logged:
+    logged_events = [logged_event] if logged_event else []
+    if not logged_event:
         missing.append(f"version: the ledger does not say how {name} was made")
     kinds = ("model.promoted", "model.rolled-back", "anchor.set")
-    moves = [e for e in ledger.events(subject=task) if e.kind in kinds and str(e.payload.get("version")) == version]
-    if not any(event.kind == "model.promoted" for event in moves):
+    role_events = [
+        event
+        for event in ledger.events(subject=task)
+        if event.kind in kinds and str(event.payload.get("version")) == version
+    ]
+    if not any(event.kind == "model.promoted" for event in role_events):
         missing.append(f"version: the ledger does not say that {name} was promoted")
-    return [Link("version", name, e.at, e.actor, {"event": e.kind, **e.payload}) for e in made + moves]
+    return [
+        Link("version", name, event.at, event.actor, {"event": event.kind, **event.payload})
+        for event in logged_events + role_events
+    ]
 
 
-def _parents(task: str, logged: ledger.Event | None, missing: list[str]) -> Iterator[Link]:
-    """The versions whose weights a version went on from, the nearest first."""
-    seen = set[str]()
-    while logged and (name := str(logged.payload.get("parent", ""))) and name not in seen:
-        seen.add(name)
-        known = {"weights": logged.payload.get("parent_sha256")}
-        child, logged = logged, _logged(task, name.removeprefix(f"{task}/"))
-        if logged is None:
+def _parents(task: str, logged_event: ledger.Event | None, missing: list[str]) -> Iterator[Link]:
+    """The versions from whose weights a version was warm-started, the nearest first."""
+    visited = set[str]()
+    while logged_event and (name := str(logged_event.payload.get("parent", ""))) and name not in visited:
+        visited.add(name)
+        weights = {"weights": logged_event.payload.get("parent_sha256")}
+        child, logged_event = logged_event, _logged_event(task, name.removeprefix(f"{task}/"))
+        if logged_event is None:
             missing.append(f"parent: the ledger does not say how {name} was made")
-        event = logged or child
-        yield Link("parent", name, event.at, event.actor, known | (logged.payload if logged else {}))
+        event = logged_event or child
+        yield Link("parent", name, event.at, event.actor, weights | (logged_event.payload if logged_event else {}))
 
 
-def _run(task: str, version: str, logged: ledger.Event | None, missing: list[str]) -> list[Link]:
-    if not logged:
+def _run(task: str, version: str, logged_event: ledger.Event | None, missing: list[str]) -> list[Link]:
+    if not logged_event:
         missing.append(f"run: unknown, since the ledger does not say how {task}/{version} was made")
         return []
-    run_id = str(logged.payload.get("run_id"))
+    run_id = str(logged_event.payload.get("run_id"))
     try:
         facts = registry.run_facts(run_id)
     except Fault as fault:
         missing.append(f"run: {fault}")
-        return [Link("run", run_id, logged.at, logged.actor, {"known from": "the ledger alone"})]
-    return [Link("run", run_id, logged.at, logged.actor, facts)]
+        return [Link("run", run_id, logged_event.at, logged_event.actor, {"known from": "the ledger alone"})]
+    return [Link("run", run_id, logged_event.at, logged_event.actor, facts)]
 
 
-def _data(task: str, version: str, batches: list[str], logged: ledger.Event | None, missing: list[str]) -> list[Link]:
+def _data(
+    task: str, version: str, batches: list[str], logged_event: ledger.Event | None, missing: list[str]
+) -> list[Link]:
     if not batches:
-        missing.append(f"data: the ledger does not say which batches {task}/{version} has learned from")
+        missing.append(f"data: the ledger does not say on which batches {task}/{version} was trained")
     links = []
-    if logged:
-        links = [Link("data", str(logged.payload.get("data_version")), logged.at, logged.actor, {"batches": batches})]
+    if logged_event:
+        links = [
+            Link(
+                "data",
+                str(logged_event.payload.get("data_version")),
+                logged_event.at,
+                logged_event.actor,
+                {"batches": batches},
+            )
+        ]
     for batch in batches:
-        admitted = [e for e in ledger.events("batch.admitted", batch) if e.payload.get("task", task) == task]
+        admitted = [
+            event for event in ledger.events("batch.admitted", batch) if event.payload.get("task", task) == task
+        ]
         if not admitted:
             missing.append(f"data: the ledger does not say that the batch {batch} was admitted")
         links += [Link("batch", batch, event.at, event.actor, event.payload) for event in admitted]
@@ -162,13 +186,16 @@ def _data(task: str, version: str, batches: list[str], logged: ledger.Event | No
 
 
 def _verdicts(names: list[str], task: str, missing: list[str]) -> list[Link]:
-    """What the gates said. Batches of two tasks may have one name: a verdict that cites a task counts for it alone."""
+    """The verdicts on batches, version and release.
+
+    Batches of two tasks may have the same name, so a verdict with a task counts for that task only.
+    """
     links = []
     for name in names:
-        found = [event for event in ledger.events("verdict", name) if event.payload.get("task", task) == task]
-        if not found:
-            missing.append(f"verdict: no gate has written down what it said of {name}")
-        for event in found:
+        verdicts = [event for event in ledger.events("verdict", name) if event.payload.get("task", task) == task]
+        if not verdicts:
+            missing.append(f"verdict: the ledger has no verdict on {name}")
+        for event in verdicts:
             facts = {
                 "gate": event.payload["gate"],
                 "outcome": event.payload["outcome"],
@@ -181,13 +208,13 @@ def _verdicts(names: list[str], task: str, missing: list[str]) -> list[Link]:
 
 
 def _approvals(task: str, version: str) -> list[Link]:
-    """Decisions of people; there are none where the change plan lets a passing challenger through by itself."""
+    """Approvals of a version by people; there are none if passing challengers are promoted automatically."""
     name = f"{task}/{version}"
     return [Link("approval", name, event.at, event.actor, event.payload) for event in ledger.events("approval", name)]
 
 
 def _withdrawals(version: str) -> list[Link]:
-    """Patients who were withdrawn after a version had learned from them: it can't be made again since."""
+    """Withdrawn patients on whose scans the version was trained: since then it is not reproducible."""
     return [
         Link("withdrawal", event.subject[:12], event.at, event.actor, {"not reproducible since": event.at[:10]})
         for event in ledger.events("patient.withdrawn")
@@ -196,23 +223,23 @@ def _withdrawals(version: str) -> list[Link]:
 
 
 def _people(links: list[Link]) -> Iterator[Link]:
-    """The accounts of everybody named above."""
-    known = {person.name: person for person in accounts.people()}
+    """The accounts of all actors in these links."""
+    accounts_by_name = {person.name: person for person in accounts.people()}
     for name in dict.fromkeys(link.who for link in links):
-        if name in known:
-            person = known[name]
+        if name in accounts_by_name:
+            person = accounts_by_name[name]
             yield Link(
                 "person", name, person.added_at, person.added_by, {"role": person.role, "disabled": person.disabled_at}
             )
 
 
-def _record() -> Link:
-    """Whether the ledger that all this was read from is whole."""
+def _ledger_link() -> Link:
+    """The verification of the ledger from which the chain was read."""
     verdict = ledger.verify()
     facts = {"outcome": verdict.outcome.value, "reasons": list(verdict.reasons), "events": verdict.figures["events"]}
     return Link("ledger", str(verdict.figures["head"])[:12], database.now(), accounts.SYSTEM, facts)
 
 
-def _short(value: Any) -> str:
+def _short_text(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 200 else text[:199] + "…"

@@ -1,1 +1,1 @@
-"""The database: append-only ledger and journal, verdicts, outbox, migrations."""
+"""The database of the record: append-only ledger and journal, verdicts, outbox, migrations."""

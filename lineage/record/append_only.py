@@ -1,25 +1,25 @@
-"""The triggers that keep the ledger and the journal append-only, for both databases; `store` installs them once."""
+"""The triggers that keep ledger and journal append-only in SQLite and PostgreSQL; a migration installs them."""
 
 from __future__ import annotations
 
-# Columns that are unique in each table: REPLACE removes a row that has any of them without firing a DELETE trigger.
-# https://sqlite.org/lang_conflict.html, paragraph REPLACE.
+# The unique columns of each table: REPLACE removes a row with an equal value without firing a DELETE trigger
+# (https://sqlite.org/lang_conflict.html, paragraph REPLACE).
 UNIQUE = {"ledger": ("seq", "hash"), "journal": ("number", "id")}
 
 
 def sqlite_guards() -> dict[str, str]:
-    """Trigger name -> the statement that makes it, in SQLite."""
-    found = {}
+    """Trigger name -> the statement that creates it, in SQLite."""
+    guards = {}
     for table, columns in UNIQUE.items():
         refuse = f"BEGIN SELECT RAISE(ABORT, 'the {table} is append-only'); END"
-        same = " OR ".join(f"{column} = NEW.{column}" for column in columns)
-        exists = f"EXISTS (SELECT 1 FROM {table} WHERE {same})"
-        found[f"{table}_no_update"] = f"CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} {refuse}"
-        found[f"{table}_no_delete"] = f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} {refuse}"
-        found[f"{table}_no_replace"] = (
+        same_key = " OR ".join(f"{column} = NEW.{column}" for column in columns)
+        exists = f"EXISTS (SELECT 1 FROM {table} WHERE {same_key})"
+        guards[f"{table}_no_update"] = f"CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} {refuse}"
+        guards[f"{table}_no_delete"] = f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} {refuse}"
+        guards[f"{table}_no_replace"] = (
             f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN {exists} {refuse}"
         )
-    return found
+    return guards
 
 
 POSTGRESQL_FUNCTION = """\
@@ -30,21 +30,21 @@ END $$"""
 
 
 def postgresql_guards() -> dict[str, str]:
-    """Trigger name -> the statement that makes it, in PostgreSQL (an upsert fires the UPDATE trigger there)."""
-    found = {}
+    """Trigger name -> the statement that creates it, in PostgreSQL (an upsert fires the UPDATE trigger there)."""
+    guards = {}
     for table in UNIQUE:
         call = "EXECUTE FUNCTION oncoloop_refuse()"
-        found[f"{table}_no_change"] = (
+        guards[f"{table}_no_change"] = (
             f"CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW {call}"
         )
-        found[f"{table}_no_truncate"] = (
+        guards[f"{table}_no_truncate"] = (
             f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} FOR EACH STATEMENT {call}"
         )
-    return found
+    return guards
 
 
 def statements(dialect: str) -> list[str]:
-    """The statements that install the guards; in PostgreSQL they hold in replication mode too (ENABLE ALWAYS)."""
+    """The statements that install the triggers; in PostgreSQL they also fire in replication mode (ENABLE ALWAYS)."""
     if dialect == "sqlite":
         return list(sqlite_guards().values())
     always = [f"ALTER TABLE {name.rsplit('_no_', 1)[0]} ENABLE ALWAYS TRIGGER {name}" for name in postgresql_guards()]

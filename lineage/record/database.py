@@ -1,4 +1,4 @@
-"""The database: tables, connections, migrations. SQLite in WAL mode by default, PostgreSQL by its URL."""
+"""The database: tables, connections, migrations. SQLite in WAL mode by default, PostgreSQL if its URL is set."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from lineage.paths import database_url
 from lineage.record import append_only
 
 VERSION = "0004"
-LOCK = 7243191  # any fixed number: the advisory lock of the writers in PostgreSQL
+LOCK = 7243191  # an arbitrary number: the advisory lock of writers in PostgreSQL
 WAIT_MS = 30_000
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON", "secure_delete=ON")
 
 Condition = ColumnElement[bool]
 
 metadata = MetaData()
-_number = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is a row's own key in SQLite
+_number = BigInteger().with_variant(Integer, "sqlite")  # in SQLite only an INTEGER primary key is the row id
 
 ledger = Table(
     "ledger",
@@ -157,17 +157,17 @@ traffic = Table(
 
 
 def now() -> str:
-    """The time as it is written everywhere: UTC, whole seconds, `2026-01-31T12:00:00Z`."""
+    """The current time in UTC with whole seconds: `2026-01-31T12:00:00Z`, the format of all records."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def engine() -> Engine:
-    """The engine of the current database URL, made once for each URL and process."""
+    """The engine of the current database URL, created once for each URL and process."""
     return _engine(database_url(), os.getpid())
 
 
 def exists() -> bool:
-    """Whether there is a database with a ledger; none is made by asking."""
+    """Whether there is a database with a ledger; this never creates one."""
     address = make_url(database_url())
     if address.drivername == "sqlite" and not (address.database and Path(address.database).is_file()):
         return False
@@ -177,14 +177,14 @@ def exists() -> bool:
 
 @contextmanager
 def reading() -> Iterator[Connection]:
-    """One consistent view of the database."""
+    """A connection with one consistent view of the database."""
     with _explained(), engine().connect() as connection:
         yield connection
 
 
 @contextmanager
 def writing() -> Iterator[Connection]:
-    """One transaction that is the only writer from its first statement; committed at the end, or not at all."""
+    """A transaction that is the only writer from its first statement; committed at the end, or rolled back."""
     with _explained(), engine().connect().execution_options(only_writer=True) as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
@@ -192,19 +192,19 @@ def writing() -> Iterator[Connection]:
 
 
 def fetch(statement: Executable) -> list[dict[str, Any]]:
-    """The rows that a query finds."""
+    """The rows of a query."""
     with reading() as connection:
         return [dict(row) for row in connection.execute(statement).mappings()]
 
 
 def execute(statement: Executable) -> int:
-    """Write, in a transaction of its own; the number of rows that changed."""
+    """Execute a statement in its own transaction; the number of changed rows."""
     with writing() as connection:
         return int(connection.execute(statement).rowcount)
 
 
 def insert_new(table: Table, row: dict[str, Any]) -> bool:
-    """Insert a row unless one with its key is there; whether it was inserted."""
+    """Insert a row unless one with its key exists; whether it was inserted."""
     with writing() as connection:
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
         statement = dialect.insert(table).values(row).on_conflict_do_nothing().returning(*table.primary_key)
@@ -212,7 +212,7 @@ def insert_new(table: Table, row: dict[str, Any]) -> bool:
 
 
 def migrate() -> None:
-    """Bring the database to this code's version. Safe when several processes do it at once."""
+    """Migrate the database to this code's version. Safe in several processes at once."""
     with writing() as connection:
         if _version(connection) == VERSION:
             return
@@ -227,22 +227,22 @@ def migrate() -> None:
 
 
 def missing_guards() -> list[str]:
-    """The names of the triggers that should keep ledger and journal append-only and are missing, off or altered."""
+    """The names of triggers on ledger and journal that are missing, disabled or altered."""
     with reading() as connection:
         if connection.dialect.name == "sqlite":
             triggers = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
-            found = {str(row.name): str(row.sql) for row in triggers}
-            return sorted(name for name, sql in append_only.sqlite_guards().items() if found.get(name) != sql)
-        always = text("SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled = 'A'")
-        body = text("SELECT prosrc FROM pg_proc WHERE proname = 'oncoloop_refuse'")
-        if not all(source in append_only.POSTGRESQL_FUNCTION for source in connection.execute(body).scalars()):
+            stored_sql = {str(row.name): str(row.sql) for row in triggers}
+            return sorted(name for name, sql in append_only.sqlite_guards().items() if stored_sql.get(name) != sql)
+        enabled = text("SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled = 'A'")
+        function_body = text("SELECT prosrc FROM pg_proc WHERE proname = 'oncoloop_refuse'")
+        if not all(source in append_only.POSTGRESQL_FUNCTION for source in connection.execute(function_body).scalars()):
             return sorted(append_only.postgresql_guards())
-        return sorted(set(append_only.postgresql_guards()) - set(connection.execute(always).scalars()))
+        return sorted(set(append_only.postgresql_guards()) - set(connection.execute(enabled).scalars()))
 
 
 @lru_cache(maxsize=16)
 def _engine(url: str, _process: int) -> Engine:
-    """A forked child must not share its parent's connections, so the process is part of the key."""
+    """The engine of a URL; cached by process too, since a forked child must not share its parent's connections."""
     try:
         address = make_url(url)
     except ArgumentError as error:
@@ -255,31 +255,31 @@ def _engine(url: str, _process: int) -> Engine:
         raise Fault(f"the database {address.drivername!r} is not supported; use sqlite:///FILE or postgresql://...")
     if address.database:
         Path(address.database).parent.mkdir(parents=True, exist_ok=True)
-    made = create_engine(address)
-    event.listen(made, "connect", _prepare)
-    event.listen(made, "begin", _begin)
-    return made
+    new_engine = create_engine(address)
+    event.listen(new_engine, "connect", _prepare)
+    event.listen(new_engine, "begin", _begin)
+    return new_engine
 
 
 def _prepare(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # sqlite3 must not begin by itself; `_begin` does
+    connection.isolation_level = None  # sqlite3 must not begin transactions; `_begin` does
     connection.execute(f"PRAGMA busy_timeout={WAIT_MS}")
     for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _checkpoint() -> None:
-    """What SQLite still holds beside its file goes into it: pages that were written over must not lie about."""
+    """Move SQLite's write-ahead log into the database file, so that the log keeps no overwritten pages."""
     if engine().dialect.name != "sqlite":
         return
     with _explained(), engine().connect() as connection:
-        cursor = connection.connection.cursor()  # below SQLAlchemy, which would open a transaction around it
+        cursor = connection.connection.cursor()  # SQLAlchemy would open a transaction around it
         cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         cursor.close()
 
 
 def _begin(connection: Connection) -> None:
-    """A writer takes the lock before it reads: a lock taken later fails at once when another writer was faster."""
+    """Let a writer take the lock before it reads: a later lock fails at once if another writer was faster."""
     writes = connection.get_execution_options().get("only_writer")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -292,15 +292,15 @@ def _version(connection: Connection) -> str | None:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn the database's own errors into a sentence."""
+    """Turn errors of the database into a Fault."""
     try:
         yield
     except IntegrityError as error:
         raise Fault(f"the database refused a change: {_first_line(error)}") from error
     except DatabaseError as error:
-        where = make_url(database_url()).render_as_string(hide_password=True)
+        address = make_url(database_url()).render_as_string(hide_password=True)
         raise Fault(
-            f"the database {where} can't be used: {_first_line(error)}; run `oncoloop init`, or restore a backup"
+            f"the database {address} can't be used: {_first_line(error)}; run `oncoloop init`, or restore a backup"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The journal: one row for each prediction. Hashes, description, output and engine; no pixels, no identity, no name."""
+"""The journal: one row per prediction with hashes, description, output and engine; no pixels and no identity."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ JSON_COLUMNS = ("inputs", "description", "embedding", "probabilities", "reasons"
 
 @dataclass(frozen=True)
 class JournalRow:
-    """One prediction as it was answered or withheld.
+    """One prediction, answered or withheld.
 
-    `cluster` says whose it is, "" where that is unknown: a pseudonym on the way in, of which the journal keeps the mark
-    alone, so that what is read from it tells patients apart and names none. `inputs` are SHA-256 of the files,
-    `description` the figures and facts of `data.scan.slice_features`, `embedding` the descriptor's vector,
-    `probabilities` in the
-    order of the task's classes, `answer` None if it was withheld, `score` the pooled positive score, `outcome` and
-    `reasons` those of the serving gate, `map` a small PNG in base64,
-    `shadows` the id of the answer behind which a shadow gave this one, empty for what somebody was told.
+    `cluster` is the patient's pseudonym, "" if unknown; the journal stores only its hash, so that its rows distinguish
+    patients without naming them. `inputs` are SHA-256 of the files. `description` are the figures and facts of
+    `data.scan.slice_features`, `embedding` is the descriptor's vector. `probabilities` are in the order of the task's
+    classes, `answer` is None if it was withheld, `score` is the pooled positive score. `outcome` and `reasons` are
+    those of the serving gate, `map` is a small PNG in base64. `shadows` is the id of the live answer that a shadow
+    release repeated; it is empty for answers that a user received.
     """
 
     id: str
@@ -55,93 +54,92 @@ class JournalRow:
 
 
 def append(row: JournalRow, again: bool = False) -> bool:
-    """Write one prediction down, on disk when this returns. Fault if it can't be: then the answer is not given.
+    """Write one prediction; it is on disk when this returns. Fault if that fails: then no answer may be given.
 
-    With `again` a row of the same id may stand already, from an earlier try of the same request: it stays as it is,
-    and False says so.
+    With `again` (a repeated request) a row of the same id may exist. It stays as it is, and the result is False.
     """
     values = vars(row).copy()
     values |= {name: canonical(values[name]) for name in JSON_COLUMNS}
     values["cluster"] = mark(row.cluster) if row.cluster else ""
     for name in ("score", "duration_ms"):
         values[name] = None if values[name] is None else float(values[name])
-    waiting = _Waiting(values, again)
-    _written(waiting)
-    return not waiting.stood
+    pending = _PendingRow(values, again)
+    _write_in_turn(pending)
+    return not pending.was_stored
 
 
 @dataclass
-class _Waiting:
-    """A row that is not written yet; `error` says why it could not be, `stood` that an earlier try had written it."""
+class _PendingRow:
+    """A row to be written; `error` is why that failed, `was_stored` says that an earlier try had written it."""
 
     values: dict[str, Any]
-    again: bool = False
-    stood: bool = False
-    done: bool = False
+    is_retry: bool = False
+    was_stored: bool = False
+    is_done: bool = False
     error: BaseException | None = None
 
 
-_pending: list[_Waiting] = []  # of this process
-_mine, _turn = threading.Lock(), threading.Lock()
+_pending: list[_PendingRow] = []  # of this process
+_pending_lock, _write_lock = threading.Lock(), threading.Lock()
 
 
-def _written(row: _Waiting) -> None:
-    """Write a row, and in the same transaction all that came while another one was written: one sync for many."""
-    with _mine:
+def _write_in_turn(row: _PendingRow) -> None:
+    """Write a row together with all rows that came during the previous write: one transaction and one sync."""
+    with _pending_lock:
         _pending.append(row)
-    with _turn:
-        if not row.done:
-            with _mine:
-                together, _pending[:] = list(_pending), []
-            _write(together)
+    with _write_lock:
+        if not row.is_done:
+            with _pending_lock:
+                batch, _pending[:] = list(_pending), []
+            _write_together(batch)
     if row.error is not None:
         raise row.error
 
 
-def _write(rows: list[_Waiting]) -> None:
+def _write_together(rows: list[_PendingRow]) -> None:
     try:
         _insert(rows)
-    except BaseException as error:  # each of those who wait for their row is told
+    except BaseException as error:  # every thread that waits for its row raises it
         for row in rows:
-            row.error = None if row.stood else error
+            row.error = None if row.was_stored else error
         if not isinstance(error, Exception):
             raise
     finally:
         for row in rows:
-            row.done = True
+            row.is_done = True
 
 
-def _insert(rows: list[_Waiting]) -> None:
-    """All rows in one transaction. One that stands already spoils it for those beside it, so they go without it."""
-    first: dict[str, _Waiting] = {}
+def _insert(rows: list[_PendingRow]) -> None:
+    """Insert the rows in one transaction. If a row exists already the transaction fails; it is repeated without it."""
+    first_by_id: dict[str, _PendingRow] = {}
     for row in rows:
-        if first.setdefault(row.values["id"], row) is not row and row.again:
-            row.stood = True
-    fresh = [row for row in rows if not row.stood]
+        if first_by_id.setdefault(row.values["id"], row) is not row and row.is_retry:
+            row.was_stored = True
+    new_rows = [row for row in rows if not row.was_stored]
     try:
         with database.writing() as connection:
-            connection.execute(database.journal.insert(), [row.values for row in fresh])
+            connection.execute(database.journal.insert(), [row.values for row in new_rows])
     except Fault:
-        for row in fresh:
-            row.stood = row.again and _stands(row.values["id"])
-        left = [row for row in fresh if not row.stood]
-        if len(left) == len(fresh):
+        for row in new_rows:
+            row.was_stored = row.is_retry and _is_stored(row.values["id"])
+        remaining = [row for row in new_rows if not row.was_stored]
+        if len(remaining) == len(new_rows):
             raise
-        if left:
-            _insert(left)
+        if remaining:
+            _insert(remaining)
 
 
-def _stands(prediction_id: str) -> bool:
+def _is_stored(prediction_id: str) -> bool:
     table = database.journal
     return bool(database.fetch(table.select().with_only_columns(table.c.id).where(table.c.id == prediction_id)))
 
 
 def get(prediction_id: str) -> dict[str, Any]:
-    """One prediction, with the fields of `JournalRow`. Fault if there is none of that id."""
-    found = database.fetch(database.journal.select().where(database.journal.c.id == prediction_id))
-    if not found:
+    """One prediction with the fields of `JournalRow`. Fault if there is none with this id."""
+    records = database.fetch(database.journal.select().where(database.journal.c.id == prediction_id))
+    if not records:
         raise Fault(f"the journal has no prediction {prediction_id!r}; `oncoloop status` lists the latest")
-    return _decoded(found[0])
+    return _decoded(records[0])
 
 
 def rows(
@@ -152,11 +150,10 @@ def rows(
     limit: int | None = None,
     shadows: bool = False,
 ) -> pd.DataFrame:
-    """Predictions oldest first, `since` included and `until` excluded; with `limit` the newest so many.
+    """Predictions, oldest first; `since` is included, `until` excluded; with `limit` only that many of the newest.
 
-    Those that somebody was told, or with `shadows` those that stood behind one and nobody saw.
-
-    The description is expanded into columns with the prefix `d_`; `embedding` and `probabilities` hold arrays.
+    Without `shadows` the answers that users received, with it only those of shadow releases. The description is
+    expanded into columns with the prefix `d_`; `embedding` and `probabilities` hold arrays.
     """
     import numpy as np
     import pandas as pd
@@ -180,18 +177,18 @@ def rows(
 
 
 def predictions(pseudonym: str) -> list[dict[str, Any]]:
-    """The `id` and `task` of every prediction of one patient, those of shadows among them, oldest first."""
+    """The `id` and `task` of every prediction of one patient, including shadow releases, oldest first."""
     table = database.journal
     query = table.select().with_only_columns(table.c.id, table.c.task).order_by(table.c.number)
     return database.fetch(query.where(table.c.cluster == mark(pseudonym)))
 
 
 def count() -> int:
-    """How many predictions somebody was told."""
+    """The number of predictions that users received."""
     with database.reading() as connection:
         return int(connection.exec_driver_sql("SELECT count(*) FROM journal WHERE shadows = ''").scalar_one())
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in row.items() if name != "number"}
-    return kept | {name: json.loads(kept[name]) for name in JSON_COLUMNS}
+    fields = {name: value for name, value in row.items() if name != "number"}
+    return fields | {name: json.loads(fields[name]) for name in JSON_COLUMNS}

@@ -1,4 +1,4 @@
-"""The ledger: every event that matters, in one hash chain that can only grow."""
+"""The ledger: one append-only hash chain of all events of the loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lineage.errors import Fault
 from lineage.fingerprint import canonical, text_sha256
 from lineage.paths import place
 from lineage.record import database
-from lineage.record.evidence_check import GENESIS, text_of, walk
+from lineage.record.standalone_verifier import GENESIS, check_chain, hashed_text
 from lineage.record.verdict import Outcome, Verdict
 
 PAGE = 10_000
@@ -21,7 +21,7 @@ PAGE = 10_000
 
 @dataclass(frozen=True)
 class Event:
-    """One event. `hash` is the SHA-256 of `text_of` the stored columns, which hold the hash before it."""
+    """One event. `hash` is the SHA-256 of `hashed_text` of the stored columns; `previous` is the hash before it."""
 
     seq: int
     at: str
@@ -34,7 +34,7 @@ class Event:
 
 
 def append(kind: str, subject: str, payload: dict[str, Any], actor: str = "system") -> Event:
-    """Add one event at the end of the chain and note the new head outside the database. Safe in several processes."""
+    """Append one event to the chain and note the new head outside the database. Safe in several processes."""
     for name, value in (("kind", kind), ("subject", subject), ("actor", actor)):
         if not value or not value.isprintable():
             raise Fault(f"the {name} of an event must be one printable line, not {value!r}")
@@ -53,19 +53,19 @@ def append(kind: str, subject: str, payload: dict[str, Any], actor: str = "syste
             "payload": canonical(payload),
             "previous": last["hash"] if last else GENESIS,
         }
-        row["hash"] = text_sha256(text_of(row))
+        row["hash"] = text_sha256(hashed_text(row))
         connection.execute(database.ledger.insert().values(row))
     _note_head(row["seq"], row["hash"])
     return _event(row)
 
 
 def record(verdict: Verdict, actor: str = "system", **context: Any) -> Event:
-    """Write a verdict down, with whatever else belongs to it."""
+    """Record a verdict, with further facts in `context`."""
     return append("verdict", verdict.subject, verdict.to_dict() | context, actor)
 
 
 def events(kind: str | None = None, subject: str | None = None, limit: int | None = None) -> list[Event]:
-    """The events in order, oldest first; with `limit` the newest so many of them."""
+    """The events of a kind and subject, oldest first; with `limit` only that many of the newest."""
     table = database.ledger
     query = table.select().order_by(table.c.seq.desc())
     if kind is not None:
@@ -78,7 +78,7 @@ def events(kind: str | None = None, subject: str | None = None, limit: int | Non
 
 
 def rows(after: int = 0, limit: int = PAGE) -> list[dict[str, Any]]:
-    """The rows as they are stored, payload as text, that follow the sequence number `after`."""
+    """The stored rows after the sequence number `after`, with the payload as text."""
     table = database.ledger
     return database.fetch(table.select().where(table.c.seq > after).order_by(table.c.seq).limit(limit))
 
@@ -88,31 +88,31 @@ def head() -> tuple[int, str] | None:
     path = place("ledger.head")
     if not path.exists():
         return None
-    seq, _, value = path.read_text().strip().partition(" ")
+    seq, _, hash_value = path.read_text().strip().partition(" ")
     if not seq.isdigit():
         raise Fault(f"{path} is damaged; compare it with a backup before anything else is written")
-    return int(seq), value
+    return int(seq), hash_value
 
 
 def verify() -> Verdict:
-    """Walk the whole chain, compare it with the head noted outside the database, and look for the triggers.
+    """Check the chain, compare it with the head noted outside the database, and check the triggers.
 
-    Fail: the record was changed. Inconclusive: nothing outside the database says where the chain should end.
+    Fail: the record was changed. Inconclusive: no head is noted outside the database, so the chain's end is unproven.
     """
     noted = head()
-    reasons, count, value = walk(stored(), noted)
+    reasons, count, value = check_chain(stored_rows(), noted)
     reasons += [f"the trigger {name} is missing, off or altered" for name in database.missing_guards()]
     outcome = Outcome.FAIL if reasons else Outcome.PASS
     if not reasons and noted is None:
         outcome = Outcome.INCONCLUSIVE
-        reasons = ["no head is noted outside the database, so a database that was put back could not be seen"]
-    reasons = reasons or [f"{count} events form one chain, its head is the one noted outside, the triggers are there"]
+        reasons = ["no head is noted outside the database, so a restored older database could not be detected"]
+    reasons = reasons or [f"{count} events form one chain, its head is the noted one, all triggers are in place"]
     figures = {"events": count, "head": value, "noted": noted[0] if noted else None}
     return Verdict("ledger", "ledger", outcome, tuple(reasons), figures)
 
 
-def stored() -> Iterator[dict[str, Any]]:
-    """Every row in order, read a page at a time."""
+def stored_rows() -> Iterator[dict[str, Any]]:
+    """Every stored row in order, read page by page."""
     last = 0
     while page := rows(after=last):
         yield from page
@@ -123,20 +123,20 @@ def _event(row: dict[str, Any]) -> Event:
     return Event(**row | {"payload": json.loads(row["payload"])})
 
 
-def _note_head(seq: int, value: str) -> None:
-    """Write the head beside the database; never backwards, since another process may have noted a later one."""
+def _note_head(seq: int, hash_value: str) -> None:
+    """Write the head next to the database; never an earlier one, since another process may have noted a later one."""
     path = place("ledger.head")
     with place("run", "ledger.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         noted = head()
         if noted and noted[0] >= seq:
             return
-        fresh = path.with_name("ledger.head.new")
-        with fresh.open("w") as stream:
-            stream.write(f"{seq} {value}\n")
+        new_file = path.with_name("ledger.head.new")
+        with new_file.open("w") as stream:
+            stream.write(f"{seq} {hash_value}\n")
             stream.flush()
             os.fsync(stream.fileno())
-        fresh.replace(path)
+        new_file.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

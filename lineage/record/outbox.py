@@ -1,4 +1,4 @@
-"""The outbox: what must still be told to another system. Written first, so that nothing is lost while it is down."""
+"""The outbox: messages for other systems, stored before delivery so that none is lost while a system is down."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lineage.record import database
 
 @dataclass(frozen=True)
 class Message:
-    """One message that has not been delivered."""
+    """One undelivered message."""
 
     id: int
     kind: str
@@ -23,20 +23,20 @@ class Message:
 
 
 def put(kind: str, key: str, payload: dict[str, Any]) -> bool:
-    """Put a message in, once for each kind and key, delivered or not; whether it was new."""
+    """Store a message, once for each kind and key, even after delivery; whether it is new."""
     row = {"kind": kind, "key": key, "payload": canonical(payload), "put_at": database.now()}
     return database.insert_new(database.outbox, row)
 
 
 def pending() -> list[Message]:
-    """The messages that wait, oldest first."""
+    """The undelivered messages, oldest first."""
     table = database.outbox
-    found = database.fetch(table.select().where(table.c.done_at.is_(None)).order_by(table.c.id))
-    return [Message(row["id"], row["kind"], row["key"], json.loads(row["payload"]), row["put_at"]) for row in found]
+    rows = database.fetch(table.select().where(table.c.done_at.is_(None)).order_by(table.c.id))
+    return [Message(row["id"], row["kind"], row["key"], json.loads(row["payload"]), row["put_at"]) for row in rows]
 
 
 def done(message_id: int) -> None:
-    """Note that a message was delivered. Doing it twice does no harm."""
+    """Mark a message as delivered; idempotent. Fault if there is no such message."""
     table = database.outbox
     if not database.execute(table.update().where(table.c.id == message_id).values(done_at=database.now())):
         raise Fault(f"the outbox has no message {message_id}")

@@ -1,4 +1,4 @@
-"""A verdict: what a gate said, why, and with which figures. Every room ends in one."""
+"""A verdict: the outcome of a gate with its reasons, figures and thresholds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ JSON = Any
 
 
 class Outcome(StrEnum):
-    """`pass` carry on, `fail` stop (in monitoring: ask for retraining), `inconclusive` say what is missing."""
+    """`pass`: continue; `fail`: stop (in monitoring: request retraining); `inconclusive`: say what is missing."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -23,10 +23,10 @@ EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 3, Outcome.INCONCLUSIVE: 4}
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer of one gate about one subject.
+    """The verdict of one gate on one subject.
 
-    `gate` is the room's name (data, training, serving, monitoring, release), `subject` names what was judged
-    (a batch, a model version, a release, a prediction, a window). `figures` and `thresholds` are plain JSON.
+    `gate` is the gate's name (data, training, serving, monitoring, release). `subject` is the name of a batch, model
+    version, release, prediction or window. `figures` and `thresholds` are plain JSON.
     """
 
     gate: str
@@ -42,12 +42,12 @@ class Verdict:
         return EXIT_CODES[self.outcome]
 
     def to_dict(self) -> dict[str, JSON]:
-        """Plain JSON, the form that the ledger keeps."""
+        """The verdict as plain JSON, as stored in the ledger."""
         return asdict(self) | {"outcome": self.outcome.value, "reasons": list(self.reasons)}
 
 
 def from_dict(record: Mapping[str, JSON]) -> Verdict:
-    """Read a verdict back from its plain form. A missing key is an error."""
+    """The verdict from its plain JSON. KeyError for a missing key."""
     return Verdict(
         gate=record["gate"],
         subject=record["subject"],
@@ -59,7 +59,7 @@ def from_dict(record: Mapping[str, JSON]) -> Verdict:
 
 
 def worst(outcomes: list[Outcome]) -> Outcome:
-    """The outcome of several checks together: fail beats inconclusive, inconclusive beats pass."""
+    """The worst of several outcomes: fail before inconclusive before pass; pass for an empty list."""
     for outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE):
         if outcome in outcomes:
             return outcome

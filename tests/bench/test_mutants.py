@@ -1,4 +1,4 @@
-"""bench/mutate.py: what it changes in a source, what it leaves alone, and that its list names files that exist."""
+"""Mutation testing: which changes of a source are made, which are not, and whether the listed files exist."""
 
 from __future__ import annotations
 
@@ -43,26 +43,26 @@ def mutants() -> ModuleType:
         ("x = 'é' if a else b", {'x = "" if a else b', "x = 'é' if False else b", "x = 'é' if True else b"}),
     ],
 )
-def test_each_kind_of_change(mutants: ModuleType, line: str, changed: set[str]) -> None:
+def test_every_kind_of_mutation(mutants: ModuleType, line: str, changed: set[str]) -> None:
     source = f"y: int\n{line}\n"
-    every = mutants.mutants(source)
-    assert {mutant.new for mutant in every} == changed
-    assert {mutants.apply(source, mutant) for mutant in every} == {f"y: int\n{new}\n" for new in changed}
+    all_mutants = mutants.mutants(source)
+    assert {mutant.new for mutant in all_mutants} == changed
+    assert {mutants.apply(source, mutant) for mutant in all_mutants} == {f"y: int\n{new}\n" for new in changed}
 
 
-def test_guards_go_and_returned_values_change(mutants: ModuleType) -> None:
+def test_guards_and_returned_values_are_mutated(mutants: ModuleType) -> None:
     source = "def f(a) -> bool:\n    if a:\n        raise b\n    return a\n"
     assert {mutant.new for mutant in mutants.mutants(source)} == {"if False:", "pass", "return not (a)"}
 
 
-def test_words_annotations_and_names_of_fields_stay(mutants: ModuleType) -> None:
+def test_docstrings_annotations_messages_and_field_names_are_not_mutated(mutants: ModuleType) -> None:
     source = '"""What."""\nimport a\n__all__ = ["a"]\n\n\n@a(b=1)\ndef f(c: "int | None") -> None:\n    """What."""\n'
     source += '    a.b = f"x {c:.2f} y", "three words long", c["key"], {"key": c}, zip(*c, strict=True)\n'
     assert not mutants.mutants(source)
 
 
-def test_the_list_names_modules_and_tests_that_exist() -> None:
-    listed = tomllib.loads((ROOT / "bench" / "mutants.toml").read_text(encoding="utf-8"))
-    named = [path for module, told in listed.items() for path in (module, *told["tests"])]
-    assert len(listed) > 15
-    assert not [path for path in named if not (ROOT / path).is_file()]
+def test_the_list_contains_existing_modules_and_tests() -> None:
+    modules = tomllib.loads((ROOT / "bench" / "mutants.toml").read_text(encoding="utf-8"))
+    paths = [path for module, entry in modules.items() for path in (module, *entry["tests"])]
+    assert len(modules) > 15
+    assert not [path for path in paths if not (ROOT / path).is_file()]

@@ -1,4 +1,4 @@
-"""A record with one release in it, and a PostgreSQL server where one is installed."""
+"""Fixtures of lineage: a record with one release, MLflow on SQLite, and a PostgreSQL server if it is installed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from lineage.record.verdict import Outcome, Verdict
 TASK = "lung-ct"
 
 
-def predicted(name: str = "p-1", **other: object) -> journal.JournalRow:
-    """A row of the journal with plausible contents."""
+def journal_row(name: str = "p-1", **overrides: object) -> journal.JournalRow:
+    """A row of the journal with plausible values."""
     values: dict[str, object] = {
         "id": name,
         "at": database.now(),
@@ -44,23 +44,23 @@ def predicted(name: str = "p-1", **other: object) -> journal.JournalRow:
         "engine": {"name": "openvino", "precision": "float32"},
         "duration_ms": 3.5,
     }
-    return journal.JournalRow(**(values | other))  # type: ignore[arg-type]
+    return journal.JournalRow(**(values | overrides))  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def prediction() -> Callable[..., journal.JournalRow]:
-    """Makes rows of the journal."""
-    return predicted
+    """A function that creates rows of the journal."""
+    return journal_row
 
 
-def said(gate: str, subject: str, outcome: Outcome = Outcome.PASS) -> None:
-    """Write a verdict down."""
+def record_verdict(gate: str, subject: str, outcome: Outcome = Outcome.PASS) -> None:
+    """Record a verdict."""
     ledger.record(Verdict(gate, subject, outcome, (f"the {gate} gate has looked",)), task=TASK)
 
 
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's database without contents: it takes MLflow many seconds to make one, and no time to copy it."""
+    """An empty MLflow database: creating one takes many seconds, copying it takes none."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONCOLOOP_HOME", str(path.parent / "home"))
@@ -73,45 +73,45 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mlflow_home(home: Path, empty_mlflow: Path) -> Path:
-    """A state folder with MLflow's database in it."""
+    """A state folder with an MLflow database."""
     shutil.copyfile(empty_mlflow, home / "mlflow" / "mlflow.db")
     return home
 
 
 @pytest.fixture
 def released(mlflow_home: Path) -> Path:
-    """A batch, a version that learned from it, an approval, a release and one prediction; the release's folder."""
-    run_id = _run(mlflow_home)
+    """A batch, a version trained on it, an approval, a release and one prediction; the release's folder."""
+    run_id = _finished_run(mlflow_home)
     accounts.add("erik", "engineer")
     accounts.add("carla", "clinician", actor="erik")
     ledger.append("batch.admitted", "b-1", {"task": TASK, "batch": "b-1", "data_version": "c0ffee", "units": 40})
-    said("data", "b-1")
+    record_verdict("data", "b-1")
     version = registry.register(TASK, run_id, "model", {"data_version": "c0ffee"})
     ledger.append(
         "model.logged",
         TASK,
         {"version": version, "run_id": run_id, "data_version": "c0ffee", "lock_hash": "1", "batches": ["b-1"]},
     )
-    said("training", f"{TASK}/{version}", Outcome.INCONCLUSIVE)
+    record_verdict("training", f"{TASK}/{version}", Outcome.INCONCLUSIVE)
     ledger.append("approval", f"{TASK}/{version}", {"decision": "approve", "reason": "few patients"}, actor="erik")
     registry.promote(TASK, version, {"run_id": run_id, "reason": "approved"}, actor="erik")
     manifest = paths.place("releases", "r-1", "manifest.json")
     manifest.write_text('{"release": "r-1"}')
     value = fingerprint.file_sha256(manifest)
     ledger.append("release.built", "r-1", {"bento": "oncoloop:r-1", "tasks": {TASK: version}, "manifest_sha256": value})
-    said("release", "r-1")
+    record_verdict("release", "r-1")
     ledger.append("release.activated", "r-1", {"url": "http://127.0.0.1:3001", "port": 3001}, actor="erik")
-    journal.append(predicted())
+    journal.append(journal_row())
     return manifest.parent
 
 
-def _run(home: Path) -> str:
+def _finished_run(home: Path) -> str:
     """A finished run in a real MLflow on SQLite, with a model folder of one file."""
     from mlflow import MlflowClient
 
     client = MlflowClient()
-    known = client.get_experiment_by_name(TASK)
-    experiment = known.experiment_id if known else client.create_experiment(TASK)
+    existing = client.get_experiment_by_name(TASK)
+    experiment = existing.experiment_id if existing else client.create_experiment(TASK)
     run_id = str(client.create_run(experiment).info.run_id)
     graph = home / "graph.onnx"
     graph.write_bytes(b"graph of " + run_id.encode())
@@ -124,36 +124,36 @@ def _run(home: Path) -> str:
 @pytest.fixture
 def run_id(mlflow_home: Path) -> str:
     """A finished run with model artefacts."""
-    return _run(mlflow_home)
+    return _finished_run(mlflow_home)
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
-    """The address of an empty PostgreSQL database on a server of its own."""
+    """The address of an empty PostgreSQL database on a separate server."""
     initdb, server = shutil.which("initdb"), shutil.which("postgres")
     if not initdb or not server:
-        pytest.skip("PostgreSQL is not installed here")
+        pytest.skip("PostgreSQL is not installed")
     user = "postgres" if os.getuid() == 0 else None
-    with tempfile.TemporaryDirectory() as made, socket.socket() as free:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory() as temporary_folder, socket.socket() as free_socket:
+        folder = Path(temporary_folder)
         if user:
             shutil.chown(folder, user)
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-        free.close()
+        free_socket.bind(("127.0.0.1", 0))
+        port = str(free_socket.getsockname()[1])
+        free_socket.close()
         data = str(folder / "data")
         subprocess.run([initdb, "-D", data, "-A", "trust", "-U", "oncoloop", "-N"], check=True, user=user, cwd=folder)
         options = ["-k", str(folder), "-p", port, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
         process = subprocess.Popen([server, "-D", data, *options], user=user, cwd=folder)
         try:
-            _wait(int(port))
+            _wait_until_ready(int(port))
             yield f"postgresql://oncoloop@127.0.0.1:{port}/postgres"
         finally:
-            process.send_signal(signal.SIGINT)  # the fast way: it waits for no client
+            process.send_signal(signal.SIGINT)  # fast shutdown: it does not wait for clients
             process.wait()
 
 
-def _wait(port: int) -> None:
+def _wait_until_ready(port: int) -> None:
     import psycopg
 
     for _ in range(100):

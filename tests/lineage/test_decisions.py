@@ -1,4 +1,4 @@
-"""Decisions: signed, by people who may, acted on once and soon; whatever else claims to be one is refused."""
+"""Decisions must be signed, permitted, recent and unused; all others are refused."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ FACTS = {"decision": "approve", "reason": "read the errors"}
 
 
 @pytest.fixture(autouse=True)
-def three(home: Path) -> None:
-    """One person of each role; decisions are signed from here on."""
+def three_people(home: Path) -> None:
+    """One person of each role; decisions are signed from now on."""
     decisions.begin()
     for name, role in (("erik", "engineer"), ("carla", "clinician"), ("ada", "auditor")):
         accounts.add(name, role)
 
 
-def made(actor: str = "erik") -> Event:
-    """An approval."""
+def approve(actor: str = "erik") -> Event:
+    """Record an approval."""
     return decisions.record("approval", "lung-ct/3", FACTS, actor)
 
 
-def test_a_decision_is_good_once() -> None:
-    event = made()
+def test_a_decision_can_be_used_once() -> None:
+    event = approve()
     assert decisions.facts(event) == FACTS and decisions.waiting("approval") == [event]
     decisions.check(event)
     decisions.use(event)
@@ -40,17 +40,17 @@ def test_a_decision_is_good_once() -> None:
 
 
 @pytest.mark.parametrize("actor", ["carla", "ada", "system"])
-def test_who_may_not_decide_leaves_no_row(actor: str) -> None:
+def test_a_decision_without_permission_is_not_recorded(actor: str) -> None:
     with pytest.raises(Fault, match="may not decide"):
-        made(actor)
+        approve(actor)
     assert not ledger.events("approval")
 
 
-def test_before_there_are_accounts_the_system_decides(home: Path) -> None:
+def test_the_system_may_decide_while_no_account_is_open(home: Path) -> None:
     for person in accounts.people():
         accounts.disable(person.name)
     accounts.add(accounts.CHECK, "engineer")
-    decisions.check(made("system"))
+    decisions.check(approve("system"))
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_before_there_are_accounts_the_system_decides(home: Path) -> None:
         {"payload": {"signature": ""}},
     ],
 )
-def test_a_row_that_somebody_else_wrote_is_refused(change: dict[str, Any]) -> None:
+def test_a_forged_decision_is_refused(change: dict[str, Any]) -> None:
     accounts.add("ines", "engineer")
-    event = made()
+    event = approve()
     facts = vars(event) | change | {"payload": event.payload | change.get("payload", {})}
     forged = Event(**facts)
     assert not decisions.is_signed(forged)
@@ -77,46 +77,46 @@ def test_a_row_that_somebody_else_wrote_is_refused(change: dict[str, Any]) -> No
         decisions.check(forged)
 
 
-def test_a_row_without_a_signature_counts_only_from_before() -> None:
+def test_an_unsigned_decision_is_valid_only_before_signing_began() -> None:
     late = ledger.append("release.wanted", "r2", {"reason": "x"}, "erik")
     assert not decisions.is_signed(late)
     early = Event(**vars(late) | {"seq": 0})
-    assert decisions.is_signed(early), "state of before stays"
+    assert decisions.is_signed(early), "decisions before the start of signing stay valid"
     with pytest.raises(Fault, match="signature"):
         decisions.check(early)
 
 
-def test_a_decision_of_a_disabled_person_is_not_acted_on() -> None:
-    event = made()
+def test_a_decision_of_a_disabled_person_is_refused() -> None:
+    event = approve()
     accounts.disable("erik")
     with pytest.raises(Fault, match="may not decide"):
         decisions.check(event)
 
 
 @pytest.mark.parametrize(("hours", "kind"), [(25, "approval"), (-25, "approval"), (24 * 91, "retrain.asked")])
-def test_an_old_decision_is_not_acted_on(hours: float, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Then(datetime):
+def test_an_old_decision_is_refused(hours: float, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ShiftedDatetime(datetime):
         @classmethod
-        def now(cls, tz: Any = None) -> Then:
+        def now(cls, tz: Any = None) -> ShiftedDatetime:
             moment = datetime.now(UTC) - timedelta(hours=hours)
             return cls.fromtimestamp(moment.timestamp(), tz)
 
-    with monkeypatch.context() as moved:
-        moved.setattr(decisions, "datetime", Then)
+    with monkeypatch.context() as patch:
+        patch.setattr(decisions, "datetime", ShiftedDatetime)
         event = decisions.record(kind, "lung-ct/3", FACTS, "erik")
     with pytest.raises(Fault, match="hours old"):
         decisions.check(event)
 
 
 def test_a_decision_signed_with_a_lost_key_is_refused(home: Path) -> None:
-    event = made()
+    event = approve()
     (home / "keys" / "decision").unlink()
     keys.create(("decision",))
     assert not decisions.is_signed(event)
 
 
 def test_a_refusal_ends_a_decision() -> None:
-    event = made()
+    event = approve()
     decisions.use(event, "the gate said fail")
     assert decisions.waiting("approval") == []
     assert ledger.events("decision.used")[-1].payload["refused"] == "the gate said fail"

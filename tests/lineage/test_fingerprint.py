@@ -1,4 +1,4 @@
-"""Equal things have equal fingerprints, other things have others."""
+"""Fingerprints are equal for equal content and different for different content."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def test_canonical_text_is_one_line_of_plain_json() -> None:
     }
 
 
-def test_what_json_cannot_say_is_refused_by_name() -> None:
+def test_a_value_without_a_json_form_is_refused_with_its_type() -> None:
     with pytest.raises(Fault, match="bytes"):
         fingerprint.canonical({"scan": b"pixels"})
 
 
-def test_a_tree_sees_every_change(tmp_path: Path) -> None:
+def test_the_hashes_of_a_folder_show_every_change(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x").write_text("1")
     (tmp_path / "y").write_text("2")
@@ -81,15 +81,15 @@ def test_a_tree_sees_every_change(tmp_path: Path) -> None:
     assert [name for name in before if before[name] != after[name]] == ["a/x"]
 
 
-def test_code_is_ours_wherever_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_hashes_do_not_depend_on_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "__init__.py").write_text("raise SystemExit")
     monkeypatch.chdir(tmp_path)
-    found = fingerprint.code(("lineage", "data"))
-    assert found["files"]["lineage/record/ledger.py"] == fingerprint.file_sha256(ROOT / "lineage/record/ledger.py")
-    assert "lineage/record/migrations/env.py" in found["files"]
-    assert found["files"]["data/__init__.py"] == fingerprint.file_sha256(ROOT / "data" / "__init__.py")
-    assert not any("__pycache__" in name or name.startswith("training") for name in found["files"])
+    code = fingerprint.code(("lineage", "data"))
+    assert code["files"]["lineage/record/ledger.py"] == fingerprint.file_sha256(ROOT / "lineage/record/ledger.py")
+    assert "lineage/record/migrations/env.py" in code["files"]
+    assert code["files"]["data/__init__.py"] == fingerprint.file_sha256(ROOT / "data" / "__init__.py")
+    assert not any("__pycache__" in name or name.startswith("training") for name in code["files"])
 
 
 def test_a_package_is_named_with_or_without_its_sub_packages() -> None:
@@ -104,23 +104,23 @@ def test_an_unknown_package_is_named() -> None:
 
 
 def test_the_commit_is_the_one_checked_out(tmp_path: Path) -> None:
-    clone, tree = tmp_path / "clone", tmp_path / "tree"
+    clone, worktree = tmp_path / "clone", tmp_path / "tree"
     clone.mkdir()
     assert fingerprint._commit(clone) is None
 
-    def git(*words: str) -> str:
+    def git(*arguments: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
         return subprocess.run(
-            ["git", *identity, *words], cwd=clone, check=True, capture_output=True, text=True
+            ["git", *identity, *arguments], cwd=clone, check=True, capture_output=True, text=True
         ).stdout.strip()
 
     git("init", "-q", ".")
     git("commit", "-q", "--allow-empty", "-m", "one")
-    one = git("rev-parse", "HEAD")
-    assert fingerprint._commit(clone) == one
-    git("worktree", "add", "-q", str(tree))
-    assert fingerprint._commit(tree) == one
+    commit = git("rev-parse", "HEAD")
+    assert fingerprint._commit(clone) == commit
+    git("worktree", "add", "-q", str(worktree))
+    assert fingerprint._commit(worktree) == commit
     git("pack-refs", "--all")
-    assert fingerprint._commit(clone) == one == fingerprint._commit(tree)
-    git("checkout", "-q", one)
-    assert fingerprint._commit(clone) == one
+    assert fingerprint._commit(clone) == commit == fingerprint._commit(worktree)
+    git("checkout", "-q", commit)
+    assert fingerprint._commit(clone) == commit

@@ -1,4 +1,4 @@
-"""One key for each purpose, kept from others, and what is made with them."""
+"""Keys for each purpose, their file modes, and pseudonyms, date shifts and signatures made with them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lineage import keys
 from lineage.errors import Fault
 
 
-def test_keys_are_for_their_owner_alone(home: Path) -> None:
+def test_keys_are_readable_only_by_their_owner(home: Path) -> None:
     for purpose in keys.PURPOSES:
         assert stat.S_IMODE((home / "keys" / purpose).stat().st_mode) == 0o600
     assert stat.S_IMODE((home / "keys").stat().st_mode) == 0o700
 
 
-def test_every_purpose_has_another_key(home: Path) -> None:
+def test_every_purpose_has_a_different_key(home: Path) -> None:
     assert len({keys.key(purpose) for purpose in keys.PURPOSES}) == len(keys.PURPOSES)
 
 
-def test_only_missing_keys_are_made(home: Path) -> None:
+def test_only_missing_keys_are_created(home: Path) -> None:
     before = {purpose: keys.key(purpose) for purpose in keys.PURPOSES}
     (home / "keys" / "scans").unlink()
     keys.create()
@@ -44,7 +44,7 @@ def test_a_missing_or_damaged_key_says_what_to_do(home: Path) -> None:
         keys.key("cellar")
 
 
-def test_a_pseudonym_is_steady_and_tells_nothing(home: Path) -> None:
+def test_a_pseudonym_is_stable_and_reveals_no_identity(home: Path) -> None:
     name = keys.pseudonym("Meier^Anna")
     assert name == keys.pseudonym("Meier^Anna")
     assert len(name) == 13 and name[0] == "P" and int(name[1:], 16) >= 0
@@ -58,13 +58,13 @@ def test_another_installation_gives_other_pseudonyms(home: Path) -> None:
     assert keys.pseudonym("Meier^Anna") != name
 
 
-def test_dates_move_back_by_at_most_a_year_and_always_alike(home: Path) -> None:
-    shifts = {name: keys.day_shift(str(name)) for name in range(10_000)}  # an end is missed once in 10^12 runs
+def test_date_shifts_are_at_most_a_year_and_stable(home: Path) -> None:
+    shifts = {name: keys.day_shift(str(name)) for name in range(10_000)}  # both ends occur except in one of 10^12 runs
     assert min(shifts.values()) == -365 and max(shifts.values()) == -1
     assert all(keys.day_shift(str(name)) == shift for name, shift in shifts.items())
 
 
-def test_a_signature_holds_for_its_text_alone(home: Path) -> None:
+def test_a_signature_is_valid_only_for_its_text(home: Path) -> None:
     signature = keys.sign(b"approve lung-ct/3")
     assert keys.signed(b"approve lung-ct/3", signature)
     assert not keys.signed(b"approve lung-ct/4", signature)

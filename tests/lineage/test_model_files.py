@@ -1,4 +1,4 @@
-"""A version's files are compared with the hashes that the ledger holds, and old versions get theirs once."""
+"""A version's files are compared with the hashes in the ledger; for old versions they are recorded once."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def version(run_id: str) -> str:
 
 
 def upload(run_id: str, name: str, text: str) -> None:
-    """What anybody does who reaches MLflow's server."""
+    """Upload a file as anybody with access to MLflow's server can."""
     from mlflow import MlflowClient
 
     MlflowClient().log_text(run_id, text, f"model/{name}")
 
 
-def judged(version: str) -> None:
+def record_verdict(version: str) -> None:
     ledger.append("verdict", f"{TASK}/{version}", {"gate": "training", "outcome": "pass", "reasons": ["a test"]})
 
 
-def test_a_file_that_was_exchanged_or_lost_is_named(version: str, run_id: str, home: Path) -> None:
+def test_a_replaced_or_missing_file_is_named(version: str, run_id: str, home: Path) -> None:
     graph = next((home / "mlflow/artifacts").rglob("graph.onnx"))
     model_files.record(TASK, version, {"graph.onnx": file_sha256(graph)}, "a test")
     assert (registry.download(TASK, version) / "graph.onnx").is_file()
@@ -47,7 +47,7 @@ def test_a_file_that_was_exchanged_or_lost_is_named(version: str, run_id: str, h
     with pytest.raises(Fault, match=r"graph\.onnx in MLflow is not the file .*it is missing"):
         registry.check_artifacts(TASK, version)
     assert registry.changed_artifacts(TASK, version) == {"graph.onnx": None}
-    assert not list(home.glob("tmp*")), "nothing is left of a comparison"
+    assert not list(home.glob("tmp*")), "the comparison leaves no temporary files"
 
 
 def test_hashes_are_recorded_once_and_the_newest_count(home: Path) -> None:
@@ -61,8 +61,8 @@ def test_a_version_that_was_judged_before_gets_its_hashes_at_the_next_use(
     version: str, run_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry.download(TASK, version)
-    assert model_files.recorded(TASK, version) is None, "what nobody judged has none"
-    judged(version)
+    assert model_files.recorded(TASK, version) is None, "a version without a verdict has no hashes"
+    record_verdict(version)
     with caplog.at_level(logging.WARNING):
         registry.check_artifacts(TASK, version)
     assert "lung-ct/1 was judged before the hashes of its files were recorded" in caplog.text
@@ -73,14 +73,14 @@ def test_a_version_that_was_judged_before_gets_its_hashes_at_the_next_use(
 
 
 @pytest.mark.parametrize("exchanged", ["graph.onnx", "calibration.json"])
-def test_a_release_says_what_an_old_version_was(version: str, run_id: str, exchanged: str) -> None:
+def test_an_old_version_is_compared_with_its_release(version: str, run_id: str, exchanged: str) -> None:
     upload(run_id, "graph.onnx", "the graph")
     upload(run_id, "calibration.json", json.dumps({"temperature": 1.5, "threshold": 0.4}))
     facts = {"hashes": {"graph": text_sha256("the graph")}, "temperature": 1.5, "threshold": 0.4, "version": version}
     manifest = paths.place("releases", "r-1", "manifest.json")
     manifest.write_text(json.dumps({"release": "r-1", "tasks": {TASK: facts}}))
     ledger.append("release.built", "r-1", {"tasks": {TASK: version}, "manifest_sha256": file_sha256(manifest)})
-    judged(version)
+    record_verdict(version)
     upload(run_id, exchanged, json.dumps({"temperature": 1.5, "threshold": 0.01}))
     with pytest.raises(Fault, match=rf"lung-ct/1: {exchanged} in MLflow is not that of release r-1"):
         registry.download(TASK, version)

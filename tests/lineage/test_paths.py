@@ -1,4 +1,4 @@
-"""State is where it was asked for, and no vendor writes anywhere else."""
+"""State is written to the configured folder, and no vendor writes anywhere else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lineage import paths
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What makes each vendor write to the home folder when it isn't told otherwise. MLflow: see test_registry.
+# Code with which each vendor writes to the home folder unless it is configured. MLflow: see test_registry.
 VENDORS = {
     "openvino": "import openvino; openvino.Core().available_devices",
     "onnxruntime": "import onnxruntime; onnxruntime.get_available_providers()",
@@ -41,10 +41,10 @@ def test_home_is_var_of_the_workspace_unless_set(tmp_path: Path, monkeypatch: py
     assert paths.home() == tmp_path / "var"
     monkeypatch.setenv("ONCOLOOP_HOME", "elsewhere")
     assert paths.home() == tmp_path / "elsewhere"
-    assert not paths.home().exists(), "looking is not making"
+    assert not paths.home().exists(), "reading the path does not create the folder"
 
 
-def test_a_place_has_its_folder(home: Path) -> None:
+def test_the_parent_folder_of_a_path_is_created(home: Path) -> None:
     path = paths.place("reports", "a", "b.html")
     assert path == home / "reports" / "a" / "b.html"
     assert path.parent.is_dir() and not path.exists()
@@ -56,14 +56,14 @@ def test_the_database_is_sqlite_unless_set(home: Path, monkeypatch: pytest.Monke
     assert paths.database_url() == "postgresql://db/oncoloop"
 
 
-def test_every_folder_of_a_vendor_lies_in_home(home: Path) -> None:
-    found = paths.environment()
+def test_every_vendor_folder_is_below_home(home: Path) -> None:
+    environment = paths.environment()
     for name in paths.FOLDERS:
-        assert Path(found[name]).is_relative_to(home) and Path(found[name]).is_dir(), name
-    assert found["MLFLOW_TRACKING_URI"].startswith(f"sqlite:///{home}/")
+        assert Path(environment[name]).is_relative_to(home) and Path(environment[name]).is_dir(), name
+    assert environment["MLFLOW_TRACKING_URI"].startswith(f"sqlite:///{home}/")
 
 
-def test_what_the_user_has_set_stays(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_set_by_the_user_are_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
     monkeypatch.delenv("KERAS_HOME")
     paths.set_environment()
@@ -71,25 +71,25 @@ def test_what_the_user_has_set_stays(home: Path, monkeypatch: pytest.MonkeyPatch
     assert os.environ["KERAS_HOME"] == str(home / "cache" / "keras")
 
 
-def test_addresses_of_prefect_are_left_to_the_pipelines(home: Path) -> None:
+def test_the_environment_does_not_set_the_prefect_api_address(home: Path) -> None:
     assert "PREFECT_API_URL" not in paths.environment()
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
-def test_a_vendor_is_silent_and_leaves_the_home_folder_alone(vendor: str, tmp_path: Path) -> None:
-    empty, work = tmp_path / "empty", tmp_path / "work"
-    empty.mkdir(mode=0o555)
+def test_a_vendor_sends_no_telemetry_and_does_not_write_to_the_home_folder(vendor: str, tmp_path: Path) -> None:
+    read_only_home, work = tmp_path / "empty", tmp_path / "work"
+    read_only_home.mkdir(mode=0o555)
     work.mkdir()
-    kept = {"PATH": os.environ["PATH"], "HOME": str(empty), "PYTHONPATH": str(ROOT)}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(read_only_home), "PYTHONPATH": str(ROOT)}
     text = f"from lineage import paths; paths.set_environment(); {VENDORS[vendor]}"
-    done = subprocess.run([sys.executable, "-c", text], cwd=work, env=kept, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert list(empty.iterdir()) == []
+    process = subprocess.run([sys.executable, "-c", text], cwd=work, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert list(read_only_home.iterdir()) == []
     allowed = {"var", ".git", ".dvc", ".dvcignore", ".gitignore", "f", "f.dvc"}
     assert {path.name for path in work.iterdir()} <= (allowed if vendor == "dvc" else {"var"})
 
 
-def test_the_record_imports_no_vendor() -> None:
+def test_importing_lineage_imports_no_heavy_library() -> None:
     text = (
         "import sys, lineage.record.ledger, lineage.accounts, lineage.record.journal, lineage.registry; "
         "import lineage.audit.trace;"

@@ -1,4 +1,4 @@
-"""Versions live in a real MLflow; who has which role is decided in the ledger."""
+"""Versions in a real MLflow, and their roles, which the ledger decides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lineage.record import ledger
 TASK = "lung-ct"
 
 
-def test_a_run_becomes_a_version_once_and_comes_back_as_files(run_id: str, home: Path) -> None:
+def test_a_run_is_registered_once_and_its_files_are_downloaded(run_id: str, home: Path) -> None:
     version = registry.register(TASK, run_id, "model", {"lock_hash": "abc"})
     assert registry.register(TASK, run_id, "model", {"lock_hash": "abc"}) == version == "1"
     assert registry.versions(TASK) == ["1"] and registry.versions("brain-mr") == []
@@ -21,7 +21,7 @@ def test_a_run_becomes_a_version_once_and_comes_back_as_files(run_id: str, home:
     graph = next(registry.download(TASK, version).rglob("graph.onnx"))
     assert graph.read_bytes() == b"graph of " + run_id.encode() and graph.is_relative_to(home)
     assert registry.run_facts(run_id)["metrics"] == {"auroc": 0.91}
-    assert {path.name for path in home.parent.iterdir()} == {"var"}, "MLflow wrote beside its home"
+    assert {path.name for path in home.parent.iterdir()} == {"var"}, "MLflow wrote outside the state folder"
 
 
 def test_what_mlflow_does_not_have_is_a_fault(mlflow_home: Path) -> None:
@@ -35,17 +35,17 @@ def test_what_mlflow_does_not_have_is_a_fault(mlflow_home: Path) -> None:
         registry.run_facts("nope")
 
 
-def test_a_server_that_is_down_is_said_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_down_is_reported_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with pytest.raises(Fault, match="does not answer"):
         registry.versions(TASK)
 
 
-def test_aliases_follow_the_ledger(run_id: str) -> None:
+def test_aliases_are_set_to_the_roles_in_the_ledger(run_id: str) -> None:
     registry.register(TASK, run_id, "model", {})
     client = registry._client()
     client.create_model_version(TASK, client.get_model_version(TASK, "1").source)
-    assert registry.mismatches(TASK) == [], "nobody has a role yet"
+    assert registry.mismatches(TASK) == [], "no version has a role yet"
     registry.promote(TASK, "1", {"reason": "first"}, actor="erik")
     registry.promote(TASK, "2", {"reason": "better"})
     assert registry.roles(TASK) == {"champion": "2", "previous": "1", "anchor": "1"}
@@ -56,23 +56,23 @@ def test_aliases_follow_the_ledger(run_id: str) -> None:
     assert registry.mismatches(TASK) == []
 
 
-def test_roles_are_folded_from_the_events(home: Path) -> None:
-    def after(kind: str, version: str | int) -> tuple[str | None, ...]:
+def test_roles_are_derived_from_the_events(home: Path) -> None:
+    def roles_after(kind: str, version: str | int) -> tuple[str | None, ...]:
         ledger.append(kind, TASK, {"version": version})
         return tuple(registry.roles(TASK)[alias] for alias in ("champion", "previous", "anchor"))
 
     assert registry.roles(TASK) == {"champion": None, "previous": None, "anchor": None}
-    assert after("model.logged", 1) == (None, None, None)
-    assert after("model.promoted", 1) == ("1", None, "1")
-    assert after("model.rejected", 2) == ("1", None, "1")
-    assert after("model.promoted", "3") == ("3", "1", "1")
-    assert after("model.rolled-back", "1") == ("1", "3", "1")
-    assert after("model.rolled-back", "1") == ("1", "3", "1"), "twice is once"
-    assert after("anchor.set", "3") == ("1", "3", "3")
+    assert roles_after("model.logged", 1) == (None, None, None)
+    assert roles_after("model.promoted", 1) == ("1", None, "1")
+    assert roles_after("model.rejected", 2) == ("1", None, "1")
+    assert roles_after("model.promoted", "3") == ("3", "1", "1")
+    assert roles_after("model.rolled-back", "1") == ("1", "3", "1")
+    assert roles_after("model.rolled-back", "1") == ("1", "3", "1"), "a repeated roll-back changes nothing"
+    assert roles_after("anchor.set", "3") == ("1", "3", "3")
     assert registry.roles("brain-mr")["champion"] is None
 
 
-def test_a_promotion_and_the_first_anchor_are_written_down(run_id: str) -> None:
+def test_a_promotion_and_the_first_anchor_are_recorded(run_id: str) -> None:
     registry.register(TASK, run_id, "model", {})
     registry.promote(TASK, "1", {"run_id": run_id}, actor="erik")
     assert [(event.kind, event.actor) for event in ledger.events(subject=TASK)] == [

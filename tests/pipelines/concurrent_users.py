@@ -139,9 +139,7 @@ class Rush:
         token = accounts.issue(name, "predict", 1)
         self.told: list[Told] = []
         self.over = threading.Event()
-        self.request = load.form(
-            [("a.dcm", dicom(True))], TASK, "/api/predict", {"Authorization": f"Bearer {token}"}
-        )
+        self.request = load.form([("a.dcm", dicom(True))], TASK, "/api/predict", {"Authorization": f"Bearer {token}"})
         self.address = (urlsplit(desk).hostname or "", urlsplit(desk).port or 0)
         self.threads = [threading.Thread(target=self._user) for _ in range(users)]
 

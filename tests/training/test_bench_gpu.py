@@ -1,4 +1,4 @@
-"""bench/training/gpu_throughput.py: runs where there is no GPU, says why a column is empty, and counts operations rightly."""
+"""bench/training/gpu_throughput.py runs without a GPU, says why a column is empty, and counts operations correctly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alembic's entry: it migrates on the connection that `lineage.record.database.migrate` hands over."""
+"""Alembic's entry point: migrates on the connection that `lineage.record.database.migrate` passes."""
 
 from alembic import context
 

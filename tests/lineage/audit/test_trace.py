@@ -1,4 +1,4 @@
-"""From one prediction to everybody behind it, and honest about what is missing."""
+"""The chain behind a prediction, and the report of its missing links."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def test_the_chain_goes_from_the_prediction_to_the_people(released: Path) -> Non
     assert _links(chain, "ledger")[0].facts["outcome"] == "pass"
 
 
-def test_a_warm_fit_names_the_versions_that_it_went_on_from(released: Path) -> None:
+def test_the_parents_of_a_warm_start_are_in_the_chain(released: Path) -> None:
     facts = {"run_id": "r", "data_version": "c0ffee", "batches": []}
     ledger.append("model.logged", TASK, {"version": "7", **facts})
     ledger.append("model.logged", TASK, {"version": "8", **facts, "parent": f"{TASK}/7", "parent_sha256": "ab" * 32})
-    known = ledger.events("model.logged", TASK)[0].payload
-    again = known | {"parent": f"{TASK}/8", "parent_sha256": "cd" * 32}
-    ledger.append("model.logged", TASK, again)
-    found = _links(trace.trace("p-1"), "parent")
-    assert [(link.id, link.facts["weights"][:2]) for link in found] == [(f"{TASK}/8", "cd"), (f"{TASK}/7", "ab")]
-    ledger.append("model.logged", TASK, again | {"parent": f"{TASK}/99"})
+    first_log = ledger.events("model.logged", TASK)[0].payload
+    second_log = first_log | {"parent": f"{TASK}/8", "parent_sha256": "cd" * 32}
+    ledger.append("model.logged", TASK, second_log)
+    parents = _links(trace.trace("p-1"), "parent")
+    assert [(link.id, link.facts["weights"][:2]) for link in parents] == [(f"{TASK}/8", "cd"), (f"{TASK}/7", "ab")]
+    ledger.append("model.logged", TASK, second_log | {"parent": f"{TASK}/99"})
     assert trace.trace("p-1").missing == (f"parent: the ledger does not say how {TASK}/99 was made",)
 
 
@@ -71,7 +71,7 @@ def test_a_later_label_is_part_of_the_chain(released: Path) -> None:
     assert (link.id, link.who, link.facts) == ("benign", "carla", {"source": "pathology"})
 
 
-def test_without_mlflow_the_rest_is_still_followed(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_mlflow_the_other_links_are_still_found(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     chain = trace.trace("p-1")
     assert len(chain.missing) == 1 and chain.missing[0].startswith("run: MLflow at http://127.0.0.1:1 does not answer")
@@ -111,10 +111,10 @@ def test_the_chain_reads_as_text_and_as_json(released: Path) -> None:
     assert text.splitlines()[0].startswith("prediction  p-1")
     assert "reason: few patients" in text and "by erik" in text
     assert max(map(len, text.splitlines())) < 260
-    again = json.loads(json.dumps(chain.to_dict()))
-    assert again["missing"] == [] and again["links"][0]["id"] == "p-1"
+    record = json.loads(json.dumps(chain.to_dict()))
+    assert record["missing"] == [] and record["links"][0]["id"] == "p-1"
 
 
-def test_a_release_names_what_stands_behind_it(released: Path) -> None:
+def test_the_subjects_of_a_release_are_its_tasks_versions_and_batches(released: Path) -> None:
     assert trace.subjects("r-1") == ["r-1", TASK, f"{TASK}/1", "b-1"]
     assert trace.subjects("r-9") == ["r-9"]

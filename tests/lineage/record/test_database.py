@@ -1,4 +1,4 @@
-"""One database, the same in SQLite and PostgreSQL, and errors that say what to do."""
+"""The database behaves alike in SQLite and PostgreSQL, and its errors say what to do."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_database_without_tables_says_what_to_do(tmp_path: Path, monkeypatch: 
 def test_a_file_that_is_no_database_is_a_fault(home: Path) -> None:
     database.engine().dispose()
     for path in home.glob("oncoloop.db*"):
-        path.write_bytes(b"this is not a database, and long enough to be looked at" * 50)
+        path.write_bytes(b"this is not a database, and long enough to be read as one" * 50)
     with pytest.raises(Fault, match=r"oncoloop\.db can't be used"):
         ledger.events()
 
@@ -64,12 +64,12 @@ def test_an_address_that_is_no_database_is_a_fault(url: str, home: Path, monkeyp
 
 def test_a_password_is_never_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONCOLOOP_DATABASE_URL", "postgresql://oncoloop:secret@127.0.0.1:1/none")
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(Fault) as error:
         ledger.events()
-    assert "127.0.0.1" in str(caught.value) and "secret" not in str(caught.value)
+    assert "127.0.0.1" in str(error.value) and "secret" not in str(error.value)
 
 
-def test_a_transaction_is_whole_or_not_at_all(home: Path) -> None:
+def test_a_failed_transaction_is_rolled_back(home: Path) -> None:
     row = {"release": "r-1", "url": "http://x", "role": "live", "actor": "erik", "at": database.now()}
     with pytest.raises(ZeroDivisionError), database.writing() as connection:
         connection.execute(database.traffic.insert().values(row))
@@ -79,7 +79,7 @@ def test_a_transaction_is_whole_or_not_at_all(home: Path) -> None:
     assert database.fetch(database.traffic.select())[0]["release"] == "r-1"
 
 
-def test_what_was_written_is_on_disk_when_the_call_returns(home: Path) -> None:
+def test_commits_are_synced_to_disk(home: Path) -> None:
     with database.reading() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
@@ -92,13 +92,13 @@ def test_readers_do_not_wait_for_a_writer(home: Path) -> None:
         assert len(ledger.events()) == 1
 
 
-def test_threads_wait_for_each_other(home: Path) -> None:
+def test_concurrent_threads_can_write(home: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: outbox.put("event", str(number % 10), {}), range(20)))
     assert len(outbox.pending()) == 10
 
 
-def test_postgresql_keeps_the_same_record(
+def test_postgresql_stores_the_same_record(
     postgresql: str, home: Path, monkeypatch: pytest.MonkeyPatch, prediction: Prediction
 ) -> None:
     monkeypatch.setenv("ONCOLOOP_DATABASE_URL", postgresql)
@@ -114,10 +114,10 @@ def test_postgresql_keeps_the_same_record(
     verdict = ledger.verify()
     assert verdict.outcome is Outcome.PASS, verdict.reasons
     assert verdict.figures["events"] == 14
-    _refuses(["UPDATE ledger SET actor = 'x'", "DELETE FROM journal", "TRUNCATE ledger", "TRUNCATE journal"])
-    _refuses(["SET session_replication_role = replica; DELETE FROM ledger"])
-    _marked_anew(prediction)
-    _refuses(["UPDATE journal SET cluster = 'x'"])
+    _assert_refused(["UPDATE ledger SET actor = 'x'", "DELETE FROM journal", "TRUNCATE ledger", "TRUNCATE journal"])
+    _assert_refused(["SET session_replication_role = replica; DELETE FROM ledger"])
+    _migrate_pseudonyms(prediction)
+    _assert_refused(["UPDATE journal SET cluster = 'x'"])
     with database.writing() as connection:
         connection.exec_driver_sql("ALTER TABLE ledger DISABLE TRIGGER ledger_no_truncate")
     assert database.missing_guards() == ["ledger_no_truncate"]
@@ -128,16 +128,16 @@ def test_postgresql_keeps_the_same_record(
     assert len(database.missing_guards()) == 4
 
 
-def test_pseudonyms_of_before_become_marks_and_no_byte_keeps_them(home: Path, prediction: Prediction) -> None:
-    _marked_anew(prediction)
+def test_the_migration_replaces_pseudonyms_in_every_byte_of_the_file(home: Path, prediction: Prediction) -> None:
+    _migrate_pseudonyms(prediction)
     database.engine().dispose()
-    held = b"".join(path.read_bytes() for path in home.glob("oncoloop.db*"))
-    assert b"P00000000000" not in held and mark("P000000000000").encode() in held
+    stored_bytes = b"".join(path.read_bytes() for path in home.glob("oncoloop.db*"))
+    assert b"P00000000000" not in stored_bytes and mark("P000000000000").encode() in stored_bytes
 
 
-def _marked_anew(prediction: Prediction) -> None:
-    """A database of version 0001 with pseudonyms in its journal, brought to today's."""
-    before = journal.count()
+def _migrate_pseudonyms(prediction: Prediction) -> None:
+    """Migrate a database of version 0001 with pseudonyms in its journal to the current version."""
+    count_before = journal.count()
     for number in range(40):
         row = asdict(prediction(f"old-{number}", cluster=f"P{number // 4:012d}" if number % 5 else ""))
         row |= {name: json.dumps(row[name]) for name in journal.JSON_COLUMNS}
@@ -148,21 +148,25 @@ def _marked_anew(prediction: Prediction) -> None:
         connection.exec_driver_sql("DROP TABLE sessions")
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
     database.migrate()
-    told = [row for row in database.fetch(database.journal.select()) if row["id"].startswith("old-")]
-    wanted = [mark(f"P{number // 4:012d}") if number % 5 else "" for number in range(40)]
-    assert [row["cluster"] for row in sorted(told, key=lambda row: row["number"])] == wanted
-    assert journal.count() == before + 40 and database.missing_guards() == []
-    assert [one["id"] for one in journal.predictions("P000000000001")] == ["old-4", "old-6", "old-7"]
-    assert {row["shadows"] for row in told} == {""}, "whatever was journalled before was told to somebody"
+    rows = [row for row in database.fetch(database.journal.select()) if row["id"].startswith("old-")]
+    expected = [mark(f"P{number // 4:012d}") if number % 5 else "" for number in range(40)]
+    assert [row["cluster"] for row in sorted(rows, key=lambda row: row["number"])] == expected
+    assert journal.count() == count_before + 40 and database.missing_guards() == []
+    assert [prediction_row["id"] for prediction_row in journal.predictions("P000000000001")] == [
+        "old-4",
+        "old-6",
+        "old-7",
+    ]
+    assert {row["shadows"] for row in rows} == {""}, "earlier predictions were all received by users"
 
 
-def _refuses(statements: list[str]) -> None:
+def _assert_refused(statements: list[str]) -> None:
     for sql in statements:
         with pytest.raises(Fault, match="append-only"), database.writing() as connection:
             connection.exec_driver_sql(sql)
 
 
-def test_the_journal_file_can_be_read_by_others(home: Path, prediction: Prediction) -> None:
+def test_the_database_file_can_be_read_by_plain_sqlite(home: Path, prediction: Prediction) -> None:
     journal.append(prediction())
-    stranger = sqlite3.connect(home / "oncoloop.db")
-    assert stranger.execute("SELECT answer FROM journal").fetchall() == [("malignant",)]
+    connection = sqlite3.connect(home / "oncoloop.db")
+    assert connection.execute("SELECT answer FROM journal").fetchall() == [("malignant",)]

@@ -1,4 +1,4 @@
-"""The journal keeps each prediction once, as it was."""
+"""The journal stores each prediction once and unchanged."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from tests.lineage.conftest import TASK
 Prediction = Callable[..., journal.JournalRow]
 
 
-def test_a_prediction_comes_back_as_it_was(home: Path, prediction: Prediction) -> None:
+def test_a_prediction_is_read_as_it_was_written(home: Path, prediction: Prediction) -> None:
     row = prediction()
     journal.append(row)
     assert journal.get("p-1") == asdict(row) | {"cluster": mark(row.cluster)}
     assert journal.count() == 1
 
 
-def test_whose_it_is_is_kept_as_a_mark_alone(home: Path, prediction: Prediction) -> None:
+def test_only_the_hash_of_the_pseudonym_is_stored(home: Path, prediction: Prediction) -> None:
     for name, cluster in (("p-1", "P0123456789ab"), ("p-2", "P0123456789ab"), ("p-3", "P00000000000f"), ("p-4", "")):
         journal.append(prediction(name, cluster=cluster))
-    told = journal.rows()["cluster"].tolist()
-    assert told[0] == told[1] != told[2] and told[3] == "" and all(len(one) == 64 for one in told[:3])
+    hashes = journal.rows()["cluster"].tolist()
+    assert hashes[0] == hashes[1] != hashes[2] and hashes[3] == "" and all(len(value) == 64 for value in hashes[:3])
     assert journal.predictions("P0123456789ab") == [{"id": "p-1", "task": TASK}, {"id": "p-2", "task": TASK}]
     assert journal.predictions("P999999999999") == []
     assert b"P0123456789ab" not in b"".join(path.read_bytes() for path in home.glob("oncoloop.db*"))
 
 
-def test_an_answer_that_was_withheld_is_a_row_too(home: Path, prediction: Prediction) -> None:
+def test_a_withheld_answer_is_a_row_too(home: Path, prediction: Prediction) -> None:
     journal.append(prediction(answer=None, score=None, outcome="inconclusive", reasons=["wrong body part"]))
-    found = journal.get("p-1")
-    assert found["answer"] is None and found["score"] is None and found["reasons"] == ["wrong body part"]
+    row = journal.get("p-1")
+    assert row["answer"] is None and row["score"] is None and row["reasons"] == ["wrong body part"]
 
 
-def test_numbers_of_numpy_are_numbers(home: Path, prediction: Prediction) -> None:
+def test_numpy_numbers_are_stored_as_numbers(home: Path, prediction: Prediction) -> None:
     journal.append(prediction(embedding=np.ones(2, np.float32), score=np.float32(0.5), description={"mean": np.nan}))
     assert journal.get("p-1")["embedding"] == [1.0, 1.0]
     assert journal.get("p-1")["description"] == {"mean": None}
@@ -105,43 +105,43 @@ def test_the_database_refuses_to_change_an_answer(home: Path, sql: str, predicti
     assert journal.get("p-1")["answer"] == "malignant"
 
 
-def test_no_answer_without_a_journal(home: Path, prediction: Prediction) -> None:
-    stranger = sqlite3.connect(home / "oncoloop.db")
-    stranger.execute("DROP TABLE journal")
-    stranger.commit()
+def test_a_missing_journal_table_is_a_fault(home: Path, prediction: Prediction) -> None:
+    connection = sqlite3.connect(home / "oncoloop.db")
+    connection.execute("DROP TABLE journal")
+    connection.commit()
     with pytest.raises(Fault, match="journal"):
         journal.append(prediction())
 
 
-def test_a_second_try_finds_the_row_of_the_first(home: Path, prediction: Prediction) -> None:
+def test_a_retry_keeps_the_first_row(home: Path, prediction: Prediction) -> None:
     assert journal.append(prediction(answer="malignant"), again=True)
     assert not journal.append(prediction(answer="benign"), again=True)
     assert journal.get("p-1")["answer"] == "malignant" and journal.count() == 1
 
 
-def test_second_tries_spoil_nothing_for_those_who_are_written_with_them(home: Path, prediction: Prediction) -> None:
+def test_retries_do_not_affect_other_rows_of_the_same_transaction(home: Path, prediction: Prediction) -> None:
     for name in ("p-0", "p-1", "p-2"):
         journal.append(prediction(name))
-    names = [f"p-{number % 12}" for number in range(48)]  # each four times, the first three stand already
+    names = [f"p-{number % 12}" for number in range(48)]  # each four times; the first three exist already
     with ThreadPoolExecutor(12) as pool:
-        new = list(pool.map(lambda name: (name, journal.append(prediction(name), again=True)), names))
-    assert sorted(name for name, written in new if written) == sorted(f"p-{number}" for number in range(3, 12))
+        results = list(pool.map(lambda name: (name, journal.append(prediction(name), again=True)), names))
+    assert sorted(name for name, written in results if written) == sorted(f"p-{number}" for number in range(3, 12))
     assert journal.count() == 12
 
 
-def test_what_a_shadow_said_stands_apart(home: Path, prediction: Prediction) -> None:
+def test_answers_of_shadows_are_read_separately(home: Path, prediction: Prediction) -> None:
     journal.append(prediction("p-1"))
     journal.append(prediction("p-2", actor=accounts.SHADOW, shadows="p-1"))
     assert journal.count() == 1 and list(journal.rows()["id"]) == ["p-1"]
     assert list(journal.rows(shadows=True)["shadows"]) == ["p-1"]
-    assert [one["id"] for one in journal.predictions("P0123456789ab")] == ["p-1", "p-2"], "a withdrawal finds both"
+    assert [row["id"] for row in journal.predictions("P0123456789ab")] == ["p-1", "p-2"], "a withdrawal needs both"
 
 
-def test_a_release_that_knows_no_shadows_goes_on_writing(home: Path, prediction: Prediction) -> None:
-    old = {name: value for name, value in asdict(prediction()).items() if name != "shadows"}
-    old = {name: json.dumps(value) if name in journal.JSON_COLUMNS else value for name, value in old.items()}
-    columns = ", ".join(f'"{name}"' for name in old)
-    stranger = sqlite3.connect(home / "oncoloop.db")
-    stranger.execute(f"INSERT INTO journal ({columns}) VALUES ({', '.join('?' * len(old))})", list(old.values()))
-    stranger.commit()
+def test_a_row_without_the_shadows_column_can_be_inserted(home: Path, prediction: Prediction) -> None:
+    row = {name: value for name, value in asdict(prediction()).items() if name != "shadows"}
+    row = {name: json.dumps(value) if name in journal.JSON_COLUMNS else value for name, value in row.items()}
+    columns = ", ".join(f'"{name}"' for name in row)
+    connection = sqlite3.connect(home / "oncoloop.db")
+    connection.execute(f"INSERT INTO journal ({columns}) VALUES ({', '.join('?' * len(row))})", list(row.values()))
+    connection.commit()
     assert journal.get("p-1")["shadows"] == ""

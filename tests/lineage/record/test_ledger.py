@@ -1,4 +1,4 @@
-"""The ledger grows, and whoever changes it is seen."""
+"""The ledger is append-only, and every change to it is found."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ READ_ROWS = ledger.rows
 
 
 @pytest.fixture
-def three(home: Path) -> sqlite3.Connection:
-    """A ledger of three events, and the file opened as a stranger would."""
+def three_events(home: Path) -> sqlite3.Connection:
+    """A ledger of three events, opened with plain SQLite."""
     for number in (1, 2, 3):
         ledger.append("batch.admitted", f"b-{number}", {"units": number}, actor="erik")
     return sqlite3.connect(home / "oncoloop.db", isolation_level=None)
 
 
-def _without_guards(stranger: sqlite3.Connection, sql: str) -> None:
-    """Do what the triggers refuse, and put them back so that they can't be missed."""
-    found = stranger.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
-    for name, _ in found:
-        stranger.execute(f"DROP TRIGGER {name}")
-    stranger.execute(sql)
-    for _, text in found:
-        stranger.execute(text)
+def _without_guards(connection: sqlite3.Connection, sql: str) -> None:
+    """Execute a statement without the triggers, and create them again."""
+    triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    for name, _ in triggers:
+        connection.execute(f"DROP TRIGGER {name}")
+    connection.execute(sql)
+    for _, text in triggers:
+        connection.execute(text)
 
 
 def test_an_event_follows_the_one_before(home: Path) -> None:
@@ -46,25 +46,27 @@ def test_an_event_follows_the_one_before(home: Path) -> None:
     assert ledger.events() == [first, second]
 
 
-def test_the_stored_text_is_what_is_hashed(three: sqlite3.Connection) -> None:
-    seq, at, kind, subject, actor, payload, previous, value = three.execute("SELECT * FROM ledger LIMIT 1").fetchone()
+def test_the_stored_text_is_what_is_hashed(three_events: sqlite3.Connection) -> None:
+    seq, at, kind, subject, actor, payload, previous, value = three_events.execute(
+        "SELECT * FROM ledger LIMIT 1"
+    ).fetchone()
     assert payload == '{"units":1}'
     text = "\n".join([str(seq), at, kind, subject, actor, previous, payload])
     assert hashlib.sha256(text.encode()).hexdigest() == value
 
 
-def test_events_are_found_by_kind_and_subject_newest_last(three: sqlite3.Connection) -> None:
+def test_events_are_found_by_kind_and_subject_newest_last(three_events: sqlite3.Connection) -> None:
     ledger.append("drift.asked", "b-2", {})
     assert [event.seq for event in ledger.events(subject="b-2")] == [2, 4]
     assert [event.seq for event in ledger.events(kind="batch.admitted", limit=2)] == [2, 3]
     assert ledger.events(kind="batch.admitted", subject="b-9") == []
 
 
-def test_a_verdict_comes_back_as_it_was_said(home: Path) -> None:
-    said = Verdict("data", "b-1", Outcome.FAIL, ("a scan is blank",), {"units": 3}, {"max_failing": 0.2})
-    event = ledger.record(said, actor="erik", task="lung-ct")
+def test_a_verdict_is_read_as_it_was_recorded(home: Path) -> None:
+    verdict = Verdict("data", "b-1", Outcome.FAIL, ("a scan is blank",), {"units": 3}, {"max_failing": 0.2})
+    event = ledger.record(verdict, actor="erik", task="lung-ct")
     assert (event.kind, event.subject, event.actor, event.payload["task"]) == ("verdict", "b-1", "erik", "lung-ct")
-    assert from_dict(ledger.events(kind="verdict")[0].payload) == said
+    assert from_dict(ledger.events(kind="verdict")[0].payload) == verdict
 
 
 @pytest.mark.parametrize("part", ["kind", "subject", "actor"])
@@ -76,7 +78,7 @@ def test_a_name_that_could_forge_a_line_is_refused(home: Path, part: str, value:
     assert ledger.events() == []
 
 
-def test_an_event_comes_back_as_it_is_stored_and_says_when(home: Path) -> None:
+def test_an_event_is_returned_as_stored_with_its_time(home: Path) -> None:
     before = database.now()
     event = ledger.append("batch.received", "b-1", {"path": Path("scans/b-1"), "share": float("nan"), "sites": ("A",)})
     assert event.payload == {"path": "scans/b-1", "share": None, "sites": ["A"]} and event.actor == "system"
@@ -89,11 +91,11 @@ def test_an_event_that_cannot_be_written_leaves_no_gap(home: Path) -> None:
     assert ledger.append("batch.received", "b-1", {}).seq == 1 and ledger.verify().outcome is Outcome.PASS
 
 
-def test_the_system_speaks_where_nobody_is_named(home: Path) -> None:
+def test_the_default_actor_is_the_system(home: Path) -> None:
     assert ledger.record(Verdict("data", "b-1", Outcome.PASS, ())).actor == "system"
 
 
-def test_the_newest_events_are_limited_within_their_kind_and_subject(three: sqlite3.Connection) -> None:
+def test_the_newest_events_are_limited_within_their_kind_and_subject(three_events: sqlite3.Connection) -> None:
     ledger.append("drift.asked", "b-3", {})
     assert [event.seq for event in ledger.events(limit=2)] == [3, 4]
     assert [event.seq for event in ledger.events(subject="b-3", limit=1)] == [4]
@@ -102,19 +104,19 @@ def test_the_newest_events_are_limited_within_their_kind_and_subject(three: sqli
 
 
 def test_stored_rows_are_read_in_pages_without_a_gap(
-    three: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+    three_events: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pages of one and two rows: the last one is full, half empty, or empty."""
+    """Pages of one to three rows: the last page is full, half full, or empty."""
     assert [row["seq"] for row in ledger.rows(after=1, limit=1)] == [2]
     assert [row["payload"] for row in ledger.rows(after=2)] == ['{"units":3}']
     all_rows = ledger.rows()
     for limit in (1, 2, 3):
         monkeypatch.setattr(ledger, "rows", partial(READ_ROWS, limit=limit))
-        assert list(ledger.stored()) == all_rows
+        assert list(ledger.stored_rows()) == all_rows
         assert ledger.verify().figures["events"] == 3
 
 
-def test_a_whole_ledger_passes(three: sqlite3.Connection) -> None:
+def test_an_intact_ledger_passes(three_events: sqlite3.Connection) -> None:
     verdict = ledger.verify()
     assert (verdict.gate, verdict.subject, verdict.outcome) == ("ledger", "ledger", Outcome.PASS)
     assert verdict.figures == {"events": 3, "head": ledger.events()[-1].hash, "noted": 3}
@@ -130,14 +132,14 @@ def test_the_head_is_noted_outside_after_every_event(home: Path) -> None:
     assert sorted(path.name for path in home.glob("ledger.head*")) == ["ledger.head"]
 
 
-def test_a_later_head_of_another_process_is_never_moved_backwards(home: Path) -> None:
+def test_a_later_head_of_another_process_is_kept(home: Path) -> None:
     (home / "ledger.head").write_text(f"9 {'ab' * 32}\n")
     ledger.append("batch.received", "b-1", {})
     assert ledger.head() == (9, "ab" * 32)
     assert "event 9 was noted elsewhere" in ledger.verify().reasons[0]
 
 
-def test_an_empty_ledger_without_a_head_is_not_called_whole(home: Path) -> None:
+def test_an_empty_ledger_without_a_head_is_inconclusive(home: Path) -> None:
     assert ledger.verify().outcome is Outcome.INCONCLUSIVE
 
 
@@ -151,11 +153,11 @@ def test_an_empty_ledger_without_a_head_is_not_called_whole(home: Path) -> None:
         "INSERT INTO ledger SELECT * FROM ledger WHERE true ON CONFLICT (seq) DO UPDATE SET actor = 'x'",
     ],
 )
-def test_the_database_refuses_to_change_the_past(three: sqlite3.Connection, sql: str) -> None:
-    before = three.execute("SELECT * FROM ledger").fetchall()
+def test_the_database_refuses_to_change_the_past(three_events: sqlite3.Connection, sql: str) -> None:
+    before = three_events.execute("SELECT * FROM ledger").fetchall()
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        three.execute(sql)
-    assert three.execute("SELECT * FROM ledger").fetchall() == before
+        three_events.execute(sql)
+    assert three_events.execute("SELECT * FROM ledger").fetchall() == before
     assert ledger.verify().outcome is Outcome.PASS
 
 
@@ -170,52 +172,56 @@ def test_the_database_refuses_to_change_the_past(three: sqlite3.Connection, sql:
         ("DELETE FROM ledger", "event 3 was noted elsewhere"),
     ],
 )
-def test_a_change_behind_the_triggers_is_found(three: sqlite3.Connection, sql: str, reason: str) -> None:
-    _without_guards(three, sql)
+def test_a_change_without_the_triggers_is_found(three_events: sqlite3.Connection, sql: str, reason: str) -> None:
+    _without_guards(three_events, sql)
     verdict = ledger.verify()
     assert verdict.outcome is Outcome.FAIL
     assert any(reason in text for text in verdict.reasons), verdict.reasons
 
 
-def test_a_middle_event_rewritten_with_its_own_new_hash_is_found(three: sqlite3.Connection) -> None:
+def test_a_middle_event_rewritten_with_its_own_new_hash_is_found(three_events: sqlite3.Connection) -> None:
     row = ledger.rows()[1] | {"payload": '{"units":9}'}
-    value = hashlib.sha256(ledger.text_of(row).encode()).hexdigest()
-    _without_guards(three, f"UPDATE ledger SET payload = '{row['payload']}', hash = '{value}' WHERE seq = 2")
+    value = hashlib.sha256(ledger.hashed_text(row).encode()).hexdigest()
+    _without_guards(three_events, f"UPDATE ledger SET payload = '{row['payload']}', hash = '{value}' WHERE seq = 2")
     verdict = ledger.verify()
     assert verdict.outcome is Outcome.FAIL
     assert verdict.reasons == ("event 3 does not follow the event before it",)
 
 
-def test_a_chain_forged_from_the_start_is_found_by_its_head(three: sqlite3.Connection) -> None:
+def test_a_chain_forged_from_the_start_is_found_by_its_head(three_events: sqlite3.Connection) -> None:
     rows = ledger.rows()
-    _without_guards(three, "DELETE FROM ledger")
+    _without_guards(three_events, "DELETE FROM ledger")
     previous = ledger.GENESIS
     for row in rows:
         row |= {"actor": "forger", "previous": previous}
-        row["hash"] = previous = hashlib.sha256(ledger.text_of(row).encode()).hexdigest()
-        three.execute(f"INSERT INTO ledger ({','.join(row)}) VALUES ({','.join('?' * len(row))})", list(row.values()))
+        row["hash"] = previous = hashlib.sha256(ledger.hashed_text(row).encode()).hexdigest()
+        three_events.execute(
+            f"INSERT INTO ledger ({','.join(row)}) VALUES ({','.join('?' * len(row))})", list(row.values())
+        )
     verdict = ledger.verify()
     assert verdict.outcome is Outcome.FAIL
     assert len(verdict.reasons) == 1 and "noted elsewhere" in verdict.reasons[0]
 
 
-def test_a_database_put_back_to_yesterday_is_found(three: sqlite3.Connection, home: Path) -> None:
+def test_a_restored_older_database_is_found(three_events: sqlite3.Connection, home: Path) -> None:
     yesterday = sqlite3.connect(":memory:")
-    three.backup(yesterday)
+    three_events.backup(yesterday)
     ledger.append("patient.withdrawn", "P1", {})
     database.engine().dispose()
-    yesterday.backup(three)
+    yesterday.backup(three_events)
     assert "event 4" in ledger.verify().reasons[0]
 
 
-def test_a_crash_before_the_head_was_noted_is_no_tampering(three: sqlite3.Connection, home: Path) -> None:
-    kept = (home / "ledger.head").read_text()
+def test_a_head_that_lags_after_a_crash_passes(three_events: sqlite3.Connection, home: Path) -> None:
+    earlier_head = (home / "ledger.head").read_text()
     ledger.append("batch.received", "b-4", {})
-    (home / "ledger.head").write_text(kept)
+    (home / "ledger.head").write_text(earlier_head)
     assert ledger.verify().outcome is Outcome.PASS
 
 
-def test_a_removed_or_damaged_head_is_not_passed_over(three: sqlite3.Connection, home: Path) -> None:
+def test_a_removed_head_is_inconclusive_and_a_damaged_one_is_a_fault(
+    three_events: sqlite3.Connection, home: Path
+) -> None:
     (home / "ledger.head").write_text("damaged")
     with pytest.raises(Fault, match=r"ledger\.head is damaged"):
         ledger.verify()
@@ -223,21 +229,23 @@ def test_a_removed_or_damaged_head_is_not_passed_over(three: sqlite3.Connection,
     verdict = ledger.verify()
     assert verdict.outcome is Outcome.INCONCLUSIVE and "no head is noted outside" in verdict.reasons[0]
     assert verdict.figures["noted"] is None
-    three.execute("DROP TRIGGER ledger_no_delete")
+    three_events.execute("DROP TRIGGER ledger_no_delete")
     verdict = ledger.verify()
-    assert verdict.outcome is Outcome.FAIL and len(verdict.reasons) == 1, "what is certain comes before what is open"
+    assert verdict.outcome is Outcome.FAIL and len(verdict.reasons) == 1, (
+        "a certain failure comes before an open question"
+    )
 
 
-def test_a_missing_or_hollow_trigger_is_found(three: sqlite3.Connection) -> None:
-    three.execute("DROP TRIGGER ledger_no_delete")
-    three.execute("DROP TRIGGER journal_no_update")
-    three.execute("CREATE TRIGGER journal_no_update BEFORE UPDATE ON journal BEGIN SELECT 1; END")
+def test_a_missing_or_empty_trigger_is_found(three_events: sqlite3.Connection) -> None:
+    three_events.execute("DROP TRIGGER ledger_no_delete")
+    three_events.execute("DROP TRIGGER journal_no_update")
+    three_events.execute("CREATE TRIGGER journal_no_update BEFORE UPDATE ON journal BEGIN SELECT 1; END")
     verdict = ledger.verify()
     assert verdict.outcome is Outcome.FAIL
     assert sorted(text.split()[2] for text in verdict.reasons) == ["journal_no_update", "ledger_no_delete"]
 
 
-def test_several_processes_make_one_chain(home: Path) -> None:
+def test_several_processes_write_one_chain(home: Path) -> None:
     text = "from lineage.record import ledger; [ledger.append('batch.received', 'b', {'n': n}) for n in range(10)]"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     writers = [subprocess.Popen([sys.executable, "-c", text], cwd=home.parent, env=environment) for _ in range(3)]

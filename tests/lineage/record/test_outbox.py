@@ -1,4 +1,4 @@
-"""Nothing that must be told is lost or told twice by us."""
+"""The outbox loses no message and stores none twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lineage.errors import Fault
 from lineage.record import outbox
 
 
-def test_messages_wait_in_order_until_they_are_done(home: Path) -> None:
+def test_messages_are_pending_in_order_until_delivered(home: Path) -> None:
     assert outbox.put("retrain", "lung-ct/7", {"task": "lung-ct"})
     assert outbox.put("retrain", "brain-mr/7", {"task": "brain-mr"})
     first, second = outbox.pending()
@@ -19,7 +19,7 @@ def test_messages_wait_in_order_until_they_are_done(home: Path) -> None:
     assert outbox.pending() == [second]
 
 
-def test_a_message_is_put_in_once_even_after_delivery(home: Path) -> None:
+def test_a_message_is_stored_once_even_after_delivery(home: Path) -> None:
     outbox.put("retrain", "lung-ct/7", {"window": 1})
     assert not outbox.put("retrain", "lung-ct/7", {"window": 2})
     outbox.done(outbox.pending()[0].id)
@@ -28,7 +28,7 @@ def test_a_message_is_put_in_once_even_after_delivery(home: Path) -> None:
     assert outbox.put("watch", "lung-ct/7", {})
 
 
-def test_delivering_twice_does_no_harm_but_an_unknown_message_is_a_fault(home: Path) -> None:
+def test_delivery_is_idempotent_and_an_unknown_message_is_a_fault(home: Path) -> None:
     outbox.put("retrain", "lung-ct/7", {})
     number = outbox.pending()[0].id
     outbox.done(number)

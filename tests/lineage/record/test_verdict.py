@@ -1,4 +1,4 @@
-"""A verdict says what a gate found, and survives being written down."""
+"""A verdict has an exit code and survives serialisation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from lineage.record.verdict import Outcome, Verdict, from_dict, worst
 
 
 @pytest.mark.parametrize(("outcome", "code"), [(Outcome.PASS, 0), (Outcome.FAIL, 3), (Outcome.INCONCLUSIVE, 4)])
-def test_a_command_ends_with_the_verdicts_code(outcome: Outcome, code: int) -> None:
+def test_each_outcome_has_its_exit_code(outcome: Outcome, code: int) -> None:
     assert Verdict("data", "b-1", outcome, ()).exit_code == code
 
 
 def test_a_verdict_survives_json() -> None:
-    said = Verdict("training", "lung-ct/2", Outcome.INCONCLUSIVE, ("ten patients are missing",), {"n": 12}, {"n": 22})
-    assert from_dict(json.loads(json.dumps(said.to_dict()))) == said
+    verdict = Verdict(
+        "training", "lung-ct/2", Outcome.INCONCLUSIVE, ("ten patients are missing",), {"n": 12}, {"n": 22}
+    )
+    assert from_dict(json.loads(json.dumps(verdict.to_dict()))) == verdict
 
 
 def test_a_verdict_with_a_missing_part_is_an_error() -> None:

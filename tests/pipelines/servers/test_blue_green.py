@@ -160,7 +160,7 @@ def test_a_shadow_answers_behind_and_nobody_sees_it(town: Town) -> None:
     assert set(behind["shadows"]) <= set(told) and behind["shadows"].is_unique and len(behind) > 20
     assert journal.count() == len(database.fetch(database.journal.select())) - len(behind)
     assert not set(window.window(concurrent_users.TASK)["id"]) & set(behind["id"]), "a watch does not see it"
-    assert "shown to nobody" in trace.render(trace.trace(behind["id"][0]))
+    assert "which no user received" in trace.render(trace.trace(behind["id"][0]))
 
 
 def test_the_comparison_is_a_verdict_and_a_failed_one_is_not_approved(town: Town) -> None:

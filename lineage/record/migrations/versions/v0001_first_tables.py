@@ -10,7 +10,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make every table and guard."""
+    """Create every table and trigger."""
     number = sa.BigInteger().with_variant(sa.Integer, "sqlite")
     op.create_table(
         "ledger",

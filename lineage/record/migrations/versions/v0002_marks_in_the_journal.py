@@ -1,4 +1,4 @@
-"""The journal keeps marks: the pseudonyms of before become their hashes, and nothing else of a row changes."""
+"""The journal stores patient hashes: existing pseudonyms are replaced by their hashes, nothing else changes."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,32 +9,32 @@ from lineage.record import append_only
 revision = "0002"
 down_revision = "0001"
 
-MARKED = 64  # characters of a mark
+HASH_LENGTH = 64  # characters of a patient hash
 TRIGGERS = {"sqlite": "journal_no_update", "postgresql": "journal_no_change"}
 
 
 def upgrade() -> None:
-    """Put the mark of each cluster in its place, under guards that stand aside for this one change."""
+    """Replace each pseudonym by its hash; the trigger against updates is disabled for this change."""
     connection = op.get_bind()
-    told = connection.execute(sa.text("SELECT DISTINCT cluster FROM journal WHERE cluster <> ''")).scalars()
-    names = [{"name": name, "mark": mark(name)} for name in told if len(name) != MARKED]
-    if not names:
+    clusters = connection.execute(sa.text("SELECT DISTINCT cluster FROM journal WHERE cluster <> ''")).scalars()
+    pseudonyms = [{"name": cluster, "mark": mark(cluster)} for cluster in clusters if len(cluster) != HASH_LENGTH]
+    if not pseudonyms:
         return
-    _aside(connection)
+    _disable_trigger(connection)
     op.create_index("journal_cluster", "journal", ["cluster"])
-    connection.execute(sa.text("UPDATE journal SET cluster = :mark WHERE cluster = :name"), names)
+    connection.execute(sa.text("UPDATE journal SET cluster = :mark WHERE cluster = :name"), pseudonyms)
     op.drop_index("journal_cluster", "journal")
-    _back(connection)
+    _enable_trigger(connection)
 
 
-def _aside(connection: sa.Connection) -> None:
+def _disable_trigger(connection: sa.Connection) -> None:
     if connection.dialect.name == "sqlite":
         connection.execute(sa.text(f"DROP TRIGGER {TRIGGERS['sqlite']}"))
     else:
         connection.execute(sa.text(f"ALTER TABLE journal DISABLE TRIGGER {TRIGGERS['postgresql']}"))
 
 
-def _back(connection: sa.Connection) -> None:
+def _enable_trigger(connection: sa.Connection) -> None:
     if connection.dialect.name == "sqlite":
         connection.execute(sa.text(append_only.sqlite_guards()[TRIGGERS["sqlite"]].replace(":", "\\:")))
     else:

@@ -1,4 +1,4 @@
-"""The journal says which answer a shadow's answer stands behind; empty for every answer that somebody was given."""
+"""The journal stores, for a shadow's answer, the id of the live answer; empty for answers that a user received."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,5 +8,5 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Add the column. Releases of before, which do not know it, go on writing: it is empty by itself."""
+    """Add the column with an empty default, so that earlier releases can still write."""
     op.add_column("journal", sa.Column("shadows", sa.String, nullable=False, server_default=""))

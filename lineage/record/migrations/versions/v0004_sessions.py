@@ -1,4 +1,4 @@
-"""Sign-ins are kept here, so that they can be ended; tokens can be revoked."""
+"""Sign-in sessions are stored, so that they can be ended; tokens can be revoked."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Add the table and the column. Sign-ins of before end: their cookies named no row."""
+    """Add the table and the column. Earlier sign-ins end, since their cookies name no row."""
     op.add_column("tokens", sa.Column("revoked_at", sa.String))
     op.create_table(
         "sessions",
