@@ -1,10 +1,10 @@
-# Two commands suffice: `make demo` and `make test`. Each installs what it needs into .venv and nothing elsewhere.
+# Start with `make demo` or `make test`. Every target installs what it needs into .venv and nothing elsewhere.
 PYTHON ?= python3
 BIN := .venv/bin
 export UV_LINK_MODE ?= copy
 export UV_SYSTEM_CERTS ?= true
 ifneq ($(shell test -w "$$HOME" && echo writable),writable)
-# a home that nobody can write to holds no cache, and none is put anywhere else
+# no package cache if the home folder is not writable
 export UV_NO_CACHE := true
 export PIP_NO_CACHE_DIR := true
 endif
@@ -22,26 +22,26 @@ install: .venv/installed
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --config-settings editable_mode=compat
 	touch $@
 
-demo: install            ## the whole loop on synthetic studies, in var/demo
+demo: install            ## the full loop on synthetic studies, in var/demo
 	$(BIN)/oncoloop demo
 
-up: install              ## bring the demo's workspace up again, with a one-time link for each person
+up: install              ## start the demo's workspace again, with a one-time link for each person
 	$(BIN)/oncoloop up -C var/demo --links
 
-test: install            ## the tests; heavy checks as a seeded sample
+test: install            ## all tests; heavy checks on a seeded sample
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
-soak: install            ## every heavy check in full, then demo and tests on every supported Python
+soak: install            ## all tests with heavy checks in full, then demo and tests on every supported Python
 	ONCOLOOP_SOAK=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 	bench/loop/python_versions.sh
 
-pythons:                 ## demo and tests on Python 3.11, 3.12 and 3.13, as far as they are installed
+pythons:                 ## demo and tests on each installed Python of 3.11, 3.12 and 3.13
 	bench/loop/python_versions.sh
 
-mutate: install          ## breaks the gates, the ledger, de-identification, split and accounts one point at a time; prints what no test notices
+mutate: install          ## mutation tests of gates, ledger, de-identification, split and accounts; prints the surviving mutants
 	$(BIN)/python bench/mutate.py
 
-check: install           ## style, types
+check: install           ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -50,10 +50,10 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-real: install            ## the loop on real scans (ONCOLOOP_REAL_DATA), writes docs/results.md
+real: install            ## the loop on real scans (ONCOLOOP_REAL_DATA); writes docs/results.md
 	$(BIN)/python bench/loop/real_scans.py
 
-lock:                    ## resolve the versions anew, with JAX for the tests, and the release's own; hashes, no index addresses
+lock:                    ## resolve all versions again, also of the release, with hashes and without index addresses
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra dev --extra jax pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header serving/release.txt -o serving/release.lock
 

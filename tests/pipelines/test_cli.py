@@ -114,7 +114,7 @@ def test_a_task_is_added_by_its_facts(ward: Path, oncoloop: Run) -> None:
     done = oncoloop("task", "new", cwd=ward, stdin=answers)
     assert done.returncode == 0, done.stderr
     assert "liver-ct" in json.loads(oncoloop("task", "list", "--json", cwd=ward).stdout)
-    assert "# All that changes results" in (ward / "params.yaml").read_text()
+    assert "# All settings that change results" in (ward / "params.yaml").read_text()
     assert params.load(ward).task("liver-ct").mask is MaskMeaning.POSITIVE, "the usual answer, where nobody gave one"
     nodules = answers.replace("liver-ct", "nodule-ct").replace("normal, tumour", "benign, tumour")
     assert oncoloop("task", "new", cwd=ward, stdin=f"{nodules}lesion\n").returncode == 0
