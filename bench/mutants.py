@@ -1,8 +1,8 @@
-"""Single-point mutants of a Python source: what bench/mutate.py runs the tests against.
+"""Single-point mutants of a Python source.
 
 Not mutated, since no behaviour depends on it: docstrings, annotations, imports, decorators, `__all__`, logging,
-the words of messages (f-strings and strings of more than two words), names of fields (string keys and subscripts:
-a wrong one fails at once), `strict=` of zip, and encodings.
+message texts (f-strings and strings of more than two words), field names (string keys and subscripts: a wrong one fails
+at once), `strict=` of zip, and encodings.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LOGGERS = {"log", "logger", "logging", "warnings"}
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of a source: the byte span that is replaced, its new text, and the changed lines before and after."""
+    """One change of a source: the replaced byte span, its new text, and the changed lines before and after."""
 
     start: int
     end: int
@@ -53,34 +53,34 @@ class Mutant:
 
 
 def mutants(source: str) -> list[Mutant]:
-    """Every single-point mutant of a module, in the order of the source."""
-    raw = source.encode()
-    starts = [0]
-    for line in raw.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
-    found = {}
-    for start, end, text in _Sites(raw, starts).changes(ast.parse(source)):
+    """Every single-point mutant of a source, in source order."""
+    source_bytes = source.encode()
+    line_starts = [0]
+    for line in source_bytes.splitlines(keepends=True):
+        line_starts.append(line_starts[-1] + len(line))
+    by_span = {}
+    for start, end, text in _Sites(source_bytes, line_starts).changes(ast.parse(source)):
         mutant = of_span(source, start, end, text)
         if mutant.old != mutant.new and _compiles(apply(source, mutant)):
-            found[mutant.start, mutant.end, mutant.text] = mutant
-    return sorted(found.values(), key=lambda mutant: (mutant.start, mutant.end, mutant.text))
+            by_span[mutant.start, mutant.end, mutant.text] = mutant
+    return sorted(by_span.values(), key=lambda mutant: (mutant.start, mutant.end, mutant.text))
 
 
 def of_span(source: str, start: int, end: int, text: str) -> Mutant:
     """The mutant that replaces the bytes from `start` to `end` by `text`."""
-    raw = source.encode()
-    first = raw.rfind(b"\n", 0, start) + 1
-    last = raw.find(b"\n", end)
-    last = len(raw) if last < 0 else last
-    old = _flat(raw[first:last].decode())
-    new = _flat((raw[first:start] + text.encode() + raw[end:last]).decode())
-    return Mutant(start, end, text, raw.count(b"\n", 0, start) + 1, old, new)
+    source_bytes = source.encode()
+    line_start = source_bytes.rfind(b"\n", 0, start) + 1
+    line_end = source_bytes.find(b"\n", end)
+    line_end = len(source_bytes) if line_end < 0 else line_end
+    old = _flat(source_bytes[line_start:line_end].decode())
+    new = _flat((source_bytes[line_start:start] + text.encode() + source_bytes[end:line_end]).decode())
+    return Mutant(start, end, text, source_bytes.count(b"\n", 0, start) + 1, old, new)
 
 
 def apply(source: str, mutant: Mutant) -> str:
     """The source with one change."""
-    raw = source.encode()
-    return (raw[: mutant.start] + mutant.text.encode() + raw[mutant.end :]).decode()
+    source_bytes = source.encode()
+    return (source_bytes[: mutant.start] + mutant.text.encode() + source_bytes[mutant.end :]).decode()
 
 
 def _flat(text: str) -> str:
@@ -96,20 +96,20 @@ def _compiles(source: str) -> bool:
 
 
 class _Sites:
-    """Walks a tree and yields (start, end, new text) for every change."""
+    """Walks a syntax tree and yields (start, end, new text) for every change."""
 
-    def __init__(self, raw: bytes, starts: list[int]) -> None:
-        self.raw, self.starts = raw, starts
+    def __init__(self, source_bytes: bytes, line_starts: list[int]) -> None:
+        self.source_bytes, self.line_starts = source_bytes, line_starts
 
     def _span(self, node: ast.AST) -> tuple[int, int]:
-        start = self.starts[node.lineno - 1] + node.col_offset
-        return start, self.starts[node.end_lineno - 1] + node.end_col_offset
+        start = self.line_starts[node.lineno - 1] + node.col_offset
+        return start, self.line_starts[node.end_lineno - 1] + node.end_col_offset
 
     def _text(self, start: int, end: int) -> str:
-        return self.raw[start:end].decode()
+        return self.source_bytes[start:end].decode()
 
     def changes(self, node: ast.AST, returns: str | None = None) -> Iterator[tuple[int, int, str]]:
-        """The changes of a node and of all below it; `returns` is the annotation of the function around it."""
+        """The changes of a node and its descendants; `returns` is the annotation of the enclosing function."""
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             returns = ast.unparse(node.returns) if node.returns else None
             defaults = [default for default in (*node.args.defaults, *node.args.kw_defaults) if default is not None]
@@ -127,7 +127,7 @@ class _Sites:
             yield from self.changes(child, returns)
 
     def _children(self, node: ast.AST) -> Iterator[ast.AST]:
-        """What below a node is behaviour."""
+        """The child nodes whose changes can alter behaviour."""
         for name, value in ast.iter_fields(node):
             if name in ("annotation", "format_spec"):
                 continue
@@ -145,16 +145,16 @@ class _Sites:
         if isinstance(node, ast.Compare):
             yield from self._comparisons(node)
         elif isinstance(node, ast.BoolOp):
-            word, other = ("and", "or") if isinstance(node.op, ast.And) else ("or", "and")
-            for left, right in zip(node.values, node.values[1:], strict=False):
-                yield from self._between(left, right, word, other)
+            operator, replacement = ("and", "or") if isinstance(node.op, ast.And) else ("or", "and")
+            for left_operand, right_operand in zip(node.values, node.values[1:], strict=False):
+                yield from self._between(left_operand, right_operand, operator, replacement)
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
             yield *self._span(node), f"({self._text(*self._span(node.operand))})"
         elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
             yield from self._between(node.left, node.right, *ARITHMETIC[type(node.op)])
         elif isinstance(node, ast.AugAssign) and type(node.op) in ARITHMETIC:
-            word, other = ARITHMETIC[type(node.op)]
-            yield from self._between(node.target, node.value, f"{word}=", f"{other}=")
+            operator, replacement = ARITHMETIC[type(node.op)]
+            yield from self._between(node.target, node.value, f"{operator}=", f"{replacement}=")
             yield *self._span(node), "pass"
         elif isinstance(node, ast.Constant):
             yield from ((*self._span(node), text) for text in _constants(node.value))
@@ -180,20 +180,22 @@ class _Sites:
             end = self._span(node)[1]
             yield end - len(node.attr), end, SWAPS[node.attr]
 
-    def _between(self, left: ast.AST, right: ast.AST, word: str, other: str) -> Iterator[tuple[int, int, str]]:
-        """Another operator between two operands, whatever brackets stand around them."""
-        start, end = self._span(left)[1], self._span(right)[0]
-        pattern = r"\s+".join(map(re.escape, word.split()))
-        if found := re.search(pattern, self._text(start, end)):
-            yield start + found.start(), start + found.end(), other
+    def _between(
+        self, left_operand: ast.AST, right_operand: ast.AST, operator: str, replacement: str
+    ) -> Iterator[tuple[int, int, str]]:
+        """Replace the operator between two operands, also if they are in brackets."""
+        start, end = self._span(left_operand)[1], self._span(right_operand)[0]
+        pattern = r"\s+".join(map(re.escape, operator.split()))
+        if match := re.search(pattern, self._text(start, end)):
+            yield start + match.start(), start + match.end(), replacement
 
     def _comparisons(self, node: ast.Compare) -> Iterator[tuple[int, int, str]]:
-        left = node.left
-        for operator, right in zip(node.ops, node.comparators, strict=True):
-            word, others = COMPARISONS[type(operator)]
-            for other in others:
-                yield from self._between(left, right, word, other)
-            left = right
+        left_operand = node.left
+        for operator_node, right_operand in zip(node.ops, node.comparators, strict=True):
+            operator, replacements = COMPARISONS[type(operator_node)]
+            for replacement in replacements:
+                yield from self._between(left_operand, right_operand, operator, replacement)
+            left_operand = right_operand
 
     def _returns(self, value: ast.expr, returns: str | None) -> Iterator[tuple[int, int, str]]:
         span = self._span(value)
@@ -205,19 +207,19 @@ class _Sites:
             yield *span, empty
 
     def _arguments(self, node: ast.Call) -> Iterator[tuple[int, int, str]]:
-        """One argument fewer: each keyword, and the last by position where there are several."""
-        every = [*node.args, *node.keywords]
-        if len(every) < 2:
+        """Remove one argument: each keyword, and the last positional one if there are several arguments."""
+        arguments = [*node.args, *node.keywords]
+        if len(arguments) < 2:
             return
-        ordered = sorted(every, key=lambda argument: self._span(argument)[0])
-        for place, argument in enumerate(ordered):
+        ordered = sorted(arguments, key=lambda argument: self._span(argument)[0])
+        for position, argument in enumerate(ordered):
             if isinstance(argument, ast.keyword) and argument.arg in ("strict", "encoding", None):
                 continue
             if isinstance(argument, ast.Starred) or argument in node.args[:-1]:
                 continue
             start, end = self._span(argument)
-            if place:
-                yield self._span(ordered[place - 1])[1], end, ""
+            if position:
+                yield self._span(ordered[position - 1])[1], end, ""
             else:
                 yield start, self._span(ordered[1])[0], ""
 
@@ -239,7 +241,7 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def _is_field(node: ast.AST) -> bool:
-    """A string, or a list of strings."""
+    """Whether a node is a string, or a list or tuple of strings."""
     if isinstance(node, ast.List | ast.Tuple):
         return all(map(_is_field, node.elts))
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
@@ -254,5 +256,5 @@ def _is_all(node: ast.AST) -> bool:
 
 
 def _is_log(node: ast.AST) -> bool:
-    """A statement that calls a logger."""
+    """Whether a statement calls a logger."""
     return _is_call(node) and ast.unparse(node.value.func).split(".")[0].lower() in LOGGERS  # type: ignore[attr-defined]

@@ -1,17 +1,17 @@
-"""Do the tests notice when a promise is broken? Mutates modules one point at a time and prints what survives.
+"""Mutation testing: changes modules one point at a time, runs their tests, and prints the surviving mutants.
 
     python bench/mutate.py                          every module of bench/mutants.toml, under an hour on 2 cores
     python bench/mutate.py training/promotion/gate.py         some modules
-    python bench/mutate.py --survivors lineage/     again what survived last time, after a test was written
-    python bench/mutate.py --all training/promotion/gate_checks.py   every mutant, no sample
+    python bench/mutate.py --survivors lineage/     only the mutants that survived last time
+    python bench/mutate.py --all training/promotion/gate_checks.py   every mutant instead of a sample
 
-bench/mutants.toml lists the modules with the tests that guard them, the aimed mutants with the promise that each
-breaks, and the mutants that may live: `equivalent` ones change nothing that anybody could notice, `accepted` ones do,
-and have a reason. Of each module a seeded sample of its single-point mutants (bench/mutants.py) is tried beside them.
-A mutant is written into a copy of the tree, never into the tree, and the module's tests run there in a fork of this
-process, in which the libraries are imported already; what fails or exceeds ten times the usual time and 20 s is killed.
-Results are kept in var/mutation.jsonl under the hashes of module, mutant and tests: a run that was broken off goes on.
-Ends with 1 where more than 5 % of the mutants that are not equivalent survive, or where a listed text is gone.
+bench/mutants.toml lists the modules with their tests, the aimed mutants with the promise that each breaks, and the
+mutants that may survive: `equivalent` ones change no observable behaviour, `accepted` ones do and have a reason. A
+seeded sample of each module's single-point mutants (bench/mutants.py) is tried too. A mutant is written into a copy of
+the tree, never into the tree itself. The module's tests run there in a fork of this process, which has imported the
+libraries. A mutant counts as killed if a test fails, or if the tests exceed ten times their usual time plus 20 s.
+Results are stored in var/mutation.jsonl under the hashes of module, mutant and tests, so an interrupted run continues.
+The exit code is 1 if more than 5 % of the non-equivalent mutants survive, or if a listed text is missing.
 """
 
 from __future__ import annotations
@@ -35,72 +35,74 @@ Modules = dict[str, dict[str, list[Any]]]
 
 
 def main() -> int:
-    """Try what has not been tried, and report on all."""
+    """Run the untried mutants, and report on all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modules", nargs="*", help="paths, or beginnings of paths; all of them if none is named")
-    parser.add_argument("--sample", type=int, default=SAMPLE, help="mutants a module beside the aimed ones")
+    parser.add_argument("modules", nargs="*", help="paths, or prefixes of paths; default: all")
+    parser.add_argument("--sample", type=int, default=SAMPLE, help="sampled mutants per module")
     parser.add_argument("--all", action="store_true", help="every mutant instead of a sample")
-    parser.add_argument("--survivors", action="store_true", help="only what survived when it was tried last")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
-    parser.add_argument("--results", type=Path, default=ROOT / "var" / "mutation.jsonl", help="where results are kept")
-    chosen = parser.parse_args()
-    listed = tomllib.loads((ROOT / "bench" / "mutants.toml").read_text(encoding="utf-8"))
-    modules = {name: told for name, told in listed.items() if name.startswith(tuple(chosen.modules) or "")}
+    parser.add_argument("--survivors", action="store_true", help="only mutants that survived in their last run")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel processes")
+    parser.add_argument("--results", type=Path, default=ROOT / "var" / "mutation.jsonl", help="file of the results")
+    options = parser.parse_args()
+    entries = tomllib.loads((ROOT / "bench" / "mutants.toml").read_text(encoding="utf-8"))
+    modules = {name: entry for name, entry in entries.items() if name.startswith(tuple(options.modules) or "")}
     if not modules:
-        parser.error(f"bench/mutants.toml lists nothing under {' '.join(chosen.modules)}")
-    trials, errors = plan(modules, None if chosen.all else chosen.sample)
-    results = read(chosen.results)
-    if chosen.survivors:
+        parser.error(f"bench/mutants.toml lists nothing under {' '.join(options.modules)}")
+    trials, errors = plan(modules, None if options.all else options.sample)
+    results = read(options.results)
+    if options.survivors:
         last = {(row["module"], row["old"], row["new"]): row["result"] for row in results.values()}
         trials = [
             trial for trial in trials if last.get((trial.module, trial.mutant.old, trial.mutant.new)) == "survived"
         ]
-    waiting = [trial for trial in trials if trial.key not in results]
-    if waiting:
-        chosen.results.parent.mkdir(parents=True, exist_ok=True)
-        run(waiting, {name: told["tests"] for name, told in modules.items()}, chosen.jobs, chosen.results)
-        results = read(chosen.results)
+    pending = [trial for trial in trials if trial.key not in results]
+    if pending:
+        options.results.parent.mkdir(parents=True, exist_ok=True)
+        run(pending, {name: entry["tests"] for name, entry in modules.items()}, options.jobs, options.results)
+        results = read(options.results)
     return report(trials, results, modules, errors)
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
-    """The results so far by key, the last to be tried last."""
+    """The results by key, in the order in which they were run."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may leave half a line
+    rows = [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may leave an incomplete line
     return {row["key"]: row for row in rows}
 
 
 def plan(modules: Modules, sample: int | None) -> tuple[list[Trial], list[str]]:
-    """What is to be tried of each module, and the listed texts that its source does not have (once)."""
+    """The trials of all modules, and an error for each listed text that is not exactly once in its source."""
     trials: list[Trial] = []
     errors: list[str] = []
-    for module, listed in modules.items():
-        paths = listed["tests"]
+    for module, entry in modules.items():
+        paths = entry["tests"]
         source = (ROOT / module).read_text(encoding="utf-8")
-        guards = _hash(*((ROOT / path).read_text(encoding="utf-8") for path in paths + _conftests(paths)))
-        every = mutants.mutants(source)
-        drawn = every if sample is None else random.Random(SEED).sample(every, min(sample, len(every)))
-        told = {
-            mutants.apply(source, mutant): (mutant, "") for mutant in sorted(drawn, key=lambda mutant: mutant.start)
+        guards_hash = _hash(*((ROOT / path).read_text(encoding="utf-8") for path in paths + _conftests(paths)))
+        all_mutants = mutants.mutants(source)
+        sampled = (
+            all_mutants if sample is None else random.Random(SEED).sample(all_mutants, min(sample, len(all_mutants)))
+        )
+        mutants_by_source = {
+            mutants.apply(source, mutant): (mutant, "") for mutant in sorted(sampled, key=lambda mutant: mutant.start)
         }
-        for old, new, promise in listed.get("aimed", []):
+        for old, new, promise in entry.get("aimed", []):
             if source.count(old) != 1:
-                errors.append(f"{module}: stands {source.count(old)} times in the file, and once is needed: {old!r}")
+                errors.append(f"{module}: the text must be in the file once, not {source.count(old)} times: {old!r}")
                 continue
             start = len(source[: source.index(old)].encode())
             mutant = mutants.of_span(source, start, start + len(old.encode()), new)
-            told[mutants.apply(source, mutant)] = (mutant, promise)
-        for text, (mutant, promise) in told.items():
-            trials.append(Trial(module, mutant, promise, _hash(source, guards, text)))
+            mutants_by_source[mutants.apply(source, mutant)] = (mutant, promise)
+        for text, (mutant, promise) in mutants_by_source.items():
+            trials.append(Trial(module, mutant, promise, _hash(source, guards_hash, text)))
         lines = _flat(source)
-        listed_lines = [old for kind in ("equivalent", "accepted") for old, _, _ in listed.get(kind, [])]
-        errors += [f"{module}: a listed line is gone: {old!r}" for old in listed_lines if _flat(old) not in lines]
+        expected_lines = [old for kind in ("equivalent", "accepted") for old, _, _ in entry.get(kind, [])]
+        errors += [f"{module}: a listed line is missing: {old!r}" for old in expected_lines if _flat(old) not in lines]
     return trials, errors
 
 
 def _conftests(paths: list[str]) -> list[str]:
-    found = {parent / "conftest.py" for path in paths for parent in Path(path).parents}
-    return sorted(str(path) for path in found if (ROOT / path).exists())
+    candidates = {parent / "conftest.py" for path in paths for parent in Path(path).parents}
+    return sorted(str(path) for path in candidates if (ROOT / path).exists())
 
 
 def _hash(*texts: str) -> str:
@@ -108,40 +110,42 @@ def _hash(*texts: str) -> str:
 
 
 def report(trials: list[Trial], results: dict[str, dict[str, Any]], modules: Modules, errors: list[str]) -> int:
-    """Print killed, survived and equivalent of each module, and the survivors; 1 where there are too many."""
-    may_live = {
+    """Print the counts of each module and the survivors; the exit code: 1 for too many survivors or any error."""
+    allowed = {
         kind: {
             (module, _flat(old), _flat(new)): reason
-            for module, listed in modules.items()
-            for old, new, reason in listed.get(kind, [])
+            for module, entry in modules.items()
+            for old, new, reason in entry.get(kind, [])
         }
         for kind in ("equivalent", "accepted")
     }
     lines: list[str] = []
     counts: dict[str, dict[str, int]] = {}
     for trial in trials:
-        name = (trial.module, trial.mutant.old, trial.mutant.new)
+        identity = (trial.module, trial.mutant.old, trial.mutant.new)
         count = counts.setdefault(trial.module, dict.fromkeys(COLUMNS, 0))
         count["aimed" if trial.promise else "sample"] += 1
         row = results[trial.key]
-        reason = may_live["equivalent"].get(name)
+        reason = allowed["equivalent"].get(identity)
         if reason and row["result"] != "survived":
             errors.append(f"{trial.module}:{trial.mutant.line}: listed as equivalent, and a test kills it")
         kind = "killed" if row["result"] != "survived" else "equivalent" if reason else "survived"
         count[kind] += 1
         if kind != "killed":
-            why = reason or may_live["accepted"].get(name) or trial.promise or "NO REASON YET"
+            why = reason or allowed["accepted"].get(identity) or trial.promise or "NO REASON YET"
             lines += [
                 f"{kind}: {trial.module}:{trial.mutant.line}  {why}",
                 f"  - {trial.mutant.old}",
                 f"  + {trial.mutant.new}",
             ]
     print("\n".join(lines))  # noqa: T201
-    total = {name: sum(count[name] for count in counts.values()) for name in next(iter(counts.values()), {})}
+    total = {
+        identity: sum(count[identity] for count in counts.values()) for identity in next(iter(counts.values()), {})
+    }
     for module, count in {**counts, "all": total}.items():
         real = count.get("killed", 0) + count.get("survived", 0)
         share = f"{count['killed'] / real:.0%} killed" if real else ""
-        print(f"{module:28}", *(f"{value:5} {name}" for name, value in count.items()), share)  # noqa: T201
+        print(f"{module:28}", *(f"{value:5} {identity}" for identity, value in count.items()), share)  # noqa: T201
     cpu = sum(results[trial.key]["cpu"] for trial in trials)
     print(f"{cpu / 60:.0f} minutes of one core")  # noqa: T201
     print("\n".join(f"ERROR {error}" for error in errors))  # noqa: T201

@@ -1,4 +1,4 @@
-"""Runs tests against mutants, each in a copy of the tree and in a fork that has imported the libraries already."""
+"""Runs tests against mutants, each in a copy of the tree and in a fork of a process that has imported the libraries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 import mutants
 
 ROOT = Path(__file__).resolve().parent.parent
-WARM = (
+PRELOADED = (
     "numpy",
     "pandas",
     "scipy.stats",
@@ -36,12 +36,12 @@ WARM = (
     "pytest",
 )
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-MARKS = {"killed": ".", "survived": "S", "timeout": "t"}
+PROGRESS_MARKS = {"killed": ".", "survived": "S", "timeout": "t"}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A mutant of a module, the promise that it is aimed at ("" of the sample), and its key among the results."""
+    """A mutant of a module, the promise that it breaks ("" for a sampled one), and its key in the results."""
 
     module: str
     mutant: mutants.Mutant
@@ -51,7 +51,7 @@ class Trial:
 
 @dataclass
 class Job:
-    """A running trial: process, start, time limit, and where its output goes."""
+    """A running trial: process id, start, time limit in seconds, output file."""
 
     trial: Trial
     pid: int
@@ -61,8 +61,8 @@ class Job:
 
 
 def run(trials: list[Trial], tests: dict[str, list[str]], jobs: int, results: Path) -> None:
-    """Try them, `jobs` at a time, each in a copy of the tree; one line of JSON for each."""
-    _warm()
+    """Run the trials, `jobs` at a time, each in a copy of the tree; append one line of JSON per trial to `results`."""
+    _preload()
     with tempfile.TemporaryDirectory(prefix="oncoloop-mutants-") as base:
         copies = [Path(base) / str(number) / "tree" for number in range(jobs)]
         _copy(copies[0])
@@ -76,11 +76,11 @@ def run(trials: list[Trial], tests: dict[str, list[str]], jobs: int, results: Pa
             with results.open("a", encoding="utf-8") as stream:
                 while queue or running:
                     for copy in copies:
-                        if copy in running and (row := _ended(running[copy])):
+                        if copy in running and (row := _collect(running[copy])):
                             _restore(copy, running.pop(copy).trial.module)
                             stream.write(json.dumps(row) + "\n")
                             stream.flush()
-                            print(MARKS[row["result"]], end="", flush=True)  # noqa: T201
+                            print(PROGRESS_MARKS[row["result"]], end="", flush=True)  # noqa: T201
                         if copy not in running and queue:
                             trial = queue.pop()
                             _write(copy, trial)
@@ -92,35 +92,35 @@ def run(trials: list[Trial], tests: dict[str, list[str]], jobs: int, results: Pa
     print()  # noqa: T201
 
 
-def _warm() -> None:
-    """Import the libraries once, and nothing of the product."""
+def _preload() -> None:
+    """Import the libraries once, but no module of the product."""
     os.environ |= ONE_THREAD | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    real = os.environ.get("ONCOLOOP_REAL_DATA", ROOT.parent / "shared" / "data")
-    os.environ["ONCOLOOP_REAL_DATA"] = str(Path(real).resolve())
-    for name in WARM:
+    data_folder = os.environ.get("ONCOLOOP_REAL_DATA", ROOT.parent / "shared" / "data")
+    os.environ["ONCOLOOP_REAL_DATA"] = str(Path(data_folder).resolve())
+    for name in PRELOADED:
         importlib.import_module(name)
 
 
 def _copy(target: Path) -> None:
-    """The files that git tracks, or would."""
-    listed = subprocess.run(
+    """Copy the files that git tracks, and untracked ones that it does not ignore."""
+    process = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
         capture_output=True,
         check=True,
     )
-    for name in filter(None, listed.stdout.decode().split("\0")):
+    for name in filter(None, process.stdout.decode().split("\0")):
         if (ROOT / name).exists():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
 
 
 def _limit(copy: Path, paths: list[str], module: str) -> float:
-    """Seconds after which a trial of a module counts as killed; its tests must pass without a mutant."""
+    """Time limit in seconds for a module's trials; exits if its tests do not pass without a mutant."""
     sys.dont_write_bytecode = False
     for _ in range(2):  # the first writes bytecode
         job = _start(copy, Trial(module, mutants.Mutant(0, 0, "", 0, "", ""), "", ""), paths, 3600.0)
-        while not (row := _ended(job)):
+        while not (row := _collect(job)):
             time.sleep(0.02)
         if row["result"] != "survived":
             sys.exit(f"the tests of {module} do not pass without a mutant:\n{row['end']}")
@@ -132,23 +132,23 @@ def _limit(copy: Path, paths: list[str], module: str) -> float:
 def _write(copy: Path, trial: Trial) -> None:
     source = (ROOT / trial.module).read_text(encoding="utf-8")
     (copy / trial.module).write_text(mutants.apply(source, trial.mutant), encoding="utf-8")
-    _forget(copy, trial.module)
+    _delete_bytecode(copy, trial.module)
 
 
 def _restore(copy: Path, module: str) -> None:
     shutil.copy2(ROOT / module, copy / module)
-    _forget(copy, module)
+    _delete_bytecode(copy, module)
 
 
-def _forget(copy: Path, module: str) -> None:
-    """Bytecode is valid by time and size, which a mutant may share with its source."""
+def _delete_bytecode(copy: Path, module: str) -> None:
+    """Delete a module's bytecode: Python checks it by time and size, which a mutant may share with its source."""
     path = copy / module
     for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
         compiled.unlink()
 
 
 def _start(copy: Path, trial: Trial, paths: list[str], limit: float) -> Job:
-    """Run the tests in a fork, in a process group of its own."""
+    """Run the tests in a fork with its own process group."""
     output = copy.parent / "output"
     pid = os.fork()
     if pid:
@@ -156,13 +156,13 @@ def _start(copy: Path, trial: Trial, paths: list[str], limit: float) -> Job:
     code = 70
     try:
         os.setsid()
-        code = _tests(copy, paths, output)
+        code = _run_tests(copy, paths, output)
     finally:
         os._exit(code)
 
 
-def _tests(copy: Path, paths: list[str], output: Path) -> int:
-    """Within the fork: pytest over the copy."""
+def _run_tests(copy: Path, paths: list[str], output: Path) -> int:
+    """In the fork: run pytest in the copy; its exit code."""
     import pytest
 
     stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -193,8 +193,8 @@ def _tests(copy: Path, paths: list[str], output: Path) -> int:
     return int(pytest.main(arguments))
 
 
-def _ended(job: Job) -> dict[str, Any] | None:
-    """The result of a trial that has ended or is over its time; None while it runs."""
+def _collect(job: Job) -> dict[str, Any] | None:
+    """The result of a trial that has ended or exceeded its limit; None while it runs."""
     seconds = time.monotonic() - job.start
     pid, status, usage = os.wait4(job.pid, os.WNOHANG)
     result = ""
@@ -225,6 +225,6 @@ def _ended(job: Job) -> dict[str, Any] | None:
 
 
 def _kill(job: Job) -> None:
-    """End a trial with the servers and pools that a broken test may leave."""
+    """Kill a trial, including servers and process pools that a broken test may leave."""
     with suppress(ProcessLookupError):
         os.killpg(job.pid, signal.SIGKILL)

@@ -76,15 +76,15 @@ def check(folder: Path, head: str | None = None) -> tuple[str, list[str]]:
 def _file_problems(folder: Path) -> list[str]:
     """A sentence for each file that differs from the list of hashes, is missing, or is not on the list."""
     lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-    recorded_hashes = {name: hash_value for hash_value, _, name in (line.partition("  ") for line in lines)}
+    listed_hashes = {name: hash_value for hash_value, _, name in (line.partition("  ") for line in lines)}
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     files.pop(SUMS)
-    problems = [f"{name} is missing" for name in sorted(recorded_hashes.keys() - files.keys())]
+    problems = [f"{name} is missing" for name in sorted(listed_hashes.keys() - files.keys())]
     problems += [
-        f"{name} was added later" for name in sorted(files.keys() - recorded_hashes.keys()) if "__pycache__" not in name
+        f"{name} was added later" for name in sorted(files.keys() - listed_hashes.keys()) if "__pycache__" not in name
     ]
-    for name in sorted(recorded_hashes.keys() & files.keys()):
-        if hashlib.sha256(files[name].read_bytes()).hexdigest() != recorded_hashes[name]:
+    for name in sorted(listed_hashes.keys() & files.keys()):
+        if hashlib.sha256(files[name].read_bytes()).hexdigest() != listed_hashes[name]:
             problems.append(f"{name} was changed")
     return problems
 

@@ -53,7 +53,7 @@ def prediction() -> Callable[..., journal.JournalRow]:
     return journal_row
 
 
-def record_verdict(gate: str, subject: str, outcome: Outcome = Outcome.PASS) -> None:
+def add_verdict(gate: str, subject: str, outcome: Outcome = Outcome.PASS) -> None:
     """Record a verdict."""
     ledger.record(Verdict(gate, subject, outcome, (f"the {gate} gate has looked",)), task=TASK)
 
@@ -85,21 +85,21 @@ def released(mlflow_home: Path) -> Path:
     accounts.add("erik", "engineer")
     accounts.add("carla", "clinician", actor="erik")
     ledger.append("batch.admitted", "b-1", {"task": TASK, "batch": "b-1", "data_version": "c0ffee", "units": 40})
-    record_verdict("data", "b-1")
+    add_verdict("data", "b-1")
     version = registry.register(TASK, run_id, "model", {"data_version": "c0ffee"})
     ledger.append(
         "model.logged",
         TASK,
         {"version": version, "run_id": run_id, "data_version": "c0ffee", "lock_hash": "1", "batches": ["b-1"]},
     )
-    record_verdict("training", f"{TASK}/{version}", Outcome.INCONCLUSIVE)
+    add_verdict("training", f"{TASK}/{version}", Outcome.INCONCLUSIVE)
     ledger.append("approval", f"{TASK}/{version}", {"decision": "approve", "reason": "few patients"}, actor="erik")
     registry.promote(TASK, version, {"run_id": run_id, "reason": "approved"}, actor="erik")
     manifest = paths.place("releases", "r-1", "manifest.json")
     manifest.write_text('{"release": "r-1"}')
     value = fingerprint.file_sha256(manifest)
     ledger.append("release.built", "r-1", {"bento": "oncoloop:r-1", "tasks": {TASK: version}, "manifest_sha256": value})
-    record_verdict("release", "r-1")
+    add_verdict("release", "r-1")
     ledger.append("release.activated", "r-1", {"url": "http://127.0.0.1:3001", "port": 3001}, actor="erik")
     journal.append(journal_row())
     return manifest.parent

@@ -29,7 +29,7 @@ def upload(run_id: str, name: str, text: str) -> None:
     MlflowClient().log_text(run_id, text, f"model/{name}")
 
 
-def record_verdict(version: str) -> None:
+def add_verdict(version: str) -> None:
     ledger.append("verdict", f"{TASK}/{version}", {"gate": "training", "outcome": "pass", "reasons": ["a test"]})
 
 
@@ -62,7 +62,7 @@ def test_a_version_that_was_judged_before_gets_its_hashes_at_the_next_use(
 ) -> None:
     registry.download(TASK, version)
     assert model_files.recorded(TASK, version) is None, "a version without a verdict has no hashes"
-    record_verdict(version)
+    add_verdict(version)
     with caplog.at_level(logging.WARNING):
         registry.check_artifacts(TASK, version)
     assert "lung-ct/1 was judged before the hashes of its files were recorded" in caplog.text
@@ -80,7 +80,7 @@ def test_an_old_version_is_compared_with_its_release(version: str, run_id: str, 
     manifest = paths.place("releases", "r-1", "manifest.json")
     manifest.write_text(json.dumps({"release": "r-1", "tasks": {TASK: facts}}))
     ledger.append("release.built", "r-1", {"tasks": {TASK: version}, "manifest_sha256": file_sha256(manifest)})
-    record_verdict(version)
+    add_verdict(version)
     upload(run_id, exchanged, json.dumps({"temperature": 1.5, "threshold": 0.01}))
     with pytest.raises(Fault, match=rf"lung-ct/1: {exchanged} in MLflow is not that of release r-1"):
         registry.download(TASK, version)
