@@ -39,7 +39,7 @@ pythons:                 ## demo and tests on each installed Python of 3.11, 3.1
 	bench/loop/python_versions.sh
 
 mutate: install          ## mutation tests of gates, ledger, de-identification, split and accounts; prints the surviving mutants
-	$(BIN)/python bench/mutate.py
+	$(BIN)/python bench/mutation/run_mutation_tests.py
 
 check: install           ## style and types
 	$(BIN)/ruff check .

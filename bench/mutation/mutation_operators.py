@@ -52,7 +52,7 @@ class Mutant:
     new: str
 
 
-def mutants(source: str) -> list[Mutant]:
+def all_mutants(source: str) -> list[Mutant]:
     """Every single-point mutant of a source, in source order."""
     source_bytes = source.encode()
     line_starts = [0]

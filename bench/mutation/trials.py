@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mutants
+import mutation_operators
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PRELOADED = (
     "numpy",
     "pandas",
@@ -44,7 +44,7 @@ class Trial:
     """A mutant of a module, the promise that it breaks ("" for a sampled one), and its key in the results."""
 
     module: str
-    mutant: mutants.Mutant
+    mutant: mutation_operators.Mutant
     promise: str
     key: str
 
@@ -119,7 +119,7 @@ def _limit(copy: Path, paths: list[str], module: str) -> float:
     """Time limit in seconds for a module's trials; exits if its tests do not pass without a mutant."""
     sys.dont_write_bytecode = False
     for _ in range(2):  # the first writes bytecode
-        job = _start(copy, Trial(module, mutants.Mutant(0, 0, "", 0, "", ""), "", ""), paths, 3600.0)
+        job = _start(copy, Trial(module, mutation_operators.Mutant(0, 0, "", 0, "", ""), "", ""), paths, 3600.0)
         while not (row := _collect(job)):
             time.sleep(0.02)
         if row["result"] != "survived":
@@ -131,7 +131,7 @@ def _limit(copy: Path, paths: list[str], module: str) -> float:
 
 def _write(copy: Path, trial: Trial) -> None:
     source = (ROOT / trial.module).read_text(encoding="utf-8")
-    (copy / trial.module).write_text(mutants.apply(source, trial.mutant), encoding="utf-8")
+    (copy / trial.module).write_text(mutation_operators.apply(source, trial.mutant), encoding="utf-8")
     _delete_bytecode(copy, trial.module)
 
 
@@ -170,7 +170,10 @@ def _run_tests(copy: Path, paths: list[str], output: Path) -> int:
         os.dup2(stream, descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(copy)
-    sys.path[:] = [str(copy), *(path for path in sys.path if Path(path).resolve() not in (ROOT, ROOT / "bench"))]
+    sys.path[:] = [
+        str(copy),
+        *(path for path in sys.path if Path(path).resolve() not in (ROOT, ROOT / "bench" / "mutation")),
+    ]
     sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
     os.environ |= {
         "PYTHONPATH": str(copy),

@@ -1,13 +1,13 @@
 """Mutation testing: changes modules one point at a time, runs their tests, and prints the surviving mutants.
 
-    python bench/mutate.py                          every module of bench/mutants.toml, under an hour on 2 cores
-    python bench/mutate.py training/promotion/gate.py         some modules
-    python bench/mutate.py --survivors lineage/     only the mutants that survived last time
-    python bench/mutate.py --all training/promotion/gate_checks.py   every mutant instead of a sample
+    python bench/mutation/run_mutation_tests.py                        all modules, under an hour on 2 cores
+    python bench/mutation/run_mutation_tests.py training/promotion/gate.py     some modules
+    python bench/mutation/run_mutation_tests.py --survivors lineage/           only mutants that survived last time
+    python bench/mutation/run_mutation_tests.py --all training/promotion/gate_checks.py    every mutant, no sample
 
-bench/mutants.toml lists the modules with their tests, the aimed mutants with the promise that each breaks, and the
-mutants that may survive: `equivalent` ones change no observable behaviour, `accepted` ones do and have a reason. A
-seeded sample of each module's single-point mutants (bench/mutants.py) is tried too. A mutant is written into a copy of
+mutants.toml lists the modules with their tests, the aimed mutants with the promise that each breaks, and the mutants
+that may survive: `equivalent` ones change no observable behaviour, `accepted` ones do and have a reason. A seeded
+sample of each module's single-point mutants (mutation_operators.py) is tried too. A mutant is written into a copy of
 the tree, never into the tree itself. The module's tests run there in a fork of this process, which has imported the
 libraries. A mutant counts as killed if a test fails, or if the tests exceed ten times their usual time plus 20 s.
 Results are stored in var/mutation.jsonl under the hashes of module, mutant and tests, so an interrupted run continues.
@@ -25,10 +25,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import mutants
-from mutation_run import Trial, run
+import mutation_operators
+from trials import Trial, run
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SEED, SAMPLE, LIMIT = 20261201, 40, 0.05  # LIMIT: share of mutants that may survive
 COLUMNS = ("sample", "aimed", "killed", "survived", "equivalent")
 Modules = dict[str, dict[str, list[Any]]]
@@ -44,10 +44,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="parallel processes")
     parser.add_argument("--results", type=Path, default=ROOT / "var" / "mutation.jsonl", help="file of the results")
     options = parser.parse_args()
-    entries = tomllib.loads((ROOT / "bench" / "mutants.toml").read_text(encoding="utf-8"))
+    entries = tomllib.loads((ROOT / "bench" / "mutation" / "mutants.toml").read_text(encoding="utf-8"))
     modules = {name: entry for name, entry in entries.items() if name.startswith(tuple(options.modules) or "")}
     if not modules:
-        parser.error(f"bench/mutants.toml lists nothing under {' '.join(options.modules)}")
+        parser.error(f"bench/mutation/mutants.toml lists nothing under {' '.join(options.modules)}")
     trials, errors = plan(modules, None if options.all else options.sample)
     results = read(options.results)
     if options.survivors:
@@ -78,20 +78,21 @@ def plan(modules: Modules, sample: int | None) -> tuple[list[Trial], list[str]]:
         paths = entry["tests"]
         source = (ROOT / module).read_text(encoding="utf-8")
         guards_hash = _hash(*((ROOT / path).read_text(encoding="utf-8") for path in paths + _conftests(paths)))
-        all_mutants = mutants.mutants(source)
+        all_mutants = mutation_operators.all_mutants(source)
         sampled = (
             all_mutants if sample is None else random.Random(SEED).sample(all_mutants, min(sample, len(all_mutants)))
         )
         mutants_by_source = {
-            mutants.apply(source, mutant): (mutant, "") for mutant in sorted(sampled, key=lambda mutant: mutant.start)
+            mutation_operators.apply(source, mutant): (mutant, "")
+            for mutant in sorted(sampled, key=lambda mutant: mutant.start)
         }
         for old, new, promise in entry.get("aimed", []):
             if source.count(old) != 1:
                 errors.append(f"{module}: the text must be in the file once, not {source.count(old)} times: {old!r}")
                 continue
             start = len(source[: source.index(old)].encode())
-            mutant = mutants.of_span(source, start, start + len(old.encode()), new)
-            mutants_by_source[mutants.apply(source, mutant)] = (mutant, promise)
+            mutant = mutation_operators.of_span(source, start, start + len(old.encode()), new)
+            mutants_by_source[mutation_operators.apply(source, mutant)] = (mutant, promise)
         for text, (mutant, promise) in mutants_by_source.items():
             trials.append(Trial(module, mutant, promise, _hash(source, guards_hash, text)))
         lines = _flat(source)

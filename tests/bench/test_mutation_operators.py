@@ -14,11 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def mutants() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mutants", ROOT / "bench" / "mutants.py")
+def mutation_operators() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "mutation_operators", ROOT / "bench" / "mutation" / "mutation_operators.py"
+    )
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules["mutants"] = module
+    sys.modules["mutation_operators"] = module
     spec.loader.exec_module(module)
     return module
 
@@ -43,26 +45,28 @@ def mutants() -> ModuleType:
         ("x = 'é' if a else b", {'x = "" if a else b', "x = 'é' if False else b", "x = 'é' if True else b"}),
     ],
 )
-def test_every_kind_of_mutation(mutants: ModuleType, line: str, changed: set[str]) -> None:
+def test_every_kind_of_mutation(mutation_operators: ModuleType, line: str, changed: set[str]) -> None:
     source = f"y: int\n{line}\n"
-    all_mutants = mutants.mutants(source)
+    all_mutants = mutation_operators.all_mutants(source)
     assert {mutant.new for mutant in all_mutants} == changed
-    assert {mutants.apply(source, mutant) for mutant in all_mutants} == {f"y: int\n{new}\n" for new in changed}
+    assert {mutation_operators.apply(source, mutant) for mutant in all_mutants} == {
+        f"y: int\n{new}\n" for new in changed
+    }
 
 
-def test_guards_and_returned_values_are_mutated(mutants: ModuleType) -> None:
+def test_guards_and_returned_values_are_mutated(mutation_operators: ModuleType) -> None:
     source = "def f(a) -> bool:\n    if a:\n        raise b\n    return a\n"
-    assert {mutant.new for mutant in mutants.mutants(source)} == {"if False:", "pass", "return not (a)"}
+    assert {mutant.new for mutant in mutation_operators.all_mutants(source)} == {"if False:", "pass", "return not (a)"}
 
 
-def test_docstrings_annotations_messages_and_field_names_are_not_mutated(mutants: ModuleType) -> None:
+def test_docstrings_annotations_messages_and_field_names_are_not_mutated(mutation_operators: ModuleType) -> None:
     source = '"""What."""\nimport a\n__all__ = ["a"]\n\n\n@a(b=1)\ndef f(c: "int | None") -> None:\n    """What."""\n'
     source += '    a.b = f"x {c:.2f} y", "three words long", c["key"], {"key": c}, zip(*c, strict=True)\n'
-    assert not mutants.mutants(source)
+    assert not mutation_operators.all_mutants(source)
 
 
 def test_the_list_contains_existing_modules_and_tests() -> None:
-    modules = tomllib.loads((ROOT / "bench" / "mutants.toml").read_text(encoding="utf-8"))
+    modules = tomllib.loads((ROOT / "bench" / "mutation" / "mutants.toml").read_text(encoding="utf-8"))
     paths = [path for module, entry in modules.items() for path in (module, *entry["tests"])]
     assert len(modules) > 15
     assert not [path for path in paths if not (ROOT / path).is_file()]
