@@ -153,13 +153,14 @@ def ready_file() -> Path:
 
 
 def emit(event: str, payload: dict[str, Any]) -> None:
-    """Send an event about a task to Prefect. Raises unless the server accepted it."""
-    import httpx
+    """Send an event about a task to Prefect. Raises unless the server accepted it.
+
+    `prefect.events.emit_event` would only queue the event, and would not report a refusal.
+    """
     from prefect.client.orchestration import get_client
     from prefect.events import Event, Resource
 
     resource = {"prefect.resource.id": f"oncoloop.task.{payload['task']}", "prefect.resource.name": payload["task"]}
+    body = [Event(event=event, resource=Resource(resource), payload=payload).model_dump(mode="json")]
     with get_client(sync_client=True) as client:
-        body = [Event(event=event, resource=Resource(resource), payload=payload).model_dump(mode="json")]
-        response: httpx.Response = client._client.post("/events", json=body)
-        response.raise_for_status()
+        client.request("POST", "/events", json=body).raise_for_status()
