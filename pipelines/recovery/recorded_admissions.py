@@ -98,8 +98,9 @@ def check() -> None:
     if not differences.batches and not differences.versions:
         return
     names = [*differences.batches, *(f"data version {version[:12]}" for version in differences.versions)]
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    listed = ", ".join(names[:MAX_LISTED])
+    remainder = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     raise Fault(
-        f"the git of this workspace has lost what the ledger names ({', '.join(names[:MAX_LISTED])}{more}); nothing is "
+        f"the git of this workspace has lost what the ledger names ({listed}{remainder}); nothing is "
         "written until that is restored: `oncoloop verify` names all of it, `oncoloop verify --repair` restores it"
     )

@@ -162,17 +162,17 @@ def _restore_objects(pair: str, stores: Mapping[str, Path]) -> list[str]:
         return []
     restored_count = 0
     for name, md5 in {".": list_md5, **files}.items():
-        sound = _find_object(md5, stores) or (folder / name if dvc_objects.is_sound(folder / name, md5) else None)
+        sound_copy = _find_object(md5, stores) or (folder / name if dvc_objects.is_sound(folder / name, md5) else None)
         for store in stores.values():
             target = dvc_objects.location(store, md5)
-            if sound is not None and not dvc_objects.is_sound(target, md5):
-                _copy_object(sound, target)
+            if sound_copy is not None and not dvc_objects.is_sound(target, md5):
+                _copy_object(sound_copy, target)
                 restored_count += 1
-    wrong = [name for name, md5 in files.items() if not dvc_objects.is_sound(folder / name, md5)]
-    for name in wrong:
+    wrong_files = [name for name, md5 in files.items() if not dvc_objects.is_sound(folder / name, md5)]
+    for name in wrong_files:
         _copy_object(_find_object(files[name], stores), folder / name)
     repairs = [f"{pair}: {restored_count} objects are back in cache or remote"] if restored_count else []
-    return repairs + ([f"{pair}: {len(wrong)} files are back in {folder}"] if wrong else [])
+    return repairs + ([f"{pair}: {len(wrong_files)} files are back in {folder}"] if wrong_files else [])
 
 
 def _rebuild_list(path: Path, md5: str, stores: Mapping[str, Path]) -> dict[str, str] | None:

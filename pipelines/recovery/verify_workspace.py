@@ -132,9 +132,9 @@ def _check_objects(pair: str, objects: set[str], name: str, store: Path, full: b
     if missing:
         yield Problem(pair, f"{len(missing)} of its {len(objects)} objects are missing in {name}")
     present = sorted(objects - missing) if full else []
-    wrong = [md5 for md5 in present if not dvc_objects.is_sound(dvc_objects.location(store, md5), md5)]
-    if wrong:
-        yield Problem(pair, f"{len(wrong)} of its objects in {name} have other bytes ({wrong[0]})")
+    wrong_objects = [md5 for md5 in present if not dvc_objects.is_sound(dvc_objects.location(store, md5), md5)]
+    if wrong_objects:
+        yield Problem(pair, f"{len(wrong_objects)} of its objects in {name} have other bytes ({wrong_objects[0]})")
 
 
 def _check_folder(pair: str, event: Event, files: dict[str, str], full: bool) -> Iterator[Problem]:
@@ -144,11 +144,11 @@ def _check_folder(pair: str, event: Event, files: dict[str, str], full: bool) ->
     if missing:
         yield Problem(pair, f"{len(missing)} of its {len(files)} files are missing in {folder} ({missing[0]})")
     hashed_files = [name for name in files if name not in missing and (full or Path(name).suffix in TABLE_SUFFIXES)]
-    wrong = sorted(name for name in hashed_files if not dvc_objects.is_sound(folder / name, files[name]))
-    if wrong:
-        yield Problem(pair, f"{len(wrong)} files in {folder} were changed ({wrong[0]})")
+    changed_files = sorted(name for name in hashed_files if not dvc_objects.is_sound(folder / name, files[name]))
+    if changed_files:
+        yield Problem(pair, f"{len(changed_files)} files in {folder} were changed ({changed_files[0]})")
     record = folder / "record.json"
-    if record.is_file() and "record.json" not in wrong:
+    if record.is_file() and "record.json" not in changed_files:
         facts = json.loads(record.read_text(encoding="utf-8"))
         compared_names = ("task", "batch", "digest", "units", "clusters")
         differences = [name for name in compared_names if facts.get(name) != event.payload.get(name)]

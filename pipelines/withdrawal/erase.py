@@ -120,9 +120,9 @@ def _erase_objects(targets: ErasureTargets) -> None:
     referenced = set().union(*(pointer_objects(path) for path in Path("data/batches").glob("*/*.dvc")))
     for stage in dvc.lock(Path.cwd()).values():
         referenced |= _stage_objects(stage)
-    doomed = (set(targets.objects) | _task_objects(targets.tasks)) - referenced
+    doomed_objects = (set(targets.objects) | _task_objects(targets.tasks)) - referenced
     # The list of a folder is deleted last, because it names the folder's other objects.
-    for digest in sorted(doomed, key=lambda name: name.endswith(".dir")):
+    for digest in sorted(doomed_objects, key=lambda name: name.endswith(".dir")):
         for store in STORES:
             _object_path(store, digest).unlink(missing_ok=True)
     for store in STORES:
@@ -255,8 +255,8 @@ def _erase_database_rows(targets: ErasureTargets) -> None:
         for table, column in (("artifact", "data"), ("artifact_collection", "data"), ("log", "message")):
             columns = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
             rows = database.execute(f"SELECT id, {column} FROM {table}").fetchall() if column in columns else []
-            doomed = [(key,) for key, text in rows if withdrawal.named(str(text), set(targets.marks))]
-            database.executemany(f"DELETE FROM {table} WHERE id = ?", doomed)
+            doomed_rows = [(key,) for key, text in rows if withdrawal.named(str(text), set(targets.marks))]
+            database.executemany(f"DELETE FROM {table} WHERE id = ?", doomed_rows)
         database.commit()
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

@@ -25,14 +25,14 @@ def search(targets: ErasureTargets, identity: str = "") -> list[str]:
     All of workspace and state is read, with databases, ledger, evidence and git's objects. Only the user's inbox,
     `try` and the keys are left out. Compressed content (gzip, arrays, git) is unpacked.
     """
-    home, here, parts = paths.home(), Path.cwd(), searchable_parts(identity)
-    skip = (*(here / name for name in USER_FOLDERS), home / "keys")
-    roots = [here] if home.is_relative_to(here) else [here, home]
+    home, workspace, parts = paths.home(), Path.cwd(), searchable_parts(identity)
+    skip = (*(workspace / name for name in USER_FOLDERS), home / "keys")
+    roots = [workspace] if home.is_relative_to(workspace) else [workspace, home]
     remains = [
         str(path) for root in roots for path in regular_files(root, skip) if _file_holds_patient(path, targets, parts)
     ]
     if _names_patient(git.objects(), targets, parts):
-        remains.append(str(here / ".git"))
+        remains.append(str(workspace / ".git"))
     return sorted(remains)
 
 
