@@ -1,4 +1,4 @@
-"""Prefect deployments: ingest, retrain and watch by cron and by event; the process that runs them."""
+"""Prefect deployments of the flows, the process that runs them, and the events that start them."""
 
 from __future__ import annotations
 
@@ -17,150 +17,150 @@ log = logging.getLogger(__name__)
 
 ASKED = "oncoloop.retrain.asked"
 APPROVED = "oncoloop.approval.given"
-LOOK_SECONDS = 5.0  # between two comparisons of the deployments
-FIELDS = ("entrypoint", "pull_steps", "path", "parameters", "job_variables", "work_pool_name")  # what a run would do
+CHECK_SECONDS = 5.0  # between two comparisons of the deployments
+# These fields decide what a run executes.
+FIELDS = ("entrypoint", "pull_steps", "path", "parameters", "job_variables", "work_pool_name")
 
 
 def planned() -> list[tuple[Any, dict[str, Any]]]:
-    """Every flow that a schedule or an event starts, and how it is deployed. None takes a parameter."""
+    """Every flow that a schedule or an event starts, with its deployment options. None takes a parameter."""
     from prefect.events import DeploymentEventTrigger
     from prefect.flows import EntrypointType
 
     from pipelines.flows.scheduled_flows import decide, ingest_inbox, retrain_all, retrain_asked, watch_all
 
-    cron = params.load().schedule
-    about_a_task = {"prefect.resource.id": "oncoloop.task.*"}
-    asked = DeploymentEventTrigger(name="retraining was asked for", expect={ASKED}, match=about_a_task)
-    decided = DeploymentEventTrigger(name="a person decided", expect={APPROVED}, match=about_a_task)
-    every: list[tuple[Any, dict[str, Any]]] = [
-        (ingest_inbox, {"name": "inbox", "cron": cron.ingest, "description": "new folders in the inbox"}),
-        (retrain_all, {"name": "scheduled", "cron": cron.retrain, "description": "by cron"}),
-        (retrain_asked, {"name": "asked", "triggers": [asked], "description": "by drift or by new labels"}),
-        (watch_all, {"name": "scheduled", "cron": cron.watch, "description": "by cron"}),
-        (decide, {"name": "asked", "triggers": [decided], "description": "a person's decision"}),
+    schedule = params.load().schedule
+    any_task = {"prefect.resource.id": "oncoloop.task.*"}
+    on_request = DeploymentEventTrigger(name="retraining was asked for", expect={ASKED}, match=any_task)
+    on_decision = DeploymentEventTrigger(name="a person decided", expect={APPROVED}, match=any_task)
+    flow_options: list[tuple[Any, dict[str, Any]]] = [
+        (ingest_inbox, {"name": "inbox", "cron": schedule.ingest, "description": "new folders in the inbox"}),
+        (retrain_all, {"name": "scheduled", "cron": schedule.retrain, "description": "by cron"}),
+        (retrain_asked, {"name": "asked", "triggers": [on_request], "description": "by drift or by new labels"}),
+        (watch_all, {"name": "scheduled", "cron": schedule.watch, "description": "by cron"}),
+        (decide, {"name": "asked", "triggers": [on_decision], "description": "a person's decision"}),
     ]
     shared = {"entrypoint_type": EntrypointType.MODULE_PATH, "concurrency_limit": 1, "tags": [TAG]}
-    return [(flow, shared | own) for flow, own in every]
+    return [(flow, shared | options) for flow, options in flow_options]
 
 
 def register() -> list[str]:
-    """Register the deployments with the server of PREFECT_API_URL; returns their names."""
-    made = [flow.to_deployment(**own) for flow, own in planned()]
-    for deployment in made:
+    """Register the deployments with the server of PREFECT_API_URL. Returns their names."""
+    deployments = [flow.to_deployment(**options) for flow, options in planned()]
+    for deployment in deployments:
         deployment.apply()
-    return [f"{deployment.flow_name}/{deployment.name}" for deployment in made]
+    return [f"{deployment.flow_name}/{deployment.name}" for deployment in deployments]
 
 
 def work() -> None:
-    """Run what is due, until stopped: registers the deployments, says so, and polls for their runs.
+    """Register the deployments, create the ready file, and run the flows that are due until stopped.
 
-    A run executes the flow of this installation, whatever the server says of its entry point and of steps before it.
+    A run executes the flow of this installation. The entry point and pull steps stored on the server are ignored.
     """
     import asyncio
 
     from prefect.runner import Runner
 
     runner = Runner(limit=2)
-    for flow, own in planned():
-        runner.add_flow(flow, **own)
+    for flow, options in planned():
+        runner.add_flow(flow, **options)
     ready_file().touch()
     wake()
-    threading.Thread(target=guard, daemon=True, name="deployments").start()
+    threading.Thread(target=guard_deployments, daemon=True, name="deployments").start()
     asyncio.run(runner.start())
 
 
-def guard() -> None:
-    """Compare the deployments with what was registered, again and again; tell of a change, and register them anew."""
-    known = _registered()
+def guard_deployments() -> None:
+    """Compare the server's deployments with the registered ones for ever. Report a change and register them again."""
+    registered = _registered_fields()
     while True:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(CHECK_SECONDS)
         try:
-            changed = compare(known, _registered())
-            for name, fields in changed.items():
-                log.error("the deployment %s was changed from outside (%s); it is registered anew", name, fields)
+            changes = compare(registered, _registered_fields())
+            for name, fields in changes.items():
+                log.error("the deployment %s was changed from outside (%s); it is registered again", name, fields)
                 ledger.append("deployment.changed", name, {"fields": fields})
-            if changed:
+            if changes:
                 register()
-                known = _registered()
-            for name in _retired():
-                log.warning("the deployment %s is none of this version's; it was removed", name)
+                registered = _registered_fields()
+            for name in _remove_foreign_deployments():
+                log.warning("the deployment %s does not belong to this version; it was removed", name)
                 ledger.append("deployment.removed", name, {})
-        except Exception as error:  # the server is away, say: the next look tells
+        except Exception as error:  # for example an unreachable server: the next comparison tries again
             log.warning("the deployments could not be compared: %s", " ".join(str(error).split())[:200])
 
 
-def compare(known: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """Which deployments differ from what was registered, and in what; pausing one is everybody's right who may."""
-    gone = {name: ["deleted"] for name in known.keys() - found.keys()}
+def compare(registered: dict[str, dict[str, Any]], current: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """The changed fields of each deployment, or `deleted`. A pause is no change: those who may pause may do so."""
+    deleted = {name: ["deleted"] for name in registered.keys() - current.keys()}
     changed = {
-        name: [field for field in FIELDS if known[name][field] != found[name][field]]
-        for name in known.keys() & found.keys()
+        name: [field for field in FIELDS if registered[name][field] != current[name][field]]
+        for name in registered.keys() & current.keys()
     }
-    return gone | {name: fields for name, fields in changed.items() if fields}
+    return deleted | {name: fields for name, fields in changed.items() if fields}
 
 
-def _registered() -> dict[str, dict[str, Any]]:
-    """Our deployments as the server has them, by flow and name."""
-    names = _names()
-    ours = {name: each for name, each in _deployments().items() if name in names}
-    return {name: {field: getattr(each, field) for field in FIELDS} for name, each in ours.items()}
+def _registered_fields() -> dict[str, dict[str, Any]]:
+    """The compared fields of this product's deployments as the server stores them, by flow and name."""
+    names = _planned_names()
+    return {
+        name: {field: getattr(deployment, field) for field in FIELDS}
+        for name, deployment in _server_deployments().items()
+        if name in names
+    }
 
 
-def _retired() -> list[str]:
-    """Remove the deployments that earlier versions registered, or somebody else in our name; which they were."""
+def _remove_foreign_deployments() -> list[str]:
+    """Remove deployments with this product's tag that this version did not plan. Returns their names."""
     from prefect.client.orchestration import get_client
 
-    strange = {
-        name: each
-        for name, each in _deployments().items()
-        if TAG in each.tags and name not in _names() and not name.startswith("fit/")
+    planned_names = _planned_names()
+    foreign = {
+        name: deployment
+        for name, deployment in _server_deployments().items()
+        if TAG in deployment.tags and name not in planned_names and not name.startswith("fit/")
     }
     with get_client(sync_client=True) as client:
-        for each in strange.values():
-            client.delete_deployment(each.id)
-    return sorted(strange)
+        for deployment in foreign.values():
+            client.delete_deployment(deployment.id)
+    return sorted(foreign)
 
 
-def _names() -> set[str]:
-    return {f"{flow.name}/{own['name']}" for flow, own in planned()}
+def _planned_names() -> set[str]:
+    return {f"{flow.name}/{options['name']}" for flow, options in planned()}
 
 
-def _deployments() -> dict[str, Any]:
+def _server_deployments() -> dict[str, Any]:
     """All deployments of the server, by flow and name."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        flows = {flow.id: flow.name for flow in client.read_flows(limit=200)}
-        return {f"{flows.get(each.flow_id)}/{each.name}": each for each in client.read_deployments(limit=200)}
+        flow_names = {flow.id: flow.name for flow in client.read_flows(limit=200)}
+        deployments = client.read_deployments(limit=200)
+    return {f"{flow_names.get(deployment.flow_id)}/{deployment.name}": deployment for deployment in deployments}
 
 
 def wake() -> None:
-    """Start what was decided or asked for, and was not finished when the last runner ended."""
+    """Emit the events of decisions and requests that were not finished when the last runner ended."""
     for kind, event in (("approval", APPROVED), ("retrain.asked", ASKED)):
         for task in {row.subject.partition("/")[0] for row in decisions.waiting(kind)}:
             emit(event, {"task": task})
 
 
 def ready_file() -> Path:
-    """Made when the deployments and their triggers stand: an event sent earlier would find nobody."""
+    """The file that exists once deployments and triggers are registered: no flow would react to an earlier event."""
     return paths.place("run", "runner.ready")
 
 
 def emit(event: str, payload: dict[str, Any]) -> None:
-    """Tell Prefect what the outbox holds; Fault-free only if the server took it."""
-    import httpx
+    """Send an event about a task to Prefect. Raises unless the server accepted it.
+
+    `prefect.events.emit_event` would only queue the event, and would not report a refusal.
+    """
     from prefect.client.orchestration import get_client
     from prefect.events import Event, Resource
 
     resource = {"prefect.resource.id": f"oncoloop.task.{payload['task']}", "prefect.resource.name": payload["task"]}
+    body = [Event(event=event, resource=Resource(resource), payload=payload).model_dump(mode="json")]
     with get_client(sync_client=True) as client:
-        body = [Event(event=event, resource=Resource(resource), payload=payload).model_dump(mode="json")]
-        response: httpx.Response = client._client.post("/events", json=body)
-        response.raise_for_status()
-
-
-def run(deployment: str, parameters: dict[str, Any]) -> str:
-    """Ask the server for a run of a deployment; its id."""
-    from prefect.deployments import run_deployment
-
-    return str(run_deployment(deployment, parameters=parameters, timeout=0).id)
+        client.request("POST", "/events", json=body).raise_for_status()

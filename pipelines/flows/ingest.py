@@ -32,10 +32,12 @@ from pipelines.workspace.workspace import alone
 
 log = logging.getLogger(__name__)
 
+JUDGED_EVENTS = ("batch.admitted", "batch.quarantined")
+
 
 @dataclass(frozen=True)
-class Incoming:
-    """A batch on its way in: where its files lie, and where its de-identified copy is built."""
+class IncomingBatch:
+    """A batch that is not judged yet: its name, folder, task and digest."""
 
     name: str
     source: Path
@@ -44,72 +46,29 @@ class Incoming:
 
     @property
     def staging(self) -> Path:
-        """The de-identified copy, until the gate has spoken."""
+        """The folder of the de-identified copy, until the batch is admitted or quarantined."""
         return paths.place("staging", self.name)
-
-
-def waiting(source: Path | None, again: bool = False, broken: dict[str, str] | None = None) -> list[Incoming]:
-    """The batches that no gate has judged yet: of one folder (Fault if it is no batch), or all folders of the inbox.
-
-    A folder of the inbox that is no batch stops no other: `broken` is given its name and the reason. The log tells
-    their number alone, since nobody knows whose name a folder bears whose table can't be read.
-    """
-    kinds = ("batch.admitted",) if again else _JUDGED
-    judged = recorded_admissions.judged(kinds)
-    if source:
-        return [batch for batch in [incoming(source)] if batch.digest not in judged]
-    found, faults = [], {} if broken is None else broken
-    for folder in sorted(path.parent for path in Path("inbox").glob("*/metadata.csv")):
-        try:
-            batch = incoming(folder)
-            if batch.digest in judged:
-                continue
-            if any(Path("data/batches").glob(f"*/{batch.name}.dvc")):
-                raise Fault(f"a batch named {batch.name} is already admitted with other content; rename the folder")
-            found.append(batch)
-        except Fault as fault:
-            faults[folder.name] = str(fault)
-    if faults:
-        log.warning("%d folders of the inbox are broken and left alone; `oncoloop ingest` names them", len(faults))
-    return found
-
-
-_JUDGED = ("batch.admitted", "batch.quarantined")
-
-
-def incoming(folder: Path) -> Incoming:
-    """Read what a folder says it is: its task and its digest. Fault if it is no batch."""
-    if not folder.is_dir():
-        raise Fault("the batch folder does not exist; name a folder of the inbox")
-    table, settings = batch_manifest.metadata(folder), params.load()
-    name, told = folder.resolve().name, str(table["task"].iloc[0])
-    if told not in settings.tasks:  # not quoted: a row that slipped by a column would put a patient here
-        raise Fault(f"{name}: the task in its metadata.csv is none of {', '.join(settings.tasks)}; mend the column")
-    people = {str(text) for column in ("patient_id", "group") for text in table[column].unique()}
-    if any(identifiers.betrays(name, identifiers.of_row({"patient_id": one}), words=False) for one in people):
-        raise Fault("the folder's name holds the name or number of one of its patients; rename it")
-    return Incoming(name, folder, settings.task(told), batch_manifest.batch_digest(folder))
 
 
 @flow(name="ingest")
 def ingest(source: str | None = None, again: bool = False) -> list[dict[str, Any]]:
-    """Judge every waiting batch; each is admitted whole, without the scans that fail, or quarantined."""
+    """Judge every unjudged batch. Each is admitted without its failing scans, or quarantined."""
     with alone("workspace"):
         interrupted_runs.settle()
-        return [judge(batch) for batch in waiting(Path(source) if source else None, again)]
+        return [judge_batch(batch) for batch in waiting(Path(source) if source else None, again)]
 
 
-def judge(batch: Incoming) -> dict[str, Any]:
-    """One batch through the data gate."""
-    arrived = received(batch)
+def judge_batch(batch: IncomingBatch) -> dict[str, Any]:
+    """Examine one batch, record the verdict, then admit or quarantine the batch."""
+    arrived_at = received(batch)
     verdict, manifest, validation_page = examine.with_options(name=f"examine {batch.name}")(batch)
     ledger.record(verdict, task=batch.task.name, digest=batch.digest, page=paths.relative(validation_page))
     artifacts.verdict(verdict, f"data-{batch.name}", paths.relative(validation_page))
     version = None
     if verdict.outcome is Outcome.PASS:
-        version = admit.with_options(name=f"admit {batch.name}")(batch, manifest, arrived)
+        version = admit.with_options(name=f"admit {batch.name}")(batch, manifest, arrived_at)
     else:
-        quarantine(batch, verdict)
+        quarantine_batch(batch, verdict)
     shutil.rmtree(batch.staging, ignore_errors=True)
     return {
         "batch": batch.name,
@@ -120,26 +79,71 @@ def judge(batch: Incoming) -> dict[str, Any]:
     }
 
 
-def received(batch: Incoming) -> str:
-    """When this very batch first came, in UTC; written down once, however often an interrupted run begins again."""
+def waiting(source: Path | None, again: bool = False, broken: dict[str, str] | None = None) -> list[IncomingBatch]:
+    """The unjudged batches: of one folder (Fault if it is no batch), or of all folders of the inbox.
+
+    With `again`, quarantined batches are judged once more. A broken folder of the inbox does not stop the others:
+    `broken` receives its name and the reason. The log gives only the number of broken folders. The name of a folder
+    whose table cannot be read may be the name of a patient.
+    """
+    judged_digests = recorded_admissions.judged_digests(("batch.admitted",) if again else JUDGED_EVENTS)
+    if source:
+        return [batch for batch in [incoming(source)] if batch.digest not in judged_digests]
+    batches: list[IncomingBatch] = []
+    reasons = {} if broken is None else broken
+    for folder in sorted(path.parent for path in Path("inbox").glob("*/metadata.csv")):
+        try:
+            batch = incoming(folder)
+            if batch.digest in judged_digests:
+                continue
+            if any(Path("data/batches").glob(f"*/{batch.name}.dvc")):
+                raise Fault(f"a batch named {batch.name} is already admitted with other content; rename the folder")
+            batches.append(batch)
+        except Fault as fault:
+            reasons[folder.name] = str(fault)
+    if reasons:
+        log.warning("%d folders of the inbox are broken and were skipped; `oncoloop ingest` names them", len(reasons))
+    return batches
+
+
+def incoming(folder: Path) -> IncomingBatch:
+    """Read task and digest of a folder. Fault if it is no batch, or if its name identifies one of its patients."""
+    if not folder.is_dir():
+        raise Fault("the batch folder does not exist; name a folder of the inbox")
+    table, settings = batch_manifest.metadata(folder), params.load()
+    name, task_name = folder.resolve().name, str(table["task"].iloc[0])
+    if task_name not in settings.tasks:  # not quoted: a row shifted by one column would put a patient into the message
+        raise Fault(f"{name}: the task in its metadata.csv is none of {', '.join(settings.tasks)}; correct the column")
+    identities = {str(text) for column in ("patient_id", "group") for text in table[column].unique()}
+    if any(
+        identifiers.betrays(name, identifiers.of_row({"patient_id": identity}), words=False) for identity in identities
+    ):
+        raise Fault("the folder's name holds the name or number of one of its patients; rename it")
+    return IncomingBatch(name, folder, settings.task(task_name), batch_manifest.batch_digest(folder))
+
+
+def received(batch: IncomingBatch) -> str:
+    """The time (UTC) at which this content first arrived. It is recorded once, also if the run is interrupted."""
     facts = {"task": batch.task.name, "digest": batch.digest}
-    known = [event for event in ledger.events(kind="batch.received", subject=batch.name) if event.payload == facts]
-    return (known[0] if known else ledger.append("batch.received", batch.name, facts)).at
+    arrivals = [event for event in ledger.events(kind="batch.received", subject=batch.name) if event.payload == facts]
+    return (arrivals[0] if arrivals else ledger.append("batch.received", batch.name, facts)).at
 
 
 @task(persist_result=False)
-def examine(batch: Incoming) -> tuple[Verdict, pd.DataFrame, str]:
-    """Read, de-identify and describe every scan once, then ask the suite, the leakage checks and the gate."""
+def examine(batch: IncomingBatch) -> tuple[Verdict, pd.DataFrame, str]:
+    """Read, de-identify and describe every scan once, then apply the suite, the leakage checks and the gate.
+
+    Returns the verdict, the rows that may be admitted, and the path of the validation page.
+    """
     settings = params.load().ingest
     logger = get_run_logger()
-    taken = list(Path("data/batches").glob(f"*/{batch.name}.dvc"))
-    if taken:
+    if any(Path("data/batches").glob(f"*/{batch.name}.dvc")):
         raise Fault(f"a batch named {batch.name} is already admitted with other content; give the folder a new name")
-    told = metadata_table.metadata(batch.source)
-    if metadata_table.corrects(told):
-        return ingest_corrections.examine(batch.name, batch.source, batch.task, settings)
+    metadata = metadata_table.metadata(batch.source)
+    if metadata_table.corrects(metadata):
+        return ingest_corrections.examine_corrections(batch.name, batch.source, batch.task, settings)
     indexed = batch_manifest.index_batch(batch.source, batch.staging, batch.task, disagreement=settings.disagreement)
-    indexed = turn_away(indexed, batch.staging)
+    indexed = drop_withdrawn_patients(indexed, batch.staging)
     logger.info("%s: %d units read, %d files refused", batch.name, len(indexed.manifest), len(indexed.refused))
     cohorts = dataset_cohorts.read_cohorts(Path("data/cohorts", f"{batch.task.name}.csv"))
     validation = suite.validate(
@@ -149,71 +153,71 @@ def examine(batch: Incoming) -> tuple[Verdict, pd.DataFrame, str]:
         paths.place("gx"),
         batch.name,
         reference(batch.task.name, cohorts),
-        reader_agreement.measure(told, batch.task),
+        reader_agreement.measure(metadata, batch.task),
     )
-    admitted = known_units(batch.task.name, indexed.manifest)
-    findings = leakage.check(indexed.manifest, admitted, settings, indexed.rows)
+    related_units = known_units(batch.task.name, indexed.manifest)
+    findings = leakage.check(indexed.manifest, related_units, settings, indexed.rows)
     total = len(indexed.manifest) + len(indexed.refused)
-    small = dataset_cohorts.few(indexed.manifest, cohorts)
-    warnings = [*metadata_table.remarks(batch.source, told), *small, *indexed.warnings()]
+    small_cohorts = dataset_cohorts.few(indexed.manifest, cohorts)
+    warnings = [*metadata_table.remarks(batch.source, metadata), *small_cohorts, *indexed.warnings()]
     verdict, failing = gate.admit(batch.name, validation, findings, indexed.refused, total, settings, warnings)
     rejected_units.note(batch.staging, failing, indexed.refused)
     for reason in verdict.reasons:
         logger.info("%s: %s", batch.name, reason)
-    kept = indexed.manifest[~indexed.manifest["unit_id"].isin(list(failing))]
-    return verdict, kept, str(validation.page)
+    admissible = indexed.manifest[~indexed.manifest["unit_id"].isin(list(failing))]
+    return verdict, admissible, str(validation.page)
 
 
 def reference(task_name: str, cohorts: pd.DataFrame) -> training_population.Population:
-    """The training side of what the champion learned from; before there is one, of all that is admitted."""
+    """The training patients of the champion's batches, or of all admitted batches while there is no champion."""
     promoted = ledger.events(kind="model.promoted", subject=task_name, limit=1)
     champion = str(promoted[-1].payload["version"]) if promoted else ""
     logged = ledger.events(kind="model.logged", subject=task_name) if champion else []
     learned = {name for event in logged if event.payload["version"] == champion for name in event.payload["batches"]}
     folders = sorted(path.parent for path in Path("data/batches", task_name).glob("*/manifest.csv"))
-    wanted = [folder for folder in folders if not champion or folder.name in learned]
+    reference_folders = [folder for folder in folders if not champion or folder.name in learned]
     training = set(cohorts.loc[cohorts["side"] == "training", "cluster"])
-    return training_population.reference(wanted, training, paths.place("population"))
+    return training_population.reference(reference_folders, training, paths.place("population"))
 
 
-def turn_away(indexed: batch_manifest.Indexed, staging: Path) -> batch_manifest.Indexed:
-    """Without the scans of patients who were withdrawn: their copies are deleted, their files refused by name."""
+def drop_withdrawn_patients(indexed: batch_manifest.Indexed, staging: Path) -> batch_manifest.Indexed:
+    """Remove the scans of withdrawn patients: their copies are deleted, their files listed as refused."""
     marks = {event.subject for event in ledger.events(kind="withdrawal.begun")}
-    gone = withdrawal.concerned(indexed.manifest, marks)
-    if not gone.any():
+    is_withdrawn = withdrawal.concerned(indexed.manifest, marks)
+    if not is_withdrawn.any():
         return indexed
-    files = sorted(set(indexed.manifest.loc[gone, "file"]))
+    files = sorted(set(indexed.manifest.loc[is_withdrawn, "file"]))
     for file in files:
         (staging / file).unlink(missing_ok=True)
-    manifest = indexed.manifest[~gone].reset_index(drop=True)
+    manifest = indexed.manifest[~is_withdrawn].reset_index(drop=True)
     manifest.to_csv(staging / "manifest.csv", index=False, lineterminator="\n")
-    why = "the patient was withdrawn; take the file out of the batch"
-    refused = [*indexed.refused, *(batch_manifest.Refused(Path(file).name, why) for file in files)]
+    reason = "the patient was withdrawn; take the file out of the batch"
+    refused = [*indexed.refused, *(batch_manifest.Refused(Path(file).name, reason) for file in files)]
     return dataclasses.replace(indexed, manifest=manifest, refused=refused)
 
 
 def known_units(task_name: str, manifest: pd.DataFrame) -> pd.DataFrame:
-    """The admitted units of a task that the leakage checks of a batch have to see, with their labels as of today."""
+    """The admitted units of a task that the leakage checks of a batch need, with today's labels."""
     folder = Path("data/batches", task_name)
-    concerned = admitted_units.related(folder, paths.place("known", task_name), manifest)
-    return label_corrections.apply(concerned, label_corrections.given(folder))
+    related_units = admitted_units.related(folder, paths.place("known", task_name), manifest)
+    return label_corrections.apply(related_units, label_corrections.given(folder))
 
 
 @task(persist_result=False)
-def admit(batch: Incoming, manifest: pd.DataFrame, arrived: str) -> str:
-    """Move the batch in, assign its new clusters, and commit: the commit is the data version.
+def admit(batch: IncomingBatch, manifest: pd.DataFrame, arrived_at: str) -> str:
+    """Move the batch into the workspace, assign its new clusters, and commit. Returns the commit: the data version.
 
-    Killed before the commit, the next run undoes it all; killed after it, the next run finishes. What is written holds
-    no time but that of the arrival, so that the bytes are those of an undisturbed run.
+    After a kill before the commit, the next run undoes everything. After a kill behind the commit, it finishes.
+    The only time in the written files is that of the arrival, so an interrupted run ends with the same bytes.
     """
     settings, name = params.load(), batch.task.name
     if label_corrections.WAS in manifest:
-        return ingest_corrections.admit(batch.name, batch.task, batch.digest, manifest, arrived)
+        return ingest_corrections.admit_corrections(batch.name, batch.task, batch.digest, manifest, arrived_at)
     rejected_units.set_aside(batch.staging, Path("data/quarantine", batch.name))
     target, table = Path("data/batches", name, batch.name), Path("data/cohorts", f"{name}.csv")
-    kept = set(manifest["file"])
+    admitted_files = set(manifest["file"])
     for path in batch.staging.glob("scans/*"):
-        if f"scans/{path.name}" not in kept:
+        if f"scans/{path.name}" not in admitted_files:
             path.unlink()
     manifest.to_csv(batch.staging / "manifest.csv", index=False, lineterminator="\n")
     pixel_cache.narrow(batch.staging, batch.staging, manifest["unit_id"].tolist())
@@ -224,29 +228,29 @@ def admit(batch: Incoming, manifest: pd.DataFrame, arrived: str) -> str:
         "digest": batch.digest,
         "units": len(manifest),
         "clusters": int(manifest["cluster"].nunique()),
-        "received": arrived,
+        "received": arrived_at,
     }
     json_files.write_json(batch.staging / "record.json", record)
     rows = dataset_cohorts.assign(
-        manifest, dataset_cohorts.read_cohorts(table), settings.split, epoch(name), batch.name, batch.task
+        manifest, dataset_cohorts.read_cohorts(table), settings.split, current_epoch(name), batch.name, batch.task
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(batch.staging, target)
-    dataset_cohorts.append_cohorts(table, rows.assign(assigned_at=arrived))
+    dataset_cohorts.append_cohorts(table, rows.assign(assigned_at=arrived_at))
     dvc.add(target)
     version = git.commit(["data"], f"Admit {batch.name} to {name}")
     dvc.push(batch=target)
-    interrupted_runs.announce(record, version)
+    interrupted_runs.record_admission(record, version)
     return version
 
 
-def epoch(task_name: str) -> int:
-    """The epoch of what is admitted now: one more with every promoted model, so the newest is news to the champion."""
+def current_epoch(task_name: str) -> int:
+    """The epoch of a batch admitted now. Each promotion begins an epoch, so the newest data is new to the champion."""
     return 1 + len(ledger.events(kind="model.promoted", subject=task_name))
 
 
-def quarantine(batch: Incoming, verdict: Verdict) -> None:
-    """Keep the de-identified copy of a refused batch aside, with the reasons."""
+def quarantine_batch(batch: IncomingBatch, verdict: Verdict) -> None:
+    """Move the de-identified copy of a refused batch to the quarantine, with the verdict."""
     target = Path("data/quarantine", batch.name)
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A batch that corrects labels of admitted scans: the same door, the same gate, a version of its own."""
+"""Import, examination and admission of a batch that corrects labels of admitted scans."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from pipelines.workspace import dvc, git
 
 
 def bring(source: Path, target: Path, task: Task) -> dict[str, Any] | None:
-    """Make a batch in the inbox out of a folder whose metadata.csv corrects admitted scans; None for any other folder.
+    """Copy a folder whose metadata.csv corrects admitted scans into the inbox. None for any other folder.
 
-    Returns the record of it, as an import does. Fault for another task's corrections, or scans beside them.
+    Returns its import record. Fault if the rows correct scans of another task, or if the folder also holds scans.
     """
     if not (source / metadata_table.NAME).is_file():
         return None
@@ -46,19 +46,27 @@ def bring(source: Path, target: Path, task: Task) -> dict[str, Any] | None:
     return record
 
 
-def examine(name: str, source: Path, task: Task, settings: IngestSettings) -> tuple[Verdict, pd.DataFrame, str]:
-    """The verdict, the corrections that may be admitted, and the page: the suite sees the units as they will be."""
+def examine_corrections(
+    name: str, source: Path, task: Task, settings: IngestSettings
+) -> tuple[Verdict, pd.DataFrame, str]:
+    """Check corrections with the same suite and gate as scans, on the units as they will be after the correction.
+
+    Returns the verdict, the rows that may be admitted, and the path of the validation page.
+    """
     folder = Path("data/batches", task.name)
-    found = label_corrections.check(metadata_table.metadata(source), folder, task, settings.disagreement)
-    some = dataclasses.replace(settings, min_clusters_per_class=0)  # classes of a few corrections say nothing
-    validation = suite.validate(found.manifest, task, some, paths.place("gx"), name)
-    total = len(found.rows) + len(found.refused)
-    verdict, failing = gate.admit(name, validation, Findings({}, [], {}), found.refused, total, settings)
-    return verdict, found.without(failing), str(validation.page)
+    checked = label_corrections.check(metadata_table.metadata(source), folder, task, settings.disagreement)
+    relaxed = dataclasses.replace(settings, min_clusters_per_class=0)  # few corrections need not cover every class
+    validation = suite.validate(checked.manifest, task, relaxed, paths.place("gx"), name)
+    total = len(checked.rows) + len(checked.refused)
+    verdict, failing = gate.admit(name, validation, Findings({}, [], {}), checked.refused, total, settings)
+    return verdict, checked.without(failing), str(validation.page)
 
 
-def admit(name: str, task: Task, digest: str, rows: pd.DataFrame, arrived: str) -> str:
-    """Write and commit the corrections, beside an empty manifest; no cohort changes. Killed, it is mended as any is."""
+def admit_corrections(name: str, task: Task, digest: str, rows: pd.DataFrame, arrived_at: str) -> str:
+    """Write and commit the corrections with an empty manifest. Returns the commit. No cohort changes.
+
+    Recovery after a kill is that of any other batch.
+    """
     staging, target = paths.place("staging", name), Path("data/batches", task.name, name)
     staging.mkdir(parents=True, exist_ok=True)
     rows.to_csv(staging / label_corrections.NAME, index=False, lineterminator="\n")
@@ -70,7 +78,7 @@ def admit(name: str, task: Task, digest: str, rows: pd.DataFrame, arrived: str) 
         "units": len(rows),
         "corrects": len(rows),
         "clusters": int(rows["patient"].nunique()),
-        "received": arrived,
+        "received": arrived_at,
     }
     json_files.write_json(staging / "record.json", record)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,5 +86,5 @@ def admit(name: str, task: Task, digest: str, rows: pd.DataFrame, arrived: str) 
     dvc.add(target)
     version = git.commit(["data"], f"Correct {len(rows)} labels of {task.name} by {name}")
     dvc.push(batch=target)
-    interrupted_runs.announce(record, version)
+    interrupted_runs.record_admission(record, version)
     return version

@@ -11,7 +11,7 @@ from prefect import flow, get_run_logger, task
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data.dataset import shards
-from lineage import json_files, model_files, registry
+from lineage import fingerprint, json_files, model_files, registry
 from lineage.record import database, ledger
 from lineage.record.verdict import Outcome, Verdict
 from pipelines import params, warm_start_pins
@@ -25,55 +25,58 @@ from training.promotion import comparison, gate, test_set_budget
 
 log = logging.getLogger(__name__)
 
-TWO_AT_A_TIME = threading.BoundedSemaphore(2)  # a waiting stage holds a thread of the runner, but not one of these
+STAGE_SLOTS = threading.BoundedSemaphore(2)  # a stage that waits for a worker uses a thread, but no slot
 
 
 @flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=64))
 def retrain(task: str | None = None, reason: str = "asked by hand", pool: str = "") -> dict[str, Any]:
-    """Bring every task with admitted data (or one) to a judged model; promote and release what passes.
+    """Train and judge a model of every task with admitted data (or of one task); promote and release what passes.
 
-    With `pool`, fits run on workers of that Prefect work pool, which may be other machines.
+    With `pool`, fits run on workers of that Prefect work pool, which may be on other machines.
     """
     if pool:
-        work_pool.offer_fit(pool)
+        work_pool.register_fit(pool)
     with alone("workspace"):
         names = retrain_plan.trainable(task)
         tree = retrain_plan.pin()
         run_stages(str(tree), names, pool)
         version = dvc.keep(tree, Path.cwd(), f"Retrain {', '.join(names)}: {reason}")
-        judged = [challenge.with_options(name=f"gate {name}")(str(tree), name, version, reason) for name in names]
+        results = [challenge.with_options(name=f"gate {name}")(str(tree), name, version, reason) for name in names]
         release = promote.release_champions()
-    artifacts.table([_row(entry) for entry in judged], "retrain", "What the training gate said")
-    return {"data_version": version, "models": judged, "release": release}
+    artifacts.publish_table([_verdict_row(result) for result in results], "retrain", "Verdicts of the training gate")
+    return {"data_version": version, "models": results, "release": release}
 
 
 def run_stages(tree: str, names: list[str], pool: str = "") -> None:
-    """Every stage of every task; the stages of one task in order, two tasks at a time (fits of a pool: all at once)."""
-    every: list[Any] = []
+    """Run all stages of all tasks: in order within a task, two tasks at a time. Fits of a pool run all at once."""
+    futures: list[Any] = []
     for name in names:
-        chain: list[Any] = []
+        task_futures: list[Any] = []
         for stage in dvc.STAGES:
-            made = run_stage.with_options(name=f"{stage}@{name}")
-            chain.append(made.submit(tree, stage, name, pool if stage == "fit" else "", wait_for=chain[-1:]))
-        every += chain
-    for future in every:
+            stage_pool = pool if stage == "fit" else ""
+            stage_run = run_stage.with_options(name=f"{stage}@{name}")
+            task_futures.append(stage_run.submit(tree, stage, name, stage_pool, wait_for=task_futures[-1:]))
+        futures += task_futures
+    for future in futures:
         future.result()
 
 
 @task(persist_result=False)
 def run_stage(tree: str, stage: str, name: str, pool: str = "") -> bool:
-    """One DVC stage of one task, in the pinned worktree, its log shown as it grows; or a fit, on a worker of a pool."""
+    """Run one DVC stage of a task in the pinned worktree and stream its log, or run a fit on a worker of a pool.
+
+    Returns whether the stage ran; an unchanged stage does not.
+    """
     logger = get_run_logger()
-    if pool and remote_transfer.due(Path(tree), name):
+    if pool and remote_transfer.is_fit_due(Path(tree), name):
         logger.info("%s@%s waits for a worker of %s", stage, name, pool)
-        work_pool.fit_on(pool, remote_fit.parameters(Path(tree), name), f"{stage}@{name}")
-        with TWO_AT_A_TIME:
-            there = remote_transfer.take(Path(tree), name)
-        logger.info(
-            "%s@%s done %s", stage, name, f"by a worker of {pool}" if there else "here: the remote held no such run"
-        )
+        work_pool.run_fit(pool, remote_fit.send_fit(Path(tree), name), f"{stage}@{name}")
+        with STAGE_SLOTS:
+            ran_on_worker = remote_transfer.pull_or_run_fit(Path(tree), name)
+        place = f"by a worker of {pool}" if ran_on_worker else "here: the remote has no result of these inputs"
+        logger.info("%s@%s done %s", stage, name, place)
         return True
-    with TWO_AT_A_TIME, stage_log.lines(stage_log.path(stage, name), logger.info):
+    with STAGE_SLOTS, stage_log.lines(stage_log.path(stage, name), logger.info):
         changed = dvc.reproduce(Path(tree), stage, name)
     logger.info("%s@%s %s", stage, name, "done" if changed else "unchanged")
     return changed
@@ -81,88 +84,103 @@ def run_stage(tree: str, stage: str, name: str, pool: str = "") -> bool:
 
 @task(persist_result=False)
 def challenge(tree: str, name: str, data_version: str, reason: str) -> dict[str, Any]:
-    """Log and register the model of this lock hash once, let it meet champion and anchor, and act on the verdict."""
+    """Register the trained model, judge it once against champion and anchor, and act on the verdict."""
     logger = get_run_logger()
-    version, new = challenger(Path(tree), name, data_version, reason)
-    known = ledger.events(kind="verdict", subject=f"{name}/{version}")
-    if known:
-        return {"task": name, "version": version, "new": new, "verdict": known[-1].payload, "decision": "unchanged"}
+    version, is_new = challenger(Path(tree), name, data_version, reason)
+    result = {"task": name, "version": version, "new": is_new}
+    earlier_verdicts = ledger.events(kind="verdict", subject=f"{name}/{version}")
+    if earlier_verdicts:
+        return result | {"verdict": earlier_verdicts[-1].payload, "decision": "unchanged"}
     files = mlflow_runs.hashes(Path(tree, "evaluation", name), Path(tree, "models", name))
     model_files.record(name, version, files, "judged by the training gate")
-    verdict = judge(Path(tree), name, version)
+    verdict = judge_version(Path(tree), name, version)
     ledger.record(verdict, task=name, version=version, data_version=data_version)
-    if spent := test_set_budget.spent(verdict.figures):
-        ledger.append("cohort.spent", name, {"version": version, "batches": spent})
+    if spent_batches := test_set_budget.spent(verdict.figures):
+        ledger.append("cohort.spent", name, {"version": version, "batches": spent_batches})
     mlflow_runs.log_verdict(registry.tags(name, version)["run_id"], verdict)
     artifacts.verdict(verdict, f"training-{name}")
     for line in verdict.reasons:
         logger.info("%s/%s %s: %s", name, version, verdict.outcome.value, line)
-    decision = promote.decide(name, version, verdict)
-    return {"task": name, "version": version, "new": new, "verdict": verdict.to_dict(), "decision": decision}
+    decision = promote.apply_verdict(name, version, verdict)
+    return result | {"verdict": verdict.to_dict(), "decision": decision}
 
 
 def challenger(tree: Path, name: str, data_version: str, reason: str) -> tuple[str, bool]:
-    """The registered version of this training; logged to MLflow and the ledger once per lock hash."""
+    """Log this training to MLflow and the ledger, once per lock hash. Returns the version and whether it is new."""
     lock_hash = dvc.lock_hash(tree, name)
-    if known := retrain_plan.logged(name, lock_hash):
-        return known, False
+    if logged_version := retrain_plan.find_logged_version(name, lock_hash):
+        return logged_version, False
     settings = params.load()
-    record = json_files.read_json(tree / "code.json")
+    code_record = json_files.read_json(tree / "code.json")
     facts = {
         "lock_hash": lock_hash,
         "data_version": data_version,
         "params_digest": settings.digest,
-        "code_digest": promote.digest(record),
+        "code_digest": fingerprint.digest(code_record),
         "reason": reason,
         "batches": sorted(path.stem for path in Path("data/batches", name).glob("*.dvc")),
         **warm_start_pins.facts(tree, name),
     }
     if note := settings.task(name).note:
         facts["note"] = note
+    tags = {key: str(value) for key, value in facts.items()}
     run_id = mlflow_runs.find_run(name, lock_hash) or mlflow_runs.log_run(
-        name, tree / "evaluation" / name, tree / "models" / name, params.raw(), {k: str(v) for k, v in facts.items()}
+        name, tree / "evaluation" / name, tree / "models" / name, params.raw(), tags
     )
-    version = registry.register(name, run_id, "model", {"run_id": run_id, **{k: str(v) for k, v in facts.items()}})
+    version = registry.register(name, run_id, "model", {"run_id": run_id, **tags})
     ledger.append("model.logged", name, {"version": version, "run_id": run_id, **facts})
     return version, True
 
 
-def judge(tree: Path, name: str, version: str) -> Verdict:
-    """The training gate: the challenger's figures, and paired with champion and anchor on the same test units."""
+def judge_version(tree: Path, name: str, version: str) -> Verdict:
+    """The training gate's verdict: the challenger's own figures, and its comparison with champion and anchor.
+
+    All are paired on the same test units.
+    """
     settings = params.load()
     units = shards.load(tree / "data" / "processed" / name)
-    mine = evaluate.read_predictions(tree / "evaluation" / name)
+    predictions = evaluate.read_predictions(tree / "evaluation" / name)
     metrics = json_files.read_json(tree / "evaluation" / name / "metrics.json")
     roles = registry.roles(name)
     verdicts = [(event.at, event.payload) for event in ledger.events(kind="verdict")]
-    past = test_set_budget.looks(verdicts, name, database.now())
-    figures = {}
+    past_looks = test_set_budget.looks(verdicts, name, database.now())
+    comparisons = {}
     for role in ("champion", "anchor"):
         rival = roles.get(role)
         if rival is not None:
             folder = registry.download(name, rival)
-            theirs = evaluate.predictions(units, folder, settings.task(name), settings.serving.engine)
-            figures[role] = comparison.compare(
-                mine, theirs, settings.promotion, f"{role} {rival}", units.table, test_set_budget.decided(past)
+            rival_predictions = evaluate.predictions(units, folder, settings.task(name), settings.serving.engine)
+            comparisons[role] = comparison.compare(
+                predictions,
+                rival_predictions,
+                settings.promotion,
+                f"{role} {rival}",
+                units.table,
+                test_set_budget.decided(past_looks),
             )
     return gate.promote(
-        f"{name}/{version}", metrics, figures.get("champion"), figures.get("anchor"), settings.promotion, past
+        f"{name}/{version}",
+        metrics,
+        comparisons.get("champion"),
+        comparisons.get("anchor"),
+        settings.promotion,
+        past_looks,
     )
 
 
-def _row(entry: dict[str, Any]) -> dict[str, Any]:
-    verdict = entry["verdict"]
+def _verdict_row(result: dict[str, Any]) -> dict[str, Any]:
+    verdict = result["verdict"]
     return {
-        "task": entry["task"],
-        "version": entry["version"],
+        "task": result["task"],
+        "version": result["version"],
         "verdict": verdict["outcome"],
-        "decision": entry["decision"],
+        "decision": result["decision"],
         "why": "; ".join(verdict["reasons"]),
     }
 
 
 def said_no(result: dict[str, Any]) -> Outcome:
     """The worst outcome of a retraining, for the exit code."""
-    outcomes = {Outcome(entry["verdict"]["outcome"]) for entry in result["models"]}
+    outcomes = {Outcome(model["verdict"]["outcome"]) for model in result["models"]}
     order = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
     return next(outcome for outcome in order if outcome in outcomes)

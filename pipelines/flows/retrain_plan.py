@@ -1,4 +1,4 @@
-"""What a retraining would have to do now: pinned worktree, changed stages, unjudged models. Free of Prefect."""
+"""The work that a retraining would do now: pinned worktree, changed stages, unjudged models. No Prefect import."""
 
 from __future__ import annotations
 
@@ -11,42 +11,44 @@ from pipelines.models import promote
 from pipelines.recovery import interrupted_runs
 from pipelines.workspace import code_snapshot, dvc, git
 
-SETTINGS = ("params.yaml", "dvc.yaml")
+SETTINGS_FILES = ("params.yaml", "dvc.yaml")
 
 
 def trainable(name: str | None) -> list[str]:
-    """The tasks with admitted data; Fault if the asked one, or every one, has none."""
-    known = [params.load().task(name).name] if name else list(params.load().tasks)
-    names = [each for each in known if any(Path("data/batches", each).glob("*.dvc"))]
-    if not names:
+    """The tasks with admitted data, or the one named. Fault if there is none."""
+    candidates = [params.load().task(name).name] if name else list(params.load().tasks)
+    tasks = [task for task in candidates if any(Path("data/batches", task).glob("*.dvc"))]
+    if not tasks:
         raise Fault(f"no admitted batch of {name or 'any task'} yet; put one into inbox/ and run `oncoloop ingest`")
-    return names
+    return tasks
 
 
 def pin() -> Path:
-    """The retraining's own worktree of today's data and settings, with today's code fingerprint and parents in it."""
+    """Check out today's data and settings into the retraining's own worktree, with code fingerprint and parents."""
     interrupted_runs.settle()
-    tree = dvc.worktree(git.commit(list(SETTINGS), "Change the settings"))
+    tree = dvc.worktree(git.commit(list(SETTINGS_FILES), "Change the settings"))
     code_snapshot.write_code(tree)
     warm_start_pins.pin(tree)
     return tree
 
 
 def due(name: str | None = None) -> list[str]:
-    """What a retraining would do now, in words; empty if nothing changed since the last one."""
-    names = trainable(name)
+    """The stages, gates and release that a retraining would run now, in words. Empty if nothing has changed."""
+    tasks = trainable(name)
     tree = pin()
-    found = dvc.changed(tree, names)
-    for each in names:
-        version = logged(each, dvc.lock_hash(tree, each))
-        if not found and (version is None or not ledger.events(kind="verdict", subject=f"{each}/{version}")):
-            found.append(f"gate {each}")
-    if not found and promote.pending_release():
-        found.append("release")
-    return found
+    work = dvc.changed(tree, tasks)
+    for task in tasks:
+        version = find_logged_version(task, dvc.lock_hash(tree, task))
+        if not work and (version is None or not ledger.events(kind="verdict", subject=f"{task}/{version}")):
+            work.append(f"gate {task}")
+    if not work and promote.is_release_pending():
+        work.append("release")
+    return work
 
 
-def logged(name: str, lock_hash: str) -> str | None:
-    """The version that this very training was registered as, if it was."""
+def find_logged_version(name: str, lock_hash: str) -> str | None:
+    """The version under which the training with this lock hash was registered. None if it was not."""
     events = list(ledger.events(kind="model.logged", subject=name))
-    return next((str(e.payload["version"]) for e in reversed(events) if e.payload["lock_hash"] == lock_hash), None)
+    return next(
+        (str(event.payload["version"]) for event in reversed(events) if event.payload["lock_hash"] == lock_hash), None
+    )

@@ -1,4 +1,4 @@
-"""What Prefect's deployments run. No flow here takes a parameter: what an event or a caller claims is not believed."""
+"""Flows of Prefect's deployments. None takes a parameter, so the claims of an event or a caller are never used."""
 
 from __future__ import annotations
 
@@ -22,56 +22,56 @@ log = logging.getLogger(__name__)
 
 @flow(name="scheduled ingest")
 def ingest_inbox() -> list[dict[str, Any]]:
-    """Judge every folder of the inbox that nobody has judged."""
-    judged: list[dict[str, Any]] = ingest()
-    return judged
+    """Judge every unjudged folder of the inbox."""
+    results: list[dict[str, Any]] = ingest()
+    return results
 
 
 @flow(name="scheduled retrain")
 def retrain_all() -> dict[str, Any]:
-    """Bring every task to a judged model."""
-    done: dict[str, Any] = retrain(reason="by schedule")
-    return done
+    """Train and judge a model of every task."""
+    result: dict[str, Any] = retrain(reason="by schedule")
+    return result
 
 
 @flow(name="asked retrain")
 def retrain_asked() -> list[dict[str, Any]]:
-    """Retrain the tasks for which that was asked, as far as there are labels to learn from."""
+    """Retrain each task with an open request, if it has labels that its newest model has not learned from."""
     requests_by_task: dict[str, list[Event]] = {}
     for event in decisions.waiting("retrain.asked"):
-        if not refused(event) and has_new_labels(event.subject):
+        if not refuse_invalid(event) and has_new_labels(event.subject):
             requests_by_task.setdefault(event.subject, []).append(event)
-    done = []
+    results = []
     for task, events in requests_by_task.items():
-        done.append(retrain(task, "; ".join(dict.fromkeys(str(event.payload["reason"]) for event in events))))
+        results.append(retrain(task, "; ".join(dict.fromkeys(str(event.payload["reason"]) for event in events))))
         for event in events:
             decisions.use(event)
-    return done
+    return results
 
 
 @flow(name="scheduled watch")
 def watch_all() -> list[dict[str, Any]]:
-    """Watch every task that a champion answers for."""
-    watched: list[dict[str, Any]] = watch()
-    return watched
+    """Watch every task that has a champion."""
+    results: list[dict[str, Any]] = watch()
+    return results
 
 
 @flow(name="decide")
 def decide() -> list[dict[str, Any]]:
-    """Act on the approvals and rejections that people have signed; what a decision lacks ends it, by name."""
+    """Carry out the signed approvals and rejections. A decision that cannot be carried out ends with its reason."""
     outcomes: list[dict[str, Any]] = []
     with alone("workspace"):
         for event in decisions.waiting("approval"):
-            outcome = {"decision": event.seq, "subject": event.subject, "refused": refused(event)}
+            outcome = {"decision": event.seq, "subject": event.subject, "refused": refuse_invalid(event)}
             if not outcome["refused"]:
-                outcome["refused"] = _acted(event)
+                outcome["refused"] = _carry_out(event)
             outcomes.append(outcome)
         release = promote.release_champions()
     return [outcome | {"release": release} for outcome in outcomes]
 
 
-def refused(event: Event) -> str:
-    """Why a decision is not acted on, which is written down and ends it; empty where it is good."""
+def refuse_invalid(event: Event) -> str:
+    """Check a decision. An invalid one is used up with the reason, which is returned; a valid one gives ""."""
     try:
         decisions.check(event)
     except Fault as fault:
@@ -81,10 +81,11 @@ def refused(event: Event) -> str:
     return ""
 
 
-def _acted(event: Event) -> str:
+def _carry_out(event: Event) -> str:
+    """Carry out a decision and use it up. Returns the reason if that is impossible, else ""."""
     try:
         promote.act(event)
-    except Fault as fault:  # it can't be carried out: what is so now, is no matter of trying again
+    except Fault as fault:  # it is not tried again: the reason would be the same
         log.warning("the decision %d on %s: %s", event.seq, event.subject, fault)
         decisions.use(event, str(fault))
         return str(fault)

@@ -24,65 +24,72 @@ log = logging.getLogger(__name__)
 
 @flow(name="watch")
 def watch(task: str | None = None) -> list[dict[str, Any]]:
-    """Watch every task with a champion (or one): is what comes in still what the model was judged on?"""
+    """Compare recent predictions with the reference patients, for every task with a champion or for one task."""
     names = watched(task)
     return [watch_task(name) for name in names]
 
 
 def watched(name: str | None) -> list[str]:
-    """The tasks that a champion answers for."""
-    known = [params.load().task(name).name] if name else list(params.load().tasks)
-    found = [each for each in known if registry.roles(each).get("champion")]
-    if not found:
+    """The tasks that have a champion, or the one named. Fault if there is none."""
+    candidates = [params.load().task(name).name] if name else list(params.load().tasks)
+    tasks = [candidate for candidate in candidates if registry.roles(candidate).get("champion")]
+    if not tasks:
         raise Fault(f"no champion answers for {name or 'any task'} yet; `oncoloop retrain` makes the first one")
-    return found
+    return tasks
 
 
 def watch_task(name: str) -> dict[str, Any]:
-    """One task's window through the monitoring gate."""
+    """Examine one task's window, record the verdict, and request a retraining if it fails."""
     with alone(f"watch-{name}"):
-        verdict, link = examine.with_options(name=f"watch {name}")(name)
+        verdict, page = examine_window.with_options(name=f"watch {name}")(name)
         version = registry.roles(name)["champion"]
-        event = ledger.record(verdict, task=name, version=version, page=paths.relative(link))
-        artifacts.verdict(verdict, f"watch-{name}", paths.relative(link))
-        asked = ask(name, str(version), verdict, event.seq) if verdict.outcome is Outcome.FAIL else False
-        return {"task": name, "verdict": verdict.to_dict(), "page": link, "asked": asked}
+        event = ledger.record(verdict, task=name, version=version, page=paths.relative(page))
+        artifacts.verdict(verdict, f"watch-{name}", paths.relative(page))
+        is_requested = False
+        if verdict.outcome is Outcome.FAIL:
+            is_requested = request_retraining(name, str(version), verdict, event.seq)
+        return {"task": name, "verdict": verdict.to_dict(), "page": page, "asked": is_requested}
 
 
 @task(persist_result=False)
-def examine(name: str) -> tuple[Verdict, str]:
-    """Compare the journal's window with held-out reference patients, and late labels with the operating point."""
+def examine_window(name: str) -> tuple[Verdict, str]:
+    """Compare the journal's window with held-out reference patients, and late labels with the operating point.
+
+    Returns the verdict and the path of Evidently's page ("" without drift figures: they need two patients).
+    """
     settings, version = params.load(), str(registry.roles(name)["champion"])
-    asked, monitoring = settings.task(name), settings.monitoring
+    task_settings, monitoring = settings.task(name), settings.monitoring
     rows = window.window(name, monitoring.window_hours)
     current = rows[rows["version"].astype(str) == version] if len(rows) else rows
     clusters = window.clusters(current)
     get_run_logger().info("%s/%s: %d predictions of %d patients in the window", name, version, len(current), clusters)
-    known = reference.read(registry.download(name, version))
-    found = (
-        evidently_report.drift(known, current, monitoring, paths.home() / "evidently", asked) if clusters > 1 else None
-    )
-    verdict = gate.ask(asked, found, late_labels.outcomes(asked, current), monitoring, clusters)
+    reference_set = reference.read(registry.download(name, version))
+    drift = None
+    if clusters > 1:
+        drift = evidently_report.drift(reference_set, current, monitoring, paths.home() / "evidently", task_settings)
+    verdict = gate.ask(task_settings, drift, late_labels.outcomes(task_settings, current), monitoring, clusters)
     if len(current):
-        ranked = triage.rank(current, known, limit=20)
-        artifacts.table(
-            [{str(k): str(v) for k, v in row.items()} for row in ranked.to_dict("records")],
+        ranked = triage.rank(current, reference_set, limit=20)
+        artifacts.publish_table(
+            [{str(key): str(value) for key, value in row.items()} for row in ranked.to_dict("records")],
             f"triage-{name}",
             "What a person should look at first",
         )
-    return verdict, str(found.page) if found else ""
+    return verdict, str(drift.page) if drift else ""
 
 
-def ask(name: str, version: str, verdict: Verdict, seq: int) -> bool:
-    """Ask once for the retraining of a task, unless a person acknowledged the drift or it was asked of late."""
+def request_retraining(name: str, version: str, verdict: Verdict, seq: int) -> bool:
+    """Request a retraining, unless a person acknowledged the drift or the cooldown is not over. Whether it did."""
     settings = params.load().monitoring
     for event in ledger.events(kind="drift.acknowledged", subject=name):
         if event.payload["version"] == version and decisions.is_signed(event):
             log.info("the drift of %s is acknowledged by %s: %s", name, event.actor, event.payload["reason"])
             return False
-    asked = [e for e in ledger.events(kind="drift.asked", subject=name) if e.payload["version"] == version]
+    requests = [
+        event for event in ledger.events(kind="drift.asked", subject=name) if event.payload["version"] == version
+    ]
     cooldown = timedelta(hours=settings.cooldown_hours)
-    if asked and _time(now()) - _time(asked[-1].at) < cooldown:
+    if requests and _parse_time(now()) - _parse_time(requests[-1].at) < cooldown:
         return False
     reason = verdict.reasons[0]
     ask_for_retraining(name, f"drift/{name}/{version}/{seq}", f"the watch: {reason}")
@@ -90,5 +97,5 @@ def ask(name: str, version: str, verdict: Verdict, seq: int) -> bool:
     return True
 
 
-def _time(text: str) -> datetime:
+def _parse_time(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))

@@ -10,8 +10,8 @@ from lineage.errors import Fault
 TAG = "oncoloop"  # of every deployment that this product registers
 
 
-def offer_fit(pool: str) -> None:
-    """Register the fit with a work pool. Fault where there is no server to ask, no such pool, or no worker in it."""
+def register_fit(pool: str) -> None:
+    """Register the flow `fit` with a work pool. Fault without a server, without that pool, or without a worker."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import WorkerStatus
     from prefect.exceptions import ObjectNotFound
@@ -19,7 +19,7 @@ def offer_fit(pool: str) -> None:
 
     from pipelines.flows.remote_fit import fit
 
-    start = f"start one there with `prefect worker start --pool {pool} --type process` (docs/pool.md)"
+    hint = f"start one there with `prefect worker start --pool {pool} --type process` (docs/pool.md)"
     if "PREFECT_API_URL" not in os.environ:
         raise Fault("--pool needs a Prefect server that workers can reach: run `oncoloop up`, or set PREFECT_API_URL")
     with get_client(sync_client=True) as client:
@@ -27,9 +27,9 @@ def offer_fit(pool: str) -> None:
             client.read_work_pool(pool)
             workers = client.read_workers_for_work_pool(pool)
         except ObjectNotFound as error:
-            raise Fault(f"there is no work pool {pool!r} yet, since no worker made it: {start}") from error
+            raise Fault(f"there is no work pool {pool!r} yet, since no worker made it: {hint}") from error
     if not any(worker.status == WorkerStatus.ONLINE for worker in workers):
-        raise Fault(f"no worker of the pool {pool!r} is online: {start}")
+        raise Fault(f"no worker of the pool {pool!r} is online: {hint}")
     fit.to_deployment(
         pool,
         work_pool_name=pool,
@@ -39,11 +39,11 @@ def offer_fit(pool: str) -> None:
     ).apply()
 
 
-def fit_on(pool: str, parameters: dict[str, Any], name: str) -> None:
-    """Run the fit on a worker of the pool and wait for its end, as a sub-flow; Fault if it did not complete."""
+def run_fit(pool: str, parameters: dict[str, Any], name: str) -> None:
+    """Run the fit on a worker of the pool as a sub-flow, and wait until it ends. Fault if it does not complete."""
     from prefect.deployments import run_deployment
 
-    done = run_deployment(f"fit/{pool}", parameters=parameters, timeout=None, poll_interval=2, flow_run_name=name)
-    if done.state is None or not done.state.is_completed():
-        said = done.state.message if done.state else "its state is unknown"
-        raise Fault(f"{name} on a worker of {pool!r} did not complete: {said}")
+    flow_run = run_deployment(f"fit/{pool}", parameters=parameters, timeout=None, poll_interval=2, flow_run_name=name)
+    if flow_run.state is None or not flow_run.state.is_completed():
+        message = flow_run.state.message if flow_run.state else "its state is unknown"
+        raise Fault(f"{name} on a worker of {pool!r} did not complete: {message}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from lineage import decisions, fingerprint, registry
+from lineage import decisions, registry
 from lineage.audit import evidence
 from lineage.errors import Fault
 from lineage.record import ledger
@@ -15,11 +15,10 @@ from pipelines.models import release
 from pipelines.models.verdicts import champions, judged
 
 log = logging.getLogger(__name__)
-digest = fingerprint.digest
 
 
-def decide(task: str, version: str, verdict: Verdict) -> str:
-    """What follows from a verdict: promoted, rejected, or waiting for a person."""
+def apply_verdict(task: str, version: str, verdict: Verdict) -> str:
+    """Act on a verdict of the training gate: promoted, rejected, or waiting for approval."""
     if verdict.outcome is Outcome.FAIL:
         ledger.append("model.rejected", task, {"version": version, "reason": "the training gate said fail"})
         return "rejected"
@@ -30,9 +29,11 @@ def decide(task: str, version: str, verdict: Verdict) -> str:
 
 
 def approve(task: str, version: str, actor: str, reason: str) -> Event:
-    """A person lets a version through that passed or was inconclusive: the signed row, on which `act` acts. Fault for
-    one that failed, here or in shadow, and for one that is the champion."""
-    from pipelines.models import shadow  # pandas and the gate: a rollback does not wait for them
+    """Sign the approval of a version that passed or was inconclusive. Returns the ledger row that `act` carries out.
+
+    Fault if the version failed the gate or its shadow comparison, or if it is already the champion.
+    """
+    from pipelines.models import shadow  # imports pandas and the gate, which a rollback does not need
 
     verdict = judged(task, version)
     if verdict.outcome is Outcome.FAIL:
@@ -41,18 +42,22 @@ def approve(task: str, version: str, actor: str, reason: str) -> Event:
         raise Fault("an approval needs a reason (--reason)")
     shadow.check_comparison(task, version)
     is_champion = registry.roles(task).get("champion") == version
-    if is_champion and not pending_release():  # else an approval was interrupted, and the same command finishes it
+    if is_champion and not is_release_pending():  # a pending release: an approval was interrupted and may be repeated
         raise Fault(f"{task}/{version} is the champion already")
     registry.check_artifacts(task, version)
     return _sign(task, version, "approve", actor, reason)
 
 
 def reject(task: str, version: str, actor: str, reason: str) -> Event:
-    """A person turns a version down: the signed row, on which `act` acts."""
+    """Sign the rejection of a version. Returns the ledger row that `act` carries out. Fault for the champion."""
     judged(task, version)
+    _check_not_champion(task, version)
+    return _sign(task, version, "reject", actor, reason)
+
+
+def _check_not_champion(task: str, version: str) -> None:
     if registry.roles(task).get("champion") == version:
         raise Fault(f"{task}/{version} is the champion; `oncoloop rollback` takes it back")
-    return _sign(task, version, "reject", actor, reason)
 
 
 def _sign(task: str, version: str, decision: str, actor: str, reason: str) -> Event:
@@ -60,35 +65,34 @@ def _sign(task: str, version: str, decision: str, actor: str, reason: str) -> Ev
 
 
 def act(event: Event) -> None:
-    """Carry out what `decisions.check` has found good: promote or turn down. Begun before a kill, it is finished.
+    """Carry out a decision that `decisions.check` accepted: promote or reject. After a kill it can be repeated.
 
-    Fault where that can't be done any more: the gate said fail, or the version has failed in shadow.
+    Fault if that is no longer possible: the gate said fail, or the version has failed in shadow.
     """
     from pipelines.models import shadow
 
     task, _, version = event.subject.rpartition("/")
-    for other in ledger.events("decision.used", event.subject):
-        if other.seq > event.seq and "refused" not in other.payload:
+    for later_use in ledger.events("decision.used", event.subject):
+        if later_use.seq > event.seq and "refused" not in later_use.payload:
             raise Fault(f"{event.subject} was decided by somebody else at the same time")
     verdict, reason = judged(task, version), str(event.payload["reason"])
     if event.payload["decision"] == "reject":
-        shadow.end_of(task, version, event.actor, "the version is turned down")
-        if registry.roles(task).get("champion") == version:
-            raise Fault(f"{task}/{version} is the champion; `oncoloop rollback` takes it back")
+        shadow.stop_version(task, version, event.actor, "the version is rejected")
+        _check_not_champion(task, version)
         ledger.append("model.rejected", task, {"version": version, "reason": reason}, actor=event.actor)
         return
     if verdict.outcome is Outcome.FAIL:
         raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; a fail can't be approved")
     if registry.roles(task).get("champion") != version:
-        shadow.admit(task, version, event.actor)
+        shadow.prepare_approval(task, version, event.actor)
         registry.check_artifacts(task, version)
         promote(task, version, event.actor, reason)
 
 
 def promote(task: str, version: str, actor: str, reason: str) -> None:
-    """Make a version the champion: decided in the ledger, projected to MLflow's aliases.
+    """Make a version the champion: in the ledger, then in MLflow's aliases.
 
-    Fault where a file of the version is not what the gate judged.
+    Fault if a file of the version is not the one that the gate judged.
     """
     registry.check_artifacts(task, version)
     event = ledger.events(kind="verdict", subject=f"{task}/{version}")[-1]
@@ -103,7 +107,7 @@ def promote(task: str, version: str, actor: str, reason: str) -> None:
     registry.promote(task, version, facts, actor)
 
 
-def pending_release() -> bool:
+def is_release_pending() -> bool:
     """Whether the newest checked release holds other versions than the champions."""
     checked = {event.subject for event in ledger.events(kind="verdict") if event.payload["gate"] == "release"}
     built = [event for event in ledger.events(kind="release.built") if event.subject in checked]
@@ -111,12 +115,12 @@ def pending_release() -> bool:
 
 
 def release_champions() -> str | None:
-    """Build and check a release of all champions if the newest one is not that; its id, or None if nothing to do."""
+    """Build and check a release of all champions, unless the newest one holds them. Returns its id, or None."""
     for task in champions():
-        if wrong := registry.mismatches(task):
-            log.warning("%s; the ledger decides, the aliases are set again", wrong[0])
+        if mismatches := registry.mismatches(task):
+            log.warning("%s; the ledger decides, the aliases are set again", mismatches[0])
             registry.project(task)
-    if not pending_release():
+    if not is_release_pending():
         return None
     settings = params.load()
     built = release.build(settings, champions())
@@ -129,11 +133,11 @@ def release_champions() -> str | None:
 
 
 def rollback(actor: str, reason: str) -> tuple[str, list[str]]:
-    """Name the release before the one that answers now as the wanted one; models follow it. Returns id and tasks.
+    """Go back to the release before the served one, champions included. Returns its id and the moved task/version.
 
-    Traffic follows what the ledger says as soon as that stands there; MLflow's aliases, which take seconds, come last.
+    Traffic follows the ledger at once. MLflow's aliases take seconds, so they are set last.
     """
-    current, previous = release.wanted(), release.previous()
+    current, previous = release.wanted(), release.previous_release()
     if current is None or previous is None:
         raise Fault("there is no earlier release to go back to")
     moved = []

@@ -1,4 +1,4 @@
-"""A release of all champions: manifest, Bento, check against the real server, and which one is wanted."""
+"""A release of all champions: manifest, Bento, check with a real server, and the choice of the one to serve."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GRAPH_FILES = ("graph.onnx", "head.npz", "reference.npz")
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltRelease:
     """A release on disk and in the Bento store."""
 
     id: str
@@ -34,16 +34,16 @@ class Built:
     tasks: dict[str, str]
 
     def facts(self) -> dict[str, Any]:
-        """What the ledger keeps of it."""
+        """The payload of its ledger event."""
         digest = fingerprint.file_sha256(self.folder / "manifest.json")
         files = fingerprint.tree(bento_server.bento(self.tag))
         return {"bento": self.tag, "tasks": self.tasks, "manifest_sha256": digest, release_integrity.FILES: files}
 
 
-def build(settings: Params, champions: dict[str, str]) -> Built:
+def build(settings: Params, champions: dict[str, str]) -> BuiltRelease:
     """Assemble the release folder of these versions and build its Bento."""
     sources = {task: registry.download(task, version) for task, version in champions.items()}
-    tasks = {task: facts(settings, task, version, sources[task]) for task, version in champions.items()}
+    tasks = {task: manifest_entry(settings, task, version, sources[task]) for task, version in champions.items()}
     serving = {
         key: getattr(settings.serving, key) for key in ("engine", "keep_scans", "abstain_below", "max_upload_mb")
     }
@@ -51,36 +51,34 @@ def build(settings: Params, champions: dict[str, str]) -> Built:
     name = fingerprint.digest({"tasks": tasks, "serving": serving, "code": code})[:12]
     folder = paths.place("releases", name)
     manifest = {"release": name, "created": now(), "tasks": tasks, "serving": serving}
-    bento_build.assemble(folder, manifest, sources, [warmup(settings.task(task)) for task in champions])
+    bento_build.assemble(folder, manifest, sources, [warm_up_scan(settings.task(task)) for task in champions])
     tag = bento_build.build(folder)
-    return Built(name, tag, folder, champions)
+    return BuiltRelease(name, tag, folder, champions)
 
 
-def warmup(task: Task) -> tuple[str, bytes, str]:
-    """A synthetic scan of the task's modality, de-identified like any other: file name, bytes, task."""
+def warm_up_scan(task: Task) -> tuple[str, bytes, str]:
+    """A de-identified synthetic scan of the task's modality. Returns file name, bytes and task name."""
     organ = task.organ if task.organ in phantom_study.DRAWINGS else {"CT": "pancreas", "MR": "brain"}[task.modality]
-    drawn = dataclasses.replace(task, organ=organ)
-    study = phantom_study.study(drawn, phantom_study.usual(drawn), 1, 1, task.positive[0])
+    phantom_task = dataclasses.replace(task, organ=organ)
+    study = phantom_study.study(phantom_task, phantom_study.usual(phantom_task), 1, 1, task.positive[0])
     with tempfile.TemporaryDirectory(dir=paths.place("staging", "x").parent.parent) as folder:
         row = batch.write_study(Path(folder), study, task.name)[0]
         content = (Path(folder) / row["file_name"]).read_bytes()
-    ending, clean = dicom.anonymise(row["file_name"], content, row)
-    return f"warm-up{ending}", clean, task.name
+    suffix, clean = dicom.anonymise(row["file_name"], content, row)
+    return f"warm-up{suffix}", clean, task.name
 
 
-def facts(settings: Params, name: str, version: str, source: Path) -> dict[str, Any]:
-    """The manifest's entry of one task: all that serving needs, and all that a person may ask of the model."""
+def manifest_entry(settings: Params, name: str, version: str, source: Path) -> dict[str, Any]:
+    """The manifest's entry of one task: all that serving needs, and the facts of the model for people who ask."""
     task: Task = settings.task(name)
-    calibration, metrics = (
-        json_files.read_json(source / "calibration.json"),
-        json_files.read_json(source / "metrics.json"),
-    )
+    calibration = json_files.read_json(source / "calibration.json")
+    metrics = json_files.read_json(source / "metrics.json")
     tags = registry.tags(name, version)
-    let_through = _let_through(name, version)
-    described = dataclasses.asdict(task)
+    approval = _approval(name, version)
+    task_fields = dataclasses.asdict(task)
     return {
         **{
-            key: described[key]
+            key: task_fields[key]
             for key in (
                 "title",
                 "organ",
@@ -114,37 +112,38 @@ def facts(settings: Params, name: str, version: str, source: Path) -> dict[str, 
             **{Path(file).stem: fingerprint.file_sha256(source / file) for file in GRAPH_FILES},
         },
         "change_plan": dataclasses.asdict(settings.change_plan),
-        **let_through,
+        **approval,
     }
 
 
-def _let_through(task: str, version: str) -> dict[str, str]:
-    """Who let a version through, and why; one that stands in shadow was let through by nobody yet."""
-    events = [e for e in ledger.events("model.promoted", task) if str(e.payload["version"]) == version]
-    if events:
-        facts = events[-1].payload
-        return {"approved_by": events[-1].actor, "approval_reason": facts["reason"], "verdict": facts["outcome"]}
-    said = ledger.events("verdict", f"{task}/{version}", limit=1)
+def _approval(task: str, version: str) -> dict[str, str]:
+    """Who approved a version, and why. A version in shadow is not approved yet."""
+    promotions = [event for event in ledger.events("model.promoted", task) if str(event.payload["version"]) == version]
+    if promotions:
+        facts = promotions[-1].payload
+        return {"approved_by": promotions[-1].actor, "approval_reason": facts["reason"], "verdict": facts["outcome"]}
+    verdicts = ledger.events("verdict", f"{task}/{version}", limit=1)
+    outcome = verdicts[0].payload["outcome"] if verdicts else ""
     reason = "not approved: it answers in shadow, seen by nobody"
-    return {"approved_by": "", "approval_reason": reason, "verdict": said[0].payload["outcome"] if said else ""}
+    return {"approved_by": "", "approval_reason": reason, "verdict": outcome}
 
 
 def _conformal(calibrated: dict[str, Any]) -> dict[str, Any] | None:
-    """What the serving gate needs of the conformal quantiles; None where a class had too few clusters for one."""
+    """The conformal level and quantiles for the serving gate. None if a class had too few clusters for a quantile."""
     if calibrated["status"] != "calibrated":
         return None
     quantiles = [entry["quantile"] for entry in calibrated["classes"].values()]
     return {"level": calibrated["level"], "quantiles": quantiles}
 
 
-def check(built: Built) -> Verdict:
-    """Start a copy of the real server, ask it the warm-up scans, compare."""
+def check(built: BuiltRelease) -> Verdict:
+    """Start a copy of the real server, send it the warm-up scans, and compare its answers with those of the build."""
     verdict = bento_build.check(built.tag, built.folder)
     reasons = verdict.reasons or ("the served Bento answers the warm-up scans as it did when it was built",)
     return dataclasses.replace(verdict, subject=built.id, reasons=reasons)
 
 
-def servable() -> list[Event]:
+def servable_releases() -> list[Event]:
     """The built releases whose check passed, oldest first."""
     passed = {
         event.subject
@@ -155,18 +154,18 @@ def servable() -> list[Event]:
 
 
 def wanted() -> Event | None:
-    """The release that should answer: the newest servable one, unless a rollback named another after it was built."""
-    candidates = servable()
+    """The release to serve: the newest servable one, unless a later signed rollback chose another."""
+    candidates = servable_releases()
     if not candidates:
         return None
-    asked = [event for event in ledger.events(kind="release.wanted") if decisions.is_signed(event)]
-    if asked and asked[-1].seq > candidates[-1].seq:
-        return next(event for event in reversed(candidates) if event.subject == asked[-1].subject)
+    rollbacks = [event for event in ledger.events(kind="release.wanted") if decisions.is_signed(event)]
+    if rollbacks and rollbacks[-1].seq > candidates[-1].seq:
+        return next(event for event in reversed(candidates) if event.subject == rollbacks[-1].subject)
     return candidates[-1]
 
 
-def previous() -> Event | None:
-    """The servable release before the wanted one."""
-    now_wanted = wanted()
-    earlier = [event for event in servable() if now_wanted and event.seq < now_wanted.seq]
+def previous_release() -> Event | None:
+    """The servable release before the one to serve."""
+    current = wanted()
+    earlier = [event for event in servable_releases() if current and event.seq < current.seq]
     return earlier[-1] if earlier else None

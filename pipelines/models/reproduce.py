@@ -1,37 +1,35 @@
-"""Reproduce: a version's data, params and code checked out again, trained again, compared."""
+"""Reproduction of a version: check out its data, params and code, train again, compare."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from pathlib import Path
 from typing import Any
 
-from lineage import json_files, registry
+from lineage import fingerprint, json_files, registry
 from lineage.errors import Fault
 from lineage.record import state
 from pipelines import params, warm_start_pins
-from pipelines.models import promote
 from pipelines.workspace import code_snapshot, dvc
 
 log = logging.getLogger(__name__)
 
 
 def reproduce(task: str, version: str) -> dict[str, Any]:
-    """Train `task/version` again in a folder of its own; nothing is registered and no stage result is reused.
+    """Train `task/version` again in its own folder. Nothing is registered and no stage result is reused.
 
     Fault if a patient of its data was withdrawn.
     """
-    if lost := state.withdrawn_since(f"{task}/{version}"):
-        raise Fault(f"{task}/{version} is not reproducible since {lost}: a patient it has learned from was withdrawn")
+    if withdrawal_date := state.withdrawn_since(f"{task}/{version}"):
+        raise Fault(
+            f"{task}/{version} is not reproducible since {withdrawal_date}: a patient it has learned from was withdrawn"
+        )
     tags, folder = registry.tags(task, version), registry.download(task, version)
     tree = dvc.checkout(tags["data_version"])
-    record = code_snapshot.write_code(tree)
+    code_digest = fingerprint.digest(code_snapshot.write_code(tree))
     notes = []
-    if promote.digest(record) != tags["code_digest"]:
-        notes.append(
-            f"the code differs from that version's (then {tags['code_digest'][:12]}, now {promote.digest(record)[:12]})"
-        )
+    if code_digest != tags["code_digest"]:
+        notes.append(f"the code differs from that version's (then {tags['code_digest'][:12]}, now {code_digest[:12]})")
     if params.load(tree).digest != tags["params_digest"]:
         shutil.copyfile("params.yaml", tree / "params.yaml")
         notes.append("params.yaml of the data version differs from that of the training; today's was used")
@@ -40,14 +38,14 @@ def reproduce(task: str, version: str) -> dict[str, Any]:
     for stage in dvc.STAGES:
         log.info("%s@%s again", stage, task)
         dvc.reproduce(tree, stage, task, force=True)
-    then, now = (
-        json_files.read_json(folder / "metrics.json"),
-        json_files.read_json(tree / "evaluation" / task / "metrics.json"),
-    )
+    original = json_files.read_json(folder / "metrics.json")
+    reproduced = json_files.read_json(tree / "evaluation" / task / "metrics.json")
     figures = {
-        name: (_value(then, name), _value(now, name)) for name in ("auroc", "sensitivity", "specificity", "accuracy")
+        name: (_value(original, name), _value(reproduced, name))
+        for name in ("auroc", "sensitivity", "specificity", "accuracy")
     }
-    same_graph = _hash(folder / "graph.onnx") == _hash(tree / "models" / task / "graph.onnx")
+    original_graph, new_graph = folder / "graph.onnx", tree / "models" / task / "graph.onnx"
+    same_graph = fingerprint.file_sha256(original_graph) == fingerprint.file_sha256(new_graph)
     same = same_graph and all(old == new for old, new in figures.values())
     return {"same": same, "same_graph": same_graph, "figures": figures, "notes": notes, "folder": str(tree)}
 
@@ -55,9 +53,3 @@ def reproduce(task: str, version: str) -> dict[str, Any]:
 def _value(metrics: dict[str, Any], name: str) -> float:
     value = metrics["test"][name]
     return float(value["value"] if isinstance(value, dict) else value)
-
-
-def _hash(path: Path) -> str:
-    from lineage.fingerprint import file_sha256
-
-    return file_sha256(path)

@@ -7,7 +7,7 @@ from lineage.record import ledger, outbox
 
 
 def ask_for_retraining(task: str, key: str, reason: str) -> None:
-    """Ask once for each key. The flow waits until there are labels that the newest model has not learned from."""
+    """Request a retraining, once for each key. The flow waits for labels that the newest model has not learned from."""
     if not any(event.payload.get("key") == key for event in ledger.events("retrain.asked", task)):
         decisions.record("retrain.asked", task, {"key": key, "reason": reason}, accounts.SYSTEM)
     outbox.put("retrain", key, {"task": task, "reason": reason})
@@ -15,7 +15,9 @@ def ask_for_retraining(task: str, key: str, reason: str) -> None:
 
 def has_new_labels(task: str) -> bool:
     """Whether a batch of the task was admitted or a patient withdrawn after its newest model was logged."""
-    batches = [e.seq for e in ledger.events(kind="batch.admitted") if e.payload["task"] == task]
-    batches += [e.seq for e in ledger.events(kind="patient.withdrawn") if batches and task in e.payload["tasks"]]
-    models = [e.seq for e in ledger.events(kind="model.logged", subject=task)]
-    return bool(batches) and (not models or max(batches) > models[-1])
+    data_changes = [event.seq for event in ledger.events(kind="batch.admitted") if event.payload["task"] == task]
+    if data_changes:
+        withdrawals = ledger.events(kind="patient.withdrawn")
+        data_changes += [event.seq for event in withdrawals if task in event.payload["tasks"]]
+    models = [event.seq for event in ledger.events(kind="model.logged", subject=task)]
+    return bool(data_changes) and (not models or max(data_changes) > models[-1])

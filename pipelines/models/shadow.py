@@ -1,7 +1,7 @@
-"""A challenger in shadow: a release with it in the champion's place, which answers behind the live one, seen by nobody.
+"""A challenger in shadow: its release answers the same requests as the champion's, and nobody sees its answers.
 
-Decided in the ledger: `shadow.started` and `shadow.stopped` (a person), `shadow.served` (where its server answers).
-Its answers are rows of the journal that name the answers which they stand behind; their comparison is a verdict.
+The ledger decides: `shadow.started` and `shadow.stopped` (by a person), `shadow.served` (the address of its server).
+A shadow answer is a journal row that names the live answer to the same request. Their comparison is a verdict.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COLUMNS = {"answer": "", "score": "_score", "duration_ms": "_ms"}
 
 @dataclass(frozen=True)
 class Shadow:
-    """The version that stands in shadow, the release that holds it, and since when (number of the event, time)."""
+    """The version in shadow, the release that holds it, and its start (number and time of the ledger event)."""
 
     task: str
     version: str
@@ -38,114 +38,121 @@ class Shadow:
 
 
 def wanted() -> Shadow | None:
-    """What should run in shadow now."""
-    started, stopped = _last("shadow.started"), _last("shadow.stopped")
+    """The shadow that should run now, or None."""
+    started, stopped = _newest_event("shadow.started"), _newest_event("shadow.stopped")
     if started is None or (stopped is not None and stopped.seq > started.seq):
         return None
     facts = started.payload
     return Shadow(started.subject, str(facts["version"]), str(facts["release"]), started.seq, started.at)
 
 
-def served(dark: Shadow, url: str) -> None:
-    """Tell the desk where the shadow answers, once for each address."""
-    told = _last("shadow.served")
-    if told is None or told.seq < dark.seq or told.payload["url"] != url:
-        ledger.append("shadow.served", dark.task, {"release": dark.release, "version": dark.version, "url": url})
-        log.info("%s/%s answers in shadow at %s", dark.task, dark.version, url)
+def served(shadow: Shadow, url: str) -> None:
+    """Record the address of the shadow's server for the desk, once for each address."""
+    newest = _newest_event("shadow.served")
+    if newest is None or newest.seq < shadow.seq or newest.payload["url"] != url:
+        ledger.append("shadow.served", shadow.task, {"release": shadow.release, "version": shadow.version, "url": url})
+        log.info("%s/%s answers in shadow at %s", shadow.task, shadow.version, url)
 
 
 def start(task: str, version: str, actor: str) -> str:
-    """Build and check a release with this version in the champion's place, and let it stand in shadow; its id."""
-    if (now := wanted()) is not None:
-        raise Fault(f"{now.task}/{now.version} stands in shadow; `oncoloop shadow {now.task} {now.version} --stop`")
+    """Build and check a release with this version in the champion's place, and start its shadow. Returns its id.
+
+    Fault if a shadow runs already, if the gate or the release check failed, or if there is no other champion.
+    """
+    if (active := wanted()) is not None:
+        raise Fault(
+            f"{active.task}/{active.version} is in shadow; `oncoloop shadow {active.task} {active.version} --stop`"
+        )
     verdict = verdicts.judged(task, version)
     if verdict.outcome is Outcome.FAIL:
         raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; it is not worth a shadow")
     champions = verdicts.champions()
     if champions.get(task) in (None, version):
-        raise Fault(f"{task} has no other champion that {task}/{version} could stand behind")
+        raise Fault(f"{task} has no other champion that {task}/{version} could be compared with in shadow")
     built = release.build(params.load(), champions | {task: version})
     if not ledger.events("shadow.built", built.id):
         ledger.append("shadow.built", built.id, built.facts(), actor)
-    checked = release.check(built)
-    ledger.record(checked, release=built.id)
-    if checked.outcome is Outcome.FAIL:
-        raise Fault(f"the release of {task}/{version} did not pass its check: {checked.reasons[0]}")
+    release_verdict = release.check(built)
+    ledger.record(release_verdict, release=built.id)
+    if release_verdict.outcome is Outcome.FAIL:
+        raise Fault(f"the release of {task}/{version} did not pass its check: {release_verdict.reasons[0]}")
     begin(task, version, built.id, actor)
     return built.id
 
 
 def begin(task: str, version: str, release: str, actor: str) -> None:
-    """Let a built release stand in shadow from now on, and open the account that its answers are journalled for."""
+    """Record the start of a built release's shadow, and make sure that the account of its journal rows exists."""
     if accounts.SHADOW not in [person.name for person in accounts.people()]:
         accounts.add(accounts.SHADOW, "engineer")
     decisions.record("shadow.started", task, {"version": version, "release": release}, actor)
 
 
 def stop(actor: str, reason: str = "asked by hand") -> Verdict:
-    """End the shadow, and write down how it compared. Fault if there is none."""
-    now = wanted()
-    if now is None:
-        raise Fault("nothing stands in shadow; `oncoloop shadow TASK VERSION` starts one")
-    decisions.record("shadow.stopped", now.task, {"version": now.version, "reason": reason}, actor)
-    return judge(now, actor)
+    """Stop the shadow and record its comparison. Fault if there is none."""
+    active = wanted()
+    if active is None:
+        raise Fault("no version is in shadow; `oncoloop shadow TASK VERSION` starts one")
+    decisions.record("shadow.stopped", active.task, {"version": active.version, "reason": reason}, actor)
+    return judge_shadow(active, actor)
 
 
-def end_of(task: str, version: str, actor: str, reason: str) -> None:
-    """End the shadow if it is this version's."""
-    if (now := wanted()) is not None and (now.task, now.version) == (task, version):
+def stop_version(task: str, version: str, actor: str, reason: str) -> None:
+    """Stop the shadow if it is that of this version."""
+    if (active := wanted()) is not None and (active.task, active.version) == (task, version):
         stop(actor, reason)
 
 
-def judge(dark: Shadow, actor: str = accounts.SYSTEM) -> Verdict:
-    """Compare what the shadow said with what was answered, and write the verdict down."""
+def judge_shadow(shadow: Shadow, actor: str = accounts.SYSTEM) -> Verdict:
+    """Compare the shadow's answers with the live answers, and record the verdict."""
     settings = params.load()
-    both, unpaired = pairs(dark)
-    subject = of(dark.task, dark.version)
-    verdict = gate.compare(subject, both, unpaired, settings.task(dark.task).positive, settings.promotion.shadow)
-    ledger.record(verdict, actor, task=dark.task, version=dark.version, release=dark.release)
+    pairs, unpaired_count = paired_answers(shadow)
+    subject = verdict_subject(shadow.task, shadow.version)
+    positive = settings.task(shadow.task).positive
+    verdict = gate.compare(subject, pairs, unpaired_count, positive, settings.promotion.shadow)
+    ledger.record(verdict, actor, task=shadow.task, version=shadow.version, release=shadow.release)
     return verdict
 
 
-def of(task: str, version: str) -> str:
-    """The subject of a shadow's verdicts, apart from those of the training gate on the same version."""
+def verdict_subject(task: str, version: str) -> str:
+    """The subject of a shadow's verdicts, different from that of the training gate on the same version."""
     return f"{task}/{version} in shadow"
 
 
-def admit(task: str, version: str, actor: str) -> None:
-    """Before an approval: end the version's own shadow, and refuse what its newest comparison has failed. Fault."""
-    end_of(task, version, actor, "the version is to be approved")
+def prepare_approval(task: str, version: str, actor: str) -> None:
+    """Stop the version's own shadow before an approval. Fault if its newest comparison in shadow has failed."""
+    stop_version(task, version, actor, "the version is to be approved")
     check_comparison(task, version)
 
 
 def check_comparison(task: str, version: str) -> None:
-    """Fault where a version's newest comparison in shadow has failed."""
-    found = ledger.events("verdict", of(task, version), limit=1)
-    if found and (said := from_dict(found[0].payload)).outcome is Outcome.FAIL:
-        raise Fault(f"in shadow {task}/{version} failed: {said.reasons[0]}; it can't be approved")
+    """Fault if a version's newest comparison in shadow has failed."""
+    events = ledger.events("verdict", verdict_subject(task, version), limit=1)
+    if events and (verdict := from_dict(events[0].payload)).outcome is Outcome.FAIL:
+        raise Fault(f"in shadow {task}/{version} failed: {verdict.reasons[0]}; it can't be approved")
 
 
-def pairs(dark: Shadow) -> tuple[pd.DataFrame, int]:
-    """What `training.promotion.shadow_comparison.compare` takes: the pairs since the shadow began, and how many
-    answers have none.
+def paired_answers(shadow: Shadow) -> tuple[pd.DataFrame, int]:
+    """The pairs for `training.promotion.shadow_comparison.compare`, and the number of unpaired live answers.
 
-    Counted are the champion's answers after the shadow's server was first ready; those of release checks are not.
+    Live answers are those of the champion since the shadow's server was first ready, without those of release checks.
     """
-    served_since = [event for event in ledger.events("shadow.served", dark.task) if event.seq > dark.seq]
-    live = window.window(dark.task, since=served_since[0].at) if served_since else window.window(dark.task).iloc[:0]
-    live = live[live["version"] == registry.roles(dark.task)["champion"]]
-    behind = journal.rows(dark.task, since=dark.since, release=dark.release, shadows=True)
-    kept = ["id", "cluster", *COLUMNS]
+    addresses = [event for event in ledger.events("shadow.served", shadow.task) if event.seq > shadow.seq]
+    live = window.window(shadow.task, since=addresses[0].at) if addresses else window.window(shadow.task).iloc[:0]
+    live = live[live["version"] == registry.roles(shadow.task)["champion"]]
+    shadow_rows = journal.rows(shadow.task, since=shadow.since, release=shadow.release, shadows=True)
+    live_columns, shadow_columns = ["id", "cluster", *COLUMNS], ["shadows", *COLUMNS]
     labels = late_labels.labels().rename(columns={"prediction_id": "id"})[["id", "label"]]
-    both = live[kept].merge(behind[["shadows", *COLUMNS]], left_on="id", right_on="shadows", suffixes=("_l", "_d"))
-    named: dict[str, Any] = {"cluster": both["cluster"]}
-    for column, ending in COLUMNS.items():
-        named |= {f"live{ending}": both[f"{column}_l"], f"dark{ending}": both[f"{column}_d"]}
-    label = both[["id"]].merge(labels, on="id", how="left")["label"]
-    return pd.DataFrame(named | {"label": label}), len(live) - len(both)
+    merged = live[live_columns].merge(
+        shadow_rows[shadow_columns], left_on="id", right_on="shadows", suffixes=("_live", "_shadow")
+    )
+    pairs: dict[str, Any] = {"cluster": merged["cluster"]}
+    for column, suffix in COLUMNS.items():
+        pairs |= {f"live{suffix}": merged[f"{column}_live"], f"dark{suffix}": merged[f"{column}_shadow"]}
+    label = merged[["id"]].merge(labels, on="id", how="left")["label"]
+    return pd.DataFrame(pairs | {"label": label}), len(live) - len(merged)
 
 
-def _last(kind: str) -> Event | None:
-    """The newest row of a kind; of decisions the newest that is signed."""
-    found = ledger.events(kind=kind)
-    return next((e for e in reversed(found) if kind not in decisions.KINDS or decisions.is_signed(e)), None)
+def _newest_event(kind: str) -> Event | None:
+    """The newest event of a kind. A decision counts only if it is signed."""
+    events = reversed(ledger.events(kind=kind))
+    return next((event for event in events if kind not in decisions.KINDS or decisions.is_signed(event)), None)

@@ -10,7 +10,7 @@ from pipelines import params
 
 
 def judged(task: str, version: str) -> Verdict:
-    """The verdict on a version; Fault if the gate never saw it."""
+    """The newest verdict of the training gate on a version. Fault if there is none."""
     events = ledger.events(kind="verdict", subject=f"{task}/{version}")
     if not events:
         raise Fault(f"there is no verdict on {task}/{version}; `oncoloop status` lists the versions")
@@ -19,5 +19,5 @@ def judged(task: str, version: str) -> Verdict:
 
 def champions() -> dict[str, str]:
     """The champion version of every task that has one."""
-    found = {task: registry.roles(task).get("champion") for task in params.load().tasks}
-    return {task: version for task, version in found.items() if version}
+    versions = {task: registry.roles(task).get("champion") for task in params.load().tasks}
+    return {task: version for task, version in versions.items() if version}

@@ -1,1 +1,1 @@
-"""A workspace after an interruption or damage: finished, compared, repaired."""
+"""Recovery of a workspace after an interruption or damage: finish or undo, verify, repair."""

@@ -1,4 +1,4 @@
-"""What a killed run left behind, finished or undone before anything else is done to the workspace."""
+"""Crash recovery: an interrupted run is finished or undone before anything else changes the workspace."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ log = logging.getLogger(__name__)
 
 
 def settle() -> None:
-    """Mend locks, undo what no commit knows, tell the ledger what a commit knows and it does not, finish withdrawals.
+    """Remove stale locks, undo uncommitted changes, record committed admissions, and finish withdrawals.
 
-    Call it while holding the lock `workspace`. Fault where git lost what the ledger names, since undoing would delete
-    the rest of it, and where a cohort table was changed by hand: it can only grow.
+    Call it while holding the lock `workspace`. Fault if git lost what the ledger names, since undoing would delete
+    the rest of it. Fault if an old row of a cohort table was changed: such a table only grows.
     """
     stale_locks.mend(Path.cwd())
     recorded_admissions.check()
     check_cohorts()
-    for undone in dvc.recover(Path.cwd()):
-        log.warning("undone after an interruption: %s", undone)
+    for change in dvc.recover(Path.cwd()):
+        log.warning("undone after an interruption: %s", change)
     shutil.rmtree(paths.home() / "staging", ignore_errors=True)
-    known = {event.subject for event in ledger.events(kind="batch.admitted")}
+    admitted = {event.subject for event in ledger.events(kind="batch.admitted")}
     for path in sorted(Path("data/batches").glob("*/*/record.json")):
-        if path.parent.name not in known:
+        if path.parent.name not in admitted:
             dvc.push(batch=path.parent)
-            announce(json_files.read_json(path), dvc.admission(path.parent))
-            log.warning("admitted before an interruption, and told to the ledger now: %s", path.parent.name)
-    for begun in withdraw.unfinished():
-        log.warning("the withdrawal %s was interrupted; it is finished now", begun.subject[:12])
-        withdraw.finish(begun)
+            record_admission(json_files.read_json(path), dvc.admission(path.parent))
+            log.warning("committed before an interruption, and recorded in the ledger now: %s", path.parent.name)
+    for start_event in withdraw.unfinished_withdrawals():
+        log.warning("the withdrawal %s was interrupted; it is finished now", start_event.subject[:12])
+        withdraw.finish_withdrawal(start_event)
 
 
-def announce(record: dict[str, Any], version: str) -> None:
-    """Write an admission down; enough new labels of a task with a model ask for its retraining."""
+def record_admission(record: dict[str, Any], version: str) -> None:
+    """Record an admission in the ledger. Enough new labels of a task with a model also request its retraining."""
     threshold = params.load().monitoring.retrain_labels
     if ledger.events(kind="model.promoted", subject=record["task"]) and record["units"] >= threshold:
         reason = f"{record['units']} newly labelled units in batch {record['batch']}"
@@ -57,30 +57,32 @@ def announce(record: dict[str, Any], version: str) -> None:
 
 
 def check_cohorts() -> None:
-    """Fault that names the first old assignment which somebody changed, here or in a commit of their own."""
-    admitted = {event.payload["task"]: event.payload["data_version"] for event in ledger.events(kind="batch.admitted")}
-    for task, version in admitted.items():
+    """Fault that names the first changed row of a cohort table, in the working folder or in a commit."""
+    newest_versions = {
+        event.payload["task"]: event.payload["data_version"] for event in ledger.events(kind="batch.admitted")
+    }
+    for task, version in newest_versions.items():
         path = Path("data/cohorts", f"{task}.csv")
         if git.unchanged(str(path), version):
             continue
-        before = _table(str(path), version)
-        for now, where in ((_table(str(path), "HEAD"), "a commit"), (_here(path), "the file")):
-            wrong = withdrawal.changed_row(before, now)
-            if wrong:
+        admitted_table = _committed_table(str(path), version)
+        for table, culprit in ((_committed_table(str(path), "HEAD"), "a commit"), (_working_table(path), "the file")):
+            change = withdrawal.changed_row(admitted_table, table)
+            if change:
                 raise Fault(
-                    f"{path}: {where} changed an old assignment ({wrong}); it never changes: bring it back with "
+                    f"{path}: {culprit} changed an old assignment ({change}); it never changes: bring it back with "
                     f"`git checkout {version[:12]} -- {path}` and commit it"
                 )
 
 
-def _table(path: str, version: str) -> pd.DataFrame:
-    frame = io.StringIO(git.committed(path, version) or ",".join(cohorts.COHORTS))
-    return pd.read_csv(frame, dtype=str, keep_default_na=False)
+def _committed_table(path: str, version: str) -> pd.DataFrame:
+    content = io.StringIO(git.committed(path, version) or ",".join(cohorts.COHORTS))
+    return pd.read_csv(content, dtype=str, keep_default_na=False)
 
 
-def _here(path: Path) -> pd.DataFrame:
-    """The table as it lies there; a half-written row at its end counts for nothing."""
+def _working_table(path: Path) -> pd.DataFrame:
+    """The table in the working folder, without a half-written row at its end."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     width = len(cohorts.COHORTS)
-    cells = [line.split(",") for line in lines[1:]]
-    return pd.DataFrame([row for row in cells if len(row) == width], columns=list(cohorts.COHORTS), dtype=str)
+    rows = [line.split(",") for line in lines[1:]]
+    return pd.DataFrame([row for row in rows if len(row) == width], columns=list(cohorts.COHORTS), dtype=str)

@@ -1,4 +1,4 @@
-"""What the ledger says that the workspace holds, beside what its git holds; a harmed workspace is stopped here."""
+"""Admissions in the ledger compared with those in git, and a check that stops work in a damaged workspace."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pipelines.workspace import git
 
 ADMITTED, REPAIRED = "batch.admitted", "workspace.repaired"
 WITHDRAWN = ("withdrawal.begun", "patient.withdrawn")
-NAMED = 5  # batches in one sentence; `oncoloop verify` names them all
+MAX_LISTED = 5  # batches in one sentence; `oncoloop verify` names them all
 
 
 @dataclass(frozen=True)
-class Lacking:
-    """What git lacks of the ledger: batches (task/batch) of its newest commit, versions outside its history.
+class GitDifferences:
+    """Where git disagrees with the ledger.
 
-    `returned`: batches of that commit which a withdrawal had taken away.
+    `batches` (task/batch) are missing in today's commit. `versions` are missing in its history. `returned` batches
+    are in the commit although a withdrawal removed them.
     """
 
     batches: tuple[str, ...]
@@ -26,13 +27,13 @@ class Lacking:
     returned: tuple[str, ...] = ()
 
 
-def admitted() -> dict[str, Event]:
-    """Each batch, as task/batch, that the ledger says is here: admitted, and not replaced by a withdrawal since."""
-    return _fold()[0]
+def admitted_batches() -> dict[str, Event]:
+    """Each batch (task/batch) that the ledger says is present: admitted, and not removed by a withdrawal since."""
+    return _replay_admissions()[0]
 
 
-def _fold() -> tuple[dict[str, Event], set[str]]:
-    """The batches that are here, and those that a withdrawal took away."""
+def _replay_admissions() -> tuple[dict[str, Event], set[str]]:
+    """The batches that are present, and those that a withdrawal removed."""
     present: dict[str, Event] = {}
     withdrawn: set[str] = set()
     events = [event for kind in (ADMITTED, *WITHDRAWN) for event in ledger.events(kind=kind)]
@@ -47,58 +48,59 @@ def _fold() -> tuple[dict[str, Event], set[str]]:
     return present, withdrawn
 
 
-def lost_for_good() -> dict[str, set[str]]:
-    """The batches and versions of which a repair has written down that nothing brings them back.
+def permanent_losses() -> dict[str, set[str]]:
+    """The batches and versions that a repair recorded as lost for good.
 
-    A batch that was admitted anew since is not among them.
+    A batch that was admitted again since is not among them.
     """
-    found: dict[str, set[str]] = {"batches": set(), "versions": set()}
-    present = admitted()
+    losses: dict[str, set[str]] = {"batches": set(), "versions": set()}
+    present = admitted_batches()
     for event in ledger.events(kind=REPAIRED):
-        lost = event.payload["lost"]
-        found["batches"] |= {pair for pair in lost["batches"] if pair in present and present[pair].seq < event.seq}
-        found["versions"] |= set(lost["versions"])
-    return found
+        recorded = event.payload["lost"]
+        losses["batches"] |= {pair for pair in recorded["batches"] if pair in present and present[pair].seq < event.seq}
+        losses["versions"] |= set(recorded["versions"])
+    return losses
 
 
-def judged(kinds: tuple[str, ...]) -> set[str]:
-    """The digests of batches that a gate has judged; one that was admitted and is lost for good may come again."""
-    present, lost = admitted(), lost_for_good()["batches"]
+def judged_digests(kinds: tuple[str, ...]) -> set[str]:
+    """The digests of the batches in events of these kinds. A batch that is lost for good may be judged again."""
+    present, lost_batches = admitted_batches(), permanent_losses()["batches"]
     digests = {str(event.payload["digest"]) for kind in kinds for event in ledger.events(kind=kind)}
-    return digests - {str(present[pair].payload["digest"]) for pair in lost}
+    return digests - {str(present[pair].payload["digest"]) for pair in lost_batches}
 
 
-def lacking() -> Lacking:
-    """Compare ledger and git: two calls of git, whatever the number of batches."""
-    (known, withdrawn), lost = _fold(), lost_for_good()
+def compare_with_git() -> GitDifferences:
+    """Compare ledger and git, with two calls of git for any number of batches."""
+    (present, withdrawn), losses = _replay_admissions(), permanent_losses()
     committed, history = git.batches_of("HEAD"), set(git.run("rev-list", "HEAD").split())
     versions = dict.fromkeys(str(event.payload["data_version"]) for event in ledger.events(kind=ADMITTED))
-    return Lacking(
-        tuple(sorted(pair for pair in known if pair not in committed and pair not in lost["batches"])),
-        tuple(version for version in versions if version not in history and version not in lost["versions"]),
-        () if _unfinished() else tuple(sorted(committed & withdrawn)),
+    return GitDifferences(
+        tuple(sorted(pair for pair in present if pair not in committed and pair not in losses["batches"])),
+        tuple(version for version in versions if version not in history and version not in losses["versions"]),
+        () if _has_unfinished_withdrawal() else tuple(sorted(committed & withdrawn)),
     )
 
 
-def _unfinished() -> bool:
-    """Whether a withdrawal was interrupted: the next run takes its batches away."""
-    done = {event.payload.get("begun") for event in ledger.events(kind=WITHDRAWN[1])}
-    return any(event.seq not in done for event in ledger.events(kind=WITHDRAWN[0]))
+def _has_unfinished_withdrawal() -> bool:
+    """Whether a withdrawal was interrupted: then the next run still removes its batches."""
+    completed = {event.payload.get("begun") for event in ledger.events(kind=WITHDRAWN[1])}
+    return any(event.seq not in completed for event in ledger.events(kind=WITHDRAWN[0]))
 
 
 def check() -> None:
-    """Fault where git lost what the ledger names: whatever was written now would make it worse."""
-    found = lacking()
-    if found.returned:
+    """Fault if git lost what the ledger names, or has a withdrawn batch again: any new write would make it worse."""
+    differences = compare_with_git()
+    if differences.returned:
         raise Fault(
-            f"the git of this workspace has a batch again that a withdrawal took away ({found.returned[0]}): "
-            "`oncoloop verify --repair` brings back what came after it"
+            f"the git of this workspace has a batch again that a withdrawal removed ({differences.returned[0]}): "
+            "`oncoloop verify --repair` restores what came after it"
         )
-    if not found.batches and not found.versions:
+    if not differences.batches and not differences.versions:
         return
-    names = [*found.batches, *(f"data version {version[:12]}" for version in found.versions)]
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    names = [*differences.batches, *(f"data version {version[:12]}" for version in differences.versions)]
+    listed = ", ".join(names[:MAX_LISTED])
+    remainder = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     raise Fault(
-        f"the git of this workspace has lost what the ledger names ({', '.join(names[:NAMED])}{more}); nothing is "
-        "written until that is back: `oncoloop verify` names all of it, `oncoloop verify --repair` brings it back"
+        f"the git of this workspace has lost what the ledger names ({listed}{remainder}); nothing is "
+        "written until that is restored: `oncoloop verify` names all of it, `oncoloop verify --repair` restores it"
     )

@@ -1,4 +1,4 @@
-"""Repair of a harmed workspace: brings back what git's objects, DVC's cache and remote, and the ledger still know."""
+"""Repair of a damaged workspace from git's objects, DVC's cache and remote, and the ledger."""
 
 from __future__ import annotations
 
@@ -25,83 +25,82 @@ log = logging.getLogger(__name__)
 
 
 def repair() -> list[str]:
-    """Bring back history, `.dvc` files, cohort tables and objects; what was done, in words. Written to the ledger.
+    """Restore history, `.dvc` files, cohort tables and objects. Returns what was done, in words; the ledger records it.
 
-    What nothing knows any more is written down as lost, by name, so that work can go on: its folder may be admitted
-    anew. Nothing that is there is overwritten unless its bytes are not those that the ledger's versions name.
+    What cannot be restored is recorded as lost, by name, so that work can continue: its folder may be admitted again.
+    A file is overwritten only if its bytes are not those that the ledger's versions name.
     """
     with alone("workspace"):
         stale_locks.mend(Path.cwd())
-        done, stores, batches = _history(), dvc.stores(), recorded_admissions.admitted()
-        returned = recorded_admissions.lacking().returned
+        repairs, stores, batches = _restore_history(), dvc.stores(), recorded_admissions.admitted_batches()
+        returned = recorded_admissions.compare_with_git().returned
         for pair in returned:
-            done += _take_away(Path("data/batches", pair))
+            repairs += _remove_batch(Path("data/batches", pair))
         for pair, event in batches.items():
-            done += _pointer(pair, event, stores)
+            repairs += _restore_pointer(pair, event, stores)
         for pair in batches:
-            done += _objects(pair, stores)
+            repairs += _restore_objects(pair, stores)
         for task in sorted({pair.split("/")[0] for pair in batches}):
-            done += _cohorts(task, batches)
+            repairs += _restore_cohorts(task, batches)
         version = _commit(list(batches), returned)
-        left = recorded_admissions.lacking()
-        if done or left.batches or left.versions:
-            lost = {"batches": list(left.batches), "versions": list(left.versions)}
-            facts = {"restored": done, "lost": lost, "data_version": version}
+        missing = recorded_admissions.compare_with_git()
+        if repairs or missing.batches or missing.versions:
+            losses = {"batches": list(missing.batches), "versions": list(missing.versions)}
+            facts = {"restored": repairs, "lost": losses, "data_version": version}
             ledger.append(recorded_admissions.REPAIRED, "workspace", facts)
         interrupted_runs.settle()
         dvc.push()
-    return done
+    return repairs
 
 
-def _history() -> list[str]:
-    """A commit with the files of today's whose parents are also the versions that fell out of history."""
-    there = [
-        version for version in recorded_admissions.lacking().versions if git.run("cat-file", "-t", version, check=False)
-    ]
-    if not there:
+def _restore_history() -> list[str]:
+    """Commit today's files again, with the versions that are missing in the history as additional parents."""
+    missing_versions = recorded_admissions.compare_with_git().versions
+    versions = [version for version in missing_versions if git.run("cat-file", "-t", version, check=False)]
+    if not versions:
         return []
-    parents = [word for version in (git.head(), *there) for word in ("-p", version)]
-    text = "Take back the versions that the ledger names"
+    parents = [word for version in (git.head(), *versions) for word in ("-p", version)]
+    text = "Restore the versions that the ledger names"
     git.run("update-ref", "HEAD", git.run("commit-tree", "HEAD^{tree}", *parents, "-m", text))
-    return [f"data version {version[:12]}: in the history again" for version in there]
+    return [f"data version {version[:12]}: in the history again" for version in versions]
 
 
 def _commit(pairs: list[str], returned: tuple[str, ...]) -> str:
-    """The `.dvc` files, tables and ignore lists alone: what an interrupted admission left is not committed."""
+    """Commit `.dvc` files, tables and ignore lists only: files of an interrupted admission stay uncommitted."""
     tasks = sorted({pair.split("/")[0] for pair in pairs})
     for pair in pairs:
         _ignore(Path("data/batches", pair))
     if returned:
-        gone = [f"data/batches/{pair}.dvc" for pair in returned]
-        git.run("rm", "--quiet", "--cached", "--ignore-unmatch", "--", *gone)
+        removed = [f"data/batches/{pair}.dvc" for pair in returned]
+        git.run("rm", "--quiet", "--cached", "--ignore-unmatch", "--", *removed)
     paths = [
         *(f"data/batches/{pair}.dvc" for pair in pairs),
         *(f"data/cohorts/{task}.csv" for task in tasks),
         *(f"data/batches/{task}/.gitignore" for task in tasks),
     ]
-    return git.commit(paths, "Bring back what the ledger names")
+    return git.commit(paths, "Restore what the ledger names")
 
 
 def _ignore(folder: Path) -> None:
-    """The line by which git leaves a batch's own files to DVC."""
+    """Add a batch's folder to .gitignore: DVC versions its files, not git."""
     path, line = folder.with_name(".gitignore"), f"/{folder.name}"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if folder.with_name(f"{folder.name}.dvc").is_file() and line not in text.splitlines():
         path.write_text(f"{text}{line}\n", encoding="utf-8")
 
 
-def _take_away(folder: Path) -> list[str]:
-    """A batch that a withdrawal had taken away goes again; its successor comes back with the others."""
+def _remove_batch(folder: Path) -> list[str]:
+    """Remove a batch that a withdrawal had removed before. Its successor is restored like the other batches."""
     folder.with_name(f"{folder.name}.dvc").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    return [f"{folder}: taken away again, since a patient of it was withdrawn"]
+    return [f"{folder}: removed again, since a patient of it was withdrawn"]
 
 
-def _pointer(pair: str, event: Event, stores: Mapping[str, Path]) -> list[str]:
-    """The `.dvc` file of a batch: from the commit that admitted it or today's, else from what the stores hold."""
+def _restore_pointer(pair: str, event: Event, stores: Mapping[str, Path]) -> list[str]:
+    """Restore the `.dvc` file of a batch: from the commit that admitted it or today's commit, else from the stores."""
     path = Path("data/batches", f"{pair}.dvc")
     version = str(event.payload["data_version"])
-    text = git.committed(str(path), version) or git.committed(str(path)) or _known(path, event, stores)
+    text = git.committed(str(path), version) or git.committed(str(path)) or _working_pointer(path, event, stores)
     if text and (not path.is_file() or path.read_text(encoding="utf-8").strip() != text.strip()):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.strip() + "\n", encoding="utf-8")
@@ -109,75 +108,75 @@ def _pointer(pair: str, event: Event, stores: Mapping[str, Path]) -> list[str]:
     if text:
         return []
     for md5, files in dvc_objects.lists(stores.values()):
-        if _is_of(event, _object(files.get("record.json", ""), stores)):
+        if _is_record_of(event, _find_object(files.get("record.json", ""), stores)):
             folder = Path("data/batches", pair)
             shutil.rmtree(folder, ignore_errors=True)
-            for name, each in files.items():
-                _put(_object(each, stores), folder / name)
+            for name, file_md5 in files.items():
+                _copy_object(_find_object(file_md5, stores), folder / name)
             dvc.add(folder)
-            return [f"{pair}: {path} and its folder are made again from the stored list {md5}"]
+            return [f"{pair}: {path} and its folder are rebuilt from the stored list {md5}"]
     return []
 
 
-def _known(path: Path, event: Event, stores: Mapping[str, Path]) -> str:
-    """The text of a `.dvc` file that lies here, if what it points to is the batch of the ledger; else empty."""
+def _working_pointer(path: Path, event: Event, stores: Mapping[str, Path]) -> str:
+    """The text of the `.dvc` file in the working folder if it points to the batch of the event, else empty."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     try:
         files = dvc_objects.listing(stores.values(), dvc_objects.pointer(text).md5) or {}
     except ValueError:
         return ""
-    return text if _is_of(event, _object(files.get("record.json", ""), stores)) else ""
+    return text if _is_record_of(event, _find_object(files.get("record.json", ""), stores)) else ""
 
 
-def _is_of(event: Event, record: Path | None) -> bool:
-    """Whether a record.json is that of the admission which the ledger names."""
+def _is_record_of(event: Event, record: Path | None) -> bool:
+    """Whether a record.json belongs to the admission of a ledger event."""
     facts = json_files.read_json(record) if record else {}
     return bool(facts) and all(facts.get(name) == event.payload[name] for name in ("task", "batch", "digest"))
 
 
-def _object(md5: str, stores: Mapping[str, Path]) -> Path | None:
-    """A sound copy of an object."""
+def _find_object(md5: str, stores: Mapping[str, Path]) -> Path | None:
+    """A copy of an object with the right bytes, or None."""
     paths = [dvc_objects.location(store, md5) for store in stores.values()] if md5 else []
     return next((path for path in paths if dvc_objects.is_sound(path, md5)), None)
 
 
-def _put(source: Path | None, target: Path) -> None:
+def _copy_object(source: Path | None, target: Path) -> None:
     if source is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.part")
         shutil.copyfile(source, part)
-        part.chmod(0o444)  # as DVC's own: what is shared with the cache must not be written to
+        part.chmod(0o444)  # like DVC's own files: a file that is shared with the cache must not be changed
         part.replace(target)
 
 
-def _objects(pair: str, stores: Mapping[str, Path]) -> list[str]:
-    """Objects that one store lacks, or holds with other bytes, from the other one or from the batch's own folder."""
+def _restore_objects(pair: str, stores: Mapping[str, Path]) -> list[str]:
+    """Replace missing or changed objects in each store, from the other store or from the batch's own folder."""
     path, folder = Path("data/batches", f"{pair}.dvc"), Path("data/batches", pair)
     if not path.is_file():
         return []
-    md5 = dvc_objects.pointer(path.read_text(encoding="utf-8")).md5
+    list_md5 = dvc_objects.pointer(path.read_text(encoding="utf-8")).md5
     if "remote" not in stores:
-        dvc.fetch(path)  # it is on another machine
-    files = dvc_objects.listing(stores.values(), md5) or _listed_anew(path, md5, stores)
+        dvc.fetch(path)  # the remote is on another machine
+    files = dvc_objects.listing(stores.values(), list_md5) or _rebuild_list(path, list_md5, stores)
     if files is None:
         return []
-    mended = 0
-    for name, each in {".": md5, **files}.items():
-        sound = _object(each, stores) or (folder / name if dvc_objects.is_sound(folder / name, each) else None)
+    restored_count = 0
+    for name, md5 in {".": list_md5, **files}.items():
+        sound_copy = _find_object(md5, stores) or (folder / name if dvc_objects.is_sound(folder / name, md5) else None)
         for store in stores.values():
-            target = dvc_objects.location(store, each)
-            if sound is not None and not dvc_objects.is_sound(target, each):
-                _put(sound, target)
-                mended += 1
-    wrong = [name for name, each in files.items() if not dvc_objects.is_sound(folder / name, each)]
-    for name in wrong:
-        _put(_object(files[name], stores), folder / name)
-    done = [f"{pair}: {mended} objects are back in cache or remote"] if mended else []
-    return done + ([f"{pair}: {len(wrong)} files are back in {folder}"] if wrong else [])
+            target = dvc_objects.location(store, md5)
+            if sound_copy is not None and not dvc_objects.is_sound(target, md5):
+                _copy_object(sound_copy, target)
+                restored_count += 1
+    wrong_files = [name for name, md5 in files.items() if not dvc_objects.is_sound(folder / name, md5)]
+    for name in wrong_files:
+        _copy_object(_find_object(files[name], stores), folder / name)
+    repairs = [f"{pair}: {restored_count} objects are back in cache or remote"] if restored_count else []
+    return repairs + ([f"{pair}: {len(wrong_files)} files are back in {folder}"] if wrong_files else [])
 
 
-def _listed_anew(path: Path, md5: str, stores: Mapping[str, Path]) -> dict[str, str] | None:
-    """The list of a batch whose folder gives the very list that was lost; else None, and nothing changes."""
+def _rebuild_list(path: Path, md5: str, stores: Mapping[str, Path]) -> dict[str, str] | None:
+    """Rebuild the lost list of a batch from its folder. None, without a change, if that gives another list."""
     if not path.with_suffix("").is_dir():
         return None
     text = path.read_text(encoding="utf-8")
@@ -187,67 +186,77 @@ def _listed_anew(path: Path, md5: str, stores: Mapping[str, Path]) -> dict[str, 
     return dvc_objects.listing(stores.values(), md5)
 
 
-def _cohorts(task: str, batches: Mapping[str, Event]) -> list[str]:
-    """The table of the newest version that is there, the rows that only another one knows, and new rows by the rule."""
+def _restore_cohorts(task: str, batches: Mapping[str, Event]) -> list[str]:
+    """Restore a task's cohort table.
+
+    It begins with the newest version in git, takes rows that only another version or the working folder has, and
+    assigns clusters that have no row anywhere by the same rule as before.
+    """
     path = Path("data/cohorts", f"{task}.csv")
-    committed = verify_workspace.cohorts_of(path, "HEAD")
-    before = verify_workspace.newest_cohorts(task)
-    table = committed if before is None or withdrawal.changed_row(before, committed) is None else before
+    committed = verify_workspace.cohort_table_at(path, "HEAD")
+    newest = verify_workspace.newest_cohort_table(task)
+    table = committed if newest is None or withdrawal.changed_row(newest, committed) is None else newest
     versions = [str(event.payload["data_version"]) for pair, event in batches.items() if pair.split("/")[0] == task]
-    here = _uncommitted(path)
+    working = _working_table(path)
     names = {pair.split("/")[1] for pair in batches}
-    for other in [committed, *(verify_workspace.cohorts_of(path, version) for version in versions)]:
-        table = _joined(table, other)
-    table = _joined(table, here[here["batch"].isin(names)]) if here is not None else table
+    for version_table in [committed, *(verify_workspace.cohort_table_at(path, version) for version in versions)]:
+        table = _add_missing_rows(table, version_table)
+    table = _add_missing_rows(table, working[working["batch"].isin(names)]) if working is not None else table
     table = table.drop_duplicates("cluster", ignore_index=True)
-    done = []
+    repairs = []
     for pair, event in batches.items():
-        if pair.split("/")[0] == task and (fresh := _dealt(table, pair, event)) is not None:
-            table = pd.concat([table, fresh], ignore_index=True)
-            done.append(f"{path}: {len(fresh)} clusters of {pair} have their sides again, by the same rule")
-    if here is not None and table.equals(here):
-        return done
+        if pair.split("/")[0] == task and (new_rows := _reassign_clusters(table, pair, event)) is not None:
+            table = pd.concat([table, new_rows], ignore_index=True)
+            repairs.append(f"{path}: {len(new_rows)} clusters of {pair} have their sides again, by the same rule")
+    if working is not None and table.equals(working):
+        return repairs
     cohorts.write_cohorts(path, table)
-    return [*done, f"{path}: {len(table)} rows, where {0 if here is None else len(here)} were"]
+    return [*repairs, f"{path}: {len(table)} rows, where {0 if working is None else len(working)} were"]
 
 
-def _uncommitted(path: Path) -> pd.DataFrame | None:
-    """The table as it lies here: what was dealt before the commit was lost is still true. None if it can't be read."""
+def _working_table(path: Path) -> pd.DataFrame | None:
+    """The table in the working folder. Its assignments are valid even if their commit is lost. None if unreadable."""
     try:
         return cohorts.read_cohorts(path).astype(str) if path.is_file() else None
     except (Fault, ValueError):
         return None
 
 
-def _joined(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """The table with the rows of another that it knows under no name, a withdrawn cluster's stand-in included."""
-    known = set(table["cluster"])
-    stays = [name not in known and f"{withdrawal.STAND_IN}{name[:12]}" not in known for name in other["cluster"]]
-    return pd.concat([table, other[stays]], ignore_index=True)
+def _add_missing_rows(table: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame:
+    """The table with the rows of `source` whose cluster it lacks, under its mark and under its stand-in."""
+    clusters = set(table["cluster"])
+    is_missing = [
+        name not in clusters and f"{withdrawal.STAND_IN}{name[:12]}" not in clusters for name in source["cluster"]
+    ]
+    return pd.concat([table, source[is_missing]], ignore_index=True)
 
 
-def _dealt(table: pd.DataFrame, pair: str, event: Event) -> pd.DataFrame | None:
-    """The sides of clusters whose rows nothing holds any more, by the rule that dealt them; None where there are none.
+def _reassign_clusters(table: pd.DataFrame, pair: str, event: Event) -> pd.DataFrame | None:
+    """New rows for a batch's clusters that have no row anywhere, by the original rule. None if there are none.
 
-    The rule knows only content, seed and the table before. Where a model has learned from the batch since, its sides
-    are not guessed: `verify` goes on to name them.
+    The rule depends only on content, seed and the earlier table. If a model has learned from the batch since, its
+    sides are not guessed, and `verify` continues to name them.
     """
-    lacking = verify_workspace.without_side(table, pair)
+    clusters = verify_workspace.clusters_without_side(table, pair)
     task, name = pair.split("/")
-    learned = [
+    if not clusters:
+        return None
+    models = [
         str(model.payload["version"])
         for model in ledger.events(kind="model.logged", subject=task)
-        if lacking and name in model.payload["batches"]
+        if name in model.payload["batches"]
     ]
-    if learned:
+    if models:
         log.warning(
-            "%s/%s has learned from %s: bring data/cohorts/%s.csv back from a backup", task, learned[0], pair, task
+            "%s/%s has learned from %s: bring data/cohorts/%s.csv back from a backup", task, models[0], pair, task
         )
-    if learned or not lacking:
         return None
     settings = params.load()
     manifest = batch_manifest.read_manifest(Path("data/batches", pair, "manifest.csv"))
-    epoch = 1 + len([e for e in ledger.events(kind="model.promoted", subject=task) if e.seq < event.seq])
-    numbered = table.astype({"epoch": int})
-    rows = cohorts.assign(manifest, numbered, settings.split, epoch, name, settings.task(task))
+    promotions = [
+        promotion for promotion in ledger.events(kind="model.promoted", subject=task) if promotion.seq < event.seq
+    ]
+    epoch = 1 + len(promotions)
+    earlier_rows = table.astype({"epoch": int})
+    rows = cohorts.assign(manifest, earlier_rows, settings.split, epoch, name, settings.task(task))
     return withdrawal.marked(rows.assign(assigned_at=event.payload["received"])).astype(str)

@@ -1,1 +1,1 @@
-"""A patient is withdrawn: located, erased, and the erasure verified."""
+"""Withdrawal of a patient: locate, erase, and verify the erasure."""

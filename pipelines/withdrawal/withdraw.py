@@ -1,4 +1,4 @@
-"""Withdrawal of a patient: successors of everything that may go on without, erasure, and who must know of it."""
+"""Withdrawal of a patient: successors of the patient's batches, erasure, marks on models, and requests to retrain."""
 
 from __future__ import annotations
 
@@ -17,71 +17,75 @@ from lineage.record import ledger
 from lineage.record.ledger import Event
 from pipelines.models.retrain_requests import ask_for_retraining
 from pipelines.withdrawal import erase, verify_erased
-from pipelines.withdrawal.locate import BEGUN, Held, chain, event_of
+from pipelines.withdrawal.locate import BEGUN, Held, batch_ancestry, withdrawal_event
 from pipelines.workspace import dvc, git
 
 log = logging.getLogger(__name__)
 
-DONE = "patient.withdrawn"
+COMPLETED = "patient.withdrawn"
 MANIFEST = "manifest.csv"
 
 
-def unfinished() -> list[Event]:
-    """The withdrawals that began and were interrupted."""
-    done = {event.payload.get("begun") for event in ledger.events(kind=DONE)}
-    begun = [event for event in ledger.events(kind=BEGUN) if event.seq not in done]
-    return [event for event in begun if decisions.is_signed(event)]
+def unfinished_withdrawals() -> list[Event]:
+    """The signed withdrawals that began and were interrupted."""
+    completed = {event.payload.get("begun") for event in ledger.events(kind=COMPLETED)}
+    unfinished = [event for event in ledger.events(kind=BEGUN) if event.seq not in completed]
+    return [event for event in unfinished if decisions.is_signed(event)]
 
 
 def lost(version: str) -> str | None:
-    """The date from which a data version is no longer whole; None while it is."""
-    events = ledger.events(kind=DONE)
+    """The date since which a data version lacks a patient's batches. None while it is complete."""
+    events = ledger.events(kind=COMPLETED)
     batches = git.batches_of(version) if events else set()
-    held = [event.at[:10] for event in events if batches & set(event.payload["ancestors"])]
-    return held[0] if held else None
+    dates = [event.at[:10] for event in events if batches & set(event.payload["ancestors"])]
+    return dates[0] if dates else None
 
 
-def withdraw(held: Held, reason: str, identity: str = "", actor: str = accounts.SYSTEM) -> Event:
-    """Write the intent down, then carry it out. Killed on the way, the same command (or the next run) finishes.
+def withdraw(records: Held, reason: str, identity: str = "", actor: str = accounts.SYSTEM) -> Event:
+    """Record the intent, then carry it out. After a kill, the same command or the next run finishes it.
 
-    `identity` is looked for as well, where the patient was told by it; it is written nowhere.
+    `identity` is searched for too, if the patient was given by identity. It is written nowhere.
     """
-    begun = event_of(held.patient)
-    if begun is None or (begun not in unfinished() and (held.batches or held.quarantined)):
-        begun = decisions.record(BEGUN, withdrawal.mark(held.patient), _intent(held, reason), actor)
-    return finish(begun, identity) if begun in unfinished() else ledger.events(kind=DONE, subject=begun.subject)[-1]
+    start_event = withdrawal_event(records.patient)
+    if start_event is None or (
+        start_event not in unfinished_withdrawals() and (records.batches or records.quarantined)
+    ):
+        start_event = decisions.record(BEGUN, withdrawal.mark(records.patient), _intent(records, reason), actor)
+    if start_event in unfinished_withdrawals():
+        return finish_withdrawal(start_event, identity)
+    return ledger.events(kind=COMPLETED, subject=start_event.subject)[-1]
 
 
-def finish(begun: Event, identity: str = "") -> Event:
-    """Successors, erasure, marks, the last entry of the ledger, and the wish for retraining."""
-    plan, gone = begun.payload, erased(begun)
+def finish_withdrawal(start_event: Event, identity: str = "") -> Event:
+    """Make successors, erase, mark the models, write the last ledger entry, and request retraining."""
+    plan, targets = start_event.payload, erasure_targets(start_event)
     for pair in plan["batches"]:
-        _succeed(pair, gone)
-    _blind(plan["tasks"], begun.subject)
+        _make_successor(pair, targets)
+    _blind_cohorts(plan["tasks"], start_event.subject)
     dvc.forget(plan["tasks"])
     version = git.commit(["data", "dvc.lock"], "Withdraw a patient")
     dvc.push()
-    _announce(plan, version)
-    erase.erase(gone)
-    _record_artifacts(plan, begun.subject)
-    left = verify_erased.search(gone, identity)
-    tags = {"not_reproducible_since": begun.at[:10], "withdrawal": begun.subject[:12]}
+    _record_successors(plan, version)
+    erase.erase(targets)
+    _record_changed_artifacts(plan, start_event.subject)
+    remains = verify_erased.search(targets, identity)
+    tags = {"not_reproducible_since": start_event.at[:10], "withdrawal": start_event.subject[:12]}
     for name in plan["models"]:
         task, number = name.split("/")
         registry.mark(task, number, tags)
     facts = {name: plan[name] for name in ("batches", "ancestors", "versions", "models", "releases", "tasks", "reason")}
-    facts |= {"predictions": plan["predictions"], "data_version": version, "begun": begun.seq, "left": left}
-    done = ledger.append(DONE, begun.subject, facts, begun.actor)
+    facts |= {"predictions": plan["predictions"], "data_version": version, "begun": start_event.seq, "left": remains}
+    completed = ledger.append(COMPLETED, start_event.subject, facts, start_event.actor)
     for task in plan["tasks"]:
         ask_for_retraining(task, f"withdrawal/{task}/{version}", "a patient was withdrawn")
-    return done
+    return completed
 
 
-def erased(begun: Event) -> erase.Gone:
-    """What the ledger says must not be found again."""
-    plan = begun.payload
-    return erase.Gone(
-        frozenset({begun.subject}),
+def erasure_targets(start_event: Event) -> erase.ErasureTargets:
+    """The data to erase, from the ledger event that began a withdrawal."""
+    plan = start_event.payload
+    return erase.ErasureTargets(
+        frozenset({start_event.subject}),
         frozenset(plan["units"]),
         frozenset(plan["stored"]),
         frozenset(plan["objects"]),
@@ -90,101 +94,105 @@ def erased(begun: Event) -> erase.Gone:
     )
 
 
-def _intent(held: Held, reason: str) -> dict[str, Any]:
+def _intent(records: Held, reason: str) -> dict[str, Any]:
     """All that is needed to finish, without a name: hashes of scans and objects, units, batches."""
-    marks = {withdrawal.mark(held.patient)}
-    pairs = [f"{task}/{batch}" for task, batch in held.batches]
+    marks = {withdrawal.mark(records.patient)}
+    pairs = [f"{task}/{batch}" for task, batch in records.batches]
     folders = [Path("data/batches", pair) for pair in pairs]
-    folders += [Path("data/quarantine", name) for name in held.quarantined]
+    folders += [Path("data/quarantine", name) for name in records.quarantined]
     tables = [manifest.read_manifest(folder / "manifest.csv") for folder in folders]
     rows = pd.concat([table[withdrawal.concerned(table, marks)] for table in tables]) if tables else pd.DataFrame()
-    ancestors = {f"{task}/{each}" for task, name in held.batches for each in chain(Path("data/batches", task, name))}
-    objects = set().union(*(erase.pointed(Path("data/batches", f"{pair}.dvc")) for pair in pairs))
+    ancestors = {
+        f"{task}/{ancestor}"
+        for task, name in records.batches
+        for ancestor in batch_ancestry(Path("data/batches", task, name))
+    }
+    objects = set().union(*(erase.pointer_objects(Path("data/batches", f"{pair}.dvc")) for pair in pairs))
     return {
         "reason": reason,
         "batches": pairs,
         "ancestors": sorted(ancestors),
-        "versions": held.versions,
-        "models": held.models,
-        "releases": held.releases,
-        "predictions": len(held.predictions),
-        "tasks": sorted({task for task, _ in held.batches}),
-        "answered": held.answered,
+        "versions": records.versions,
+        "models": records.models,
+        "releases": records.releases,
+        "predictions": len(records.predictions),
+        "tasks": sorted({task for task, _ in records.batches}),
+        "answered": records.answered,
         "units": sorted(set(rows.get("unit_id", []))),
         "stored": sorted(set(rows.get("stored_sha256", []))),
         "objects": sorted(objects),
-        "changed_before": {name: sorted(registry.changed_artifacts(*name.split("/"))) for name in held.models},
+        "changed_before": {name: sorted(registry.changed_artifacts(*name.split("/"))) for name in records.models},
     }
 
 
-def _succeed(pair: str, gone: erase.Gone) -> None:
-    """A batch's successor: the same scans or corrections without the patient's, under the next free name. Done once."""
+def _make_successor(pair: str, targets: erase.ErasureTargets) -> None:
+    """Replace a batch by one without the patient's scans and corrections, under the next free name. Done once."""
     old = Path("data/batches", pair)
     if not old.with_name(f"{old.name}.dvc").exists():
         return
     new = _free_name(old)
-    table = manifest.read_manifest(old / "manifest.csv")
-    stays = table[~withdrawal.concerned(table, set(gone.marks))]
-    beside = {path.name: _without(path, gone) for path in old.glob("*.csv") if path.name != MANIFEST}
-    if len(stays) or any(len(rows) for rows in beside.values()):
+    table = manifest.read_manifest(old / MANIFEST)
+    remaining = table[~withdrawal.concerned(table, set(targets.marks))]
+    other_tables = {path.name: _without_patient(path, targets) for path in old.glob("*.csv") if path.name != MANIFEST}
+    if len(remaining) or any(len(rows) for rows in other_tables.values()):
         (new / "scans").mkdir(parents=True)
-        for file in sorted(set(stays["file"])):
+        for file in sorted(set(remaining["file"])):
             shutil.copyfile(old / file, new / file)
-        for name, rows in {**beside, MANIFEST: stays}.items():
+        for name, rows in {**other_tables, MANIFEST: remaining}.items():
             rows.to_csv(new / name, index=False, lineterminator="\n")
-        pixel_cache.narrow(old, new, stays["unit_id"].tolist())
-        lesion_grid.narrow(old, new, stays["unit_id"].tolist())
-        facts = _facts(stays, beside.get(label_corrections.NAME)) | {"batch": new.name, "predecessors": chain(old)}
+        pixel_cache.narrow(old, new, remaining["unit_id"].tolist())
+        lesion_grid.narrow(old, new, remaining["unit_id"].tolist())
+        facts = _size_facts(remaining, other_tables.get(label_corrections.NAME))
+        facts |= {"batch": new.name, "predecessors": batch_ancestry(old)}
         json_files.write_json(new / "record.json", json_files.read_json(old / "record.json") | facts)
         dvc.add(new)
     dvc.remove(old)
-    shutil.rmtree(old)  # before the commit: git no longer ignores it. Killed here, it comes back from the cache
-    log.info("%s goes on as %s with %d units", pair, new.name, len(stays))
+    shutil.rmtree(old)  # before the commit, since git no longer ignores it; after a kill here the cache restores it
+    log.info("%s is replaced by %s with %d units", pair, new.name, len(remaining))
 
 
-def _facts(stays: pd.DataFrame, corrected: pd.DataFrame | None) -> dict[str, Any]:
-    """What a successor's record says of how much it holds: units, or the labels that it corrects."""
-    if corrected is None:
-        return {"units": len(stays), "clusters": int(stays["cluster"].nunique())}
-    return {"units": len(corrected), "corrects": len(corrected), "clusters": int(corrected["patient"].nunique())}
+def _size_facts(remaining: pd.DataFrame, corrections: pd.DataFrame | None) -> dict[str, Any]:
+    """The counts in a successor's record: units and clusters, or corrected labels and patients."""
+    if corrections is None:
+        return {"units": len(remaining), "clusters": int(remaining["cluster"].nunique())}
+    return {"units": len(corrections), "corrects": len(corrections), "clusters": int(corrections["patient"].nunique())}
 
 
-def _without(path: Path, gone: erase.Gone) -> pd.DataFrame:
-    """Another table of a batch, such as its corrections, without the rows that speak of the patient."""
+def _without_patient(path: Path, targets: erase.ErasureTargets) -> pd.DataFrame:
+    """A table of a batch other than the manifest, such as its corrections, without the patient's rows."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return table[~withdrawal.rows_of(table, set(gone.units), set(gone.marks))]
+    return table[~withdrawal.rows_of(table, set(targets.units), set(targets.marks))]
 
 
 def _free_name(old: Path) -> Path:
     stem = re.sub(r"-w\d+$", "", old.name)
-    taken = {event.subject for event in ledger.events(kind="batch.admitted")}
-    number = next(n for n in range(1, 10_000) if f"{stem}-w{n}" not in taken)
+    used_names = {event.subject for event in ledger.events(kind="batch.admitted")}
+    number = next(number for number in range(1, 10_000) if f"{stem}-w{number}" not in used_names)
     return old.with_name(f"{stem}-w{number}")
 
 
-def _blind(tasks: list[str], mark: str) -> None:
+def _blind_cohorts(tasks: list[str], mark: str) -> None:
     for task in tasks:
         path = Path("data/cohorts", f"{task}.csv")
         cohorts.write_cohorts(path, withdrawal.blinded(cohorts.read_cohorts(path), {mark}))
 
 
-def _record_artifacts(plan: dict[str, Any], subject: str) -> None:
-    """New hashes of the tables that an erasure changed; a file that was not as judged before it stays refused."""
+def _record_changed_artifacts(plan: dict[str, Any], subject: str) -> None:
+    """Record new hashes of the tables that the erasure changed. A file that was changed before stays refused."""
     for name in plan["models"]:
         task, version = name.split("/")
         hashes, changed = model_files.recorded(task, version), registry.changed_artifacts(task, version)
-        known = plan.get("changed_before", {}).get(name, [])
-        erased = {file: value for file, value in changed.items() if value and file in erase.TABLES}
-        fresh = {file: value for file, value in erased.items() if file not in known}
-        if hashes and fresh:
-            model_files.record(task, version, hashes | fresh, f"a patient was withdrawn ({subject[:12]})")
+        changed_before = plan.get("changed_before", {}).get(name, [])
+        erased = {file: value for file, value in changed.items() if value and file in erase.MODEL_TABLES}
+        new_hashes = {file: value for file, value in erased.items() if file not in changed_before}
+        if hashes and new_hashes:
+            model_files.record(task, version, hashes | new_hashes, f"a patient was withdrawn ({subject[:12]})")
 
 
-def _announce(plan: dict[str, Any], version: str) -> None:
-    known = {event.subject for event in ledger.events(kind="batch.admitted")}
+def _record_successors(plan: dict[str, Any], version: str) -> None:
+    admitted = {event.subject for event in ledger.events(kind="batch.admitted")}
     for task in plan["tasks"]:
         for path in sorted(Path("data/batches", task).glob("*/record.json")):
-            if path.parent.name not in known:
-                ledger.append(
-                    "batch.admitted", path.parent.name, json_files.read_json(path) | {"data_version": version}
-                )
+            if path.parent.name not in admitted:
+                record = json_files.read_json(path) | {"data_version": version}
+                ledger.append("batch.admitted", path.parent.name, record)

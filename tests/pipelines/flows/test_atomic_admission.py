@@ -1,4 +1,4 @@
-"""A batch is admitted whole or not at all: killed at every write of state, by chance, and with a full disk."""
+"""Admission is atomic: the run is killed at every write of state and at random moments, or the disk is full."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ from pipelines.workspace import dvc, git
 from pipelines.workspace import workspace as workspaces
 
 SOAK = bool(os.environ.get("ONCOLOOP_SOAK"))
-STEPS = ("move", "append_cohorts", "add", "commit", "push", "announce")
+STEPS = ("move", "append_cohorts", "add", "commit", "push", "record_admission")
 SEED = 20260701
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A workspace with one admitted batch and one in the inbox; a copy of it; what an undisturbed run makes of it."""
+    """A workspace with one admitted batch and one in the inbox, its copy, and its state after an undisturbed run."""
 
     ward: Path
-    kept: Path
+    copy: Path
     undisturbed: dict[str, str]
     before: dict[str, str]
 
     def restore(self) -> None:
-        os.chdir(self.kept)
+        os.chdir(self.copy)
         database.engine().dispose()
         shutil.rmtree(self.ward)
-        shutil.copytree(self.kept, self.ward, symlinks=True)
+        shutil.copytree(self.copy, self.ward, symlinks=True)
         os.chdir(self.ward)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ready]:
-    """A workspace that is made once, and copied back before each test."""
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ready]:
+    """A workspace that is created once, and copied back before each test."""
     with made_in(tmp_path_factory.mktemp("admission") / "ward") as folder:
         yield two_batches(folder)
 
 
 @contextmanager
 def made_in(folder: Path) -> Iterator[Path]:
-    """A made workspace that is this process's working folder until the block ends."""
+    """Create a workspace that is this process's working folder until the block ends."""
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -73,56 +73,57 @@ def made_in(folder: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def ready(made: Ready) -> Ready:
-    made.restore()
-    return made
+def ready(prepared: Ready) -> Ready:
+    prepared.restore()
+    return prepared
 
 
 def two_batches(workspace: Path) -> Ready:
-    """One admitted, one whose coming was written down, of 2 patients each."""
+    """One admitted batch, and one whose arrival is recorded, of 2 patients each."""
     task = params.load().tasks["brain-mr"]
     for seed, name in enumerate(("first", "second")):
         phantom_batch.write_batch(Path("inbox", name), task, 2, scanner.SCANNERS["alder-mr"], 40 + seed, 1)
     run("first")
     ingest.received(ingest.incoming(Path("inbox/second")))
-    before, kept = state(workspace), workspace.with_name("kept")
-    shutil.copytree(workspace, kept, symlinks=True)
+    before, copy = state(workspace), workspace.with_name("kept")
+    shutil.copytree(workspace, copy, symlinks=True)
     run("second")
-    return Ready(workspace, kept, state(workspace), before)
+    return Ready(workspace, copy, state(workspace), before)
 
 
 def run(name: str) -> str | None:
-    """What the flow does with one batch whose gate says pass: settle, read, admit."""
+    """Do what the flow does with one batch that passes the gate: recover, index, admit."""
     interrupted_runs.settle()
     batches = ingest.waiting(Path("inbox", name))
     for batch in batches:
-        arrived = ingest.received(batch)
-        found = manifest.index_batch(batch.source, batch.staging, batch.task)
-        return ingest.admit.fn(batch, found.manifest, arrived)
+        arrived_at = ingest.received(batch)
+        indexed = manifest.index_batch(batch.source, batch.staging, batch.task)
+        return ingest.admit.fn(batch, indexed.manifest, arrived_at)
     return None
 
 
-def state(ward: Path) -> dict[str, str]:
-    """The SHA-256 of everything that a version is made of, the cache and the remote; and the admissions."""
+def state(workspace: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a version, of the cache and of the remote; and the admissions."""
     folders = ("data", "var/cache/files", "var/remote/files", "var/staging")
-    files = [path for folder in folders for path in (ward / folder).rglob("*") if path.is_file()]
-    found = {str(path.relative_to(ward)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    found["tree"] = git.run("rev-parse", "HEAD^{tree}", folder=ward)
-    found["uncommitted"] = git.run("status", "--porcelain", folder=ward)
+    files = [path for folder in folders for path in (workspace / folder).rglob("*") if path.is_file()]
+    contents = {str(path.relative_to(workspace)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    contents["tree"] = git.run("rev-parse", "HEAD^{tree}", folder=workspace)
+    contents["uncommitted"] = git.run("status", "--porcelain", folder=workspace)
     events = ledger.events(kind="batch.admitted")
-    found["admissions"] = str([{k: v for k, v in e.payload.items() if k != "data_version"} for e in events])
-    return found
+    admissions = [{key: value for key, value in event.payload.items() if key != "data_version"} for event in events]
+    contents["admissions"] = str(admissions)
+    return contents
 
 
 def child(work: Callable[[], object]) -> int:
-    """Run in a process of its own, which ends without tidying up; how it ended (negative: by that signal)."""
-    return os.waitstatus_to_exitcode(os.waitpid(start(work), 0)[1])
+    """Run in a child process that ends without cleanup. Returns its exit code (negative: killed by that signal)."""
+    return os.waitstatus_to_exitcode(os.waitpid(start_child(work), 0)[1])
 
 
-def start(work: Callable[[], object]) -> int:
-    """Begin a process of its own, in a session of its own; its number."""
-    number = os.fork()
-    if number == 0:
+def start_child(work: Callable[[], object]) -> int:
+    """Start a child process in its own session. Returns its process id."""
+    process_id = os.fork()
+    if process_id == 0:
         os.setsid()
         code = 70
         try:
@@ -133,26 +134,30 @@ def start(work: Callable[[], object]) -> int:
             code = 0
         finally:
             os._exit(code)
-    return number
+    return process_id
 
 
 def kill_at(step: str, after: bool) -> None:
-    """Replace one function that writes state by one that ends the process, before or after it has written."""
-    home = {"move": shutil, "append_cohorts": ingest.dataset_cohorts, "announce": interrupted_runs, "commit": git}.get(
-        step, dvc
-    )
-    real = getattr(home, step)
+    """Replace one function that writes state by one that kills the process, before or after the write."""
+    modules = {
+        "move": shutil,
+        "append_cohorts": ingest.dataset_cohorts,
+        "record_admission": interrupted_runs,
+        "commit": git,
+    }
+    module = modules.get(step, dvc)
+    original = getattr(module, step)
 
-    def fatal(*given: object, **named: object) -> None:
+    def kill(*arguments: object, **options: object) -> None:
         if after:
-            real(*given, **named)
+            original(*arguments, **options)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(home, step, fatal)
+    setattr(module, step, kill)
 
 
 def finished(ready: Ready) -> None:
-    """The next run leaves the new version, with the bytes of an undisturbed run; the one after it has nothing to do."""
+    """The next run gives the new version with the bytes of an undisturbed run. A second one has nothing to do."""
     run("second")
     assert state(ready.ward) == ready.undisturbed
     assert git.head() == ledger.events(kind="batch.admitted")[-1].payload["data_version"]
@@ -160,24 +165,24 @@ def finished(ready: Ready) -> None:
     assert run("second") is None
 
 
-def settled_is_old_or_new(ready: Ready) -> str:
-    """After a kill, mending alone leaves either version and nothing in between."""
+def recover_to_old_or_new(ready: Ready) -> str:
+    """Recovery after a kill gives one of the two versions and nothing in between. Returns which: "old" or "new"."""
     interrupted_runs.settle()
-    now = state(ready.ward)
-    tracked = {name: value for name, value in now.items() if not name.startswith("var/")}
+    current = state(ready.ward)
+    tracked = {name: value for name, value in current.items() if not name.startswith("var/")}
     old = {name: value for name, value in ready.before.items() if not name.startswith("var/")}
     new = {name: value for name, value in ready.undisturbed.items() if not name.startswith("var/")}
     assert tracked in (old, new)
-    strangers = set(now) - set(ready.undisturbed)
-    assert not strangers, f"objects that no version knows: {strangers}"
+    strays = set(current) - set(ready.undisturbed)
+    assert not strays, f"objects of no version: {strays}"
     return "old" if tracked == old else "new"
 
 
-def test_killed_after_every_step(ready: Ready) -> None:
-    """After one step is before the next; in the soak both are tried."""
-    ends = {}
-    before = [(step, False) for step in (STEPS if SOAK else STEPS[:1])]
-    for step, after in before + [(step, True) for step in STEPS]:
+def test_a_kill_after_any_step_gives_the_old_or_the_new_version(ready: Ready) -> None:
+    """A kill after a step is one before the next step; the soak tries both."""
+    versions = {}
+    kills_before = [(step, False) for step in (STEPS if SOAK else STEPS[:1])]
+    for step, after in kills_before + [(step, True) for step in STEPS]:
         ready.restore()
 
         def work(step: str = step, after: bool = after) -> None:
@@ -185,75 +190,76 @@ def test_killed_after_every_step(ready: Ready) -> None:
             run("second")
 
         assert child(work) == -signal.SIGKILL, step
-        ends[step, after] = settled_is_old_or_new(ready)
+        versions[step, after] = recover_to_old_or_new(ready)
         finished(ready)
-    assert ends["add", True] == "old"
-    assert ends["commit", True] == "new"
+    assert versions["add", True] == "old"
+    assert versions["commit", True] == "new"
 
 
-def watched(target: Path, at: int) -> None:
-    """Admit, and end the process at the write of that number (0: never); their number goes to `target`."""
-    writing, seen = os.O_WRONLY | os.O_RDWR | os.O_CREAT, [0]
+def admit_until_write(count_file: Path, number: int) -> None:
+    """Admit, and kill the process at the write of that number (0: never). The count of writes goes to `count_file`."""
+    write_flags, write_count = os.O_WRONLY | os.O_RDWR | os.O_CREAT, 0
 
-    def hook(event: str, given: tuple[object, ...]) -> None:
-        opened = event == "open" and isinstance(given[2], int) and bool(given[2] & writing)
-        if opened or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "subprocess.Popen"):
-            seen[0] += 1
-            if seen[0] == at:
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal write_count
+        is_opened = event == "open" and isinstance(arguments[2], int) and bool(arguments[2] & write_flags)
+        if is_opened or event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "subprocess.Popen"):
+            write_count += 1
+            if write_count == number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
     run("second")
-    target.write_text(str(seen[0]))
+    count_file.write_text(str(write_count))
 
 
-def test_killed_at_any_write(ready: Ready, tmp_path: Path) -> None:
-    """Every file opened for writing, renamed, linked or removed, and every git that is started, is such a point."""
-    counted = tmp_path / "writes"
-    assert child(lambda: watched(counted, 0)) == 0
-    total = int(counted.read_text())
+def test_a_kill_at_any_write_gives_the_old_or_the_new_version(ready: Ready, tmp_path: Path) -> None:
+    """A write is a file opened for writing, renamed, linked or removed, or a started child process."""
+    count_file = tmp_path / "writes"
+    assert child(lambda: admit_until_write(count_file, 0)) == 0
+    total = int(count_file.read_text())
     assert total > 100
     points = range(1, total + 1) if SOAK else sorted(random.Random(SEED).sample(range(1, total + 1), 5))
     for point in points:
         ready.restore()
-        assert child(lambda point=point: watched(counted, point)) == -signal.SIGKILL, point
-        settled_is_old_or_new(ready)
+        assert child(lambda point=point: admit_until_write(count_file, point)) == -signal.SIGKILL, point
+        recover_to_old_or_new(ready)
         finished(ready)
 
 
-def test_killed_at_a_random_moment(ready: Ready) -> None:
-    """With its children or alone: then a git that it started goes on for a moment."""
-    chance = random.Random(SEED)
-    began = time.monotonic()
+def test_a_run_killed_at_a_random_moment_is_finished_by_the_next(ready: Ready) -> None:
+    """With its children, or alone: then a git process that it started runs for a moment longer."""
+    generator = random.Random(SEED)
+    start_time = time.monotonic()
     assert child(lambda: run("second")) == 0
-    usual = time.monotonic() - began
+    usual_seconds = time.monotonic() - start_time
     for _ in range(20 if SOAK else 3):
         ready.restore()
-        number = start(lambda: run("second"))
-        time.sleep(chance.uniform(0, usual))
-        (os.killpg if chance.random() < 0.5 else os.kill)(number, signal.SIGKILL)
-        os.waitpid(number, 0)
+        process_id = start_child(lambda: run("second"))
+        time.sleep(generator.uniform(0, usual_seconds))
+        (os.killpg if generator.random() < 0.5 else os.kill)(process_id, signal.SIGKILL)
+        os.waitpid(process_id, 0)
         finished(ready)
 
 
-def test_a_full_disk(ready: Ready) -> None:
-    """No file may grow over so many bytes: tables, scans and databases fail in turn; with room again, it finishes."""
+def test_a_run_on_a_full_disk_is_finished_once_there_is_space(ready: Ready) -> None:
+    """A limit on the file size lets tables, scans and databases fail in turn."""
 
-    def narrow(size: int) -> None:
+    def run_with_limit(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         run("second")
 
     for size in (100, 1_000, 4_000, 30_000, 100_000, 200_000) if SOAK else (100, 30_000):
         ready.restore()
-        assert child(lambda size=size: narrow(size)) not in (0, -signal.SIGKILL), size
+        assert child(lambda size=size: run_with_limit(size)) not in (0, -signal.SIGKILL), size
         finished(ready)
 
 
-def test_two_at_once(ready: Ready) -> None:
-    def locked() -> None:
+def test_two_runs_at_once_admit_the_batch_once(ready: Ready) -> None:
+    def run_locked() -> None:
         with workspaces.alone("workspace"):
             run("second")
 
-    numbers = [start(locked), start(locked)]
-    assert [os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) for number in numbers] == [0, 0]
+    process_ids = [start_child(run_locked), start_child(run_locked)]
+    assert [os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1]) for process_id in process_ids] == [0, 0]
     assert state(ready.ward) == ready.undisturbed

@@ -1,4 +1,4 @@
-"""Identities are planted wherever files and people put them; afterwards every byte that was written is searched."""
+"""Identities planted in every place of a batch are found in no byte that an ingest writes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ HIDDEN = (
 
 
 def scan(number: int, index: int = 0) -> bytes:
-    """A slice of a patient who is in no batch yet, with the identity in it."""
+    """A slice of a patient who is in no batch yet, with the identity in its header."""
     task = params.load().task("lung-ct")
     study = phantom_study.study(task, phantom_study.usual(task), 31, number, task.classes[0])
     pixels, pixel = study.slice(index, 2)
@@ -58,35 +58,35 @@ def scan(number: int, index: int = 0) -> bytes:
 
 
 def lung_batch(folder: Path) -> None:
-    """Sound patients, one more with the identity everywhere; then every way to be refused, each with it."""
+    """Valid scans, scans with the identity in every place, and a scan with the identity for every kind of refusal."""
     task = params.load().task("lung-ct")
     batch.write_batch(folder, task, 18, phantom_study.usual(task), seed=31, slices=4)
     with (folder / "metadata.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    one, two = scan(500), scan(500, 1)
-    odd = image(one)
-    odd[0x00280030] = pydicom.DataElement(0x00280030, "LO", f"{NAME} {MRN}")  # PixelSpacing
-    bare = scan(521)[132:]
-    good = {
+    first_slice, second_slice = scan(500), scan(500, 1)
+    odd_spacing = image(first_slice)
+    odd_spacing[0x00280030] = pydicom.DataElement(0x00280030, "LO", f"{NAME} {MRN}")  # PixelSpacing
+    without_preamble = scan(521)[132:]
+    valid = {
         f"{FILE}_1.dcm": scan(501),
-        f"{FILE}.zip": zipped(one, two),
+        f"{FILE}.zip": zipped(first_slice, second_slice),
         f"{FILE}.jpg": picture(),
         f"{FILE}_turned.jpg": picture(6),
         f"{FILE}_padded.dcm": padded(scan(520)),
-        f"{FILE}_bare.dcm": bare,
+        f"{FILE}_bare.dcm": without_preamble,
     }
-    good |= {
+    valid |= {
         f"{FILE}_{place}_{number}.dcm": write(scan(530 + 10 * number + kind), syntax)
         for kind, (place, write, syntaxes) in enumerate(HIDDEN)
         for number, syntax in enumerate(syntaxes)
     }
     broken = {
-        f"{FILE}_cut.dcm": one[:3000],
+        f"{FILE}_cut.dcm": first_slice[:3000],
         f"{FILE}_text.dcm": f"{NAME} {MRN}".encode() * 40,
-        f"{FILE}_odd.dcm": stored(odd),
+        f"{FILE}_odd.dcm": stored(odd_spacing),
         f"{FILE}_cut.jpg": picture()[:900],
         f"{FILE}_cut.nii.gz": gzip.compress(f"{NAME} {MRN}".encode() * 99),
-        f"{FILE}_cut.zip": zipped(one, two)[:-60],
+        f"{FILE}_cut.zip": zipped(first_slice, second_slice)[:-60],
     }
     cells: list[dict[str, str]] = [
         {"site": f"ward of {NAME}"},
@@ -100,12 +100,12 @@ def lung_batch(folder: Path) -> None:
         {"lesion_mm": MRN},
     ]
     odd_rows = [(f"{FILE}_cell{number}.dcm", cell) for number, cell in enumerate(cells)]
-    others = {name: scan(510 + number) for number, (name, _) in enumerate(odd_rows)}
-    for name, content in (good | broken | others).items():
+    odd_row_scans = {name: scan(510 + number) for number, (name, _) in enumerate(odd_rows)}
+    for name, content in (valid | broken | odd_row_scans).items():
         (folder / name).write_bytes(content)
-    known = rows[0] | {"label": task.classes[0], "patient_id": f"{NAME}, {GIVEN} {MRN}", "lesion_mm": ""}
-    rows += [known | {"file_name": name} for name in good | broken]
-    rows += [known | {"file_name": name} | cell for name, cell in odd_rows]
+    planted_row = rows[0] | {"label": task.classes[0], "patient_id": f"{NAME}, {GIVEN} {MRN}", "lesion_mm": ""}
+    rows += [planted_row | {"file_name": name} for name in valid | broken]
+    rows += [planted_row | {"file_name": name} | cell for name, cell in odd_rows]
     batch.write_metadata(folder, rows)
 
 
@@ -121,43 +121,48 @@ def brain_batch(folder: Path) -> None:
 
 
 def failing_batch(folder: Path) -> None:
-    """Nothing of it can be admitted: labels that nobody knows, under names of people."""
+    """A batch that is refused: unknown labels, and file names that hold a patient's name."""
     task = params.load().task("lung-ct")
     batch.write_batch(folder, task, 2, phantom_study.usual(task), seed=33)
     with (folder / "metadata.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     for number, row in enumerate(rows):
         (folder / row["file_name"]).rename(folder / f"{FILE}_{number}.dcm")
-    named = [row | {"file_name": f"{FILE}_{number}.dcm", "label": MRN} for number, row in enumerate(rows)]
-    batch.write_metadata(folder, named)
+    renamed_rows = [row | {"file_name": f"{FILE}_{number}.dcm", "label": MRN} for number, row in enumerate(rows)]
+    batch.write_metadata(folder, renamed_rows)
 
 
 def test_no_planted_identity_is_written_anywhere(
     tmp_path: Path, oncoloop: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ward, inbox = tmp_path / "ward", tmp_path / "ward" / "inbox"
+    workspace, inbox = tmp_path / "ward", tmp_path / "ward" / "inbox"
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert oncoloop("init", str(ward), cwd=tmp_path).returncode == 0
-    monkeypatch.chdir(ward)
+    assert oncoloop("init", str(workspace), cwd=tmp_path).returncode == 0
+    monkeypatch.chdir(workspace)
     for make, name in ((lung_batch, "spring"), (brain_batch, "summer"), (failing_batch, "autumn")):
         make(inbox / name)
-    done = [oncoloop("ingest", "--json", cwd=ward)]
-    wrong = inbox / "winter"
-    failing_batch(wrong)
-    with (wrong / "metadata.csv").open("a", encoding="utf-8") as stream:
+    results = [oncoloop("ingest", "--json", cwd=workspace)]
+    broken_folder = inbox / "winter"
+    failing_batch(broken_folder)
+    with (broken_folder / "metadata.csv").open("a", encoding="utf-8") as stream:
         stream.write(f"{FILE}_missing.dcm" + f",{MRN},lung-ct,=normal" + ",x" * 10 + "\n")
-    done += [oncoloop("ingest", str(wrong), cwd=ward), oncoloop("withdraw", MRN, "--reason", "asked", cwd=ward)]
-    done += [oncoloop("ingest", "inbox/spring", "--label", "x", cwd=ward), oncoloop("status", cwd=ward)]
-    assert done[0].returncode == 3, done[0].stderr
-    outcome = {one["batch"]: one["verdict"]["outcome"] for one in json.loads(done[0].stdout)["batches"]}
-    assert outcome == {"autumn": "fail", "spring": "pass", "summer": "pass"}
-    said = "\n".join(json.loads(done[0].stdout)["batches"][1]["verdict"]["reasons"])
-    assert re.search(r"row \d+, sha256 [0-9a-f]{8} \(", said), said
-    hidden = sum(len(syntaxes) for _, _, syntaxes in HIDDEN)
-    assert len(list((ward / "data/batches/lung-ct/spring/scans").iterdir())) >= 72 + hidden + 4, said
+    results += [
+        oncoloop("ingest", str(broken_folder), cwd=workspace),
+        oncoloop("withdraw", MRN, "--reason", "asked", cwd=workspace),
+        oncoloop("ingest", "inbox/spring", "--label", "x", cwd=workspace),
+        oncoloop("status", cwd=workspace),
+    ]
+    assert results[0].returncode == 3, results[0].stderr
+    batches = json.loads(results[0].stdout)["batches"]
+    outcomes = {entry["batch"]: entry["verdict"]["outcome"] for entry in batches}
+    assert outcomes == {"autumn": "fail", "spring": "pass", "summer": "pass"}
+    reasons = "\n".join(batches[1]["verdict"]["reasons"])
+    assert re.search(r"row \d+, sha256 [0-9a-f]{8} \(", reasons), reasons
+    hidden_count = sum(len(syntaxes) for _, _, syntaxes in HIDDEN)
+    assert len(list((workspace / "data/batches/lung-ct/spring/scans").iterdir())) >= 72 + hidden_count + 4, reasons
 
-    for number, one in enumerate(done):
-        (tmp_path / f"said-{number}.txt").write_text(one.stdout + one.stderr, encoding="utf-8")
+    for number, result in enumerate(results):
+        (tmp_path / f"said-{number}.txt").write_text(result.stdout + result.stderr, encoding="utf-8")
     planted = search(inflated_of(inbox))
     places = {name for _, name in planted if "(" in name}
     for number in range(4):

@@ -1,4 +1,4 @@
-"""The command itself, killed at random moments: `oncoloop ingest` with its Prefect server, again and again (soak)."""
+"""The command `oncoloop ingest` with its Prefect server, killed at random moments (soak)."""
 
 from __future__ import annotations
 
@@ -25,58 +25,63 @@ from tests.pipelines.flows.test_atomic_admission import SEED, state
 
 KILLS = int(os.environ.get("ONCOLOOP_KILLS", "20"))
 HIDDEN = ("ONCOLOOP_", "MLFLOW_", "PREFECT_", "BENTOML_HOME", "DVC_", "XDG_", "KERAS_HOME", "MPLCONFIGDIR")
-SPOKEN = "units are admitted"  # what the flow logs before it writes anything
-pytestmark = pytest.mark.skipif(not os.environ.get("ONCOLOOP_SOAK"), reason="minutes; test_admission.py is its sample")
+VERDICT_LINE = "units are admitted"  # the flow logs it before it writes anything
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("ONCOLOOP_SOAK"), reason="minutes; test_atomic_admission.py is its sample"
+)
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """One Prefect server for all runs: one of its own for each would cost 20 seconds a time."""
+    """One Prefect server for all runs: a server for each run would cost 20 seconds."""
     port = next(port for port in range(9700, 9800) if not services.taken(port))
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)}
-    plain |= {"PREFECT_HOME": str(tmp_path / "prefect"), **paths.SILENT}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)}
+    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), **paths.SILENT}
     command = [services.program("prefect"), "server", "start", "--host", services.HOST, "--port", str(port)]
     with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(command, env=plain, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + 120
     while not services.answers(f"http://{services.HOST}:{port}/api/health") and time.monotonic() < deadline:
         time.sleep(0.5)
-    yield plain | {"PREFECT_API_URL": f"http://{services.HOST}:{port}/api"}
+    yield environment | {"PREFECT_API_URL": f"http://{services.HOST}:{port}/api"}
     services.end(process.pid)
     process.wait(20)
 
 
-def test_the_command_killed_at_random_moments(workspace: Path, oncoloop: Run, server: dict[str, str]) -> None:
-    """Half of the kills fall anywhere in a run, half after the gate has spoken, when state is written."""
+def test_the_command_killed_at_random_moments_is_finished_by_the_next(
+    workspace: Path, oncoloop: Run, server: dict[str, str]
+) -> None:
+    """Half of the kills fall anywhere in a run, half after the gate's verdict, while state is written."""
     task = params.load().tasks["brain-mr"]
     for seed, name in ((40, "first"), (41, "second")):
         batch.write_batch(Path("inbox", name), task, 4, scanner.SCANNERS["alder-mr"], seed, 2)
-    said = workspace.with_name("ingest.log")
-    assert ingest("inbox/first", server, said).code == 0
-    kept = workspace.with_name("kept")
-    shutil.copytree(workspace, kept, symlinks=True)
-    usual = ingest("inbox/second", server, said)
+    log_file = workspace.with_name("ingest.log")
+    assert ingest("inbox/first", server, log_file).code == 0
+    copy = workspace.with_name("kept")
+    shutil.copytree(workspace, copy, symlinks=True)
+    usual = ingest("inbox/second", server, log_file)
     assert usual.code == 0
-    whole, chance = comparable(workspace), random.Random(SEED)
+    expected, generator = comparable(workspace), random.Random(SEED)
     for number in range(KILLS):
-        restore(workspace, kept)
-        alone, late = chance.random() < 0.5, number % 2 == 1
-        wait = chance.uniform(0, 2) if late else chance.uniform(0.2, 1.0) * usual.seconds
-        killed = ingest("inbox/second", server, said, Kill(SPOKEN if late else "", wait, alone))
-        again = ingest("inbox/second", server, said)
-        told = f"kill {number}: {wait:.1f} s after {'the gate' if late else 'the start'}, alone: {alone}, {killed.code}"
-        with said.open("a") as log:
-            log.write(f"{told}, {killed.seconds:.1f} s; then {again.seconds:.1f} s\n")
-        assert again.code == 0, told
-        assert comparable(workspace) == whole, told
-        assert ledger.verify().outcome.value == "pass", told
-        assert git.run("fsck", "--no-dangling") == "", told
-        assert again.seconds < 4 * usual.seconds + 30, f"{told}: the run after it took {again.seconds:.0f} s"
+        restore(workspace, copy)
+        is_alone, is_late = generator.random() < 0.5, number % 2 == 1
+        wait = generator.uniform(0, 2) if is_late else generator.uniform(0.2, 1.0) * usual.seconds
+        killed = ingest("inbox/second", server, log_file, Kill(VERDICT_LINE if is_late else "", wait, is_alone))
+        rerun = ingest("inbox/second", server, log_file)
+        moment = f"{wait:.1f} s after {'the gate' if is_late else 'the start'}"
+        description = f"kill {number}: {moment}, alone: {is_alone}, {killed.code}"
+        with log_file.open("a") as log:
+            log.write(f"{description}, {killed.seconds:.1f} s; then {rerun.seconds:.1f} s\n")
+        assert rerun.code == 0, description
+        assert comparable(workspace) == expected, description
+        assert ledger.verify().outcome.value == "pass", description
+        assert git.run("fsck", "--no-dangling") == "", description
+        assert rerun.seconds < 4 * usual.seconds + 30, f"{description}: the next run took {rerun.seconds:.0f} s"
 
 
 @dataclass(frozen=True)
 class Kill:
-    """SIGKILL so many seconds after a text came into the log ("": after the start), alone or with all children."""
+    """SIGKILL `seconds` after a text came into the log ("": after the start), to the process alone or its group."""
 
     after: str
     seconds: float
@@ -84,51 +89,50 @@ class Kill:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a command ended (negative: by that signal), and after how many seconds."""
+class Exit:
+    """Exit code of a command (negative: killed by that signal), and its duration in seconds."""
 
     code: int
     seconds: float
 
 
-def ingest(folder: str, server: dict[str, str], said: Path, kill: Kill | None = None) -> Ended:
-    """Run the command as a user would; what it says is added to the file `said`."""
-    began, size = time.monotonic(), said.stat().st_size if said.exists() else 0
-    with said.open("a") as log:
+def ingest(folder: str, server: dict[str, str], log_file: Path, kill: Kill | None = None) -> Exit:
+    """Run the command as a user would, and append its output to a file."""
+    start_time, size = time.monotonic(), log_file.stat().st_size if log_file.exists() else 0
+    with log_file.open("a") as log:
         process = subprocess.Popen(
             [services.program("oncoloop"), "ingest", folder], env=server, stdout=log, stderr=log, start_new_session=True
         )
     try:
         if kill is None:
-            return Ended(process.wait(300), time.monotonic() - began)
-        while process.poll() is None and kill.after.encode() not in said.read_bytes()[size:]:
+            return Exit(process.wait(300), time.monotonic() - start_time)
+        while process.poll() is None and kill.after.encode() not in log_file.read_bytes()[size:]:
             time.sleep(0.02)
-        return Ended(process.wait(kill.seconds), time.monotonic() - began)  # it may have been done sooner
+        return Exit(process.wait(kill.seconds), time.monotonic() - start_time)  # it may finish before the kill
     except subprocess.TimeoutExpired:
         if kill is not None and kill.alone:
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
-        return Ended(process.wait(10), time.monotonic() - began)
+        return Exit(process.wait(10), time.monotonic() - start_time)
 
 
-def comparable(ward: Path) -> dict[str, str]:
-    """Bytes that do not depend on when the batch came, since a run that was killed early had not written that down."""
+def comparable(workspace: Path) -> dict[str, str]:
+    """The state without what depends on the arrival time: a run that was killed early has not recorded it."""
     database.engine().dispose()
-    found = state(ward)
+    contents = state(workspace)
     times = ("record.json", "data/cohorts", ".dvc", "tree", "admissions", "var/cache", "var/remote")
-    kept = {name: value for name, value in found.items() if not name.startswith(times) and not name.endswith(times)}
-    sides = (ward / "data/cohorts/brain-mr.csv").read_text().splitlines()
-    return kept | {"sides": str([line.rsplit(",", 1)[0] for line in sides]), "objects": str(count(found))}
+    timeless = {
+        name: value for name, value in contents.items() if not name.startswith(times) and not name.endswith(times)
+    }
+    sides = (workspace / "data/cohorts/brain-mr.csv").read_text().splitlines()
+    object_count = sum(name.startswith(("var/cache", "var/remote")) for name in contents)
+    return timeless | {"sides": str([line.rsplit(",", 1)[0] for line in sides]), "objects": str(object_count)}
 
 
-def count(found: dict[str, str]) -> int:
-    return sum(name.startswith(("var/cache", "var/remote")) for name in found)
-
-
-def restore(ward: Path, kept: Path) -> None:
-    os.chdir(kept)
+def restore(workspace: Path, copy: Path) -> None:
+    os.chdir(copy)
     database.engine().dispose()
-    shutil.rmtree(ward)
-    shutil.copytree(kept, ward, symlinks=True)
-    os.chdir(ward)
+    shutil.rmtree(workspace)
+    shutil.copytree(copy, workspace, symlinks=True)
+    os.chdir(workspace)

@@ -1,4 +1,4 @@
-"""A fit that runs on another machine: what crosses by git and DVC's remote, and what is refused."""
+"""A fit on another machine: the transfer through git and DVC's remote, and its refusals."""
 
 from __future__ import annotations
 
@@ -45,37 +45,37 @@ TASK = "lung-ct"
 
 @pytest.fixture
 def tree(workspace: Path) -> Path:
-    """A pinned worktree whose inputs are prepared and whose fit is due."""
+    """A pinned worktree with prepared inputs and a fit that is due."""
     (workspace / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
     Path("data/batches/lung-ct/one").mkdir()
     Path("data/batches/lung-ct/one/x.txt").write_text("pixels of P1\n", encoding="utf-8")
     dvc.add(Path("data/batches/lung-ct/one"))
-    made = dvc.worktree(git.commit(["."], "Admit one"))
-    code_snapshot.write_code(made)
-    warm_start_pins.pin(made)
-    dvc.reproduce(made, "prepare", TASK)
-    return made
+    worktree = dvc.worktree(git.commit(["."], "Admit one"))
+    code_snapshot.write_code(worktree)
+    warm_start_pins.pin(worktree)
+    dvc.reproduce(worktree, "prepare", TASK)
+    return worktree
 
 
 class Machine:
-    """This machine, or one that shares nothing with it but the addresses of git and of DVC's remote."""
+    """A worker that shares only the addresses of git and of DVC's remote with the workspace's machine."""
 
     def __init__(self, workspace: Path, patch: pytest.MonkeyPatch) -> None:
-        self.here, self.there, self.patch = workspace / "var", workspace.parent / "elsewhere", patch
+        self.workspace_home, self.worker_home, self.patch = workspace / "var", workspace.parent / "elsewhere", patch
         self.addresses = str(workspace), str(workspace / "var" / "remote")
 
-    def at(self, home: Path) -> None:
+    def use_home(self, home: Path) -> None:
         self.patch.setenv("ONCOLOOP_HOME", str(home))
         for name, value in paths.environment().items():
             self.patch.setenv(name, value)
 
-    def fits(self, commit: str) -> Path:
-        self.at(self.there)
-        received = remote_transfer.receive(TASK, commit, *self.addresses)
-        assert remote_transfer.take(received, TASK) is False, "nobody has run it before"
-        remote_transfer.give_back(received, TASK)
-        remote_transfer.forget(received)
-        self.at(self.here)
+    def run_fit(self, commit: str) -> Path:
+        self.use_home(self.worker_home)
+        received = remote_transfer.receive_fit_inputs(TASK, commit, *self.addresses)
+        assert remote_transfer.pull_or_run_fit(received, TASK) is False, "no machine has run it before"
+        remote_transfer.push_fit_result(received, TASK)
+        remote_transfer.delete_patient_data(received)
+        self.use_home(self.workspace_home)
         return received
 
 
@@ -84,57 +84,60 @@ def machine(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(workspace, monkeypatch)
 
 
-def test_a_fit_runs_there_and_its_result_comes_home(tree: Path, machine: Machine) -> None:
+def test_a_fit_runs_on_the_worker_and_its_result_reaches_the_workspace(tree: Path, machine: Machine) -> None:
     before = git.head()
-    assert remote_transfer.due(tree, TASK)
-    received = machine.fits(remote_transfer.send(tree, TASK))
-    assert remote_transfer.take(tree, TASK) is True, "what ran there is not run again"
-    assert (tree / "models/lung-ct/out").read_text() == f"pixels of P1\n{machine.there}\n"
-    assert not remote_transfer.due(tree, TASK) and not dvc.reproduce(tree, "fit", TASK)
-    assert dvc.lock(tree) == dvc.lock(received), "the worktree's lock says what ran there"
+    assert remote_transfer.is_fit_due(tree, TASK)
+    received = machine.run_fit(remote_transfer.send_fit_inputs(tree, TASK))
+    assert remote_transfer.pull_or_run_fit(tree, TASK) is True, "the worker's fit is not run again"
+    assert (tree / "models/lung-ct/out").read_text() == f"pixels of P1\n{machine.worker_home}\n"
+    assert not remote_transfer.is_fit_due(tree, TASK) and not dvc.reproduce(tree, "fit", TASK)
+    assert dvc.lock(tree) == dvc.lock(received), "the worktree's lock records the worker's fit"
     assert git.head() == before == git.run("rev-parse", "main"), "no branch of the workspace has moved"
-    bytes_there = [path for path in machine.there.rglob("*") if path.is_file() and b"pixels of P1" in path.read_bytes()]
-    assert {path.name for path in bytes_there} == {"out"}, "the model alone stays there: no scan, no shard"
-    assert not (machine.there / "oncoloop.db").exists() and not (machine.there / "mlflow/mlflow.db").exists()
+    files = [path for path in machine.worker_home.rglob("*") if path.is_file()]
+    files_with_pixels = [path for path in files if b"pixels of P1" in path.read_bytes()]
+    assert {path.name for path in files_with_pixels} == {"out"}, "only the model stays there: no scan, no shard"
+    assert (
+        not (machine.worker_home / "oncoloop.db").exists() and not (machine.worker_home / "mlflow/mlflow.db").exists()
+    )
 
 
-def test_a_second_fit_takes_what_is_new(tree: Path, machine: Machine, workspace: Path) -> None:
-    machine.fits(remote_transfer.send(tree, TASK))
-    remote_transfer.take(tree, TASK)
+def test_a_second_fit_uses_the_new_batch(tree: Path, machine: Machine, workspace: Path) -> None:
+    machine.run_fit(remote_transfer.send_fit_inputs(tree, TASK))
+    remote_transfer.pull_or_run_fit(tree, TASK)
     (workspace / "data/batches/lung-ct/two").mkdir()
     (workspace / "data/batches/lung-ct/two/x.txt").write_text("more\n", encoding="utf-8")
     dvc.add(Path("data/batches/lung-ct/two"))
     dvc.keep(tree, workspace, "Retrain")
-    again = dvc.worktree(git.commit(["."], "Admit two"))
-    code_snapshot.write_code(again)
-    dvc.reproduce(again, "prepare", TASK)
-    machine.fits(remote_transfer.send(again, TASK))
-    assert remote_transfer.take(again, TASK) is True
-    assert (again / "models/lung-ct/out").read_text() == f"pixels of P1\nmore\n{machine.there}\n"
+    second_tree = dvc.worktree(git.commit(["."], "Admit two"))
+    code_snapshot.write_code(second_tree)
+    dvc.reproduce(second_tree, "prepare", TASK)
+    machine.run_fit(remote_transfer.send_fit_inputs(second_tree, TASK))
+    assert remote_transfer.pull_or_run_fit(second_tree, TASK) is True
+    assert (second_tree / "models/lung-ct/out").read_text() == f"pixels of P1\nmore\n{machine.worker_home}\n"
 
 
-def test_the_parent_of_a_warm_fit_crosses_too(tree: Path, machine: Machine) -> None:
+def test_the_parent_of_a_warm_start_is_transferred_too(tree: Path, machine: Machine) -> None:
     (tree / "parents.json").write_text(json.dumps({TASK: {"version": "1", "sha256": "ab"}}))
     (tree / "parents/lung-ct").mkdir(parents=True)
     (tree / "parents/lung-ct/fit.json").write_text("the parent\n")
-    machine.fits(remote_transfer.send(tree, TASK))
-    remote_transfer.take(tree, TASK)
-    assert (tree / "models/lung-ct/out").read_text() == f"pixels of P1\n{machine.there}\nthe parent\n"
+    machine.run_fit(remote_transfer.send_fit_inputs(tree, TASK))
+    remote_transfer.pull_or_run_fit(tree, TASK)
+    assert (tree / "models/lung-ct/out").read_text() == f"pixels of P1\n{machine.worker_home}\nthe parent\n"
 
 
-def test_other_code_is_refused(tree: Path, machine: Machine) -> None:
+def test_a_worker_with_other_code_is_refused(tree: Path, machine: Machine) -> None:
     record = json.loads((tree / "code.json").read_text())
     (tree / "code.json").write_text(json.dumps(record | {"training/fitting": {"training/fitting/fit.py": "ab" * 32}}))
-    commit = remote_transfer.send(tree, TASK)
-    machine.at(machine.there)
+    commit = remote_transfer.send_fit_inputs(tree, TASK)
+    machine.use_home(machine.worker_home)
     with pytest.raises(Fault, match=r"this machine has other code than the workspace \(training/fitting\)"):
-        remote_transfer.receive(TASK, commit, *machine.addresses)
+        remote_transfer.receive_fit_inputs(TASK, commit, *machine.addresses)
 
 
-def test_what_the_remote_does_not_hold_is_one_sentence(tree: Path, machine: Machine, tmp_path: Path) -> None:
-    commit = remote_transfer.send(tree, TASK)
-    machine.at(machine.there)
+def test_missing_inputs_in_the_remote_raise_one_sentence(tree: Path, machine: Machine, tmp_path: Path) -> None:
+    commit = remote_transfer.send_fit_inputs(tree, TASK)
+    machine.use_home(machine.worker_home)
     with pytest.raises(Fault, match=r"dvc pull in .* failed: ERROR"):
-        remote_transfer.receive(TASK, commit, machine.addresses[0], str(tmp_path / "nowhere"))
+        remote_transfer.receive_fit_inputs(TASK, commit, machine.addresses[0], str(tmp_path / "nowhere"))
     with pytest.raises(Fault, match="git fetch failed"):
-        remote_transfer.receive("brain-mr", commit, *machine.addresses)
+        remote_transfer.receive_fit_inputs("brain-mr", commit, *machine.addresses)

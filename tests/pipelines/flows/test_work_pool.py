@@ -1,4 +1,4 @@
-"""Fits through a real Prefect work pool, with two real workers that share nothing but addresses (soak)."""
+"""Fits on a real Prefect work pool, with two real workers that share only addresses (soak)."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ from tests.pipelines.flows.test_remote_transfer import PIPELINE
 
 TASKS = ("brain-mr", "lung-ct")
 REPORT = {"device": "none", "backend": "a shell", "seconds": 20, "epochs": 0, "strategy": "full"}
-soak = pytest.mark.skipif(not os.environ.get("ONCOLOOP_SOAK"), reason="two minutes; test_carry.py is its sample")
+soak = pytest.mark.skipif(
+    not os.environ.get("ONCOLOOP_SOAK"), reason="two minutes; test_remote_transfer.py is its sample"
+)
 
 
 @pytest.fixture
-def started() -> Iterator[Callable[..., None]]:
+def start_process() -> Iterator[Callable[..., None]]:
     """Start processes that end with the test."""
     running: list[subprocess.Popen[bytes]] = []
 
     def start(log: Path, *command: str, **environment: str) -> None:
         with log.open("w") as output:
-            line = [services.program(command[0]), *command[1:]]
+            program = [services.program(command[0]), *command[1:]]
             running.append(
                 subprocess.Popen(
-                    line, env=os.environ | environment, stdout=output, stderr=output, start_new_session=True
+                    program, env=os.environ | environment, stdout=output, stderr=output, start_new_session=True
                 )
             )
 
@@ -45,16 +47,16 @@ def started() -> Iterator[Callable[..., None]]:
         process.wait(20)
 
 
-def until(found: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(is_true: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
-    while not found():
+    while not is_true():
         assert time.monotonic() < end, f"nothing after {seconds} s"
         time.sleep(0.5)
 
 
-def offered() -> bool:
+def can_register_fit() -> bool:
     try:
-        work_pool.offer_fit("gpu")
+        work_pool.register_fit("gpu")
     except Fault:
         return False
     return True
@@ -64,29 +66,29 @@ def offered() -> bool:
 def test_without_a_server_a_pool_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     with pytest.raises(Fault, match="--pool needs a Prefect server that workers can reach: run `oncoloop up`"):
-        work_pool.offer_fit("gpu")
+        work_pool.register_fit("gpu")
 
 
 @soak
 def test_two_workers_fit_two_tasks_side_by_side(
-    workspace: Path, started: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    workspace: Path, start_process: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from prefect import flow
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     port = next(port for port in range(9800, 9900) if not services.taken(port))
     url = f"http://{services.HOST}:{port}/api"
-    started(workspace / "server.log", "prefect", "server", "start", "--host", services.HOST, "--port", str(port))
-    until(lambda: services.answers(f"{url}/health"))
-    monkeypatch.setenv("PREFECT_API_URL", url)  # for the workers; this process has read its settings already
+    start_process(workspace / "server.log", "prefect", "server", "start", "--host", services.HOST, "--port", str(port))
+    wait_until(lambda: services.answers(f"{url}/health"))
+    monkeypatch.setenv("PREFECT_API_URL", url)  # for the workers: this process read its settings before
     with temporary_settings({PREFECT_API_URL: url}):
         with pytest.raises(Fault, match="there is no work pool 'gpu' yet"):
-            work_pool.offer_fit("gpu")
+            work_pool.register_fit("gpu")
         homes = [workspace.with_name(f"machine-{number}") for number in (1, 2)]
         for home in homes:
             home.mkdir()
-            plain = {name: str(home.joinpath(*parts)) for name, parts in paths.FOLDERS.items()}
-            started(
+            folders = {name: str(home.joinpath(*parts)) for name, parts in paths.FOLDERS.items()}
+            start_process(
                 home / "worker.log",
                 "prefect",
                 "worker",
@@ -97,26 +99,28 @@ def test_two_workers_fit_two_tasks_side_by_side(
                 "process",
                 "--limit",
                 "1",
-                **plain,
+                **folders,
                 ONCOLOOP_HOME=str(home),
             )
-        until(lambda: all("started!" in (home / "worker.log").read_text() for home in homes))
-        until(offered)
-        tree = prepared(workspace)
+        wait_until(lambda: all("started!" in (home / "worker.log").read_text() for home in homes))
+        wait_until(can_register_fit)
+        tree = prepare_tree(workspace)
 
         @flow
-        def fitted() -> Any:
+        def fit_tasks() -> Any:
             retrain.run_stages(str(tree), list(TASKS), "gpu")
 
         monkeypatch.setattr(dvc, "STAGES", ("prepare", "fit"))
-        fitted()
-    told = [(tree / "models" / task / "out").read_text() for task in TASKS]
-    assert sorted(text.splitlines()[1] for text in told) == [str(home) for home in homes], "each worker fitted one task"
+        fit_tasks()
+    outputs = [(tree / "models" / task / "out").read_text() for task in TASKS]
+    assert sorted(output.splitlines()[1] for output in outputs) == [str(home) for home in homes], (
+        "each worker fitted one task"
+    )
     assert not dvc.changed(tree, list(TASKS))
 
 
-def prepared(workspace: Path) -> Path:
-    """A pinned worktree of two tasks whose fits take some seconds, so that one worker can't do both."""
+def prepare_tree(workspace: Path) -> Path:
+    """A pinned worktree of two tasks whose fits take 20 seconds, so that one worker can't do both."""
     models = "models/${item.task}"
     begin = (
         f">-\n      mkdir -p {models} && sleep 20 && echo '{json.dumps(REPORT)}' > {models}/fit.json &&\n      mkdir"

@@ -1,4 +1,4 @@
-"""What was judged is what is released: a file that was exchanged on the way is refused by name at every step."""
+"""Only judged files are released: a file that was replaced after the verdict is refused by name at every step."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lineage import model_files, registry
 from lineage.errors import Fault
 from lineage.fingerprint import file_sha256, tree
 from lineage.record import database, ledger
+from pipelines import params
 from pipelines.commands import predictions
 from pipelines.flows import retrain, watch
 from pipelines.models import promote, release, shadow, verdicts
@@ -30,27 +31,27 @@ from training import mlflow_runs
 
 
 @pytest.fixture(scope="module")
-def kept(small_ward: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The small workspace with its model approved and released, and what it was before."""
-    folder, here = tmp_path_factory.mktemp("judged") / "ward", Path.cwd()
+def workspace_folder(small_ward: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of the workspace that each test replaces. Working folder and environment are restored at the end."""
+    folder, previous_folder = tmp_path_factory.mktemp("judged") / "ward", Path.cwd()
     with pytest.MonkeyPatch.context() as patch:
         for name in ("ONCOLOOP_HOME", "ONCOLOOP_DATABASE_URL"):
             patch.delenv(name, raising=False)
         environment = dict(os.environ)
         small_workspace.enter(small_workspace.move(small_ward, folder))
         yield folder
-        os.chdir(here)
+        os.chdir(previous_folder)
         os.environ.clear()
         os.environ.update(environment)
 
 
 @pytest.fixture
-def ward(kept: Path, small_ward: Path) -> Path:
-    """The workspace with its model waiting."""
-    return anew(kept, small_ward)
+def workspace(workspace_folder: Path, small_ward: Path) -> Path:
+    """The workspace whose model waits for approval."""
+    return enter_fresh_copy(workspace_folder, small_ward)
 
 
-def anew(folder: Path, source: Path) -> Path:
+def enter_fresh_copy(folder: Path, source: Path) -> Path:
     os.chdir(folder.parent)
     database.engine().dispose()
     shutil.rmtree(folder)
@@ -58,42 +59,42 @@ def anew(folder: Path, source: Path) -> Path:
     return folder
 
 
-def artifact(ward: Path, name: str) -> Path:
-    """A file of the judged run, where MLflow's server would put an upload of that name."""
-    return next((ward / "var/mlflow/artifacts").rglob(f"model/{name}"))
+def artifact(workspace: Path, name: str) -> Path:
+    """A file of the judged run, at the place where MLflow's server would store an upload of that name."""
+    return next((workspace / "var/mlflow/artifacts").rglob(f"model/{name}"))
 
 
-def exchange_graph(ward: Path) -> None:
+def replace_graph(workspace: Path) -> None:
     """Another graph of the same shape: it answers, and would pass the check of a release."""
-    path = artifact(ward, "graph.onnx")
+    path = artifact(workspace, "graph.onnx")
     model = onnx.load(path)
     model.doc_string = "another one"
     onnx.save(model, path)
 
 
-def lower_threshold(ward: Path) -> None:
-    path = artifact(ward, "calibration.json")
+def lower_threshold(workspace: Path) -> None:
+    path = artifact(workspace, "calibration.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"threshold": 0.01}))
 
 
-def shift_reference(ward: Path) -> None:
-    path = artifact(ward, "reference.npz")
+def shift_reference(workspace: Path) -> None:
+    path = artifact(workspace, "reference.npz")
     with np.load(path, allow_pickle=False) as content:
         arrays = {name: content[name] for name in content.files}
     np.savez(path, **arrays | {"scale": arrays["scale"] * 100})
 
 
-def rewrite_metrics(ward: Path) -> None:
-    path = artifact(ward, "metrics.json")
+def rewrite_metrics(workspace: Path) -> None:
+    path = artifact(workspace, "metrics.json")
     path.write_text(path.read_text() + "\n")
 
 
-def lose_head(ward: Path) -> None:
-    artifact(ward, "head.npz").unlink()
+def lose_head(workspace: Path) -> None:
+    artifact(workspace, "head.npz").unlink()
 
 
 CHANGES = {
-    "graph.onnx": exchange_graph,
+    "graph.onnx": replace_graph,
     "calibration.json": lower_threshold,
     "reference.npz": shift_reference,
     "metrics.json": rewrite_metrics,
@@ -101,17 +102,17 @@ CHANGES = {
 }
 
 
-def test_the_ledger_holds_the_hash_of_every_file_that_was_judged(ward: Path) -> None:
+def test_the_ledger_holds_the_hash_of_every_judged_file(workspace: Path) -> None:
     recorded = ledger.events("model.artifacts", f"{TASK}/1")[-1]
     assert set(recorded.payload["files"]) == set(mlflow_runs.MODEL_FILES)
     assert recorded.seq < ledger.events("verdict", f"{TASK}/1")[0].seq, "hashed first, then judged"
     for name, value in recorded.payload["files"].items():
-        assert file_sha256(artifact(ward, name)) == value == file_sha256(next(Path("var/worktree").rglob(name)))
+        assert file_sha256(artifact(workspace, name)) == value == file_sha256(next(Path("var/worktree").rglob(name)))
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_an_exchanged_file_is_not_approved(ward: Path, name: str) -> None:
-    CHANGES[name](ward)
+def test_an_exchanged_file_is_not_approved(workspace: Path, name: str) -> None:
+    CHANGES[name](workspace)
     with pytest.raises(Fault, match=rf"{TASK}/1: {name} in MLflow is not the file that the training gate judged"):
         promote.act(promote.approve(TASK, "1", "system", "read"))
     assert not ledger.events("approval") and not ledger.events("model.promoted")
@@ -119,43 +120,43 @@ def test_an_exchanged_file_is_not_approved(ward: Path, name: str) -> None:
     assert verdict.outcome.value == "fail" and f"{TASK}/1: {name} in MLflow" in "\n".join(verdict.reasons)
 
 
-def test_a_version_whose_files_are_gone_is_not_named_champion(ward: Path) -> None:
-    folder = artifact(ward, "graph.onnx").parent
+def test_a_version_without_its_files_does_not_become_champion(workspace: Path) -> None:
+    folder = artifact(workspace, "graph.onnx").parent
     folder.rename(folder.with_name("elsewhere"))
     with pytest.raises(Fault, match=rf"the artefacts of {TASK}/1 are not at {folder}"):
         promote.act(promote.approve(TASK, "1", "system", "read"))
     assert not ledger.events("approval") and not ledger.events("model.promoted")
 
 
-def test_an_approval_that_was_interrupted_before_its_release_is_finished_by_the_same_command(ward: Path) -> None:
+def test_an_approval_that_was_interrupted_before_its_release_can_be_repeated(workspace: Path) -> None:
     promote.act(promote.approve(TASK, "1", "system", "read"))
     promote.act(promote.approve(TASK, "1", "system", "read"))
     assert len(ledger.events("approval")) == 2 and len(ledger.events("model.promoted")) == 1
-    assert promote.pending_release()
+    assert promote.is_release_pending()
 
 
-def again(ward: Path) -> str:
-    """A run with the same files as the first one, exchanged ones among them."""
+def log_second_run(workspace: Path) -> str:
+    """Log a run with the same files as the first one, with replaced ones among them. Returns its id."""
     from mlflow import MlflowClient
 
     client = MlflowClient()
     run_id = client.create_run(client.get_experiment_by_name(TASK).experiment_id).info.run_id
-    client.log_artifacts(run_id, str(artifact(ward, "metrics.json").parent), "model")
+    client.log_artifacts(run_id, str(artifact(workspace, "metrics.json").parent), "model")
     return str(run_id)
 
 
 @pytest.mark.parametrize("name", ["graph.onnx", "calibration.json", "reference.npz"])
-def test_an_exchanged_file_of_a_champion_is_not_used(ward: Path, name: str) -> None:
-    """Exchanged after the approval: no release and no shadow is built with it, no rival or window compared with it."""
+def test_an_exchanged_file_of_a_champion_is_not_used(workspace: Path, name: str) -> None:
+    """Replaced after the approval: no release or shadow is built with it, no challenger or window compared with it."""
     promote.act(promote.approve(TASK, "1", "system", "read"))
-    CHANGES[name](ward)
-    second = registry.register(TASK, again(ward), "model", {})
+    CHANGES[name](workspace)
+    second = registry.register(TASK, log_second_run(workspace), "model", {})
     model_files.record(TASK, second, model_files.recorded(TASK, "1") or {}, "a test")
     ledger.append("verdict", f"{TASK}/{second}", ledger.events("verdict", f"{TASK}/1")[0].payload)
     uses: list[Callable[[], object]] = [
         promote.release_champions,
-        lambda: retrain.judge(Path("var/worktree"), TASK, second),
-        lambda: watch.examine.fn(TASK),
+        lambda: retrain.judge_version(Path("var/worktree"), TASK, second),
+        lambda: watch.examine_window.fn(TASK),
         lambda: shadow.start(TASK, second, "system"),
     ]
     for use in uses:
@@ -165,29 +166,30 @@ def test_an_exchanged_file_of_a_champion_is_not_used(ward: Path, name: str) -> N
 
 
 @pytest.fixture(scope="module")
-def released(kept: Path, small_ward: Path) -> Iterator[Path]:
-    """The workspace with its model released and checked by the real server, and a copy to begin each test with."""
-    anew(kept, small_ward)
+def released_copy(workspace_folder: Path, small_ward: Path) -> Path:
+    """A copy of the workspace with its model released and checked by the real server."""
+    enter_fresh_copy(workspace_folder, small_ward)
     promote.act(promote.approve(TASK, "1", "system", "read"))
     assert promote.release_champions()
     database.engine().dispose()
-    shutil.copytree(kept, kept.with_name("released"), symlinks=True)
-    yield kept.with_name("released")
+    copy = workspace_folder.with_name("released")
+    shutil.copytree(workspace_folder, copy, symlinks=True)
+    return copy
 
 
 @pytest.fixture
-def served_ward(kept: Path, released: Path) -> Path:
-    return anew(kept, released)
+def released_workspace(workspace_folder: Path, released_copy: Path) -> Path:
+    return enter_fresh_copy(workspace_folder, released_copy)
 
 
-def folders(ward: Path) -> tuple[str, Path, Path]:
-    """The release's name, its folder, and what its Bento holds of it."""
+def release_folders(workspace: Path) -> tuple[str, Path, Path]:
+    """The name of the release, its folder, and its copy in the Bento."""
     name = str(ledger.events("release.built")[-1].subject)
-    return name, ward / "var/releases" / name, ward / "var/bentoml/bentos/oncoloop" / name / "src/release"
+    return name, workspace / "var/releases" / name, workspace / "var/bentoml/bentos/oncoloop" / name / "src/release"
 
 
-def test_a_release_as_it_was_built_is_sound(served_ward: Path) -> None:
-    name, folder, packed = folders(served_ward)
+def test_an_unchanged_release_passes_the_verification(released_workspace: Path) -> None:
+    name, folder, packed = release_folders(released_workspace)
     assert release.wanted() is not None and load_release(folder).name == load_release(packed).name == name
     verdict = verify_workspace.verify()
     assert verdict.outcome.value == "pass", verdict.reasons
@@ -196,8 +198,8 @@ def test_a_release_as_it_was_built_is_sound(served_ward: Path) -> None:
 
 
 @pytest.mark.parametrize("file", [f"{TASK}/graph.onnx", f"{TASK}/head.npz", f"{TASK}/reference.npz", "manifest.json"])
-def test_a_changed_release_answers_nothing(served_ward: Path, file: str) -> None:
-    _, folder, packed = folders(served_ward)
+def test_a_changed_release_gives_no_answer(released_workspace: Path, file: str) -> None:
+    _, folder, packed = release_folders(released_workspace)
     for place in (folder, packed):
         content = (place / file).read_bytes()
         (place / file).write_bytes(
@@ -206,8 +208,8 @@ def test_a_changed_release_answers_nothing(served_ward: Path, file: str) -> None
     for place in (folder, packed):
         with pytest.raises(Fault, match=file):
             load_release(place)
-    sample = next((served_ward / "inbox/first").glob("*.dcm"), None) or next(
-        (served_ward / "inbox/first").glob("scan*")
+    sample = next((released_workspace / "inbox/first").glob("*.dcm"), None) or next(
+        (released_workspace / "inbox/first").glob("scan*")
     )
     with pytest.raises(Fault, match=file):
         predictions.predict(argparse.Namespace(files=[sample], task=TASK))
@@ -218,8 +220,8 @@ def test_a_changed_release_answers_nothing(served_ward: Path, file: str) -> None
 @pytest.mark.parametrize(
     "file", ["release/{task}/graph.onnx", "serving/inference/gate.py", "../bento.yaml", "serving/added.py"]
 )
-def test_a_bento_that_was_changed_in_the_store_does_not_start(served_ward: Path, file: str) -> None:
-    name, _, packed = folders(served_ward)
+def test_a_bento_that_was_changed_in_the_store_does_not_start(released_workspace: Path, file: str) -> None:
+    name, _, packed = release_folders(released_workspace)
     path = packed.parent / file.format(task=TASK)
     path.write_bytes((path.read_bytes() if path.is_file() else b"") + b"\n")
     server = bento_server.start(f"oncoloop:{name}", workers=1)
@@ -232,8 +234,8 @@ def test_a_bento_that_was_changed_in_the_store_does_not_start(served_ward: Path,
     assert verdict.outcome.value == "fail" and path.name in "\n".join(verdict.reasons)
 
 
-def test_what_was_compiled_beside_the_code_is_not_run(served_ward: Path) -> None:
-    name, _, packed = folders(served_ward)
+def test_compiled_files_in_a_bento_are_deleted_and_not_run(released_workspace: Path) -> None:
+    name, _, packed = release_folders(released_workspace)
     cache = packed.parent / "serving/__pycache__"
     cache.mkdir()
     (cache / "gate.cpython-311.pyc").write_bytes(b"something else")
@@ -246,12 +248,12 @@ def test_what_was_compiled_beside_the_code_is_not_run(served_ward: Path) -> None
     assert not cache.exists() and tree(bento_server.bento(f"oncoloop:{name}")) == before
 
 
-def test_a_release_that_is_built_again_over_changed_files_is_refused(served_ward: Path) -> None:
-    """As after a kill between the folder and the ledger: the folder is there, and somebody has changed it."""
-    _, folder, packed = folders(served_ward)
+def test_building_a_release_again_over_changed_files_is_refused(released_workspace: Path) -> None:
+    """The state after a kill between folder and ledger entry: the folder exists, and somebody has changed it."""
+    _, folder, packed = release_folders(released_workspace)
     shutil.rmtree(packed.parents[1])
     path = folder / TASK / "head.npz"
     path.write_bytes(path.read_bytes() + b"0")
     with pytest.raises(Fault, match=r"head\.npz is not"):
-        release.build(promote.params.load(), verdicts.champions())
+        release.build(params.load(), verdicts.champions())
     assert registry.roles(TASK)["champion"] == "1"

@@ -1,4 +1,4 @@
-"""`oncoloop verify` notices whatever is lost or changed beside the ledger, and `--repair` brings back what is known."""
+"""`oncoloop verify` names everything that is lost or changed, and `--repair` restores what can be restored."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ COHORTS = Path("data/cohorts", f"{TASK}.csv")
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A workspace with two admitted batches and a quarantined one, and a copy of it to begin each test with."""
+def prepared_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A workspace with two admitted batches and a quarantined one, with a copy from which each test begins."""
     with made_in(tmp_path_factory.mktemp("verify") / "ward") as folder:
         for seed, name in ((40, "first"), (41, "second")):
             phantom_batch.write_batch(
@@ -47,17 +47,17 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def ward(kept: Path) -> Path:
-    os.chdir(kept.parent)
+def workspace(prepared_workspace: Path) -> Path:
+    os.chdir(prepared_workspace.parent)
     database.engine().dispose()
-    shutil.rmtree(kept)
-    shutil.copytree(kept.with_name("kept"), kept, symlinks=True)
-    os.chdir(kept)
-    return kept
+    shutil.rmtree(prepared_workspace)
+    shutil.copytree(prepared_workspace.with_name("kept"), prepared_workspace, symlinks=True)
+    os.chdir(prepared_workspace)
+    return prepared_workspace
 
 
-def judged(full: bool = False) -> tuple[str, str]:
-    """The outcome and the reasons, as one text."""
+def verify(full: bool = False) -> tuple[str, str]:
+    """Outcome and reasons of a verification, as two texts."""
     verdict = verify_workspace.verify(full)
     return verdict.outcome.value, "\n".join(verdict.reasons)
 
@@ -69,8 +69,8 @@ def objects_of(name: str) -> dict[str, str]:
 
 def drop_objects(batch: str, *stores: str) -> None:
     shared = set(objects_of("first").values()) & set(objects_of("second").values())
-    doomed = [md5 for md5 in objects_of(batch).values() if md5 not in shared]
-    for path in [dvc_objects.location(dvc.stores()[name], md5) for name in stores for md5 in doomed]:
+    own_objects = [md5 for md5 in objects_of(batch).values() if md5 not in shared]
+    for path in [dvc_objects.location(dvc.stores()[name], md5) for name in stores for md5 in own_objects]:
         path.unlink()
 
 
@@ -86,36 +86,36 @@ def first_version() -> str:
 
 
 def reset_the_branch() -> None:
-    """What `git reset --hard`, another branch or an old commit does."""
+    """Do what `git reset --hard`, another branch or an old commit does."""
     git.run("reset", "--hard", "--quiet", first_version())
 
 
 def lose_the_commits() -> None:
-    """The commit of the second batch went into another repository, as it did with GIT_DIR set."""
+    """Leave the commit of the second batch in another repository, as GIT_DIR in the environment once did."""
     reset_the_branch()
     plain(Path.cwd(), "reflog", "expire", "--expire=now", "--all")
     plain(Path.cwd(), "prune", "--expire=now")
     shutil.rmtree(f"data/batches/{SECOND}")
 
 
-def make_git_anew() -> None:
+def recreate_git() -> None:
     shutil.rmtree(".git")
     workspaces.create(Path.cwd())
 
 
 def delete_everything() -> None:
-    """What the next ingest did then: every batch and table was nobody's, and went."""
+    """Delete all batches and tables, as an ingest after lost commits once did."""
     for path in Path("data/batches", TASK).iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     COHORTS.unlink()
 
 
 def commit_after(change: Callable[[], None]) -> Callable[[], None]:
-    def both() -> None:
+    def change_and_commit() -> None:
         change()
         git.commit(["data"], "By hand")
 
-    return both
+    return change_and_commit
 
 
 def drop_a_row() -> None:
@@ -124,131 +124,132 @@ def drop_a_row() -> None:
 
 def move_a_row() -> None:
     side = COHORTS.read_text().splitlines()[1].split(",")[2]
-    other = "test" if side != "test" else "training"
-    rewrite(COHORTS, lambda text: text.replace(f",{side},", f",{other},", 1))
+    other_side = "test" if side != "test" else "training"
+    rewrite(COHORTS, lambda text: text.replace(f",{side},", f",{other_side},", 1))
 
 
-def double_a_row() -> None:
+def duplicate_a_row() -> None:
     rewrite(COHORTS, lambda text: text + text.splitlines()[1] + "\n")
 
 
-def name_another_batch() -> None:
+def point_to_another_batch() -> None:
     second = Path(f"data/batches/{SECOND}.dvc")
-    other = objects_of("first")["."]
-    rewrite(second, lambda text: text.replace(objects_of("second")["."], other))
+    first_list = objects_of("first")["."]
+    rewrite(second, lambda text: text.replace(objects_of("second")["."], first_list))
 
 
-HARMS: dict[str, tuple[Callable[[], None], str]] = {
+DAMAGES: dict[str, tuple[Callable[[], None], str]] = {
     "the branch was reset": (reset_the_branch, rf"{SECOND}: the ledger has it .* today's commit does not"),
     "the commits are in another repository": (lose_the_commits, r"is not in this git at all"),
-    "git was made anew": (make_git_anew, r"data version \w+: is not in this git at all"),
+    "git was created again": (recreate_git, r"data version \w+: is not in this git at all"),
     "the working folder was emptied": (delete_everything, rf"{FIRST}: data/batches/{FIRST}.dvc is missing in"),
     "a commit deleted everything": (commit_after(delete_everything), rf"{FIRST}: the ledger has it"),
-    "a row is gone": (drop_a_row, r"in the working folder, an old assignment is gone or changed"),
-    "a row is gone, committed": (commit_after(drop_a_row), r"in today's commit, an old assignment is gone"),
+    "a row is missing": (drop_a_row, r"in the working folder, an old assignment is gone or changed"),
+    "a row is missing, committed": (commit_after(drop_a_row), r"in today's commit, an old assignment is gone"),
     "a patient changed sides": (commit_after(move_a_row), r"in today's commit, .* side was"),
-    "a patient stands there twice": (commit_after(double_a_row), r"1 clusters stand in it twice"),
-    "a batch points to another": (commit_after(name_another_batch), rf"{SECOND}: .*second.dvc was changed after"),
+    "a patient occurs twice": (commit_after(duplicate_a_row), r"1 clusters occur in it twice"),
+    "a batch points to another": (commit_after(point_to_another_batch), rf"{SECOND}: .*second.dvc was changed after"),
     "the cache lost objects": (lambda: drop_objects("second", "cache"), rf"{SECOND}: .* are missing in cache"),
     "the remote lost objects": (lambda: drop_objects("second", "remote"), rf"{SECOND}: .* are missing in remote"),
-    "a scan is gone": (lambda: next(Path(f"data/batches/{FIRST}/scans").iterdir()).unlink(), rf"{FIRST}: 1 of its"),
+    "a scan is missing": (lambda: next(Path(f"data/batches/{FIRST}/scans").iterdir()).unlink(), rf"{FIRST}: 1 of its"),
     "a table was edited": (lambda: rewrite(Path(f"data/batches/{FIRST}/manifest.csv"), str.upper), r"were changed"),
 }
 
 
-@pytest.mark.parametrize("name", HARMS)
-def test_a_harm_is_named_and_mended(ward: Path, name: str) -> None:
-    assert judged()[0] == "pass"
-    sides, harm, pattern = COHORTS.read_bytes(), *HARMS[name]
-    harm()
-    outcome, reasons = judged()
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damage_is_named_and_repaired(workspace: Path, name: str) -> None:
+    assert verify()[0] == "pass"
+    sides, damage, pattern = COHORTS.read_bytes(), *DAMAGES[name]
+    damage()
+    outcome, reasons = verify()
     assert outcome == "fail" and re.search(pattern, reasons), reasons
-    done = repair.repair()
-    outcome, reasons = judged(full=True)
+    repairs = repair.repair()
+    outcome, reasons = verify(full=True)
     assert outcome == "pass", reasons
-    written = ledger.events(kind=recorded_admissions.REPAIRED)[-1].payload
-    assert written["restored"] == done and (done or written["lost"]["versions"])
+    recorded = ledger.events(kind=recorded_admissions.REPAIRED)[-1].payload
+    assert recorded["restored"] == repairs and (repairs or recorded["lost"]["versions"])
     assert git.batches_of("HEAD") == {FIRST, SECOND} and git.run("status", "--porcelain") == ""
     assert sorted(COHORTS.read_bytes().splitlines()) == sorted(sides.splitlines()), "every side is what it was"
     interrupted_runs.settle()
     assert repair.repair() == [], "a second repair has nothing to do"
 
 
-def test_bytes_that_changed_in_the_cache_are_seen_by_reading_all_of_them(ward: Path) -> None:
+def test_changed_bytes_in_the_cache_are_found_by_the_full_verification(workspace: Path) -> None:
     scan = next(name for name in objects_of("first") if name.startswith("scans/"))
     path = dvc_objects.location(dvc.stores()["cache"], objects_of("first")[scan])
     path.chmod(0o644)
     path.write_bytes(b"other bytes")
-    assert "other bytes" in judged(full=True)[1]
+    assert "other bytes" in verify(full=True)[1]
     repair.repair()
-    assert judged(full=True)[0] == "pass"
+    assert verify(full=True)[0] == "pass"
 
 
-def test_what_nothing_knows_any_more_is_written_down_and_may_come_anew(ward: Path) -> None:
+def test_a_lost_batch_is_recorded_and_may_be_admitted_again(workspace: Path) -> None:
     drop_objects("second", "cache", "remote")
     lose_the_commits()
     Path(f"data/batches/{SECOND}.dvc").unlink(missing_ok=True)
     with pytest.raises(Fault, match="lost what the ledger names"):
         interrupted_runs.settle()
     repair.repair()
-    outcome, reasons = judged()
+    outcome, reasons = verify()
     assert outcome == "inconclusive" and f"{SECOND}: its data are lost for good" in reasons
     assert ledger.events(kind=recorded_admissions.REPAIRED)[-1].payload["lost"]["batches"] == [SECOND]
     assert Path(f"data/batches/{FIRST}/manifest.csv").is_file()
     run("second")
-    outcome, reasons = judged()
+    outcome, reasons = verify()
     assert outcome == "pass", reasons
     assert git.batches_of("HEAD") == {FIRST, SECOND}
 
 
-def test_sides_that_a_model_has_learned_from_are_not_dealt_again(ward: Path) -> None:
+def test_sides_that_a_model_has_learned_from_are_not_assigned_again(workspace: Path) -> None:
     facts = {"version": "1", "batches": ["second"], "data_version": first_version(), "lock_hash": "x"}
     ledger.append("model.logged", TASK, facts)
     lose_the_commits()
     repair.repair()
-    outcome, reasons = judged()
+    outcome, reasons = verify()
     assert outcome == "fail" and f"{SECOND}: 3 of its clusters have no side" in reasons
     assert f"{TASK}/1: the ledger has this model, MLflow does not" in reasons
 
 
-def test_sides_that_only_the_working_folder_knows_are_kept(ward: Path) -> None:
-    """They were dealt when another repository took the commit, and they hold, even if the rule has changed since."""
+def test_sides_that_only_the_working_folder_has_are_restored(workspace: Path) -> None:
+    """They were assigned while another repository took the commit. They are valid even if the rule has changed."""
     rows = COHORTS.read_text()
     lose_the_commits()
-    moved = [line.replace(",test,", ",training,") if ",second," in line else line for line in rows.splitlines()]
-    COHORTS.write_text("\n".join(moved) + "\n")
+    moved_rows = [line.replace(",test,", ",training,") if ",second," in line else line for line in rows.splitlines()]
+    COHORTS.write_text("\n".join(moved_rows) + "\n")
     repair.repair()
-    assert judged()[0] == "pass"
-    assert sorted(COHORTS.read_text().splitlines()) == sorted(moved)
+    assert verify()[0] == "pass"
+    assert sorted(COHORTS.read_text().splitlines()) == sorted(moved_rows)
 
 
-def test_a_withdrawal_is_no_harm(ward: Path) -> None:
+def test_a_withdrawal_is_no_damage(workspace: Path) -> None:
     patient = str(manifest.read_manifest(Path(f"data/batches/{FIRST}/manifest.csv"))["patient"].iloc[0])
     withdraw.withdraw(locate.find(patient), "asked")
-    outcome, reasons = judged(full=True)
+    outcome, reasons = verify(full=True)
     assert outcome == "pass", reasons
     assert git.batches_of("HEAD") == {f"{FIRST}-w1", SECOND}
     reset_the_branch()
-    assert f"{FIRST}-w1: the ledger has it" in judged()[1]
+    assert f"{FIRST}-w1: the ledger has it" in verify()[1]
     repair.repair()
-    assert judged()[0] == "pass"
+    assert verify()[0] == "pass"
     assert patient not in COHORTS.read_text() and not Path(f"data/batches/{FIRST}.dvc").exists()
 
 
-def test_quarantined_copies_that_are_gone_leave_it_open(ward: Path) -> None:
+def test_missing_quarantined_copies_give_an_inconclusive_verdict(workspace: Path) -> None:
     shutil.rmtree("data/quarantine/bad")
-    assert judged() == ("inconclusive", judged()[1])
-    assert "data/quarantine/bad: what stayed out, and why, is no longer there" in judged()[1]
+    assert verify() == ("inconclusive", verify()[1])
+    assert "data/quarantine/bad: the copy of this quarantined batch, with the reasons, is missing" in verify()[1]
 
 
-def test_the_command_says_what_is_missing_and_brings_it_back(ward: Path, oncoloop: Run) -> None:
+def test_the_command_names_what_is_missing_and_restores_it(workspace: Path, oncoloop: Run) -> None:
     reset_the_branch()
-    done = oncoloop("verify", cwd=ward)
-    assert done.returncode == 3
-    assert done.stdout.splitlines()[0] == "ledger: pass" and "workspace: fail" in done.stdout
-    assert f"{SECOND}: the ledger has it" in done.stdout and "oncoloop verify --repair" in done.stdout
-    done = oncoloop("verify", "--repair", "--json", cwd=ward)
-    result = json.loads(done.stdout)
-    assert (done.returncode, result["outcome"], result["workspace"]["outcome"]) == (0, "pass", "pass"), done.stderr
-    assert any("in the history again" in line for line in result["repaired"])
-    assert oncoloop("verify", "--full", cwd=ward).returncode == 0
+    process = oncoloop("verify", cwd=workspace)
+    assert process.returncode == 3
+    assert process.stdout.splitlines()[0] == "ledger: pass" and "workspace: fail" in process.stdout
+    assert f"{SECOND}: the ledger has it" in process.stdout and "oncoloop verify --repair" in process.stdout
+    process = oncoloop("verify", "--repair", "--json", cwd=workspace)
+    answer = json.loads(process.stdout)
+    outcomes = (process.returncode, answer["outcome"], answer["workspace"]["outcome"])
+    assert outcomes == (0, "pass", "pass"), process.stderr
+    assert any("in the history again" in line for line in answer["repaired"])
+    assert oncoloop("verify", "--full", cwd=workspace).returncode == 0
