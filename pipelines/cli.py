@@ -371,7 +371,7 @@ def run(args: argparse.Namespace) -> Answer:
     if command.inside:
         workspace.enter(args.workspace)
     if command.flows:
-        services.connect()
+        services.connect_prefect()
     return function(args.command)(args)
 
 

@@ -71,7 +71,7 @@ class Town:
             self.failed.append(error)
 
     def wait_ready(self) -> None:
-        wait(lambda: self.failed or self.supervisor.ready(), 60)
+        wait(lambda: self.failed or self.supervisor.is_ready(), 60)
         assert not self.failed, self.failed
 
     def workers(self, release: str) -> dict[int, psutil.Process]:

@@ -61,7 +61,7 @@ def test_the_examples_are_valid_command_lines(name: str) -> None:
         (["data", "diff", "a"], 1, "takes 2 versions"),
         (["data", "checkout", "0000"], 1, "git rev-parse failed"),
         (["schedule"], 1, "no Prefect server runs"),
-        (["up", "--only", "coffee"], 1, "up knows no 'coffee'"),
+        (["up", "--only", "coffee"], 1, "up has no service 'coffee'"),
         (["withdraw", "4711", "--reason", "asked"], 1, "no batch and no prediction holds this patient"),
         (["import", "nowhere", "--task", "lung-ct"], 1, "nowhere"),
         (["status", "-C", "nowhere"], 1, "the workspace"),

@@ -79,7 +79,7 @@ def test_traffic_moves_there_and_back_and_no_request_is_lost(town: Town) -> None
 
 
 def test_workers_are_killed_and_nobody_notices(town: Town) -> None:
-    live = release_servers.answering()
+    live = release_servers.answering_release()
     assert live
     strong, kills = [], 3 if os.environ.get("ONCOLOOP_SOAK") else 1
     with Rush(town.desk, "bea", users=2) as users:
@@ -105,7 +105,7 @@ def test_workers_are_killed_and_nobody_notices(town: Town) -> None:
 
 def test_the_head_process_is_killed_and_nobody_notices(town: Town) -> None:
     """Its workers are orphans then, and go on answering until another server of the release does."""
-    servers, live = town.supervisor.fleet, release_servers.answering()
+    servers, live = town.supervisor.fleet, release_servers.answering_release()
     assert servers and live
     concurrent_users.wait(lambda: servers.running[live].healthy, 30)
     former = servers.running[live]
@@ -113,12 +113,12 @@ def test_the_head_process_is_killed_and_nobody_notices(town: Town) -> None:
     with Rush(town.desk, "ida", users=2) as users:
         killed = time.monotonic()
         psutil.Process(former.process.pid).kill()
-        concurrent_users.wait(lambda: release_servers._live() not in (None, (live, former.url)), 60)
+        concurrent_users.wait(lambda: release_servers._live_release() not in (None, (live, former.url)), 60)
         moved = time.monotonic() - killed
         concurrent_users.wait(lambda: not former.process.members(), 60)
         ended = time.monotonic() - killed
         time.sleep(0.5)
-    assert release_servers._live() == (live, servers.running[live].url) and former not in servers.leaving
+    assert release_servers._live_release() == (live, servers.running[live].url) and former not in servers.leaving
     assert {one.status for one in users.told} == {200}, [one for one in users.told if one.status != 200][:3]
     assert {one.release for one in users.told} == {live}, "no other model has answered meanwhile"
     kept, told = concurrent_users.kept_and_told(users)
@@ -144,7 +144,7 @@ def test_the_desk_is_killed_and_answers_again_within_seconds(town: Town) -> None
 
 
 def test_a_shadow_answers_behind_and_nobody_sees_it(town: Town) -> None:
-    live = release_servers.answering()
+    live = release_servers.answering_release()
     concurrent_users.build("dark", Path("tiny"), version="2", kind="shadow.built")
     shadow.begin(concurrent_users.TASK, "2", "dark", "enno")
     concurrent_users.wait(lambda: ledger.events("shadow.served"), 60)

@@ -150,7 +150,7 @@ def supervised(
 def test_no_failure_of_a_service_ends_up_and_status_names_it(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(services, "LONGEST", 0.1)
+    monkeypatch.setattr(services, "LONGEST_WAIT", 0.1)
     port, taken = free_port(), free_port()
     broken = Service("broken", [sys.executable, "-c", "raise SystemExit(3)"])
     web, blocked = Service("web", [*SERVE, str(port)], port), Service("blocked", [*SERVE, str(taken)], taken)
@@ -187,10 +187,10 @@ def test_errors_of_the_ledger_and_of_prefect_are_said_once_and_pass(
 
     runner = Service("runner", [sys.executable, "-c", "import time; time.sleep(60)"])
     monkeypatch.setattr(release, "wanted", failing("wanted", Fault("the database can't be reached")))
-    monkeypatch.setattr(supervision, "drain", failing("drain", OSError(28, "No space left on device")))
+    monkeypatch.setattr(supervision, "drain_outbox", failing("drain", OSError(28, "No space left on device")))
     with supervised(monkeypatch, runner) as supervisor:
         assert until(lambda: min(turns.values()) >= 6)
-        assert until(supervisor.ready)
+        assert until(supervisor.is_ready)
     said = "\n".join(caplog.messages)
     assert said.count("the database can't be reached; this is tried again") == 1
     assert said.count("No space left on device; this is tried again") == 1

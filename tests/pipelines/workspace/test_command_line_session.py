@@ -130,7 +130,7 @@ def test_an_event_claims_nothing(engineer: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(supervisor, "has_new_labels", lambda _: True)
     outbox.put("approval", "lung-ct/1/1", {"task": "lung-ct", "version": "1", "actor": "eve"})
     retrain_requests.ask_for_retraining("lung-ct", "drift/1", "the watch: the scanner changed")
-    supervisor.drain()
+    supervisor.drain_outbox()
     assert said == [(deployments.APPROVED, {"task": "lung-ct"}), (deployments.ASKED, {"task": "lung-ct"})]
     assert outbox.pending() == []
     for flow, own in deployments.planned():
