@@ -99,7 +99,7 @@ def decisions() -> list[dict[str, Any]]:
 def backup(args: argparse.Namespace) -> Answer:
     """One file with everything that can't be made again, but the keys; those in another one, if asked for."""
     if args.keys:
-        key_backup.seal(args.keys, key_backup.passphrase(args.passphrase_file, twice=True))
+        key_backup.seal(args.keys, key_backup.read_passphrase(args.passphrase_file, twice=True))
     size = workspace_backup.write(args.file)
     result = {"file": str(args.file), "bytes": size, "keys": str(args.keys) if args.keys else None}
     note = (
@@ -113,13 +113,13 @@ def backup(args: argparse.Namespace) -> Answer:
 def restore(args: argparse.Namespace) -> Answer:
     """A backup in a new folder, its ledger verified; or the keys of a workspace that came back without them."""
     if key_backup.is_sealed(args.file):
-        keys = key_backup.unseal(args.file, key_backup.passphrase(args.passphrase_file))
+        keys = key_backup.unseal(args.file, key_backup.read_passphrase(args.passphrase_file))
         workspace.enter(args.folder)
-        key_backup.bring(keys)
+        key_backup.restore_keys(keys)
         return Answer({"keys": sorted(keys)}, f"{args.folder}: its keys are back ({', '.join(sorted(keys))})")
-    brought = key_backup.unseal(args.keys, key_backup.passphrase(args.passphrase_file)) if args.keys else None
+    brought = key_backup.unseal(args.keys, key_backup.read_passphrase(args.passphrase_file)) if args.keys else None
     verdict = workspace_backup.restore(args.file, args.folder, brought)
-    missing = key_backup.missing()
+    missing = key_backup.missing_keys()
     lines = [f"{args.folder}: {verdict.outcome.value}; {'; '.join(verdict.reasons)}"]
-    lines += key_backup.explain(missing, args.folder) if missing else []
+    lines += key_backup.explain_missing(missing, args.folder) if missing else []
     return Answer(verdict.to_dict() | {"missing_keys": missing}, "\n".join(lines), verdict.exit_code)

@@ -32,7 +32,7 @@ def retrain(args: argparse.Namespace) -> Answer:
         )
     from pipelines.flows import retrain as flow
 
-    who = command_line_session.deciding("retrain")
+    who = command_line_session.authorised_person("retrain")
     wish = {"key": f"by hand/{uuid.uuid4().hex}", "reason": args.reason}
     asked = decisions.record("retrain.asked", args.task or "all", wish, who)
     decisions.use(asked)
@@ -55,7 +55,7 @@ def _decide(args: argparse.Namespace, decision: str) -> Answer:
     params.load().task(args.task)
     verdicts.judged(args.task, args.version)
     sign = promote.approve if decision == "approve" else promote.reject
-    approval = sign(args.task, args.version, command_line_session.deciding("approve"), args.reason)
+    approval = sign(args.task, args.version, command_line_session.authorised_person("approve"), args.reason)
     outcome = next((each for each in decide() if each["decision"] == approval.seq), None)
     if outcome is None or outcome["refused"]:
         raise Fault(
@@ -80,7 +80,7 @@ def rollback(args: argparse.Namespace) -> Answer:
     """Back to the release before this one; `up` moves the traffic within a second or two."""
     from pipelines.models import promote
 
-    release, moved = promote.rollback(command_line_session.deciding("traffic"), args.reason)
+    release, moved = promote.rollback(command_line_session.authorised_person("traffic"), args.reason)
     return Answer(
         {"release": release, "models": moved},
         f"release {release} is wanted again; {', '.join(moved) or 'no model changed'}",

@@ -42,7 +42,7 @@ def predict(args: argparse.Namespace) -> Answer:
     from serving.inference.answer import answer
 
     uploads = _uploads(args.files)
-    prediction = answer(_release(), uploads, args.task, command_line_session.name())
+    prediction = answer(_release(), uploads, args.task, command_line_session.current_person())
     return Answer(prediction, _told(prediction), EXIT_CODES[Outcome(prediction["verdict"]["outcome"])])
 
 
@@ -106,7 +106,7 @@ def ack(args: argparse.Namespace) -> Answer:
     version = registry.roles(args.task).get("champion")
     if not version:
         raise Fault(f"no champion answers for {args.task} yet")
-    who = command_line_session.deciding("acknowledge")
+    who = command_line_session.authorised_person("acknowledge")
     decisions.record("drift.acknowledged", args.task, {"version": version, "reason": args.reason}, who)
     return Answer({"task": args.task, "version": version}, f"drift of {args.task}/{version} is acknowledged")
 
@@ -119,7 +119,7 @@ def label(args: argparse.Namespace) -> Answer:
     classes = params.load().task(row["task"]).classes
     if args.label not in classes:
         raise Fault(f"{args.label!r} is no class of {row['task']}; its classes are {', '.join(classes)}")
-    late_labels.add(args.prediction, args.label, args.source, command_line_session.name(), classes)
+    late_labels.add(args.prediction, args.label, args.source, command_line_session.current_person(), classes)
     return Answer({"prediction": args.prediction, "label": args.label}, f"{args.prediction}: {args.label}")
 
 

@@ -42,7 +42,7 @@ def _addresses(house: object, links: bool) -> str:
     for each in accounts.open_accounts() if desk else []:
         way = f"`oncoloop login {each.name}`"
         if links:
-            way = f"once: {desk}/enter?token={accounts.invite(each.name, actor=command_line_session.name())}"
+            way = f"once: {desk}/enter?token={accounts.invite(each.name, actor=command_line_session.current_person())}"
         lines.append(f"  {each.name} ({each.role}), {way}")
     lines.append(f"  ports from {getattr(house, 'base', '')}; logs in {os.environ['ONCOLOOP_HOME']}/logs")
     return "\n".join(lines) + "\n"

@@ -15,7 +15,7 @@ def shadow(args: argparse.Namespace) -> Answer:
     from pipelines.models import shadow as shadows
 
     params.load().task(args.task)
-    who = command_line_session.deciding("traffic")
+    who = command_line_session.authorised_person("traffic")
     with workspace.alone("workspace"):
         if not args.stop:
             release = shadows.start(args.task, args.version, who)

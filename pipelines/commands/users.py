@@ -30,7 +30,7 @@ def user(args: argparse.Namespace) -> Answer:
         tokens = accounts.tokens(args.name)
         lines = [f"{row['sha256'][:12]}  {row['scope']}  until {row['expires_at']}" for row in tokens]
         return Answer(tokens, "\n".join(lines) or f"{args.name} has no token")
-    who = command_line_session.deciding("people")
+    who = command_line_session.authorised_person("people")
     return {"add": _add, "disable": _disable, "enable": _enable, "sign-out": _sign_out, "revoke": _revoke}[args.action](
         args, who
     )
@@ -80,9 +80,9 @@ def login(args: argparse.Namespace) -> Answer:
     Whoever may write the workspace's files may make one: that is how the first person comes in.
     """
     if args.token:
-        token = accounts.issue(args.name, SCOPE, args.days, command_line_session.name())
+        token = accounts.issue(args.name, SCOPE, args.days, command_line_session.current_person())
         return Answer({"token": token, "scope": SCOPE, "days": args.days}, token)
-    token = accounts.invite(args.name, actor=command_line_session.name())
+    token = accounts.invite(args.name, actor=command_line_session.current_person())
     front = services.url("desk") or "http://127.0.0.1:7800"
     return Answer({"link": f"{front}/enter?token={token}"}, f"{front}/enter?token={token}")
 
@@ -90,7 +90,7 @@ def login(args: argparse.Namespace) -> Answer:
 def signin(args: argparse.Namespace) -> Answer:
     """Decide on the command line under one's own name, for as long as a browser's sign-in lasts; or say who does."""
     if not args.link:
-        who = command_line_session.name()
+        who = command_line_session.current_person()
         return Answer({"name": who}, f"signed in as {who}" if who != accounts.SYSTEM else "nobody is signed in here")
     account = command_line_session.sign_in(sys.stdin.readline() if args.link == "-" else args.link)
     return Answer(

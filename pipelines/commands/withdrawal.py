@@ -33,7 +33,9 @@ def withdraw(args: argparse.Namespace) -> Answer:
             return Answer(
                 result, "\n".join([*_told(held), KEPT, "nothing is changed yet; --yes withdraws the patient"])
             )
-        done = withdrawal_withdraw.withdraw(held, args.reason, args.patient, command_line_session.deciding("withdraw"))
+        done = withdrawal_withdraw.withdraw(
+            held, args.reason, args.patient, command_line_session.authorised_person("withdraw")
+        )
     result |= {"data_version": done.payload["data_version"], "left": done.payload["left"]}
     found = [f"still found in {path}; remove it by hand" for path in result["left"]]
     lines = [

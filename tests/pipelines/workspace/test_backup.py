@@ -139,7 +139,7 @@ def test_without_its_keys_a_workspace_says_what_that_costs_and_makes_none(
     for said in (
         "the key pseudonym is missing; without it later scans of a known patient get a new pseudonym",
         "the key signin is missing",
-        f"bring them: oncoloop restore FILE.keys {ward}",
+        f"restore them: oncoloop restore FILE.keys {ward}",
     ):
         assert said in done.stdout
     assert oncoloop("verify", cwd=ward).returncode == 0 and oncoloop("status", cwd=ward).returncode == 0

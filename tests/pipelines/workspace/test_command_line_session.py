@@ -31,31 +31,31 @@ def judged(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_accounts_the_system_decides(workspace: Path) -> None:
     accounts.add(accounts.CHECK, "engineer")
-    assert command_line_session.deciding("approve") == "system" == command_line_session.name()
+    assert command_line_session.authorised_person("approve") == "system" == command_line_session.current_person()
 
 
 def test_with_accounts_nobody_decides_unnamed(workspace: Path) -> None:
     accounts.add("carla", "clinician")
     for action in ("approve", "retrain", "traffic", "withdraw", "acknowledge"):
         with pytest.raises(Fault, match="oncoloop signin"):
-            command_line_session.deciding(action)
-    assert command_line_session.deciding("people") == "system", "somebody must add the first engineer"
+            command_line_session.authorised_person(action)
+    assert command_line_session.authorised_person("people") == "system", "somebody must add the first engineer"
     accounts.add("erik", "engineer")
     with pytest.raises(Fault, match="oncoloop signin"):
-        command_line_session.deciding("people")
+        command_line_session.authorised_person("people")
 
 
 def test_a_sign_in_is_kept_for_its_owner_alone_and_ends(engineer: str) -> None:
-    assert command_line_session.deciding("approve") == engineer
+    assert command_line_session.authorised_person("approve") == engineer
     kept = paths.home() / f"signed-in-{os.getuid()}" / "session"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600 and stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
     sessions.end_all(engineer, "ada")
     with pytest.raises(Fault, match="oncoloop signin"):
-        command_line_session.deciding("approve")
+        command_line_session.authorised_person("approve")
     command_line_session.sign_in(f"http://127.0.0.1:7800/enter?token={accounts.invite(engineer)}")
     assert (
         command_line_session.sign_out() == engineer
-        and command_line_session.name() == "system"
+        and command_line_session.current_person() == "system"
         and command_line_session.sign_out() is None
     )
 
@@ -64,7 +64,7 @@ def test_who_may_not_decide_is_told(workspace: Path) -> None:
     accounts.add("carla", "clinician")
     command_line_session.sign_in(accounts.invite("carla"))
     with pytest.raises(Fault, match="carla may not"):
-        command_line_session.deciding("approve")
+        command_line_session.authorised_person("approve")
 
 
 def test_a_link_signs_in_once_and_programs_never(engineer: str) -> None:

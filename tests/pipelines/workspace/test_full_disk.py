@@ -121,4 +121,4 @@ def test_the_command_with_too_little_room(ready: Ready, disk: Path, server: dict
     shutil.rmtree(ready.ward / "var/cache/files")  # whole in the remote too
     with dvc.repository() as repo:
         repo.pull(targets=[str(target)])
-    assert dvc._whole(target.with_suffix(""))
+    assert dvc._is_complete(target.with_suffix(""))

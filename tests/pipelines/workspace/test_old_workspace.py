@@ -54,7 +54,7 @@ def old(workspace: Path) -> Path:
     phantom_batch.write_batch(Path("inbox/first"), task, 3, scanner, 40, 1, masks=True)
     phantom_batch.write_batch(Path("inbox/second"), task, 6, scanner, 41, 1)
     admit_as_then("first")
-    (workspace / "var" / relocation.RECORD).unlink()
+    (workspace / "var" / relocation.PATH_RECORD).unlink()
     (workspace / ".dvc/config.local").write_text(
         f'[cache]\n    dir = {workspace}/var/cache\n    type = "reflink,hardlink,copy"\n'
         f"['remote \"local\"']\n    url = {workspace}/var/remote\n",
@@ -70,7 +70,7 @@ def test_it_goes_on_where_it_lies(old: Path) -> None:
     verdict = verify_workspace.verify(full=True)
     assert verdict.outcome.value == "pass", verdict.reasons
     assert git.batches_of("HEAD") == {f"{TASK}/first", f"{TASK}/second"}
-    assert (old / "var" / relocation.RECORD).read_text().strip() == str(old)
+    assert (old / "var" / relocation.PATH_RECORD).read_text().strip() == str(old)
     assert str(old) not in (old / ".dvc/config.local").read_text()
 
 

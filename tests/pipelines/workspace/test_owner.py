@@ -80,7 +80,9 @@ def test_root_works_in_the_workspace_of_another(made: Path, caplog: pytest.LogCa
         assert len(git.batches_of("HEAD")) == 2
     database.engine().dispose()
     os.chdir(made)
-    assert f"belongs to user {NOBODY}: what root writes there now" in caplog.text
+    assert (
+        f"belongs to user {NOBODY}, who may not be able to change the files that root writes there now" in caplog.text
+    )
 
 
 def test_somebody_who_may_write_works_in_the_workspace_of_root(made: Path, told: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_fresh_workspace_names_its_own_folder_in_one_file_and_links_alone(ward
     linked |= {f".git/worktrees/{version}/gitdir", f"var/versions/{version}/.git"}
     found = {name for name in names(ward, ward) if not name.startswith("var/cache/dvc/")}
     assert found <= linked
-    assert (ward / "var" / relocation.RECORD).read_text().strip() == str(ward)
+    assert (ward / "var" / relocation.PATH_RECORD).read_text().strip() == str(ward)
 
 
 def test_a_copy_is_independent(ward: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -104,7 +104,7 @@ def test_a_moved_workspace_works_and_its_old_folder_is_not_made_anew(
 
 def test_a_workspace_made_before_is_moved_by_its_settings_of_dvc(ward: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made at a time when its folder was written down nowhere else, and DVC's settings named it in full."""
-    (ward / "var" / relocation.RECORD).unlink()
+    (ward / "var" / relocation.PATH_RECORD).unlink()
     remote = f"['remote \"local\"']\n    url = {ward}/var/remote\n"
     text = f'[cache]\n    dir = {ward}/var/cache\n    type = "hardlink,copy"\n{remote}'
     for folder in (ward, ward / "var/worktree"):

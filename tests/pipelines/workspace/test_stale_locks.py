@@ -37,7 +37,7 @@ def test_what_the_dead_left_is_mended_by_name(workspace: Path, caplog: pytest.Lo
     mended = stale_locks.mend(workspace)
     assert {*map(str, left), str(half), str(empty)} < set(mended)
     assert json.loads((workspace / ".dvc/tmp/rwlock").read_text()) == {}
-    assert "left behind by a killed run and removed" in caplog.text
+    assert "removed after a killed run" in caplog.text
     git.run("add", "--all")
     assert stale_locks.mend(workspace) == []
 
