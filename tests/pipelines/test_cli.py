@@ -33,7 +33,7 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_has_its_function(name: str) -> None:
-    assert callable(cli.function(name))
+    assert callable(cli.command_function(name))
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

@@ -32,7 +32,7 @@ def ward(workspace: Path) -> Path:
 
 
 def test_versions_for_people_and_for_others(ward: Path, tmp_path: Path) -> None:
-    older, newer = data_versions.listed()
+    older, newer = data_versions.list_versions()
     assert (older["batch"], newer["batch"], newer["units"], newer["lost"]) == ("first", "second", 6, None)
     change = data_versions.diff(older["version"], newer["version"])
     assert change["added"] == [f"{TASK}/second"] and change["removed"] == []
@@ -41,7 +41,7 @@ def test_versions_for_people_and_for_others(ward: Path, tmp_path: Path) -> None:
     counted = table["label"].value_counts()
     assert {name: now[name] - was.get(name, 0) for name in now} == {name: int(counted.get(name, 0)) for name in now}
     assert change["tasks"][TASK]["units"] == [6, 12] and change["tasks"][TASK]["patients"] == [3, 6]
-    assert f"{TASK}: units 6 -> 12, patients 3 -> 6" in data_versions.told(change)
+    assert f"{TASK}: units 6 -> 12, patients 3 -> 6" in data_versions.describe(change)
     assert data_versions.diff(newer["version"], newer["version"])["tasks"] == {}
     folder, lost = data_versions.checkout(older["version"])
     assert lost == "" and not (folder / "data/batches" / TASK / "second").exists()

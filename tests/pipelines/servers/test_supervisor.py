@@ -93,7 +93,7 @@ def test_the_desk_answers_without_a_gap_while_up_is_killed_and_started_again(wor
                 assert until(lambda: services.answers(url)) and time.monotonic() - killed < 5
                 second.send_signal(signal.SIGTERM)
                 assert second.wait(30) == 0
-    assert f"without `oncoloop up`, which goes on with them: desk (process {desk})" in said
+    assert f"without `oncoloop up`, which takes them over again: desk (process {desk})" in said
     assert not services.taken(port) and "without `oncoloop up`" not in oncoloop("status", cwd=workspace).stdout
 
 

@@ -68,7 +68,7 @@ def said(work: Callable[[], object], told: Path) -> int:
         try:
             work()
         except Exception as error:
-            told.write_text(cli._full(error) or repr(error))
+            told.write_text(cli._disk_full_message(error) or repr(error))
             os._exit(1)
 
     return child(speaking)
