@@ -167,10 +167,14 @@ class Fleet:
             ledger.append("release.activated", name, {"url": service.url, "port": service.port})
             log.info("release %s answers now at %s", name, service.url)
 
-    def _run_standby(self, wanted: str) -> None:
+    def _run_standby(self, wanted_release: str) -> None:
         """Run the previous release and a shadow beside the wanted release; all other servers finish and end."""
         shadow_version = shadow.wanted()
-        needed = {wanted, *recent_releases()[:RELEASES_KEPT], *([shadow_version.release] if shadow_version else [])}
+        needed = {
+            wanted_release,
+            *recent_releases()[:RELEASES_KEPT],
+            *([shadow_version.release] if shadow_version else []),
+        }
         for name in needed - self.running.keys():
             if is_servable(name):
                 self._add_server(name)

@@ -104,7 +104,7 @@ def add(path: Path) -> None:
     from dvc.repo.index import Index
 
     pointer = path.absolute().with_name(f"{path.name}.dvc")
-    with repository() as repo, lock_repo(repo):  # under its lock, DVC does not collect its index anew
+    with repository() as repo, lock_repo(repo):  # while locked, DVC does not rebuild its index
         repo.index = Index.from_file(repo, str(pointer)) if pointer.is_file() else Index(repo)
         repo.add(str(path.absolute()))
 
