@@ -1,1 +1,1 @@
-"""Flows and commands: when the work of the other packages is done. No arithmetic here."""
+"""Flows and commands: when the work of the other packages runs. No arithmetic here."""

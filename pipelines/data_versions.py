@@ -1,4 +1,4 @@
-"""Data versions for people: which there are, what one holds that another does not, and a folder with one's bytes."""
+"""Data versions: list, compare, check out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from lineage.record import ledger
 from pipelines.withdrawal import erase, withdraw
 from pipelines.workspace import dvc, git
 
-LOST = "not reproducible since {}: a patient was withdrawn"
+NOT_REPRODUCIBLE = "not reproducible since {}: a patient was withdrawn"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a version holds of one task: batches, and counts of units, patients and labels where the tables are kept."""
+    """Content of a version for one task: its batches, and counts of units, patients and labels.
+
+    `unknown`: batches whose table was withdrawn; the counts do not include them.
+    """
 
     batches: frozenset[str]
     units: int
@@ -28,14 +31,14 @@ class Contents:
     unknown: tuple[str, ...] = ()
 
 
-def listed() -> list[dict[str, Any]]:
-    """One row for each admission, oldest first; `lost` says since when the version can't be made again."""
-    facts = ("task", "batch", "units", "clusters")
+def list_versions() -> list[dict[str, Any]]:
+    """One row for each admission, oldest first; `lost` is the day of a withdrawal that affects it, or None."""
+    columns = ("task", "batch", "units", "clusters")
     return [
         {
             "version": event.payload["data_version"],
             "at": event.at,
-            **{name: event.payload[name] for name in facts},
+            **{name: event.payload[name] for name in columns},
             "lost": withdraw.lost(event.payload["data_version"]),
         }
         for event in ledger.events(kind="batch.admitted")
@@ -43,24 +46,29 @@ def listed() -> list[dict[str, Any]]:
 
 
 def diff(older: str, newer: str) -> dict[str, Any]:
-    """What changed between two versions: batches by name, and for each task units, patients and labels before and now.
+    """The differences of two versions: batches, and for each changed task units, patients and labels before and now.
 
-    Tables are read from DVC's cache; a batch whose table was withdrawn is named in `unknown` and not counted.
+    Tables are read from DVC's cache; a batch whose table was withdrawn is listed in `unknown` and not counted.
     """
-    before, after = git.batches_of(older), git.batches_of(newer)
-    tasks = sorted({name.split("/")[0] for name in before | after})
-    changed = {task: (contents(older, task), contents(newer, task)) for task in tasks}
+    older_batches, newer_batches = git.batches_of(older), git.batches_of(newer)
+    tasks = sorted({name.split("/")[0] for name in older_batches | newer_batches})
+    contents_by_task = {task: (contents(older, task), contents(newer, task)) for task in tasks}
     counts = {
-        task: {name: [getattr(was, name), getattr(now, name)] for name in ("units", "patients", "labels")}
-        for task, (was, now) in changed.items()
-        if was != now
+        task: {name: [getattr(earlier, name), getattr(later, name)] for name in ("units", "patients", "labels")}
+        for task, (earlier, later) in contents_by_task.items()
+        if earlier != later
     }
-    unknown = sorted({name for pair in changed.values() for each in pair for name in each.unknown})
-    return {"added": sorted(after - before), "removed": sorted(before - after), "tasks": counts, "unknown": unknown}
+    unknown = sorted({name for pair in contents_by_task.values() for side in pair for name in side.unknown})
+    return {
+        "added": sorted(newer_batches - older_batches),
+        "removed": sorted(older_batches - newer_batches),
+        "tasks": counts,
+        "unknown": unknown,
+    }
 
 
 def contents(version: str, task: str) -> Contents:
-    """The counts of one task in a version, from the manifests that its batches point to."""
+    """The content of one task in a version, counted from the manifests of its batches."""
     names = sorted(name for name in git.batches_of(version) if name.split("/")[0] == task)
     tables, unknown = [], []
     for name in names:
@@ -74,20 +82,23 @@ def contents(version: str, task: str) -> Contents:
     return Contents(frozenset(names), len(rows), int(rows["patient"].nunique()), labels, tuple(unknown))
 
 
-def told(change: dict[str, Any]) -> str:
-    """A difference in lines for people."""
+def describe(change: dict[str, Any]) -> str:
+    """The result of `diff` as text."""
     lines = [*(f"+ {name}" for name in change["added"]), *(f"- {name}" for name in change["removed"])]
     for task, counts in change["tasks"].items():
         (units, units_now), (patients, patients_now) = counts["units"], counts["patients"]
         lines.append(f"{task}: units {units} -> {units_now}, patients {patients} -> {patients_now}")
-        was, now = counts["labels"]
-        lines += [f"  {label}: {was.get(label, 0)} -> {now.get(label, 0)}" for label in sorted({*was, *now})]
-    lines += [f"{name}: its table is no longer kept, its scans are not counted" for name in change["unknown"]]
+        labels_before, labels_now = counts["labels"]
+        lines += [
+            f"  {label}: {labels_before.get(label, 0)} -> {labels_now.get(label, 0)}"
+            for label in sorted({*labels_before, *labels_now})
+        ]
+    lines += [f"{name}: its table was withdrawn, so its scans are not counted" for name in change["unknown"]]
     return "\n".join(lines) or "the same batches"
 
 
 def checkout(version: str) -> tuple[Path, str]:
-    """A folder with a version's bytes, and a sentence where some of them are gone for ever (else empty)."""
+    """Check out a version; return its folder and, if scans were withdrawn, a sentence about it (else empty)."""
     folder = dvc.checkout(version)
     lost = withdraw.lost(version)
-    return folder, LOST.format(lost) if lost else ""
+    return folder, NOT_REPRODUCIBLE.format(lost) if lost else ""

@@ -1,6 +1,7 @@
-"""params.yaml -> frozen settings. The only place where that file is read; an unknown or missing key is named.
+"""Settings from `params.yaml`, as frozen dataclasses: the only module that reads that file.
 
-A key whose field has a default may be missing: files of an older version lack what came later."""
+An unknown or missing key is a Fault. A key whose field has a default may be missing, for files of an older version.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from serving.settings import ServingSettings
 from training.settings import CalibrateSettings, EvaluateSettings, FitSettings, PromotionSettings
 
 NAME = "params.yaml"
-FIT = "fit"  # the section, and what a task sets otherwise
+FIT = "fit"  # the section, and the key with the overrides of a task
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class ChangePlan:
-    """What may change without a new approval of the product, in the words of a predetermined change control plan."""
+    """Changes that need no new approval of the product, in the terms of a predetermined change control plan."""
 
     intended_use: str
     modifications: str
@@ -53,7 +54,7 @@ class ChangePlan:
 
 @dataclass(frozen=True)
 class Params:
-    """All that changes results. `fit` holds for every task that does not say otherwise in a `fit` of its own."""
+    """All settings that change results. `fit` applies to every task, except for overrides in the task's own `fit`."""
 
     tasks: dict[str, Task]
     ingest: IngestSettings
@@ -71,13 +72,13 @@ class Params:
     fits: Mapping[str, FitSettings]
 
     def task(self, name: str) -> Task:
-        """The task of that name; Fault lists the known ones."""
+        """A task by its name. Fault for an unknown name."""
         if name not in self.tasks:
             raise Fault(f"there is no task {name!r} in {NAME}; known: {', '.join(self.tasks)}")
         return self.tasks[name]
 
     def fit_of(self, task: str) -> FitSettings:
-        """How the network of a task is fitted: `fit`, and what the task's own `fit` sets otherwise."""
+        """The fit settings of a task: `fit` with the overrides of the task."""
         return self.fits.get(task, self.fit)
 
 
@@ -85,17 +86,17 @@ def load(folder: Path | None = None) -> Params:
     """Read `params.yaml` of a workspace (default: the current folder)."""
     record = raw(folder)
     sections = {field.name for field in dataclasses.fields(Params)} - {"digest", "fits"}
-    _match(set(record), sections, "")
-    tasks = {name: _task(name, facts) for name, facts in record["tasks"].items()}
-    own = {name: facts[FIT] for name, facts in record["tasks"].items() if FIT in facts}
-    fits = {name: _fit(name, record[FIT], facts) for name, facts in own.items()}
+    _check_keys(set(record), sections, "")
+    tasks = {name: _read_task(name, facts) for name, facts in record["tasks"].items()}
+    task_fits = {name: facts[FIT] for name, facts in record["tasks"].items() if FIT in facts}
+    fits = {name: _read_fit(name, record[FIT], facts) for name, facts in task_fits.items()}
     hints = typing.get_type_hints(Params)
-    filled = {name: _fill(hints[name], record[name], name) for name in sections - {"tasks"}}
-    return Params(tasks=tasks, digest=digest(record), fits=fits, **filled)
+    values = {name: _fill(hints[name], record[name], name) for name in sections - {"tasks"}}
+    return Params(tasks=tasks, digest=digest(record), fits=fits, **values)
 
 
 def raw(folder: Path | None = None) -> dict[str, Any]:
-    """The file's plain content."""
+    """The content of the file as plain values. Fault if it is missing, not valid YAML, or empty."""
     path = (folder or Path.cwd()) / NAME
     if not path.is_file():
         raise Fault(f"no {NAME} in {path.parent}: this is not a workspace; make one with `oncoloop init DIR`")
@@ -104,88 +105,92 @@ def raw(folder: Path | None = None) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Fault(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(record, dict):
-        raise Fault(f"{path} holds no settings; copy the shipped {NAME} again")
+        raise Fault(f"{path} contains no settings; copy the shipped {NAME} again")
     return record
 
 
-def _task(name: str, facts: Any) -> Task:
+def _read_task(name: str, facts: Any) -> Task:
     if not isinstance(facts, Mapping):
         raise Fault(f"{NAME}: tasks.{name} must be a mapping of facts")
-    asked = {key: value for key, value in facts.items() if key != FIT}
-    task: Task = _fill(Task, {"name": name, **asked}, f"tasks.{name}")
+    task_facts = {key: value for key, value in facts.items() if key != FIT}
+    task: Task = _fill(Task, {"name": name, **task_facts}, f"tasks.{name}")
     if unknown := set(task.positive) - set(task.classes):
         raise Fault(f"{NAME}: tasks.{name}.positive names {sorted(unknown)}, which is not among its classes")
     if not task.positive or len(task.classes) < 2:
         raise Fault(f"{NAME}: tasks.{name} needs at least two classes and one positive class")
-    odd = [name for name in task.lesion_free if name not in task.classes or name in task.positive]
-    if odd or (task.lesion_free and task.mask is not MaskMeaning.LESION):
-        raise Fault(f"{NAME}: tasks.{name}.lesion_free is for `mask: lesion`, and names negative classes alone")
+    invalid_classes = [name for name in task.lesion_free if name not in task.classes or name in task.positive]
+    if invalid_classes or (task.lesion_free and task.mask is not MaskMeaning.LESION):
+        raise Fault(f"{NAME}: tasks.{name}.lesion_free is for `mask: lesion`, and may name negative classes only")
     return task
 
 
-def _fit(name: str, shared: Any, own: Any) -> FitSettings:
-    """The settings of a task's fit; `warm` holds for all tasks, since the loop pins the parents of all at once."""
+def _read_fit(name: str, shared: Any, overrides: Any) -> FitSettings:
+    """The fit settings of a task; `strategy` and `warm` are the same for all, since the loop pins all parents."""
     where = f"tasks.{name}.{FIT}"
-    if not isinstance(own, Mapping):
-        raise Fault(f"{NAME}: {where} must be a mapping of what the task sets otherwise than {FIT}, not {own!r}")
+    if not isinstance(overrides, Mapping):
+        raise Fault(f"{NAME}: {where} must be a mapping of settings that override {FIT}, not {overrides!r}")
     for key in ("strategy", "warm"):
-        if key in own:
+        if key in overrides:
             raise Fault(f"{NAME}: {where}.{key} can't differ between tasks; set {FIT}.{key}")
-    filled: FitSettings = _fill(FitSettings, _merged(shared, own), where)
-    return filled
+    settings: FitSettings = _fill(FitSettings, _merge(shared, overrides), where)
+    return settings
 
 
-def _merged(shared: Any, own: Any) -> Any:
-    """`own` over `shared`, mapping by mapping."""
-    if not isinstance(shared, Mapping) or not isinstance(own, Mapping):
-        return own
-    return {**shared, **{key: _merged(shared.get(key), value) for key, value in own.items()}}
+def _merge(shared: Any, overrides: Any) -> Any:
+    """Merge `overrides` into `shared`, recursively for mappings."""
+    if not isinstance(shared, Mapping) or not isinstance(overrides, Mapping):
+        return overrides
+    return {**shared, **{key: _merge(shared.get(key), value) for key, value in overrides.items()}}
 
 
-def _match(given: set[str], known: set[str], where: str, optional: frozenset[str] = frozenset()) -> None:
+def _check_keys(keys: set[str], fields: set[str], where: str, optional: frozenset[str] = frozenset()) -> None:
     prefix = f"{where}." if where else ""
-    if unknown := sorted(given - known):
-        raise Fault(f"{NAME}: unknown key {prefix}{unknown[0]}; known here: {', '.join(sorted(known)) or 'none'}")
-    if missing := sorted(known - given - optional):
+    if unknown := sorted(keys - fields):
+        raise Fault(f"{NAME}: unknown key {prefix}{unknown[0]}; known here: {', '.join(sorted(fields)) or 'none'}")
+    if missing := sorted(fields - keys - optional):
         raise Fault(f"{NAME}: missing key {prefix}{missing[0]}; the shipped {NAME} shows its default")
 
 
-def _fill(kind: Any, value: Any, where: str) -> Any:
-    if not dataclasses.is_dataclass(kind):
-        return _value(kind, value, where)
+def _fill(target_type: Any, value: Any, where: str) -> Any:
+    if not dataclasses.is_dataclass(target_type):
+        return _convert(target_type, value, where)
     value = {} if value is None else value
     if not isinstance(value, Mapping):
         raise Fault(f"{NAME}: {where} must be a mapping, not {value!r}")
-    fields = dataclasses.fields(kind)
-    _match(set(value), {field.name for field in fields}, where, frozenset(filter(None, map(_defaulted, fields))))
-    hints = typing.get_type_hints(kind)
-    filled = {name: _fill(hints[name], entry, f"{where}.{name}") for name, entry in value.items()}
-    return typing.cast("type[Any]", kind)(**filled)
+    fields = dataclasses.fields(target_type)
+    _check_keys(
+        set(value), {field.name for field in fields}, where, frozenset(filter(None, map(_name_if_default, fields)))
+    )
+    hints = typing.get_type_hints(target_type)
+    values = {name: _fill(hints[name], entry, f"{where}.{name}") for name, entry in value.items()}
+    return typing.cast("type[Any]", target_type)(**values)
 
 
-def _defaulted(field: dataclasses.Field[Any]) -> str:
-    """The name of a field that has a default; empty for one that must be set."""
+def _name_if_default(field: dataclasses.Field[Any]) -> str:
+    """The name of a field with a default; empty for a field without."""
     return field.name if (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING) else ""
 
 
-def _value(kind: Any, value: Any, where: str) -> Any:
-    """One YAML value in the type that the settings ask for."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+def _convert(target_type: Any, value: Any, where: str) -> Any:
+    """Convert a YAML value to the type of its field. Fault if it does not fit."""
+    origin, inner = typing.get_origin(target_type), typing.get_args(target_type)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else _value(next(k for k in inner if k is not type(None)), value, where)
+        return None if value is None else _convert(next(k for k in inner if k is not type(None)), value, where)
     try:
         if origin is tuple:
-            kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
-            return tuple(_value(k, v, where) for k, v in zip(kinds, value, strict=True))
-        if isinstance(kind, type) and issubclass(kind, Enum):
-            return kind(value)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            element_types = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+            return tuple(_convert(k, v, where) for k, v in zip(element_types, value, strict=True))
+        if isinstance(target_type, type) and issubclass(target_type, Enum):
+            return target_type(value)
+        if target_type is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
     except (TypeError, ValueError) as error:
         raise Fault(f"{NAME}: {where} has the unusable value {value!r}") from error
-    plain = origin or kind
-    if plain is not Any and (not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool)):
-        raise Fault(f"{NAME}: {where} must be {getattr(plain, '__name__', plain)}, not {value!r}")
+    expected_type = origin or target_type
+    if expected_type is not Any and (
+        not isinstance(value, expected_type) or (isinstance(value, bool) and expected_type is not bool)
+    ):
+        raise Fault(f"{NAME}: {where} must be {getattr(expected_type, '__name__', expected_type)}, not {value!r}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""The DVC stages: each a pure function of data, params and code. Run by `oncoloop stage STAGE --task TASK`."""
+"""The DVC stages, pure functions of data, params and code; `oncoloop stage STAGE --task TASK` runs one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def prepare(task: str) -> None:
 
 
 def fit(task: str) -> None:
-    """Fit the network on the training side and export its graph."""
+    """Fit the network on the training cohort and export its graph."""
     from data.dataset import shards
     from pipelines import warm_start_pins
     from training.fitting import fit as fitting
@@ -37,7 +37,7 @@ def fit(task: str) -> None:
 
 
 def export(task: str) -> None:
-    """The graph of a network that was fitted where there is no TensorFlow; no DVC stage, `fit` does it elsewhere."""
+    """Export the graph of a network that was fitted without TensorFlow. Not a DVC stage: otherwise `fit` exports it."""
     from data.dataset import shards
     from data.record import Side
     from training.network import onnx_export as exporting
@@ -48,7 +48,7 @@ def export(task: str) -> None:
 
 
 def evaluate(task: str) -> None:
-    """Calibrate on the validation side and evaluate on the test side, both on the exported graph."""
+    """Calibrate on the validation cohort and evaluate on the test cohort, both with the exported graph."""
     from data.dataset import shards
     from training.evaluation import evaluate as evaluation
 
@@ -64,4 +64,4 @@ def evaluate(task: str) -> None:
     )
 
 
-RUN: dict[str, Callable[[str], None]] = {"prepare": prepare, "fit": fit, "export": export, "evaluate": evaluate}
+STAGES: dict[str, Callable[[str], None]] = {"prepare": prepare, "fit": fit, "export": export, "evaluate": evaluate}

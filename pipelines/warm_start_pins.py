@@ -1,7 +1,7 @@
-"""The versions that warm fits go on from, pinned by the loop in `parents.json`: one for each task, by version and hash.
+"""The parents of warm fits, pinned in `parents.json`: one version for each task, with the hash of its weights.
 
-A pin moves to the champion of the day only together with something else that makes a fit due. If it followed every
-promotion, a promotion alone would ask for the next fit, and so on for ever.
+A pin moves to the current champion only together with another change that makes a fit due. If it followed every
+promotion, a promotion alone would make the next fit due, and so on without end.
 """
 
 from __future__ import annotations
@@ -29,87 +29,90 @@ Pin = dict[str, str]
 
 
 def pin(tree: Path) -> None:
-    """Write `parents.json` of the pinned worktree, and put the weights that it names beside it.
+    """Write `parents.json` of the pinned worktree, and copy the weights that it names next to it.
 
-    A task without a parent has the pin null: under `fit.strategy: full`, a first model, one that a person pinned in
-    `fit.warm.parents`, and a champion that can't be gone on from (it learned from a withdrawn patient, or its network
-    was another one).
+    The pin of a task without a parent is null: with `fit.strategy: full`, for a first model, for a parent that a person
+    pinned in `fit.warm.parents`, and for an unsuitable champion (trained on a withdrawn patient, or a different
+    network).
     """
     settings = params.load(tree)
-    kept = json.loads(git.committed(PINS) or "{}")
-    warm = settings.fit.strategy == "warm"
-    pins: dict[str, Pin | None] = {name: kept.get(name) if warm else None for name in settings.tasks}
+    committed_pins = json.loads(git.committed(PINS) or "{}")
+    is_warm = settings.fit.strategy == "warm"
+    pins: dict[str, Pin | None] = {name: committed_pins.get(name) if is_warm else None for name in settings.tasks}
     _write(tree, pins)
-    if not warm:
+    if not is_warm:
         return
-    due = {name.split("@")[1] for name in dvc.changed(tree, list(pins)) if not name.startswith("evaluate@")}
-    for name in due:
+    due_tasks = {name.split("@")[1] for name in dvc.changed(tree, list(pins)) if not name.startswith("evaluate@")}
+    for name in due_tasks:
         pins[name] = None if name in settings.fit.warm.parents else champion(settings, settings.task(name))
     _write(tree, pins)
-    for name, pinned in pins.items():
-        if pinned is not None:
-            bring(tree, name, pinned)
+    for name, task_pin in pins.items():
+        if task_pin is not None:
+            bring(tree, name, task_pin)
 
 
 def champion(settings: Params, task: Task) -> Pin | None:
-    """The pin of a task's champion; None, with a word in the log, where no warm fit can go on from it."""
+    """The pin of a task's champion; None if there is none, or with a warning if a warm fit cannot start from it."""
     version = registry.roles(task.name).get("champion")
     if version is None:
         return None
-    if lost := state.withdrawn_since(f"{task.name}/{version}"):
+    if withdrawn_on := state.withdrawn_since(f"{task.name}/{version}"):
         log.warning(
-            "%s is fitted in full: %s/%s has learned from a patient who was withdrawn on %s",
+            "%s is fitted in full: %s/%s was trained on a patient who was withdrawn on %s",
             task.name,
             task.name,
             version,
-            lost,
+            withdrawn_on,
         )
         return None
     folder = registry.download(task.name, version)
     report = json_files.read_json(folder / REPORT)
-    fit, fitted = settings.fit_of(task.name), report["settings"]
-    was = (tuple(report["classes"]), report["size"], fitted["backbone"], fitted.get("local_contrast", 0))
-    if was != (task.classes, task.pixels.size, fit.backbone, fit.local_contrast):
-        log.warning(
-            "%s is fitted in full: %s/%s is another network, or tells other classes", task.name, task.name, version
-        )
+    fit, champion_settings = settings.fit_of(task.name), report["settings"]
+    champion_network = (
+        tuple(report["classes"]),
+        report["size"],
+        champion_settings["backbone"],
+        champion_settings.get("local_contrast", 0),
+    )
+    if champion_network != (task.classes, task.pixels.size, fit.backbone, fit.local_contrast):
+        log.warning("%s is fitted in full: %s/%s has another network or other classes", task.name, task.name, version)
         return None
     return {"version": version, "sha256": fingerprint.file_sha256(folder / WEIGHTS)}
 
 
-def bring(tree: Path, task: str, pinned: Pin) -> None:
-    """Put the parent's weights and report into the worktree, unless they lie there; the fit checks their hash."""
+def bring(tree: Path, task: str, task_pin: Pin) -> None:
+    """Copy the parent's weights and report into the worktree, unless they are there; the fit checks their hash."""
     target = tree / FOLDER / task
-    if (target / WEIGHTS).is_file() and fingerprint.file_sha256(target / WEIGHTS) == pinned["sha256"]:
+    if (target / WEIGHTS).is_file() and fingerprint.file_sha256(target / WEIGHTS) == task_pin["sha256"]:
         return
-    source = registry.download(task, pinned["version"])
+    source = registry.download(task, task_pin["version"])
     target.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, REPORT):
         shutil.copyfile(source / name, target / name)
 
 
 def of(tree: Path, task: str) -> Pin | None:
-    """The pin of a task in a worktree; None where it has none."""
-    pinned: Pin | None = json_files.read_json(tree / PINS).get(task) if (tree / PINS).is_file() else None
-    return pinned
+    """The pin of a task in a worktree, or None."""
+    task_pin: Pin | None = json_files.read_json(tree / PINS).get(task) if (tree / PINS).is_file() else None
+    return task_pin
 
 
 def settings(fit: FitSettings, task: str) -> FitSettings:
-    """The settings of a fit in the current worktree, with the loop's pin in them; a pin made by a person goes first."""
-    pinned = of(Path(), task)
-    if pinned is None or task in fit.warm.parents:
+    """The fit settings in the current worktree with the loop's pin; a pin by a person takes precedence."""
+    task_pin = of(Path(), task)
+    if task_pin is None or task in fit.warm.parents:
         return fit
-    known = {task: {"folder": str(Path(FOLDER, task)), "sha256": pinned["sha256"]}}
-    return dataclasses.replace(fit, warm=dataclasses.replace(fit.warm, parents=known))
+    parents = {task: {"folder": str(Path(FOLDER, task)), "sha256": task_pin["sha256"]}}
+    return dataclasses.replace(fit, warm=dataclasses.replace(fit.warm, parents=parents))
 
 
 def facts(tree: Path, task: str) -> dict[str, Any]:
-    """What the ledger and MLflow keep of a fit's parent; empty where it had none."""
+    """The parent of a fit, for the ledger and MLflow; empty without a parent."""
     sha256 = json_files.read_json(tree / "models" / task / REPORT).get("parent_sha256")
     if sha256 is None:
         return {}
-    pinned = of(tree, task)
-    name = f"{task}/{pinned['version']}" if pinned else f"weights {sha256[:12]}, pinned by a person"
+    task_pin = of(tree, task)
+    name = f"{task}/{task_pin['version']}" if task_pin else f"weights {sha256[:12]}, pinned by a person"
     return {"parent": name, "parent_sha256": sha256}
 
 

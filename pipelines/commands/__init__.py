@@ -1,1 +1,1 @@
-"""What people type: one file for each group of commands."""
+"""The commands of `oncoloop`: one file for each group of commands. Not the work itself."""

@@ -1,4 +1,4 @@
-"""What the people of the demo do at the web front: send scans, read a report, sign an approval."""
+"""The demo's requests to the web front: send scans, read a report, sign an approval."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.commands.demo_console import Story
 
 
 def address(story: Story) -> str:
-    """Where the web front answers, once it does."""
+    """The address of the web front; waits until it answers."""
     from lineage import json_files
 
     path = story.workspace / "var" / "run" / "desk.json"
@@ -21,13 +21,13 @@ def address(story: Story) -> str:
 
 
 def client(url: str, token: str = "") -> httpx.Client:
-    """A connection to the web front: a program's with its bearer token, or a browser's that signs in by a link."""
+    """An HTTP client for the web front: with a bearer token, or like a browser that signs in with a link."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return httpx.Client(base_url=url, headers=headers, timeout=120.0, follow_redirects=True)
 
 
 def ask(desk: httpx.Client, files: list[Path], task: str = "") -> dict[str, Any]:
-    """One case over HTTP. Fault with what the endpoint says where it gives no answer."""
+    """Send one case and return the answer. Fault with the endpoint's message if it gives no answer."""
     parts = [("files", (path.name, path.read_bytes(), "application/octet-stream")) for path in files]
     response = desk.post("/api/predict", files=parts, data={"task": task})
     if response.status_code >= 400:
@@ -37,7 +37,7 @@ def ask(desk: httpx.Client, files: list[Path], task: str = "") -> dict[str, Any]
 
 
 def report(story: Story, desk: httpx.Client, prediction: str) -> Path:
-    """The printable report of a case, as its clinician gets it, in the workspace."""
+    """Save the printable report of a case in the workspace, as its clinician gets it; return the file."""
     _sign_in(story, desk, "mara")
     text = desk.get(f"/cases/{prediction}/report", params={"file": "1"}).raise_for_status().text
     path = story.workspace / "report.html"
@@ -46,22 +46,22 @@ def report(story: Story, desk: httpx.Client, prediction: str) -> Path:
 
 
 def _sign_in(story: Story, desk: httpx.Client, name: str) -> None:
-    """As a person does: open a one-time link, and press the button there."""
+    """Sign in like a person: open a one-time link and press its button."""
     token = story.command("login", name)["link"].partition("token=")[2]
     desk.post("/enter", data={"token": token}).raise_for_status()
 
 
 def approve(story: Story, task: str, version: str, reason: str) -> None:
-    """An engineer signs the approval of a version on the page of decisions; returns when it is the champion."""
+    """Approve a version on the decisions page as an engineer; return when it is the champion."""
     with client(address(story)) as desk:
         _sign_in(story, desk, "ines")
-        found = re.search(r'name="csrf" value="([^"]+)"', desk.get("/decisions").raise_for_status().text)
-        if found is None:
-            raise Fault(f"the page of decisions shows nothing that waits; {task}/{version} should")
-        form = {"csrf": found[1], "task": task, "version": version, "decision": "approve", "reason": reason}
+        token = re.search(r'name="csrf" value="([^"]+)"', desk.get("/decisions").raise_for_status().text)
+        if token is None:
+            raise Fault(f"the decisions page shows no waiting version, but {task}/{version} waits for approval")
+        form = {"csrf": token[1], "task": task, "version": version, "decision": "approve", "reason": reason}
         desk.post("/decisions", data=form).raise_for_status()
 
     def promoted() -> bool:
         return bool(story.command("status")["tasks"][task].get("champion") == version)
 
-    story.wait(f"the approval of {task}/{version} to be acted on", promoted, 300)
+    story.wait(f"the approval of {task}/{version} to take effect", promoted, 300)

@@ -1,4 +1,4 @@
-"""status, backup, restore: what stands where, and how it survives the machine."""
+"""status, backup, restore: the state of the workspace, and its backup."""
 
 from __future__ import annotations
 
@@ -16,51 +16,54 @@ from pipelines.workspace import git, key_backup, workspace
 
 
 def status(_args: argparse.Namespace) -> Answer:
-    """Tasks with their versions, the release, what runs, what waits."""
+    """Tasks with their versions, the release, running services, and waiting work."""
     from lineage.record import outbox
 
     settings = params.load()
-    wanted = release.wanted()
+    wanted_release = release.wanted()
     result: dict[str, Any] = {
         "version": git.head(),
         "tasks": {name: registry.roles(name) for name in settings.tasks},
-        "waiting": {name: waiting(name) for name in settings.tasks},
-        "release": wanted.subject if wanted else None,
-        "live": live(),
-        "decisions": decisions(),
+        "waiting": {name: waiting_versions(name) for name in settings.tasks},
+        "release": wanted_release.subject if wanted_release else None,
+        "live": live_release(),
+        "decisions": latest_decisions(),
         "running": {name: services.url(name) for name in ("desk", "tools", "prefect") if services.url(name)},
-        "supervised": run_files.supervised(),
-        "processes": run_files.report(),
+        "supervised": run_files.is_supervised(),
+        "processes": run_files.service_states(),
         "predictions": journal.count(),
         "outbox": [{"kind": row.kind, **row.payload} for row in outbox.pending()],
         "events": len(ledger.events()),
     }
-    answered = f"release {result['release'] or 'none'}, {result['predictions']} predictions"
-    lines = [f"data version {result['version'][:12]}, {answered}"]
+    counts = f"release {result['release'] or 'none'}, {result['predictions']} predictions"
+    lines = [f"data version {result['version'][:12]}, {counts}"]
     for name, roles in result["tasks"].items():
-        known = ", ".join(f"{role} {version}" for role, version in roles.items() if version) or "no model yet"
-        more = f"; waiting for approval: {', '.join(result['waiting'][name])}" if result["waiting"][name] else ""
+        versions = ", ".join(f"{role} {version}" for role, version in roles.items() if version) or "no model yet"
+        approvals = f"; waiting for approval: {', '.join(result['waiting'][name])}" if result["waiting"][name] else ""
         note = f" ({settings.tasks[name].note})" if settings.tasks[name].note else ""
-        lines.append(f"  {name:14} {known}{more}{note}")
+        lines.append(f"  {name:14} {versions}{approvals}{note}")
     lines += [f"  {name:14} {url}" for name, url in result["running"].items()]
-    lines += troubles(result["processes"], result["supervised"])
-    lines += [
-        f"  asked: retraining of {row['task']}, {row['reason']}" for row in result["outbox"] if row["kind"] == "retrain"
-    ]
+    lines += service_problems(result["processes"], result["supervised"])
+    requests = [row for row in result["outbox"] if row["kind"] == "retrain"]
+    lines += [f"  requested: retraining of {row['task']}, {row['reason']}" for row in requests]
     return Answer(result, "\n".join(lines))
 
 
-def troubles(processes: list[dict[str, Any]], supervised: bool) -> list[str]:
-    """Lines about services that do not run as they should, and about those that nobody looks after."""
-    lines = [f"  {one['name']:14} {one['state']}: {one['trouble']}" for one in processes if one["trouble"]]
+def service_problems(processes: list[dict[str, Any]], supervised: bool) -> list[str]:
+    """Lines about services with a problem, and about services that run without a supervisor."""
+    lines = [
+        f"  {process['name']:14} {process['state']}: {process['trouble']}"
+        for process in processes
+        if process["trouble"]
+    ]
     if processes and not supervised:
-        names = ", ".join(f"{one['name']} (process {one['pid']})" for one in processes)
-        lines.append(f"  without `oncoloop up`, which goes on with them: {names}")
+        names = ", ".join(f"{process['name']} (process {process['pid']})" for process in processes)
+        lines.append(f"  without `oncoloop up`, which takes them over again: {names}")
     return lines
 
 
-def waiting(task: str) -> list[str]:
-    """The versions that a gate let through, or left open, and nobody has decided about."""
+def waiting_versions(task: str) -> list[str]:
+    """The logged versions of a task without a decision."""
     decided = {
         str(e.payload["version"])
         for kind in ("model.promoted", "model.rejected")
@@ -70,56 +73,66 @@ def waiting(task: str) -> list[str]:
     return [version for version in versions if version not in decided]
 
 
-def live() -> dict[str, Any] | None:
-    """The release that traffic went to last, with its versions."""
-    activated = ledger.events(kind="release.activated")
-    if not activated:
+def live_release() -> dict[str, Any] | None:
+    """The release that receives traffic, with its versions; None before the first release."""
+    activations = ledger.events(kind="release.activated")
+    if not activations:
         return None
-    built = [e for e in ledger.events(kind="release.built") if e.subject == activated[-1].subject]
-    return {"release": activated[-1].subject, "url": activated[-1].payload["url"], "tasks": built[-1].payload["tasks"]}
+    builds = [e for e in ledger.events(kind="release.built") if e.subject == activations[-1].subject]
+    return {
+        "release": activations[-1].subject,
+        "url": activations[-1].payload["url"],
+        "tasks": builds[-1].payload["tasks"],
+    }
 
 
-def decisions() -> list[dict[str, Any]]:
-    """The newest verdict and decision about each version."""
-    found: list[dict[str, Any]] = []
+def latest_decisions() -> list[dict[str, Any]]:
+    """The training verdicts, each with the latest decision on its version."""
+    latest: list[dict[str, Any]] = []
     for event in ledger.events(kind="verdict"):
         if event.payload["gate"] == "training":
             task, version = event.subject.split("/")
-            after = [
+            later_events = [
                 e
                 for kind in ("model.promoted", "model.rejected")
                 for e in ledger.events(kind=kind, subject=task)
                 if e.payload["version"] == version
             ]
-            decision = max(after, key=lambda e: e.seq).kind.removeprefix("model.") if after else "waiting for approval"
-            found.append({"task": task, "version": version, "decision": decision, "verdict": event.payload})
-    return found
+            decision = (
+                max(later_events, key=lambda e: e.seq).kind.removeprefix("model.")
+                if later_events
+                else "waiting for approval"
+            )
+            latest.append({"task": task, "version": version, "decision": decision, "verdict": event.payload})
+    return latest
 
 
 def backup(args: argparse.Namespace) -> Answer:
-    """One file with everything that can't be made again, but the keys; those in another one, if asked for."""
+    """Write everything that can't be computed again to one file, except the keys; with --keys, write a key file."""
     if args.keys:
-        key_backup.seal(args.keys, key_backup.passphrase(args.passphrase_file, twice=True))
+        key_backup.seal(args.keys, key_backup.read_passphrase(args.passphrase_file, twice=True))
     size = workspace_backup.write(args.file)
     result = {"file": str(args.file), "bytes": size, "keys": str(args.keys) if args.keys else None}
     note = (
-        f"{args.keys}: the keys, encrypted; keep it apart from the backup, and the passphrase apart from both"
+        f"{args.keys}: the encrypted keys; store it apart from the backup, and the passphrase apart from both"
         if args.keys
-        else "it holds no keys: `oncoloop backup --keys FILE` writes them too, and only with them everything comes back"
+        else "it contains no keys: `oncoloop backup --keys FILE` writes them too; a complete restore needs them"
     )
     return Answer(result, f"{args.file}: {size / 1e6:.1f} MB\n{note}")
 
 
 def restore(args: argparse.Namespace) -> Answer:
-    """A backup in a new folder, its ledger verified; or the keys of a workspace that came back without them."""
+    """Restore a backup into a new folder and verify its ledger; or restore the keys of such a workspace."""
     if key_backup.is_sealed(args.file):
-        keys = key_backup.unseal(args.file, key_backup.passphrase(args.passphrase_file))
+        keys = key_backup.unseal(args.file, key_backup.read_passphrase(args.passphrase_file))
         workspace.enter(args.folder)
-        key_backup.bring(keys)
-        return Answer({"keys": sorted(keys)}, f"{args.folder}: its keys are back ({', '.join(sorted(keys))})")
-    brought = key_backup.unseal(args.keys, key_backup.passphrase(args.passphrase_file)) if args.keys else None
-    verdict = workspace_backup.restore(args.file, args.folder, brought)
-    missing = key_backup.missing()
+        key_backup.restore_keys(keys)
+        return Answer({"keys": sorted(keys)}, f"{args.folder}: its keys are restored ({', '.join(sorted(keys))})")
+    keys_to_restore = (
+        key_backup.unseal(args.keys, key_backup.read_passphrase(args.passphrase_file)) if args.keys else None
+    )
+    verdict = workspace_backup.restore(args.file, args.folder, keys_to_restore)
+    missing = key_backup.missing_keys()
     lines = [f"{args.folder}: {verdict.outcome.value}; {'; '.join(verdict.reasons)}"]
-    lines += key_backup.explain(missing, args.folder) if missing else []
+    lines += key_backup.explain_missing(missing, args.folder) if missing else []
     return Answer(verdict.to_dict() | {"missing_keys": missing}, "\n".join(lines), verdict.exit_code)

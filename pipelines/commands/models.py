@@ -1,4 +1,4 @@
-"""retrain, approve, reject, rollback, reproduce, crossval, stage: models and who lets them through."""
+"""retrain, approve, reject, rollback, reproduce, crossval, stage: train models and decide on them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def retrain(args: argparse.Namespace) -> Answer:
-    """Train, gate, and release what passes; says so where nothing changed."""
+    """Train, judge, and release versions that pass; without new inputs, do nothing."""
     from pipelines.flows import retrain_plan
 
     params.load()
@@ -28,14 +28,15 @@ def retrain(args: argparse.Namespace) -> Answer:
         due = retrain_plan.due(args.task)
     if not due:
         return Answer(
-            {"changed": False, "models": []}, "nothing new: data, params and code are those of the last retraining"
+            {"changed": False, "models": []},
+            "nothing new: data, params and code are the same as in the last retraining",
         )
     from pipelines.flows import retrain as flow
 
-    who = command_line_session.deciding("retrain")
-    wish = {"key": f"by hand/{uuid.uuid4().hex}", "reason": args.reason}
-    asked = decisions.record("retrain.asked", args.task or "all", wish, who)
-    decisions.use(asked)
+    person = command_line_session.authorised_person("retrain")
+    payload = {"key": f"by hand/{uuid.uuid4().hex}", "reason": args.reason}
+    request = decisions.record("retrain.asked", args.task or "all", payload, person)
+    decisions.use(request)
     result = flow.retrain(args.task, args.reason, args.pool)
     lines = [f"data version {result['data_version'][:12]}"]
     for entry in result["models"]:
@@ -55,11 +56,11 @@ def _decide(args: argparse.Namespace, decision: str) -> Answer:
     params.load().task(args.task)
     verdicts.judged(args.task, args.version)
     sign = promote.approve if decision == "approve" else promote.reject
-    approval = sign(args.task, args.version, command_line_session.deciding("approve"), args.reason)
-    outcome = next((each for each in decide() if each["decision"] == approval.seq), None)
+    approval = sign(args.task, args.version, command_line_session.authorised_person("approve"), args.reason)
+    outcome = next((entry for entry in decide() if entry["decision"] == approval.seq), None)
     if outcome is None or outcome["refused"]:
         raise Fault(
-            outcome["refused"] if outcome else f"the decision {approval.seq} was not acted on; see `oncoloop status`"
+            outcome["refused"] if outcome else f"the decision {approval.seq} took no effect; see `oncoloop status`"
         )
     release = f"; release {outcome['release']} is built" if outcome["release"] else ""
     result = {"task": args.task, "version": args.version, "decision": decision, "release": outcome["release"]}
@@ -67,20 +68,20 @@ def _decide(args: argparse.Namespace, decision: str) -> Answer:
 
 
 def approve(args: argparse.Namespace) -> Answer:
-    """A person lets a version through."""
+    """Approve a version as a person."""
     return _decide(args, "approve")
 
 
 def reject(args: argparse.Namespace) -> Answer:
-    """A person turns a version down."""
+    """Reject a version as a person."""
     return _decide(args, "reject")
 
 
 def rollback(args: argparse.Namespace) -> Answer:
-    """Back to the release before this one; `up` moves the traffic within a second or two."""
+    """Return to the previous release; `oncoloop up` moves the traffic within one or two seconds."""
     from pipelines.models import promote
 
-    release, moved = promote.rollback(command_line_session.deciding("traffic"), args.reason)
+    release, moved = promote.rollback(command_line_session.authorised_person("traffic"), args.reason)
     return Answer(
         {"release": release, "models": moved},
         f"release {release} is wanted again; {', '.join(moved) or 'no model changed'}",
@@ -88,19 +89,22 @@ def rollback(args: argparse.Namespace) -> Answer:
 
 
 def reproduce(args: argparse.Namespace) -> Answer:
-    """Train a version again from its data, params and code, and compare."""
+    """Train a version again from its data, params and code, and compare the results."""
     from pipelines.models import reproduce as models_reproduce
 
     params.load().task(args.task)
     result = models_reproduce.reproduce(args.task, args.version)
     lines = [f"{args.task}/{args.version}, trained again: " + ("the same" if result["same"] else "not the same")]
-    lines += [f"  {name}: {old} then, {new} now" for name, (old, new) in result["figures"].items()]
+    lines += [
+        f"  {name}: {original} originally, {reproduced} now"
+        for name, (original, reproduced) in result["figures"].items()
+    ]
     lines += [f"  note: {note}" for note in result["notes"]]
     return Answer(result, "\n".join(lines), 0 if result["same"] else 1)
 
 
 def crossval(args: argparse.Namespace) -> Answer:
-    """Judge the network of these settings on all admitted data; no version is made, no test cohort spent."""
+    """Cross-validate the settings of a task on all admitted data; makes no version and uses up no test cohort."""
     from data.dataset import shards
     from lineage import paths
     from pipelines.flows import retrain_plan
@@ -115,25 +119,27 @@ def crossval(args: argparse.Namespace) -> Answer:
         dvc.reproduce(tree, "prepare", task.name)
         units = shards.load(tree / "data" / "processed" / task.name)
         target = paths.place("crossval", task.name)
-        told = validation.crossval(
+        result = validation.crossval(
             units, task, settings.fit_of(task.name), settings.calibrate, settings.evaluate, args.folds, target
         )
-    lines = [f"{task.name}, {told['folds']} folds of {told['counts']['clusters']} clusters; written to {target}"]
+    lines = [f"{task.name}, {result['folds']} folds of {result['counts']['clusters']} clusters; written to {target}"]
     for name in ("auroc", "balanced_accuracy"):
-        mine, simple = told["test"][name], told["baseline"][name]
-        lines.append(f"{name.replace('_', ' ')} {_interval(mine)}, {told['baseline']['model']} {_interval(simple)}")
-    return Answer(told, "\n".join(lines))
+        figure, baseline = result["test"][name], result["baseline"][name]
+        lines.append(
+            f"{name.replace('_', ' ')} {_interval(figure)}, {result['baseline']['model']} {_interval(baseline)}"
+        )
+    return Answer(result, "\n".join(lines))
 
 
 def _interval(figure: Mapping[str, float | None]) -> str:
-    """A figure with its interval by cluster."""
+    """A figure with its interval, which resamples clusters, as text."""
     if figure["value"] is None:
         return "unknown"
     return f"{figure['value']:.3f}" + (f" ({figure['low']:.3f} to {figure['high']:.3f})" if figure["low"] else "")
 
 
 def stage(args: argparse.Namespace) -> Answer:
-    """One DVC stage, in the folder that DVC chose; its log goes where the flow follows it."""
+    """Run one DVC stage in the current folder, which DVC chooses; the flow follows its log file."""
     from lineage import child_process, paths
     from pipelines import stages
     from pipelines.workspace import stage_log
@@ -147,5 +153,5 @@ def stage(args: argparse.Namespace) -> Answer:
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     log.info("%s@%s starts", args.stage, args.task)
-    stages.RUN[args.stage](args.task)
+    stages.STAGES[args.stage](args.task)
     return Answer({"stage": args.stage, "task": args.task}, f"{args.stage}@{args.task} done")

@@ -1,4 +1,4 @@
-"""init, up, schedule: a workspace is made and kept running."""
+"""init, up, schedule: create a workspace and run its services."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from pipelines.workspace import command_line_session, workspace
 
 
 def init(args: argparse.Namespace) -> Answer:
-    """Make a workspace, or mend a half-made one."""
-    made = workspace.create(args.folder, args.new_keys)
-    text = (
-        f"{args.folder} is {'a workspace now' if made else 'a workspace already'}; put batches into {args.folder}/inbox"
-    )
-    return Answer({"workspace": str(args.folder), "made": made}, text)
+    """Create a workspace, or complete an incomplete one."""
+    is_new = workspace.create(args.folder, args.new_keys)
+    state = "now" if is_new else "already"
+    text = f"{args.folder} is a workspace {state}; put batches into {args.folder}/inbox"
+    return Answer({"workspace": str(args.folder), "made": is_new}, text)
 
 
 def up(args: argparse.Namespace) -> Answer:
@@ -27,29 +26,30 @@ def up(args: argparse.Namespace) -> Answer:
     from pipelines.servers import supervisor
 
     params.load()
-    only = tuple(name for given in args.only or supervisor.NAMES for name in given.split(","))
-    supervisor.up(args.port, only, lambda house: sys.stderr.write(_addresses(house, args.links)))
+    only = tuple(name for names in args.only or supervisor.NAMES for name in names.split(","))
+    supervisor.up(args.port, only, lambda running: sys.stderr.write(_addresses(running.base, args.links)))
     return Answer({"stopped": True}, "stopped")
 
 
-def _addresses(house: object, links: bool) -> str:
-    """Where the desk answers, and how people come in; with `links` a one-time link for each of them."""
+def _addresses(base_port: int, links: bool) -> str:
+    """The address of the desk and how people sign in; with `links`, a one-time link for each person."""
     from lineage import accounts
 
     desk = services.url("desk")
-    lines = ["", "everything is up; Ctrl-C stops it all"]
+    lines = ["", "everything is up; Ctrl-C stops everything"]
     lines += [f"  desk  {desk}"] if desk else []
-    for each in accounts.open_accounts() if desk else []:
-        way = f"`oncoloop login {each.name}`"
+    for account in accounts.open_accounts() if desk else []:
+        sign_in = f"`oncoloop login {account.name}`"
         if links:
-            way = f"once: {desk}/enter?token={accounts.invite(each.name, actor=command_line_session.name())}"
-        lines.append(f"  {each.name} ({each.role}), {way}")
-    lines.append(f"  ports from {getattr(house, 'base', '')}; logs in {os.environ['ONCOLOOP_HOME']}/logs")
+            token = accounts.invite(account.name, actor=command_line_session.current_person())
+            sign_in = f"once: {desk}/enter?token={token}"
+        lines.append(f"  {account.name} ({account.role}), {sign_in}")
+    lines.append(f"  ports from {base_port}; logs in {os.environ['ONCOLOOP_HOME']}/logs")
     return "\n".join(lines) + "\n"
 
 
 def schedule(args: argparse.Namespace) -> Answer:
-    """Register the deployments; with --work also run them."""
+    """Register the Prefect deployments; with --work, also run them."""
     from pipelines.flows import deployments
 
     params.load()

@@ -1,1 +1,1 @@
-"""The servers of a running workspace: started, watched, restarted."""
+"""The servers of a running workspace: start, health checks, restart. Not what a server answers."""

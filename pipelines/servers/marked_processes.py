@@ -1,8 +1,8 @@
-"""Processes that outlive whoever started them: recognised by a mark in their environment, never by number alone.
+"""Processes that outlive their starter: identified by a mark in their environment, never by their number alone.
 
-Linux gives a process number to another process once the first has ended, and BentoML's workers open sessions of their
-own, so neither a number nor a session says whose a process is. A random mark in the environment does: every descendant
-inherits it, and no other process has it.
+Linux reuses the number of an ended process, and BentoML's workers open sessions of their own. So neither a number nor
+a session identifies a process. A random mark in the environment does: every descendant inherits it, and no other
+process has it.
 """
 
 from __future__ import annotations
@@ -24,63 +24,63 @@ from lineage import paths
 
 log = logging.getLogger(__name__)
 
-MARK = "ONCOLOOP_RUN"
-COMMAND = "ONCOLOOP_COMMAND"  # the number of a command, in the environment of all that it starts
+MARK_VARIABLE = "ONCOLOOP_RUN"
+COMMAND_VARIABLE = "ONCOLOOP_COMMAND"  # the number of a command, in the environment of every process that it starts
 
 
 @dataclass
 class Process:
-    """A process with its descendants. `child` is set where this process started it, and has to reap it."""
+    """A process with its descendants. `child` is set if this process started it and must reap it."""
 
     pid: int
     mark: str
     child: subprocess.Popen[bytes] | None = None
 
-    def alive(self) -> bool:
-        """Whether the process itself runs; descendants may run without it."""
+    def is_alive(self) -> bool:
+        """Whether the process itself runs; its descendants may run without it."""
         if self.child is not None:
             return self.child.poll() is None
-        return carries(self.pid, self.mark)
+        return has_mark(self.pid, self.mark)
 
     def members(self) -> list[int]:
-        """The numbers of the process and of its descendants that run."""
+        """The numbers of the running processes: the process and its descendants."""
         return members(self.mark)
 
-    def exit(self) -> str:
-        """How it ended, as far as this process can know."""
+    def exit_text(self) -> str:
+        """The exit code as text, if this process started it."""
         code = self.child.poll() if self.child else None
         return "its exit status is unknown" if code is None else f"exit {code}"
 
     def terminate(self) -> None:
-        """Ask the process to finish what it does and end; its descendants where it is gone itself."""
-        for pid in [self.pid] if self.alive() else self.members():
-            send(pid, self.mark, signal.SIGTERM)
+        """Send SIGTERM to the process; if it has ended, to its descendants."""
+        for pid in [self.pid] if self.is_alive() else self.members():
+            send_signal(pid, self.mark, signal.SIGTERM)
 
     def kill(self, seconds: float = 3.0) -> None:
-        """End the process and every descendant at once."""
-        until = time.monotonic() + seconds
-        while (left := self._reaped()) and time.monotonic() < until:
-            for pid in left:
-                send(pid, self.mark, signal.SIGKILL)
+        """Send SIGKILL to the process and every descendant until all have ended, at most for `seconds`."""
+        deadline = time.monotonic() + seconds
+        while (running := self._reap()) and time.monotonic() < deadline:
+            for pid in running:
+                send_signal(pid, self.mark, signal.SIGKILL)
             time.sleep(0.02)
 
     def stop(self, patience: float = 8.0) -> None:
-        """Ask it to end, wait for so many seconds, then end what is left."""
+        """Send SIGTERM, wait at most `patience` seconds, then kill the processes that still run."""
         self.terminate()
-        until = time.monotonic() + patience
-        while self._reaped() and time.monotonic() < until:
+        deadline = time.monotonic() + patience
+        while self._reap() and time.monotonic() < deadline:
             time.sleep(0.05)
         self.kill()
 
-    def _reaped(self) -> list[int]:
-        self.alive()  # a child that ended stays a process until its parent asks
+    def _reap(self) -> list[int]:
+        self.is_alive()  # an ended child stays in the process table until its parent polls it
         return self.members()
 
 
 def start(
     command: Sequence[str], environment: Mapping[str, str], output: IO[bytes], folder: Path | None = None
 ) -> Process:
-    """Start a command with a new mark, in a session of its own and in `folder`, if one is given."""
+    """Start a command with a new mark, in a session of its own, in `folder` or the current folder."""
     mark = uuid.uuid4().hex
     child = subprocess.Popen(
         command,
@@ -89,88 +89,93 @@ def start(
         stdin=subprocess.DEVNULL,
         start_new_session=True,
         cwd=folder,
-        env={**os.environ, **environment, MARK: mark},
+        env={**os.environ, **environment, MARK_VARIABLE: mark},
     )
     return Process(child.pid, mark, child)
 
 
 def members(mark: str) -> list[int]:
-    """The numbers of all processes of this workspace that carry a mark."""
-    numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
-    return [pid for pid in numbers if carries(pid, mark)]
+    """The numbers of all processes of this workspace that have a mark."""
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    return [pid for pid in pids if has_mark(pid, mark)]
 
 
-def marks() -> set[str]:
-    """The marks of all processes of this workspace, but for this process's own."""
-    numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
-    lists = [_environment(pid) for pid in numbers if belongs(pid)]
-    start = f"{MARK}=".encode()
-    every = {entry.removeprefix(start).decode() for entries in lists for entry in entries if entry.startswith(start)}
-    return every - {os.environ.get(MARK, "")}
+def running_marks() -> set[str]:
+    """The marks of all processes of this workspace, except the mark of this process."""
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    environments = [_environment(pid) for pid in pids if is_of_workspace(pid)]
+    prefix = f"{MARK_VARIABLE}=".encode()
+    entries = [entry for environment in environments for entry in environment]
+    found_marks = {entry.removeprefix(prefix).decode() for entry in entries if entry.startswith(prefix)}
+    return found_marks - {os.environ.get(MARK_VARIABLE, "")}
 
 
 def end_orphans() -> list[int]:
-    """End what killed commands of this workspace left running, such as Prefect's temporary server; their numbers."""
-    found = []
+    """End processes that killed commands of this workspace left running; return their numbers.
+
+    Prefect's temporary server is such a process.
+    """
+    ended = []
     for path in [path for path in Path("/proc").iterdir() if path.name.isdecimal()]:
-        entries = dict(entry.decode(errors="replace").partition("=")[::2] for entry in _environment(int(path.name)))
-        command = entries.get(COMMAND, "")
-        if entries.get("ONCOLOOP_HOME") == str(paths.home()) and command.isdecimal() and not _environment(int(command)):
-            log.warning("ending process %s, left running by a killed command", path.name)
+        environment = dict(entry.decode(errors="replace").partition("=")[::2] for entry in _environment(int(path.name)))
+        command = environment.get(COMMAND_VARIABLE, "")
+        has_ended = command.isdecimal() and not _environment(int(command))
+        if environment.get("ONCOLOOP_HOME") == str(paths.home()) and has_ended:
+            log.warning("ending process %s, which a killed command left running", path.name)
             end(int(path.name), patience=2.0)
-            found.append(int(path.name))
-    return found
+            ended.append(int(path.name))
+    return ended
 
 
-def carries(pid: int, mark: str) -> bool:
-    """Whether a process runs, carries the mark and belongs to this workspace, of which a copy has the same records."""
-    wanted = {f"{MARK}={mark}".encode(), f"ONCOLOOP_HOME={paths.home()}".encode()}
-    return wanted <= set(_environment(pid))
+def has_mark(pid: int, mark: str) -> bool:
+    """Whether a process runs, has the mark and belongs to this workspace: a copied workspace has the same records."""
+    entries = {f"{MARK_VARIABLE}={mark}".encode(), f"ONCOLOOP_HOME={paths.home()}".encode()}
+    return entries <= set(_environment(pid))
 
 
-def belongs(pid: int) -> bool:
-    """Whether a process belongs to this workspace: its environment names our state folder."""
+def is_of_workspace(pid: int) -> bool:
+    """Whether a process belongs to this workspace: its environment names the state folder."""
     return f"ONCOLOOP_HOME={paths.home()}".encode() in _environment(pid)
 
 
-def send(pid: int, mark: str, number: signal.Signals) -> None:
-    """Send a signal to a process that carries the mark, and to no other that has got its number meanwhile."""
+def send_signal(pid: int, mark: str, signal_number: signal.Signals) -> None:
+    """Send a signal to a process if it has the mark; another process may have its number by now."""
     try:
-        handle = os.pidfd_open(pid)
+        descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
-        if carries(pid, mark):
-            signal.pidfd_send_signal(handle, number)
+        if has_mark(pid, mark):
+            signal.pidfd_send_signal(descriptor, signal_number)
     except ProcessLookupError:
         return
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def end(pid: int, patience: float = 8.0) -> None:
-    """Ask a process and its descendants to stop, then make them."""
+    """Send SIGTERM to a process, wait at most `patience` seconds, then kill it and its descendants."""
     try:
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:
         return
     for process in family[:1]:
         _send(process, signal.SIGTERM)
-    _, left = psutil.wait_procs(family, timeout=patience)
-    for process in left:
+    _, running = psutil.wait_procs(family, timeout=patience)
+    for process in running:
         _send(process, signal.SIGKILL)
-    psutil.wait_procs(left, timeout=3)
+    psutil.wait_procs(running, timeout=3)
 
 
-def _send(process: psutil.Process, number: signal.Signals) -> None:
+def _send(process: psutil.Process, signal_number: signal.Signals) -> None:
     try:
-        process.send_signal(number)
+        process.send_signal(signal_number)
     except psutil.NoSuchProcess:
         log.debug("process %d had ended already", process.pid)
 
 
 def _environment(pid: int) -> list[bytes]:
-    """The environment that a process was started with; empty for one that has ended, or is not ours to read."""
+    """The environment at the start of a process; empty if it has ended or may not be read."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:

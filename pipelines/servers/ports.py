@@ -1,4 +1,4 @@
-"""Ports of the loopback: whether one is taken, takes connections, answers."""
+"""Checks of loopback ports: in use, reachable, answering."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOST = "127.0.0.1"
 
 
 def taken(port: int) -> bool:
-    """Whether something listens on a loopback port."""
+    """Whether a process listens on a loopback port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -25,8 +25,8 @@ def taken(port: int) -> bool:
     return False
 
 
-def reachable(port: int) -> bool:
-    """Whether a loopback port takes connections; one that is too busy to answer in time does."""
+def is_reachable(port: int) -> bool:
+    """Whether a loopback port accepts connections; a port whose process is too busy to accept in time counts."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         try:
@@ -48,7 +48,7 @@ def answers(url: str, seconds: float = 1.0) -> bool:
 
 
 def answers_at(path: Path, health: str, seconds: float = 1.0) -> bool:
-    """Whether what listens on a socket answers with success."""
+    """Whether the server behind a Unix socket answers its health path with status 2xx."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(seconds)
@@ -59,10 +59,10 @@ def answers_at(path: Path, health: str, seconds: float = 1.0) -> bool:
         return False
 
 
-def listens(pid: int, port: int) -> bool:
-    """Whether this very process listens on a port; another may do so beside it."""
+def is_listening(pid: int, port: int) -> bool:
+    """Whether this process itself listens on a port; another process may listen on the same port."""
     try:
-        found = psutil.Process(pid).net_connections("tcp4")
+        connections = psutil.Process(pid).net_connections("tcp4")
     except psutil.Error:
         return False
-    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found)
+    return any(connection.status == psutil.CONN_LISTEN and connection.laddr.port == port for connection in connections)

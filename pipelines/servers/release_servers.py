@@ -1,4 +1,4 @@
-"""The servers of releases: the wanted one, the one before it, a shadow. Traffic moves when one is ready."""
+"""Release servers: the wanted release, the previous one and a shadow; traffic moves when the server is ready."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from pipelines.servers.services import Backoff, Service
 
 log = logging.getLogger(__name__)
 
-KEPT = 2  # releases that run: the one that answers, and the one before it for a rollback within a second
-PATIENCE = 45.0  # seconds in which a retired server finishes what it answers; its workers get 30 of them
-MOVING = 2.0  # seconds in which every desk has seen that traffic has moved
-FIRST_PORT, PORTS = 10, 50  # from the base on
+RELEASES_KEPT = 2  # releases that run: the answering one, and the one before it for a rollback within a second
+PATIENCE = 45.0  # seconds in which a retired server finishes its last answers; its workers get 30 of them
+TRAFFIC_MOVE = 2.0  # seconds until every desk has noticed that traffic has moved
+FIRST_PORT, PORT_COUNT = 10, 50  # offset from the base port
 PREFIX = "release-"
 
 
 @dataclass
 class Fleet:
-    """The servers that run, those whose workers answer without a head, and those that finish their last answers.
+    """The running servers, the headless ones and the leaving ones.
 
-    BentoML's head process may be killed while its workers hold its port and go on answering. They are left to it until
-    another server of the same release answers on another port.
+    Headless: BentoML's head process was killed, and its workers still hold the port and answer. They run until another
+    server of the same release answers on another port. Leaving: a server that finishes its last answers.
     """
 
     base: int
@@ -37,39 +37,39 @@ class Fleet:
     headless: list[Service] = field(default_factory=list)
     leaving: list[Service] = field(default_factory=list)
     backoffs: dict[str, Backoff] = field(default_factory=dict)
-    aim: str = ""
+    wanted_release: str = ""
     is_ready: bool = False
-    adopted: bool = False
-    stopped: bool = False
+    is_adopted: bool = False
+    is_stopped: bool = False
 
-    def turn(self) -> None:
-        """Start what should run, move traffic to the wanted release once it is ready, let go what is not needed."""
-        if not self.adopted:
+    def update(self) -> None:
+        """Start the needed servers, move traffic to the wanted release when it is ready, retire the other servers."""
+        if not self.is_adopted:
             self.adopt()
-            self.adopted = True
-        wanted = release.wanted()
-        if wanted is None:
+            self.is_adopted = True
+        wanted_event = release.wanted()
+        if wanted_event is None:
             self.is_ready = True
             return
-        if wanted.subject != self.aim:  # asked for anew, so it is tried anew at once
-            self.aim = wanted.subject
-            self.backoffs.pop(self.aim, None)
-        self._run(wanted.subject)
-        live = _live()
-        if live and not self._ready(wanted.subject) and servable(live[0]):
-            self._run(live[0])
+        if wanted_event.subject != self.wanted_release:  # a new request: try it at once
+            self.wanted_release = wanted_event.subject
+            self.backoffs.pop(self.wanted_release, None)
+        self._add_server(wanted_event.subject)
+        live = _live_release()
+        if live and not self._is_ready(wanted_event.subject) and is_servable(live[0]):
+            self._add_server(live[0])
         for name in list(self.running):
-            self._tend(name)
-        if self._ready(wanted.subject):
-            self._activate(wanted.subject)
-            self._beside(wanted.subject)
-        elif live and self._ready(live[0]):
-            self._activate(live[0])  # the same release, on another port perhaps
-        self._retire()
-        self.is_ready = self._ready(wanted.subject)
+            self._check_server(name)
+        if self._is_ready(wanted_event.subject):
+            self._activate(wanted_event.subject)
+            self._run_standby(wanted_event.subject)
+        elif live and self._is_ready(live[0]):
+            self._activate(live[0])  # the same release, possibly on another port
+        self._retire_replaced()
+        self.is_ready = self._is_ready(wanted_event.subject)
 
     def adopt(self) -> None:
-        """Go on with the servers that an earlier `up` left running; what is outdated answers until it is replaced."""
+        """Supervise the servers of an earlier `oncoloop up`; an outdated server answers until it is replaced."""
         for key, record in run_files.records().items():
             name, mark = str(record.get("release") or ""), str(record.get("mark") or "")
             if not key.startswith(PREFIX) or not name or not mark:
@@ -83,145 +83,153 @@ class Fleet:
                 service.leave()
                 self.leaving.append(service)
             else:
-                log.warning("%s answers on without its head process, or is outdated; it is replaced", key)
+                log.warning("%s runs without its head process or is outdated; it is replaced", key)
                 self.headless.append(service)
 
     def stop(self) -> None:
-        """End every server, and start no other."""
-        self.stopped = True
-        every = [*self.leaving, *self.headless, *self.running.values()]
-        for service in every:
+        """End every server and start no new one."""
+        self.is_stopped = True
+        services = [*self.leaving, *self.headless, *self.running.values()]
+        for service in services:
             service.leave()
-        until = time.monotonic() + 8.0
-        for service in every:
-            service.stop(max(0.0, until - time.monotonic()))
+        deadline = time.monotonic() + 8.0
+        for service in services:
+            service.stop(max(0.0, deadline - time.monotonic()))
 
-    def _ready(self, name: str) -> bool:
+    def _is_ready(self, name: str) -> bool:
         return name in self.running and self.running[name].healthy
 
-    def _run(self, name: str) -> None:
+    def _add_server(self, name: str) -> None:
         if name not in self.running:
             self.running[name] = self._service(name, self._free_port())
 
     def _service(self, name: str, port: int) -> Service:
         from serving.bundle import bento_build
 
-        command = bento_build.serve_command(tag(name), port, params.load().serving.workers)
+        command = bento_build.serve_command(bento_tag(name), port, params.load().serving.workers)
         backoff = self.backoffs.setdefault(name, Backoff())
         key = f"{PREFIX}{name}-{port}"
         return Service(f"{PREFIX}{name}", command, port, "/readyz", key=key, release=name, backoff=backoff)
 
     def _free_port(self) -> int:
-        used = {service.port for service in (*self.running.values(), *self.headless, *self.leaving)}
+        used_ports = {service.port for service in (*self.running.values(), *self.headless, *self.leaving)}
         first = self.base + FIRST_PORT
-        free = (port for port in range(first, first + PORTS) if port not in used and not ports.taken(port))
-        port = next(free, None)
+        free_ports = (
+            port for port in range(first, first + PORT_COUNT) if port not in used_ports and not ports.taken(port)
+        )
+        port = next(free_ports, None)
         if port is None:
-            raise Fault(f"no port from {first} to {first + PORTS - 1} is free for a release; free one")
+            raise Fault(f"no port from {first} to {first + PORT_COUNT - 1} is free for a release; free one")
         return port
 
-    def _tend(self, name: str) -> None:
+    def _check_server(self, name: str) -> None:
         service = self.running[name]
-        if service.alive():
-            service.look()
+        if service.is_alive():
+            service.check_health()
             return
         if service.process is not None:
-            self._lose(service)
-            self._run(name)
+            self._replace_server(service)
+            self._add_server(name)
             service = self.running[name]
-        if service.backoff.over() and not self.stopped:
+        if service.backoff.is_over() and not self.is_stopped:
             self._start(service)
 
-    def _lose(self, service: Service) -> None:
-        """The head process has ended: another server takes its place, on another port while its workers answer."""
+    def _replace_server(self, service: Service) -> None:
+        """Replace a server whose head process has ended; while its workers answer, on another port."""
         del self.running[service.release]
         if service.process and service.healthy and service.process.members():
-            service.backoff.failed()
+            service.backoff.record_failure()
             log.warning(
                 "%s lost its head process (%s); its workers answer until another server is ready",
                 service.name,
-                service.process.exit(),
+                service.process.exit_text(),
             )
             self.headless.append(service)
             return
-        service.fell()
+        service.handle_exit()
         service.stop()
-        following = self._service(service.release, self._free_port())
-        following.trouble = service.trouble
-        following.record()
-        self.running[service.release] = following
+        successor = self._service(service.release, self._free_port())
+        successor.trouble = service.trouble
+        successor.record()
+        self.running[service.release] = successor
 
     def _start(self, service: Service) -> None:
         try:
             service.start()
-        except Fault as fault:  # its port was taken since: the next turn takes another
+        except Fault as fault:  # its port is in use by now: the next update chooses another port
             service.postpone(str(fault))
             service.stop()
             del self.running[service.release]
 
     def _activate(self, name: str) -> None:
         service = self.running[name]
-        if _live() != (name, service.url):
+        if _live_release() != (name, service.url):
             ledger.append("release.activated", name, {"url": service.url, "port": service.port})
             log.info("release %s answers now at %s", name, service.url)
 
-    def _beside(self, wanted: str) -> None:
-        """The release before this one and a shadow run beside it; all others finish what they answer, and end."""
-        dark = shadow.wanted()
-        needed = {wanted, *recent()[:KEPT], *([dark.release] if dark else [])}
+    def _run_standby(self, wanted_release: str) -> None:
+        """Run the previous release and a shadow beside the wanted release; all other servers finish and end."""
+        shadow_version = shadow.wanted()
+        needed = {
+            wanted_release,
+            *recent_releases()[:RELEASES_KEPT],
+            *([shadow_version.release] if shadow_version else []),
+        }
         for name in needed - self.running.keys():
-            if servable(name):
-                self._run(name)
+            if is_servable(name):
+                self._add_server(name)
         for name in [name for name in self.running if name not in needed]:
             self.running[name].leave()
             self.leaving.append(self.running.pop(name))
-        if dark and self._ready(dark.release):
-            shadow.served(dark, self.running[dark.release].url)
+        if shadow_version and self._is_ready(shadow_version.release):
+            shadow.served(shadow_version, self.running[shadow_version.release].url)
 
-    def _retire(self) -> None:
-        """Servers without a head end once another one of their release answers, or none is needed."""
+    def _retire_replaced(self) -> None:
+        """Retire headless servers whose release answers elsewhere or is not needed."""
         for service in list(self.headless):
-            following = self.running.get(service.release)
-            replaced = following is None or (following.healthy and time.monotonic() - following.ready_at > MOVING)
-            if replaced or not (service.process and service.process.members()):
+            successor = self.running.get(service.release)
+            is_replaced = successor is None or (
+                successor.healthy and time.monotonic() - successor.ready_at > TRAFFIC_MOVE
+            )
+            if is_replaced or not (service.process and service.process.members()):
                 service.leave()
                 self.headless.remove(service)
                 self.leaving.append(service)
-        self.leaving = [service for service in self.leaving if not service.gone(PATIENCE)]
+        self.leaving = [service for service in self.leaving if not service.has_left(PATIENCE)]
 
 
-def tag(name: str) -> str:
-    """The Bento of a release. Fault if the ledger does not say that it was built."""
-    built = next(_built(name), None)
-    if built is None:
-        raise Fault(f"the ledger does not say that a release {name!r} was built; `oncoloop status` lists them")
-    return built
+def bento_tag(name: str) -> str:
+    """The Bento tag of a release. Fault if the ledger has no build of it."""
+    tag = next(_bento_tags(name), None)
+    if tag is None:
+        raise Fault(f"the ledger has no build of a release {name!r}; `oncoloop status` lists the releases")
+    return tag
 
 
-def servable(name: str) -> bool:
-    """Whether a release's Bento lies in the store still."""
+def is_servable(name: str) -> bool:
+    """Whether the Bento store still has the Bento of a release."""
     from serving.bundle import bento_server
 
-    built = next(_built(name), None)
-    return built is not None and bento_server.bento(built).is_dir()
+    tag = next(_bento_tags(name), None)
+    return tag is not None and bento_server.bento(tag).is_dir()
 
 
-def recent() -> list[str]:
-    """The releases that have answered, newest first."""
+def recent_releases() -> list[str]:
+    """The releases that have received traffic, newest first."""
     return list(dict.fromkeys(event.subject for event in reversed(ledger.events(kind="release.activated"))))
 
 
-def answering() -> str | None:
-    """The release that answers now; None before the first one."""
-    live = _live()
+def answering_release() -> str | None:
+    """The release that receives traffic now; None before the first one."""
+    live = _live_release()
     return live[0] if live else None
 
 
-def _built(name: str) -> Iterator[str]:
+def _bento_tags(name: str) -> Iterator[str]:
     for kind in ("release.built", "shadow.built"):
         yield from (str(event.payload["bento"]) for event in reversed(ledger.events(kind, name)))
 
 
-def _live() -> tuple[str, str] | None:
-    activated = ledger.events(kind="release.activated", limit=1)
-    return (activated[0].subject, activated[0].payload["url"]) if activated else None
+def _live_release() -> tuple[str, str] | None:
+    activations = ledger.events(kind="release.activated", limit=1)
+    return (activations[0].subject, activations[0].payload["url"]) if activations else None

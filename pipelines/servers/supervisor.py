@@ -1,4 +1,4 @@
-"""One supervisor for everything that must run: keeps it alive, drains the outbox, moves traffic to the release."""
+"""The supervisor of all services: restarts them, sends the outbox to Prefect, runs the release servers."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ log = logging.getLogger(__name__)
 
 NAMES = ("prefect", "runner", "desk", "release", "mlflow", "tools")
 PORT = 7800
-TURN = 0.5  # seconds between two looks after the processes
-AFTER_ERROR = 2.0  # seconds until the ledger or Prefect is asked again
-DESK = ("lineage", "data", "serving", "desk")
-OWN = ("lineage", "data", "serving", "training", "monitoring", "pipelines")  # packages of the runner
+INTERVAL = 0.5  # seconds between two checks of the processes
+RETRY_AFTER = 2.0  # seconds until the next attempt after an error of the ledger or of Prefect
+DESK_PACKAGES = ("lineage", "data", "serving", "desk")
+RUNNER_PACKAGES = ("lineage", "data", "serving", "training", "monitoring", "pipelines")  # packages of the runner
 
 
 def lay_out(base: int) -> dict[str, Service]:
-    """The services of a workspace on ports from `base` on: desk, Prefect, and the origin of the tools' pages.
+    """The services of a workspace: desk on port `base`, Prefect on `base` + 1, the tools' pages on `base` + 3.
 
-    Prefect asks everybody for a secret; MLflow listens on a socket that only this user may open.
+    Prefect requires a secret; MLflow listens on a socket that only this user may open.
     """
     import os
 
@@ -48,8 +48,8 @@ def lay_out(base: int) -> dict[str, Service]:
     def page(application: str, port: int) -> list[str]:
         return [python, "-m", "desk.server", f"desk.{application}:create", "--port", str(port)]
 
-    listed = [
-        Service("desk", page("app", base), base, "/healthz", code=DESK, shares_port=True),
+    services_in_order = [
+        Service("desk", page("app", base), base, "/healthz", code=DESK_PACKAGES, shares_port=True),
         Service(
             "prefect",
             [services.program("prefect"), "server", "start", "--host", HOST, "--port", str(prefect)],
@@ -59,14 +59,14 @@ def lay_out(base: int) -> dict[str, Service]:
                 "PREFECT_SERVER_API_AUTH_STRING": keys.prefect_secret(),
                 "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "none",
             },
-        ),  # its own word for nobody would be everybody
+        ),  # Prefect treats an empty list of origins as all origins
         Service(
             "runner",
             [services.program("oncoloop"), "schedule", "--work"],
-            after="prefect",
+            starts_after="prefect",
             ready=deployments.ready_file(),
             environment={"PREFECT_RUNNER_POLL_FREQUENCY": "2"},
-            code=OWN,
+            code=RUNNER_PACKAGES,
             files=(Path(params.NAME),),
             orphans_finish=True,
         ),
@@ -94,157 +94,158 @@ def lay_out(base: int) -> dict[str, Service]:
             health="/mlflow/health",
             socket=socket,
             environment={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        ),  # seven processes that nothing here uses
-        Service("tools", page("tools.proxy", tools), tools, "/healthz", code=DESK, shares_port=True),
+        ),  # it would start seven processes that nothing here uses
+        Service("tools", page("tools.proxy", tools), tools, "/healthz", code=DESK_PACKAGES, shares_port=True),
     ]
-    return {service.name: service for service in listed}
+    return {service.name: service for service in services_in_order}
 
 
 class Supervisor:
-    """Holds the processes: services here, releases in the fleet. Nothing that goes wrong in one part stops another."""
+    """Supervises the services and the fleet of release servers. A failure in one part does not stop another part."""
 
     def __init__(self, base: int, only: tuple[str, ...]) -> None:
         """Plan the services of `only` on ports from `base`; release servers get ports from base + 10."""
         self.base = base
         self.fleet = Fleet(base) if "release" in only else None
         self.services = {name: service for name, service in lay_out(base).items() if name in only}
-        self.troubles: dict[str, str] = {}
+        self.failures: dict[str, str] = {}
 
     def adopt(self) -> None:
-        """Go on with what an earlier `up` left running, and end what this one would not start so.
+        """Supervise the up-to-date services of an earlier `oncoloop up`, and end the outdated ones.
 
-        Fault where nothing is adopted and a port of a service is taken: then the ports were chosen badly.
+        Fault if no service is adopted and a port is in use: then other ports must be chosen.
         """
         records = run_files.records()
-        kept = {
+        adopted = {
             name
             for name, service in self.services.items()
-            if (record := records.get(name)) and (service.adopt(record) or service.follow(record))
+            if (record := records.get(name)) and (service.adopt(record) or service.replace_outdated(record))
         }
         if self.fleet:
-            kept |= {key for key, record in records.items() if record.get("release") and record.get("mark")}
-        services.clear_leftovers(frozenset(kept))
+            adopted |= {key for key, record in records.items() if record.get("release") and record.get("mark")}
+        services.clear_leftovers(frozenset(adopted))
         for service in self.services.values():
-            if not kept and service.port and services.taken(service.port):
+            if not adopted and service.port and services.taken(service.port):
                 raise Fault(f"port {service.port} for {service.name} is in use; free it or choose others with --port")
 
-    def run(self, stopped: threading.Event, say: Any = None) -> None:
-        """Keep everything alive until `stopped` is set; `say` is called once, when all of it answers.
+    def run(self, stop_event: threading.Event, announce: Any = None) -> None:
+        """Keep all services alive until `stop_event` is set; `announce` is called once, when all of them answer.
 
-        The ledger and Prefect are asked in threads of their own: one that is slow, locked or away must not keep a
-        fallen service waiting.
+        The ledger and Prefect are used in separate threads: the restart of a service must not wait for one that is
+        slow, locked or unreachable.
         """
-        parts = [("the releases", self.fleet.turn)] if self.fleet else []
+        jobs = [("the releases", self.fleet.update)] if self.fleet else []
         if {"prefect", "runner"} & self.services.keys():
-            parts.append(("the outbox", self._drain))
-        threads = [threading.Thread(target=self._repeat, args=(stopped, *part), daemon=True) for part in parts]
+            jobs.append(("the outbox", self._drain_outbox))
+        threads = [threading.Thread(target=self._run_repeatedly, args=(stop_event, *job), daemon=True) for job in jobs]
         for thread in threads:
             thread.start()
         try:
-            while not stopped.is_set():
-                self.tend()
-                if say and self.ready():
-                    self._safely("the list of addresses", partial(say, self))
-                    say = None
-                stopped.wait(TURN)
+            while not stop_event.is_set():
+                self.restart_ended()
+                if announce and self.is_ready():
+                    self._run_safely("the list of addresses", partial(announce, self))
+                    announce = None
+                stop_event.wait(INTERVAL)
         finally:
-            stopped.set()
+            stop_event.set()
             for thread in threads:
                 thread.join(15)
 
-    def tend(self) -> None:
-        """Restart the services that fell."""
+    def restart_ended(self) -> None:
+        """Check every service and restart the ended ones."""
         for service in self.services.values():
-            self._safely(service.name, partial(self._tend, service))
+            self._run_safely(service.name, partial(self._restart, service))
 
-    def ready(self) -> bool:
-        """Whether everything asked for answers."""
-        return (self.fleet is None or self.fleet.is_ready) and all(one.healthy for one in self.services.values())
+    def is_ready(self) -> bool:
+        """Whether all requested services answer."""
+        return (self.fleet is None or self.fleet.is_ready) and all(
+            service.healthy for service in self.services.values()
+        )
 
-    def _repeat(self, stopped: threading.Event, name: str, part: Callable[[], object]) -> None:
-        pause = TURN
-        while not stopped.wait(pause):
-            pause = TURN if self._safely(name, part) else AFTER_ERROR
+    def _run_repeatedly(self, stop_event: threading.Event, name: str, job: Callable[[], object]) -> None:
+        pause = INTERVAL
+        while not stop_event.wait(pause):
+            pause = INTERVAL if self._run_safely(name, job) else RETRY_AFTER
 
-    def _safely(self, name: str, part: Callable[[], object]) -> bool:
-        """Do a part of a turn; what goes wrong is said once, and tried again in a later turn. Whether all went well."""
+    def _run_safely(self, name: str, job: Callable[[], object]) -> bool:
+        """Run a job; an error is logged once and the job is tried again later. Return whether it succeeded."""
         try:
-            part()
+            job()
         except Exception as error:
             sentence = " ".join(str(error).split())[:300] or repr(error)
-            if self.troubles.get(name) != sentence:
-                self.troubles[name] = sentence
+            if self.failures.get(name) != sentence:
+                self.failures[name] = sentence
                 log.warning("%s: %s; this is tried again", name, sentence)
             return False
-        if self.troubles.pop(name, None):
+        if self.failures.pop(name, None):
             log.info("%s: works again", name)
         return True
 
-    def _tend(self, service: Service) -> None:
-        if service.alive():
-            service.look()
+    def _restart(self, service: Service) -> None:
+        if service.is_alive():
+            service.check_health()
             return
-        service.fell()
-        if (service.after and not self.services[service.after].healthy) or not service.backoff.over():
+        service.handle_exit()
+        if (service.starts_after and not self.services[service.starts_after].healthy) or not service.backoff.is_over():
             return
         try:
             service.start()
         except Fault as fault:
             service.postpone(str(fault))
 
-    def _drain(self) -> None:
+    def _drain_outbox(self) -> None:
         if all(self.services[name].healthy for name in ("prefect", "runner") if name in self.services):
-            drain()
+            drain_outbox()
 
     def stop(self) -> None:
-        """End everything, last started first."""
+        """End all services, in reverse order of their start."""
         if self.fleet:
             self.fleet.stop()
         for service in reversed(self.services.values()):
             service.stop()
 
 
-def drain() -> list[str]:
-    """Tell Prefect what waits in the outbox. A request to retrain waits until there are labels it could learn from."""
-    told = []
+def drain_outbox() -> list[str]:
+    """Send the pending rows of the outbox to Prefect, and return a line for each.
+
+    A request to retrain waits until there are new labels.
+    """
+    sent = []
     rows = outbox.pending()
     for row in [row for row in rows if row.kind == "approval"]:
         deployments.emit(deployments.APPROVED, {"task": row.payload["task"]})
         outbox.done(row.id)
-        told.append(f"approval of {row.payload['task']}/{row.payload['version']}")
-    asked: dict[str, list[outbox.Message]] = {}
+        sent.append(f"approval of {row.payload['task']}/{row.payload['version']}")
+    requests_by_task: dict[str, list[outbox.Message]] = {}
     for row in [row for row in rows if row.kind == "retrain"]:
-        asked.setdefault(row.payload["task"], []).append(row)
-    for task, requests in asked.items():
+        requests_by_task.setdefault(row.payload["task"], []).append(row)
+    for task, requests in requests_by_task.items():
         if has_new_labels(task):
             reason = "; ".join(dict.fromkeys(row.payload["reason"] for row in requests))
             deployments.emit(deployments.ASKED, {"task": task})
             for row in requests:
                 outbox.done(row.id)
-            told.append(f"retraining of {task}: {reason}")
-    for line in told:
-        log.info("told Prefect: %s", line)
-    return told
+            sent.append(f"retraining of {task}: {reason}")
+    for line in sent:
+        log.info("sent to Prefect: %s", line)
+    return sent
 
 
-def up(base: int = PORT, only: tuple[str, ...] = NAMES, say: Any = log.info) -> None:
+def up(base: int = PORT, only: tuple[str, ...] = NAMES, announce: Any = log.info) -> None:
     """Run until Ctrl-C or SIGTERM. Fault if a port is taken or another `up` holds the workspace."""
-    unknown = set(only) - set(NAMES)
-    if unknown:
-        raise Fault(f"up knows no {sorted(unknown)[0]!r}; known: {', '.join(NAMES)}")
+    unknown_names = set(only) - set(NAMES)
+    if unknown_names:
+        raise Fault(f"up has no service {sorted(unknown_names)[0]!r}; choose from: {', '.join(NAMES)}")
     with alone("up", wait=False):
-        stopped = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
-            signal.signal(number, lambda *_: stopped.set())
+        stop_event = threading.Event()
+        # a shell may have started this process with SIGINT ignored
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, lambda *_: stop_event.set())
         supervisor = Supervisor(base, only)
         supervisor.adopt()
         try:
-            supervisor.run(stopped, say)
+            supervisor.run(stop_event, announce)
             log.info("stopping")
         finally:
             supervisor.stop()
-
-
-def logs() -> Path:
-    """The folder of the services' logs."""
-    return paths.home() / "logs"

@@ -14,15 +14,15 @@ NAME = "code.json"
 
 
 def write_code(folder: Path) -> dict[str, object]:
-    """Write `code.json` of a worktree: SHA-256 of the files of each package that `dvc.yaml` names, and of the lock."""
-    record: dict[str, object] = {name: fingerprint.code((name,))["files"] for name in packages(folder / "dvc.yaml")}
+    """Write `code.json` of a worktree: SHA-256 of the files of each package named in `dvc.yaml`, and of the lock."""
+    record: dict[str, object] = {name: fingerprint.code((name,))["files"] for name in packages_of(folder / "dvc.yaml")}
     record["lock"] = fingerprint.file_sha256(shipped("requirements.lock"))
     (folder / NAME).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return record
 
 
-def packages(pipeline: Path) -> list[str]:
-    """The packages that the stages of a `dvc.yaml` depend on."""
+def packages_of(pipeline: Path) -> list[str]:
+    """The packages that the stages of a `dvc.yaml` depend on, sorted."""
     stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"].values()
     parameters = [entry for stage in stages for entry in stage.get("params", []) if isinstance(entry, dict)]
     return sorted({name for entry in parameters for name in entry.get(NAME, [])} - {"lock"})

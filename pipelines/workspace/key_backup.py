@@ -1,4 +1,4 @@
-"""The keys of a workspace outside it: in a file of their own, encrypted by a passphrase, and how they come back."""
+"""Backup of a workspace's keys: a separate file, encrypted with a passphrase, and its restore."""
 
 from __future__ import annotations
 
@@ -19,132 +19,139 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 FORMAT = "oncoloop keys 1"
-EXPECTED = "keys.json"  # in the state of a restored workspace that waits for its keys: SHA-256 of each, by purpose
-SCRYPT = {"n": 2**17, "r": 8, "p": 1}  # 128 MiB and some tenths of a second for each guess (RFC 7914, section 2)
-LONGEST = 2**20  # bytes of a file of keys
-SHORTEST = 12  # letters of a passphrase
-COSTS = {
-    "pseudonym": "later scans of a known patient get a new pseudonym, so the patient could fall on two sides",
-    "signin": "open pages must be loaded anew before they are sent",
+KEY_HASHES_FILE = "keys.json"  # of a restored workspace without its keys: the SHA-256 of every key, by purpose
+SCRYPT = {"n": 2**17, "r": 8, "p": 1}  # 128 MiB and some tenths of a second for one guess (RFC 7914, section 2)
+MAX_FILE_BYTES = 2**20  # of a file of keys
+MIN_PASSPHRASE_LENGTH = 12  # characters
+LOSS_CONSEQUENCES = {
+    "pseudonym": "later scans of a known patient get a new pseudonym, so the patient could be assigned to two cohorts",
+    "signin": "open pages must be reloaded before their forms are sent",
     "signature": "signatures made so far can't be checked",
-    "scans": "kept scans can't be read",
-    "decision": "decisions made so far can't be checked, and a rollback among them no longer holds",
-    "door": "nothing: the servers of the workspace agree on a new one",
+    "scans": "stored scans can't be read",
+    "decision": "decisions made so far can't be checked, and a rollback among them is no longer valid",
+    "door": "nothing is lost: the servers of the workspace create a new one",
 }
 
 
-def folder() -> Path:
-    """Where the keys lie."""
+def key_folder() -> Path:
+    """The folder of the keys."""
     return paths.home() / "keys"
 
 
-def hashes() -> dict[str, str]:
-    """SHA-256 of each key by its purpose: 256 random bits are not found by it."""
-    return {path.name: file_sha256(path) for path in sorted(folder().iterdir()) if path.is_file()}
+def key_hashes() -> dict[str, str]:
+    """The SHA-256 of every key, by purpose; a key of 256 random bits cannot be recovered from it."""
+    return {path.name: file_sha256(path) for path in sorted(key_folder().iterdir()) if path.is_file()}
 
 
 def seal(target: Path, passphrase: str) -> None:
     """Write all keys to a new file, encrypted (scrypt, then AES-256-GCM), mode 0600."""
     if target.exists():
-        raise Fault(f"{target} exists already; a backup never overwrites")
-    if len(passphrase) < SHORTEST:
-        raise Fault(f"the passphrase has {len(passphrase)} letters; take {SHORTEST} or more")
-    keys = {path.name: path.read_text(encoding="ascii") for path in sorted(folder().iterdir()) if path.is_file()}
+        raise Fault(f"{target} exists already; a backup never overwrites a file: choose another name")
+    if len(passphrase) < MIN_PASSPHRASE_LENGTH:
+        raise Fault(f"the passphrase has {len(passphrase)} characters; take {MIN_PASSPHRASE_LENGTH} or more")
+    keys = {path.name: path.read_text(encoding="ascii") for path in sorted(key_folder().iterdir()) if path.is_file()}
     salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
     head = {"format": FORMAT, "scrypt": SCRYPT, "salt": salt.hex(), "nonce": nonce.hex()}
     sealed = _cipher(passphrase, salt).encrypt(nonce, canonical(keys).encode(), canonical(head).encode())
-    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="ascii") as stream:
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
         stream.write(json.dumps(head | {"keys": sealed.hex()}, indent=1) + "\n")
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a file is one of keys."""
-    return path.is_file() and path.stat().st_size <= LONGEST and f'"format": "{FORMAT}"'.encode() in path.read_bytes()
+    """Whether a file contains encrypted keys."""
+    return (
+        path.is_file()
+        and path.stat().st_size <= MAX_FILE_BYTES
+        and f'"format": "{FORMAT}"'.encode() in path.read_bytes()
+    )
 
 
 def unseal(source: Path, passphrase: str) -> dict[str, str]:
-    """The keys in a file by their purpose. Fault for another passphrase or a changed file."""
+    """The keys in a file, by purpose. Fault for a wrong passphrase or a changed file."""
     from cryptography.exceptions import InvalidTag
 
     if not is_sealed(source):
-        raise Fault(f"{source} is not a file of keys; give the one that `oncoloop backup --keys` wrote")
+        raise Fault(f"{source} is not a file of keys; give the file that `oncoloop backup --keys` wrote")
     try:
         record = json.loads(source.read_text(encoding="ascii"))
         sealed, salt, nonce = (bytes.fromhex(record[name]) for name in ("keys", "salt", "nonce"))
         head = {name: record[name] for name in ("format", "scrypt", "salt", "nonce")}
         opened = _cipher(passphrase, salt).decrypt(nonce, sealed, canonical(head).encode())
     except (ValueError, KeyError, TypeError, InvalidTag) as error:
-        raise Fault(f"{source} can't be opened: the passphrase is another one, or the file was changed") from error
+        raise Fault(f"{source} can't be opened: the passphrase is wrong, or the file was changed") from error
     keys: dict[str, str] = json.loads(opened)
     return keys
 
 
-def bring(keys: dict[str, str]) -> None:
-    """Put keys into a workspace that waits for them. Fault where they are those of another one, or some are there."""
-    path = paths.home() / EXPECTED
+def restore_keys(keys: dict[str, str]) -> None:
+    """Restore the keys of a workspace that waits for them. Fault for keys of another workspace, or if it has keys."""
+    path = paths.home() / KEY_HASHES_FILE
     if not path.is_file():
-        raise Fault(f"{paths.home()} does not wait for keys: it has some; nothing is overwritten")
-    parts: list[tuple[Path, Path]] = []
-    folder().mkdir(mode=0o700, exist_ok=True)
+        raise Fault(f"{paths.home()} does not wait for keys, because it has keys; nothing is overwritten")
+    partials: list[tuple[Path, Path]] = []
+    key_folder().mkdir(mode=0o700, exist_ok=True)
     for purpose, value in keys.items():
-        part = folder() / f"{purpose}.part"
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
+        partial = key_folder() / f"{purpose}.part"
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
             stream.write(value)
-        parts.append((part, folder() / purpose))
+        partials.append((partial, key_folder() / purpose))
     expected = json.loads(path.read_text(encoding="utf-8"))
-    wrong = [name for name in expected if name not in keys or file_sha256(folder() / f"{name}.part") != expected[name]]
-    for part, target in parts:
-        if wrong or target.exists():
-            part.unlink()
+    wrong_purposes = [
+        name for name in expected if name not in keys or file_sha256(key_folder() / f"{name}.part") != expected[name]
+    ]
+    for partial, target in partials:
+        if wrong_purposes or target.exists():
+            partial.unlink()
         else:
-            part.replace(target)
-    if wrong:
-        raise Fault(f"these are not the keys of this workspace: {', '.join(wrong)} is another one or missing")
+            partial.replace(target)
+    if wrong_purposes:
+        raise Fault(f"these are not the keys of this workspace: {', '.join(wrong_purposes)} is different or missing")
     path.unlink()
 
 
-def missing() -> list[str]:
-    """The purposes whose keys were left out of the backup that this workspace came from, and are not back yet."""
-    path = paths.home() / EXPECTED
+def missing_keys() -> list[str]:
+    """The purposes of the keys that this restored workspace still waits for; empty for any other workspace."""
+    path = paths.home() / KEY_HASHES_FILE
     expected = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return [purpose for purpose in expected if not (folder() / purpose).is_file()]
+    return [purpose for purpose in expected if not (key_folder() / purpose).is_file()]
 
 
-def explain(purposes: list[str], workspace: Path) -> list[str]:
-    """What is missing, what it costs, and how to get it back, a line for each."""
+def explain_missing(purposes: list[str], workspace: Path) -> list[str]:
+    """One line for each missing key and its consequence, and one line with the commands that help."""
     lines = [
-        f"the key {purpose} is missing" + (f"; without it {COSTS[purpose]}" if purpose in COSTS else "")
+        f"the key {purpose} is missing"
+        + (f"; without it {LOSS_CONSEQUENCES[purpose]}" if purpose in LOSS_CONSEQUENCES else "")
         for purpose in purposes
     ]
     return [
         *lines,
-        f"bring them: oncoloop restore FILE.keys {workspace}; where that file is lost, "
-        f"`oncoloop init {workspace} --new-keys` makes new keys at this cost",
+        f"restore them: oncoloop restore FILE.keys {workspace}; if that file is lost, "
+        f"`oncoloop init {workspace} --new-keys` makes new keys, with these consequences",
     ]
 
 
-def give_up() -> None:
-    """A person accepts that the keys are lost: new ones may be made. Written to the ledger."""
-    lost = missing()
-    (paths.home() / EXPECTED).unlink(missing_ok=True)
-    if lost:
-        ledger.append("keys.lost", "workspace", {"purposes": lost})
+def accept_loss() -> None:
+    """Record in the ledger that a person accepts the loss of the missing keys; new keys may be made then."""
+    lost_purposes = missing_keys()
+    (paths.home() / KEY_HASHES_FILE).unlink(missing_ok=True)
+    if lost_purposes:
+        ledger.append("keys.lost", "workspace", {"purposes": lost_purposes})
 
 
-def passphrase(source: Path | None, twice: bool = False) -> str:
-    """From a file's first line, or from a prompt on the terminal; never from an argument or the environment."""
+def read_passphrase(source: Path | None, twice: bool = False) -> str:
+    """Read a passphrase from a file's first line or from the terminal; never from an argument or the environment."""
     if source is not None:
         if not source.is_file():
-            raise Fault(f"{source} does not exist; it should hold the passphrase")
+            raise Fault(f"the passphrase file {source} does not exist; write the passphrase into its first line")
         return (source.read_text(encoding="utf-8").splitlines() or [""])[0]
     if not sys.stdin.isatty():
         raise Fault("there is no terminal to ask for the passphrase; name a file with --passphrase-file")
-    given = getpass.getpass("passphrase of the keys: ")
-    if twice and getpass.getpass("once more: ") != given:
+    entered = getpass.getpass("passphrase of the keys: ")
+    if twice and getpass.getpass("once more: ") != entered:
         raise Fault("the two passphrases differ")
-    return given
+    return entered
 
 
 def _cipher(passphrase: str, salt: bytes) -> AESGCM:

@@ -1,4 +1,4 @@
-"""A workspace that was moved or copied: what names its earlier folder is changed to where it lies now."""
+"""Moved and copied workspaces: paths of the earlier folder are changed to the current one."""
 
 from __future__ import annotations
 
@@ -17,122 +17,124 @@ from pipelines.workspace import dvc
 
 log = logging.getLogger(__name__)
 
-RECORD = "workspace.path"
-TREES = ("worktree", "sent/*", "versions/*")  # git worktrees below the state folder
+PATH_RECORD = "workspace.path"
+WORKTREES = ("worktree", "sent/*", "versions/*")  # git worktrees below the state folder
 
 
-def settle(folder: Path) -> None:
-    """Compare where a workspace lies with where it lay the last time; call it on entry, with the environment set.
+def update_paths(folder: Path) -> None:
+    """Compare the folder of a workspace with the recorded one, and update paths; call it on entry.
 
-    DVC's settings, git's links to worktrees and MLflow's addresses of artefacts are brought along. The original of a
-    copy is not touched. Fault where the state folder belongs to another workspace that is still there.
+    The environment must be set. DVC's settings, git's links to worktrees and MLflow's artifact addresses are updated.
+    The original of a copy is not changed. Fault if the state folder belongs to another workspace that still exists.
     """
-    record = lineage_paths.home() / RECORD
-    if _recorded(record) == str(folder):
+    record = lineage_paths.home() / PATH_RECORD
+    if _recorded_folder(record) == str(folder):
         return
     with lineage_paths.place("run", "relocation.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        before = _recorded(record) or _configured(folder)
-        if before in ("", str(folder)):
-            _dvc(folder, lineage_paths.home())  # they may name it in full, as they once did
+        earlier_folder = _recorded_folder(record) or _configured_folder(folder)
+        if earlier_folder in ("", str(folder)):
+            _update_dvc_settings(folder, lineage_paths.home())  # older settings have the full path
         else:
-            _bring_along(folder, Path(before))
-        _put(record, f"{folder}\n")
+            _update_state(folder, Path(earlier_folder))
+        _replace_file(record, f"{folder}\n")
 
 
-def _recorded(record: Path) -> str:
+def _recorded_folder(record: Path) -> str:
     return record.read_text(encoding="utf-8", errors="surrogateescape").strip() if record.is_file() else ""
 
 
-def _configured(folder: Path) -> str:
-    """The folder that a workspace of before this record was made in: DVC's settings of this machine name its state."""
-    settings = _local(folder)
+def _configured_folder(folder: Path) -> str:
+    """The folder of a workspace without the record, from DVC's local settings, which have the path of its state."""
+    settings = _local_settings(folder)
     cache = Path(settings.get("cache", "dir", fallback=""))
     remote = Path(settings.get(dvc.LOCAL_REMOTE, "url", fallback=""))
-    ours = cache.is_absolute() and (cache.name, remote.name) == ("cache", "remote") and cache.parent == remote.parent
-    return str(cache.parent.parent) if ours and cache.parent.name == lineage_paths.home().name else ""
+    is_default = (
+        cache.is_absolute() and (cache.name, remote.name) == ("cache", "remote") and cache.parent == remote.parent
+    )
+    return str(cache.parent.parent) if is_default and cache.parent.name == lineage_paths.home().name else ""
 
 
-def _local(folder: Path) -> configparser.ConfigParser:
+def _local_settings(folder: Path) -> configparser.ConfigParser:
     settings = configparser.ConfigParser(interpolation=None)
     settings.read(folder / ".dvc" / "config.local", encoding="utf-8")
     return settings
 
 
-def _bring_along(folder: Path, before: Path) -> None:
+def _update_state(folder: Path, earlier_folder: Path) -> None:
     home = lineage_paths.home()
-    inside = home.is_relative_to(folder)
-    copied = os.path.isfile(before / "params.yaml") and not before.samefile(folder)  # noqa: PTH113, never raises
-    if copied:
-        _stands_alone(folder, before)
-    earlier = before / home.relative_to(folder) if inside else home
-    _dvc(folder, earlier)
-    for tree in [path for pattern in TREES for path in home.glob(pattern)]:
-        _link(tree, folder / ".git")
-    if inside:
-        registry.relocate(earlier)
-        shutil.rmtree(home / "cache" / "dvc", ignore_errors=True)  # what DVC knew of files under their old names
+    is_inside = home.is_relative_to(folder)
+    is_copy = os.path.isfile(earlier_folder / "params.yaml") and not earlier_folder.samefile(folder)  # noqa: PTH113, never raises
+    if is_copy:
+        _check_independence(folder, earlier_folder)
+    earlier_home = earlier_folder / home.relative_to(folder) if is_inside else home
+    _update_dvc_settings(folder, earlier_home)
+    for tree in [path for pattern in WORKTREES for path in home.glob(pattern)]:
+        _link_worktree(tree, folder / ".git")
+    if is_inside:
+        registry.relocate(earlier_home)
+        shutil.rmtree(home / "cache" / "dvc", ignore_errors=True)  # DVC's index of files under their old paths
         for path in [*(home / "run").glob("*.json"), *(home / "run").glob("*.ready")]:
-            path.unlink()  # servers of the original, or of before
-    if copied:
+            path.unlink()  # of servers of the original, or from before the move
+    if is_copy:
         log.warning(
-            "%s is a copy of %s, which is still there and is not used from now on; keys, people and history "
+            "%s is a copy of %s, which still exists and is not used from now on; keys, people and history "
             "are the same in both",
             folder,
-            before,
+            earlier_folder,
         )
     else:
-        log.warning("this workspace was moved from %s to %s; what named the old folder was changed", before, folder)
+        log.warning("this workspace was moved from %s to %s; all paths were updated", earlier_folder, folder)
 
 
-def _stands_alone(folder: Path, before: Path) -> None:
-    """Fault where a copy shares its state with the original: by ONCOLOOP_HOME, by a symbolic or by a hard link."""
+def _check_independence(folder: Path, original: Path) -> None:
+    """Fault if a copy shares its state with the original through ONCOLOOP_HOME, a symbolic link or a hard link."""
     home = lineage_paths.home()
     paths = (folder / "data", folder / ".git", home, *home.iterdir())
-    linked = [path for path in paths if path.is_file() and path.stat().st_nlink > 1]
-    shared = linked + [path for path in paths if not path.resolve().is_relative_to(folder)]
+    hard_links = [path for path in paths if path.is_file() and path.stat().st_nlink > 1]
+    shared = hard_links + [path for path in paths if not path.resolve().is_relative_to(folder)]
     if shared:
         raise Fault(
-            f"{shared[0]} is shared with the workspace {before}, of which {folder} is a copy: both would write there. "
-            "Copy what the links point to (cp -a without -l; cp -aL for symbolic ones), or set ONCOLOOP_HOME to a "
-            "folder of this workspace's own"
+            f"{shared[0]} is shared with the workspace {original}, of which {folder} is a copy: both would write "
+            "there. Copy the targets of the links (cp -a without -l; cp -aL for symbolic links), or set "
+            "ONCOLOOP_HOME to a folder of this workspace alone"
         )
 
 
-def _dvc(folder: Path, earlier: Path) -> None:
-    """DVC's settings of this machine, unless a person has put cache or remote elsewhere."""
-    settings = _local(folder)
+def _update_dvc_settings(folder: Path, earlier_home: Path) -> None:
+    """Update DVC's local settings, unless a person has moved cache or remote to another place."""
+    settings = _local_settings(folder)
     for section, key, name in (("cache", "dir", "cache"), (dvc.LOCAL_REMOTE, "url", "remote")):
-        if settings.get(section, key, fallback="") == str(earlier / name):
-            settings.set(section, key, dvc.seen_from(folder, lineage_paths.home() / name))
+        if settings.get(section, key, fallback="") == str(earlier_home / name):
+            settings.set(section, key, dvc.path_in_settings(folder, lineage_paths.home() / name))
     text = io.StringIO()
     settings.write(text)
-    _put(folder / ".dvc" / "config.local", text.getvalue())
+    _replace_file(folder / ".dvc" / "config.local", text.getvalue())
 
 
-def _link(tree: Path, repository: Path) -> None:
-    """The two files by which git links a worktree to its repository (gitrepository-layout, worktrees/<id>)."""
+def _link_worktree(tree: Path, repository: Path) -> None:
+    """Update the two files that link a worktree and its repository (gitrepository-layout, worktrees/<id>)."""
     pointer, entries = tree / ".git", repository / "worktrees"
     number = Path(pointer.read_text(encoding="utf-8").strip()).name if pointer.is_file() else ""
     if number and (entries / number).is_dir():
-        _put(entries / number / "gitdir", f"{pointer}\n")
-        _put(pointer, f"gitdir: {entries / number}\n")
+        _replace_file(entries / number / "gitdir", f"{pointer}\n")
+        _replace_file(pointer, f"gitdir: {entries / number}\n")
     else:
-        shutil.rmtree(tree)  # it is made again when it is needed
+        shutil.rmtree(tree)  # it is created again when needed
 
 
-def _put(path: Path, text: str) -> None:
-    """A new file in the place of the old one, which a copy by hard links would share."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8", errors="surrogateescape")
-    part.replace(path)
+def _replace_file(path: Path, text: str) -> None:
+    """Write a new file in place of the old one, which may be a hard link shared with another workspace."""
+    partial = path.with_name(f"{path.name}.part")
+    partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+    partial.replace(path)
 
 
 def check_owner(folder: Path) -> None:
-    """Fault if this user may not write to a workspace, as every command does; a word to root in another's workspace."""
+    """Fault if this user may not write to a workspace; a warning if root uses the workspace of another user."""
     if os.geteuid() == 0 != folder.stat().st_uid:
         log.warning(
-            "%s belongs to user %d: what root writes there now, that user may not change later",
+            "%s belongs to user %d, who may not be able to change the files that root writes there now",
             folder,
             folder.stat().st_uid,
         )
@@ -141,7 +143,7 @@ def check_owner(folder: Path) -> None:
 
 
 def check_access(path: Path) -> None:
-    """Fault if this user may not write to a folder that is there."""
+    """Fault if a folder exists and this user may not write to it."""
     if os.path.lexists(path) and not os.access(path, os.W_OK | os.X_OK):
         owner = path.lstat().st_uid
         raise Fault(

@@ -1,4 +1,4 @@
-"""A stage's log file: written by the stage's process, shown by the flow as it grows."""
+"""The log file of a stage: written by the stage's process, followed by the flow."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from lineage import paths
 
 
 def path(stage: str, task: str) -> Path:
-    """Where one stage of one task writes its log."""
+    """The log file of one stage of one task."""
     return paths.place("logs", f"{stage}-{task}.log")
 
 
 @contextmanager
 def lines(source: Path, emit: Callable[[str], None]) -> Iterator[None]:
-    """Hand every line that `source` gains while the block runs to `emit`, and the rest at its end."""
+    """Pass every new line of `source` to `emit` while the block runs, and the remaining lines at its end."""
     source.touch()
     position = source.stat().st_size
-    done = threading.Event()
+    stop_event = threading.Event()
 
     def follow() -> None:
         with source.open(encoding="utf-8", errors="replace") as handle:
             handle.seek(position)
             while True:
-                finished = done.is_set()
+                finished = stop_event.is_set()
                 for line in handle:
                     emit(line.rstrip())
                 if finished:
@@ -39,5 +39,5 @@ def lines(source: Path, emit: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        done.set()
+        stop_event.set()
         thread.join(timeout=5)

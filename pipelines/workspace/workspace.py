@@ -1,4 +1,4 @@
-"""`oncoloop init`: a folder with its own params.yaml, dvc.yaml, git, DVC, keys and database."""
+"""The workspace folder: created by `oncoloop init`, entered by every command, locked by one run at a time."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from pipelines.workspace import dvc, git, key_backup, relocation
 
 log = logging.getLogger(__name__)
 
-SHIPPED = ("params.yaml", "dvc.yaml", "requirements.lock")
-IGNORED = "var/\n/data/quarantine/\n/data/processed/\n/models/\n/evaluation/\n/inbox/\n/try/\n"
+GITIGNORE = "var/\n/data/quarantine/\n/data/processed/\n/models/\n/evaluation/\n/inbox/\n/try/\n"
 
 
 def shipped(name: str) -> Path:
-    """A file that comes with the product: beside the packages in a checkout, under share/ in an installation."""
+    """A file that is shipped with Oncoloop: next to the packages in a checkout, in share/ in an installation."""
     for folder in (Path(__file__).resolve().parents[2], Path(sys.prefix) / "share" / "oncoloop"):
         if (folder / name).is_file():
             return folder / name
@@ -34,17 +33,17 @@ def shipped(name: str) -> Path:
 
 
 def create(folder: Path, new_keys: bool = False) -> bool:
-    """Make a workspace of `folder`; finishes a half-made one and leaves a whole one alone (then False).
+    """Make `folder` a workspace, or complete an incomplete one; False if it was a workspace already.
 
-    Fault where its keys were left out of the backup that it came from, unless `new_keys` gives them up.
+    Fault if it was restored without its keys, unless `new_keys` accepts their loss.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _settle(folder)
-    if lost := key_backup.missing():
+    _set_up_process(folder)
+    if missing_purposes := key_backup.missing_keys():
         if not new_keys:
-            raise Fault("; ".join(key_backup.explain(lost, folder)))
-        key_backup.give_up()
-    before = (folder / ".dvc" / "config").is_file() and paths.home().is_dir()
+            raise Fault("; ".join(key_backup.explain_missing(missing_purposes, folder)))
+        key_backup.accept_loss()
+    existed = (folder / ".dvc" / "config").is_file() and paths.home().is_dir()
     for name in ("params.yaml", "dvc.yaml"):
         if not (folder / name).exists():
             shutil.copyfile(shipped(name), folder / name)
@@ -53,16 +52,16 @@ def create(folder: Path, new_keys: bool = False) -> bool:
     database.migrate()
     for task in params.load(folder).tasks:
         prepare_task(folder, task)
-    dvc.initialise(folder, IGNORED)
-    relocation.settle(folder.resolve())
+    dvc.initialise(folder, GITIGNORE)
+    relocation.update_paths(folder.resolve())
     decisions.begin()
     if not ledger.events(kind="workspace.created", limit=1):
         ledger.append("workspace.created", "workspace", {"version": git.head(folder)})
-    return not before
+    return not existed
 
 
 def prepare_task(folder: Path, task: str) -> None:
-    """The folders and the empty cohort table of a task, so that DVC's matrix finds them."""
+    """Create the folders and the empty cohort table of a task, which DVC's matrix needs."""
     from data.dataset.cohorts import COHORTS
 
     batches, cohorts = folder / "data" / "batches" / task, folder / "data" / "cohorts" / f"{task}.csv"
@@ -74,42 +73,47 @@ def prepare_task(folder: Path, task: str) -> None:
 
 
 def enter(folder: Path) -> Path:
-    """Make `folder` the workspace of this process: working folder, vendors' paths, a present database."""
+    """Make `folder` the workspace of this process: current folder, paths of vendors, migrated database."""
     folder = folder.resolve()
     if not folder.is_dir():
         raise Fault(f"the workspace {folder} does not exist; make one with `oncoloop init {folder.name}`")
     relocation.check_access(folder)
     missing = [name for name in ("params.yaml", "dvc.yaml", ".dvc/config", ".git") if not (folder / name).exists()]
     if missing:
-        raise Fault(f"{folder} is not a whole workspace ({missing[0]} is missing); `oncoloop init` makes or mends one")
-    _settle(folder)
+        raise Fault(f"{folder} is not a complete workspace ({missing[0]} is missing); `oncoloop init` repairs it")
+    _set_up_process(folder)
     git.check(folder)
-    relocation.settle(folder)
-    if lost := key_backup.missing():
-        log.warning("%s has no keys (%s): `oncoloop restore FILE.keys %s` brings them", folder, ", ".join(lost), folder)
+    relocation.update_paths(folder)
+    if missing_purposes := key_backup.missing_keys():
+        log.warning(
+            "%s has no keys (%s): restore them with `oncoloop restore FILE.keys %s`",
+            folder,
+            ", ".join(missing_purposes),
+            folder,
+        )
     elif not (paths.home() / "keys").is_dir():
-        raise Fault(f"{paths.home()} holds no keys; `oncoloop init` in {folder} mends it")
+        raise Fault(f"{paths.home()} contains no keys; repair it with `oncoloop init {folder}`")
     database.migrate()
-    if not lost:
+    if not missing_purposes:
         keys.create(("door",))
     decisions.begin()
     return folder
 
 
-def _settle(folder: Path) -> None:
-    """Work in `folder`; ONCOLOOP_HOME is fixed now, so that no later change of folder moves the state."""
+def _set_up_process(folder: Path) -> None:
+    """Make `folder` the current folder and fix ONCOLOOP_HOME, so that a later change of folder has no effect on it."""
     os.chdir(folder)
     os.environ.setdefault("ONCOLOOP_HOME", str(folder / "var"))
     scripts = str(Path(sys.executable).parent)
     if scripts not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")  # DVC calls `oncoloop stage`
-    os.environ["PYTHONSAFEPATH"] = "1"  # a workspace has a data/ folder that would shadow ours in child processes
+    os.environ["PYTHONSAFEPATH"] = "1"  # a workspace's data/ folder would hide our package in child processes
     relocation.check_owner(folder)
     paths.set_environment()
 
 
-def _lock(handle: IO[str]) -> None:
-    """Lock a file now. BlockingIOError if another run holds it; who only looks at it holds it for a moment."""
+def _lock_file(handle: IO[str]) -> None:
+    """Lock a file, with a few attempts, since a status check holds it briefly. BlockingIOError if it is locked."""
     for _ in range(4):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,14 +125,17 @@ def _lock(handle: IO[str]) -> None:
 
 @contextmanager
 def alone(name: str, wait: bool = True) -> Iterator[None]:
-    """One at a time in this workspace: ingest and retrain share the lock `workspace`, a watch locks its task."""
+    """Hold a lock of this workspace: `workspace` for ingest and retraining, the name of its task for a watch.
+
+    Fault without `wait` if another run holds it.
+    """
     path = paths.place("run", f"{name}.lock")
     with path.open("w") as handle:
         try:
-            _lock(handle)
+            _lock_file(handle)
         except BlockingIOError as error:
             if not wait:
-                raise Fault(f"another run holds {path.name}; wait for it or look at `oncoloop status`") from error
+                raise Fault(f"another run holds {path.name}; wait until it ends, or see `oncoloop status`") from error
             log.info("waiting for the run that holds %s", path.name)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""A ward in a rush: tiny releases served for real, the desk in front, and users who ask without a pause."""
+"""Load on running servers: tiny releases behind the desk, and users who send requests without a pause."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from bench.serving import load_generator as load
+from bench import load
 from lineage import accounts, keys, paths
 from lineage.record import database, ledger
 from lineage.record.verdict import Outcome, Verdict
@@ -35,13 +35,13 @@ WORKER = "_bentoml_impl.worker.service"
 
 
 def build(name: str, folder: Path, version: str = "1", kind: str = "release.built", **changed: Any) -> None:
-    """A release of one tiny network, built as a Bento, known to the ledger, and let through by its gate."""
+    """Build a release of one tiny network as a Bento, with its ledger events and a passing verdict."""
     release = bento_build.assemble(
         paths.home() / "releases" / name, manifest(name, **{TASK: facts(version=version, **changed)}), {TASK: folder}
     )
     ledger.append(kind, name, {"bento": bento_build.build(release), "tasks": {TASK: version}})
     if kind == "release.built":
-        ledger.record(Verdict("release", name, Outcome.PASS, ("said so by the test",)))
+        ledger.record(Verdict("release", name, Outcome.PASS, ("set by the test",)))
 
 
 def network(folder: Path) -> Path:
@@ -52,8 +52,8 @@ def network(folder: Path) -> Path:
 
 
 @dataclass
-class Town:
-    """The supervisor in a thread of its own."""
+class RunningServers:
+    """The supervisor in a separate thread."""
 
     supervisor: Supervisor
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -64,14 +64,14 @@ class Town:
         return f"http://127.0.0.1:{self.supervisor.base}"
 
     def run(self) -> None:
-        """As `oncoloop up` does."""
+        """Run the supervisor like `oncoloop up`."""
         try:
             self.supervisor.run(self.stopped)
         except BaseException as error:
             self.failed.append(error)
 
     def wait_ready(self) -> None:
-        wait(lambda: self.failed or self.supervisor.ready(), 60)
+        wait_for(lambda: self.failed or self.supervisor.is_ready(), 60)
         assert not self.failed, self.failed
 
     def workers(self, release: str) -> dict[int, psutil.Process]:
@@ -79,24 +79,28 @@ class Town:
         assert self.supervisor.fleet
         process = self.supervisor.fleet.running[release].process
         family = psutil.Process(process.pid).children(recursive=True) if process else []
-        return {one.pid: one for one in family if WORKER in " ".join(_command(one))}
+        return {child.pid: child for child in family if WORKER in " ".join(_command(child))}
 
     def at_work(self, release: str) -> set[int]:
-        """The workers of a release that took one of ten new connections and answered on it."""
+        """The workers of a release that accept one of ten new connections and answer on it."""
         assert self.supervisor.fleet
         port = self.supervisor.fleet.running[release].port
-        found: set[int] = set()
+        answering: set[int] = set()
         for _ in range(10):
             with socket.create_connection(("127.0.0.1", port), 20) as connection:
                 status, _ = exchange(connection, b"GET /readyz HTTP/1.1\r\nHost: here\r\n\r\n")
-                own = connection.getsockname()[1]
-                found |= {pid for pid, one in self.workers(release).items() if status == 200 and own in _peers(one)}
-        return found
+                client_port = connection.getsockname()[1]
+                answering |= {
+                    pid
+                    for pid, worker in self.workers(release).items()
+                    if status == 200 and client_port in _peers(worker)
+                }
+        return answering
 
 
 @contextmanager
-def town(folder: Path) -> Iterator[Town]:
-    """A state folder of its own, with params, keys, database, and a supervisor of desk and releases."""
+def running_servers(folder: Path) -> Iterator[RunningServers]:
+    """A supervisor of desk and releases, with a new state folder, settings, keys and database."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
@@ -108,22 +112,22 @@ def town(folder: Path) -> Iterator[Town]:
         keys.create()
         database.migrate()
         ledger.append("model.promoted", TASK, {"version": "1"})
-        made = Town(Supervisor(free_port(), ("desk", "release")))
-        thread = threading.Thread(target=made.run)
+        running = RunningServers(Supervisor(free_port(), ("desk", "release")))
+        thread = threading.Thread(target=running.run)
         try:
             build("blue", network(folder / "tiny"))
             thread.start()
-            made.wait_ready()
-            yield made
+            running.wait_ready()
+            yield running
         finally:
-            made.stopped.set()
+            running.stopped.set()
             thread.join(30)
-            made.supervisor.stop()
+            running.supervisor.stop()
 
 
 @dataclass(frozen=True)
-class Told:
-    """What one request came to: when it was answered (monotonic), its status, the answer's id and release."""
+class Response:
+    """The response to one request: time (monotonic), status, id and release of the answer."""
 
     at: float
     status: int
@@ -131,63 +135,69 @@ class Told:
     release: str
 
 
-class Rush:
-    """Users who ask the desk again and again until the block ends, all with the token of one account."""
+class ConcurrentUsers:
+    """Users who send requests to the desk until the block ends, all with the token of one account."""
 
     def __init__(self, desk: str, name: str, users: int = 4) -> None:
         self.name = accounts.add(name, "clinician").name
         token = accounts.issue(name, "predict", 1)
-        self.told: list[Told] = []
-        self.over = threading.Event()
+        self.responses: list[Response] = []
+        self.stop_event = threading.Event()
         self.request = load.form([("a.dcm", dicom(True))], TASK, "/api/predict", {"Authorization": f"Bearer {token}"})
         self.address = (urlsplit(desk).hostname or "", urlsplit(desk).port or 0)
         self.threads = [threading.Thread(target=self._user) for _ in range(users)]
 
-    def __enter__(self) -> Rush:
-        wait(self._open, 20)
+    def __enter__(self) -> ConcurrentUsers:
+        wait_for(self._open, 20)
         for thread in self.threads:
             thread.start()
-        wait(lambda: len(self.told) > 20, 20)
+        wait_for(lambda: len(self.responses) > 20, 20)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.over.set()
+        self.stop_event.set()
         for thread in self.threads:
             thread.join(60)
 
     def _open(self) -> bool:
-        """Whether the desk has seen that a release is live; a bad form is refused by it, and journalled by nobody."""
+        """Whether the desk has noticed a live release: it refuses an empty form, which is not journalled."""
         with socket.create_connection(self.address, 20) as connection:
             head, _, _ = self.request.partition(b"\r\n\r\n")
-            head = b"\r\n".join(one for one in head.split(b"\r\n") if not one.startswith(b"Content-Length"))
+            head = b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length"))
             return exchange(connection, head + b"\r\nContent-Length: 0\r\n\r\n")[0] == 400
 
     def _user(self) -> None:
         with socket.create_connection(self.address, 20) as connection:
-            while not self.over.is_set():
+            while not self.stop_event.is_set():
                 status, body = exchange(connection, self.request)
-                said = json.loads(body)
-                self.told.append(Told(time.monotonic(), status, said.get("id", ""), said.get("release", str(said))))
+                answer = json.loads(body)
+                self.responses.append(
+                    Response(time.monotonic(), status, answer.get("id", ""), answer.get("release", str(answer)))
+                )
 
     def since(self, moment: float, release: str) -> tuple[float, float]:
-        """Seconds after `moment` of the first answer of a release, and of the last one of any other."""
-        mine = [one.at - moment for one in self.told if one.at > moment and one.release == release]
-        others = [one.at - moment for one in self.told if one.at > moment and one.release != release]
-        return min(mine, default=float("inf")), max(others, default=0.0)
+        """Seconds from `moment` to the first answer of a release, and to the last answer of any other release."""
+        of_release = [
+            response.at - moment for response in self.responses if response.at > moment and response.release == release
+        ]
+        of_others = [
+            response.at - moment for response in self.responses if response.at > moment and response.release != release
+        ]
+        return min(of_release, default=float("inf")), max(of_others, default=0.0)
 
     def longest_gap(self) -> float:
-        """The longest time, in seconds, in which nobody was answered."""
-        moments = sorted(one.at for one in self.told)
+        """The longest time without an answer, in seconds."""
+        moments = sorted(response.at for response in self.responses)
         return max(after - before for before, after in itertools.pairwise(moments))
 
 
 def exchange(connection: socket.socket, request: bytes) -> tuple[int, bytes]:
-    """Send, and read one answer: status and body."""
+    """Send a request and read the response: status and body."""
     connection.sendall(request)
-    seen = b""
-    while b"\r\n\r\n" not in seen:
-        seen += load._receive(connection)
-    head, _, body = seen.partition(b"\r\n\r\n")
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += load._receive(connection)
+    head, _, body = received.partition(b"\r\n\r\n")
     length = next(
         int(line.partition(b":")[2]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
     )
@@ -196,24 +206,24 @@ def exchange(connection: socket.socket, request: bytes) -> tuple[int, bytes]:
     return int(head.split(b" ", 2)[1]), body
 
 
-def kept_and_told(rush: Rush) -> tuple[list[str], list[str]]:
-    """The ids of the journal's rows, and those of the answers that were given, each in order."""
+def journalled_and_answered_ids(rush: ConcurrentUsers) -> tuple[list[str], list[str]]:
+    """The sorted ids in the journal, and the sorted ids of the answers."""
     rows = database.fetch(database.journal.select().where(database.journal.c.actor == rush.name))
-    return sorted(row["id"] for row in rows), sorted(one.id for one in rush.told)
+    return sorted(row["id"] for row in rows), sorted(response.id for response in rush.responses)
 
 
-def settled() -> bool:
-    """Whether a second has gone by in which no shadow wrote a row."""
-    before = len(database.fetch(database.journal.select().where(database.journal.c.shadows != "")))
+def shadow_rows_are_stable() -> bool:
+    """Whether no shadow wrote a row within one second."""
+    row_count = len(database.fetch(database.journal.select().where(database.journal.c.shadows != "")))
     time.sleep(1.0)
-    return before == len(database.fetch(database.journal.select().where(database.journal.c.shadows != ""))) > 0
+    return row_count == len(database.fetch(database.journal.select().where(database.journal.c.shadows != ""))) > 0
 
 
-def wait(found: Any, seconds: float) -> Any:
-    """Ask until there is something, and fail after some seconds."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if answer := found():
+def wait_for(condition: Any, seconds: float) -> Any:
+    """Call `condition` until its result is true, and return it; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := condition():
             return answer
         time.sleep(0.02)
     pytest.fail(f"waited {seconds:g} s in vain")
@@ -221,7 +231,7 @@ def wait(found: Any, seconds: float) -> Any:
 
 def _peers(process: psutil.Process) -> set[int]:
     try:
-        return {one.raddr.port for one in process.net_connections("tcp4") if one.raddr}
+        return {connection.raddr.port for connection in process.net_connections("tcp4") if connection.raddr}
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return set()
 

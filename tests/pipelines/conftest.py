@@ -1,4 +1,4 @@
-"""A workspace of its own for each test that asks for one."""
+"""Fixtures: a workspace for a test, a signed-in engineer, the installed command."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipelines.servers import services
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 HIDDEN = ("ONCOLOOP_", "MLFLOW_", "PREFECT_", "BENTOML_HOME", "DVC_", "XDG_", "KERAS_HOME", "MPLCONFIGDIR")
-# Commands run as behind a proxy that does not answer: whoever asks it for an address on loopback hangs or fails.
+# Commands run behind a proxy that does not answer: a loopback request through it hangs or fails.
 PROXIES = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
 
 
-def clean() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The environment of a user, without the state of this process."""
     without = (*HIDDEN, "NO_PROXY", "no_proxy")
     return {name: value for name, value in os.environ.items() if not name.startswith(without)} | PROXIES
@@ -25,7 +25,7 @@ def clean() -> dict[str, str]:
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A made workspace that is this process's working folder."""
+    """A new workspace, which is the current folder of this process."""
     from lineage import paths
     from pipelines.workspace import workspace as making
 
@@ -43,7 +43,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def engineer(workspace: Path) -> str:
-    """An engineer who is signed in on the command line of the workspace; the name."""
+    """The name of an engineer who is signed in on the command line of the workspace."""
     from lineage import accounts
     from pipelines.workspace import command_line_session
 
@@ -55,7 +55,7 @@ def engineer(workspace: Path) -> str:
 
 @pytest.fixture(scope="session")
 def small_ward(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace whose first model waits for approval, made once; tests copy it."""
+    """A workspace whose first model waits for approval, made once per session; tests copy it."""
     from tests.pipelines import small_workspace
 
     return small_workspace.make(tmp_path_factory.mktemp("small") / "ward")
@@ -63,12 +63,19 @@ def small_ward(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def oncoloop() -> Run:
-    """Run the installed command as a user would, in a folder, with nothing of this process's settings."""
+    """Run the installed command like a user, in a folder, without the settings of this process."""
 
     def run(*arguments: str, cwd: Path, stdin: str = "", seconds: float = 300) -> subprocess.CompletedProcess[str]:
         command = [services.program("oncoloop"), *arguments]
         return subprocess.run(
-            command, cwd=cwd, env=clean(), input=stdin, capture_output=True, text=True, timeout=seconds, check=False
+            command,
+            cwd=cwd,
+            env=clean_environment(),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
         )
 
     return run

@@ -1,4 +1,4 @@
-"""Invented identities, planted wherever files and people put them, and the search of every byte for them."""
+"""Invented identities in every place of a file where they occur, and a search of every byte for them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def stored(header: Any) -> bytes:
 
 
 def told(content: bytes) -> bytes:
-    """A DICOM file with the identity at the top, deep in sequences, in private blocks, overlays and kept texts."""
+    """A DICOM file with the identity in top-level elements, nested sequences, private blocks, overlays and texts."""
     header = image(content)
     header.SpecificCharacterSet = "ISO_IR 192"
     header.PatientName, header.PatientID, header.PatientBirthDate = f"{NAME}^{GIVEN}", MRN, BORN
@@ -79,18 +79,18 @@ def volume(content: bytes) -> bytes:
     return gzip.compress(bytes(plain) + f"{ACCESSION} {CLINIC}".encode())
 
 
-def spelled(count: int) -> bytes:
-    """So many bytes of the identity, over and over."""
+def repeated_identity(count: int) -> bytes:
+    """The identity, repeated to `count` bytes."""
     text = f"{NAME} {GIVEN} {MRN} {ACCESSION} ".encode()
     return (text * (count // len(text) + 1))[:count]
 
 
 def overdrawn(content: bytes, syntax: Any) -> bytes:
-    """A CT file with the identity in four spare bits of its 16."""
+    """A CT file with the identity in the four unused bits of its 16."""
     header = image(content)
     pixels = header.pixel_array.astype(np.uint16)
     rows = pixels[20:28]
-    letters = np.frombuffer(spelled(rows.size // 2), np.uint8)
+    letters = np.frombuffer(repeated_identity(rows.size // 2), np.uint8)
     rows |= np.stack([letters >> 4, letters & 15], 1).reshape(rows.shape).astype(np.uint16) << 12
     header.BitsStored, header.HighBit, header.PixelRepresentation = 12, 11, 0
     header.PixelData = pixels.astype("<u2").tobytes()
@@ -107,9 +107,9 @@ def overdrawn(content: bytes, syntax: Any) -> bytes:
 
 
 def behind_frames(content: bytes, syntax: Any) -> bytes:
-    """A CT file whose compressed frame has the identity in its comments and behind its end; sound otherwise."""
+    """A valid CT file whose compressed frame has the identity in its comments and after its end."""
     header = image(content)
-    pixels, text = header.pixel_array.astype(np.uint16), spelled(64)
+    pixels, text = header.pixel_array.astype(np.uint16), repeated_identity(64)
     comment = len(text + b"..").to_bytes(2) + text
     if syntax == JPEGBaseline8Bit:
         stream = io.BytesIO()
@@ -133,11 +133,11 @@ def behind_frames(content: bytes, syntax: Any) -> bytes:
 
 
 def padded(content: bytes) -> bytes:
-    """A CT file whose padding spells the identity, one letter a pixel."""
+    """A CT file whose padding contains the identity, one character per pixel."""
     header = image(content)
     pixels = header.pixel_array.copy()
     rows = pixels[:12]
-    rows[...] = np.frombuffer(spelled(rows.size), np.uint8).reshape(rows.shape).astype(np.int16) - 2048
+    rows[...] = np.frombuffer(repeated_identity(rows.size), np.uint8).reshape(rows.shape).astype(np.int16) - 2048
     header.add_new("PixelPaddingValue", "SS", -2048)
     header.add_new("PixelPaddingRangeLimit", "SS", -1793)
     header.PixelData = pixels.tobytes()
@@ -153,37 +153,36 @@ def zipped(first: bytes, second: bytes) -> bytes:
     return stream.getvalue()
 
 
-def forms(secrets: tuple[str, ...]) -> list[tuple[str, bytes]]:
-    """Every secret in every encoding that may be met, in lower case."""
-    found = []
+def encoded_forms(secrets: tuple[str, ...]) -> list[tuple[str, bytes]]:
+    """Every secret in every likely encoding, in lower case."""
+    encoded = []
     for secret in secrets:
-        told = {secret.encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "latin-1")}
-        told |= {quote(secret).encode(), json.dumps(secret)[1:-1].encode(), secret.encode("unicode_escape")}
-        found += [(secret, form.lower()) for form in sorted(told)]
-    return found
+        variants = {secret.encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "latin-1")}
+        variants |= {quote(secret).encode(), json.dumps(secret)[1:-1].encode(), secret.encode("unicode_escape")}
+        encoded += [(secret, form.lower()) for form in sorted(variants)]
+    return encoded
 
 
 def inflated(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
-    """A file's bytes, and what is packed in them: gzip, zip, zlib."""
+    """A file's bytes, and the bytes that are packed in them: gzip, zip, zlib."""
     yield name, content
     for start, kind in ((b"\x1f\x8b", 31), (b"\x78", 15)):
         if content.startswith(start):
             try:
                 yield f"{name} (inflated)", zlib.decompressobj(kind).decompress(content)
-            except zlib.error:  # it only begins like one
+            except zlib.error:  # only the first bytes match
                 return
     if content.startswith(b"PK\x03\x04"):
         with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(content)) as archive:
             for member in archive.namelist():
                 yield from inflated(f"{name}/{member}", archive.read(member))
     if content[128:132] == b"DICM":
-        with contextlib.suppress(Exception):  # what is no sound file has its bytes searched alone
+        with contextlib.suppress(Exception):  # only the bytes of an invalid file are searched
             yield from decoded(name, content)
 
 
 def decoded(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
-    """What the samples of a DICOM file spell: whole, in their low bytes, in spare bits and in each bit; and a deflated
-    data set."""
+    """The samples of a DICOM file: all bytes, low bytes, unused bits and every bit plane; and a deflated data set."""
     header = image(content)
     if header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
         start = 144 + int.from_bytes(content[140:144], "little")
@@ -199,20 +198,20 @@ def decoded(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def search(contents: Iterator[tuple[str, bytes]], secrets: tuple[str, ...] = SECRETS) -> set[tuple[str, str]]:
-    """(secret, name) of each content that holds one, in its bytes or in its name."""
-    wanted = forms(secrets)
-    found = set()
+    """(secret, name) for every content with a secret in its bytes or in its name."""
+    encoded_secrets = encoded_forms(secrets)
+    hits = set()
     for name, content in contents:
-        lower, named = content.lower(), name.lower().encode("utf-8", "surrogateescape")
-        found |= {(secret, name) for secret, form in wanted if form in lower or form in named}
-    return found
+        lower, lower_name = content.lower(), name.lower().encode("utf-8", "surrogateescape")
+        hits |= {(secret, name) for secret, form in encoded_secrets if form in lower or form in lower_name}
+    return hits
 
 
 def written(folder: Path, but: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file below a folder (databases with their journals among them) and its own name; git's objects unpacked."""
+    """Every file and folder name below a folder except `but`, with packed bytes; git's objects unpacked."""
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink() and but not in path.parents:
-            with contextlib.suppress(FileNotFoundError):  # a running server has taken it away meanwhile
+            with contextlib.suppress(FileNotFoundError):  # a running server may delete it
                 yield from inflated(str(path.relative_to(folder)), path.read_bytes())
         elif path.is_dir() and path != but and but not in path.parents:
             yield str(path.relative_to(folder)), b""
@@ -222,7 +221,7 @@ def written(folder: Path, but: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def inflated_of(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file below a folder, and what is packed in it."""
+    """Every file below a folder, and its packed bytes."""
     for path in folder.rglob("*"):
         if path.is_file():
             yield from inflated(path.name, path.read_bytes())

@@ -1,4 +1,4 @@
-"""A workspace whose first model waits for approval: small enough to be made in a minute, whole enough to be served."""
+"""A small workspace whose first model waits for approval: made in a minute, complete enough to be served."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.pipelines.flows.test_atomic_admission import made_in, run
 
 TASK = "brain-mr"
 QUICK = (("epochs: 30", "epochs: 2"), ("bootstrap: 2000", "bootstrap: 200"), ("size: 128", "size: 32"))
-# so short a fit learns nothing: the gate must not say fail, since nobody could approve it then
+# so short a fit learns nothing: the gate must not fail, because a failed version cannot be approved
 LENIENT = (
     ("floor_auroc: 0.60", "floor_auroc: 0.0"),
     ("floor_sensitivity: 0.50", "floor_sensitivity: 0.0"),
@@ -33,7 +33,7 @@ LENIENT = (
 
 
 def make(folder: Path) -> Path:
-    """One batch, one short fit, judged by the real gate; the gate's outcome is whatever so few patients give."""
+    """Make a workspace with one batch and one short fit, judged by the real gate."""
     with made_in(folder):
         path = Path(params.NAME)
         text = path.read_text(encoding="utf-8")
@@ -48,7 +48,7 @@ def make(folder: Path) -> Path:
             dvc.reproduce(tree, stage, TASK)
         version = dvc.keep(tree, Path.cwd(), "Retrain")
         with pytest.MonkeyPatch.context() as patch, disable_run_logger():
-            patch.setattr(artifacts, "verdict", lambda *_: None)  # Prefect's page: it would start a server for it
+            patch.setattr(artifacts, "verdict", lambda *_: None)  # Prefect's page would start a server
             entry = retrain.challenge.fn(str(tree), TASK, version, "a test")
         assert entry["decision"] == "waiting for approval", entry
         database.engine().dispose()
@@ -56,15 +56,15 @@ def make(folder: Path) -> Path:
 
 
 def enter(folder: Path) -> None:
-    """Enter a workspace as a command in a new process does, whose environment names no workspace."""
+    """Enter a workspace like a command in a new process, without a workspace in the environment."""
     for name in (*paths.FOLDERS, "MLFLOW_TRACKING_URI", "ONCOLOOP_HOME"):
         os.environ.pop(name, None)
-    for engine in [each for each in gc.get_objects() if isinstance(each, Engine)]:
-        engine.dispose()  # ours and MLflow's: their files may have been replaced
+    for engine in [candidate for candidate in gc.get_objects() if isinstance(candidate, Engine)]:
+        engine.dispose()  # ours and MLflow's, whose files may have been replaced
     workspaces.enter(folder)
 
 
-def move(kept: Path, folder: Path) -> Path:
-    """A copy of a kept workspace under the name under which it was made."""
-    shutil.copytree(kept, folder, symlinks=True)
+def move(source: Path, folder: Path) -> Path:
+    """Copy a workspace to a folder."""
+    shutil.copytree(source, folder, symlinks=True)
     return folder

@@ -1,4 +1,4 @@
-"""Data versions for people and for others: list, diff, checkout, and `dvc get` from elsewhere."""
+"""Data versions: list, diff, checkout, and `dvc get` from another folder."""
 
 from __future__ import annotations
 
@@ -24,58 +24,70 @@ TASK = "brain-mr"
 
 
 @pytest.fixture
-def ward(workspace: Path) -> Path:
+def workspace_with_batches(workspace: Path) -> Path:
     for seed, name in ((60, "first"), (61, "second")):
         batch.write_batch(Path("inbox", name), params.load().tasks[TASK], 3, scanner.SCANNERS["alder-mr"], seed, 2)
         run(name)
     return workspace
 
 
-def test_versions_for_people_and_for_others(ward: Path, tmp_path: Path) -> None:
-    older, newer = data_versions.listed()
+def test_versions_are_listed_compared_and_checked_out(workspace_with_batches: Path, tmp_path: Path) -> None:
+    older, newer = data_versions.list_versions()
     assert (older["batch"], newer["batch"], newer["units"], newer["lost"]) == ("first", "second", 6, None)
     change = data_versions.diff(older["version"], newer["version"])
     assert change["added"] == [f"{TASK}/second"] and change["removed"] == []
     table = manifest.read_manifest(Path("data/batches", TASK, "second", "manifest.csv"))
-    was, now = change["tasks"][TASK]["labels"]
-    counted = table["label"].value_counts()
-    assert {name: now[name] - was.get(name, 0) for name in now} == {name: int(counted.get(name, 0)) for name in now}
+    before, after = change["tasks"][TASK]["labels"]
+    label_counts = table["label"].value_counts()
+    assert {name: after[name] - before.get(name, 0) for name in after} == {
+        name: int(label_counts.get(name, 0)) for name in after
+    }
     assert change["tasks"][TASK]["units"] == [6, 12] and change["tasks"][TASK]["patients"] == [3, 6]
-    assert f"{TASK}: units 6 -> 12, patients 3 -> 6" in data_versions.told(change)
+    assert f"{TASK}: units 6 -> 12, patients 3 -> 6" in data_versions.describe(change)
     assert data_versions.diff(newer["version"], newer["version"])["tasks"] == {}
     folder, lost = data_versions.checkout(older["version"])
     assert lost == "" and not (folder / "data/batches" / TASK / "second").exists()
-    there, here = (root / "data/batches" / TASK / "first" for root in (folder, ward))
-    assert {p.name: p.read_bytes() for p in there.rglob("*") if p.is_file()} == {
-        p.name: p.read_bytes() for p in here.rglob("*") if p.is_file()
+    checked_out, current = (root / "data/batches" / TASK / "first" for root in (folder, workspace_with_batches))
+    assert {p.name: p.read_bytes() for p in checked_out.rglob("*") if p.is_file()} == {
+        p.name: p.read_bytes() for p in current.rglob("*") if p.is_file()
     }
-    somebody_else(ward, tmp_path / "elsewhere", older["version"])
+    get_batches_with_plain_dvc(workspace_with_batches, tmp_path / "elsewhere", older["version"])
 
 
-def somebody_else(ward: Path, folder: Path, version: str) -> None:
-    """`dvc get` by a person without our settings: a batch of today, and the same of an older version."""
+def get_batches_with_plain_dvc(workspace_with_batches: Path, folder: Path, version: str) -> None:
+    """`dvc get` without our settings: a batch of the current version, and one of an older version."""
     folder.mkdir()
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("ONCOLOOP", "DVC", "PYTHON"))}
-    plain |= {"HOME": str(folder), "DVC_SITE_CACHE_DIR": str(folder / "site"), "DVC_NO_ANALYTICS": "1"}
-    for name, more in (("second", []), ("first", ["--rev", version])):
-        command = [sys.executable, "-m", "dvc", "get", str(ward), f"data/batches/{TASK}/{name}", *more]
-        done = subprocess.run(command, cwd=folder, env=plain, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        here = ward / "data/batches" / TASK / name
-        got = {p.relative_to(folder / name): p.read_bytes() for p in (folder / name).rglob("*") if p.is_file()}
-        assert got == {p.relative_to(here): p.read_bytes() for p in here.rglob("*") if p.is_file()}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ONCOLOOP", "DVC", "PYTHON"))
+    }
+    environment |= {"HOME": str(folder), "DVC_SITE_CACHE_DIR": str(folder / "site"), "DVC_NO_ANALYTICS": "1"}
+    for name, options in (("second", []), ("first", ["--rev", version])):
+        command = [
+            sys.executable,
+            "-m",
+            "dvc",
+            "get",
+            str(workspace_with_batches),
+            f"data/batches/{TASK}/{name}",
+            *options,
+        ]
+        process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stderr
+        source = workspace_with_batches / "data/batches" / TASK / name
+        files = {p.relative_to(folder / name): p.read_bytes() for p in (folder / name).rglob("*") if p.is_file()}
+        assert files == {p.relative_to(source): p.read_bytes() for p in source.rglob("*") if p.is_file()}
 
 
-def test_an_old_assignment_that_somebody_changed_is_refused_by_name(ward: Path) -> None:
+def test_a_changed_cohort_assignment_is_refused_by_name(workspace_with_batches: Path) -> None:
     path = Path("data/cohorts", f"{TASK}.csv")
     text = path.read_text(encoding="utf-8")
     table = cohorts.read_cohorts(path)
     cluster, side = table["cluster"].iloc[1], table["side"].iloc[1]
-    other = "test" if side != "test" else "training"
-    path.write_text(text.replace(f"{cluster},{side}", f"{cluster},{other}"), encoding="utf-8")
+    changed_side = "test" if side != "test" else "training"
+    path.write_text(text.replace(f"{cluster},{side}", f"{cluster},{changed_side}"), encoding="utf-8")
     with pytest.raises(Fault, match=rf"the file changed an old assignment \({cluster}: side was '{side}'"):
         interrupted_runs.settle()
-    assert other in path.read_text(encoding="utf-8")
+    assert changed_side in path.read_text(encoding="utf-8")
     git.commit(["data"], "By hand")
     with pytest.raises(Fault, match=f"a commit changed an old assignment \\({cluster}"):
         interrupted_runs.settle()
@@ -89,29 +101,29 @@ def test_an_old_assignment_that_somebody_changed_is_refused_by_name(ward: Path) 
     assert path.read_text(encoding="utf-8") == text
 
 
-def test_a_table_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_is_replaced_completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "lung-ct.csv"
     row = {"task": "lung-ct", "side": "test", "epoch": 1, "stratum": "normal|", "batch": "a", "assigned_at": "2026"}
     cohorts.append_cohorts(path, pd.DataFrame([row | {"cluster": "P1"}]))
     before = path.read_bytes()
 
-    def full(_handle: int) -> None:
+    def fail(_handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space left"):
         cohorts.append_cohorts(path, pd.DataFrame([row | {"cluster": "P2"}]))
     assert path.read_bytes() == before
 
 
-def test_packed_shards_carry_their_hashes(ward: Path) -> None:
+def test_packed_shards_have_a_file_of_their_hashes(workspace_with_batches: Path) -> None:
     target, task = Path("packed"), params.load().tasks[TASK]
     folders = [Path("data/batches", TASK, name) for name in ("first", "second")]
     shards.pack(
         folders, cohorts.named(cohorts.read_cohorts(Path("data/cohorts", f"{TASK}.csv")), folders), task, target
     )
-    checked = subprocess.run(["sha256sum", "-c", shards.SUMS], cwd=target, capture_output=True, text=True, check=False)
-    assert checked.stdout.splitlines() == ["units.csv: OK", "first.npy: OK", "second.npy: OK"]
+    process = subprocess.run(["sha256sum", "-c", shards.SUMS], cwd=target, capture_output=True, text=True, check=False)
+    assert process.stdout.splitlines() == ["units.csv: OK", "first.npy: OK", "second.npy: OK"]
     assert len(shards.load(target).table) == 12
     content = bytearray((target / "second.npy").read_bytes())
     content[-3] ^= 1

@@ -1,4 +1,4 @@
-"""The loop, turned once for real: Prefect, DVC, MLflow, Great Expectations, a served Bento and the desk."""
+"""One run of the whole loop with Prefect, DVC, MLflow, Great Expectations, a served Bento and the desk."""
 
 from __future__ import annotations
 
@@ -18,118 +18,122 @@ from data.phantom import batch, samples, scanner
 from pipelines import params
 from pipelines.servers import services
 from tests.pipelines import planted_identities
-from tests.pipelines.conftest import Run, clean
-from tests.pipelines.running_workspace import Ward, plant, uploads
+from tests.pipelines.conftest import Run, clean_environment
+from tests.pipelines.running_workspace import RunningWorkspace, plant, uploads
 
 PATIENTS, SLICES = 24, 4
 
 
 @pytest.fixture(scope="module")
-def ward(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator[Ward]:
+def running(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator[RunningWorkspace]:
     folder = tmp_path_factory.mktemp("loop") / "ward"
     port = next(p for p in range(8600, 9600, 100) if not any(services.taken(p + n) for n in range(4)))
-    ward = Ward(folder, oncoloop, port)
+    running = RunningWorkspace(folder, oncoloop, port)
     assert oncoloop("init", str(folder), cwd=folder.parent).returncode == 0
     path = folder / params.NAME
     text = path.read_text(encoding="utf-8")
     path.write_text(
         re.sub(r'"[^"]* \* \*[^"]*"', '"0 0 1 1 *"', text).replace("epochs: 30", "epochs: 8"), encoding="utf-8"
     )
-    ward.say("user", "add", "ines", "--role", "engineer")
-    ward.say("signin", ward.say("login", "ines")["link"])
-    ward.say("user", "add", "mara", "--role", "clinician")
+    running.say("user", "add", "ines", "--role", "engineer")
+    running.say("signin", running.say("login", "ines")["link"])
+    running.say("user", "add", "mara", "--role", "clinician")
     task = params.load(folder).tasks["brain-mr"]
     batch.write_batch(folder / "inbox" / "first", task, PATIENTS, scanner.SCANNERS["alder-mr"], 5, SLICES)
     plant(folder / "inbox" / "first", task, 5)
     samples.try_samples(folder / "try", [task])
     command = [services.program("oncoloop"), "up", "--port", str(port)]
     with (folder / "up.log").open("w") as log:
-        house = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=clean(), start_new_session=True)
-    yield ward
-    house.send_signal(signal.SIGINT)
-    assert house.wait(60) == 0, (folder / "up.log").read_text()[-3000:]
-
-
-@pytest.fixture(scope="module")
-def admitted(ward: Ward) -> dict[str, Any]:
-    return dict(ward.say("ingest")["batches"][0])
-
-
-@pytest.fixture(scope="module")
-def killed(ward: Ward, admitted: dict[str, Any]) -> str:
-    """A retraining that is killed while it fits, with everything it had started."""
-    log = ward.folder / "var/logs/fit-brain-mr.log"
-    command = [services.program("oncoloop"), "retrain", "--reason", "first model"]
-    with (ward.folder / "killed.log").open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=ward.folder, stdout=output, stderr=output, env=clean(), start_new_session=True
+        up_process = subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, env=clean_environment(), start_new_session=True
         )
-    ward.until(lambda: log.is_file() and "epoch" in log.read_text())
+    yield running
+    up_process.send_signal(signal.SIGINT)
+    assert up_process.wait(60) == 0, (folder / "up.log").read_text()[-3000:]
+
+
+@pytest.fixture(scope="module")
+def admitted(running: RunningWorkspace) -> dict[str, Any]:
+    return dict(running.say("ingest")["batches"][0])
+
+
+@pytest.fixture(scope="module")
+def killed_fit_log(running: RunningWorkspace, admitted: dict[str, Any]) -> str:
+    """The log of a retraining that is killed during its fit, with all its processes."""
+    log = running.folder / "var/logs/fit-brain-mr.log"
+    command = [services.program("oncoloop"), "retrain", "--reason", "first model"]
+    with (running.folder / "killed.log").open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=running.folder, stdout=output, stderr=output, env=clean_environment(), start_new_session=True
+        )
+    running.until(lambda: log.is_file() and "epoch" in log.read_text())
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(10)
     return log.read_text()
 
 
 @pytest.fixture(scope="module")
-def trained(ward: Ward, killed: str) -> dict[str, Any]:
-    """The same command again."""
-    return dict(ward.say("retrain", "--reason", "first model", codes=(0, 3, 4)))
+def trained(running: RunningWorkspace, killed_fit_log: str) -> dict[str, Any]:
+    """The result of the same command, run again."""
+    return dict(running.say("retrain", "--reason", "first model", codes=(0, 3, 4)))
 
 
 @pytest.fixture(scope="module")
-def released(ward: Ward, trained: dict[str, Any]) -> dict[str, Any]:
+def released(running: RunningWorkspace, trained: dict[str, Any]) -> dict[str, Any]:
     model = trained["models"][0]
     assert model["verdict"]["outcome"] in ("pass", "inconclusive"), model["verdict"]["reasons"]
-    ward.say("approve", "brain-mr", model["version"], "--reason", "read by two, few patients")
-    return dict(ward.until(lambda: ward.say("status")["live"]))
+    running.say("approve", "brain-mr", model["version"], "--reason", "read by two, few patients")
+    return dict(running.until(lambda: running.say("status")["live"]))
 
 
 @pytest.fixture(scope="module")
-def answered(ward: Ward, released: dict[str, Any]) -> dict[str, Any]:
-    response = ward.post(ward.folder / "try" / "brain-mr-clear.nii.gz", "brain-mr")
+def answer(running: RunningWorkspace, released: dict[str, Any]) -> dict[str, Any]:
+    response = running.post(running.folder / "try" / "brain-mr-clear.nii.gz", "brain-mr")
     assert response.status_code == 200, response.text
     return dict(response.json())
 
 
-def test_a_good_batch_is_admitted_as_a_version(ward: Ward, admitted: dict[str, Any]) -> None:
+def test_a_good_batch_is_admitted_as_a_version(running: RunningWorkspace, admitted: dict[str, Any]) -> None:
     assert admitted["verdict"]["outcome"] == "pass"
     assert Path(admitted["page"]).is_file()
-    listed = ward.say("data", "list")
-    assert [(row["batch"], row["units"]) for row in listed] == [("first", PATIENTS * SLICES)]
-    sides = (ward.folder / "data/cohorts/brain-mr.csv").read_text().splitlines()[1:]
-    assert len(sides) == PATIENTS
-    assert {line.split(",")[2] for line in sides} == {"training", "validation", "test"}
+    versions = running.say("data", "list")
+    assert [(row["batch"], row["units"]) for row in versions] == [("first", PATIENTS * SLICES)]
+    cohort_rows = (running.folder / "data/cohorts/brain-mr.csv").read_text().splitlines()[1:]
+    assert len(cohort_rows) == PATIENTS
+    assert {line.split(",")[2] for line in cohort_rows} == {"training", "validation", "test"}
 
 
-def test_no_identity_of_a_patient_is_kept(ward: Ward, admitted: dict[str, Any]) -> None:
-    metadata = (ward.folder / "inbox/first/metadata.csv").read_text().splitlines()
+def test_no_identity_of_a_patient_is_stored(running: RunningWorkspace, admitted: dict[str, Any]) -> None:
+    metadata = (running.folder / "inbox/first/metadata.csv").read_text().splitlines()
     identity = metadata[1].split(",")[1]
     assert identity.startswith("MRN")
-    kept = [path for path in (ward.folder / "data").rglob("*") if path.is_file()]
-    assert not [path for path in kept if identity.encode() in path.read_bytes()]
+    files = [path for path in (running.folder / "data").rglob("*") if path.is_file()]
+    assert not [path for path in files if identity.encode() in path.read_bytes()]
 
 
-def test_the_same_batch_again_is_admitted_once(ward: Ward, admitted: dict[str, Any]) -> None:
-    assert ward.say("ingest")["batches"] == []
-    shutil.copytree(ward.folder / "inbox/first", ward.folder / "inbox/first-again")
+def test_the_same_batch_again_is_admitted_once(running: RunningWorkspace, admitted: dict[str, Any]) -> None:
+    assert running.say("ingest")["batches"] == []
+    shutil.copytree(running.folder / "inbox/first", running.folder / "inbox/first-again")
     try:
-        assert ward.say("ingest")["batches"] == []
+        assert running.say("ingest")["batches"] == []
     finally:
-        shutil.rmtree(ward.folder / "inbox/first-again")
+        shutil.rmtree(running.folder / "inbox/first-again")
 
 
-def test_a_killed_retraining_is_finished_by_the_same_command(ward: Ward, killed: str, trained: dict[str, Any]) -> None:
-    assert "epoch" in killed
+def test_a_killed_retraining_is_finished_by_the_same_command(
+    running: RunningWorkspace, killed_fit_log: str, trained: dict[str, Any]
+) -> None:
+    assert "epoch" in killed_fit_log
     assert [model["version"] for model in trained["models"]] == ["1"]
-    assert ward.run("retrain", cwd=ward.folder).returncode == 0
+    assert running.run("retrain", cwd=running.folder).returncode == 0
 
 
-def test_every_server_answers(ward: Ward) -> None:
-    asked = {0: "healthz", 1: "api/health", 3: "healthz"}
-    for offset, path in asked.items():
-        url = f"http://127.0.0.1:{ward.port + offset}/{path}"
-        assert ward.until(lambda url=url: services.answers(url)), url
-    assert ward.until(lambda: services.answers_at(ward.folder / "var/run/mlflow/http.sock", "/mlflow/health"))
+def test_every_server_answers(running: RunningWorkspace) -> None:
+    health_paths = {0: "healthz", 1: "api/health", 3: "healthz"}
+    for offset, path in health_paths.items():
+        url = f"http://127.0.0.1:{running.port + offset}/{path}"
+        assert running.until(lambda url=url: services.answers(url)), url
+    assert running.until(lambda: services.answers_at(running.folder / "var/run/mlflow/http.sock", "/mlflow/health"))
 
 
 def test_the_first_model_is_judged_with_figures(trained: dict[str, Any]) -> None:
@@ -139,180 +143,192 @@ def test_the_first_model_is_judged_with_figures(trained: dict[str, Any]) -> None
     assert 0.5 < model["verdict"]["figures"]["auroc"]["value"] <= 1
 
 
-def test_an_unchanged_retraining_changes_nothing_and_says_so(ward: Ward, released: dict[str, Any]) -> None:
-    before = ward.say("status")
-    done = ward.run("retrain", cwd=ward.folder)
-    assert (done.returncode, done.stdout.startswith("nothing new")) == (0, True)
-    after = ward.say("status")
-    assert [after[name] for name in ("version", "tasks", "release")] == [
-        before[name] for name in ("version", "tasks", "release")
+def test_a_retraining_without_new_inputs_changes_nothing(running: RunningWorkspace, released: dict[str, Any]) -> None:
+    status_before = running.say("status")
+    process = running.run("retrain", cwd=running.folder)
+    assert (process.returncode, process.stdout.startswith("nothing new")) == (0, True)
+    status_after = running.say("status")
+    assert [status_after[name] for name in ("version", "tasks", "release")] == [
+        status_before[name] for name in ("version", "tasks", "release")
     ]
 
 
-def test_mlflow_holds_the_version_and_its_alias(ward: Ward, released: dict[str, Any]) -> None:
+def test_mlflow_has_the_version_and_its_alias(running: RunningWorkspace, released: dict[str, Any]) -> None:
     code = (
         "from mlflow import MlflowClient\n"
-        "found = MlflowClient().get_model_version_by_alias('brain-mr', 'champion')\n"
-        "print(found.version, sorted(found.tags))"
+        "version = MlflowClient().get_model_version_by_alias('brain-mr', 'champion')\n"
+        "print(version.version, sorted(version.tags))"
     )
     from pipelines.servers.services import program
 
-    environment = clean() | {"MLFLOW_TRACKING_URI": f"sqlite:///{ward.folder}/var/mlflow/mlflow.db"}
-    done = subprocess.run([program("python"), "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.startswith("1 ")
-    assert "lock_hash" in done.stdout
+    environment = clean_environment() | {"MLFLOW_TRACKING_URI": f"sqlite:///{running.folder}/var/mlflow/mlflow.db"}
+    process = subprocess.run(
+        [program("python"), "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert process.stdout.startswith("1 ")
+    assert "lock_hash" in process.stdout
 
 
-def test_prefect_shows_a_task_for_each_stage(ward: Ward, trained: dict[str, Any]) -> None:
+def test_prefect_shows_a_task_for_each_stage(running: RunningWorkspace, trained: dict[str, Any]) -> None:
     body = {"limit": 200}
-    runs = ward.prefect("task_runs/filter", body)
+    runs = running.prefect("task_runs/filter", body)
     names = {run["name"].rsplit("-", 1)[0] for run in runs}
     assert {"prepare@brain-mr", "fit@brain-mr", "evaluate@brain-mr"} <= names
-    kept = ward.prefect("artifacts/filter", body)
-    assert {"data-first", "training-brain-mr"} <= {artifact["key"] for artifact in kept}
+    artifacts = running.prefect("artifacts/filter", body)
+    assert {"data-first", "training-brain-mr"} <= {artifact["key"] for artifact in artifacts}
 
 
-def test_the_deployments_are_registered(ward: Ward, admitted: dict[str, Any]) -> None:
+def test_the_deployments_are_registered(running: RunningWorkspace, admitted: dict[str, Any]) -> None:
     def names() -> set[str]:
-        return {deployment["name"] for deployment in ward.prefect("deployments/filter", {})}
+        return {deployment["name"] for deployment in running.prefect("deployments/filter", {})}
 
-    assert ward.until(lambda: names() >= {"inbox", "scheduled", "asked"})
+    assert running.until(lambda: names() >= {"inbox", "scheduled", "asked"})
 
 
-def test_prefect_plans_the_runs_of_every_cron_line(ward: Ward, admitted: dict[str, Any]) -> None:
-    """Its scheduler died silently with a newer SQLAlchemy: deployments stood there, and nothing was ever due."""
+def test_prefect_schedules_the_runs_of_every_cron_line(running: RunningWorkspace, admitted: dict[str, Any]) -> None:
+    """With a newer SQLAlchemy, the scheduler failed silently: deployments existed, but no run was ever due."""
 
     def planned() -> set[str]:
         due = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-        runs = ward.prefect("flow_runs/filter", due)
-        flows = {flow["id"]: flow["name"] for flow in ward.prefect("flows/filter", {})}
+        runs = running.prefect("flow_runs/filter", due)
+        flows = {flow["id"]: flow["name"] for flow in running.prefect("flows/filter", {})}
         return {flows[run["flow_id"]] for run in runs if run["auto_scheduled"]}
 
-    assert ward.until(lambda: planned() >= {"scheduled ingest", "scheduled retrain", "scheduled watch"})
+    assert running.until(lambda: planned() >= {"scheduled ingest", "scheduled retrain", "scheduled watch"})
 
 
-def test_the_endpoint_answers_with_a_heat_map(answered: dict[str, Any], released: dict[str, Any]) -> None:
-    assert answered["task"] == "brain-mr"
-    assert answered["release"] == released["release"]
-    assert answered["verdict"]["outcome"] in ("pass", "inconclusive")
-    assert abs(sum(answered["probabilities"].values()) - 1) < 1e-5
-    assert len(answered["map"]) > 100
+def test_the_endpoint_answers_with_a_heat_map(answer: dict[str, Any], released: dict[str, Any]) -> None:
+    assert answer["task"] == "brain-mr"
+    assert answer["release"] == released["release"]
+    assert answer["verdict"]["outcome"] in ("pass", "inconclusive")
+    assert abs(sum(answer["probabilities"].values()) - 1) < 1e-5
+    assert len(answer["map"]) > 100
 
 
-def test_garbage_is_refused_with_a_reason(ward: Ward, released: dict[str, Any]) -> None:
-    bad = ward.folder / "bad.dcm"
+def test_an_upload_that_is_no_scan_is_refused_with_a_reason(
+    running: RunningWorkspace, released: dict[str, Any]
+) -> None:
+    bad = running.folder / "bad.dcm"
     bad.write_bytes(b"not a scan at all")
-    response = ward.post(bad)
+    response = running.post(bad)
     assert 400 <= response.status_code < 500
     assert "bad.dcm" in response.json()["detail"]
 
 
-def test_the_command_line_gives_the_same_answer(ward: Ward, answered: dict[str, Any]) -> None:
-    sample = str(ward.folder / "try" / "brain-mr-clear.nii.gz")
-    told = ward.say("predict", sample, "--task", "brain-mr", codes=(0, 4))
-    assert told["probabilities"] == answered["probabilities"]
-    again = ward.say("replay", answered["id"], sample)
-    assert again["same"]
-    other = str(ward.folder / "try" / "brain-mr-equivocal.nii.gz")
-    assert "are not the files" in ward.run("replay", answered["id"], other, cwd=ward.folder).stderr
+def test_the_command_line_gives_the_same_answer(running: RunningWorkspace, answer: dict[str, Any]) -> None:
+    sample = str(running.folder / "try" / "brain-mr-clear.nii.gz")
+    prediction = running.say("predict", sample, "--task", "brain-mr", codes=(0, 4))
+    assert prediction["probabilities"] == answer["probabilities"]
+    repeated = running.say("replay", answer["id"], sample)
+    assert repeated["same"]
+    other_sample = str(running.folder / "try" / "brain-mr-equivocal.nii.gz")
+    assert "are not the files" in running.run("replay", answer["id"], other_sample, cwd=running.folder).stderr
 
 
 @pytest.fixture(scope="module")
-def named(ward: Ward, released: dict[str, Any]) -> list[str]:
-    """Predictions for scans that are full of identities, by the desk and by the command line; and a refused one."""
-    sent = uploads(ward.folder.parent / "sent", params.load(ward.folder).tasks["brain-mr"])
-    made = [ward.post(path, "brain-mr") for path in sent]
-    assert [response.status_code // 100 for response in made] == [2, 2, 4], [response.text for response in made]
-    typed = [ward.say("predict", str(path), "--task", "brain-mr", codes=(0, 3, 4)) for path in sent[:2]]
-    assert ward.run("predict", str(sent[2]), "--task", "brain-mr", cwd=ward.folder).returncode == 1
-    return [str(answer["id"]) for answer in [*(response.json() for response in made[:2]), *typed]]
+def identity_predictions(running: RunningWorkspace, released: dict[str, Any]) -> list[str]:
+    """Ids of predictions for scans full of identities, by desk and command line; a third upload is refused."""
+    scans = uploads(running.folder.parent / "sent", params.load(running.folder).tasks["brain-mr"])
+    responses = [running.post(path, "brain-mr") for path in scans]
+    assert [response.status_code // 100 for response in responses] == [2, 2, 4], [
+        response.text for response in responses
+    ]
+    predictions = [running.say("predict", str(path), "--task", "brain-mr", codes=(0, 3, 4)) for path in scans[:2]]
+    assert running.run("predict", str(scans[2]), "--task", "brain-mr", cwd=running.folder).returncode == 1
+    return [str(answer["id"]) for answer in [*(response.json() for response in responses[:2]), *predictions]]
 
 
-def test_an_uploaded_zip_is_answered_alike_by_desk_and_command(ward: Ward, named: list[str]) -> None:
-    shown = ward.say("withdraw", planted_identities.MRN, "--reason", "which answers are of this patient")
-    assert shown["predictions"] == [named[0], named[2]] and shown["batches"] == [["brain-mr", "first"]]
-    assert len(set(named)) == 4
+def test_desk_and_command_record_the_same_patient_for_a_zip(
+    running: RunningWorkspace, identity_predictions: list[str]
+) -> None:
+    location = running.say("withdraw", planted_identities.MRN, "--reason", "which predictions are of this patient")
+    assert location["predictions"] == [identity_predictions[0], identity_predictions[2]] and location["batches"] == [
+        ["brain-mr", "first"]
+    ]
+    assert len(set(identity_predictions)) == 4
 
 
-def test_a_late_label_is_kept_and_checked(ward: Ward, answered: dict[str, Any]) -> None:
-    ward.say("label", answered["id"], "tumour", "--source", "pathology")
-    assert "is no class of brain-mr" in ward.run("label", answered["id"], "cancer", cwd=ward.folder).stderr
+def test_a_late_label_is_stored_and_checked(running: RunningWorkspace, answer: dict[str, Any]) -> None:
+    running.say("label", answer["id"], "tumour", "--source", "pathology")
+    assert "is no class of brain-mr" in running.run("label", answer["id"], "cancer", cwd=running.folder).stderr
 
 
-def test_the_watch_says_what_is_missing(ward: Ward, answered: dict[str, Any]) -> None:
-    result = ward.say("watch", codes=(4,))[0]
+def test_the_watch_is_inconclusive_with_few_patients(running: RunningWorkspace, answer: dict[str, Any]) -> None:
+    result = running.say("watch", codes=(4,))[0]
     assert result["verdict"]["outcome"] == "inconclusive"
     assert result["asked"] is False
 
 
-def test_the_chain_behind_a_prediction_is_whole(ward: Ward, answered: dict[str, Any]) -> None:
-    chain = ward.say("trace", answered["id"])
+def test_the_trace_of_a_prediction_is_complete(running: RunningWorkspace, answer: dict[str, Any]) -> None:
+    chain = running.say("trace", answer["id"])
     steps = [link["step"] for link in chain["links"]]
     assert steps[0] == "prediction"
     assert {"release", "version", "run", "data"} <= {step.split()[-1] for step in steps}, steps
     assert chain["missing"] == []
-    assert ward.say("verify")["outcome"] == "pass"
+    assert running.say("verify")["outcome"] == "pass"
 
 
-def test_a_backup_comes_back_whole(ward: Ward, answered: dict[str, Any], tmp_path: Path) -> None:
-    ward.say("backup", str(tmp_path / "ward.tar"))
-    done = ward.run("restore", str(tmp_path / "ward.tar"), str(tmp_path / "again"), "--json", cwd=tmp_path)
-    assert json.loads(done.stdout)["outcome"] == "pass", done.stderr
-    status = ward.run("status", "--json", cwd=tmp_path / "again")
+def test_a_backup_is_restored_completely(running: RunningWorkspace, answer: dict[str, Any], tmp_path: Path) -> None:
+    running.say("backup", str(tmp_path / "ward.tar"))
+    process = running.run("restore", str(tmp_path / "ward.tar"), str(tmp_path / "again"), "--json", cwd=tmp_path)
+    assert json.loads(process.stdout)["outcome"] == "pass", process.stderr
+    status = running.run("status", "--json", cwd=tmp_path / "again")
     assert json.loads(status.stdout)["tasks"]["brain-mr"]["champion"] == "1"
-    refused = ward.run("restore", str(tmp_path / "ward.tar"), str(tmp_path / "again"), cwd=tmp_path)
+    refused = running.run("restore", str(tmp_path / "ward.tar"), str(tmp_path / "again"), cwd=tmp_path)
     assert "is not empty" in refused.stderr
 
 
-def test_changed_code_of_a_stage_makes_it_due(ward: Ward, released: dict[str, Any]) -> None:
+def test_changed_code_of_a_stage_makes_it_due(running: RunningWorkspace, released: dict[str, Any]) -> None:
     from pipelines.workspace import dvc
 
-    tree = ward.folder / "var" / "worktree"
+    tree = running.folder / "var" / "worktree"
     record = json.loads((tree / "code.json").read_text())
     record["training/fitting"]["training/fitting/fit.py"] = "another hash"
     (tree / "code.json").write_text(json.dumps(record))
     assert dvc.changed(tree, ["brain-mr"]) == ["fit@brain-mr"]
 
 
-def manifest_text(ward: Ward) -> str:
-    return (ward.folder / "data/batches/brain-mr/first/manifest.csv").read_text()
+def manifest_text(running: RunningWorkspace) -> str:
+    return (running.folder / "data/batches/brain-mr/first/manifest.csv").read_text()
 
 
-def test_no_planted_identity_is_written_anywhere_in_the_loop(ward: Ward, named: list[str]) -> None:
-    """Databases, logs, MLflow, Prefect, Evidently, pages, Bentos, git: every byte but the inbox, after all the rest."""
+def test_no_planted_identity_is_written_anywhere_in_the_loop(
+    running: RunningWorkspace, identity_predictions: list[str]
+) -> None:
+    """Searches every byte except the inbox: databases, logs, MLflow, Prefect, Evidently, pages, Bentos, git."""
     secrets = tuple(
         secret for secret in planted_identities.SECRETS if secret != planted_identities.BORN
-    )  # eight digits stand by chance
-    inbox = ward.folder / "inbox"
+    )  # eight digits may occur by chance
+    inbox = running.folder / "inbox"
     assert {s for s, _ in planted_identities.search(planted_identities.inflated_of(inbox), secrets)} >= set(secrets) - {
         "1963-07-17"
     }
-    pages = list((ward.folder / "var/evidently/pages").rglob("*.html"))
-    assert pages and ward.say("trace", named[0])["missing"] == []
-    assert planted_identities.search(planted_identities.written(ward.folder, inbox), secrets) == set()
+    pages = list((running.folder / "var/evidently/pages").rglob("*.html"))
+    assert pages and running.say("trace", identity_predictions[0])["missing"] == []
+    assert planted_identities.search(planted_identities.written(running.folder, inbox), secrets) == set()
 
 
-def test_a_withdrawn_patient_is_gone_from_data_and_cache(ward: Ward, answered: dict[str, Any]) -> None:
-    manifest = manifest_text(ward).splitlines()
+def test_a_withdrawn_patient_is_removed_from_data_and_cache(running: RunningWorkspace, answer: dict[str, Any]) -> None:
+    manifest = manifest_text(running).splitlines()
     columns = manifest[0].split(",")
     row = dict(zip(columns, manifest[1].split(","), strict=False))
-    stored = (ward.folder / "data/batches/brain-mr/first" / row["file"]).read_bytes()
-    shown = ward.say("withdraw", row["patient"], "--reason", "consent withdrawn")
+    content = (running.folder / "data/batches/brain-mr/first" / row["file"]).read_bytes()
+    location = running.say("withdraw", row["patient"], "--reason", "consent withdrawn")
     identities = {
-        line.split(",")[1] for line in (ward.folder / "inbox/first/metadata.csv").read_text().splitlines()[1:]
+        line.split(",")[1] for line in (running.folder / "inbox/first/metadata.csv").read_text().splitlines()[1:]
     }
-    found = [ward.say("withdraw", name, "--reason", "which one is it") for name in sorted(identities)[:2]]
-    assert all(each["patient"] in manifest_text(ward) and each["patient"] not in identities for each in found)
-    assert shown["batches"] == [["brain-mr", "first"]] and shown["models"] == ["brain-mr/1"]
-    assert (ward.folder / "data/batches/brain-mr/first").exists()
-    assert shown["releases"] and shown["inbox"] == ["inbox/first"]
-    done = ward.say("withdraw", row["patient"], "--reason", "consent withdrawn", "--yes")
-    assert done["left"] == []
-    kept = [path for place in ("data", "var/cache", "var/remote") for path in (ward.folder / place).rglob("*")]
-    assert not [path for path in kept if path.is_file() and path.read_bytes() == stored]
-    assert ward.say("data", "list")[-1]["units"] == PATIENTS * SLICES - SLICES
-    assert ward.say("data", "list")[0]["lost"] and not ward.say("data", "list")[-1]["lost"]
-    steps = {link["step"] for link in ward.say("trace", answered["id"])["links"]}
+    locations = [running.say("withdraw", name, "--reason", "which one is it") for name in sorted(identities)[:2]]
+    assert all(entry["patient"] in manifest_text(running) and entry["patient"] not in identities for entry in locations)
+    assert location["batches"] == [["brain-mr", "first"]] and location["models"] == ["brain-mr/1"]
+    assert (running.folder / "data/batches/brain-mr/first").exists()
+    assert location["releases"] and location["inbox"] == ["inbox/first"]
+    withdrawal = running.say("withdraw", row["patient"], "--reason", "consent withdrawn", "--yes")
+    assert withdrawal["left"] == []
+    files = [path for place in ("data", "var/cache", "var/remote") for path in (running.folder / place).rglob("*")]
+    assert not [path for path in files if path.is_file() and path.read_bytes() == content]
+    assert running.say("data", "list")[-1]["units"] == PATIENTS * SLICES - SLICES
+    assert running.say("data", "list")[0]["lost"] and not running.say("data", "list")[-1]["lost"]
+    steps = {link["step"] for link in running.say("trace", answer["id"])["links"]}
     assert "withdrawal" in steps
-    refused = ward.run("reproduce", "brain-mr", "1", cwd=ward.folder)
+    refused = running.run("reproduce", "brain-mr", "1", cwd=running.folder)
     assert "brain-mr/1 is not reproducible since" in refused.stderr

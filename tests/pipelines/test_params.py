@@ -1,4 +1,4 @@
-"""params.yaml: what is shipped loads; what is wrong is named."""
+"""params.yaml: the shipped file loads; a wrong key or value is named."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def load(folder: Path, text: str) -> params.Params:
 
 
 def test_the_shipped_settings_load(tmp_path: Path, text: str) -> None:
-    found = load(tmp_path, text)
-    assert found.task("lung-ct").modality is Modality.CT
-    assert found.task("lung-ct").pixels.window == (-400.0, 1500.0)
-    assert found.task("brain-mr").pixels.window is None
-    assert found.fit.augment.flip is True
-    assert found.promotion.approval == "required"
+    settings = load(tmp_path, text)
+    assert settings.task("lung-ct").modality is Modality.CT
+    assert settings.task("lung-ct").pixels.window == (-400.0, 1500.0)
+    assert settings.task("brain-mr").pixels.window is None
+    assert settings.fit.augment.flip is True
+    assert settings.promotion.approval == "required"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "named"),
+    ("old", "new", "message"),
     [
         ("patience: 15", "patiance: 8", "unknown key fit.patiance"),
         ("  engine: openvino", "", "missing key serving.engine"),
@@ -54,15 +54,15 @@ def test_the_shipped_settings_load(tmp_path: Path, text: str) -> None:
         ("    unit: slice", "    unit: slice\n    fit: {strategy: warm}", "tasks.lung-ct.fit.strategy can't differ"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, text: str, old: str, new: str, named: str) -> None:
+def test_a_wrong_key_or_value_is_named(tmp_path: Path, text: str, old: str, new: str, message: str) -> None:
     assert old in text
-    with pytest.raises(Fault, match=named.replace("[", r"\[").replace("]", r"\]")):
+    with pytest.raises(Fault, match=message.replace("[", r"\[").replace("]", r"\]")):
         load(tmp_path, text.replace(old, new, 1))
 
 
 @dataclass(frozen=True)
-class Newer:
-    """Settings of a section to which a later version added `limit` and `names`."""
+class NewerSettings:
+    """A section to which a later version added `limit` and `names`."""
 
     rate: float
     limit: int = 4
@@ -72,17 +72,17 @@ class Newer:
 @pytest.mark.parametrize(
     ("section", "outcome"),
     [
-        ("{rate: 1}", Newer(1.0)),
-        ("{rate: 1, limit: 5}", Newer(1.0, 5)),
+        ("{rate: 1}", NewerSettings(1.0)),
+        ("{rate: 1, limit: 5}", NewerSettings(1.0, 5)),
         ("{limit: 5}", "missing key prepare.rate"),
         ("{rate: 1, limits: 5}", "unknown key prepare.limits"),
         ("{rate: 1, limit: many}", "prepare.limit must be int"),
     ],
 )
-def test_a_key_that_an_older_file_lacks_has_its_default(
-    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, section: str, outcome: Newer | str
+def test_a_key_missing_in_an_older_file_has_its_default(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, section: str, outcome: NewerSettings | str
 ) -> None:
-    monkeypatch.setitem(params.Params.__annotations__, "prepare", Newer)
+    monkeypatch.setitem(params.Params.__annotations__, "prepare", NewerSettings)
     changed = text.replace("prepare: {}", f"prepare: {section}")
     if isinstance(outcome, str):
         with pytest.raises(Fault, match=outcome):
@@ -91,9 +91,9 @@ def test_a_key_that_an_older_file_lacks_has_its_default(
         assert load(tmp_path, changed).prepare == outcome
 
 
-def test_an_older_file_says_nothing_of_masks_and_keeps_their_meaning(tmp_path: Path, text: str) -> None:
-    kept = [line for line in text.splitlines() if not line.strip().startswith(("mask:", "lesion_free:"))]
-    tasks = load(tmp_path, "\n".join(kept)).tasks
+def test_masks_keep_their_meaning_in_an_older_file_without_the_keys(tmp_path: Path, text: str) -> None:
+    lines = [line for line in text.splitlines() if not line.strip().startswith(("mask:", "lesion_free:"))]
+    tasks = load(tmp_path, "\n".join(lines)).tasks
     assert {task.mask for task in tasks.values()} == {MaskMeaning.POSITIVE}
     assert tasks["lung-ct"].contradicted == ("normal",) and tasks["lung-stage"].contradicted == ()
     shipped = load(tmp_path, text).tasks
@@ -108,19 +108,21 @@ def test_an_older_file_says_nothing_of_masks_and_keeps_their_meaning(tmp_path: P
     }
 
 
-def test_a_task_is_fitted_as_it_says_itself_and_else_as_all_are(tmp_path: Path, text: str) -> None:
-    own = "    unit: slice\n    fit: {epochs: 90, augment: {rotation: 5}}"
-    found = load(tmp_path, text.replace("    unit: slice", own, 1))
-    assert found.fit_of("lung-ct") == replace(found.fit, epochs=90, augment=replace(found.fit.augment, rotation=5.0))
-    assert found.fit_of("brain-mr") == found.fit == load(tmp_path, text).fit
+def test_a_task_overrides_the_shared_fit_settings(tmp_path: Path, text: str) -> None:
+    override = "    unit: slice\n    fit: {epochs: 90, augment: {rotation: 5}}"
+    settings = load(tmp_path, text.replace("    unit: slice", override, 1))
+    assert settings.fit_of("lung-ct") == replace(
+        settings.fit, epochs=90, augment=replace(settings.fit.augment, rotation=5.0)
+    )
+    assert settings.fit_of("brain-mr") == settings.fit == load(tmp_path, text).fit
 
 
-def test_a_task_says_whether_its_pictures_are_crops(tmp_path: Path, text: str) -> None:
-    assert load(tmp_path, text).task("lung-ct").field_of_view == "body", "as before there was a choice"
-    said = text.replace("    unit: slice", "    unit: slice\n    field_of_view: crop", 1)
-    assert load(tmp_path, said).task("lung-ct").field_of_view == "crop"
+def test_a_task_states_whether_its_pictures_are_crops(tmp_path: Path, text: str) -> None:
+    assert load(tmp_path, text).task("lung-ct").field_of_view == "body", "the default"
+    changed = text.replace("    unit: slice", "    unit: slice\n    field_of_view: crop", 1)
+    assert load(tmp_path, changed).task("lung-ct").field_of_view == "crop"
     with pytest.raises(Fault, match=r"tasks\.lung-ct\.field_of_view has the unusable value 'part'"):
-        load(tmp_path, said.replace("field_of_view: crop", "field_of_view: part"))
+        load(tmp_path, changed.replace("field_of_view: crop", "field_of_view: part"))
 
 
 def test_a_folder_without_settings_is_no_workspace(tmp_path: Path) -> None:
@@ -128,12 +130,12 @@ def test_a_folder_without_settings_is_no_workspace(tmp_path: Path) -> None:
         params.load(tmp_path)
 
 
-def test_an_unknown_task_lists_the_known(tmp_path: Path, text: str) -> None:
+def test_an_unknown_task_is_a_fault_that_lists_the_known_ones(tmp_path: Path, text: str) -> None:
     with pytest.raises(Fault, match="known: lung-ct, pancreas-ct, lung-stage, brain-mr"):
         load(tmp_path, text).task("liver-ct")
 
 
-def test_the_digest_follows_the_values_not_the_layout(tmp_path: Path, text: str) -> None:
+def test_the_digest_depends_on_the_values_and_not_on_the_layout(tmp_path: Path, text: str) -> None:
     first = load(tmp_path, text).digest
     assert load(tmp_path, text + "\n# a remark\n").digest == first
     assert load(tmp_path, text.replace("epochs: 30", "epochs: 31")).digest != first

@@ -1,4 +1,4 @@
-"""The way in as a user meets it: a broken folder stops no other, and a table of corrections becomes a batch."""
+"""Ingest on the command line: a broken folder stops no other, and a table of corrections becomes a batch."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ BROKEN = {
 }
 
 
-def broken(inbox: Path) -> None:
-    """A folder for each way to be no batch."""
+def write_broken_folders(inbox: Path) -> None:
+    """Write a folder for each kind of broken batch."""
     for name, table in BROKEN.items():
         (inbox / name).mkdir(parents=True)
         (inbox / name / "metadata.csv").write_bytes(table.encode("latin-1"))
@@ -36,75 +36,77 @@ def broken(inbox: Path) -> None:
             (inbox / name / "scan.png").write_bytes(b"picture")
 
 
-def corrections(folder: Path, manifest: Path, task: str = TASK) -> Path:
-    """A folder that corrects the label of the first unit of a batch."""
+def write_corrections(folder: Path, manifest: Path, task: str = TASK) -> Path:
+    """Write a folder that corrects the label of the first unit of a batch."""
     unit = batch_manifest.read_manifest(manifest).iloc[0]
     label = "tumour" if unit["label"] == "no_tumour" else "no_tumour"
-    said = (
+    row = (
         f"{metadata_table.HASH}{unit['sha256']},,{task},{label},"
         f"dr-b,2026-06-01T09:00:00Z,pathology,{int(unit['slice'])}"
     )
     folder.mkdir()
-    (folder / "metadata.csv").write_text(f"{HEADING}\n{said}\n", encoding="utf-8")
+    (folder / "metadata.csv").write_text(f"{HEADING}\n{row}\n", encoding="utf-8")
     return folder
 
 
 def test_a_broken_folder_is_named_and_the_others_are_judged(tmp_path: Path, oncoloop: Run) -> None:
-    """And then a table of corrections is imported: a batch of the inbox like any other."""
-    ward = tmp_path / "ward"
-    assert oncoloop("init", str(ward), cwd=tmp_path).returncode == 0
-    task = params.load(ward).tasks[TASK]
-    phantom_batch.write_batch(ward / "inbox" / "zoo", task, 6, scanner.SCANNERS["alder-mr"], 60, 2)
-    broken(ward / "inbox")
-    done = oncoloop("ingest", "--json", cwd=ward)
-    told = json.loads(done.stdout)
-    assert done.returncode == 1, done.stderr
-    assert [(one["batch"], one["verdict"]["outcome"]) for one in told["batches"]] == [("zoo", "pass")]
-    assert [one["folder"] for one in told["broken"]] == sorted(BROKEN)
-    shutil.move(ward / "inbox/zoo", tmp_path / "zoo")
-    again = oncoloop("ingest", cwd=ward)
-    assert (again.returncode, again.stdout.count("is broken and was not judged")) == (1, 4)
-    assert "inbox/no-columns is broken and was not judged: no-columns/metadata.csv: missing columns" in again.stdout
-    manifest = ward / "data/batches" / TASK / "zoo" / "manifest.csv"
-    source = corrections(tmp_path / "fix", manifest)
+    """Afterwards, a table of corrections is imported as a batch of the inbox."""
+    workspace_folder = tmp_path / "ward"
+    assert oncoloop("init", str(workspace_folder), cwd=tmp_path).returncode == 0
+    task = params.load(workspace_folder).tasks[TASK]
+    phantom_batch.write_batch(workspace_folder / "inbox" / "zoo", task, 6, scanner.SCANNERS["alder-mr"], 60, 2)
+    write_broken_folders(workspace_folder / "inbox")
+    process = oncoloop("ingest", "--json", cwd=workspace_folder)
+    result = json.loads(process.stdout)
+    assert process.returncode == 1, process.stderr
+    assert [(entry["batch"], entry["verdict"]["outcome"]) for entry in result["batches"]] == [("zoo", "pass")]
+    assert [entry["folder"] for entry in result["broken"]] == sorted(BROKEN)
+    shutil.move(workspace_folder / "inbox/zoo", tmp_path / "zoo")
+    second_run = oncoloop("ingest", cwd=workspace_folder)
+    assert (second_run.returncode, second_run.stdout.count("is broken and was not judged")) == (1, 4)
+    assert (
+        "inbox/no-columns is broken and was not judged: no-columns/metadata.csv: missing columns" in second_run.stdout
+    )
+    manifest = workspace_folder / "data/batches" / TASK / "zoo" / "manifest.csv"
+    source = write_corrections(tmp_path / "fix", manifest)
     with pytest.raises(Fault, match="its rows correct no scans of lung-ct"):
-        ingest_corrections.bring(source, ward / "inbox/fix", params.load(ward).tasks["lung-ct"])
-    made = json.loads(oncoloop("import", str(source), "--task", TASK, "--json", cwd=ward).stdout)
-    assert made == {"batch": "fix", "layout": "corrections", "rows": 1, "files": 1}
-    brought = metadata_table.metadata(ward / "inbox/fix")
-    assert metadata_table.corrects(brought) and brought.equals(metadata_table.metadata(source))
-    assert sorted(path.name for path in (ward / "inbox/fix").iterdir()) == ["import.json", "metadata.csv"]
+        ingest_corrections.bring(source, workspace_folder / "inbox/fix", params.load(workspace_folder).tasks["lung-ct"])
+    imported = json.loads(oncoloop("import", str(source), "--task", TASK, "--json", cwd=workspace_folder).stdout)
+    assert imported == {"batch": "fix", "layout": "corrections", "rows": 1, "files": 1}
+    metadata = metadata_table.metadata(workspace_folder / "inbox/fix")
+    assert metadata_table.corrects(metadata) and metadata.equals(metadata_table.metadata(source))
+    assert sorted(path.name for path in (workspace_folder / "inbox/fix").iterdir()) == ["import.json", "metadata.csv"]
 
 
-def test_each_way_to_be_broken_has_its_sentence(workspace: Path) -> None:
-    broken(workspace / "inbox")
-    found: dict[str, str] = {}
-    assert ingest.waiting(None, broken=found) == [] and ingest.waiting(None) == []
-    wanted = ("missing columns", "the task in its metadata.csv", "1 files that metadata.csv names", "is not UTF-8")
+def test_each_kind_of_broken_folder_has_its_own_reason(workspace: Path) -> None:
+    write_broken_folders(workspace / "inbox")
+    reasons: dict[str, str] = {}
+    assert ingest.waiting(None, broken=reasons) == [] and ingest.waiting(None) == []
+    expected = ("missing columns", "the task in its metadata.csv", "1 files that metadata.csv names", "is not UTF-8")
     names = ("no-columns", "no-task", "no-file", "no-table")
-    assert all(why in found[name] for name, why in zip(names, wanted, strict=True)), found
+    assert all(text in reasons[name] for name, text in zip(names, expected, strict=True)), reasons
     with pytest.raises(Fault, match="missing columns"):
-        ingest.waiting(Path("inbox/no-columns"), broken=found)
+        ingest.waiting(Path("inbox/no-columns"), broken=reasons)
 
 
-def test_a_name_that_is_taken_is_told_and_stops_no_other(workspace: Path) -> None:
+def test_a_used_batch_name_is_reported_and_stops_no_other_batch(workspace: Path) -> None:
     task = params.load().tasks[TASK]
     for name in ("one", "two"):
         phantom_batch.write_batch(workspace / "inbox" / name, task, 1, scanner.SCANNERS["alder-mr"], 61 + len(name), 1)
     (workspace / "data/batches" / TASK / "one.dvc").write_text("outs:\n- md5: a.dir\n  path: one\n")
-    found: dict[str, str] = {}
-    assert [batch.name for batch in ingest.waiting(None, broken=found)] == ["two"]
-    assert list(found) == ["one"] and "already admitted with other content" in found["one"]
+    reasons: dict[str, str] = {}
+    assert [batch.name for batch in ingest.waiting(None, broken=reasons)] == ["two"]
+    assert list(reasons) == ["one"] and "already admitted with other content" in reasons["one"]
 
 
-def test_the_log_names_no_broken_folder(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_does_not_name_broken_folders(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
     (workspace / "inbox/Quillfeather").mkdir()
     (workspace / "inbox/Quillfeather/metadata.csv").write_text("nothing\n")
     assert ingest.waiting(None) == []
     assert "1 folders of the inbox are broken" in caplog.text and "Quillfeather" not in caplog.text
 
 
-def test_corrections_that_are_packed_are_asked_for_as_a_folder(workspace: Path, tmp_path: Path) -> None:
+def test_packed_corrections_are_refused_with_the_advice_to_unpack_them(workspace: Path, tmp_path: Path) -> None:
     from data.importing import import_folder
 
     table = f"{HEADING}\n{metadata_table.HASH}{'0' * 64},,{TASK},tumour,dr-b,2026-06-01T09:00:00Z,pathology,0\n"

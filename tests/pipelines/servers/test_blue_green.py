@@ -1,4 +1,4 @@
-"""Releases change places, stop and lose their workers while users ask without a pause: nobody notices."""
+"""Release changes, killed workers and a killed desk: no request is lost under constant load."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from monitoring import window
 from pipelines.models import promote, shadow
 from pipelines.servers import release_servers
 from tests.pipelines import concurrent_users
-from tests.pipelines.concurrent_users import Rush, Town
+from tests.pipelines.concurrent_users import ConcurrentUsers, RunningServers
 
-FEW = 100  # answers that show that the users were at work; how many there are is a matter of the machine
-TINY = """\
+MIN_ANSWERS = 100  # at least so many answers show that the users were active; the number depends on the machine
+TINY_TASK = """\
   tiny-mr:
     {title: Tumour on a tiny MR slice, organ: brain, modality: MR, body_parts: [BRAIN], classes: [normal, tumour],
     positive: [tumour], unit: slice, cluster: patient, ordered: false, pixels: {size: 32, window: null},
@@ -32,149 +32,165 @@ TINY = """\
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
-    with concurrent_users.town(tmp_path_factory.mktemp("town")) as made:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServers]:
+    with concurrent_users.running_servers(tmp_path_factory.mktemp("town")) as running:
         for name in ("eve", "enno"):
             accounts.add(name, "engineer")
-        yield made
+        yield running
 
 
-def test_traffic_moves_there_and_back_and_no_request_is_lost(town: Town) -> None:
-    servers = town.supervisor.fleet
-    assert servers
-    with Rush(town.desk, "ada") as users:
+def test_traffic_moves_forth_and_back_without_a_lost_request(servers: RunningServers) -> None:
+    fleet = servers.supervisor.fleet
+    assert fleet
+    with ConcurrentUsers(servers.desk, "ada") as users:
         concurrent_users.build("green", Path("tiny"))
-        concurrent_users.wait(lambda: users.told[-1].release == "green", 60)
-        took = []
-        for aim in ("blue", "green"):
-            asked = time.monotonic()
-            if aim == "blue":
+        concurrent_users.wait_for(lambda: users.responses[-1].release == "green", 60)
+        durations = []
+        for target in ("blue", "green"):
+            requested_at = time.monotonic()
+            if target == "blue":
                 assert promote.rollback("eve", "a test") == ("blue", [])
             else:
-                decisions.record("release.wanted", aim, {"instead_of": "blue"}, "eve")
-            concurrent_users.wait(lambda aim=aim: users.told[-1].release == aim, 10)
+                decisions.record("release.wanted", target, {"instead_of": "blue"}, "eve")
+            concurrent_users.wait_for(lambda target=target: users.responses[-1].release == target, 10)
             time.sleep(1.0)
-            took.append(max(users.since(asked, aim)))
+            durations.append(max(users.since(requested_at, target)))
         concurrent_users.build("red", Path("tiny"))
-        concurrent_users.wait(lambda: users.told[-1].release == "red", 60)
-        concurrent_users.wait(lambda: "blue" not in servers.running and not servers.leaving, 60)
-        victim = servers.running["green"].process
+        concurrent_users.wait_for(lambda: users.responses[-1].release == "red", 60)
+        concurrent_users.wait_for(lambda: "blue" not in fleet.running and not fleet.leaving, 60)
+        victim = fleet.running["green"].process
         assert victim
         family = [psutil.Process(victim.pid), *psutil.Process(victim.pid).children(recursive=True)]
         for process in family:
             process.kill()
-        asked = time.monotonic()
-        promote.rollback("eve", "the server before this one has died meanwhile")
-        concurrent_users.wait(lambda: users.told[-1].release == "green", 60)
-        back = time.monotonic() - asked
+        requested_at = time.monotonic()
+        promote.rollback("eve", "the previous server has died")
+        concurrent_users.wait_for(lambda: users.responses[-1].release == "green", 60)
+        recovery_time = time.monotonic() - requested_at
         time.sleep(0.5)
-    assert {one.status for one in users.told} == {200}, [one for one in users.told if one.status != 200][:3]
-    kept, told = concurrent_users.kept_and_told(users)
-    assert kept == told and len(set(told)) == len(told) > FEW
-    assert max(took) < 5, f"rollback took {took}"
+    assert {response.status for response in users.responses} == {200}, [
+        response for response in users.responses if response.status != 200
+    ][:3]
+    journalled, answered = concurrent_users.journalled_and_answered_ids(users)
+    assert journalled == answered and len(set(answered)) == len(answered) > MIN_ANSWERS
+    assert max(durations) < 5, f"rollback took {durations}"
     sys.stdout.write(
-        f"moves {[round(one, 2) for one in took]} s, from a dead server {back:.1f} s, {len(told)} answers,"
-        f" longest gap {users.longest_gap():.2f} s\n"
+        f"moves {[round(seconds, 2) for seconds in durations]} s, from a dead server {recovery_time:.1f} s,"
+        f" {len(answered)} answers, longest gap {users.longest_gap():.2f} s\n"
     )
 
 
-def test_workers_are_killed_and_nobody_notices(town: Town) -> None:
-    live = release_servers.answering()
+def test_no_request_is_lost_when_workers_are_killed(servers: RunningServers) -> None:
+    live = release_servers.answering_release()
     assert live
-    strong, kills = [], 3 if os.environ.get("ONCOLOOP_SOAK") else 1
-    with Rush(town.desk, "bea", users=2) as users:
+    recovery_times, kills = [], 3 if os.environ.get("ONCOLOOP_SOAK") else 1
+    with ConcurrentUsers(servers.desk, "bea", users=2) as users:
         for _ in range(kills):
-            before = concurrent_users.wait(lambda: (found := town.workers(live)) and len(found) == 2 and found, 30)
-            victim = next(iter(before.values()))
+            earlier_workers = concurrent_users.wait_for(
+                lambda: (workers := servers.workers(live)) and len(workers) == 2 and workers, 30
+            )
+            victim = next(iter(earlier_workers.values()))
             victim.kill()
-            killed = time.monotonic()
-            concurrent_users.wait(lambda before=before: town.at_work(live) - before.keys(), 30)
-            strong.append(time.monotonic() - killed)
+            killed_at = time.monotonic()
+            concurrent_users.wait_for(
+                lambda earlier_workers=earlier_workers: servers.at_work(live) - earlier_workers.keys(), 30
+            )
+            recovery_times.append(time.monotonic() - killed_at)
             time.sleep(1.0)
-    assert {one.status for one in users.told} == {200}, [one for one in users.told if one.status != 200][:3]
-    kept, told = concurrent_users.kept_and_told(users)
-    assert kept == told and len(set(told)) == len(told) > FEW, "one row for each answer, and none beside them"
-    share = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # of the cores that this test shares with others
-    assert max(strong) < 15 * share, f"full strength after {strong} s, {share:.1f} as slow as alone"
-    assert users.longest_gap() < 5, "the worker that is left goes on"
+    assert {response.status for response in users.responses} == {200}, [
+        response for response in users.responses if response.status != 200
+    ][:3]
+    journalled, answered = concurrent_users.journalled_and_answered_ids(users)
+    assert journalled == answered and len(set(answered)) == len(answered) > MIN_ANSWERS, (
+        "one row for each answer, and no others"
+    )
+    load = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # load per core, from this test and other processes
+    assert max(recovery_times) < 15 * load, f"full strength after {recovery_times} s, {load:.1f} as slow as alone"
+    assert users.longest_gap() < 5, "the remaining worker goes on answering"
     sys.stdout.write(
-        f"{kills} workers killed: full strength after {[round(one, 1) for one in strong]} s,"
-        f" longest gap {users.longest_gap():.2f} s, {len(told)} answers\n"
+        f"{kills} workers killed: full strength after {[round(seconds, 1) for seconds in recovery_times]} s,"
+        f" longest gap {users.longest_gap():.2f} s, {len(answered)} answers\n"
     )
 
 
-def test_the_head_process_is_killed_and_nobody_notices(town: Town) -> None:
-    """Its workers are orphans then, and go on answering until another server of the release does."""
-    servers, live = town.supervisor.fleet, release_servers.answering()
-    assert servers and live
-    concurrent_users.wait(lambda: servers.running[live].healthy, 30)
-    former = servers.running[live]
+def test_no_request_is_lost_when_the_head_process_is_killed(servers: RunningServers) -> None:
+    """Its workers are orphans and answer until another server of the release answers."""
+    fleet, live = servers.supervisor.fleet, release_servers.answering_release()
+    assert fleet and live
+    concurrent_users.wait_for(lambda: fleet.running[live].healthy, 30)
+    former = fleet.running[live]
     assert former.process
-    with Rush(town.desk, "ida", users=2) as users:
-        killed = time.monotonic()
+    with ConcurrentUsers(servers.desk, "ida", users=2) as users:
+        killed_at = time.monotonic()
         psutil.Process(former.process.pid).kill()
-        concurrent_users.wait(lambda: release_servers._live() not in (None, (live, former.url)), 60)
-        moved = time.monotonic() - killed
-        concurrent_users.wait(lambda: not former.process.members(), 60)
-        ended = time.monotonic() - killed
+        concurrent_users.wait_for(lambda: release_servers._live_release() not in (None, (live, former.url)), 60)
+        move_time = time.monotonic() - killed_at
+        concurrent_users.wait_for(lambda: not former.process.members(), 60)
+        end_time = time.monotonic() - killed_at
         time.sleep(0.5)
-    assert release_servers._live() == (live, servers.running[live].url) and former not in servers.leaving
-    assert {one.status for one in users.told} == {200}, [one for one in users.told if one.status != 200][:3]
-    assert {one.release for one in users.told} == {live}, "no other model has answered meanwhile"
-    kept, told = concurrent_users.kept_and_told(users)
-    assert kept == told and len(set(told)) == len(told) > FEW
+    assert release_servers._live_release() == (live, fleet.running[live].url) and former not in fleet.leaving
+    assert {response.status for response in users.responses} == {200}, [
+        response for response in users.responses if response.status != 200
+    ][:3]
+    assert {response.release for response in users.responses} == {live}, "no other release has answered"
+    journalled, answered = concurrent_users.journalled_and_answered_ids(users)
+    assert journalled == answered and len(set(answered)) == len(answered) > MIN_ANSWERS
     assert users.longest_gap() < 5
     sys.stdout.write(
-        f"head killed: traffic moved after {moved:.1f} s, its workers ended after {ended:.1f} s,"
-        f" longest gap {users.longest_gap():.2f} s, {len(told)} answers\n"
+        f"head killed: traffic moved after {move_time:.1f} s, its workers ended after {end_time:.1f} s,"
+        f" longest gap {users.longest_gap():.2f} s, {len(answered)} answers\n"
     )
 
 
-def test_the_desk_is_killed_and_answers_again_within_seconds(town: Town) -> None:
-    desk = town.supervisor.services["desk"]
-    concurrent_users.wait(lambda: desk.healthy, 30)
+def test_a_killed_desk_answers_again_within_seconds(servers: RunningServers) -> None:
+    desk = servers.supervisor.services["desk"]
+    concurrent_users.wait_for(lambda: desk.healthy, 30)
     assert desk.process
-    killed, number = time.monotonic(), desk.process.pid
-    psutil.Process(number).kill()
-    concurrent_users.wait(lambda: desk.process and desk.process.pid != number and desk.healthy, 30)
-    with Rush(town.desk, "jon", users=2) as users:
+    killed_at, pid = time.monotonic(), desk.process.pid
+    psutil.Process(pid).kill()
+    concurrent_users.wait_for(lambda: desk.process and desk.process.pid != pid and desk.healthy, 30)
+    with ConcurrentUsers(servers.desk, "jon", users=2) as users:
         pass
-    assert users.told[0].at - killed < 5, f"answered again after {users.told[0].at - killed:.1f} s"
-    assert {one.status for one in users.told} == {200}
+    assert users.responses[0].at - killed_at < 5, f"answered again after {users.responses[0].at - killed_at:.1f} s"
+    assert {response.status for response in users.responses} == {200}
 
 
-def test_a_shadow_answers_behind_and_nobody_sees_it(town: Town) -> None:
-    live = release_servers.answering()
+def test_the_answers_of_a_shadow_are_shown_to_nobody(servers: RunningServers) -> None:
+    live = release_servers.answering_release()
     concurrent_users.build("dark", Path("tiny"), version="2", kind="shadow.built")
     shadow.begin(concurrent_users.TASK, "2", "dark", "enno")
-    concurrent_users.wait(lambda: ledger.events("shadow.served"), 60)
+    concurrent_users.wait_for(lambda: ledger.events("shadow.served"), 60)
     time.sleep(1.0)
-    with Rush(town.desk, "cid", users=2) as users:
+    with ConcurrentUsers(servers.desk, "cid", users=2) as users:
         time.sleep(3.0)
-    concurrent_users.wait(lambda: concurrent_users.settled(), 60)
-    assert {(one.status, one.release) for one in users.told} == {(200, live)}, "nobody is told what a shadow said"
-    kept, told = concurrent_users.kept_and_told(users)
-    assert kept == told, "a real answer has one row, and a shadow has none among those of the person"
-    behind = journal.rows(shadows=True)
-    assert set(behind["release"]) == {"dark"} and set(behind["actor"]) == {accounts.SHADOW}
-    assert set(behind["shadows"]) <= set(told) and behind["shadows"].is_unique and len(behind) > 20
-    assert journal.count() == len(database.fetch(database.journal.select())) - len(behind)
-    assert not set(window.window(concurrent_users.TASK)["id"]) & set(behind["id"]), "a watch does not see it"
-    assert "which no user received" in trace.render(trace.trace(behind["id"][0]))
+    concurrent_users.wait_for(lambda: concurrent_users.shadow_rows_are_stable(), 60)
+    assert {(response.status, response.release) for response in users.responses} == {(200, live)}, (
+        "nobody gets the answer of a shadow"
+    )
+    journalled, answered = concurrent_users.journalled_and_answered_ids(users)
+    assert journalled == answered, "every answer has one row of its user, and a shadow's rows are not among them"
+    shadow_rows = journal.rows(shadows=True)
+    assert set(shadow_rows["release"]) == {"dark"} and set(shadow_rows["actor"]) == {accounts.SHADOW}
+    assert set(shadow_rows["shadows"]) <= set(answered) and shadow_rows["shadows"].is_unique and len(shadow_rows) > 20
+    assert journal.count() == len(database.fetch(database.journal.select())) - len(shadow_rows)
+    assert not set(window.window(concurrent_users.TASK)["id"]) & set(shadow_rows["id"]), (
+        "the watch leaves these rows out"
+    )
+    assert "which no user received" in trace.render(trace.trace(shadow_rows["id"][0]))
 
 
-def test_the_comparison_is_a_verdict_and_a_failed_one_is_not_approved(town: Town) -> None:
-    tasks = (Path("params.yaml").read_text()).replace("  brain-mr:\n", TINY + "  brain-mr:\n")
-    Path("params.yaml").write_text(tasks)
+def test_a_shadow_comparison_is_a_verdict_and_a_failed_version_is_not_approved(servers: RunningServers) -> None:
+    settings = (Path("params.yaml").read_text()).replace("  brain-mr:\n", TINY_TASK + "  brain-mr:\n")
+    Path("params.yaml").write_text(settings)
     verdict = shadow.stop("enno")
-    seen = journal.rows(shadows=True)
-    assert verdict.gate == "shadow" and verdict.figures["pairs"] == len(seen)
-    assert verdict.figures["agreement"]["value"] == 1.0, "the same network says the same"
+    shadow_rows = journal.rows(shadows=True)
+    assert verdict.gate == "shadow" and verdict.figures["pairs"] == len(shadow_rows)
+    assert verdict.figures["agreement"]["value"] == 1.0, "the same network gives the same answers"
     assert verdict.outcome is Outcome.INCONCLUSIVE and "clusters" in verdict.reasons[0], "one patient is too few"
-    assert ledger.events("verdict", "tiny-mr/2 in shadow")[-1].payload["figures"]["pairs"] == len(seen)
+    assert ledger.events("verdict", "tiny-mr/2 in shadow")[-1].payload["figures"]["pairs"] == len(shadow_rows)
     assert shadow.wanted() is None
-    concurrent_users.wait(lambda: "dark" not in town.supervisor.fleet.running, 30)  # type: ignore[union-attr]
-    ledger.record(Verdict("training", "tiny-mr/2", Outcome.PASS, ("said so by the test",)))
+    concurrent_users.wait_for(lambda: "dark" not in servers.supervisor.fleet.running, 30)  # type: ignore[union-attr]
+    ledger.record(Verdict("training", "tiny-mr/2", Outcome.PASS, ("set by the test",)))
     ledger.record(Verdict("shadow", "tiny-mr/2 in shadow", Outcome.FAIL, ("it withholds more",)))
     with pytest.raises(Fault, match="it withholds more; it can't be approved"):
         promote.approve("tiny-mr", "2", "enno", "looks good")

@@ -1,4 +1,4 @@
-"""A proxy of the user's environment never stands between the servers of a workspace, all of which are on loopback."""
+"""The servers of a workspace, all on loopback, are reached without the proxy of the user's environment."""
 
 from __future__ import annotations
 
@@ -19,8 +19,17 @@ from lineage import paths, registry, subprocess_environment
 from lineage.errors import Fault
 from pipelines.servers import services
 
-NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "ws_proxy", "WS_PROXY")
-DEAD = "http://127.0.0.1:9"  # the discard port: nothing listens there
+PROXY_VARIABLES = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "ws_proxy",
+    "WS_PROXY",
+)
+DEAD_PROXY = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
 
 @pytest.fixture
@@ -42,25 +51,25 @@ def address() -> Iterator[str]:
     server.shutdown()
 
 
-@pytest.fixture(params=[DEAD, "socks5://127.0.0.1:9", "socks://proxy.example:1080", "proxy.example:3128"])
+@pytest.fixture(params=[DEAD_PROXY, "socks5://127.0.0.1:9", "socks://proxy.example:1080", "proxy.example:3128"])
 def proxied(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of a user behind a proxy, as a command finds it after its first step."""
-    for name in (*NAMES, "NO_PROXY", "no_proxy"):
+    """The environment of a user behind a proxy, after the first step of a command."""
+    for name in (*PROXY_VARIABLES, "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    for name in NAMES:
+    for name in PROXY_VARIABLES:
         monkeypatch.setenv(name, request.param)
     monkeypatch.setattr(urllib.request, "_opener", None)
     paths.set_environment()
 
 
-def test_every_client_of_ours_reaches_the_loopback(proxied: None, address: str) -> None:
+def test_every_http_client_reaches_the_loopback(proxied: None, address: str) -> None:
     import aiohttp
     import httpx
     import requests
 
     async def by_aiohttp() -> int:
-        async with aiohttp.ClientSession(trust_env=True) as session, session.get(address) as answer:
-            return answer.status
+        async with aiohttp.ClientSession(trust_env=True) as session, session.get(address) as response:
+            return response.status
 
     for host in (address, address.replace("127.0.0.1", "localhost")):
         assert services.answers(host)
@@ -69,7 +78,7 @@ def test_every_client_of_ours_reaches_the_loopback(proxied: None, address: str) 
     assert asyncio.run(by_aiohttp()) == 200
 
 
-def test_websockets_to_the_loopback_take_no_proxy(proxied: None) -> None:
+def test_websockets_to_the_loopback_use_no_proxy(proxied: None) -> None:
     from websockets.proxy import get_proxy
     from websockets.uri import parse_uri
 
@@ -77,28 +86,28 @@ def test_websockets_to_the_loopback_take_no_proxy(proxied: None) -> None:
     assert get_proxy(parse_uri("ws://localhost:4200/api/events/in")) is None
 
 
-def test_an_mlflow_server_on_loopback_is_asked_directly(proxied: None, address: str) -> None:
+def test_an_mlflow_server_on_loopback_is_reached_directly(proxied: None, address: str) -> None:
     registry._answering(address)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        began = time.monotonic()
+        started_at = time.monotonic()
         with pytest.raises(Fault, match="does not answer"):
             registry._answering(f"http://127.0.0.1:{probe.getsockname()[1]}")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - started_at < 5
 
 
-def test_what_a_user_has_excepted_stays_excepted() -> None:
-    found = subprocess_environment.without_proxy(
+def test_proxy_exceptions_of_the_user_are_kept() -> None:
+    environment = subprocess_environment.without_proxy(
         {"NO_PROXY": "intra.example, 10.0.0.0/8", "no_proxy": "localhost,.lan"}
     )
-    assert found["NO_PROXY"] == found["no_proxy"] == "localhost,.lan,intra.example,10.0.0.0/8,127.0.0.1,::1"
+    assert environment["NO_PROXY"] == environment["no_proxy"] == "localhost,.lan,intra.example,10.0.0.0/8,127.0.0.1,::1"
     assert subprocess_environment.without_proxy({"no_proxy": "*"})["NO_PROXY"] == "*"
-    assert subprocess_environment.isolated({"HTTPS_PROXY": DEAD})["HTTPS_PROXY"] == DEAD, (
+    assert subprocess_environment.isolated({"HTTPS_PROXY": DEAD_PROXY})["HTTPS_PROXY"] == DEAD_PROXY, (
         "other machines are reached as before"
     )
 
 
-def test_children_inherit_it(proxied: None, address: str) -> None:
+def test_child_processes_inherit_the_exceptions(proxied: None, address: str) -> None:
     code = f"import urllib.request as r; print(r.urlopen({address!r}, timeout=5).read())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "yes" in done.stdout
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "yes" in process.stdout

@@ -1,4 +1,4 @@
-"""Processes of a workspace: a taken port is said, a fallen process is seen, leftovers are ended."""
+"""Services: start, health, restart, ports, and processes of an earlier run."""
 
 from __future__ import annotations
 
@@ -32,37 +32,37 @@ def port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(found: object, seconds: float = 20.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if callable(found) and found():
+def wait_until(condition: object, seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if callable(condition) and condition():
             return True
         time.sleep(0.1)
     return False
 
 
-def test_a_service_says_where_it_answers(home: Path, port: int) -> None:
+def test_the_record_of_a_service_has_its_address(home: Path, port: int) -> None:
     service = Service("web", [*SERVE, str(port)], port)
     service.start()
-    assert services.starting("web") or services.url("web")
-    assert until(service.look)
+    assert services.is_starting("web") or services.url("web")
+    assert wait_until(service.check_health)
     assert services.url("web") == f"http://{HOST}:{port}"
     service.stop()
     assert services.url("web") is None
     assert not services.taken(port)
 
 
-def test_a_service_that_leaves_finishes_first_and_is_made_to_end_in_time(home: Path, port: int) -> None:
+def test_a_leaving_service_finishes_first_and_is_killed_after_its_patience(home: Path, port: int) -> None:
     code = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: None); print('x', flush=True); time.sleep(60)"
     stubborn, web = Service("stubborn", [sys.executable, "-c", code]), Service("web", [*SERVE, str(port)], port)
     for service in (stubborn, web):
         service.start()
     log = home / "logs" / "stubborn.log"
-    assert until(web.look) and until(lambda: log.read_text())
+    assert wait_until(web.check_health) and wait_until(lambda: log.read_text())
     for service in (stubborn, web):
         service.leave()
-    assert until(lambda: web.gone(patience=60)) and not services.taken(port)
-    assert not stubborn.gone(patience=60) and stubborn.gone(patience=0.0) and not stubborn.alive()
+    assert wait_until(lambda: web.has_left(patience=60)) and not services.taken(port)
+    assert not stubborn.has_left(patience=60) and stubborn.has_left(patience=0.0) and not stubborn.is_alive()
 
 
 PARENT = """
@@ -72,105 +72,108 @@ time.sleep(60)
 """
 
 
-def test_what_a_killed_service_left_behind_is_ended_in_whatever_session(home: Path, port: int) -> None:
+def test_children_of_a_killed_service_are_ended_in_any_session(home: Path, port: int) -> None:
     service = Service("web", [sys.executable, "-c", PARENT, str(port)], port)
     service.start()
-    assert until(service.look) and service.process
+    assert wait_until(service.check_health) and service.process
     mark = service.process.mark
     orphans = set(service.process.members()) - {service.process.pid}
     assert len(orphans) == 1
     os.kill(service.process.pid, signal.SIGKILL)
-    assert until(lambda: not service.alive()) and services.taken(port)
-    service.fell()
-    assert until(lambda: not services.taken(port)) and not marked_processes.carries(orphans.pop(), mark)
-    assert service.backoff.failures == 1 and service.backoff.over()
+    assert wait_until(lambda: not service.is_alive()) and services.taken(port)
+    service.handle_exit()
+    assert wait_until(lambda: not services.taken(port)) and not marked_processes.has_mark(orphans.pop(), mark)
+    assert service.backoff.failures == 1 and service.backoff.is_over()
     for _ in range(9):
-        service.backoff.failed()
-    assert not service.backoff.over() and service.backoff.until - time.monotonic() <= 60
+        service.backoff.record_failure()
+    assert not service.backoff.is_over() and service.backoff.next_attempt - time.monotonic() <= 60
 
 
-def test_the_next_up_goes_on_with_what_the_one_before_left_running(home: Path, port: int) -> None:
+def test_the_next_up_adopts_the_services_of_the_previous_one(home: Path, port: int) -> None:
     command = [*SERVE, str(port)]
     first = Service("web", command, port)
     first.start()
-    assert until(first.look) and first.process
+    assert wait_until(first.check_health) and first.process
     second, other = Service("web", command, port), Service("web", [*command, "--directory", "/"], port)
     record = run_files.records()["web"]
-    assert not other.adopt(record), "another command is no reason to keep the process"
-    assert second.adopt(record) and second.healthy and second.alive() and second.process
+    assert not other.adopt(record), "a service with another command does not adopt the process"
+    assert second.adopt(record) and second.healthy and second.is_alive() and second.process
     assert services.url("web") == f"http://{HOST}:{port}"
     os.kill(second.process.pid, signal.SIGKILL)
     first.process.child and first.process.child.wait(10)
-    assert not second.alive() and services.url("web") is None
+    assert not second.is_alive() and services.url("web") is None
     third = Service("web", command, port)
-    assert not third.adopt(record), "it has ended"
+    assert not third.adopt(record), "the process has ended"
     third.start()
     third.stop()
 
 
-def test_a_number_that_went_to_another_process_gets_no_signal(home: Path) -> None:
+def test_another_process_with_a_reused_number_gets_no_signal(home: Path) -> None:
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    for environment in ({"ONCOLOOP_HOME": str(home)}, {"ONCOLOOP_HOME": "/a/copy", marked_processes.MARK: "former"}):
-        stranger = subprocess.Popen(sleep, env=environment)
-        former = Process(stranger.pid, "former")
-        assert not former.alive() and former.members() == []
+    for environment in (
+        {"ONCOLOOP_HOME": str(home)},
+        {"ONCOLOOP_HOME": "/a/copy", marked_processes.MARK_VARIABLE: "former"},
+    ):
+        foreign = subprocess.Popen(sleep, env=environment)
+        former = Process(foreign.pid, "former")
+        assert not former.is_alive() and former.members() == []
         former.stop(patience=0.0)
-        marked_processes.send(stranger.pid, "former", signal.SIGKILL)
-        facts = {"pid": stranger.pid, "mark": "former", "url": "", "healthy": True, "earlier": []}
+        marked_processes.send_signal(foreign.pid, "former", signal.SIGKILL)
+        facts = {"pid": foreign.pid, "mark": "former", "url": "", "healthy": True, "earlier": []}
         json_files.write_json(services.run_file("web"), facts)
         assert services.url("web") is None
         services.clear_leftovers()
-        assert stranger.poll() is None
-        stranger.kill()
-        stranger.wait(10)
+        assert foreign.poll() is None
+        foreign.kill()
+        foreign.wait(10)
 
 
-def test_the_next_command_ends_what_a_killed_one_left_running(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_command_ends_processes_of_a_killed_command(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv(marked_processes.COMMAND, "")
+    monkeypatch.setenv(marked_processes.COMMAND_VARIABLE, "")
     killed = subprocess.Popen([sys.executable, "-c", "pass"])
     killed.wait()
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     environments = (
-        {"ONCOLOOP_HOME": str(home), marked_processes.COMMAND: str(killed.pid)},
-        {"ONCOLOOP_HOME": str(home), marked_processes.COMMAND: str(os.getpid())},
-        {"ONCOLOOP_HOME": "/a/copy", marked_processes.COMMAND: str(killed.pid)},
+        {"ONCOLOOP_HOME": str(home), marked_processes.COMMAND_VARIABLE: str(killed.pid)},
+        {"ONCOLOOP_HOME": str(home), marked_processes.COMMAND_VARIABLE: str(os.getpid())},
+        {"ONCOLOOP_HOME": "/a/copy", marked_processes.COMMAND_VARIABLE: str(killed.pid)},
     )
-    orphan, child, stranger = (subprocess.Popen(sleep, env=environment) for environment in environments)
+    orphan, child, foreign = (subprocess.Popen(sleep, env=environment) for environment in environments)
     time.sleep(0.3)
-    services.connect()
-    assert until(lambda: orphan.poll() is not None)
-    assert child.poll() is None and stranger.poll() is None
-    assert os.environ[marked_processes.COMMAND] == str(os.getpid())
-    for process in (child, stranger):
+    services.connect_prefect()
+    assert wait_until(lambda: orphan.poll() is not None)
+    assert child.poll() is None and foreign.poll() is None
+    assert os.environ[marked_processes.COMMAND_VARIABLE] == str(os.getpid())
+    for process in (child, foreign):
         process.kill()
         process.wait(10)
 
 
-def test_what_runs_without_a_record_is_ended(home: Path, port: int) -> None:
-    """A full disk takes no record of a process that was started nevertheless."""
+def test_a_process_without_a_record_is_ended(home: Path, port: int) -> None:
+    """On a full disk, a process may start although its record cannot be written."""
     service = Service("web", [*SERVE, str(port)], port)
     service.start()
-    assert until(service.look)
+    assert wait_until(service.check_health)
     services.run_file("web").unlink()
     services.clear_leftovers()
-    assert not service.alive() and not services.taken(port)
+    assert not service.is_alive() and not services.taken(port)
 
 
-def test_a_process_that_runs_and_no_longer_listens_is_ended(home: Path, port: int) -> None:
+def test_a_process_that_no_longer_listens_is_killed(home: Path, port: int) -> None:
     code = "import http.server, sys, time\nserver = http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), "
     code += "http.server.SimpleHTTPRequestHandler)\nserver.handle_request()\nserver.server_close()\ntime.sleep(60)"
     service = Service("web", [sys.executable, "-c", code, str(port)], port)
     service.start()
-    assert until(lambda: service.look()) and until(lambda: not service.look(), 10)
-    assert not service.alive()
+    assert wait_until(lambda: service.check_health()) and wait_until(lambda: not service.check_health(), 10)
+    assert not service.is_alive()
 
 
-def test_a_desk_follows_another_without_a_gap(home: Path, port: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_desk_replaces_another_without_a_gap(home: Path, port: int, caplog: pytest.LogCaptureFixture) -> None:
     command = [sys.executable, "-m", "desk.server", "desk.app:create", "--port", str(port)]
     first, second = (Service("desk", command, port, "/healthz") for _ in range(2))
     first.start()
-    assert until(first.look) and first.process
+    assert wait_until(first.check_health) and first.process
     second.predecessor = Process(first.process.pid, first.process.mark)
     misses: list[float] = []
     stopped = threading.Event()
@@ -183,7 +186,7 @@ def test_a_desk_follows_another_without_a_gap(home: Path, port: int, caplog: pyt
     visitor = threading.Thread(target=visit)
     visitor.start()
     second.start()
-    assert until(second.look) and until(lambda: not first.alive())
+    assert wait_until(second.check_health) and wait_until(lambda: not first.is_alive())
     time.sleep(0.5)
     stopped.set()
     visitor.join()
@@ -194,7 +197,7 @@ def test_a_desk_follows_another_without_a_gap(home: Path, port: int, caplog: pyt
     second.stop()
 
 
-def test_a_port_in_use_is_one_sentence(home: Path, port: int) -> None:
+def test_a_port_in_use_is_a_fault_with_one_sentence(home: Path, port: int) -> None:
     with socket.socket() as other:
         other.bind((HOST, port))
         other.listen()
@@ -202,42 +205,44 @@ def test_a_port_in_use_is_one_sentence(home: Path, port: int) -> None:
             Service("web", [*SERVE, str(port)], port).start()
 
 
-def test_what_was_left_running_is_ended_but_nobody_elses(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftover_processes_of_this_workspace_are_ended_and_foreign_ones_stay(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ONCOLOOP_HOME", str(home))
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    ours = subprocess.Popen(sleep)
-    theirs = subprocess.Popen(sleep, env={"PATH": "/usr/bin"})
-    for name, process in (("ours", ours), ("theirs", theirs)):
+    own = subprocess.Popen(sleep)
+    foreign = subprocess.Popen(sleep, env={"PATH": "/usr/bin"})
+    for name, process in (("own", own), ("foreign", foreign)):
         json_files.write_json(services.run_file(name), {"pid": process.pid, "url": "", "healthy": True})
     services.clear_leftovers()
-    assert until(lambda: not psutil.pid_exists(ours.pid))
-    assert psutil.pid_exists(theirs.pid) and theirs.poll() is None
-    theirs.kill()
-    theirs.wait(10)
-    assert not services.run_file("ours").exists()
+    assert wait_until(lambda: not psutil.pid_exists(own.pid))
+    assert psutil.pid_exists(foreign.pid) and foreign.poll() is None
+    foreign.kill()
+    foreign.wait(10)
+    assert not services.run_file("own").exists()
 
 
-def test_a_service_without_a_port_is_ready_when_it_says_so(home: Path) -> None:
+def test_a_service_without_a_port_is_ready_when_its_ready_file_exists(home: Path) -> None:
     ready = home / "run" / "x.ready"
     code = f"import pathlib, time; time.sleep(0.5); pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
     service = Service("worker", [sys.executable, "-c", code], ready=ready)
     service.start()
-    assert not service.look()
-    assert until(service.look)
+    assert not service.check_health()
+    assert wait_until(service.check_health)
     service.stop()
 
 
-def test_a_log_is_shown_as_it_grows_and_to_its_end(home: Path) -> None:
+def test_a_log_is_followed_to_its_end(home: Path) -> None:
     source = stage_log.path("fit", "lung-ct")
     source.write_text("of an earlier run\n")
-    seen: list[str] = []
-    with stage_log.lines(source, seen.append), source.open("a") as log:
+    emitted: list[str] = []
+    with stage_log.lines(source, emitted.append), source.open("a") as log:
         log.write("epoch 1\n")
         log.flush()
-        assert until(lambda: seen == ["epoch 1"], 5)
+        assert wait_until(lambda: emitted == ["epoch 1"], 5)
         log.write("epoch 2\n")
-    assert seen == ["epoch 1", "epoch 2"]
+    assert emitted == ["epoch 1", "epoch 2"]
 
 
-def test_an_artifact_key_has_only_what_prefect_allows() -> None:
+def test_an_artifact_key_has_only_characters_that_prefect_allows() -> None:
     assert artifacts.slug("data-Lung CT_2026/05") == "data-lung-ct-2026-05"

@@ -1,4 +1,4 @@
-"""What stands beside the desk, attacked from outside: by a program, by another user, by a page of another origin."""
+"""Attacks on the servers next to the desk: by a program, by another user, by a page of another origin."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from pipelines.servers import services
-from tests.pipelines.conftest import Run, clean
+from tests.pipelines.conftest import Run, clean_environment
 
 NOBODY = 65534
 EVENT = {
@@ -33,8 +33,8 @@ EVENT = {
 
 
 @dataclass
-class House:
-    """A workspace with its servers but a release, an engineer and an auditor, and the ports it uses."""
+class RunningWorkspace:
+    """A workspace with running servers but without a release, with an engineer and an auditor."""
 
     folder: Path
     run: Run
@@ -42,17 +42,17 @@ class House:
 
     @property
     def prefect(self) -> str:
-        """Prefect's own address."""
+        """The address of Prefect."""
         return f"http://127.0.0.1:{self.port + 1}"
 
-    def say(self, *arguments: str) -> Any:
+    def run_json(self, *arguments: str) -> Any:
         """The JSON result of a command."""
-        done = self.run(*arguments, "--json", cwd=self.folder)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return json.loads(done.stdout)
+        process = self.run(*arguments, "--json", cwd=self.folder)
+        assert process.returncode == 0, process.stderr[-2000:]
+        return json.loads(process.stdout)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """Rows of the ledger, read past the program."""
+        """Events of the ledger, read directly from the database."""
         import sqlite3
 
         with sqlite3.connect(self.folder / "var" / "oncoloop.db") as database:
@@ -61,47 +61,47 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator[House]:
+def running(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator[RunningWorkspace]:
     """The servers of a new workspace."""
     folder = tmp_path_factory.mktemp("house") / "ward"
     assert oncoloop("init", str(folder), cwd=folder.parent).returncode == 0
     port = next(p for p in range(21000, 29000, 20) if not any(services.taken(p + n) for n in range(5)))
-    made = House(folder, oncoloop, port)
-    made.say("user", "add", "ines", "--role", "engineer")
-    made.run("signin", made.say("login", "ines")["link"], cwd=folder)
-    made.say("user", "add", "otto", "--role", "auditor")
+    workspace = RunningWorkspace(folder, oncoloop, port)
+    workspace.run_json("user", "add", "ines", "--role", "engineer")
+    workspace.run("signin", workspace.run_json("login", "ines")["link"], cwd=folder)
+    workspace.run_json("user", "add", "otto", "--role", "auditor")
     with (folder / "up.log").open("w") as log:
         command = [services.program("oncoloop"), "up", "--port", str(port)]
-        up = subprocess.Popen(command, cwd=folder, env=clean(), stdout=log, stderr=log)
+        up = subprocess.Popen(command, cwd=folder, env=clean_environment(), stdout=log, stderr=log)
     try:
         end = time.monotonic() + 180
         while "everything is up" not in (folder / "up.log").read_text() and time.monotonic() < end:
             time.sleep(0.5)
-        yield made
+        yield workspace
     finally:
         up.terminate()
         up.wait(60)
 
 
-def test_a_start_prints_no_link(house: House) -> None:
-    told = (house.folder / "up.log").read_text()
-    assert "oncoloop login ines" in told and "token=" not in told
+def test_a_start_prints_no_link(running: RunningWorkspace) -> None:
+    log = (running.folder / "up.log").read_text()
+    assert "oncoloop login ines" in log and "token=" not in log
 
 
-def test_prefect_answers_nobody_without_its_secret(house: House) -> None:
+def test_prefect_answers_nobody_without_its_secret(running: RunningWorkspace) -> None:
     for headers in ({}, {"authorization": "Basic b25jb2xvb3A6"}, {"authorization": "Bearer x"}):
-        assert httpx.post(f"{house.prefect}/api/events", json=[EVENT], headers=headers).status_code == 401
-        assert httpx.post(f"{house.prefect}/api/deployments/filter", json={}, headers=headers).status_code == 401
-        assert httpx.get(f"{house.prefect}/api/admin/settings", headers=headers).status_code == 401
-    assert _websocket(house, "/api/events/in") in ("closed", "refused")
+        assert httpx.post(f"{running.prefect}/api/events", json=[EVENT], headers=headers).status_code == 401
+        assert httpx.post(f"{running.prefect}/api/deployments/filter", json={}, headers=headers).status_code == 401
+        assert httpx.get(f"{running.prefect}/api/admin/settings", headers=headers).status_code == 401
+    assert _websocket(running, "/api/events/in") in ("closed", "refused")
 
 
-def _websocket(house: House, path: str) -> str:
-    """How a web socket ends that asks as a page would, without and with a made-up secret."""
+def _websocket(running: RunningWorkspace, path: str) -> str:
+    """How a web socket ends that connects like a page, with a guessed secret."""
     from websockets.exceptions import ConnectionClosed, InvalidHandshake
     from websockets.sync.client import connect
 
-    address = f"ws://127.0.0.1:{house.port + 1}{path}"
+    address = f"ws://127.0.0.1:{running.port + 1}{path}"
     try:
         with connect(address, subprotocols=["prefect"]) as opened:  # type: ignore[list-item]
             opened.send(json.dumps({"type": "auth", "token": "oncoloop:guess"}))
@@ -112,23 +112,23 @@ def _websocket(house: House, path: str) -> str:
         return "refused"
 
 
-def test_nothing_listens_for_mlflow_and_evidently(house: House) -> None:
-    listening = [port for port in range(house.port, house.port + 10) if services.taken(port)]
-    assert listening == [house.port, house.port + 1, house.port + 3], "desk, Prefect, the tools' origin"
+def test_nothing_listens_for_mlflow_and_evidently(running: RunningWorkspace) -> None:
+    listening = [port for port in range(running.port, running.port + 10) if services.taken(port)]
+    assert listening == [running.port, running.port + 1, running.port + 3], "desk, Prefect, the tools' pages"
 
 
-def test_another_user_of_the_machine_opens_nothing(house: House) -> None:
-    """With the shell of another user: MLflow's socket, keys, database, logs, the sign-in on the command line."""
+def test_another_user_of_the_machine_opens_nothing(running: RunningWorkspace) -> None:
+    """MLflow's socket, keys, database, logs and the sign-in are closed to the shell of another user."""
     setpriv = shutil.which("setpriv")
     if setpriv is None or os.geteuid() != 0:
         pytest.skip("only root can become another user")
-    for folder in [house.folder, *house.folder.parents]:  # as if the workspace lay in a place that everybody may enter
+    for folder in [running.folder, *running.folder.parents]:  # as in a place that everybody may enter
         if folder == Path("/tmp"):
             break
         folder.chmod(folder.stat().st_mode | 0o055)
     script = 'for path; do if head -c1 "$path" || test -r "$path" || test -w "$path"; then echo OPEN "$path"; fi; done'
-    var = house.folder / "var"
-    wanted = [
+    var = running.folder / "var"
+    secret_paths = [
         var / "run/mlflow/http.sock",
         var / "oncoloop.db",
         var / "keys/door",
@@ -138,8 +138,8 @@ def test_another_user_of_the_machine_opens_nothing(house: House) -> None:
         var / "prefect/prefect.db",
         var / "mlflow/mlflow.db",
     ]
-    assert all(path.exists() for path in wanted), [path for path in wanted if not path.exists()]
-    done = subprocess.run(
+    assert all(path.exists() for path in secret_paths), [path for path in secret_paths if not path.exists()]
+    process = subprocess.run(
         [
             setpriv,
             "--reuid",
@@ -151,121 +151,131 @@ def test_another_user_of_the_machine_opens_nothing(house: House) -> None:
             "-c",
             script,
             "sh",
-            *map(str, wanted),
+            *map(str, secret_paths),
         ],
         capture_output=True,
         text=True,
         check=False,
         cwd="/",
     )
-    assert done.stdout == "" and done.stderr.count("Permission denied") >= len(wanted), done.stdout + done.stderr
+    assert process.stdout == "" and process.stderr.count("Permission denied") >= len(secret_paths), (
+        process.stdout + process.stderr
+    )
 
 
 @pytest.fixture
-def secret(house: House) -> str:
-    """Prefect's secret, as if somebody had stolen it."""
+def secret(running: RunningWorkspace) -> str:
+    """Prefect's secret, as if it was stolen."""
     script = "from lineage import keys; print(keys.prefect_secret())"
-    environment = clean() | {"ONCOLOOP_HOME": str(house.folder / "var")}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    environment = clean_environment() | {"ONCOLOOP_HOME": str(running.folder / "var")}
+    process = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    return process.stdout.strip()
 
 
-def taken(call: Callable[[], httpx.Response]) -> httpx.Response:
-    """The answer to a request that Prefect takes at last: a busy server says 503."""
-    end = time.monotonic() + 60
-    while (answer := call()).status_code == 503 and time.monotonic() < end:
+def accepted_response(call: Callable[[], httpx.Response]) -> httpx.Response:
+    """The response to a request, repeated while Prefect is busy and answers 503."""
+    deadline = time.monotonic() + 60
+    while (response := call()).status_code == 503 and time.monotonic() < deadline:
         time.sleep(1)
-    return answer.raise_for_status()
+    return response.raise_for_status()
 
 
-def test_a_changed_deployment_runs_no_foreign_code_and_is_told(house: House, secret: str) -> None:
-    """Even with the secret: steps that a server adds to a deployment, and its entry point, are never executed."""
+def test_a_changed_deployment_runs_no_foreign_code_and_is_recorded(running: RunningWorkspace, secret: str) -> None:
+    """Even with the secret, added steps and a changed entry point of a deployment are never executed."""
     user, _, password = secret.partition(":")
-    with httpx.Client(base_url=f"{house.prefect}/api", auth=(user, password), timeout=30) as prefect:
-        made = {one["name"]: one for one in prefect.post("/deployments/filter", json={}).json() if one["entrypoint"]}
-        target = next(one for one in made.values() if one["entrypoint"].endswith("ingest_inbox"))
-        mark = house.folder / "planted"
+    with httpx.Client(base_url=f"{running.prefect}/api", auth=(user, password), timeout=30) as prefect:
+        deployments = {
+            entry["name"]: entry for entry in prefect.post("/deployments/filter", json={}).json() if entry["entrypoint"]
+        }
+        target = next(entry for entry in deployments.values() if entry["entrypoint"].endswith("ingest_inbox"))
+        mark = running.folder / "planted"
         step = {"prefect.deployments.steps.run_shell_script": {"script": f"touch {mark}"}}
-        deployment, end = f"/deployments/{target['id']}", time.monotonic() + 120
-        taken(lambda: prefect.patch(deployment, json={"pull_steps": [step], "entrypoint": "evil.py:f"}))
-        run = taken(lambda: prefect.post(f"{deployment}/create_flow_run", json={"state": {"type": "SCHEDULED"}})).json()
+        deployment, deadline = f"/deployments/{target['id']}", time.monotonic() + 120
+        accepted_response(lambda: prefect.patch(deployment, json={"pull_steps": [step], "entrypoint": "evil.py:f"}))
+        run = accepted_response(
+            lambda: prefect.post(f"{deployment}/create_flow_run", json={"state": {"type": "SCHEDULED"}})
+        ).json()
         state = ""
-        while state not in ("COMPLETED", "FAILED", "CRASHED") and time.monotonic() < end:
+        while state not in ("COMPLETED", "FAILED", "CRASHED") and time.monotonic() < deadline:
             state = prefect.get(f"/flow_runs/{run['id']}").json()["state"]["type"]
             time.sleep(1)
-        assert state == "COMPLETED" and not mark.exists(), "our own flow has run, and nothing else"
-        while not house.events("deployment.changed") and time.monotonic() < end:
+        assert state == "COMPLETED" and not mark.exists(), "only our own flow has run"
+        while not running.events("deployment.changed") and time.monotonic() < deadline:
             time.sleep(1)
-        told = house.events("deployment.changed")
-        assert told and told[0]["subject"] == "scheduled ingest/inbox" and "entrypoint" in told[0]["fields"]
+        events = running.events("deployment.changed")
+        assert events and events[0]["subject"] == "scheduled ingest/inbox" and "entrypoint" in events[0]["fields"]
         planted = {"name": "old", "flow_id": target["flow_id"], "tags": ["oncoloop"], "entrypoint": "evil.py:f"}
-        added = taken(lambda: prefect.post("/deployments/", json=planted)).json()["id"]
-        while prefect.get(f"/deployments/{added}").status_code != 404:
-            assert time.monotonic() < end, "it is removed"
+        planted_id = accepted_response(lambda: prefect.post("/deployments/", json=planted)).json()["id"]
+        while prefect.get(f"/deployments/{planted_id}").status_code != 404:
+            assert time.monotonic() < deadline, "it is removed"
             time.sleep(1)
         while prefect.get(f"/deployments/{target['id']}").json()["entrypoint"] != target["entrypoint"]:
-            assert time.monotonic() < end, "it is registered anew"
+            assert time.monotonic() < deadline, "it is registered again"
             time.sleep(1)
 
 
-def test_an_event_with_the_secret_decides_nothing(house: House, secret: str) -> None:
+def test_an_event_with_the_secret_decides_nothing(running: RunningWorkspace, secret: str) -> None:
     user, _, password = secret.partition(":")
-    with httpx.Client(base_url=f"{house.prefect}/api", auth=(user, password), timeout=30) as prefect:
-        taken(lambda: prefect.post("/events", json=[EVENT]))
-        end = time.monotonic() + 60
-        done: list[Any] = []
-        while not done and time.monotonic() < end:
+    with httpx.Client(base_url=f"{running.prefect}/api", auth=(user, password), timeout=30) as prefect:
+        accepted_response(lambda: prefect.post("/events", json=[EVENT]))
+        deadline = time.monotonic() + 60
+        completed: list[Any] = []
+        while not completed and time.monotonic() < deadline:
             runs = prefect.post(
                 "/flow_runs/filter", json={"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
             ).json()
-            flows = {one["id"]: one["name"] for one in prefect.post("/flows/filter", json={}).json()}
-            done = [run for run in runs if flows[run["flow_id"]] == "decide"]
+            flows = {flow["id"]: flow["name"] for flow in prefect.post("/flows/filter", json={}).json()}
+            completed = [run for run in runs if flows[run["flow_id"]] == "decide"]
             time.sleep(1)
-    assert done, "it wakes the flow, which finds no signed row"
-    assert not house.events("model.promoted") and not house.events("decision.used")
+    assert completed, "the event starts the flow, which finds no signed row"
+    assert not running.events("model.promoted") and not running.events("decision.used")
 
 
 ATTACK = """<!doctype html><title>elsewhere</title><script>
-const told = [];
-const said = text => { told.push(text); document.title = JSON.stringify(told); };
-const shots = %s;
+const outcomes = [];
+const report = text => { outcomes.push(text); document.title = JSON.stringify(outcomes); };
+const requests = %s;
 (async () => {
-  for (const [url, options] of shots) {
-    try { const got = await fetch(url, options); said(`${url} ${got.status} ${got.type}`); }
-    catch (error) { said(`${url} blocked`); }
+  for (const [url, options] of requests) {
+    try { const response = await fetch(url, options); report(`${url} ${response.status} ${response.type}`); }
+    catch (error) { report(`${url} blocked`); }
   }
-  document.title = "done " + JSON.stringify(told);
+  document.title = "done " + JSON.stringify(outcomes);
 })();
 </script>"""
 
 
 @pytest.fixture
-def elsewhere() -> Iterator[tuple[str, dict[str, str]]]:
-    """A web server of another origin, and the page that it shows."""
-    shown = {"page": ""}
+def foreign_site() -> Iterator[tuple[str, dict[str, str]]]:
+    """A web server of another origin, and its page as a changeable dictionary."""
+    content = {"page": ""}
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "text/html")
             self.end_headers()
-            self.wfile.write(shown["page"].encode())
+            self.wfile.write(content["page"].encode())
 
         def log_message(self, *_: Any) -> None:
             """Nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Page)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", shown
+    yield f"http://127.0.0.1:{server.server_port}", content
     server.shutdown()
 
 
-def test_a_link_in_a_web_mail_signs_in(house: House, elsewhere: tuple[str, dict[str, str]], chromium: Any) -> None:
-    """A strict cookie is not sent on a way that began on another site, and programs that look at links come first."""
-    address, shown = elsewhere
-    link = house.say("login", "otto")["link"].replace("127.0.0.1", "localhost")  # another site than the mail's
-    shown["page"] = f'<!doctype html><title>mail</title><a href="{link}">Sign in</a>'
-    assert httpx.get(link).status_code == 200 == httpx.head(link).status_code, "a mail program has a look"
+def test_a_link_in_a_web_mail_signs_in(
+    running: RunningWorkspace, foreign_site: tuple[str, dict[str, str]], chromium: Any
+) -> None:
+    """A strict cookie is not sent by a link from another site, and a mail program may open the link first."""
+    address, content = foreign_site
+    link = running.run_json("login", "otto")["link"].replace("127.0.0.1", "localhost")  # another site than the mail's
+    content["page"] = f'<!doctype html><title>mail</title><a href="{link}">Sign in</a>'
+    assert httpx.get(link).status_code == 200 == httpx.head(link).status_code, "a mail program opens the link"
     page = chromium.new_context().new_page()
     page.goto(address)
     page.get_by_role("link", name="Sign in").click()
@@ -276,11 +286,11 @@ def test_a_link_in_a_web_mail_signs_in(house: House, elsewhere: tuple[str, dict[
 
 
 def test_a_web_page_of_another_origin_does_nothing(
-    house: House, elsewhere: tuple[str, dict[str, str]], chromium: Any
+    running: RunningWorkspace, foreign_site: tuple[str, dict[str, str]], chromium: Any
 ) -> None:
-    """In a real browser in which the engineer is signed in at the desk and at the tools' pages."""
-    address, shown = elsewhere
-    desk, tools = f"http://127.0.0.1:{house.port}", f"http://127.0.0.1:{house.port + 3}"
+    """In a real browser, with the engineer signed in at the desk and at the tools' pages."""
+    address, content = foreign_site
+    desk, tools = f"http://127.0.0.1:{running.port}", f"http://127.0.0.1:{running.port + 3}"
     post = {
         "method": "POST",
         "credentials": "include",
@@ -289,45 +299,49 @@ def test_a_web_page_of_another_origin_does_nothing(
         "headers": {"Content-Type": "application/x-www-form-urlencoded"},
     }
     read = {"credentials": "include"}
-    shots = [
+    requests = [
         [f"{desk}/decisions", post],
         [f"{desk}/leave", post],
         [f"{desk}/models", read],
         [f"{desk}/tools/prefect", read],
-        [f"{house.prefect}/api/deployments/filter", post],
-        [f"{house.prefect}/api/events", post],
-        [f"{house.prefect}/api/health", read],
+        [f"{running.prefect}/api/deployments/filter", post],
+        [f"{running.prefect}/api/events", post],
+        [f"{running.prefect}/api/health", read],
         [f"{tools}/api/deployments/filter", post],
         [f"{tools}/ui-settings", read],
         [f"{tools}/mlflow/ajax-api/2.0/mlflow/experiments/search?max_results=5", read],
     ]
-    shown["page"] = ATTACK % json.dumps(shots)
+    content["page"] = ATTACK % json.dumps(requests)
     context = chromium.new_context()
     page = context.new_page()
-    page.goto(house.say("login", "ines")["link"])
+    page.goto(running.run_json("login", "ines")["link"])
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(re.compile("/models|/$"))
     page.goto(f"{desk}/tools/prefect")
     page.wait_for_load_state()
-    assert page.evaluate("fetch('/api/health').then(got => got.status)") == 200, "signed in there too"
-    answered: list[tuple[str, int]] = []
-    page.on("response", lambda got: answered.append((got.url, got.status)))
+    assert page.evaluate("fetch('/api/health').then(response => response.status)") == 200, (
+        "signed in at the tools' pages too"
+    )
+    responses: list[tuple[str, int]] = []
+    page.on("response", lambda response: responses.append((response.url, response.status)))
     page.goto(address)
     page.wait_for_function("document.title.startsWith('done')", timeout=30_000)
-    told = json.loads(page.title().removeprefix("done "))
-    assert [line for line in told if not line.endswith(("blocked", " 0 opaque"))] == [], "it reads nothing"
-    refused = {401, 403}
-    statuses = {url.partition("?")[0]: status for url, status in answered if not url.startswith(address)}
-    for url, _ in shots:
-        assert statuses.get(url.partition("?")[0], 401) in refused | {200, 303}, (url, statuses)
+    outcomes = json.loads(page.title().removeprefix("done "))
+    assert [line for line in outcomes if not line.endswith(("blocked", " 0 opaque"))] == [], (
+        "the page can read no response"
+    )
+    refusals = {401, 403}
+    statuses = {url.partition("?")[0]: status for url, status in responses if not url.startswith(address)}
+    for url, _ in requests:
+        assert statuses.get(url.partition("?")[0], 401) in refusals | {200, 303}, (url, statuses)
     for url in (
         f"{desk}/decisions",
         f"{desk}/leave",
-        f"{house.prefect}/api/events",
+        f"{running.prefect}/api/events",
         f"{tools}/api/deployments/filter",
     ):
-        assert statuses.get(url, 403) in refused, url
+        assert statuses.get(url, 403) in refusals, url
     page.goto(f"{desk}/models")
-    assert page.get_by_role("heading", name="Models").is_visible(), "still signed in: nothing was done in her name"
+    assert page.get_by_role("heading", name="Models").is_visible(), "still signed in: the page did nothing in her name"
     context.close()
-    assert not house.events("approval")
+    assert not running.events("approval")

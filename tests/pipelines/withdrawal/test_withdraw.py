@@ -421,7 +421,7 @@ def test_an_unknown_patient_is_refused(workspace: PatientWorkspace) -> None:
 
 def test_a_reason_that_names_the_patient_is_refused() -> None:
     args = argparse.Namespace(patient="Quillfeather 7741", reason="asked by Ms. QUILLFEATHER", yes=False)
-    with pytest.raises(Fault, match="say it without"):
+    with pytest.raises(Fault, match="leave it out"):
         command.withdraw(args)
 
 

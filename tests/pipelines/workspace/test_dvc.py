@@ -1,4 +1,4 @@
-"""Versions, the pinned worktree, and what happens to an admission that was cut off."""
+"""Data versions, the pinned worktree, and the recovery of an interrupted admission."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ stages:
 
 
 @pytest.fixture
-def small(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with one quick stage, and one admitted batch."""
+def workspace_with_batch(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with one quick stage and one admitted batch."""
     monkeypatch.setattr(dvc, "STAGES", ("prepare",))
     (workspace / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
     admit("one")
@@ -32,18 +32,18 @@ def small(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def admit(name: str) -> str:
-    write(name)
+    write_batch(name)
     dvc.add(Path("data/batches/lung-ct", name))
     return git.commit(["."], f"Admit {name}")
 
 
-def write(name: str) -> None:
+def write_batch(name: str) -> None:
     Path("data/batches/lung-ct", name).mkdir()
     Path("data/batches/lung-ct", name, "x.txt").write_text(f"{name}\n", encoding="utf-8")
 
 
-def test_a_stage_runs_once_for_one_input(small: Path) -> None:
-    tree = dvc.worktree(git.head(small))
+def test_a_stage_runs_once_for_the_same_input(workspace_with_batch: Path) -> None:
+    tree = dvc.worktree(git.head(workspace_with_batch))
     assert dvc.changed(tree, ["lung-ct"]) == ["prepare@lung-ct"]
     assert dvc.reproduce(tree, "prepare", "lung-ct")
     assert dvc.changed(tree, ["lung-ct"]) == []
@@ -51,49 +51,49 @@ def test_a_stage_runs_once_for_one_input(small: Path) -> None:
     assert (tree / "data/processed/lung-ct/all").read_text() == "one\n"
 
 
-def test_a_batch_that_arrives_meanwhile_stays_out_of_the_pinned_version(small: Path) -> None:
-    version = git.head(small)
+def test_a_later_batch_is_not_in_the_pinned_version(workspace_with_batch: Path) -> None:
+    version = git.head(workspace_with_batch)
     admit("two")
     tree = dvc.worktree(version)
     dvc.reproduce(tree, "prepare", "lung-ct")
     assert (tree / "data/processed/lung-ct/all").read_text() == "one\n"
-    newer = dvc.worktree(git.head(small))
+    newer = dvc.worktree(git.head(workspace_with_batch))
     dvc.reproduce(newer, "prepare", "lung-ct")
     assert (newer / "data/processed/lung-ct/all").read_text() == "one\ntwo\n"
     older = dvc.worktree(version)
     assert not (older / "data/batches/lung-ct/two").exists()
 
 
-def test_the_lock_comes_home_and_identifies_the_training(small: Path) -> None:
-    tree = dvc.worktree(git.head(small))
+def test_the_lock_is_committed_in_the_workspace_and_identifies_the_training(workspace_with_batch: Path) -> None:
+    tree = dvc.worktree(git.head(workspace_with_batch))
     dvc.reproduce(tree, "prepare", "lung-ct")
-    first = dvc.lock_hash(tree, "lung-ct")
-    version = dvc.keep(tree, small, "Retrain")
-    assert git.head(small) == version
-    assert "prepare@lung-ct" in dvc.lock(small)
+    first_hash = dvc.lock_hash(tree, "lung-ct")
+    version = dvc.keep(tree, workspace_with_batch, "Retrain")
+    assert git.head(workspace_with_batch) == version
+    assert "prepare@lung-ct" in dvc.lock(workspace_with_batch)
     admit("two")
-    tree = dvc.worktree(git.head(small))
+    tree = dvc.worktree(git.head(workspace_with_batch))
     dvc.reproduce(tree, "prepare", "lung-ct")
-    assert dvc.lock_hash(tree, "lung-ct") != first
+    assert dvc.lock_hash(tree, "lung-ct") != first_hash
 
 
-@pytest.mark.parametrize("added", [False, True], ids=["before dvc add", "after dvc add"])
-def test_an_admission_that_was_cut_off_is_undone(small: Path, added: bool) -> None:
-    before = git.run("status", "--porcelain")
-    write("two")
-    if added:
+@pytest.mark.parametrize("is_added", [False, True], ids=["before dvc add", "after dvc add"])
+def test_an_interrupted_admission_is_undone(workspace_with_batch: Path, is_added: bool) -> None:
+    status_before = git.run("status", "--porcelain")
+    write_batch("two")
+    if is_added:
         dvc.add(Path("data/batches/lung-ct/two"))
     with Path("data/cohorts/lung-ct.csv").open("a", encoding="utf-8") as table:
         table.write("half a row")
-    assert dvc.recover(small)
-    assert git.run("status", "--porcelain") == before
+    assert dvc.recover(workspace_with_batch)
+    assert git.run("status", "--porcelain") == status_before
     assert not Path("data/batches/lung-ct/two").exists()
     assert Path("data/batches/lung-ct/one/x.txt").read_text() == "one\n"
-    assert dvc.recover(small) == []
+    assert dvc.recover(workspace_with_batch) == []
 
 
-def test_versions_are_compared_and_checked_out(small: Path) -> None:
-    first = git.head(small)
+def test_versions_are_compared_and_checked_out(workspace_with_batch: Path) -> None:
+    first = git.head(workspace_with_batch)
     second = admit("two")
     assert git.batches_of(second) - git.batches_of(first) == {"lung-ct/two"}
     folder = dvc.checkout(first)
@@ -101,13 +101,13 @@ def test_versions_are_compared_and_checked_out(small: Path) -> None:
     assert not (folder / "data/batches/lung-ct/two").exists()
 
 
-def test_what_git_refuses_is_one_sentence(small: Path) -> None:
+def test_an_unknown_version_is_a_fault_with_one_sentence(workspace_with_batch: Path) -> None:
     with pytest.raises(Fault, match="git rev-parse failed"):
         dvc.checkout("no-such-version")
 
 
-def test_a_failing_stage_is_one_sentence(small: Path) -> None:
-    (small / "dvc.yaml").write_text(PIPELINE.replace("cat ", "cat /nowhere "), encoding="utf-8")
+def test_a_failing_stage_is_a_fault_with_one_sentence(workspace_with_batch: Path) -> None:
+    (workspace_with_batch / "dvc.yaml").write_text(PIPELINE.replace("cat ", "cat /nowhere "), encoding="utf-8")
     tree = dvc.worktree(git.commit(["."], "Break the stage"))
     with pytest.raises(Fault, match="the stage prepare@lung-ct failed"):
         dvc.reproduce(tree, "prepare", "lung-ct")
@@ -126,13 +126,13 @@ stages:
 """
 
 
-def test_what_somebody_noted_of_an_evaluation_is_not_taken_for_it(small: Path) -> None:
-    """DVC's notes of runs travel with the remote, where a worker of a pool writes: a fit alone is taken from them."""
-    (small / "dvc.yaml").write_text(FORGED, encoding="utf-8")
-    (small / "figure.txt").write_text("0.99, said the note")
-    dvc.reproduce(small, "evaluate", "lung-ct")
-    (small / "figure.txt").write_text("0.61, said the evaluation")
-    (small / "dvc.lock").unlink()
-    (small / "evaluation.txt").unlink()
-    dvc.reproduce(small, "evaluate", "lung-ct")
-    assert (small / "evaluation.txt").read_text() == "0.61, said the evaluation"
+def test_an_evaluation_is_not_taken_from_the_run_cache(workspace_with_batch: Path) -> None:
+    """DVC's run cache is shared through the remote, where workers write: only a fit is taken from it."""
+    (workspace_with_batch / "dvc.yaml").write_text(FORGED, encoding="utf-8")
+    (workspace_with_batch / "figure.txt").write_text("0.99, from the run cache")
+    dvc.reproduce(workspace_with_batch, "evaluate", "lung-ct")
+    (workspace_with_batch / "figure.txt").write_text("0.61, from the evaluation")
+    (workspace_with_batch / "dvc.lock").unlink()
+    (workspace_with_batch / "evaluation.txt").unlink()
+    dvc.reproduce(workspace_with_batch, "evaluate", "lung-ct")
+    assert (workspace_with_batch / "evaluation.txt").read_text() == "0.61, from the evaluation"

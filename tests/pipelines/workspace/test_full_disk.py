@@ -1,4 +1,4 @@
-"""A disk that is really full: a small file system of its own, filled before each step that writes."""
+"""A full disk: a small separate file system, which is filled before each step that writes."""
 
 from __future__ import annotations
 
@@ -22,103 +22,107 @@ __all__ = ["server"]
 
 SIZE_MB = 96
 STEPS = ("index_batch", "append_cohorts", "add", "commit", "push", "append")
-LEFT_KB = (0, 150, 400, 700, 1_000, 1_300, 1_600) if SOAK else ()  # an admission of these scans takes about 2 MB
+FREE_KB = (0, 150, 400, 700, 1_000, 1_300, 1_600) if SOAK else ()  # an admission of these scans takes about 2 MB
 
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A file system in memory; mounting one takes root."""
+    """A file system in memory, which only root can mount."""
     folder = tmp_path_factory.mktemp("disk")
     command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m", "oncoloop-test", str(folder)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        pytest.skip("there is no `mount` here to make a small disk with")
-    if done.returncode:
-        pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+        pytest.skip("there is no `mount` command for a small disk")
+    if process.returncode:
+        pytest.skip(f"no small disk can be mounted here: {process.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")
-def made(disk: Path) -> Iterator[Ready]:
+def prepared(disk: Path) -> Iterator[Ready]:
     with made_in(disk / "ward") as folder:
         yield two_batches(folder)
 
 
 @pytest.fixture
-def ready(made: Ready) -> Iterator[Ready]:
-    made.restore()
-    yield made
-    (made.ward.parent / "filler").unlink(missing_ok=True)
+def ready(prepared: Ready) -> Iterator[Ready]:
+    prepared.restore()
+    yield prepared
+    (prepared.ward.parent / "filler").unlink(missing_ok=True)
 
 
-def fill(disk: Path, left_kb: int = 0) -> None:
-    """Write until no byte is left but so many."""
+def fill(disk: Path, free_kb: int = 0) -> None:
+    """Fill the disk except for `free_kb` kilobytes."""
     with (disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
         while True:
             filler.write(bytes(4096))
-    os.truncate(disk / "filler", max(0, (disk / "filler").stat().st_size - left_kb * 1024))
+    os.truncate(disk / "filler", max(0, (disk / "filler").stat().st_size - free_kb * 1024))
 
 
-def said(work: Callable[[], object], told: Path) -> int:
-    """Work in a process of its own; what the command would say of its end goes to a file. Its exit code."""
+def exit_code_of(function: Callable[[], object], message_file: Path) -> int:
+    """Run a function in a child process, with its error message in a file; return its exit code."""
 
-    def speaking() -> None:
+    def report_error() -> None:
         try:
-            work()
+            function()
         except Exception as error:
-            told.write_text(cli._full(error) or repr(error))
+            message_file.write_text(cli._disk_full_message(error) or repr(error))
             os._exit(1)
 
-    return child(speaking)
+    return child(report_error)
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_no_room_from_a_step_on(ready: Ready, disk: Path, tmp_path: Path, step: str) -> None:
-    """It fails with one sentence, again while there is no room, and then ends with the bytes of an undisturbed run."""
-    told = tmp_path / "told"
+def test_an_admission_fails_on_a_full_disk_and_completes_later(
+    ready: Ready, disk: Path, tmp_path: Path, step: str
+) -> None:
+    """It fails with one sentence as long as the disk is full; then it ends with the bytes of an undisturbed run."""
+    message_file = tmp_path / "told"
 
-    def narrow() -> None:
-        home = {
+    def run_on_full_disk() -> None:
+        module = {
             "index_batch": ingest.batch_manifest,
             "append_cohorts": ingest.dataset_cohorts,
             "append": ledger,
             "commit": git,
         }.get(step, dvc)
-        real = getattr(home, step)
+        original = getattr(module, step)
 
-        def filled(*given: object, **named: object) -> object:
+        def fill_then_call(*arguments: object, **keywords: object) -> object:
             fill(disk)
-            return real(*given, **named)
+            return original(*arguments, **keywords)
 
-        setattr(home, step, filled)
+        setattr(module, step, fill_then_call)
         run("second")
 
-    for work in (narrow, lambda: run("second")):
-        assert said(work, told) == 1
-        assert told.read_text().startswith("the disk that holds ") and " is full; " in told.read_text()
+    for attempt in (run_on_full_disk, lambda: run("second")):
+        assert exit_code_of(attempt, message_file) == 1
+        assert message_file.read_text().startswith("the disk that holds ") and " is full; " in message_file.read_text()
     (disk / "filler").unlink()
     finished(ready)
 
 
-@pytest.mark.parametrize("left", LEFT_KB)
-def test_the_command_with_too_little_room(ready: Ready, disk: Path, server: dict[str, str], left: int) -> None:
-    """Exit 1 and one sentence, wherever it ran out; with room again, the same command admits the batch."""
-    fill(disk, left)
+@pytest.mark.parametrize("free_kb", FREE_KB)
+def test_the_command_fails_with_one_sentence_and_completes_later(
+    ready: Ready, disk: Path, server: dict[str, str], free_kb: int
+) -> None:
+    """Exit code 1 and one sentence, at any step; with free space, the same command admits the batch."""
+    fill(disk, free_kb)
     command = [services.program("oncoloop"), "ingest", "inbox/second"]
-    done = subprocess.run(command, env=server, capture_output=True, text=True, check=False)
-    sentences = [line for line in done.stderr.splitlines() if line.startswith("oncoloop: ")]
-    assert done.returncode == 1, done.stderr
-    assert len(sentences) == 1 and " is full; " in sentences[0], done.stderr
-    assert "Traceback" not in done.stderr
+    process = subprocess.run(command, env=server, capture_output=True, text=True, check=False)
+    sentences = [line for line in process.stderr.splitlines() if line.startswith("oncoloop: ")]
+    assert process.returncode == 1, process.stderr
+    assert len(sentences) == 1 and " is full; " in sentences[0], process.stderr
+    assert "Traceback" not in process.stderr
     (disk / "filler").unlink()
     assert subprocess.run(command, env=server, capture_output=True, check=False).returncode == 0
     assert git.run("status", "--porcelain") == "" and ledger.verify().outcome.value == "pass"
     assert ledger.events(kind="batch.admitted")[-1].payload["data_version"] == git.head()
     target = ready.ward / "data/batches/brain-mr/second.dvc"
     shutil.rmtree(target.with_suffix(""))
-    shutil.rmtree(ready.ward / "var/cache/files")  # whole in the remote too
+    shutil.rmtree(ready.ward / "var/cache/files")  # the remote is complete too
     with dvc.repository() as repo:
         repo.pull(targets=[str(target)])
-    assert dvc._whole(target.with_suffix(""))
+    assert dvc._is_complete(target.with_suffix(""))

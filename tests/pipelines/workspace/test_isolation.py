@@ -1,4 +1,4 @@
-"""A workspace uses its own repository, whatever the caller's environment, the folders above and the user's git say."""
+"""A workspace uses its own repository, whatever environment, parent folders and git settings of the user contain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.pipelines.conftest import Run
 from tests.pipelines.flows.test_atomic_admission import run
 
 TASK = "brain-mr"
-FOREIGN = (
+GIT_VARIABLES = (
     "GIT_DIR",
     "GIT_WORK_TREE",
     "GIT_INDEX_FILE",
@@ -36,20 +36,20 @@ FOREIGN = (
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> Path:
-    """Somebody's own repository, with a commit."""
+def foreign_repository(tmp_path: Path) -> Path:
+    """A repository of another person, with a commit."""
     folder = tmp_path / "other"
     folder.mkdir()
-    plain(folder, "init", "-q", "-b", "main")
+    run_git(folder, "init", "-q", "-b", "main")
     (folder / "theirs.txt").write_text("theirs\n")
-    plain(folder, "add", ".")
-    plain(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "theirs")
+    run_git(folder, "add", ".")
+    run_git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "theirs")
     return folder
 
 
-def plain(folder: Path, *arguments: str, **more: str) -> str:
-    """git as anybody calls it."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | more
+def run_git(folder: Path, *arguments: str, **variables: str) -> str:
+    """Run git without our isolation."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | variables
     return subprocess.run(
         ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=True
     ).stdout
@@ -60,8 +60,8 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def as_from_a_hook(monkeypatch: pytest.MonkeyPatch, other: Path) -> None:
-    """What git sets for a hook of another repository, and more of the kind."""
+def set_hook_environment(monkeypatch: pytest.MonkeyPatch, foreign_repository: Path) -> None:
+    """Set the variables that git sets for a hook of another repository, and similar ones."""
     values = {
         "GIT_DIR": ".git",
         "GIT_WORK_TREE": ".",
@@ -73,40 +73,40 @@ def as_from_a_hook(monkeypatch: pytest.MonkeyPatch, other: Path) -> None:
         "GIT_CEILING_DIRECTORIES": "/",
     }
     for name, value in values.items():
-        monkeypatch.setenv(name, str(other / value) if value.startswith(".") else value)
+        monkeypatch.setenv(name, str(foreign_repository / value) if value.startswith(".") else value)
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.worktree")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", str(other))
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", str(foreign_repository))
     monkeypatch.setenv("GIT_AUTHOR_DATE", "2001-01-01T00:00:00")
-    monkeypatch.setenv("DVC_ROOT", str(other))
+    monkeypatch.setenv("DVC_ROOT", str(foreign_repository))
 
 
 @pytest.mark.parametrize("name", ["GIT_DIR alone", "as from a hook"])
-def test_an_admission_started_from_another_repositorys_hook(
-    workspace: Path, other: Path, monkeypatch: pytest.MonkeyPatch, name: str
+def test_an_admission_from_a_hook_of_another_repository_uses_the_workspace(
+    workspace: Path, foreign_repository: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     batch.write_batch(Path("inbox/first"), params.load().tasks[TASK], 2, scanner.SCANNERS["alder-mr"], 40, 1)
     batch.write_batch(Path("inbox/second"), params.load().tasks[TASK], 2, scanner.SCANNERS["alder-mr"], 41, 1)
     run("first")
-    before, theirs = git.head(), content(other)
+    first_version, foreign_files = git.head(), content(foreign_repository)
     if name == "GIT_DIR alone":
-        monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+        monkeypatch.setenv("GIT_DIR", str(foreign_repository / ".git"))
     else:
-        as_from_a_hook(monkeypatch, other)
+        set_hook_environment(monkeypatch, foreign_repository)
     workspaces.enter(workspace)
     run("second")
-    assert content(other) == theirs
+    assert content(foreign_repository) == foreign_files
     assert git.batches_of("HEAD") == {f"{TASK}/first", f"{TASK}/second"}
-    assert git.run("rev-parse", "HEAD~1") == before
+    assert git.run("rev-parse", "HEAD~1") == first_version
     assert ledger.events(kind="batch.admitted")[-1].payload["data_version"] == git.head()
     assert Path(f"data/batches/{TASK}/first.dvc").is_file()
 
 
-def test_a_command_started_from_another_repositorys_hook(
-    workspace: Path, other: Path, oncoloop: Run, monkeypatch: pytest.MonkeyPatch
+def test_a_command_from_a_hook_of_another_repository_uses_the_workspace(
+    workspace: Path, foreign_repository: Path, oncoloop: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs = content(other)
-    as_from_a_hook(monkeypatch, other)
+    foreign_files = content(foreign_repository)
+    set_hook_environment(monkeypatch, foreign_repository)
     facts = Path("facts.yaml")
     facts.write_text(
         yaml.safe_dump(
@@ -124,17 +124,17 @@ def test_a_command_started_from_another_repositorys_hook(
             }
         )
     )
-    done = oncoloop("task", "new", "--facts", str(facts), "--json", cwd=workspace)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["version"] == git.head()
-    assert content(other) == theirs
+    process = oncoloop("task", "new", "--facts", str(facts), "--json", cwd=workspace)
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["version"] == git.head()
+    assert content(foreign_repository) == foreign_files
 
 
-def test_libraries_of_this_process_use_the_workspace_too(
-    workspace: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+def test_git_libraries_of_this_process_use_the_workspace(
+    workspace: Path, foreign_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs = content(other)
-    as_from_a_hook(monkeypatch, other)
+    foreign_files = content(foreign_repository)
+    set_hook_environment(monkeypatch, foreign_repository)
     folder = Path(f"data/batches/{TASK}/one")
     folder.mkdir()
     (folder / "x.txt").write_text("one\n")
@@ -143,48 +143,48 @@ def test_libraries_of_this_process_use_the_workspace_too(
     git.commit(["data"], "Admit one")
     tree = dvc.worktree(git.head())
     assert (tree / folder / "x.txt").read_text() == "one\n"
-    assert content(other) == theirs
-    assert not {name for name in FOREIGN if name in os.environ}, "children would inherit them"
+    assert content(foreign_repository) == foreign_files
+    assert not {name for name in GIT_VARIABLES if name in os.environ}, "child processes would inherit them"
 
 
-def test_how_git_reaches_another_machine_stays_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git_settings_for_other_machines_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     from lineage import subprocess_environment
 
-    own = {
+    user_variables = {
         "GIT_SSH_COMMAND": "ssh -i key",
         "GIT_SSL_CAINFO": "/etc/ca.pem",
         "PATH": "/bin",
         "PREFECT_API_URL": "http://x",
     }
     foreign = {"GIT_EXEC_PATH": "/nowhere", "GIT_TRACE": "1", "DVC_STUDIO_TOKEN": "t", "PREFECT_PROFILE": "theirs"}
-    found = subprocess_environment.isolated(own | foreign)
-    assert own.items() <= found.items()
-    assert not foreign.keys() & found.keys()
+    environment = subprocess_environment.isolated(user_variables | foreign)
+    assert user_variables.items() <= environment.items()
+    assert not foreign.keys() & environment.keys()
 
 
 @pytest.mark.parametrize("damage", ["removed", "emptied", "HEAD removed", "a file that points nowhere"])
-def test_a_workspace_whose_git_is_damaged_does_not_write_into_the_repository_above(
+def test_a_workspace_with_damaged_git_does_not_write_into_a_parent_repository(
     workspace: Path, oncoloop: Run, damage: str
 ) -> None:
-    above = workspace.parent
-    plain(above, "init", "-q")
-    theirs = content(above / ".git")
+    parent = workspace.parent
+    run_git(parent, "init", "-q")
+    parent_files = content(parent / ".git")
     batch.write_batch(Path("inbox/first"), params.load().tasks[TASK], 2, scanner.SCANNERS["alder-mr"], 40, 1)
     if damage == "HEAD removed":
         (workspace / ".git/HEAD").unlink()
     else:
-        shutil.move(workspace / ".git", above / "aside")
+        shutil.move(workspace / ".git", parent / "aside")
         if damage == "emptied":
             (workspace / ".git").mkdir()
         if damage.startswith("a file"):
             (workspace / ".git").write_text("gitdir: /nowhere\n")
-    done = oncoloop("ingest", cwd=workspace)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr and ".git" in done.stderr.splitlines()[-1]
-    assert content(above / ".git") == theirs
+    process = oncoloop("ingest", cwd=workspace)
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr and ".git" in process.stderr.splitlines()[-1]
+    assert content(parent / ".git") == parent_files
 
 
-def test_a_worktree_whose_link_is_damaged_does_not_move_the_workspace(workspace: Path) -> None:
+def test_a_worktree_with_a_damaged_link_does_not_change_the_workspace(workspace: Path) -> None:
     version = git.head()
     tree = dvc.worktree(version)
     (tree / ".git").write_text("")
@@ -195,10 +195,10 @@ def test_a_worktree_whose_link_is_damaged_does_not_move_the_workspace(workspace:
     assert git.run("rev-parse", "--abbrev-ref", "HEAD") == "main" and Path("note.txt").is_file()
 
 
-def test_the_users_own_git_settings_change_nothing(
+def test_git_settings_of_the_user_have_no_effect(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A global ignore list, line endings, hooks, signatures and a template are neutral, from a file or a repository."""
+    """Ignore list, line endings, hooks, signatures and template have no effect, from a global or a local file."""
     user = tmp_path / "user"
     (user / "git").mkdir(parents=True)
     (user / "hooks").mkdir()
@@ -213,8 +213,8 @@ def test_the_users_own_git_settings_change_nothing(
     (user / "git/ignore").write_text("*.csv\n")
     monkeypatch.setenv("HOME", str(user))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(user))
-    with (workspace / ".git/config").open("a") as own:
-        own.write(settings)
+    with (workspace / ".git/config").open("a") as config:
+        config.write(settings)
     path = Path("data/cohorts/new.csv")
     path.write_text("a,b\n1,2\n")
     git.commit(["data"], "A table")
@@ -224,30 +224,32 @@ def test_the_users_own_git_settings_change_nothing(
     assert path.read_bytes() == b"a,b\n1,2\n"
 
 
-def test_a_workspace_whose_git_lost_an_admission_is_stopped_before_more_is_deleted(
-    workspace: Path, oncoloop: Run
-) -> None:
+def test_a_workspace_whose_git_lost_an_admission_is_refused(workspace: Path, oncoloop: Run) -> None:
     settings = params.load().tasks[TASK]
     first = git.head()
     for seed, name in ((40, "first"), (41, "second")):
         batch.write_batch(Path("inbox", name), settings, 2, scanner.SCANNERS["alder-mr"], seed, 1)
         run(name)
-    kept = content(workspace / "data")
+    data_files = content(workspace / "data")
     git.run("update-ref", "HEAD", first)
-    done = oncoloop("withdraw", "4711", "--reason", "asked", cwd=workspace)
-    assert done.returncode == 1, done.stderr
-    assert f"lost what the ledger names ({TASK}/first, {TASK}/second" in done.stderr
-    assert "oncoloop verify --repair" in done.stderr
-    assert content(workspace / "data") == kept
-    for work in (interrupted_runs.settle, retrain_plan.pin):  # before an ingest, before a retraining
+    process = oncoloop("withdraw", "4711", "--reason", "asked", cwd=workspace)
+    assert process.returncode == 1, process.stderr
+    assert f"lost what the ledger names ({TASK}/first, {TASK}/second" in process.stderr
+    assert "oncoloop verify --repair" in process.stderr
+    assert content(workspace / "data") == data_files
+    for function in (interrupted_runs.settle, retrain_plan.pin):  # before an ingest, before a retraining
         with pytest.raises(Fault, match="lost what the ledger names"):
-            work()
+            function()
 
 
-def test_a_folder_of_another_repository_is_made_a_workspace_of_its_own(
-    tmp_path: Path, other: Path, oncoloop: Run
+def test_a_folder_in_another_repository_becomes_a_separate_workspace(
+    tmp_path: Path, foreign_repository: Path, oncoloop: Run
 ) -> None:
-    theirs = content(other)
-    assert oncoloop("init", str(other / "ward"), cwd=tmp_path).returncode == 0
-    assert {name: value for name, value in content(other).items() if not name.startswith("ward/")} == theirs
-    assert plain(other / "ward", "rev-parse", "--show-toplevel").strip() == str(other / "ward")
+    foreign_files = content(foreign_repository)
+    assert oncoloop("init", str(foreign_repository / "ward"), cwd=tmp_path).returncode == 0
+    assert {
+        name: value for name, value in content(foreign_repository).items() if not name.startswith("ward/")
+    } == foreign_files
+    assert run_git(foreign_repository / "ward", "rev-parse", "--show-toplevel").strip() == str(
+        foreign_repository / "ward"
+    )

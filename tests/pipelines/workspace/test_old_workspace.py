@@ -1,4 +1,4 @@
-"""A workspace that was made at commit 892c01b goes on: it is entered, takes batches in, is verified and rechecked."""
+"""A workspace made at commit 892c01b still works: it is entered, gets batches, is verified and rechecked."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ NEW_COLUMNS = ("outlined", *contradictions.SIGNS, "image_type", "field_of_view",
 NEW_KEYS = ("field_of_view", "mask", "lesion_free")  # of a task in params.yaml
 
 
-def admit_as_then(name: str) -> None:
-    """An admission with the columns that a manifest had."""
+def admit_with_old_columns(name: str) -> None:
+    """Admit a batch with the manifest columns of that version."""
     interrupted_runs.settle()
     batch = ingest.waiting(Path("inbox", name))[0]
     arrived = ingest.received(batch)
@@ -42,8 +42,8 @@ def admit_as_then(name: str) -> None:
 
 
 @pytest.fixture
-def old(workspace: Path) -> Path:
-    """Files as that version left them: settings without newer keys, DVC's in full, no record of the folder."""
+def old_workspace(workspace: Path) -> Path:
+    """The files of that version: settings without newer keys, full paths in DVC's settings, no record of the folder."""
     record = params.raw()
     for task in record["tasks"].values():
         for key in NEW_KEYS:
@@ -53,8 +53,8 @@ def old(workspace: Path) -> Path:
     task, scanner = params.load().tasks[TASK], phantom_scanner.SCANNERS["alder-mr"]
     phantom_batch.write_batch(Path("inbox/first"), task, 3, scanner, 40, 1, masks=True)
     phantom_batch.write_batch(Path("inbox/second"), task, 6, scanner, 41, 1)
-    admit_as_then("first")
-    (workspace / "var" / relocation.RECORD).unlink()
+    admit_with_old_columns("first")
+    (workspace / "var" / relocation.PATH_RECORD).unlink()
     (workspace / ".dvc/config.local").write_text(
         f'[cache]\n    dir = {workspace}/var/cache\n    type = "reflink,hardlink,copy"\n'
         f"['remote \"local\"']\n    url = {workspace}/var/remote\n",
@@ -64,19 +64,19 @@ def old(workspace: Path) -> Path:
     return workspace
 
 
-def test_it_goes_on_where_it_lies(old: Path) -> None:
-    workspaces.enter(old)
+def test_an_old_workspace_works_in_its_folder(old_workspace: Path) -> None:
+    workspaces.enter(old_workspace)
     run("second")
     verdict = verify_workspace.verify(full=True)
     assert verdict.outcome.value == "pass", verdict.reasons
     assert git.batches_of("HEAD") == {f"{TASK}/first", f"{TASK}/second"}
-    assert (old / "var" / relocation.RECORD).read_text().strip() == str(old)
-    assert str(old) not in (old / ".dvc/config.local").read_text()
+    assert (old_workspace / "var" / relocation.PATH_RECORD).read_text().strip() == str(old_workspace)
+    assert str(old_workspace) not in (old_workspace / ".dvc/config.local").read_text()
 
 
-def test_its_batches_are_compared_with_a_new_one(old: Path) -> None:
-    """The whole way through the gate: a copy of one of its scans is seen. Then today's checks over both."""
-    workspaces.enter(old)
+def test_old_batches_are_compared_with_a_new_one(old_workspace: Path) -> None:
+    """The gate finds a copy of an old scan. Then both batches pass today's checks."""
+    workspaces.enter(old_workspace)
     rows = [line.split(",") for line in Path("inbox/first/metadata.csv").read_text().splitlines()]
     shutil.copyfile(Path("inbox/first", rows[1][0]), Path("inbox/second", rows[1][0]))
     interrupted_runs.settle()
@@ -87,16 +87,16 @@ def test_its_batches_are_compared_with_a_new_one(old: Path) -> None:
     assert verdict.outcome.value == "pass" and verdict.figures["leakage"]["exact_copies"] == 1, verdict
     ingest.admit.fn(batch, manifest, arrived)
     assert verify_workspace.verify().outcome.value == "pass"
-    found = commands_ingest.data(argparse.Namespace(action="recheck", versions=[TASK]))
-    assert found.result["batches"] == [f"{TASK}/first", f"{TASK}/second"]
-    assert (found.code, found.result["harmed"]) == (0, []), found.text
+    result = commands_ingest.data(argparse.Namespace(action="recheck", versions=[TASK]))
+    assert result.result["batches"] == [f"{TASK}/first", f"{TASK}/second"]
+    assert (result.code, result.result["harmed"]) == (0, []), result.text
 
 
-def test_a_version_that_was_judged_then_is_approved_and_its_files_are_known_from_then_on(old: Path) -> None:
-    """No hashes of it stand in the ledger: they are recorded at the approval, and hold afterwards."""
+def test_the_file_hashes_of_an_old_version_are_recorded_at_its_approval(old_workspace: Path) -> None:
+    """The ledger has no hashes of an old version: they are recorded at the approval and checked afterwards."""
     from mlflow import MlflowClient
 
-    workspaces.enter(old)
+    workspaces.enter(old_workspace)
     client = MlflowClient()
     run_id = client.create_run(client.create_experiment(TASK)).info.run_id
     client.log_text(run_id, "a graph", "model/graph.onnx")

@@ -1,4 +1,4 @@
-"""A workspace of another user works for whoever may write there; whoever may not is told so in one sentence."""
+"""A workspace of another user works for users who may write there; others get one sentence."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a 
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[Path]:
-    """A workspace with an admitted batch and a waiting one, below a folder that everybody may enter."""
-    above = Path(tempfile.mkdtemp())
-    above.chmod(0o755)
-    with made_in(above / "ward") as folder:
+def prepared() -> Iterator[Path]:
+    """A workspace with an admitted batch and a waiting one, in a folder that everybody may enter."""
+    parent = Path(tempfile.mkdtemp())
+    parent.chmod(0o755)
+    with made_in(parent / "ward") as folder:
         for seed, name in ((40, "first"), (41, "second")):
             batch.write_batch(
                 Path("inbox", name), params.load().tasks["brain-mr"], 2, scanner.SCANNERS["alder-mr"], seed, 1
@@ -36,11 +36,11 @@ def made() -> Iterator[Path]:
         run("first")
         database.engine().dispose()
         yield folder
-    shutil.rmtree(above)
+    shutil.rmtree(parent)
 
 
-def entered_by_somebody(folder: Path, told: Path) -> None:
-    """What a user without any rights of root does: an admission, and a worktree of it."""
+def work_as_nobody(folder: Path, message_file: Path) -> None:
+    """Admit a batch and check it out as a user without rights of root."""
     os.setgid(NOBODY)
     os.setuid(NOBODY)
     os.chdir("/")
@@ -49,25 +49,27 @@ def entered_by_somebody(folder: Path, told: Path) -> None:
         run("second")
         dvc.worktree(git.head())
     except Fault as fault:
-        told.write_text(str(fault))
+        message_file.write_text(str(fault))
 
 
 @pytest.fixture
-def told(made: Path) -> Path:
-    path = made.parent / "told"
+def message_file(prepared: Path) -> Path:
+    path = prepared.parent / "told"
     path.write_text("")
     path.chmod(0o666)
     return path
 
 
-def test_who_may_not_write_is_told_so(made: Path, told: Path) -> None:
-    assert child(lambda: entered_by_somebody(made, told)) == 0
-    assert told.read_text().startswith(f"{made} belongs to user 0 and may not be written by user {NOBODY}; run the")
+def test_a_user_who_may_not_write_gets_one_sentence(prepared: Path, message_file: Path) -> None:
+    assert child(lambda: work_as_nobody(prepared, message_file)) == 0
+    assert message_file.read_text().startswith(
+        f"{prepared} belongs to user 0 and may not be written by user {NOBODY}; run the"
+    )
 
 
-def test_root_works_in_the_workspace_of_another(made: Path, caplog: pytest.LogCaptureFixture) -> None:
-    copy = made.with_name("copy")
-    shutil.copytree(made, copy, symlinks=True)
+def test_root_works_in_the_workspace_of_another_user(prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
+    copy = prepared.with_name("copy")
+    shutil.copytree(prepared, copy, symlinks=True)
     for path in (copy, *copy.rglob("*")):
         os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
     with pytest.MonkeyPatch.context() as patch:
@@ -79,13 +81,15 @@ def test_root_works_in_the_workspace_of_another(made: Path, caplog: pytest.LogCa
         assert dvc.worktree(git.head()).is_dir()
         assert len(git.batches_of("HEAD")) == 2
     database.engine().dispose()
-    os.chdir(made)
-    assert f"belongs to user {NOBODY}: what root writes there now" in caplog.text
+    os.chdir(prepared)
+    assert (
+        f"belongs to user {NOBODY}, who may not be able to change the files that root writes there now" in caplog.text
+    )
 
 
-def test_somebody_who_may_write_works_in_the_workspace_of_root(made: Path, told: Path) -> None:
-    for path in (made, *made.rglob("*")):
+def test_a_user_who_may_write_works_in_the_workspace_of_root(prepared: Path, message_file: Path) -> None:
+    for path in (prepared, *prepared.rglob("*")):
         path.chmod(path.stat().st_mode | (0o777 if path.is_dir() else 0o666))
-    assert child(lambda: entered_by_somebody(made, told)) == 0
-    assert told.read_text() == ""
+    assert child(lambda: work_as_nobody(prepared, message_file)) == 0
+    assert message_file.read_text() == ""
     assert len(git.batches_of("HEAD")) == 2

@@ -1,4 +1,4 @@
-"""Locks that a killed git or DVC left behind do not stop the next run; those of the living are left alone."""
+"""Locks of killed git and DVC processes are removed; locks of running processes stay."""
 
 from __future__ import annotations
 
@@ -16,33 +16,35 @@ from lineage.errors import Fault
 from pipelines.workspace import dvc, git, stale_locks
 from pipelines.workspace import workspace as workspaces
 
-DEAD = 2**22 - 3  # above the largest process number that Linux gives by default
+UNUSED_PID = 2**22 - 3  # above the largest process number that Linux gives by default
 
 
-def test_what_the_dead_left_is_mended_by_name(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
-    left = [workspace / ".git" / name for name in ("index.lock", "HEAD.lock", "refs/heads/main.lock")]
-    for path in left:
+def test_locks_and_partial_objects_of_dead_processes_are_removed_and_named(
+    workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    locks = [workspace / ".git" / name for name in ("index.lock", "HEAD.lock", "refs/heads/main.lock")]
+    for path in locks:
         path.touch()
     with pytest.raises(Fault, match=r"index\.lock"):
         git.run("add", "--all")
-    half = workspace / "var/cache/files/md5/ab/cd.Xyz.tmp"
-    half.parent.mkdir(parents=True)
-    half.write_bytes(b"half")
+    partial = workspace / "var/cache/files/md5/ab/cd.Xyz.tmp"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"half")
     empty = workspace / "var/remote/files/md5/ab/cdef.dir"
     empty.parent.mkdir(parents=True)
     empty.touch()
-    (workspace / f"var/run/dvc-{DEAD}-1").touch()
-    reader = {"pid": DEAD, "cmd": "dvc repro"}
+    (workspace / f"var/run/dvc-{UNUSED_PID}-1").touch()
+    reader = {"pid": UNUSED_PID, "cmd": "dvc repro"}
     (workspace / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {"/x": reader}, "read": {"/y": [reader]}}))
-    mended = stale_locks.mend(workspace)
-    assert {*map(str, left), str(half), str(empty)} < set(mended)
+    removed = stale_locks.mend(workspace)
+    assert {*map(str, locks), str(partial), str(empty)} < set(removed)
     assert json.loads((workspace / ".dvc/tmp/rwlock").read_text()) == {}
-    assert "left behind by a killed run and removed" in caplog.text
+    assert "removed after a killed run" in caplog.text
     git.run("add", "--all")
     assert stale_locks.mend(workspace) == []
 
 
-def test_a_table_that_was_cut_off_while_it_was_written_is_removed(workspace: Path) -> None:
+def test_a_partly_written_rwlock_is_removed(workspace: Path) -> None:
     path, batch = workspace / ".dvc/tmp/rwlock", Path("data/batches/brain-mr/one")
     batch.mkdir()
     (batch / "x.txt").write_text("one")
@@ -54,71 +56,71 @@ def test_a_table_that_was_cut_off_while_it_was_written_is_removed(workspace: Pat
     assert batch.with_name("one.dvc").is_file()
 
 
-def test_dvc_leaves_a_mark_only_where_it_did_not_come_to_its_end(workspace: Path) -> None:
-    batch, half = Path("data/batches/brain-mr/one"), workspace / "var/cache/files/md5/ab/half.tmp"
+def test_a_mark_stays_only_after_unfinished_work_of_dvc(workspace: Path) -> None:
+    batch, partial = Path("data/batches/brain-mr/one"), workspace / "var/cache/files/md5/ab/half.tmp"
     batch.mkdir()
     (batch / "x.txt").write_text("one")
     dvc.add(batch)
     dvc.push(batch=batch)
-    half.parent.mkdir(parents=True)
-    half.touch()
-    assert stale_locks.mend(workspace) == [] and half.exists()
+    partial.parent.mkdir(parents=True)
+    partial.touch()
+    assert stale_locks.mend(workspace) == [] and partial.exists()
     (workspace / ".dvc/tmp/rwlock").write_text("{half")
     with pytest.raises(Fault):
         dvc.add(batch)
-    alive = workspace / "var/run/dvc-1-1"  # a process that has lived longer than its mark
-    alive.touch()
-    mended = stale_locks.mend(workspace)
-    assert str(half) in mended and any(name.endswith("/index") for name in mended)
-    assert list((workspace / "var/run").glob("dvc-*")) == [alive]
+    running_mark = workspace / "var/run/dvc-1-1"  # the mark of a process that still runs
+    running_mark.touch()
+    removed = stale_locks.mend(workspace)
+    assert str(partial) in removed and any(name.endswith("/index") for name in removed)
+    assert list((workspace / "var/run").glob("dvc-*")) == [running_mark]
 
 
-def test_a_list_of_files_that_a_kill_left_empty_in_the_remote(workspace: Path) -> None:
-    """DVC tries a reflink under the object's own name first: where there is none, a kill leaves an empty object."""
+def test_an_empty_listing_in_the_remote_is_removed_after_a_kill(workspace: Path) -> None:
+    """DVC tries a reflink under the object's own name first: without reflinks, a kill leaves an empty object."""
     batch = Path("data/batches/brain-mr/one")
     batch.mkdir()
     (batch / "x.txt").write_text("one")
     dvc.add(batch)
     dvc.push(batch=batch)
-    (listed,) = (workspace / "var/remote/files/md5").glob("??/*.dir")
-    whole = listed.read_bytes()
-    listed.chmod(0o644)
-    listed.write_bytes(b"")
-    (workspace / f"var/run/dvc-{DEAD}-1").touch()
-    assert str(listed) in stale_locks.mend(workspace)
+    (listing,) = (workspace / "var/remote/files/md5").glob("??/*.dir")
+    complete = listing.read_bytes()
+    listing.chmod(0o644)
+    listing.write_bytes(b"")
+    (workspace / f"var/run/dvc-{UNUSED_PID}-1").touch()
+    assert str(listing) in stale_locks.mend(workspace)
     dvc.push(batch=batch)
-    assert listed.read_bytes() == whole
+    assert listing.read_bytes() == complete
 
 
-def test_the_lock_of_a_living_process_stays(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_of_a_running_process_stays(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stale_locks, "WAIT_S", 0.5)
     command = "import time; time.sleep(60)  # dvc"
-    alive = subprocess.Popen([sys.executable, "-c", command])
-    git = subprocess.Popen(["git", "cat-file", "--batch"], cwd=workspace, stdin=subprocess.PIPE)
+    dvc_process = subprocess.Popen([sys.executable, "-c", command])
+    git_process = subprocess.Popen(["git", "cat-file", "--batch"], cwd=workspace, stdin=subprocess.PIPE)
     try:
-        table = {"write": {"/x": {"pid": alive.pid, "cmd": "dvc repro"}}}
+        table = {"write": {"/x": {"pid": dvc_process.pid, "cmd": "dvc repro"}}}
         (workspace / ".dvc/tmp/rwlock").write_text(json.dumps(table))
         (workspace / ".git/index.lock").touch()
-        with pytest.raises(Fault, match=rf"git \(process {git.pid}\) still holds .*index\.lock"):
+        with pytest.raises(Fault, match=rf"git \(process {git_process.pid}\) still holds .*index\.lock"):
             stale_locks.mend(workspace)
         assert (workspace / ".git/index.lock").exists()
-        git.kill()
-        git.wait()
+        git_process.kill()
+        git_process.wait()
         assert stale_locks.mend(workspace) == [str(workspace / ".git/index.lock")]
         assert json.loads((workspace / ".dvc/tmp/rwlock").read_text()) == table
     finally:
-        alive.kill()
-        alive.wait()
+        dvc_process.kill()
+        dvc_process.wait()
 
 
-def test_while_dvc_writes_its_table_nobody_touches_it(workspace: Path) -> None:
+def test_the_rwlock_is_not_changed_while_dvc_writes_it(workspace: Path) -> None:
     (workspace / ".dvc/tmp/rwlock").write_text("{half")
     with (workspace / ".dvc/tmp/rwlock.lock").open("a+") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         assert stale_locks.mend(workspace) == []
 
 
-def test_of_two_runs_at_once_one_waits_and_a_dead_one_frees_the_workspace(tmp_path: Path, home: Path) -> None:
+def test_a_second_run_waits_until_the_first_has_ended(tmp_path: Path, home: Path) -> None:
     marks = [tmp_path / "first", tmp_path / "second"]
 
     def first() -> None:
@@ -131,10 +133,10 @@ def test_of_two_runs_at_once_one_waits_and_a_dead_one_frees_the_workspace(tmp_pa
             marks[1].touch()
 
     pids = []
-    for work in (first, second):
-        pids.append(_start(work))
-        until = time.monotonic() + 10
-        while not marks[0].exists() and time.monotonic() < until:
+    for function in (first, second):
+        pids.append(_start(function))
+        deadline = time.monotonic() + 10
+        while not marks[0].exists() and time.monotonic() < deadline:
             time.sleep(0.02)
     time.sleep(0.5)
     assert marks[0].exists() and not marks[1].exists()
@@ -144,21 +146,21 @@ def test_of_two_runs_at_once_one_waits_and_a_dead_one_frees_the_workspace(tmp_pa
     assert marks[1].exists()
 
 
-def _start(work: object) -> int:
-    number = os.fork()
-    if number == 0:
+def _start(function: object) -> int:
+    pid = os.fork()
+    if pid == 0:
         code = 1
         try:
-            assert callable(work)
-            work()
+            assert callable(function)
+            function()
             code = 0
         finally:
             os._exit(code)
-    return number
+    return pid
 
 
-def test_a_killed_stage_whose_parent_never_asked_is_dead_for_the_worktree_too(workspace: Path) -> None:
-    """DVC takes such a process for a living one, and would call the worktree busy for ever."""
+def test_the_rwlock_entry_of_a_zombie_stage_is_removed_in_the_worktree(workspace: Path) -> None:
+    """DVC treats a zombie as running, and would report the worktree as busy for ever."""
     killed = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "dvc"])
     killed.kill()
     path = workspace / "var/worktree/.dvc/tmp/rwlock"
@@ -186,7 +188,7 @@ dvc.reproduce(Path("var/worktree").absolute(), "fit", "x")
 
 
 @pytest.mark.parametrize("shell", ["/bin/bash", "/bin/sh"])
-def test_a_killed_command_takes_its_stage_along_and_its_repetition_goes_through_at_once(
+def test_a_killed_command_ends_its_stage_and_can_be_repeated_at_once(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, shell: str
 ) -> None:
     monkeypatch.setenv("SHELL", shell)
@@ -198,18 +200,18 @@ def test_a_killed_command_takes_its_stage_along_and_its_repetition_goes_through_
     git.commit(["stage.py", "dvc.yaml"], "A slow stage", workspace)
     tree = dvc.worktree(git.head())
     command = subprocess.Popen([sys.executable, "-c", COMMAND])
-    until = time.monotonic() + 60
-    while not (tree / "pid").exists() and time.monotonic() < until:
+    deadline = time.monotonic() + 60
+    while not (tree / "pid").exists() and time.monotonic() < deadline:
         assert command.poll() is None
         time.sleep(0.05)
     stage = Path("/proc", (tree / "pid").read_text())
     command.kill()
     command.wait()
     (tree / "quick").touch()
-    begun = time.monotonic()
-    again = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, timeout=60, check=False)
-    assert again.returncode == 0, again.stderr[-1000:]
-    assert (tree / "out.txt").read_text() == "done" and time.monotonic() - begun < 30
+    started = time.monotonic()
+    process = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, timeout=60, check=False)
+    assert process.returncode == 0, process.stderr[-1000:]
+    assert (tree / "out.txt").read_text() == "done" and time.monotonic() - started < 30
     while stage.exists() and b"stage.py" in (stage / "cmdline").read_bytes():  # a zombie has none
-        assert time.monotonic() - begun < 30
+        assert time.monotonic() - started < 30
         time.sleep(0.1)
