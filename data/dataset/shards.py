@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data.batch import label_corrections, lesion_grid, pixel_cache
 from data.batch import manifest as batch_manifest
-from data.parallel import spread
+from data.parallel import run_parallel
 from data.record import PixelSettings, Side, Task
 from data.record import Units as ValueUnit
 from data.scan import preprocess, read
@@ -146,7 +146,7 @@ def _stacked_masks(folder: Path, units: pd.DataFrame) -> NDArray[np.float32] | N
     """The masks of the units in their order, from the file of each batch; None where none has one."""
     whole = None
     for name, rows in units.groupby("batch", sort=False):
-        found = lesion_grid.stacked(folder / _masks(str(name)), rows["unit_id"].tolist())
+        found = lesion_grid.stack_grids(folder / _masks(str(name)), rows["unit_id"].tolist())
         if found is not None:
             if whole is None:
                 whole = np.full((len(units), *found.shape[1:]), np.nan, np.float32)
@@ -190,7 +190,7 @@ class _Stored:
 
 
 def _write_shard(batch: Path, units: pd.DataFrame, task: Task, path: Path, workers: int) -> None:
-    made = pixel_cache.ready(batch, units["unit_id"].tolist(), task)
+    made = pixel_cache.ready_shard(batch, units["unit_id"].tolist(), task)
     if made is not None:
         shutil.copyfile(made, path)
         return
@@ -206,7 +206,7 @@ def _write_shard(batch: Path, units: pd.DataFrame, task: Task, path: Path, worke
         _Stored(batch / file, sha256, slices, rows, path, task.pixels, ValueUnit(unit))
         for (file, sha256, unit), (slices, rows) in found.items()
     ]
-    spread(_prepare, jobs, workers)
+    run_parallel(_prepare, jobs, workers)
 
 
 def _prepare(stored: _Stored) -> None:

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from data.batch.metadata_table import NAME
-from data.csv_table import damage, read_table
+from data.csv_table import read_table, spreadsheet_damage
 from data.duplicates.near_duplicates import Positions, groups
 from data.importing import class_folder_patients, picture_masks
 from data.importing.mask_volumes import Row
-from data.parallel import spread
+from data.parallel import run_parallel
 from data.record import HeaderIdentity, Scan, Task
 from data.scan import preprocess, read, zip_archive
 from data.scan.dicom.header_identity import spellings
@@ -127,7 +127,9 @@ def _from_table(rows: list[Row], path: Path, known: dict[str, str]) -> Facts:
     for places in spellings(told["group"]):
         rows_alike = " and ".join(str(told.index[place]) for place in places)
         raise Fault(f"{path}: group differs in its spelling alone in rows {rows_alike}; write one group in one way")
-    broken = next(((number, why) for number, group in told["group"].items() if (why := damage(group))), None)
+    broken = next(
+        ((number, why) for number, group in told["group"].items() if (why := spreadsheet_damage(group))), None
+    )
     if broken:
         raise Fault(f"{path}: the group of row {broken[0]} is {broken[1]}; mend the cell")
     table = told.set_index(told["file"].map(_composed))
@@ -154,7 +156,9 @@ def _from_scans(
     base: Path, labels: dict[str, str], task: Task, patient_level: int | None, prefix: str
 ) -> tuple[list[Row], Files, Facts]:
     """Series out of the DICOM headers, and whose each scan is."""
-    seen = dict(zip(labels, spread(see, [(base / name, task) for name in labels], os.cpu_count() or 1), strict=True))
+    seen = dict(
+        zip(labels, run_parallel(see, [(base / name, task) for name in labels], os.cpu_count() or 1), strict=True)
+    )
     left_out = {name: one.refusal for name, one in seen.items() if one.refusal}
     left_out |= _foreign({name: one for name, one in seen.items() if not one.refusal})
     scans, series = _series({name: one for name, one in seen.items() if name not in left_out}, left_out)

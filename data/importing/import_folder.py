@@ -14,7 +14,7 @@ import pandas as pd
 
 from data.batch import folder_files, lesion_grid, metadata_table
 from data.batch.folder_files import FolderFiles
-from data.csv_table import misnamed
+from data.csv_table import find_misnamed
 from data.importing.class_folders import GROUPS, Files, by_class
 from data.importing.mask_volumes import Row, patients_of, slice_rows, volumes
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Task, Truth
@@ -70,7 +70,7 @@ def import_folder(
     try:
         (target / UNFINISHED).touch()
         folder = source if source.is_dir() else _unpacked(source, target / UNPACKED)
-        found = folder_files.complete(folder)
+        found = folder_files.survey_complete_folder(folder)
         layout, rows, files, notes = _layout(folder, found.names, task, only, lesion_value, patient_level)
         notes |= _account(folder, found, files, only, layout, notes.pop("left_out", {}))
         if not rows:
@@ -117,7 +117,7 @@ def _layout(
         rows, notes = _ready(source, task, only)
         return READY, rows, _where(source, rows, set(names)), notes
     for table in (metadata_table.NAME, GROUPS):
-        if not (source / table).exists() and (instead := misnamed(source, table)):
+        if not (source / table).exists() and (instead := find_misnamed(source, table)):
             raise Fault(f"{source}: {instead} is not read; save it as {table} (CSV UTF-8), or take it out")
     pairs = volumes(source, only, names)
     if pairs:
@@ -194,7 +194,7 @@ def _volumes(
         labelled, empty, values[drawn] = slice_rows(scan, mask, task, wanted)
         rows += [row | facts for row in labelled]
         blank += empty
-    lesion_grid.meaning(values)
+    lesion_grid.check_one_meaning(values)
     warnings = [notes.pop("warning", "")]
     if len(values) < len(pairs):
         warnings += [

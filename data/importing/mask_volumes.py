@@ -38,7 +38,7 @@ def volumes(source: Path, only: str | None, names: Sequence[str] | None = None) 
     channel (`X_0000.nii.gz`); an imagesTs beside them, without masks of its own, is passed over. Fault where a scan has
     no mask or two, or a mask has no scan.
     """
-    names = folder_files.survey(source).names if names is None else names
+    names = folder_files.survey_folder(source).names if names is None else names
     files = [source / name for name in names if name.lower().endswith(VOLUME)]
     masks = [path for path in files if _is_mask(path)]
     if not masks:

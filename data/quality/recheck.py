@@ -15,7 +15,7 @@ from data.batch import lesion_grid, metadata_table
 from data.batch import manifest as batch_manifest
 from data.batch.examine_scan import pixels_blake3, scan_sha256
 from data.deidentify import burned_in_text
-from data.parallel import spread
+from data.parallel import run_parallel
 from data.patients import contradictions
 from data.record import HeaderIdentity, Scan, Task
 from data.scan import geometry, read, slice_features, slice_rules, zip_archive
@@ -86,7 +86,7 @@ def recheck(batches: Mapping[str, tuple[Path, Task]], inbox: Path, workers: int 
         for name, (folder, task) in batches.items()
         for job in _jobs(name, folder, task, inbox / folder.name, *tables[name])
     ]
-    looked = spread(look, jobs, workers)
+    looked = run_parallel(look, jobs, workers)
     found = [
         _table(name, inbox / folder.name, tables[name][0]) for name, (folder, _) in batches.items() if tables[name][1]
     ]
@@ -211,7 +211,7 @@ def _compared(job: Job, masks: Mapping[str, tuple[Path, str]], scan: Scan, findi
                     False,
                 )
             ]
-        if not np.array_equal(lesion_grid.grid(mask.lesion[number]), job.outlines[unit]):
+        if not np.array_equal(lesion_grid.lesion_shares(mask.lesion[number]), job.outlines[unit]):
             wrong.append(unit)
     return (
         [finding("its outline lies beside the lesion: by its affine the mask lies elsewhere", wrong)] if wrong else []

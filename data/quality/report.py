@@ -128,7 +128,7 @@ def _kinds(data: Path, task: Task, units: pd.DataFrame, batches: list[str]) -> l
     """The failing scans of every kind, each with its like; as many pictures as a page can bear."""
     found: defaultdict[str, list[tuple[str, list[str]]]] = defaultdict(list)
     for name in batches:
-        for unit, reasons in rejected_units.noted(data / "quarantine" / name).items():
+        for unit, reasons in rejected_units.read_failing(data / "quarantine" / name).items():
             for kind in dict.fromkeys(_kind(reason) for reason in reasons):
                 found[kind].append((unit, reasons))
     table = units.drop_duplicates("unit_id", keep="last").set_index("unit_id", drop=False)

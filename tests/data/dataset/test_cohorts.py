@@ -168,7 +168,7 @@ def test_a_table_of_before_goes_on_under_marks(lung: Task, nobody: pd.DataFrame,
     assert set(now["cluster"].str.len()) == {64}
     moved = now.assign(side=now["side"].where(now.index != 2, "nowhere"))
     assert "side was" in str(changed_row(before, moved))
-    assert "is now that of" in str(changed_row(before, now.assign(cluster=now["cluster"][::-1].to_numpy())))
+    assert "is now the row of" in str(changed_row(before, now.assign(cluster=now["cluster"][::-1].to_numpy())))
 
 
 def test_withdrawn_clusters_stay_in_the_table_and_count_for_nothing(lung: Task, nobody: pd.DataFrame) -> None:

@@ -184,7 +184,9 @@ def picture(pixels: np.ndarray, kind: str = "PNG", **options: int) -> bytes:
 PICTURE = Scan("scan", np.zeros((1, 64, 64), np.float32), Units.DISPLAY, None, None, {"format": "picture"})
 
 
-def drawn(pixels: np.ndarray, kind: str = "PNG", values: tuple[float, ...] = (), **options: int) -> lesion_grid.Drawn:
+def drawn(
+    pixels: np.ndarray, kind: str = "PNG", values: tuple[float, ...] = (), **options: int
+) -> lesion_grid.LesionMask:
     return lesion_grid.drawn("mask", picture(pixels, kind, **options), PICTURE, values)
 
 
@@ -219,7 +221,7 @@ def test_white_of_a_picture_and_one_of_a_volume_are_one_meaning() -> None:
     with pytest.raises(Fault, match="holds the values 128, 255 besides 0"):
         drawn(both)
     np.testing.assert_array_equal(drawn(both, values=(255.0,)).lesion[0], disc(255, 6) > 0)
-    with pytest.raises(Fault, match="everywhere and no background"):
+    with pytest.raises(Fault, match="everywhere and has no background"):
         drawn(np.full((64, 64), 255, np.uint8))
 
 
@@ -227,7 +229,7 @@ def volume(values: np.ndarray) -> bytes:
     return bytes(nibabel.Nifti1Image(values, np.diag([2.0, 2.0, 3.0, 1.0])).to_bytes())
 
 
-def of_floats(values: list[float], wanted: tuple[float, ...] = ()) -> lesion_grid.Drawn:
+def of_floats(values: list[float], wanted: tuple[float, ...] = ()) -> lesion_grid.LesionMask:
     array = np.zeros((4, 5, 2), np.float32)
     array.flat[1 : 1 + len(values)] = values
     return lesion_grid.drawn("mask", volume(array), read("scan", volume(np.ones((4, 5, 2), np.float32))), wanted)

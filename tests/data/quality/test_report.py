@@ -48,7 +48,7 @@ def test_the_page_shows_every_fault_with_its_picture_and_calls_nobody(
     data: tuple[Path, dict[str, object]], lung: Task, brain: Task, home: Path
 ) -> None:
     text = page(data, lung, brain, home)
-    failing = rejected_units.noted(data[0] / "quarantine" / "first")
+    failing = rejected_units.read_failing(data[0] / "quarantine" / "first")
     assert len(failing) >= 5
     for unit, reasons in failing.items():
         assert unit in text
@@ -109,7 +109,7 @@ def test_what_is_set_aside_twice_is_the_same(data: tuple[Path, dict[str, object]
     kept = data[0] / "quarantine" / "first"
     assert {path.name for path in kept.iterdir()} == {"scans", "manifest.csv", rejected_units.NAME}
     rows = batch_manifest.read_manifest(kept / "manifest.csv")
-    assert set(rows["unit_id"]) == set(rejected_units.noted(kept))
+    assert set(rows["unit_id"]) == set(rejected_units.read_failing(kept))
     assert all((kept / file).is_file() for file in rows["file"])
     rejected_units.note(home / "empty", {}, [])
     rejected_units.set_aside(home / "empty", kept)
