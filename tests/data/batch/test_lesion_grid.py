@@ -17,7 +17,7 @@ from data.batch import lesion_grid, manifest
 from data.batch.metadata_table import metadata
 from data.dataset import shards
 from data.importing.import_folder import import_folder
-from data.importing.mask_volumes import volumes
+from data.importing.mask_volumes import pair_volumes
 from data.phantom import batch as phantom_batch
 from data.phantom import study
 from data.record import PixelSettings, Side, Task, Units
@@ -193,7 +193,7 @@ def test_an_import_includes_the_masks(masked: Path, brain: Task, tmp_path: Path)
         folder.mkdir(parents=True)
         shutil.copy(masked / row["file_name"], folder / "Pre_Scan.nii.gz")
         shutil.copy(masked / row["mask"], folder / "Pre_Mask.nii.gz")
-    assert len(volumes(tmp_path / "set", None)) == 4
+    assert len(pair_volumes(tmp_path / "set", None)) == 4
     record = import_folder(tmp_path / "set", tmp_path / "inbox/taken", brain)
     assert (record["files"], record["rows"], record["blank_slices_left_out"]) == (4, 8, 8)
     table = metadata(tmp_path / "inbox/taken")
