@@ -163,8 +163,7 @@ def _read_table(source: Path, task: Task, only: str | None) -> tuple[list[Row], 
     selected = table[[fnmatch(Path(name).name, only or "*") for name in table["file_name"]]]
     if metadata_table.corrects(table):
         raise Fault(
-            f"{source / metadata_table.NAME} corrects admitted scans; do not import it, but ingest the folder that "
-            "contains it"
+            f"{source / metadata_table.NAME} corrects admitted scans; unpack it, and import the folder that contains it"
         )
     if set(table["task"]) != {task.name}:
         raise Fault(

@@ -85,8 +85,8 @@ def validate(
         warnings += agreement.warnings()
         figures["agreement"] = agreement.figures()
     if reference is not None:
-        different, figures["population"] = training_population.compare(
-            training_population.describe(manifest), reference
+        different, figures["population"] = training_population.compare_populations(
+            training_population.describe_population(manifest), reference
         )
         warnings += different
     _tell(page, warnings, dict(failing), figures)

@@ -146,11 +146,11 @@ def test_readers_and_the_population_are_told_on_the_page(
         columns=["file_name", "slice", "labeller", "label", "truth"],
     )
     agreed = reader_agreement.measure(readings, lung)
-    known = training_population.describe(manifest.assign(scanner="Old 1"))
+    known = training_population.describe_population(manifest.assign(scanner="Old 1"))
     other = manifest.assign(scanner="New <2>", mean=manifest["mean"] + 400 * manifest["mean"].std())
     found = validate(other, lung, ingest, home / "gx", "b", known, agreed)
     assert any("Cohen's kappa 0.00, not more than moderate" in text for text in found.warnings)
-    assert any(text.startswith("scanner never seen on the training side: New <2>") for text in found.warnings)
+    assert any(text.startswith("scanner not present on the training side: New <2>") for text in found.warnings)
     assert any("15 clusters of the training side" in text and "mean +" in text for text in found.warnings)
     assert set(found.figures["population"]["differences"]) == {"mean"}
     page = found.page.read_text(encoding="utf-8")
