@@ -1,1 +1,1 @@
-"""Scans and labels: read, de-identify, validate, deduplicate and split them. No model and no server here."""
+"""Scans and labels: read, de-identify, validate, deduplicate and split them. Models and servers do not belong here."""

@@ -1,4 +1,4 @@
-"""A table as hospitals and spreadsheets write it: encoding, separator, blank rows and stray spaces, read or named."""
+"""CSV tables of hospitals and spreadsheets: detect encoding and separator, clean cells, report damage."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ MARKS = (
 EIGHT_BIT = ("cp1252", "iso8859_15", "cp1250", "cp1251", "cp1253", "cp1254", "mac_roman", "cp850")
 NO_BREAK = dict.fromkeys(map(ord, "\u00a0\u2007\u202f\u3000"), " ")
 INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"), "")
-OTHER_LETTERS = re.compile(r"[^\s,;]*[^\x00-\x7f\s,;][^\s,;]*")  # words that hold any but those of ASCII
+OTHER_LETTERS = re.compile(r"[^\s,;]*[^\x00-\x7f\s,;][^\s,;]*")  # words with a character outside of ASCII
 FOREIGN = {
     b"PK\x03\x04": "an Excel workbook or another archive",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"<": "a page of HTML or XML",
     b"version https://git-lfs": "a pointer of git LFS, whose content was not fetched",
 }
-LARGEST_GUESS = 2**24  # bytes of a table whose encoding is looked for
+MAX_GUESSED = 2**24  # maximum bytes of a table for which 8-bit encodings are tried
 SCIENTIFIC = re.compile(r"\d+([.,]\d+)?[eE][+-]\d+")
-EXACT = 15  # digits of a number that a spreadsheet keeps
+EXACT = 15  # digits of a number that a spreadsheet stores exactly
 LONG_NUMBER = re.compile(rf"\d{{{EXACT + 1},}}")
 MONTH = (
     r"(jan|feb|m[aä]r|mrz|apr|mai|may|jun|jul|aug|sept?|o[ck]t|nov|de[cz]|january?|januar|february?|februar|march|märz|"
@@ -50,8 +50,11 @@ ERROR = re.compile(r"#(N/A|NV|REF!|BEZUG!|NAME\?|VALUE!|WERT!|DIV/0!|NULL!|NUM!|
 
 @dataclass(frozen=True)
 class CsvTable:
-    """Headings, in small letters with `_` for spaces; rows of cells without space around; the number of each row in
-    the file (its first line is row 1); the separator; and what was read over, in words."""
+    """A table that was read.
+
+    `columns` are the headings in lower case with `_` for spaces. Cells of `rows` are stripped. `numbers` are the row
+    numbers in the file, from 1. `remarks` say what was cleaned or ignored.
+    """
 
     columns: list[str]
     rows: list[list[str]]
@@ -61,11 +64,11 @@ class CsvTable:
 
 
 def read_table(path: Path, expected: Collection[str]) -> CsvTable:
-    """Read a table of which some of the headings `expected` are known.
+    """Read a table that has some of the headings `expected`.
 
-    UTF-8, UTF-16 and UTF-32 by their mark, UTF-8 without one, and an 8-bit encoding where every plausible one gives the
-    same text; separated by comma, semicolon or tab. Rows without content are left out and counted, no-break spaces
-    become spaces. Fault, with the name of the file, where more than one reading is left or none.
+    Encodings: UTF-8, UTF-16 and UTF-32 by their byte order mark; UTF-8 without a mark; an 8-bit encoding, if all
+    plausible ones give the same text. Separators: comma, semicolon, tab. Blank rows are left out and counted; no-break
+    spaces become spaces. Fault, with the name of the file, if it has no reading or several.
     """
     name = path.name
     if path.stat().st_size > MAX_BYTES:
@@ -73,47 +76,51 @@ def read_table(path: Path, expected: Collection[str]) -> CsvTable:
     content = path.read_bytes()
     foreign = next((kind for start, kind in FOREIGN.items() if content.lstrip().startswith(start)), "")
     if foreign:
-        raise Fault(f"{name} is {foreign} and no table; save it as CSV UTF-8")
-    text, encoding = _decoded(name, content)
-    separator, skipped = _separator(name, text, expected)
+        raise Fault(f"{name} is {foreign} and not a table; save it as CSV UTF-8")
+    text, encoding = _decode(name, content)
+    separator, skipped = _detect_separator(name, text, expected)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        raw = list(enumerate(reader, start=1))[skipped:]
+        numbered_rows = list(enumerate(reader, start=1))[skipped:]
     except csv.Error as error:
-        raise Fault(f"{name} is not a CSV table ({error}); mend it") from error
-    odd = sum(_plain(cell) != cell.strip(" \t") for _, row in raw for cell in row)
-    cleaned = [(number, [_plain(cell) for cell in row]) for number, row in raw]
-    filled = [(number, row) for number, row in cleaned if any(row)]
-    if len(filled) < 2:
-        raise Fault(f"{name}{' is not UTF-8 and' if encoding else ''} holds no row; name each scan in it")
-    columns = [re.sub(r"[\s-]+", "_", heading.casefold()) for heading in filled[0][1]]
-    while columns and not columns[-1] and all(not any(row[len(columns) - 1 :]) for _, row in filled[1:]):
+        raise Fault(f"{name} is not a CSV table ({error}); correct it") from error
+    cleaned_count = sum(_clean_cell(cell) != cell.strip(" \t") for _, row in numbered_rows for cell in row)
+    cleaned = [(number, [_clean_cell(cell) for cell in row]) for number, row in numbered_rows]
+    nonblank = [(number, row) for number, row in cleaned if any(row)]
+    if len(nonblank) < 2:
+        raise Fault(f"{name}{' is not UTF-8 and' if encoding else ''} holds no row; add one row per scan")
+    columns = [re.sub(r"[\s-]+", "_", heading.casefold()) for heading in nonblank[0][1]]
+    while columns and not columns[-1] and all(not any(row[len(columns) - 1 :]) for _, row in nonblank[1:]):
         columns.pop()
-    rows = [(number, row if any(row[len(columns) :]) else row[: len(columns)]) for number, row in filled[1:]]
-    blank = len(cleaned) - len(filled)
+    rows = [(number, row if any(row[len(columns) :]) else row[: len(columns)]) for number, row in nonblank[1:]]
+    blank_count = len(cleaned) - len(nonblank)
     remarks = [f"{name} is read as {encoding}"] if encoding else []
     remarks += [f"{name} is read with a {SEPARATORS[separator]} between its cells"] if separator != "," else []
-    remarks += [f"{name}: {blank} blank rows were left out"] if blank else []
-    remarks += [f"{name}: no-break or invisible spaces were taken out of {odd} cells"] if odd else []
+    remarks += [f"{name}: {blank_count} blank rows were left out"] if blank_count else []
+    remarks += (
+        [f"{name}: no-break or invisible spaces were removed from {cleaned_count} cells"] if cleaned_count else []
+    )
     return CsvTable(columns, [row for _, row in rows], [number for number, _ in rows], separator, remarks)
 
 
-def misnamed(folder: Path, name: str) -> str:
-    """A file of `folder` that is the table `name` under a name of other letters or as an Excel workbook; "" if none."""
+def find_misnamed(folder: Path, name: str) -> str:
+    """A file of `folder` that is the table `name` in other letter case or as a workbook; "" if there is none."""
     stem = name.rpartition(".")[0]
-    meant = [f"{stem}{ending}" for ending in (".csv", ".xlsx", ".xls", ".ods", ".tsv", ".csv.txt")]
-    alike = (path.name for path in sorted(folder.iterdir()) if path.name != name and path.name.lower() in meant)
-    return next(alike, "")
+    candidates = [f"{stem}{ending}" for ending in (".csv", ".xlsx", ".xls", ".ods", ".tsv", ".csv.txt")]
+    misnamed_files = (
+        path.name for path in sorted(folder.iterdir()) if path.name != name and path.name.lower() in candidates
+    )
+    return next(misnamed_files, "")
 
 
 def rounded(ids: Collection[str]) -> bool:
-    """Whether a spreadsheet has rounded long numbers: it keeps 15 digits, and writes zeros for the others."""
-    long = {each for each in ids if LONG_NUMBER.fullmatch(each)}
-    return len(long) > 1 and all(set(each[EXACT:]) == {"0"} for each in long)
+    """Whether a spreadsheet has rounded long numbers: it stores 15 digits, and writes zeros for the others."""
+    long_numbers = {number for number in ids if LONG_NUMBER.fullmatch(number)}
+    return len(long_numbers) > 1 and all(set(number[EXACT:]) == {"0"} for number in long_numbers)
 
 
-def damage(cell: str) -> str:
-    """What a spreadsheet has made of an id, in words; "" where it still looks like one."""
+def spreadsheet_damage(cell: str) -> str:
+    """How a spreadsheet has damaged an id, in words; "" if it looks intact."""
     if SCIENTIFIC.fullmatch(cell):
         return "a number that a spreadsheet has rounded to powers of ten"
     if DATE.fullmatch(cell):
@@ -123,8 +130,8 @@ def damage(cell: str) -> str:
     return ""
 
 
-def _decoded(name: str, content: bytes) -> tuple[str, str]:
-    """The text, and the encoding where it is another than UTF-8."""
+def _decode(name: str, content: bytes) -> tuple[str, str]:
+    """The text; and its encoding, or "" for UTF-8."""
     encoding = next((encoding for mark, encoding in MARKS if content.startswith(mark)), "")
     try:
         text = content.decode(encoding or "utf-8")
@@ -134,23 +141,25 @@ def _decoded(name: str, content: bytes) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         if encoding:
             raise Fault(
-                f"{name} begins as {encoding.upper()} and is damaged (byte {error.start}); save it anew"
+                f"{name} begins as {encoding.upper()} and is damaged (byte {error.start}); save it again"
             ) from error
         if b"\0" in content:
             raise Fault(f"{name} is in UTF-16 without its mark, or no text; save it as CSV UTF-8") from error
-        tried = EIGHT_BIT if len(content) <= LARGEST_GUESS else ()
-        readings = {text: each for each in reversed(tried) if (text := _eight_bit(content, each))}
+        candidates = EIGHT_BIT if len(content) <= MAX_GUESSED else ()
+        readings = {
+            text: candidate for candidate in reversed(candidates) if (text := _decode_eight_bit(content, candidate))
+        }
         if len(readings) == 1:
             text, encoding = readings.popitem()
             return text, "Windows-1252" if encoding == "cp1252" else encoding
         raise Fault(
-            f"{name} is not UTF-8 (byte {error.start}), and its letters mean other ones in other encodings; save it "
+            f"{name} is not UTF-8 (byte {error.start}), and its letters differ between the possible encodings; save it "
             "as CSV UTF-8"
         ) from error
 
 
-def _eight_bit(content: bytes, encoding: str) -> str:
-    """The text in an 8-bit encoding where it is plausible: no letters of two scripts in one word, no stray signs."""
+def _decode_eight_bit(content: bytes, encoding: str) -> str:
+    """The text in an 8-bit encoding if plausible, else "": one script per word, and no symbols in words."""
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError:
@@ -158,39 +167,43 @@ def _eight_bit(content: bytes, encoding: str) -> str:
     for word in set(OTHER_LETTERS.findall(text)):
         letters = [letter for letter in word if letter.isalpha()]
         scripts = {unicodedata.name(letter, "").split(" ")[0] for letter in letters}
-        strange = [
+        symbols = [
             letter for letter in word if not letter.isascii() and unicodedata.category(letter) not in ("Ll", "Lu")
         ]
-        if strange or len(scripts) > 1:
+        if symbols or len(scripts) > 1:
             return ""
     return text
 
 
-def _separator(name: str, text: str, expected: Collection[str]) -> tuple[str, int]:
-    """The separator of the cells, and how many lines come before the headings: Excel writes `sep=;` as the first."""
+def _detect_separator(name: str, text: str, expected: Collection[str]) -> tuple[str, int]:
+    """The separator of the cells, and the number of lines before the headings.
+
+    Excel can write `sep=;` as first line.
+    """
     lines = io.StringIO(text, newline=None)
-    first = lines.readline().strip("\r\n ")
-    declared = re.fullmatch(r'"?sep=(.)"?', first, re.I)
+    line = lines.readline().strip("\r\n ")
+    declared = re.fullmatch(r'"?sep=(.)"?', line, re.I)
     if declared:
         if declared[1] not in SEPARATORS:
             raise Fault(f"{name} declares a separator that is none of {', '.join(SEPARATORS.values())}; save it as CSV")
         return declared[1], 1
-    before = 0
-    while first.strip(",;\t \u00a0") == "" and (line := lines.readline()):
-        first, before = line.strip("\r\n"), before + 1
-    counts = {each: _known(first, each, expected) for each in SEPARATORS}
-    best = [each for each, count in counts.items() if count == max(counts.values())]
-    if len(best) > 1 and max(counts.values()) > 1:
+    skipped = 0
+    while line.strip(",;\t \u00a0") == "" and (next_line := lines.readline()):
+        line, skipped = next_line.strip("\r\n"), skipped + 1
+    counts = {separator: _expected_count(line, separator, expected) for separator in SEPARATORS}
+    separators = [separator for separator, count in counts.items() if count == max(counts.values())]
+    if len(separators) > 1 and max(counts.values()) > 1:
         raise Fault(
-            f"{name}: its headings can be divided by {' or '.join(SEPARATORS[one] for one in best)}; save it as CSV"
+            f"{name}: its headings can be divided by {' or '.join(SEPARATORS[separator] for separator in separators)}; "
+            "save it as CSV"
         )
-    return best[0], before
+    return separators[0], skipped
 
 
-def _known(line: str, separator: str, expected: Collection[str]) -> int:
+def _expected_count(line: str, separator: str, expected: Collection[str]) -> int:
     cells = next(csv.reader([line[: csv.field_size_limit()]], delimiter=separator), [])
-    return sum(re.sub(r"[\s-]+", "_", _plain(cell).casefold()) in expected for cell in cells)
+    return sum(re.sub(r"[\s-]+", "_", _clean_cell(cell).casefold()) in expected for cell in cells)
 
 
-def _plain(cell: str) -> str:
+def _clean_cell(cell: str) -> str:
     return cell.translate(INVISIBLE).translate(NO_BREAK).strip()

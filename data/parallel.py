@@ -1,7 +1,4 @@
-"""The same work on every core: in processes where there is enough of it, else in threads, which start at once.
-
-Parsing DICOM holds Python's lock, so threads gain nothing there (measured: 1.0 times as fast on two cores).
-"""
+"""Run jobs in parallel: in processes if there are many, else in threads, which start faster."""
 
 from __future__ import annotations
 
@@ -18,8 +15,10 @@ from typing import TypeVar
 
 from lineage.errors import Fault
 
-ENOUGH = 400  # jobs that outweigh the start of the first process, 2 seconds of imports; later ones start at once
-# What the server imports, so that no process has to: the program itself, and what examining a scan will ask for.
+# Threads do not speed up DICOM parsing, which holds the interpreter lock (measured: factor 1.0 on two cores). Starting
+# the first process costs 2 seconds of imports; from this number of jobs on, processes are faster.
+MIN_JOBS = 400
+# The fork server imports these once, so that no process has to: the program, and what examining a scan needs.
 PRELOADED = [
     "__main__",
     "data.batch.examine_scan",
@@ -30,37 +29,39 @@ PRELOADED = [
     "scipy.ndimage",
     "PIL.Image",
 ]
-CHUNK = 16  # jobs handed over at once
+CHUNK = 16  # maximum jobs sent to a process at once
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def spread(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int, enough: int = 0) -> list[Result]:
-    """`work` of every job, in their order; the first exception is raised. `work`, jobs and results can be pickled.
+def run_parallel(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int, min_jobs: int = 0) -> list[Result]:
+    """The results of `work` for all jobs, in order; raises the first exception. Processes are used from `min_jobs` on.
 
-    Processes are forked from a server that has no threads, since a fork of this process would copy the locks of its
-    other threads as they are. They end with the process that asked for them, however that ends. Fault where one of them
-    is killed, for memory as a rule.
+    `work`, jobs and results must be picklable. Processes are forked from a server without threads: a fork of this
+    process would copy locks that its threads hold. They end when this process ends. Fault if one of them is killed,
+    usually for lack of memory.
     """
     if workers < 2 or len(jobs) < 2:
         return [work(job) for job in jobs]
-    if len(jobs) < (enough or ENOUGH):
+    if len(jobs) < (min_jobs or MIN_JOBS):
         with ThreadPoolExecutor(workers) as threads:
             return list(threads.map(work, jobs))
     chunk = max(1, min(CHUNK, len(jobs) // (4 * workers)))
-    begun = (dict(os.environ), Path.cwd())
-    with ProcessPoolExecutor(workers, mp_context=_context(), initializer=_begin, initargs=begun) as processes:
+    settings = (dict(os.environ), Path.cwd())
+    with ProcessPoolExecutor(
+        workers, mp_context=_start_context(), initializer=_set_up_process, initargs=settings
+    ) as processes:
         try:
             return list(processes.map(work, jobs, chunksize=chunk))
         except BrokenExecutor as error:
-            raise Fault("a process that read scans was ended from outside; free some memory and start again") from error
+            raise Fault("a process that read scans was killed; free some memory and start again") from error
         except BaseException:
             processes.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _context() -> BaseContext:
+def _start_context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -68,9 +69,8 @@ def _context() -> BaseContext:
     return context
 
 
-def _begin(environment: dict[str, str], folder: Path) -> None:
-    """In a new process: take over what the server was started without, leave the interrupt key to the parent, and end
-    when the parent is gone."""
+def _set_up_process(environment: dict[str, str], folder: Path) -> None:
+    """Set up a new process: environment and folder of the parent, no reaction to SIGINT, end with the parent."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

@@ -1,4 +1,4 @@
-"""The settings of a batch's way in, as `params.yaml` names them under `ingest` and `split`."""
+"""The settings under `ingest` and `split` of `params.yaml`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Disagreement(StrEnum):
-    """What becomes of a scan whose readers disagree: the majority speaks, or the scan is sent back."""
+    """How to handle a scan whose readers disagree: take the majority, or refuse the scan."""
 
     MAJORITY = "majority"
     REFUSE = "refuse"
@@ -15,14 +15,14 @@ class Disagreement(StrEnum):
 
 @dataclass(frozen=True)
 class IngestSettings:
-    """What the data gate tolerates.
+    """The thresholds of the data gate.
 
-    `quarantine` is `scan` (only what fails stays out) or `batch` (one failing unit keeps the whole batch out);
-    `max_failing` is the share of failing units above which the whole batch stays out all the same;
-    `near_duplicate_likeness` is the correlation of the detail of two pictures laid over each other
-    (data/duplicates/image_alignment.py);
-    `shortcut_accuracy` is the balanced accuracy at which header and border facts alone are called a shortcut;
-    `disagreement` of several readers of one scan: `majority` (a tie is sent back) or `refuse` (any is sent back).
+    `quarantine`: `scan` (only failing units are kept out) or `batch` (one failing unit keeps the whole batch out).
+    `max_failing`: the share of failing units above which the whole batch is kept out in any case.
+    `near_duplicate_likeness`: the correlation of the detail of two aligned images from which they are near-duplicates
+    (data/duplicates/image_alignment.py).
+    `shortcut_accuracy`: the balanced accuracy from which header and border facts alone count as a shortcut.
+    `disagreement` of several readers of one scan: `majority` (a tie is refused) or `refuse` (any is refused).
     """
 
     quarantine: str
@@ -35,7 +35,7 @@ class IngestSettings:
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """Shares of the clusters of each stratum for test and validation; the rest is for training."""
+    """The shares of the clusters of each stratum for test and validation; the rest is for training."""
 
     seed: int
     test: float

@@ -1,1 +1,1 @@
-"""One incoming batch: its table of labels, its scans, its manifest. What is known across batches is in data/dataset."""
+"""One incoming batch: metadata table, scans, manifest. What spans several batches belongs in data/dataset."""

@@ -1,4 +1,4 @@
-"""One scan of a batch on its way in: read, hashed, de-identified, described and stored in a single pass."""
+"""Examine one scan of a batch in a single pass: read, hash, de-identify, describe and store it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ from lineage import fingerprint
 from lineage.errors import Fault
 
 MAX_FILE = 2**30  # bytes of one file, or of the files of one folder
-SAID = ("task", "label", "truth", "site", "labeller", "labelled_at", "stage")
+METADATA_COLUMNS = ("task", "label", "truth", "site", "labeller", "labelled_at", "stage")  # copied to the manifest
 
 Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One scan to examine: its path `file_name` below `source`, its rows of metadata (`row` is the first one's number,
-    the heading's is 1), the folder of the batch in whose `scans` its copy is stored.
+    """One scan to examine: the file or folder `file_name` below `source`, and its rows of metadata.
+
+    `row` is the number of the first row; the heading is row 1. The de-identified copy is stored in `target`/scans.
     """
 
     source: Path
@@ -49,190 +50,204 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Examined:
-    """One scan after its single pass: its hash, its units (or why it is refused), its de-identified copy, and the
-    network's input of its units. A unit's `outline` is its grid of data/batch/lesion_grid.py, None where it has no
-    mask; `mask_values` are the values of its masks, by what messages call them."""
+class ExaminedScan:
+    """The result for one scan: its hash, its units (or the reason of refusal), its de-identified copy and its pixels.
+
+    A unit's `outline` is its grid of data/batch/lesion_grid.py, None without a mask. `cached_pixels` is the network
+    input of the units. `mask_values` are the values in its masks, by the name of the mask in messages. `left_out` are
+    the files of the series that are none of its slices, each with the reason.
+    """
 
     file_name: str
     sha256: str
     units: list[dict[str, Any]]
-    stored: Path | None
-    prepared: pixel_cache.Part | None
+    stored_path: Path | None
+    cached_pixels: pixel_cache.Part | None
     refusal: str
     mask_values: Mapping[str, frozenset[float]] = field(default_factory=dict)
     left_out: tuple[tuple[str, str], ...] = ()
 
 
-def examine(job: Job) -> Examined:
-    """The single pass over one scan: a file, an archive, or a folder of one series.
+def examine_scan(job: Job) -> ExaminedScan:
+    """Examine one scan in a single pass: a file, an archive, or a folder of one series.
 
-    Whatever is wrong with it becomes its refusal; OSError only where the copy can't be written. No message names the
-    file, since file names hold names of people: it is its row.
+    Any defect of the scan becomes its refusal. Raises OSError only if the copy cannot be written. Messages name the
+    row and not the file, because file names can contain patient names.
     """
     path, name, sha256 = job.source / job.file_name, f"row {job.row}", ""
     try:
-        named, sha256 = _parts(path)
-        parts = {name if len(named) == 1 else f"file {at}": content for at, content in enumerate(named.values(), 1)}
-        scan, opened = _opened(name, parts)
+        files, sha256 = _read_files(path)
+        parts = {name if len(files) == 1 else f"file {at}": content for at, content in enumerate(files.values(), 1)}
+        scan, slice_files = _read_scan(name, parts)
         scan = in_units_of(scan, job.task.modality)
-        told = _told(job.rows, scan, job.disagreement)
-        whole = told[min(told)]
-        people = [_named(name, header) for name, _, header in opened]
-        scan = replace(scan, header=identifiers.silent(scan.header, people[0], whole, [job.file_name, *named]))
-        ending, clean = _clean(opened, people, whole, [job.file_name, *named], identifiers.cells(told.values()))
-        facts = {"sha256": sha256, "stored_sha256": hashlib.sha256(clean).hexdigest()}
-        facts |= pseudonyms.who(whole, scan, sha256) | burned_in_text.facts(scan)
-        facts |= contradictions.keyed(contradictions.signs(whole["patient_id"], scan.identity, whole["group"]))
-        drawn, values = _outlines(job, scan, told)
-        seen = [_unit(scan, number, row, job.task) for number, row in sorted(told.items())]
+        row_by_slice = _rows_by_slice(job.rows, scan, job.disagreement)
+        first_row = row_by_slice[min(row_by_slice)]
+        header_people = [_header_people(name, header) for name, _, header in slice_files]
+        scan = replace(
+            scan, header=identifiers.silent(scan.header, header_people[0], first_row, [job.file_name, *files])
+        )
+        ending, copy = _deidentified_copy(
+            slice_files, header_people, first_row, [job.file_name, *files], identifiers.cells(row_by_slice.values())
+        )
+        facts = {"sha256": sha256, "stored_sha256": hashlib.sha256(copy).hexdigest()}
+        facts |= pseudonyms.who(first_row, scan, sha256) | burned_in_text.facts(scan)
+        facts |= contradictions.keyed(contradictions.signs(first_row["patient_id"], scan.identity, first_row["group"]))
+        grids, mask_values = _lesion_grids(job, scan, row_by_slice)
+        slice_units = [_describe_unit(scan, number, row, job.task) for number, row in sorted(row_by_slice.items())]
     except (Fault, OSError) as error:
-        why = str(error) if isinstance(error, Fault) else f"cannot be read ({error.strerror})"
-        return Examined(job.file_name, sha256, [], None, None, why.removeprefix(f"{name}: "))
-    stored = _store(job.target / "scans", sha256, ending, clean)
-    prepared_part = pixel_cache.part(job.target, [small for _, small in seen])
-    units = [unit | facts | _outlined(drawn.get(unit["slice"])) for unit, _ in seen]
-    left_out = tuple((f"{file}, sha256 {_short(parts[file])}", why) for file, why in scan.left_out)
-    return Examined(job.file_name, sha256, units, stored, prepared_part, "", values, left_out)
+        reason = str(error) if isinstance(error, Fault) else f"cannot be read ({error.strerror})"
+        return ExaminedScan(job.file_name, sha256, [], None, None, reason.removeprefix(f"{name}: "))
+    stored_path = _store_copy(job.target / "scans", sha256, ending, copy)
+    cached_pixels = pixel_cache.store_part(job.target, [pixels for _, pixels in slice_units])
+    units = [unit | facts | _outline_facts(grids.get(unit["slice"])) for unit, _ in slice_units]
+    left_out = tuple((f"{file}, sha256 {_short_hash(parts[file])}", reason) for file, reason in scan.left_out)
+    return ExaminedScan(job.file_name, sha256, units, stored_path, cached_pixels, "", mask_values, left_out)
 
 
 def scan_sha256(path: Path) -> str:
-    """The hash of a file's bytes; of a folder of one series that of its files' hashes, whatever their names."""
+    """SHA-256 of a file.
+
+    For a folder of one series: the hash of the sorted hashes of its files, without their names.
+    """
     if not path.is_dir():
         return fingerprint.file_sha256(path)
-    return _together(fingerprint.file_sha256(file) for file in _files(path))
+    return _joint_hash(fingerprint.file_sha256(file) for file in _series_files(path))
 
 
-def embedded(unit_pixels: NDArray[np.float32]) -> str:
-    """The descriptor's vector of one slice (size × size × 1 in [0, 1]) as text: base64 of 32 half-precision numbers."""
+def embedding_text(unit_pixels: NDArray[np.float32]) -> str:
+    """The descriptor vector of one slice (size × size × 1 in [0, 1]) as text: base64 of 32 half-precision numbers."""
     return base64.b64encode(slice_features.embed(unit_pixels).astype("<f2").tobytes()).decode()
 
 
 def pixels_blake3(picture: NDArray[np.float32]) -> str:
-    """The hash of one slice's decoded pixels (rows × columns, contiguous) and their shape, whatever file holds them."""
+    """BLAKE3 of the shape and the decoded pixels of one slice (rows × columns, contiguous), for any file format."""
     value = blake3(repr(picture.shape).encode())
     value.update(picture.data.cast("B"))
     return value.hexdigest()
 
 
-def _parts(path: Path) -> tuple[dict[str, bytes], str]:
-    """The files that a scan is made of, by name, and its hash."""
-    files = _files(path) if path.is_dir() else [path]
-    if sum(file.stat().st_size for file in files) > MAX_FILE:
+def _read_files(path: Path) -> tuple[dict[str, bytes], str]:
+    """The contents of the files of a scan, by name, and the hash of the scan."""
+    paths = _series_files(path) if path.is_dir() else [path]
+    if sum(file.stat().st_size for file in paths) > MAX_FILE:
         raise Fault(f"larger than {MAX_FILE // 2**20} MiB; divide it")
-    contents = {file.name: file.read_bytes() for file in files}
+    contents = {file.name: file.read_bytes() for file in paths}
     if path.is_dir():
-        return contents, _together(hashlib.sha256(content).hexdigest() for content in contents.values())
+        return contents, _joint_hash(hashlib.sha256(content).hexdigest() for content in contents.values())
     sha256 = hashlib.sha256(contents[path.name]).hexdigest()
     if zip_archive.is_archive(contents[path.name]):
-        return _members(path.name, contents[path.name]), sha256
+        return _archive_members(path.name, contents[path.name]), sha256
     return contents, sha256
 
 
-def _members(name: str, content: bytes) -> dict[str, bytes]:
-    """The files of an archive; what is wrong with it is said without the names in it."""
+def _archive_members(name: str, content: bytes) -> dict[str, bytes]:
+    """The files of an archive, by name. Error messages leave out the names that the archive contains."""
     try:
         return dict(zip_archive.members(name, content))
     except Fault as fault:
         raise Fault(identifiers.unquoted(str(fault).removeprefix(f"{name}: "), content)) from None
 
 
-def _files(folder: Path) -> list[Path]:
+def _series_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not zip_archive.hidden(path.name))
 
 
-def _together(hashes: Iterator[str]) -> str:
+def _joint_hash(hashes: Iterator[str]) -> str:
     return fingerprint.text_sha256("\n".join(sorted(hashes)))
 
 
-def _opened(name: str, parts: dict[str, bytes]) -> tuple[Scan, list[tuple[str, bytes, Any]]]:
-    """The scan, and of each of its slices' files the name, the bytes and the parsed DICOM header."""
-    opened: list[tuple[str, bytes, Any]] = []
+def _read_scan(name: str, parts: dict[str, bytes]) -> tuple[Scan, list[tuple[str, bytes, Any]]]:
+    """The scan; and for each file of a slice its name, its bytes and its parsed DICOM header."""
+    slice_files: list[tuple[str, bytes, Any]] = []
 
-    def each() -> Iterator[Scan]:
-        for inside, content in parts.items():
-            scan, header = read.opened(name, content) if inside == name else read.member(name, inside, content)
-            opened.append((scan.name, content, header))
+    def read_scans() -> Iterator[Scan]:
+        for member, content in parts.items():
+            scan, header = read.opened(name, content) if member == name else read.member(name, member, content)
+            slice_files.append((scan.name, content, header))
             yield scan
 
-    scan = read.assemble(name, each())
+    scan = read.assemble(name, read_scans())
     left_out = {file for file, _ in scan.left_out}
-    return scan, [part for part in opened if part[0] not in left_out]
+    return scan, [slice_file for slice_file in slice_files if slice_file[0] not in left_out]
 
 
-def _named(name: str, header: Any) -> identifiers.People:
-    """Whom a header names. Fault where its values can't be read."""
+def _header_people(name: str, header: Any) -> identifiers.People:
+    """The people that a header names. Fault if its values cannot be read."""
     try:
         return identifiers.people(header)
-    except Exception as error:  # pydicom looks at a value when it is asked for, and raises as many kinds as in `read`
+    except Exception as error:  # pydicom parses values on access and raises many types of exception, as in `read`
         raise Fault(f"{name}: its header cannot be read ({type(error).__name__}); export it again") from error
 
 
-def _short(content: bytes) -> str:
+def _short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def _clean(
-    opened: list[tuple[str, bytes, Any]],
-    people: list[identifiers.People],
+def _deidentified_copy(
+    slice_files: list[tuple[str, bytes, Any]],
+    header_people: list[identifiers.People],
     row: Row,
     names: list[str],
     cells: Mapping[str, str],
 ) -> tuple[str, bytes]:
-    """Suffix and bytes of the de-identified copy: a file, or an archive of the files of a series, named by content."""
-    clean = [
-        dicom.anonymise(name, content, row, header, names, cells, named)
-        for (name, content, header), named in zip(opened, people, strict=True)
+    """Suffix and bytes of the de-identified copy: one file, or an archive whose members are named by their content."""
+    copies = [
+        dicom.anonymise(name, content, row, header, names, cells, file_people)
+        for (name, content, header), file_people in zip(slice_files, header_people, strict=True)
     ]
-    if len(clean) == 1:
-        return clean[0]
-    return ".zip", zip_archive.packed({hashlib.sha256(part).hexdigest()[:16] + ending: part for ending, part in clean})
+    if len(copies) == 1:
+        return copies[0]
+    return ".zip", zip_archive.packed({hashlib.sha256(copy).hexdigest()[:16] + ending: copy for ending, copy in copies})
 
 
-def _told(rows: list[dict[str, str]], scan: Scan, disagreement: Disagreement) -> dict[int, dict[str, str]]:
-    """What the metadata says of each slice that it speaks of; a row without `slice` speaks of them all."""
+def _rows_by_slice(rows: list[dict[str, str]], scan: Scan, disagreement: Disagreement) -> dict[int, dict[str, str]]:
+    """The metadata row of each slice, by its position. A row without `slice` applies to all slices."""
     for name in ("patient_id", "group"):
         values = {row[name] for row in rows}
         if len(values) > 1:
-            raise Fault(f"its rows in {metadata_table.NAME} name {len(values)} different values of {name}; mend them")
+            raise Fault(
+                f"its rows in {metadata_table.NAME} have {len(values)} different values of {name}; correct them"
+            )
     if not (rows[0]["patient_id"] or rows[0]["group"]):
-        raise Fault(
-            f"its row in {metadata_table.NAME} has neither patient_id nor group, so nobody knows whose scan it is"
-        )
-    heard: dict[str, list[dict[str, str]]] = {}
+        raise Fault(f"its row in {metadata_table.NAME} has neither patient_id nor group, so its patient is unknown")
+    readings_by_slice: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        heard.setdefault(row["slice"], []).append(row)
-    told: dict[int, dict[str, str]] = {}
-    for text, readings in sorted(heard.items()):
-        one = readings[0] if len(readings) == 1 else metadata_table.resolve(pd.DataFrame(readings), disagreement)
-        for number in _slices(text, scan):
-            if number in told:
+        readings_by_slice.setdefault(row["slice"], []).append(row)
+    row_by_slice: dict[int, dict[str, str]] = {}
+    for text, readings in sorted(readings_by_slice.items()):
+        chosen_row = (
+            readings[0] if len(readings) == 1 else metadata_table.resolve_readings(pd.DataFrame(readings), disagreement)
+        )
+        for number in _slice_positions(text, scan):
+            if number in row_by_slice:
                 raise Fault(
-                    f"its rows in {metadata_table.NAME} name a slice twice, or some name "
-                    "a slice and others none; mend them"
+                    f"its rows in {metadata_table.NAME} give a slice twice, or some give "
+                    "a slice and others none; correct them"
                 )
-            told[number] = one
-    return told
+            row_by_slice[number] = chosen_row
+    return row_by_slice
 
 
-def _slices(text: str, scan: Scan) -> range:
-    """The positions of the slices that a row speaks of; it counts them as the file has them."""
-    slices = len(scan.pixels)
+def _slice_positions(text: str, scan: Scan) -> range:
+    """The positions of the slices that a row applies to. The row counts slices in the order of the file."""
+    slice_count = len(scan.pixels)
     if not text:
-        return range(slices)
-    if not text.isdecimal() or int(text) >= slices:
-        raise Fault(f"the slice of its row is not one of its {slices}, counted from 0")
+        return range(slice_count)
+    if not text.isdecimal() or int(text) >= slice_count:
+        raise Fault(f"the slice of its row is not one of its {slice_count}, counted from 0")
     position = scan.order.index(int(text)) if scan.order else int(text)
     return range(position, position + 1)
 
 
-def _unit(scan: Scan, number: int, row: Row, task: Task) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """One slice: what the metadata says of it, what is measured on it, its three kinds of likeness; and the network's
-    input."""
+def _describe_unit(scan: Scan, number: int, row: Row, task: Task) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """The facts of one slice, and its network input.
+
+    The facts are its metadata, its measurements, and its three signatures: pixel hash, difference hash and embedding.
+    """
     picture = np.ascontiguousarray(scan.pixels[number])
-    small = preprocess.unit_pixels(picture, scan.units, task.pixels)
-    said = {name: row[name] for name in SAID}
-    said |= {
+    pixels = preprocess.unit_pixels(picture, scan.units, task.pixels)
+    labels = {name: row[name] for name in METADATA_COLUMNS}
+    labels |= {
         "label": pseudonyms.among(row["label"], task.classes),
         "truth": pseudonyms.among(row["truth"], (*metadata_table.TRUTHS, "")),
     }
@@ -240,49 +255,51 @@ def _unit(scan: Scan, number: int, row: Row, task: Task) -> tuple[dict[str, Any]
         "slice": number,
         "lesion_mm": pseudonyms.number(row["lesion_mm"], "lesion_mm"),
         "pixels_blake3": pixels_blake3(picture),
-        "dhash": slice_features.dhash(small),
-        "embedding": embedded(small),
-        "thumbnail": thumbnail(small),
+        "dhash": slice_features.dhash(pixels),
+        "embedding": embedding_text(pixels),
+        "thumbnail": thumbnail(pixels),
     }
-    return said | slice_features.describe(picture, scan) | facts, small
+    return labels | slice_features.describe(picture, scan) | facts, pixels
 
 
-def _outlines(
-    job: Job, scan: Scan, told: Mapping[int, Row]
+def _lesion_grids(
+    job: Job, scan: Scan, row_by_slice: Mapping[int, Row]
 ) -> tuple[dict[int, lesion_grid.Grid], dict[str, frozenset[float]]]:
-    """The grid of each slice whose row names a mask, each mask read once; and the values of masks by their files, where
-    no row says which is the lesion. Fault where one can't be used."""
-    masks: dict[tuple[str, str], lesion_grid.Drawn] = {}
-    for row in told.values():
+    """The lesion grid of each slice whose row names a mask, and the values of the masks by their names in messages.
+
+    Every mask is read once. The values are empty where a row gives the lesion value. Fault if a mask cannot be used.
+    """
+    masks: dict[tuple[str, str], lesion_grid.LesionMask] = {}
+    for row in row_by_slice.values():
         key = (row["mask"], row["lesion_value"])
         if row["mask"] and key not in masks:
-            path, called = job.source / row["mask"], f"the mask of row {job.row}"
+            path, mask_name = job.source / row["mask"], f"the mask of row {job.row}"
             if path.stat().st_size > MAX_FILE:
-                raise Fault(f"{called} is larger than {MAX_FILE // 2**20} MiB; divide it")
+                raise Fault(f"{mask_name} is larger than {MAX_FILE // 2**20} MiB; divide it")
             masks[key] = lesion_grid.drawn(
-                called, path.read_bytes(), scan, lesion_grid.lesion_values(row["lesion_value"])
+                mask_name, path.read_bytes(), scan, lesion_grid.lesion_values(row["lesion_value"])
             )
     grids = {
-        number: lesion_grid.grid(masks[row["mask"], row["lesion_value"]].lesion[number])
-        for number, row in told.items()
+        number: lesion_grid.lesion_shares(masks[row["mask"], row["lesion_value"]].lesion[number])
+        for number, row in row_by_slice.items()
         if row["mask"]
     }
     return grids, {f"the mask of row {job.row}": frozenset().union(*(mask.values for mask in masks.values()))}
 
 
-def _outlined(grid: lesion_grid.Grid | None) -> dict[str, Any]:
-    """A unit's outline, and whether it shows a lesion ("" without a mask)."""
+def _outline_facts(grid: lesion_grid.Grid | None) -> dict[str, Any]:
+    """The outline of a unit, and whether it contains a lesion ("" without a mask)."""
     return {"outline": grid, "outlined": "" if grid is None else "yes" if grid.any() else "no"}
 
 
-def _store(scans: Path, sha256: str, ending: str, content: bytes) -> Path:
-    """Write a de-identified copy under a name that nobody else uses; the index gives it its final one."""
+def _store_copy(scans: Path, sha256: str, ending: str, content: bytes) -> Path:
+    """Write a de-identified copy under a unique temporary name; `index_batch` renames it."""
     path = scans / f"{sha256[:16]}-{os.urandom(4).hex()}{ending}"
     path.write_bytes(content)
     return path
 
 
 def suffix(name: str) -> str:
-    """All from the first dot: `.nii.gz` of `a.nii.gz`."""
+    """The part of a file name from its first dot: `.nii.gz` of `a.nii.gz`."""
     _, dot, rest = name.partition(".")
     return dot + rest

@@ -1,4 +1,4 @@
-"""The files of a folder tree, links followed: which there are, which are passed over, which can't be used and why."""
+"""List the files of a folder tree, links followed: usable files, passed-over files, and unusable files with reasons."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from pathlib import Path, PurePosixPath
 from data.scan import zip_archive
 from lineage.errors import Fault
 
-NAMED = 3  # links in one sentence
+MAX_NAMED = 3  # links in one message
 
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """What lies below a folder, by path from there: `names` of regular files that can be read, sorted; `left_out` with
-    the reason, `dangling` links among them; `passed_over`, what systems and viewers leave behind, with the number of
-    files in each."""
+    """The files below a folder, by their relative paths.
+
+    `names`: readable regular files, sorted. `left_out`: unusable files with the reason; `dangling` are the broken links
+    among them. `passed_over`: files and folders of operating systems and viewers, with the number of files in each.
+    """
 
     names: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -27,84 +29,84 @@ class FolderFiles:
 
     @property
     def count(self) -> int:
-        """How many files there are in all."""
+        """The number of all files."""
         return len(self.names) + len(self.left_out) + sum(self.passed_over.values())
 
 
-def survey(folder: Path) -> FolderFiles:
-    """Every file below `folder`, once. A link to a file or folder stands for what it leads to, wherever that lies.
+def survey_folder(folder: Path) -> FolderFiles:
+    """List every file below `folder` once. A link counts as its target, also outside of the folder.
 
-    Left out are links to a folder above, links to a file that lies in the tree under its own name, empty files,
-    devices, files that may not be read, names that no table can hold, and links that lead nowhere, as git-annex leaves
-    them before its content is fetched. Fault for a folder that may not be read.
+    Left out are links to a folder above, links to a file that is in the tree under its own name, empty files, devices,
+    files without read permission, names that a table cannot hold, and broken links. Git-annex leaves broken links until
+    its content is fetched. Fault if a folder cannot be read.
     """
-    linked: dict[str, tuple[int, int]] = {}
-    own: dict[tuple[int, int], str] = {}
-    found = FolderFiles()
-    for name, path, is_linked in _walk(folder, PurePosixPath(), [os.path.realpath(folder)], False, found):
+    inode_by_link: dict[str, tuple[int, int]] = {}
+    name_by_inode: dict[tuple[int, int], str] = {}
+    files = FolderFiles()
+    for name, path, is_linked in _walk(folder, PurePosixPath(), [os.path.realpath(folder)], False, files):
         try:
             facts = path.stat()
         except OSError:
-            found.dangling.append(_printable(name))
-            found.left_out[_printable(name)] = "is a link that leads nowhere"
+            files.dangling.append(_printable(name))
+            files.left_out[_printable(name)] = "is a link that leads nowhere"
             continue
-        reason = _unusable(name, path, facts)
+        reason = _reason_unusable(name, path, facts)
         if reason:
-            found.left_out[_printable(name)] = reason
+            files.left_out[_printable(name)] = reason
             continue
         if is_linked:
-            linked[name] = (facts.st_dev, facts.st_ino)
+            inode_by_link[name] = (facts.st_dev, facts.st_ino)
         else:
-            found.names.append(name)
-            own.setdefault((facts.st_dev, facts.st_ino), name)
-    for name, place in linked.items():
-        if place in own:
-            found.left_out[name] = f"is a link to {own[place]}, which is there under its own name"
+            files.names.append(name)
+            name_by_inode.setdefault((facts.st_dev, facts.st_ino), name)
+    for name, inode in inode_by_link.items():
+        if inode in name_by_inode:
+            files.left_out[name] = f"is a link to {name_by_inode[inode]}, which is there under its own name"
         else:
-            found.names.append(name)
-    found.names.sort()
-    return found
+            files.names.append(name)
+    files.names.sort()
+    return files
 
 
-def complete(folder: Path) -> FolderFiles:
-    """As `survey`, for an import. Fault where links lead nowhere: the files of whole patients may be missing."""
-    found = survey(folder)
-    if found.dangling:
-        more = f" and {len(found.dangling) - NAMED} more" if len(found.dangling) > NAMED else ""
+def survey_complete_folder(folder: Path) -> FolderFiles:
+    """As `survey_folder`, but a broken link is a Fault: the files of whole patients can be missing."""
+    files = survey_folder(folder)
+    if files.dangling:
+        more = f" and {len(files.dangling) - MAX_NAMED} more" if len(files.dangling) > MAX_NAMED else ""
         raise Fault(
-            f"{folder}: {len(found.dangling)} links lead nowhere ({', '.join(found.dangling[:NAMED])}{more}); fetch "
-            "their content (`git annex get .`) or take them out"
+            f"{folder}: {len(files.dangling)} links lead nowhere ({', '.join(files.dangling[:MAX_NAMED])}{more}); "
+            "fetch their content (`git annex get .`) or take them out"
         )
-    return found
+    return files
 
 
 def _walk(
-    folder: Path, inside: PurePosixPath, above: list[str], is_linked: bool, found: FolderFiles
+    folder: Path, relative: PurePosixPath, parent_paths: list[str], is_linked: bool, files: FolderFiles
 ) -> Iterator[tuple[str, Path, bool]]:
-    """Name and path of each file, and whether it or a folder above it is a link; hidden ones go into `passed_over`."""
+    """Yield name and path of every file, and whether it is reached by a link. Hidden files go into `passed_over`."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise Fault(f"{folder}: cannot be read ({error.strerror}); nobody knows what lies in it") from error
+        raise Fault(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
     for entry in entries:
-        name, path = inside / entry.name, Path(entry.path)
+        name, path = relative / entry.name, Path(entry.path)
         by_link = is_linked or entry.is_symlink()
         if zip_archive.hidden(entry.name):
             key = name.as_posix() + ("/" if path.is_dir() and not entry.is_symlink() else "")
-            found.passed_over[_printable(key)] = _size(path) if key.endswith("/") else 1
+            files.passed_over[_printable(key)] = _file_count(path) if key.endswith("/") else 1
         elif not path.is_dir():
             yield name.as_posix(), path, by_link
-        elif (real := os.path.realpath(path)) in above:
-            found.left_out[_printable(name.as_posix())] = "is a link to a folder that it lies in"
+        elif (real_path := os.path.realpath(path)) in parent_paths:
+            files.left_out[_printable(name.as_posix())] = "is a link to a folder that contains it"
         else:
-            yield from _walk(path, name, [*above, real], by_link, found)
+            yield from _walk(path, name, [*parent_paths, real_path], by_link, files)
 
 
-def _size(folder: Path) -> int:
-    return sum(len(files) for _, _, files in os.walk(folder))
+def _file_count(folder: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(folder))
 
 
-def _unusable(name: str, path: Path, facts: os.stat_result) -> str:
+def _reason_unusable(name: str, path: Path, facts: os.stat_result) -> str:
     if not stat.S_ISREG(facts.st_mode):
         return "is no regular file"
     if not facts.st_size:

@@ -1,4 +1,4 @@
-"""Corrected labels: a later batch names an admitted scan by its hash; what was said before is never overwritten."""
+"""Label corrections: a later batch corrects admitted scans by their hash; earlier labels are never overwritten."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 from data import identifiers
 from data.batch import metadata_table
-from data.batch.manifest import Refused, called, read_manifest
+from data.batch.manifest import Refused, file_reference, read_manifest
 from data.deidentify import pseudonyms
 from data.record import Task
 from data.settings import Disagreement
@@ -21,59 +21,66 @@ from lineage import keys
 from lineage.errors import Fault
 
 NAME = "corrections.csv"
-SAID = ("label", "truth", "labeller", "labelled_at", "stage", "lesion_mm")  # what a correction says anew of a unit
-COLUMNS = ("unit_id", "sha256", "patient", "was", *SAID)
-WAS = "was"  # the label before: a column that tells corrections from a manifest
+CORRECTED_COLUMNS = ("label", "truth", "labeller", "labelled_at", "stage", "lesion_mm")
+COLUMNS = ("unit_id", "sha256", "patient", "was", *CORRECTED_COLUMNS)
+WAS = "was"  # column of the previous label; a manifest does not have it
 TEXT = {name: str for name in COLUMNS if name != "lesion_mm"}
-NEEDED = ("label", "labeller", "labelled_at", "truth")
-WHOLE = re.compile(metadata_table.HASH + "[0-9a-f]{64}")
-SHORTEST = 8  # characters of a hash that a person may type
+REQUIRED_CELLS = ("label", "labeller", "labelled_at", "truth")
+FULL_HASH = re.compile(metadata_table.HASH + "[0-9a-f]{64}")
+MIN_HASH_LENGTH = 8  # characters of a typed hash
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """A batch of corrections: `rows` (COLUMNS, one for each unit), the units' `manifest` rows as they will be read,
-    and the scans whose correction can't be taken."""
+    """A batch of corrections.
+
+    `rows` has COLUMNS and one row per unit. `manifest` has the rows of these units with the corrections applied.
+    `refused` are the scans whose correction is not accepted.
+    """
 
     rows: pd.DataFrame
     manifest: pd.DataFrame
     refused: list[Refused]
 
     def without(self, failing: Mapping[str, list[str]]) -> pd.DataFrame:
-        """The rows that may be admitted, where the suite found units `failing`."""
+        """The rows to admit: all but those of the units in `failing`."""
         return self.rows[~self.rows["unit_id"].isin(list(failing))]
 
 
 def check(table: pd.DataFrame, folder: Path, task: Task, disagreement: Disagreement) -> Corrections:
-    """Meet the rows of a metadata.csv that corrects with the admitted batches of its task in `folder`.
+    """Match the rows of a correcting metadata.csv with the admitted batches of its task in `folder`.
 
-    Every correction says who, when and how the label is known; it may not be older or weaker than what it corrects.
+    A correction states who labelled, when, and how the label is known. It must not be older than the label that it
+    corrects, nor have a weaker kind of truth.
     """
-    units = admitted(folder, set(table["file_name"].str.removeprefix(metadata_table.HASH)))
+    units = admitted_units(folder, set(table["file_name"].str.removeprefix(metadata_table.HASH)))
     rows: list[dict[str, Any]] = []
     refused = []
-    for name, said in table.groupby("file_name", sort=False):
+    for name, scan_rows in table.groupby("file_name", sort=False):
         try:
-            rows += _corrected(str(name), said, units, task, disagreement)
+            rows += _correct_scan(str(name), scan_rows, units, task, disagreement)
         except Fault as fault:
-            sha256 = str(name).removeprefix(metadata_table.HASH) if WHOLE.fullmatch(str(name)) else ""
-            refused.append(Refused(called(int(said.index[0]), sha256), str(fault)))
-    new = pd.DataFrame(rows, columns=list(COLUMNS))
-    return Corrections(new, apply(units[units["unit_id"].isin(new["unit_id"])], new), refused)
+            sha256 = str(name).removeprefix(metadata_table.HASH) if FULL_HASH.fullmatch(str(name)) else ""
+            refused.append(Refused(file_reference(int(scan_rows.index[0]), sha256), str(fault)))
+    corrections = pd.DataFrame(rows, columns=list(COLUMNS))
+    return Corrections(corrections, apply(units[units["unit_id"].isin(corrections["unit_id"])], corrections), refused)
 
 
-def admitted(folder: Path, hashes: set[str]) -> pd.DataFrame:
-    """The units of the scans of these SHA-256, as they are read today, with their `batch`; one manifest at a time."""
-    found = []
+def admitted_units(folder: Path, hashes: set[str]) -> pd.DataFrame:
+    """The units of the scans with these SHA-256, with corrections applied and their `batch`.
+
+    Reads a manifest at a time.
+    """
+    tables = []
     for path in sorted(folder.glob("*/manifest.csv")):
         manifest = read_manifest(path)
-        found.append(manifest[manifest["sha256"].isin(hashes)].assign(batch=path.parent.name))
-    units = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["unit_id", "sha256"])
+        tables.append(manifest[manifest["sha256"].isin(hashes)].assign(batch=path.parent.name))
+    units = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["unit_id", "sha256"])
     return apply(units, given(folder))
 
 
 def given(folder: Path) -> pd.DataFrame:
-    """Every admitted correction of a task, oldest first, with the `batch` that brought it."""
+    """Every admitted correction of a task, oldest first, with the `batch` that contains it."""
     tables = [
         pd.read_csv(path, dtype=TEXT).fillna(dict.fromkeys(TEXT, "")).assign(batch=path.parent.name)
         for path in sorted(folder.glob(f"*/{NAME}"))
@@ -83,43 +90,43 @@ def given(folder: Path) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).sort_values(["labelled_at", "batch"], kind="stable", ignore_index=True)
 
 
-def apply(manifest: pd.DataFrame, corrected: pd.DataFrame) -> pd.DataFrame:
-    """A manifest (or some columns of it) with the newest correction of each unit; it changes nobody's side."""
-    last = corrected.drop_duplicates("unit_id", keep="last").set_index("unit_id")
-    mine = manifest["unit_id"].isin(last.index) if len(last) else pd.Series(False, manifest.index)
-    if not mine.any():
+def apply(manifest: pd.DataFrame, corrections: pd.DataFrame) -> pd.DataFrame:
+    """A manifest (or some columns of it) with the newest correction of each unit. No cluster changes its cohort."""
+    newest = corrections.drop_duplicates("unit_id", keep="last").set_index("unit_id")
+    is_corrected = manifest["unit_id"].isin(newest.index) if len(newest) else pd.Series(False, manifest.index)
+    if not is_corrected.any():
         return manifest
-    units = manifest.loc[mine, "unit_id"]
-    named = [name for name in SAID if name in manifest]
-    return manifest.assign(**{name: manifest[name].where(~mine, units.map(last[name])) for name in named})
+    units = manifest.loc[is_corrected, "unit_id"]
+    columns = [name for name in CORRECTED_COLUMNS if name in manifest]
+    return manifest.assign(**{name: manifest[name].where(~is_corrected, units.map(newest[name])) for name in columns})
 
 
 def history(folder: Path, key: str) -> list[dict[str, str]]:
-    """Who said what of a unit when, oldest first: `key` is a unit's name, or (the start of) the SHA-256 of its scan.
+    """The labels of units over time, oldest first. `key` is a unit_id, or (the start of) the SHA-256 of a scan.
 
-    A step: unit, sha256, at, who, truth, from ("" when it was first labelled), to, batch. Empty if nothing has that
-    name.
+    Every step has: unit, sha256, at, who, truth, from ("" for the first label), to, batch. Empty if nothing matches.
+    Fault if `key` is too short.
     """
-    if len(key) < SHORTEST:
-        raise Fault(f"{len(key)} characters are too few for a scan; give at least {SHORTEST} of its SHA-256")
+    if len(key) < MIN_HASH_LENGTH:
+        raise Fault(f"{len(key)} characters are too few for a scan; give at least {MIN_HASH_LENGTH} of its SHA-256")
     steps = []
     for path in sorted(folder.glob("*/manifest.csv")):
         manifest = read_manifest(path)
-        for unit in _named(manifest, key).to_dict("records"):
-            steps.append(_step(unit, "", path.parent.name))
+        for unit in _matching_units(manifest, key).to_dict("records"):
+            steps.append(_history_step(unit, "", path.parent.name))
     units = {step["unit"] for step in steps}
-    changes = given(folder)
-    for row in changes[changes["unit_id"].isin(units)].to_dict("records"):
-        steps.append(_step(row, str(row["was"]), str(row["batch"])))
+    corrections = given(folder)
+    for row in corrections[corrections["unit_id"].isin(units)].to_dict("records"):
+        steps.append(_history_step(row, str(row["was"]), str(row["batch"])))
     return sorted(steps, key=lambda step: (step["unit"], step["from"] != "", step["at"]))
 
 
-def _named(manifest: pd.DataFrame, key: str) -> pd.DataFrame:
-    plain = key.removeprefix(metadata_table.HASH)
-    return manifest[(manifest["unit_id"] == key) | manifest["sha256"].str.startswith(plain)]
+def _matching_units(manifest: pd.DataFrame, key: str) -> pd.DataFrame:
+    hash_start = key.removeprefix(metadata_table.HASH)
+    return manifest[(manifest["unit_id"] == key) | manifest["sha256"].str.startswith(hash_start)]
 
 
-def _step(row: Mapping[Any, Any], before: str, batch: str) -> dict[str, str]:
+def _history_step(row: Mapping[Any, Any], before: str, batch: str) -> dict[str, str]:
     return {
         "unit": str(row["unit_id"]),
         "sha256": str(row["sha256"]),
@@ -132,74 +139,81 @@ def _step(row: Mapping[Any, Any], before: str, batch: str) -> dict[str, str]:
     }
 
 
-def _corrected(
-    name: str, said: pd.DataFrame, units: pd.DataFrame, task: Task, disagreement: Disagreement
+def _correct_scan(
+    name: str, scan_rows: pd.DataFrame, units: pd.DataFrame, task: Task, disagreement: Disagreement
 ) -> Iterator[dict[str, Any]]:
-    """One row for each unit that the rows of one scan speak of."""
-    if not WHOLE.fullmatch(name):
+    """Yield one correction for every unit that the rows of one scan refer to."""
+    if not FULL_HASH.fullmatch(name):
         raise Fault("is not the whole SHA-256 of a scan, 64 of the digits 0-9 and a-f")
     scan = units[units["sha256"] == name.removeprefix(metadata_table.HASH)]
     if scan.empty:
-        raise Fault(f"is no admitted scan of {task.name}; `oncoloop data history` knows those that are")
-    told: dict[str, dict[str, str]] = {}
-    for slice_, heard in said.groupby("slice", sort=True):
-        chosen = metadata_table.resolve(heard, disagreement)
-        mine = scan if slice_ == "" else scan[scan["slice"].astype(int).astype(str) == slice_]
-        if mine.empty:
+        raise Fault(f"is no admitted scan of {task.name}; `oncoloop data history` lists those")
+    row_by_unit: dict[str, dict[str, str]] = {}
+    for slice_text, readings in scan_rows.groupby("slice", sort=True):
+        chosen_row = metadata_table.resolve_readings(readings, disagreement)
+        slice_units = scan if slice_text == "" else scan[scan["slice"].astype(int).astype(str) == slice_text]
+        if slice_units.empty:
             raise Fault("names in the column slice no admitted slice of its scan; they are counted from 0")
-        if told.keys() & set(mine["unit_id"]):
+        if row_by_unit.keys() & set(slice_units["unit_id"]):
             raise Fault("is corrected twice for one slice; keep one of the rows")
-        told |= dict.fromkeys(mine["unit_id"], chosen)
-    for unit in scan[scan["unit_id"].isin(told)].to_dict("records"):
-        yield _row(unit, told[unit["unit_id"]], task)
+        row_by_unit |= dict.fromkeys(slice_units["unit_id"], chosen_row)
+    for unit in scan[scan["unit_id"].isin(row_by_unit)].to_dict("records"):
+        yield _correct_unit(unit, row_by_unit[unit["unit_id"]], task)
 
 
-def _row(unit: Mapping[Any, Any], said: dict[str, str], task: Task) -> dict[str, Any]:
-    missing = [name for name in NEEDED if not said[name]]
+def _correct_unit(unit: Mapping[Any, Any], row: dict[str, str], task: Task) -> dict[str, Any]:
+    missing = [name for name in REQUIRED_CELLS if not row[name]]
     if missing:
-        raise Fault(f"is corrected without {' and '.join(missing)}; a correction says what, who, when and how known")
-    odd = [
-        name for name, known in (("label", task.classes), ("truth", metadata_table.TRUTHS)) if said[name] not in known
+        raise Fault(
+            f"is corrected without {' and '.join(missing)}; a correction states label, labeller, time and truth"
+        )
+    unknown_columns = [
+        name
+        for name, allowed in (("label", task.classes), ("truth", metadata_table.TRUTHS))
+        if row[name] not in allowed
     ]
-    if odd:
-        raise Fault(f"has in the column {' and '.join(odd)} what {task.name} does not know; mend the cell")
-    _silent(said)
-    if said["patient_id"] and keys.pseudonym(said["patient_id"]) != unit["patient"]:
-        raise Fault("belongs to another patient than the row says; look whether the hash is the right one")
-    at = _moment(said["labelled_at"])
-    if metadata_table.strength(said["truth"]) > metadata_table.strength(unit["truth"]):
-        raise Fault(f"is known by {unit['truth']}, which {said['truth']} does not correct")
-    if (said["label"], said["truth"]) == (unit["label"], unit["truth"]):
+    if unknown_columns:
+        raise Fault(
+            f"has in the column {' and '.join(unknown_columns)} a value that {task.name} does not have; correct the "
+            "cell"
+        )
+    _check_no_identity(row)
+    if row["patient_id"] and keys.pseudonym(row["patient_id"]) != unit["patient"]:
+        raise Fault("belongs to another patient than the row says; check the hash")
+    labelled_at = _utc_text(row["labelled_at"])
+    if metadata_table.truth_rank(row["truth"]) > metadata_table.truth_rank(unit["truth"]):
+        raise Fault(f"is known by {unit['truth']}, which {row['truth']} does not correct")
+    if (row["label"], row["truth"]) == (unit["label"], unit["truth"]):
         raise Fault(f"is {unit['label']} by {unit['truth']} already")
-    if _dated(unit["labelled_at"]) and at <= _moment(str(unit["labelled_at"])):
-        raise Fault(f"is corrected as of {at}, and its present label is not older ({unit['labelled_at']})")
-    lesion = pseudonyms.number(said["lesion_mm"], "lesion_mm") if said["lesion_mm"] else unit["lesion_mm"]
-    kept = {name: unit[name] for name in ("unit_id", "sha256", "patient")}
-    new = {name: said[name] for name in ("label", "truth", "labeller")}
-    stage = said["stage"] or unit["stage"]
-    return kept | new | {"was": unit["label"], "labelled_at": at, "stage": stage, "lesion_mm": lesion}
+    if _is_dated(unit["labelled_at"]) and labelled_at <= _utc_text(str(unit["labelled_at"])):
+        raise Fault(f"is corrected as of {labelled_at}, and its present label is not older ({unit['labelled_at']})")
+    lesion = pseudonyms.number(row["lesion_mm"], "lesion_mm") if row["lesion_mm"] else unit["lesion_mm"]
+    identity = {name: unit[name] for name in ("unit_id", "sha256", "patient")}
+    labels = {name: row[name] for name in ("label", "truth", "labeller")}
+    stage = row["stage"] or unit["stage"]
+    return identity | labels | {"was": unit["label"], "labelled_at": labelled_at, "stage": stage, "lesion_mm": lesion}
 
 
-def _silent(said: dict[str, str]) -> None:
-    """Fault where a text that is kept repeats who it is of."""
-    secrets = identifiers.of_row(said)
-    for text, column in identifiers.cells([said]).items():
+def _check_no_identity(row: dict[str, str]) -> None:
+    """Fault if a text that is stored repeats the identity of its patient."""
+    secrets = identifiers.of_row(row)
+    for text, column in identifiers.cells([row]).items():
         if identifiers.betrays(text, secrets, words=False):
-            raise Fault(f"repeats in the column {column} the patient's name or number; mend the cell")
+            raise Fault(f"repeats in the column {column} the patient's name or number; correct the cell")
 
 
-def _dated(text: str) -> bool:
-    """Is it a time at all? What was said at no known time may be corrected at any."""
+def _is_dated(text: str) -> bool:
+    """Whether the text is a time. A label without a known time can be corrected as of any time."""
     return bool(re.match(r"\d{4}-\d\d-\d\d", text))
 
 
-def _moment(text: str) -> str:
-    """A time as UTC to the second, so that times sort as text. Fault if it is none or lies ahead."""
+def _utc_text(text: str) -> str:
+    """A time as UTC text to the second, so that times sort as text. Fault if it is no time or in the future."""
     try:
-        told = datetime.fromisoformat(text)
-        told = told.replace(tzinfo=UTC) if told.tzinfo is None else told.astimezone(UTC)
+        time = datetime.fromisoformat(text)
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise Fault("has in the column labelled_at no time such as 2026-01-31T09:00:00Z; mend the cell") from error
-    if told > datetime.now(UTC) + timedelta(days=1):
-        raise Fault("has in the column labelled_at a time that lies in the future; mend the cell")
-    return told.isoformat(timespec="seconds").replace("+00:00", "Z")
+        raise Fault("has in the column labelled_at no time such as 2026-01-31T09:00:00Z; correct the cell") from error
+    if time > datetime.now(UTC) + timedelta(days=1):
+        raise Fault("has in the column labelled_at a time in the future; correct the cell")
+    return time.isoformat(timespec="seconds").replace("+00:00", "Z")

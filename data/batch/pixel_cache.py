@@ -1,4 +1,4 @@
-"""The network's input of a batch, kept from the one pass over its scans: training need not decode them again."""
+"""Pixel cache of a batch: the network input of its units, so that training does not decode scans again."""
 
 from __future__ import annotations
 
@@ -32,106 +32,107 @@ LIBRARIES = (
     "pillow",
 )
 
-CODE = ("data/top-level", "data/scan", "data/deidentify", "data/patients", "data/batch")  # decides what the pixels are
+# the code that determines the pixels
+CODE = ("data/top-level", "data/scan", "data/deidentify", "data/patients", "data/batch")
 
 
-def key(task: Task) -> str:
-    """What the pixels depend on: the task's preprocessing, the code of this room, the libraries that decode."""
-    libraries = {name: _version(name) for name in LIBRARIES}
-    told = {"pixels": dataclasses.asdict(task.pixels), "code": fingerprint.code(CODE)["files"]}
-    return fingerprint.digest(told | {"libraries": libraries})
+def cache_key(task: Task) -> str:
+    """A digest of everything that the pixels depend on: preprocessing of the task, code, decoding libraries."""
+    libraries = {name: _library_version(name) for name in LIBRARIES}
+    inputs = {"pixels": dataclasses.asdict(task.pixels), "code": fingerprint.code(CODE)["files"]}
+    return fingerprint.digest(inputs | {"libraries": libraries})
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Where the slices of one scan wait for `join`: `length` bytes of the file `name` from byte `start`."""
+    """The stored slices of one scan, for `join_parts`: `length` bytes of the file `name` from byte `start`."""
 
     name: str
     start: int
     length: int
 
 
-def part(folder: Path, pixels: Sequence[NDArray[np.float32]]) -> Part:
-    """Put the slices of one scan (each size × size × 1) aside below the batch's folder until `join` wants them.
+def store_part(folder: Path, pixels: Sequence[NDArray[np.float32]]) -> Part:
+    """Append the slices of one scan (each size × size × 1) to a part file below the folder of the batch.
 
-    Each thread of each process has one file for all its scans: a file for every scan would cost more than its bytes.
+    Every thread of every process has one part file for all its scans: opening a file per scan costs more time.
     """
     name = f"{os.getpid()}-{threading.get_ident()}"
     with (folder / PARTS / name).open("ab") as stream:
         start = stream.tell()
-        for one in pixels:
-            stream.write(np.ascontiguousarray(one).data)
+        for slice_pixels in pixels:
+            stream.write(np.ascontiguousarray(slice_pixels).data)
         return Part(name, start, stream.tell() - start)
 
 
-def join(folder: Path, parts: Iterable[Part], units: Sequence[str], task: Task) -> None:
-    """One shard (units × size × size × 1, float32) out of the parts, in their order; their files go."""
+def join_parts(folder: Path, parts: Iterable[Part], units: Sequence[str], task: Task) -> None:
+    """Write one shard (units × size × size × 1, float32) from the parts, in their order, and delete the part files."""
     size = task.pixels.size
-    with ExitStack() as files, (folder / SHARD).open("wb") as stream:
-        sources = {path.name: files.enter_context(path.open("rb")) for path in (folder / PARTS).iterdir()}
-        _begin(stream, len(units), size)
-        for each in parts:
-            sources[each.name].seek(each.start)
-            stream.write(sources[each.name].read(each.length))
+    with ExitStack() as stack, (folder / SHARD).open("wb") as stream:
+        sources = {path.name: stack.enter_context(path.open("rb")) for path in (folder / PARTS).iterdir()}
+        _write_header(stream, len(units), size)
+        for part in parts:
+            sources[part.name].seek(part.start)
+            stream.write(sources[part.name].read(part.length))
     shutil.rmtree(folder / PARTS)
-    _record(folder, key(task), units)
+    _write_record(folder, cache_key(task), units)
 
 
 def narrow(source: Path, target: Path, units: Sequence[str]) -> None:
-    """Write into the folder `target` the shard of `source` with these units alone; nothing where there is none."""
+    """Write the shard of the folder `source` into the folder `target`, with these units only. No shard: no effect."""
     if not (source / RECORD).is_file():
         return
-    record = _told(source)
+    record = _read_record(source)
     if list(units) == record["units"] and source == target:
         return
-    row = {unit: number for number, unit in enumerate(record["units"])}
+    index_by_unit = {unit: index for index, unit in enumerate(record["units"])}
     shard = np.load(source / SHARD, mmap_mode="r")
-    part = target / f".{SHARD}.part"
-    with part.open("wb") as stream:
-        _begin(stream, len(units), shard.shape[1])
+    temporary = target / f".{SHARD}.part"
+    with temporary.open("wb") as stream:
+        _write_header(stream, len(units), shard.shape[1])
         for unit in units:
-            stream.write(np.ascontiguousarray(shard[row[unit]]).data)
-    part.replace(target / SHARD)
-    _record(target, record["key"], units)
+            stream.write(np.ascontiguousarray(shard[index_by_unit[unit]]).data)
+    temporary.replace(target / SHARD)
+    _write_record(target, record["key"], units)
 
 
 def drop(folder: Path) -> None:
-    """Without the shard."""
+    """Delete the shard."""
     for name in (SHARD, RECORD):
         (folder / name).unlink(missing_ok=True)
 
 
-def ready(folder: Path, units: Sequence[str], task: Task) -> Path | None:
-    """The shard of exactly these units in this order, as the task wants them today; None where there is none.
+def ready_shard(folder: Path, units: Sequence[str], task: Task) -> Path | None:
+    """The path of the shard, if it has exactly these units in this order and matches the task's settings; else None.
 
-    Fault where its bytes are not those that were prepared.
+    Fault if its bytes have changed since it was written.
     """
     if not (folder / RECORD).is_file():
         return None
-    record = _told(folder)
-    if record["units"] != list(units) or record["key"] != key(task):
+    record = _read_record(folder)
+    if record["units"] != list(units) or record["key"] != cache_key(task):
         return None
     if not (folder / SHARD).is_file() or fingerprint.file_sha256(folder / SHARD) != record["sha256"]:
         raise Fault(f"{folder / SHARD}: its bytes are not those that were prepared; restore it with `dvc checkout`")
     return folder / SHARD
 
 
-def _told(folder: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    return told
+def _read_record(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return record
 
 
-def _record(folder: Path, made_by: str, units: Sequence[str]) -> None:
-    told = {"key": made_by, "sha256": fingerprint.file_sha256(folder / SHARD), "units": list(units)}
-    (folder / RECORD).write_text(json.dumps(told) + "\n", encoding="utf-8")
+def _write_record(folder: Path, key: str, units: Sequence[str]) -> None:
+    record = {"key": key, "sha256": fingerprint.file_sha256(folder / SHARD), "units": list(units)}
+    (folder / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
-def _begin(stream: Any, units: int, size: int) -> None:
-    header = {"descr": "<f4", "fortran_order": False, "shape": (units, size, size, 1)}
+def _write_header(stream: Any, unit_count: int, size: int) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": (unit_count, size, size, 1)}
     np.lib.format.write_array_header_1_0(stream, header)
 
 
-def _version(name: str) -> str:
+def _library_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""What stays out of a batch is kept apart with its reasons, for the quality page and for whoever mends it."""
+"""Rejected units: the units and files that are not admitted with their batch, and the reasons."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ NAME = "failing.json"
 
 
 def note(staging: Path, failing: Mapping[str, Sequence[str]], refused: Sequence[Refused]) -> None:
-    """Write beside a batch that is being judged why each unit (by `unit_id`) or file would stay out."""
+    """Write the reasons for every failing unit (by `unit_id`) and refused file beside the staged batch."""
     record = {
         "failing": {unit: list(reasons) for unit, reasons in sorted(failing.items())},
-        "refused": [{"file": one.file, "reason": one.reason} for one in refused],
+        "refused": [{"file": file.file, "reason": file.reason} for file in refused],
     }
     staging.mkdir(parents=True, exist_ok=True)
     (staging / NAME).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def noted(folder: Path) -> dict[str, list[str]]:
-    """The reasons of each failing unit of a folder of the quarantine; none where nothing is written down."""
+def read_failing(folder: Path) -> dict[str, list[str]]:
+    """The reasons of every failing unit of a quarantine folder; empty if there is no record."""
     path = folder / NAME
     if not path.is_file():
         return {}
@@ -32,11 +32,11 @@ def noted(folder: Path) -> dict[str, list[str]]:
 
 
 def set_aside(staging: Path, target: Path) -> None:
-    """Copy the failing units of a batch that is about to be admitted into `target`: their scans, rows and reasons.
+    """Copy the failing units of a staged batch into `target`: their scans, rows and reasons.
 
-    What an earlier attempt left there goes; done twice it leaves the same bytes.
+    Replaces the result of an earlier attempt. Repeating it gives the same bytes.
     """
-    failing = noted(staging)
+    failing = read_failing(staging)
     shutil.rmtree(target, ignore_errors=True)
     if failing:
         manifest = read_manifest(staging / "manifest.csv")

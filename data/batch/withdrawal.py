@@ -1,4 +1,4 @@
-"""What a withdrawn patient leaves behind: a hash, and the tables that go on without the patient's rows."""
+"""Withdrawn patients in tables: find their rows, and replace their clusters by stand-ins."""
 
 from __future__ import annotations
 
@@ -16,67 +16,69 @@ STAND_IN = "withdrawn-"
 
 
 def stand_in(pseudonym: str) -> str:
-    """The name under which the cohorts keep a withdrawn cluster's row, so that the table still only grows."""
-    return _blind(mark(pseudonym))
+    """The name of a withdrawn cluster in the cohorts table. The row stays, because the table is append-only."""
+    return _stand_in_of(mark(pseudonym))
 
 
 def marked(cohorts: pd.DataFrame) -> pd.DataFrame:
-    """The cohorts with every cluster under its mark; withdrawn ones stay under their stand-ins."""
+    """The cohorts table with every cluster replaced by its mark. Stand-ins of withdrawn clusters stay."""
     return cohorts.assign(cluster=[_mark_of(str(cluster)) for cluster in cohorts["cluster"]])
 
 
 def named(text: str, marks: set[str]) -> set[str]:
-    """The pseudonyms in a text that belong to withdrawn patients."""
+    """The pseudonyms of withdrawn patients that occur in a text."""
     return {name for name in set(PSEUDONYM.findall(text)) if mark(name) in marks}
 
 
 def concerned(manifest: pd.DataFrame, marks: set[str]) -> pd.Series[bool]:
-    """Which rows of a manifest (n) are a withdrawn patient's, or share the stored file of such a row."""
+    """Which rows of a manifest (n) belong to a withdrawn patient, or share the stored file of such a row."""
     names = set(manifest["patient"]) | set(manifest["cluster"])
-    gone = {name for name in names if mark(str(name)) in marks}
-    own = manifest["patient"].isin(gone) | manifest["cluster"].isin(gone)
-    return own | manifest["stored_sha256"].isin(set(manifest.loc[own, "stored_sha256"]))
+    withdrawn = {name for name in names if mark(str(name)) in marks}
+    is_withdrawn = manifest["patient"].isin(withdrawn) | manifest["cluster"].isin(withdrawn)
+    return is_withdrawn | manifest["stored_sha256"].isin(set(manifest.loc[is_withdrawn, "stored_sha256"]))
 
 
 def blinded(cohorts: pd.DataFrame, marks: set[str]) -> pd.DataFrame:
-    """The cohorts with each withdrawn cluster under its stand-in; side, epoch and stratum stay as they were dealt."""
+    """The cohorts table with withdrawn clusters replaced by stand-ins. Side, epoch and stratum do not change."""
     table = marked(cohorts)
-    return table.assign(cluster=[_blind(each) if each in marks else each for each in table["cluster"]])
+    return table.assign(
+        cluster=[_stand_in_of(cluster) if cluster in marks else cluster for cluster in table["cluster"]]
+    )
 
 
-def changed_row(before: pd.DataFrame, now: pd.DataFrame) -> str | None:
-    """The first old row of the cohorts that `now` lacks or tells otherwise, in words; None where it only grew.
+def changed_row(before: pd.DataFrame, after: pd.DataFrame) -> str | None:
+    """A message on the first old row of the cohorts table that `after` lacks or changes; None if rows were only added.
 
-    A cluster that stands under its mark now, or its stand-in, has not changed.
+    A cluster replaced by its mark or by its stand-in counts as unchanged.
     """
-    if len(now) < len(before):
-        return f"only {len(now)} of {len(before)} rows are left"
-    for old, new in zip(before.to_dict("records"), now.to_dict("records"), strict=False):
-        key = _mark_of(str(old["cluster"]))
-        allowed = (old["cluster"], key, _blind(key))
-        wrong = [name for name in old if name != "cluster" and str(old[name]) != str(new[name])]
-        if new["cluster"] not in allowed:
-            return f"the row of {old['cluster']} is now that of {new['cluster']}"
-        if wrong:
-            return f"{old['cluster']}: {wrong[0]} was {old[wrong[0]]!r} and is now {new[wrong[0]]!r}"
+    if len(after) < len(before):
+        return f"only {len(after)} of {len(before)} rows are left"
+    for old, new in zip(before.to_dict("records"), after.to_dict("records"), strict=False):
+        cluster_mark = _mark_of(str(old["cluster"]))
+        allowed_names = (old["cluster"], cluster_mark, _stand_in_of(cluster_mark))
+        column = next((name for name in old if name != "cluster" and str(old[name]) != str(new[name])), None)
+        if new["cluster"] not in allowed_names:
+            return f"the row of {old['cluster']} is now the row of {new['cluster']}"
+        if column is not None:
+            return f"{old['cluster']}: {column} was {old[column]!r} and is now {new[column]!r}"
     return None
 
 
 def rows_of(table: pd.DataFrame, units: set[str], marks: set[str]) -> pd.Series[bool]:
-    """Which rows of any table (n) speak of a withdrawn patient: by unit, or by the name of patient or cluster."""
-    found = pd.Series(False, table.index)
+    """Which rows of any table (n) belong to a withdrawn patient: by unit, patient or cluster."""
+    is_withdrawn = pd.Series(False, table.index)
     if "unit_id" in table:
-        found |= table["unit_id"].isin(units)
+        is_withdrawn |= table["unit_id"].isin(units)
     for column in ("patient", "cluster"):
         if column in table:
-            found |= table[column].map(lambda name: mark(str(name)) in marks)
-    return found
+            is_withdrawn |= table[column].map(lambda name: mark(str(name)) in marks)
+    return is_withdrawn
 
 
 def _mark_of(cluster: str) -> str:
-    """The mark of what the cohorts call a cluster: tables of before called it by its pseudonym."""
+    """The mark of a cluster as named in the cohorts table. Old tables name it by its pseudonym."""
     return cluster if MARK.fullmatch(cluster) or cluster.startswith(STAND_IN) else mark(cluster)
 
 
-def _blind(mark: str) -> str:
-    return mark if mark.startswith(STAND_IN) else STAND_IN + mark[:12]
+def _stand_in_of(cluster_mark: str) -> str:
+    return cluster_mark if cluster_mark.startswith(STAND_IN) else STAND_IN + cluster_mark[:12]

@@ -1,1 +1,1 @@
-"""All admitted batches of a task: cohorts, packed shards, the training population."""
+"""All admitted batches of a task: cohorts, packed shards, training population. A single batch belongs in data/batch."""

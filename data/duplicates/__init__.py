@@ -1,1 +1,1 @@
-"""Near-duplicate images: descriptors, the index on disk, and groups of the same picture."""
+"""Near-duplicate images: image alignment, the vector index on disk, and groups of near-duplicates."""

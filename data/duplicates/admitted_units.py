@@ -1,4 +1,4 @@
-"""What is already admitted of a task, ready to be asked: a projection of the manifests that can be deleted any time."""
+"""The admitted units of a task: a database derived from the manifests that answers queries, and can be rebuilt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from data.patients.identity_signs import APART, JOINING, SIGNS
 from data.scan import thumbnail
 
 log = logging.getLogger(__name__)
-VERSION = 5  # of tables, thumbnails and vectors: another one is built anew
+VERSION = 5  # of tables, thumbnails and vectors; another version is rebuilt
 COLUMNS = (
     "unit_id",
     "file",
@@ -54,63 +54,56 @@ CREATE INDEX unit_files ON units (sha256);
 CREATE INDEX unit_batch ON units (batch);
 CREATE INDEX unit_segment ON units (segment);
 """
-PART = 500  # values in one question, rows written at once
-BROKEN = (
-    sqlite3.DatabaseError,
-    RuntimeError,
-    ValueError,
-    LookupError,
-    OSError,
-)  # what SQLite and Faiss say of a damaged file
+CHUNK = 500  # values in one query, rows in one insert
+# what SQLite and Faiss raise for a damaged file
+DAMAGE_ERRORS = (sqlite3.DatabaseError, RuntimeError, ValueError, LookupError, OSError)
 
 
 def related(batches: Path, place: Path, new: pd.DataFrame) -> pd.DataFrame:
-    """The admitted units that the leakage checks of a batch need to see, out of all below `batches`/*/manifest.csv.
+    """The admitted units that the leakage checks of a batch need, out of all in `batches`/*/manifest.csv.
 
-    Those are: units with the same pixels or from the same file; one unit of each cluster (and batch) that a patient of
-    the batch is in, or that a sign of the batch's patients stands for (data/patients/contradictions.py); and of each
-    new picture its
-    nearest pictures of other clusters. Columns: `COLUMNS`. The projection in the folder `place` is first brought up to
-    date with the batches that came or went; a damaged one, or one of another version, is built anew from the manifests,
-    which alone are the truth. Cost and memory are those of `new` and of the batches that came since; an index file is
-    mapped, not read.
+    These are: units with the same pixels or from the same file; one unit per cluster (and batch) that contains a
+    patient of the batch or shares an identity sign with one (data/patients/contradictions.py); and the nearest pictures
+    of other clusters for each new picture. Columns: `COLUMNS`. The projection in the folder `place` is first updated
+    for added and removed batches. A damaged one, or one of another version, is rebuilt from the manifests, which are
+    the source of truth. Time and memory grow with `new` and the added batches only; index files are memory-mapped.
     """
     try:
-        return _asked(batches, place, new)
-    except BROKEN as error:
-        log.warning("%s is damaged and is built anew: %s", place.name, error)
+        return _query(batches, place, new)
+    except DAMAGE_ERRORS as error:
+        log.warning("%s is damaged and is rebuilt: %s", place.name, error)
         shutil.rmtree(place, ignore_errors=True)
-        return _asked(batches, place, new)
+        return _query(batches, place, new)
 
 
 def forget(place: Path) -> None:
-    """Delete a task's projection with every byte in it; the next question builds it anew."""
+    """Delete the projection of a task completely; the next query rebuilds it."""
     shutil.rmtree(place, ignore_errors=True)
 
 
-def _asked(batches: Path, place: Path, new: pd.DataFrame) -> pd.DataFrame:
+def _query(batches: Path, place: Path, new: pd.DataFrame) -> pd.DataFrame:
     with _opened(place) as database:
-        _bring_up_to_date(database, batches, place)
+        _update(database, batches, place)
         numbers = {
-            *_matching(database, "units", "pixels_blake3", new["pixels_blake3"]),
-            *_matching(database, "units", "sha256", new["sha256"]),
-            *_matching(database, "owners", "patient", new["patient"]),
-            *_matching(database, "signs", "sign", _signs(new)["sign"]),
-            *_near(database, place, new[pictures(new)] if len(new) else new),
+            *_matching_numbers(database, "units", "pixels_blake3", new["pixels_blake3"]),
+            *_matching_numbers(database, "units", "sha256", new["sha256"]),
+            *_matching_numbers(database, "owners", "patient", new["patient"]),
+            *_matching_numbers(database, "signs", "sign", _unit_signs(new)["sign"]),
+            *_nearest_numbers(database, place, new[pictures(new)] if len(new) else new),
         }
         return _units(database, sorted(numbers))
 
 
 @contextmanager
 def _opened(place: Path) -> Iterator[sqlite3.Connection]:
-    """The projection's database, made if there is none of this version. What is deleted in it is overwritten."""
+    """Open the database of the projection, created if missing. Deleted content is overwritten on disk."""
     place.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(place / "known.db", isolation_level=None)
     try:
         database.execute("PRAGMA secure_delete = ON")
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, VERSION):
-            raise sqlite3.DatabaseError(f"it is of version {version}, not {VERSION}")
+            raise sqlite3.DatabaseError(f"its version is {version}, not {VERSION}")
         if version == 0:
             database.executescript(f"BEGIN; {TABLES} {index_segments.TABLE} PRAGMA user_version = {VERSION}; COMMIT;")
         yield database
@@ -118,70 +111,75 @@ def _opened(place: Path) -> Iterator[sqlite3.Connection]:
         database.close()
 
 
-def _bring_up_to_date(database: sqlite3.Connection, batches: Path, place: Path) -> None:
-    """Drop the batches that are gone or differ, take in those that came, each in one transaction."""
-    there = {path.parent.name: _content(path) for path in sorted(batches.glob("*/manifest.csv"))}
-    known = dict(database.execute("SELECT batch, content FROM batches"))
-    gone = [name for name in known if there.get(name) != known[name]]
-    if gone:
-        _drop(database, place, gone)
-    for name in there.keys() - known.keys() | set(gone) & there.keys():
-        _take_in(database, name, there[name], read_manifest(batches / name / "manifest.csv"))
+def _update(database: sqlite3.Connection, batches: Path, place: Path) -> None:
+    """Remove the batches that are gone or changed, and add the new ones, each in one transaction."""
+    content_by_batch = {path.parent.name: _fingerprint(path) for path in sorted(batches.glob("*/manifest.csv"))}
+    recorded = dict(database.execute("SELECT batch, content FROM batches"))
+    outdated = [name for name in recorded if content_by_batch.get(name) != recorded[name]]
+    if outdated:
+        _remove_batches(database, place, outdated)
+    for name in content_by_batch.keys() - recorded.keys() | set(outdated) & content_by_batch.keys():
+        _add_batch(database, name, content_by_batch[name], read_manifest(batches / name / "manifest.csv"))
     index_segments.keep(database, place)
 
 
-def _content(manifest: Path) -> str:
-    """What tells a batch from another of its name: the hash of its `.dvc` file if there is one, its table's size."""
+def _fingerprint(manifest: Path) -> str:
+    """A fingerprint of the content of a batch: the hash of its `.dvc` file, or else the time of its table.
+
+    And the size.
+    """
     pointer = manifest.parent.with_name(manifest.parent.name + ".dvc")
-    told = hashlib.sha256(pointer.read_bytes()).hexdigest() if pointer.is_file() else str(manifest.stat().st_mtime_ns)
-    return f"{told} {manifest.stat().st_size}"
+    fingerprint = (
+        hashlib.sha256(pointer.read_bytes()).hexdigest() if pointer.is_file() else str(manifest.stat().st_mtime_ns)
+    )
+    return f"{fingerprint} {manifest.stat().st_size}"
 
 
-def _drop(database: sqlite3.Connection, place: Path, gone: Sequence[str]) -> None:
-    """Forget batches: their rows, and every index file that holds one of their vectors."""
-    marks = ",".join("?" * len(gone))
+def _remove_batches(database: sqlite3.Connection, place: Path, names: Sequence[str]) -> None:
+    """Remove batches: their rows, and every index file that contains one of their vectors."""
+    placeholders = ",".join("?" * len(names))
     database.execute("BEGIN IMMEDIATE")
-    held = f"SELECT DISTINCT segment FROM units WHERE batch IN ({marks}) AND segment > {index_segments.NONE}"
-    index_segments.drop(database, place, [row[0] for row in database.execute(held, gone)])
-    database.execute(f"DELETE FROM pictures WHERE id IN (SELECT id FROM units WHERE batch IN ({marks}))", gone)
+    segments = f"SELECT DISTINCT segment FROM units WHERE batch IN ({placeholders}) AND segment > {index_segments.NONE}"
+    index_segments.drop(database, place, [row[0] for row in database.execute(segments, names)])
+    database.execute(f"DELETE FROM pictures WHERE id IN (SELECT id FROM units WHERE batch IN ({placeholders}))", names)
     for table in ("units", "owners", "signs", "batches"):
-        database.execute(f"DELETE FROM {table} WHERE batch IN ({marks})", gone)
+        database.execute(f"DELETE FROM {table} WHERE batch IN ({placeholders})", names)
     database.execute("COMMIT")
 
 
-def _take_in(database: sqlite3.Connection, name: str, content: str, manifest: pd.DataFrame) -> None:
+def _add_batch(database: sqlite3.Connection, name: str, content: str, manifest: pd.DataFrame) -> None:
     table = manifest.assign(batch=name).reindex(columns=list(COLUMNS)).fillna({"thumbnail": "", "std": 0.0})
     table = table.fillna(dict.fromkeys(SIGNS, ""))
     database.execute("BEGIN IMMEDIATE")
-    first = database.execute("SELECT coalesce(max(id), -1) + 1 FROM units").fetchone()[0]
-    table.index = pd.RangeIndex(first, first + len(table))
+    first_id = database.execute("SELECT coalesce(max(id), -1) + 1 FROM units").fetchone()[0]
+    table.index = pd.RangeIndex(first_id, first_id + len(table))
     columns = [column for column in COLUMNS if column != "thumbnail"]
-    marks = ",".join("?" * (len(columns) + 1))
+    placeholders = ",".join("?" * (len(columns) + 1))
     rows = table[columns].itertuples(name=None)
-    database.executemany(f"INSERT INTO units (id, {', '.join(columns)}) VALUES ({marks})", rows)
-    shown = table[pictures(table) & (table["thumbnail"] != "")]
-    for at in range(0, len(shown), PART):
-        part = shown["thumbnail"].iloc[at : at + PART]
-        vectors = thumbnail.vectors(thumbnail.greys(part)).astype("<f2")
-        stored = [
+    database.executemany(f"INSERT INTO units (id, {', '.join(columns)}) VALUES ({placeholders})", rows)
+    with_picture = table[pictures(table) & (table["thumbnail"] != "")]
+    for start in range(0, len(with_picture), CHUNK):
+        thumbnails = with_picture["thumbnail"].iloc[start : start + CHUNK]
+        vectors = thumbnail.vectors(thumbnail.greys(thumbnails)).astype("<f2")
+        picture_rows = [
             (number, text, vector.tobytes())
-            for number, text, vector in zip(part.index.tolist(), part, vectors, strict=True)
+            for number, text, vector in zip(thumbnails.index.tolist(), thumbnails, vectors, strict=True)
         ]
-        database.executemany("INSERT INTO pictures VALUES (?, ?, ?)", stored)
-    hidden = [(index_segments.NONE, number) for number in sorted(set(table.index) - set(shown.index))]
-    database.executemany("UPDATE units SET segment = ? WHERE id = ?", hidden)
+        database.executemany("INSERT INTO pictures VALUES (?, ?, ?)", picture_rows)
+    without_picture = [(index_segments.NONE, number) for number in sorted(set(table.index) - set(with_picture.index))]
+    database.executemany("UPDATE units SET segment = ? WHERE id = ?", without_picture)
     owners = table.drop_duplicates(["patient", "cluster"])[["patient", "cluster", "batch"]]
-    told = [(*row, number) for number, *row in owners.itertuples(name=None)]
-    database.executemany("INSERT INTO owners VALUES (?, ?, ?, ?)", told)
-    named = _signs(table).drop_duplicates(["sign", "patient", "cluster"])
-    signs = [(*row, number) for number, *row in named.itertuples(name=None)]
-    database.executemany("INSERT INTO signs (patient, cluster, batch, sign, id) VALUES (?, ?, ?, ?, ?)", signs)
+    owner_rows = [(*row, number) for number, *row in owners.itertuples(name=None)]
+    database.executemany("INSERT INTO owners VALUES (?, ?, ?, ?)", owner_rows)
+    unit_signs = _unit_signs(table).drop_duplicates(["sign", "patient", "cluster"])
+    sign_rows = [(*row, number) for number, *row in unit_signs.itertuples(name=None)]
+    database.executemany("INSERT INTO signs (patient, cluster, batch, sign, id) VALUES (?, ?, ?, ?, ?)", sign_rows)
     database.execute("INSERT INTO batches VALUES (?, ?, ?)", (name, content, len(table)))
     database.execute("COMMIT")
 
 
-def _signs(units: pd.DataFrame) -> pd.DataFrame:
-    """One row for each sign of each unit, with the unit's patient and cluster, under the unit's number."""
+def _unit_signs(units: pd.DataFrame) -> pd.DataFrame:
+    """One row per identity sign of each unit, with patient and cluster; the index is the number of the unit."""
     table = units.reindex(columns=["patient", "cluster", "batch", *SIGNS]).fillna("")
     parts = [
         table[["patient", "cluster", "batch"]].assign(sign=table[name].astype(str).str.split(APART)) for name in JOINING
@@ -190,16 +188,18 @@ def _signs(units: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["sign"] != ""]
 
 
-def _matching(database: sqlite3.Connection, table: str, column: str, values: pd.Series[str]) -> set[int]:
-    found: set[int] = set()
-    for part in _parts(sorted({str(value) for value in values})):
-        marks = ",".join("?" * len(part))
-        found |= {row[0] for row in database.execute(f"SELECT id FROM {table} WHERE {column} IN ({marks})", part)}
-    return found
+def _matching_numbers(database: sqlite3.Connection, table: str, column: str, values: pd.Series[str]) -> set[int]:
+    numbers: set[int] = set()
+    for chunk in _chunks(sorted({str(value) for value in values})):
+        placeholders = ",".join("?" * len(chunk))
+        numbers |= {
+            row[0] for row in database.execute(f"SELECT id FROM {table} WHERE {column} IN ({placeholders})", chunk)
+        }
+    return numbers
 
 
-def _near(database: sqlite3.Connection, place: Path, new: pd.DataFrame) -> set[int]:
-    """The numbers of the nearest pictures of other clusters."""
+def _nearest_numbers(database: sqlite3.Connection, place: Path, new: pd.DataFrame) -> set[int]:
+    """The numbers of the nearest pictures in other clusters."""
     if new.empty:
         return set()
     index = index_segments.opened(database, place)
@@ -214,27 +214,29 @@ def _near(database: sqlite3.Connection, place: Path, new: pd.DataFrame) -> set[i
 
 
 def _clusters(database: sqlite3.Connection, numbers: Positions) -> Clusters:
-    """The cluster of each of these units."""
-    asked, places = np.unique(numbers, return_inverse=True)
-    told = _select(database, "units", ("id", "cluster"), asked.tolist())
-    clusters = dict(zip(told["id"], told["cluster"], strict=True))
-    return np.array([clusters[number] for number in asked.tolist()], object)[places]
+    """The cluster of each unit, by its number."""
+    unit_numbers, positions = np.unique(numbers, return_inverse=True)
+    rows = _select(database, "units", ("id", "cluster"), unit_numbers.tolist())
+    clusters = dict(zip(rows["id"], rows["cluster"], strict=True))
+    return np.array([clusters[number] for number in unit_numbers.tolist()], object)[positions]
 
 
 def _units(database: sqlite3.Connection, numbers: list[int]) -> pd.DataFrame:
     units = _select(database, "units", ("id", *(name for name in COLUMNS if name != "thumbnail")), numbers)
-    shown = _select(database, "pictures", ("id", "thumbnail"), numbers)
-    return units.merge(shown, on="id", how="left").fillna({"thumbnail": ""})[list(COLUMNS)]
+    thumbnails = _select(database, "pictures", ("id", "thumbnail"), numbers)
+    return units.merge(thumbnails, on="id", how="left").fillna({"thumbnail": ""})[list(COLUMNS)]
 
 
 def _select(database: sqlite3.Connection, table: str, columns: Sequence[str], numbers: list[int]) -> pd.DataFrame:
     rows: list[Any] = []
-    for part in _parts(numbers):
-        marks = ",".join("?" * len(part))
-        rows += database.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE id IN ({marks}) ORDER BY id", part)
+    for chunk in _chunks(numbers):
+        placeholders = ",".join("?" * len(chunk))
+        rows += database.execute(
+            f"SELECT {', '.join(columns)} FROM {table} WHERE id IN ({placeholders}) ORDER BY id", chunk
+        )
     return pd.DataFrame(rows, columns=list(columns))
 
 
-def _parts(values: list[Any]) -> Iterator[list[Any]]:
-    for at in range(0, len(values), PART):
-        yield values[at : at + PART]
+def _chunks(values: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(values), CHUNK):
+        yield values[start : start + CHUNK]

@@ -1,4 +1,4 @@
-"""Which scans show the same picture: near-duplicates, and the groups that they form."""
+"""Near-duplicate pairs of pictures, and groups of near-duplicates."""
 
 from __future__ import annotations
 
@@ -14,41 +14,42 @@ from data.scan import thumbnail
 Array = NDArray[np.float32]
 Positions = NDArray[np.int64]
 Clusters = NDArray[np.object_]
-LIKELY = 0.8  # cosine of two vectors, below which no pair is compared: cropped copies had at least 0.84
-WANTED, WIDEST = 8, 1024  # neighbours of other clusters to compare with, and how far to look past one's own cluster
-LINKS, POSSIBLE = 32, 0.6  # when groups are made: neighbours that a picture is compared with; their least cosine
-LINKED, NEXT = 0.953, 0.92  # likeness of two pictures of one group; and of the next slices of a volume
-HALF_SIZE = 0.8  # likeness at half size, under which two pictures are not compared at full size for a group
+LIKELY = 0.8  # minimum cosine of two vectors for a comparison; cropped copies had at least 0.84
+WANTED, WIDEST = 8, 1024  # neighbours of other clusters to compare; maximum neighbours searched to find them
+LINKS, POSSIBLE = 32, 0.6  # for groups: neighbours to compare with a picture; their minimum cosine
+LINKED, NEXT = 0.953, 0.92  # minimum likeness of two pictures of one group; of adjacent slices of a volume
+HALF_SIZE = 0.8  # for groups: minimum likeness at half size for a comparison at full size
 
 
 def pictures(manifest: pd.DataFrame) -> pd.Series[bool]:
-    """The rows that show anything: a blank slice is like every other blank slice."""
+    """Which rows are not blank: all blank slices are alike."""
     return manifest["std"].astype(float) > 0
 
 
-def near_pairs(new: pd.DataFrame, known: pd.DataFrame, alike: float) -> Positions:
-    """Pairs (position in `new`, position in `known`) of near-duplicates in different clusters, n × 2.
+def near_pairs(new: pd.DataFrame, known: pd.DataFrame, min_likeness: float) -> Positions:
+    """Pairs (position in `new`, position in `known`) of near-duplicates in different clusters, n × 2, most alike first.
 
-    The most alike come first. Both tables need the columns `thumbnail` and `cluster`. The likeness
-    (data/duplicates/image_alignment.py)
-    is at least `alike`: on 857 lung slices copies cropped by up to 5 % on each side had 0.98 in 19 cases of 20,
-    recompressed and brightened ones 0.998; pictures of two groups at most 0.964. Only the nearest 8 of other clusters
-    are compared, found by an index.
+    Both tables need the columns `thumbnail` and `cluster`. The likeness (data/duplicates/image_alignment.py) is at
+    least `min_likeness`. On 857 lung slices, copies cropped by up to 5 % on each side had 0.98 in 19 of 20 cases,
+    recompressed and brightened copies 0.998, and pictures of two groups at most 0.964. Only the nearest 8 of other
+    clusters are compared, found by an index.
     """
     if new.empty or known.empty:
         return np.zeros((0, 2), np.int64)
     left, right = thumbnail.greys(new["thumbnail"]), thumbnail.greys(known["thumbnail"])
-    index, clusters = vector_index.built(thumbnail.vectors(right)), known["cluster"].to_numpy(object)
+    index, clusters = vector_index.build_in_memory(thumbnail.vectors(right)), known["cluster"].to_numpy(object)
     pairs = candidates(
         lambda queries, count: vector_index.search(index, queries, count),
         lambda numbers: clusters[numbers],
         thumbnail.vectors(left),
         new["cluster"].to_numpy(object),
     )
-    lay, over = thumbnail.frames(left)[pairs[:, 0]], thumbnail.frames(right)[pairs[:, 1]]
-    found = image_alignment.likeness(left[pairs[:, 0]], right[pairs[:, 1]], thumbnail.start(lay, over))
-    pairs, found = pairs[found >= alike], found[found >= alike]
-    return pairs[np.argsort(-found, kind="stable")]
+    left_frames, right_frames = thumbnail.frames(left)[pairs[:, 0]], thumbnail.frames(right)[pairs[:, 1]]
+    likeness = image_alignment.likeness(
+        left[pairs[:, 0]], right[pairs[:, 1]], thumbnail.start(left_frames, right_frames)
+    )
+    pairs, likeness = pairs[likeness >= min_likeness], likeness[likeness >= min_likeness]
+    return pairs[np.argsort(-likeness, kind="stable")]
 
 
 def candidates(
@@ -57,65 +58,71 @@ def candidates(
     vectors: Array,
     clusters: Clusters,
 ) -> Positions:
-    """Pairs (position of a vector, number of a known one) that are worth comparing, n × 2: of other clusters only.
+    """Pairs (position of a vector, number of a known vector) of different clusters to compare, n × 2.
 
-    `find` gives cosines and numbers of the nearest. Where a vector's own cluster takes all places (a patient with
-    hundreds of slices) the search is widened for it, four times as far each time.
+    `find` returns cosines and numbers of the nearest. If the own cluster of a vector fills the result (a patient with
+    hundreds of slices), the search is repeated for four times as many, until enough neighbours of others are found.
     """
-    asked, count, found = np.arange(len(vectors)), 2 * WANTED, [np.zeros((0, 2), np.int64)]
-    while asked.size and count <= WIDEST:
-        cosines, numbers = find(vectors[asked], count)
-        likely = (numbers >= 0) & (cosines >= LIKELY)
-        foreign = likely.copy()
-        foreign[likely] = (
-            clusters_of(numbers[likely]) != np.broadcast_to(clusters[asked][:, None], likely.shape)[likely]
+    pending, count, pairs_found = np.arange(len(vectors)), 2 * WANTED, [np.zeros((0, 2), np.int64)]
+    while pending.size and count <= WIDEST:
+        cosines, numbers = find(vectors[pending], count)
+        is_likely = (numbers >= 0) & (cosines >= LIKELY)
+        is_foreign = is_likely.copy()
+        is_foreign[is_likely] = (
+            clusters_of(numbers[is_likely]) != np.broadcast_to(clusters[pending][:, None], is_likely.shape)[is_likely]
         )
-        foreign &= np.cumsum(foreign, 1) <= WANTED
-        enough = (foreign.sum(1) >= WANTED) | ~likely[:, -1] | (count * 4 > WIDEST)
-        rows, columns = np.nonzero(foreign & enough[:, None])
-        found.append(np.stack([asked[rows], numbers[rows, columns]], 1))
-        asked, count = asked[~enough], count * 4
-    pairs = np.concatenate(found)
+        is_foreign &= np.cumsum(is_foreign, 1) <= WANTED
+        is_complete = (is_foreign.sum(1) >= WANTED) | ~is_likely[:, -1] | (count * 4 > WIDEST)
+        rows, columns = np.nonzero(is_foreign & is_complete[:, None])
+        pairs_found.append(np.stack([pending[rows], numbers[rows, columns]], 1))
+        pending, count = pending[~is_complete], count * 4
+    pairs = np.concatenate(pairs_found)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
 def groups(thumbnails: pd.Series[str]) -> Positions:
-    """A group number for each picture: near-duplicates, neighbouring slices, and those of those; by a chain of links.
+    """A group number per picture: the connected components of the links between near-duplicates and adjacent slices.
 
-    Two pictures are linked if their detail is alike by `LINKED` after one has been laid over the other, or if each is
-    among the two most alike to the other, as the next slices of a volume are, and alike by `NEXT` at least. Each
-    picture is compared with 32 at most, found by an index. How well that does on real sets: docs/data-quality.md.
+    Two pictures are linked if their likeness after alignment is at least `LINKED`; or if it is at least `NEXT` and each
+    is among the two most alike to the other, as adjacent slices of a volume are. Each picture is compared with at most
+    32 others, found by an index. docs/data-quality.md has the accuracy on real data sets.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     if thumbnails.empty:
         return np.zeros(0, np.int64)
-    pairs, alike = _compared(thumbnails)
-    linked = (alike >= LINKED) | (_ranks(pairs, alike) < 2).all(1)
-    rows, columns = pairs[linked].T
+    pairs, likeness = _likely_pairs(thumbnails)
+    is_linked = (likeness >= LINKED) | (_ranks(pairs, likeness) < 2).all(1)
+    rows, columns = pairs[is_linked].T
     links = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(len(thumbnails),) * 2)
     return np.asarray(connected_components(links, directed=False)[1], np.int64)
 
 
-def _compared(thumbnails: pd.Series[str]) -> tuple[Positions, Array]:
-    """The pairs of pictures that are alike by `NEXT` at least, n × 2, the first before the second; and how alike."""
-    shown = thumbnail.greys(thumbnails)
-    vectors, frames = thumbnail.vectors(shown), thumbnail.frames(shown)
-    cosines, numbers = vector_index.search(vector_index.built(vectors), vectors, LINKS + 1)
-    rows, places = np.nonzero((numbers >= 0) & (cosines >= POSSIBLE) & (numbers != np.arange(len(shown))[:, None]))
-    pairs = np.unique(np.sort(np.stack([rows, numbers[rows, places]], 1), 1), axis=0)
+def _likely_pairs(thumbnails: pd.Series[str]) -> tuple[Positions, Array]:
+    """The pairs of pictures with a likeness of at least `NEXT`, n × 2, the first before the second.
+
+    And the likeness.
+    """
+    greys = thumbnail.greys(thumbnails)
+    vectors, frames = thumbnail.vectors(greys), thumbnail.frames(greys)
+    cosines, numbers = vector_index.search(vector_index.build_in_memory(vectors), vectors, LINKS + 1)
+    rows, columns = np.nonzero((numbers >= 0) & (cosines >= POSSIBLE) & (numbers != np.arange(len(greys))[:, None]))
+    pairs = np.unique(np.sort(np.stack([rows, numbers[rows, columns]], 1), 1), axis=0)
     left, right = pairs.T
     start = thumbnail.start(frames[left], frames[right])
-    alike = image_alignment.likeness(shown[left], shown[right], start, HALF_SIZE)
-    near = alike >= NEXT
-    return pairs[near], alike[near]
+    likeness = image_alignment.likeness(greys[left], greys[right], start, HALF_SIZE)
+    is_near = likeness >= NEXT
+    return pairs[is_near], likeness[is_near]
 
 
-def _ranks(pairs: Positions, alike: Array) -> Positions:
-    """Of each pair, which of the first one's likes the second is (0: the most alike), and the reverse; n × 2."""
-    whose, double = pairs.T.ravel(), np.tile(alike, 2)
-    order = np.lexsort((-double, whose))
-    ranks = np.empty(len(whose), np.int64)
-    ranks[order] = np.arange(len(whose)) - np.searchsorted(whose[order], whose[order])
+def _ranks(pairs: Positions, likeness: Array) -> Positions:
+    """The rank of the second picture of each pair among those alike to the first (0: most alike), and the reverse.
+
+    N × 2.
+    """
+    owners, likeness_of_owners = pairs.T.ravel(), np.tile(likeness, 2)
+    order = np.lexsort((-likeness_of_owners, owners))
+    ranks = np.empty(len(owners), np.int64)
+    ranks[order] = np.arange(len(owners)) - np.searchsorted(owners[order], owners[order])
     return ranks.reshape(2, -1).T

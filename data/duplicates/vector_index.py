@@ -1,4 +1,4 @@
-"""The only door to Faiss: the nearest of many unit vectors, without comparing each with each."""
+"""Vector index: approximate nearest neighbours of unit vectors. The only module that imports Faiss."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Positions = NDArray[np.int64]
-SMALL = 2**14  # vectors that are looked through one by one
-LANES = 16  # numbers
-SAMPLE = 40  # vectors for each cell, to learn the cells from
-PROBED = 12  # cells that a search looks into: 0.999 of the nearest 8 were found among 100,000, with 32 all
+SMALL = 2**14  # maximum vectors of an index that is searched linearly
+LANES = 16  # vectors are padded to a multiple of this length
+SAMPLE = 40  # training vectors per cell
+PROBED = 12  # cells that a search visits; among 100,000 vectors 12 found 0.999 of the nearest 8, and 32 found all
 
 
 def build(count: int, sample: Array, chunks: Iterable[tuple[Positions, Array]]) -> Any:
-    """An index over `count` unit vectors that come in chunks of (numbers, vectors n × d).
+    """Build an index over `count` unit vectors from chunks of (numbers, vectors n × d).
 
-    Up to 16,384 vectors it is a plain list; above, an inverted file of about 4 √n cells (Jégou et al. 2011) of
-    half-precision vectors, whose cells are learned from `sample`. Building costs n √n, searching √n for each query.
+    Up to 16,384 vectors it is a flat list. Above that it is an inverted file with about 4 √n cells (Jégou et al. 2011)
+    and half-precision vectors; the cells are trained on `sample`. Building takes O(n √n), a query O(√n).
     """
     import faiss
 
@@ -41,19 +41,19 @@ def build(count: int, sample: Array, chunks: Iterable[tuple[Positions, Array]]) 
     return index
 
 
-def built(vectors: Array) -> Any:
-    """An index over vectors that are in memory, n × d; their numbers are their positions."""
+def build_in_memory(vectors: Array) -> Any:
+    """Build an index over vectors in memory, n × d; their numbers are their positions."""
     return build(len(vectors), vectors, [(np.arange(len(vectors), dtype=np.int64), vectors)])
 
 
 def search(index: Any, queries: Array, count: int) -> tuple[Array, Positions]:
-    """The `count` nearest of each query: cosine similarities and numbers, n × count; number -1 where there are less."""
-    alike, numbers = index.search(_padded(queries), count)
-    return np.asarray(alike, np.float32), np.asarray(numbers, np.int64)
+    """The `count` nearest of each query: cosine similarities and numbers, n × count; number -1 if there are fewer."""
+    cosines, numbers = index.search(_padded(queries), count)
+    return np.asarray(cosines, np.float32), np.asarray(numbers, np.int64)
 
 
 def _padded(vectors: Array) -> Array:
-    """The vectors with zeros up to a multiple of 16 numbers, which Faiss compares many at once; cosines stay."""
+    """The vectors padded with zeros to a multiple of 16 numbers, for the SIMD code of Faiss; cosines do not change."""
     return np.pad(vectors, ((0, 0), (0, -vectors.shape[1] % LANES)))
 
 
@@ -65,7 +65,7 @@ def save(index: Any, path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """An index out of its file; the vectors stay there and are mapped into memory as they are asked for."""
+    """Load an index file. Its vectors are memory-mapped and read on demand."""
     import faiss
 
     index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)

@@ -1,1 +1,1 @@
-"""Public or exported folders of scans turned into a batch with metadata.csv."""
+"""Import of folders of scans, public or exported, as a batch with metadata.csv. Checks of a batch belong elsewhere."""

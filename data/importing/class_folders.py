@@ -1,4 +1,4 @@
-"""A folder for each class -> rows of metadata: files, DICOM series put together, and whose they are."""
+"""Import of class folders: one metadata row per scan, with its label, its files and its patient."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from data.batch.metadata_table import NAME
-from data.csv_table import damage, read_table
+from data.csv_table import read_table, spreadsheet_damage
 from data.duplicates.near_duplicates import Positions, groups
 from data.importing import class_folder_patients, picture_masks
 from data.importing.mask_volumes import Row
-from data.parallel import spread
+from data.parallel import run_parallel
 from data.record import HeaderIdentity, Scan, Task
 from data.scan import preprocess, read, zip_archive
 from data.scan.dicom.header_identity import spellings
@@ -30,19 +30,21 @@ from data.scan.thumbnail import thumbnail
 from lineage.errors import Fault
 
 GROUPS = "groups.csv"
-VOLUMES_TOO = ", and no NIfTI file is named as a mask, such as X_mask.nii.gz beside X.nii.gz"
-SMALL, MANY = 2, 0.2  # pictures of a small group; share of the pictures in such groups that makes them doubtful
+NO_MASK_HINT = ", and no NIfTI file is named as a mask, such as X_mask.nii.gz beside X.nii.gz"
+SMALL_GROUP, DOUBTFUL_SHARE = 2, 0.2  # scans of a small group; share of scans in small groups that is a warning
 HASH = 12  # digits of a scan's hash in the name of a pseudo-patient
 PSEUDO = "near-duplicates (pseudo-patients; a real patient may be in two)"
 
 Facts = dict[str, Any]
-Files = dict[str, list[Path]]  # of each row's file name: the file, or the files of the series
+Files = dict[str, list[Path]]  # by file name of a row: the file, or the files of the series
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one pass over a file shows: its bytes' hash, its scan without pixels, its thumbnail, and the hash of what a
-    copy of it shares, written anew or not; or why it is none."""
+class FileSummary:
+    """One file after a single pass: its hash, its scan without pixels and its thumbnail, or the reason of refusal.
+
+    `image` is the hash of pixels and header facts; a copy that was saved again has the same one.
+    """
 
     sha256: str
     scan: Scan | None
@@ -51,201 +53,232 @@ class Seen:
     image: str = ""
 
 
-def by_class(
+def read_class_folders(
     source: Path, names: Sequence[str], task: Task, only: str | None, patient_level: int | None = None
 ) -> tuple[list[Row], Files, Facts]:
-    """A row for each scan under a folder named like a class, its files, and notes for the record.
+    """One row per scan in a folder named like a class, the files of each row, and notes for the record.
 
-    `names` are the files below `source`. The files of one DICOM series in one folder are one scan, named `series-001`
-    and so on; what is no scan, or no whole series, is left out and named in the notes. A picture named as the mask of
-    another is its mask. With groups.csv every file is a scan, as that table names it. Whose scans they are is told by
-    that table, by the folders at `patient_level` (1: the first below `source`), by the DICOM headers, or else by
-    near-duplicates. Fault where headers and folders contradict each other, or nobody knows which folders are patients.
+    `names` are the files below `source`. The files of one DICOM series in one folder are one scan (`series-001`, ...).
+    Files that are no scan, or no complete series, are left out with a reason in the notes. A picture named as the mask
+    of another is its mask. With groups.csv every file is a scan. Patients come from that table, from the folders at
+    `patient_level` (1: the first below `source`), from the DICOM headers, or else from near-duplicates. Fault if
+    headers and folders contradict each other, or if the folders of the patients are ambiguous.
     """
     base = source / "images" if any(name.startswith("images/") for name in names) else source
-    inside = [name.removeprefix("images/") for name in names if base == source or name.startswith("images/")]
+    names_below = [name.removeprefix("images/") for name in names if base == source or name.startswith("images/")]
     prefix = "" if base == source else "images/"
-    known = {plain(name): name for name in task.classes}
-    labels = _labels(base, [name for name in inside if "/" in name], known, task)
-    masks, left_out = picture_masks.pairs(list(labels))
+    class_by_folder = {normalise_class(name): name for name in task.classes}
+    labels = _label_files(base, [name for name in names_below if "/" in name], class_by_folder, task)
+    masks, left_out = picture_masks.pair_masks(list(labels))
     labels = {name: label for name, label in labels.items() if name not in {*masks.values(), *left_out}}
     if only:
         labels = {name: label for name, label in labels.items() if fnmatch(Path(name).name, only)}
         masks = {name: mask for name, mask in masks.items() if name in labels}
-    listed = next((path for path in (source / GROUPS, base / GROUPS) if path.exists()), None)
-    if listed:
+    groups_table = next((path for path in (source / GROUPS, base / GROUPS) if path.exists()), None)
+    if groups_table:
         rows = [{"file_name": name, "label": label} for name, label in labels.items()]
-        files, notes = {name: [base / name] for name in labels}, _from_table(rows, listed, known)
+        files, notes = {name: [base / name] for name in labels}, _apply_groups(rows, groups_table, class_by_folder)
     else:
-        rows, files, notes = _from_scans(base, labels, task, patient_level, prefix)
-    joined = {name: mask for name, mask in masks.items() if name in files}
-    rows = [row | {"mask": joined[row["file_name"]]} if row["file_name"] in joined else row for row in rows]
-    files |= {mask: [base / mask] for mask in joined.values()}
+        rows, files, notes = _rows_of_scans(base, labels, task, patient_level, prefix)
+    mask_by_scan = {name: mask for name, mask in masks.items() if name in files}
+    rows = [row | {"mask": mask_by_scan[row["file_name"]]} if row["file_name"] in mask_by_scan else row for row in rows]
+    files |= {mask: [base / mask] for mask in mask_by_scan.values()}
     left_out |= notes.pop("left_out", {})
     left_out |= {mask: f"is the mask of {name}, which is left out" for name, mask in masks.items() if name not in files}
-    return rows, files, notes | {"left_out": {prefix + name: why for name, why in left_out.items()}}
+    return rows, files, notes | {"left_out": {prefix + name: reason for name, reason in left_out.items()}}
 
 
-def _labels(base: Path, names: Sequence[str], known: dict[str, str], task: Task) -> dict[str, str]:
-    """The class of each file: that of the one folder above it that is named like a class."""
+def _label_files(base: Path, names: Sequence[str], class_by_folder: dict[str, str], task: Task) -> dict[str, str]:
+    """The class of each file: the name of its one parent folder that is a class."""
     labels: dict[str, str] = {}
     levels: set[int] = set()
     for name in sorted(names):
         folders = Path(name).parts[:-1]
-        classes = [level for level, folder in enumerate(folders) if plain(folder) in known]
+        classes = [level for level, folder in enumerate(folders) if normalise_class(folder) in class_by_folder]
         if not classes:
             raise Fault(
                 f"{base / folders[0]}: {folders[0]!r} is none of the classes of {task.name} ({', '.join(task.classes)})"
-                f"{VOLUMES_TOO if any(name.lower().endswith('.nii.gz') for name in names) else ''}"
+                f"{NO_MASK_HINT if any(name.lower().endswith('.nii.gz') for name in names) else ''}"
             )
-        if len({plain(folders[level]) for level in classes}) > 1:
-            raise Fault(f"{base / name}: lies in folders of two classes; nobody knows which is its label")
+        if len({normalise_class(folders[level]) for level in classes}) > 1:
+            raise Fault(f"{base / name}: lies in folders of two classes, so its label is ambiguous; keep one")
         levels.add(classes[0])
-        labels[name] = known[plain(folders[classes[0]])]
+        labels[name] = class_by_folder[normalise_class(folders[classes[0]])]
     for folder in sorted(path for path in base.iterdir() if path.is_dir() and not zip_archive.hidden(path.name)):
-        if levels <= {0} and plain(folder.name) not in known:
+        if levels <= {0} and normalise_class(folder.name) not in class_by_folder:
             raise Fault(f"{folder}: {folder.name!r} is none of the classes of {task.name} ({', '.join(task.classes)})")
     if len(levels) > 1:
-        raise Fault(f"{base}: the folders of the classes lie at {len(levels)} levels; put them all at one")
+        raise Fault(f"{base}: the folders of the classes lie at {len(levels)} levels; put them all at one level")
     return labels
 
 
-def plain(name: str) -> str:
-    """A class name as folders may spell it."""
+def normalise_class(name: str) -> str:
+    """A class name or folder name in one spelling: lower case with `_` for spaces and hyphens."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def _from_table(rows: list[Row], path: Path, known: dict[str, str]) -> Facts:
-    """Groups out of groups.csv (columns file, label, group), matched by file name and never by position."""
-    read = read_table(path, ("file", "label", "group"))
-    if not {"file", "group"} <= set(read.columns) or len(set(read.columns)) < len(read.columns):
-        raise Fault(f"{path}: it needs the columns file and group, each once; it has {', '.join(read.columns)}")
-    odd = [number for number, row in zip(read.numbers, read.rows, strict=True) if len(row) != len(read.columns)]
-    if odd:
-        raise Fault(f"{path}: row {odd[0]} has not as many cells as there are columns; mend the row")
-    told = pd.DataFrame(read.rows, columns=read.columns, index=read.numbers, dtype=str)
-    for places in spellings(told["group"]):
-        rows_alike = " and ".join(str(told.index[place]) for place in places)
-        raise Fault(f"{path}: group differs in its spelling alone in rows {rows_alike}; write one group in one way")
-    broken = next(((number, why) for number, group in told["group"].items() if (why := damage(group))), None)
-    if broken:
-        raise Fault(f"{path}: the group of row {broken[0]} is {broken[1]}; mend the cell")
-    table = told.set_index(told["file"].map(_composed))
+def _apply_groups(rows: list[Row], path: Path, class_by_folder: dict[str, str]) -> Facts:
+    """Add the groups of groups.csv (columns file, label, group) to the rows, by file name.
+
+    Returns notes for the record.
+    """
+    csv_table = read_table(path, ("file", "label", "group"))
+    if not {"file", "group"} <= set(csv_table.columns) or len(set(csv_table.columns)) < len(csv_table.columns):
+        raise Fault(f"{path}: it needs the columns file and group, each once; it has {', '.join(csv_table.columns)}")
+    ragged_rows = [
+        number
+        for number, row in zip(csv_table.numbers, csv_table.rows, strict=True)
+        if len(row) != len(csv_table.columns)
+    ]
+    if ragged_rows:
+        raise Fault(f"{path}: row {ragged_rows[0]} has not as many cells as there are columns; correct the row")
+    groups = pd.DataFrame(csv_table.rows, columns=csv_table.columns, index=csv_table.numbers, dtype=str)
+    for positions in spellings(groups["group"]):
+        row_numbers = " and ".join(str(groups.index[position]) for position in positions)
+        raise Fault(f"{path}: group differs only in its spelling in rows {row_numbers}; use one spelling")
+    damaged = next(
+        ((number, damage) for number, group in groups["group"].items() if (damage := spreadsheet_damage(group))), None
+    )
+    if damaged:
+        raise Fault(f"{path}: the group of row {damaged[0]} is {damaged[1]}; correct the cell")
+    table = groups.set_index(groups["file"].map(_normalise_unicode))
     for row in rows:
-        name = _composed(row["file_name"])
+        name = _normalise_unicode(row["file_name"])
         if name not in table.index or table.index.duplicated().any():
-            raise Fault(f"{path}: {row['file_name']} is not in it exactly once; mend the table")
-        said = table.at[name, "label"] if "label" in table else row["label"]
-        if known.get(plain(str(said))) != row["label"]:
-            raise Fault(f"{path}: {row['file_name']} is {said!r} there and lies in the folder {row['label']!r}")
+            raise Fault(f"{path}: {row['file_name']} is not in it exactly once; correct the table")
+        stated_label = table.at[name, "label"] if "label" in table else row["label"]
+        if class_by_folder.get(normalise_class(str(stated_label))) != row["label"]:
+            raise Fault(f"{path}: {row['file_name']} is {stated_label!r} there and in the folder {row['label']!r}")
         row["group"] = str(table.at[name, "group"])
-    idle = len(set(table.index) - {_composed(row["file_name"]) for row in rows})
-    notes: Facts = {"patients_from": GROUPS, "remarks": list(read.remarks)}
-    notes["remarks"] += [f"{GROUPS}: {idle} rows name files that are not imported"] if idle else []
+    unused_count = len(set(table.index) - {_normalise_unicode(row["file_name"]) for row in rows})
+    notes: Facts = {"patients_from": GROUPS, "remarks": list(csv_table.remarks)}
+    notes["remarks"] += [f"{GROUPS}: {unused_count} rows name files that are not imported"] if unused_count else []
     return notes if notes["remarks"] else {"patients_from": GROUPS}
 
 
-def _composed(name: str) -> str:
-    """A path with each letter as one character: some systems store an umlaut as two."""
+def _normalise_unicode(name: str) -> str:
+    """A path in Unicode form NFC: some systems store an umlaut as two characters."""
     return unicodedata.normalize("NFC", name)
 
 
-def _from_scans(
+def _rows_of_scans(
     base: Path, labels: dict[str, str], task: Task, patient_level: int | None, prefix: str
 ) -> tuple[list[Row], Files, Facts]:
-    """Series out of the DICOM headers, and whose each scan is."""
-    seen = dict(zip(labels, spread(see, [(base / name, task) for name in labels], os.cpu_count() or 1), strict=True))
-    left_out = {name: one.refusal for name, one in seen.items() if one.refusal}
-    left_out |= _foreign({name: one for name, one in seen.items() if not one.refusal})
-    scans, series = _series({name: one for name, one in seen.items() if name not in left_out}, left_out)
+    """Rows, files and notes if there is no groups.csv: assemble series by header, and find the patient of each scan."""
+    summaries = dict(
+        zip(
+            labels,
+            run_parallel(summarise_file, [(base / name, task) for name in labels], os.cpu_count() or 1),
+            strict=True,
+        )
+    )
+    left_out = {name: summary.refusal for name, summary in summaries.items() if summary.refusal}
+    left_out |= _foreign_images({name: summary for name, summary in summaries.items() if not summary.refusal})
+    scans, series = _assemble_series(
+        {name: summary for name, summary in summaries.items() if name not in left_out}, left_out
+    )
     rows: list[Row] = [{"file_name": name, "label": labels[members[0]]} for name, members in scans.items()]
-    middle = [seen[members[len(members) // 2]] for members in scans.values()]
+    middle_slices = [summaries[members[len(members) // 2]] for members in scans.values()]
     notes: Facts = {"patients_from": PSEUDO, "series": series}
     notes |= {"left_out": left_out} if left_out else {}
     if rows:
-        found = [
-            class_folder_patients.ClassScan(prefix + members[0], one.sha256, _identity(one))
-            for members, one in zip(scans.values(), middle, strict=True)
+        class_scans = [
+            class_folder_patients.ClassScan(prefix + members[0], summary.sha256, _identity(summary))
+            for members, summary in zip(scans.values(), middle_slices, strict=True)
         ]
-        known = set(map(plain, task.classes))
-        classes = {level for level, folder in enumerate(Path(found[0].name).parts, 1) if plain(folder) in known}
-        told = class_folder_patients.patients(found, patient_level, classes)
-        if told is None:
-            numbers = class_folder_patients.joined(found, groups(pd.Series([one.thumbnail for one in middle])))
-            notes |= _doubt(numbers)
-            rows = [row | {"group": group} for row, group in zip(rows, _pseudo_patients(found, numbers), strict=True)]
+        class_names = set(map(normalise_class, task.classes))
+        classes = {
+            level
+            for level, folder in enumerate(Path(class_scans[0].name).parts, 1)
+            if normalise_class(folder) in class_names
+        }
+        patients = class_folder_patients.assign_patients(class_scans, patient_level, classes)
+        if patients is None:
+            numbers = class_folder_patients.join_by_header(
+                class_scans, groups(pd.Series([summary.thumbnail for summary in middle_slices]))
+            )
+            notes |= _small_groups_warning(numbers)
+            rows = [
+                row | {"group": group} for row, group in zip(rows, _pseudo_patients(class_scans, numbers), strict=True)
+            ]
         else:
-            notes |= told.notes
-            rows = [row | {"patient_id": patient} for row, patient in zip(rows, told.patients, strict=True)]
+            notes |= patients.notes
+            rows = [row | {"patient_id": patient} for row, patient in zip(rows, patients.patients, strict=True)]
     return rows, {name: [base / member for member in members] for name, members in scans.items()}, notes
 
 
 def _pseudo_patients(scans: Sequence[class_folder_patients.ClassScan], numbers: Positions) -> list[str]:
-    """A name for the group of each scan that no other set's groups have: with the first scan's hash."""
-    first: dict[int, str] = {}
+    """A name per group that is unique across data sets: it has the hash of the first scan of the group."""
+    hash_by_group: dict[int, str] = {}
     for scan, number in zip(scans, numbers.tolist(), strict=True):
-        first.setdefault(number, scan.sha256[:HASH])
-    return [f"pseudo-patient-{number}-{first[number]}" for number in numbers.tolist()]
+        hash_by_group.setdefault(number, scan.sha256[:HASH])
+    return [f"pseudo-patient-{number}-{hash_by_group[number]}" for number in numbers.tolist()]
 
 
-def _identity(one: Seen) -> HeaderIdentity:
-    return one.scan.identity if one.scan else HeaderIdentity()
+def _identity(summary: FileSummary) -> HeaderIdentity:
+    return summary.scan.identity if summary.scan else HeaderIdentity()
 
 
-def _doubt(numbers: Positions) -> Facts:
-    """A warning where many pictures found none or one that is like them: then a patient's pictures were not found."""
-    share = float((np.bincount(numbers)[numbers] <= SMALL).mean())
-    if share <= MANY:
+def _small_groups_warning(numbers: Positions) -> Facts:
+    """A warning if many scans are in a group of one or two: then near-duplicates did not find the patients."""
+    share = float((np.bincount(numbers)[numbers] <= SMALL_GROUP).mean())
+    if share <= DOUBTFUL_SHARE:
         return {}
     return {
         "warning": f"the groups are unreliable: {share:.0%} of the scans are in a group of one or two, so that one "
-        f"patient may well be on two sides and the figures too good; give patient ids in {NAME}, or a {GROUPS}"
+        f"patient can be in two cohorts and the metrics too good; give patient ids in {NAME}, or a {GROUPS}"
     }
 
 
-def see(job: tuple[Path, Task]) -> Seen:
-    """Read one file once; whatever is wrong with it becomes its refusal."""
+def summarise_file(job: tuple[Path, Task]) -> FileSummary:
+    """Read one file once. Any defect becomes its refusal."""
     path, task = job
     try:
         content = path.read_bytes()
         scan = in_units_of(read.read(path.name, content), task.modality)
     except (Fault, OSError) as error:
-        return Seen("", None, refusal=str(error).removeprefix(f"{path.name}: "))
-    small = preprocess.unit_pixels(scan.pixels[len(scan.pixels) // 2], scan.units, task.pixels)
-    bare = replace(scan, pixels=np.empty((*scan.pixels.shape[:1], 0, 0), np.float32))
-    bare = replace(bare, header=scan.header | {"shape": "\\".join(map(str, scan.pixels.shape))})
-    image = hashlib.sha256(repr((scan.identity, scan.header)).encode())
-    image.update(scan.pixels.data)
-    return Seen(hashlib.sha256(content).hexdigest(), bare, thumbnail(small), image=image.hexdigest())
+        return FileSummary("", None, refusal=str(error).removeprefix(f"{path.name}: "))
+    pixels = preprocess.unit_pixels(scan.pixels[len(scan.pixels) // 2], scan.units, task.pixels)
+    without_pixels = replace(scan, pixels=np.empty((*scan.pixels.shape[:1], 0, 0), np.float32))
+    without_pixels = replace(without_pixels, header=scan.header | {"shape": "\\".join(map(str, scan.pixels.shape))})
+    image_hash = hashlib.sha256(repr((scan.identity, scan.header)).encode())
+    image_hash.update(scan.pixels.data)
+    return FileSummary(
+        hashlib.sha256(content).hexdigest(), without_pixels, thumbnail(pixels), image=image_hash.hexdigest()
+    )
 
 
-def _foreign(seen: dict[str, Seen]) -> dict[str, str]:
-    """The images that are no slices of a scanner by their own header: a label of a folder does not speak of them."""
-    kinds = {name: foreign(one.scan.header.get("image_type", "")) for name, one in seen.items() if one.scan}
+def _foreign_images(summaries: dict[str, FileSummary]) -> dict[str, str]:
+    """The images that are no scanner slices by their header, with the reason: folder labels do not apply to them."""
+    kinds = {
+        name: foreign(summary.scan.header.get("image_type", "")) for name, summary in summaries.items() if summary.scan
+    }
     return {name: f"is no slice of a scan, but {kind}" for name, kind in kinds.items() if kind}
 
 
-def _series(seen: dict[str, Seen], left_out: dict[str, str]) -> tuple[dict[str, list[str]], int]:
-    """The members of every scan by its name, those of a series in the order of the body; and how many are series."""
-    together: dict[tuple[str, str], list[str]] = {}
-    for name, one in seen.items():
-        header = one.scan.header if one.scan else {}
-        single = header.get("format") == "dicom" and header.get("position") and header["shape"].startswith("1\\")
-        uid = header["series"] if single else ""  # without a series UID nobody knows what belongs together
-        together.setdefault((str(Path(name).parent), uid or name), []).append(name)
+def _assemble_series(summaries: dict[str, FileSummary], left_out: dict[str, str]) -> tuple[dict[str, list[str]], int]:
+    """The members of every scan by its name, those of a series in slice order; and the number of series."""
+    members_by_series: dict[tuple[str, str], list[str]] = {}
+    for name, summary in summaries.items():
+        header = summary.scan.header if summary.scan else {}
+        is_single_slice = (
+            header.get("format") == "dicom" and header.get("position") and header["shape"].startswith("1\\")
+        )
+        uid = header["series"] if is_single_slice else ""  # without a series UID the members of a series are unknown
+        members_by_series.setdefault((str(Path(name).parent), uid or name), []).append(name)
     scans: dict[str, list[str]] = {}
     count = 0
-    for (folder, _), members in together.items():
-        members = _without_copies(members, seen, left_out)
+    for (folder, _), members in members_by_series.items():
+        members = _without_copies(members, summaries, left_out)
         if len(members) == 1:
             scans[members[0]] = members
             continue
         try:
-            shaped = [replace(_shaped(seen[name].scan), name=name) for name in members]
-            chosen, others = sift(shaped)
-            left_out |= {members[index]: f"is {reason}" for index, reason in others.items()}
-            members = [scan.name for scan in chosen]
-            order = arrange(chosen).order
+            shaped = [replace(_restore_shape(summaries[name].scan), name=name) for name in members]
+            slices, removed = sift(shaped)
+            left_out |= {members[index]: f"is {reason}" for index, reason in removed.items()}
+            members = [scan.name for scan in slices]
+            order = arrange(slices).order
         except Fault as fault:
             left_out |= dict.fromkeys(members, f"is of a series that is none: {fault}")
             continue
@@ -254,17 +287,17 @@ def _series(seen: dict[str, Seen], left_out: dict[str, str]) -> tuple[dict[str, 
     return scans, count
 
 
-def _without_copies(members: Sequence[str], seen: dict[str, Seen], left_out: dict[str, str]) -> list[str]:
-    first: dict[str, str] = {}
+def _without_copies(members: Sequence[str], summaries: dict[str, FileSummary], left_out: dict[str, str]) -> list[str]:
+    name_by_image: dict[str, str] = {}
     for name in members:
-        key = seen[name].image
-        if first.setdefault(key, name) != name:
-            left_out[name] = f"is a copy of {first[key]} in the same series"
-    return list(first.values())
+        key = summaries[name].image
+        if name_by_image.setdefault(key, name) != name:
+            left_out[name] = f"is a copy of {name_by_image[key]} in the same series"
+    return list(name_by_image.values())
 
 
-def _shaped(scan: Scan | None) -> Scan:
-    """A scan whose pixels have the shape that they had, and take no memory."""
+def _restore_shape(scan: Scan | None) -> Scan:
+    """A scan with pixels of its original shape that need no memory."""
     assert scan is not None
     shape = tuple(int(part) for part in scan.header["shape"].split("\\"))
     anonymous = replace(scan.identity, instance="")  # copies were told before

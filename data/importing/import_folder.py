@@ -1,4 +1,4 @@
-"""A public set, as it comes -> a batch folder with metadata.csv: the work of `oncoloop import`."""
+"""Import a data set as a batch folder with metadata.csv, for `oncoloop import`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pandas as pd
 
 from data.batch import folder_files, lesion_grid, metadata_table
 from data.batch.folder_files import FolderFiles
-from data.csv_table import misnamed
-from data.importing.class_folders import GROUPS, Files, by_class
-from data.importing.mask_volumes import Row, patients_of, slice_rows, volumes
+from data.csv_table import find_misnamed
+from data.importing.class_folders import GROUPS, Files, read_class_folders
+from data.importing.mask_volumes import Row, pair_volumes, slice_rows, volume_patients
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Task, Truth
 from data.scan import zip_archive
 from lineage.errors import Fault
@@ -47,20 +47,24 @@ def import_folder(
     lesion_value: str = "",
     patient_level: int | None = None,
 ) -> Facts:
-    """Find out how a set is labelled and write a batch into `target`; return the record of what was done.
+    """Detect how a data set is labelled, write a batch into `target`, and return the record of the import.
 
-    `source` is a folder, or a zip archive of one. Three layouts: a ready metadata.csv; one folder for each class (with
-    groups.csv, or DICOM patient ids, or else pseudo-patients from near-duplicates; the files of one DICOM series are
-    one scan); NIfTI volumes with masks in one folder for each patient. `only` is a pattern of file names (`Pre*`);
-    `lesion_value` says which value of the masks is the lesion, where they have several ("2", or "1,2");
-    `patient_level` says which folders are the patients, 1 for the first below `source`, where there is more than one
-    reading, and 0 that none is; `site` and `truth` are written where the set does not tell. Files are hard-linked where
-    possible, else copied; a link stands for what it leads to. The record also lies in `target`/import.json: every file
-    of `source` is copied, a table that was read, passed over (what systems leave behind), or left out by name. Fault if
+    `source` is a folder, or a zip archive of one, in one of three layouts:
+
+    - a ready metadata.csv;
+    - one folder per class, with groups.csv, DICOM patient ids, or else pseudo-patients from near-duplicates; the files
+      of one DICOM series are one scan;
+    - NIfTI volumes with masks in one folder per patient.
+
+    `only` is a pattern of file names (`Pre*`). `lesion_value` gives the lesion values of masks with several values
+    ("2", or "1,2"). `patient_level` gives the level of the patients' folders if it is ambiguous: 1 is the first below
+    `source`, 0 means none. `site` and `truth` are used where the data set does not state them. Files are hard-linked
+    where possible, else copied; a link counts as its target. The record is also written to `target`/import.json. Every
+    file of `source` is copied, a table that was read, passed over (system files), or left out with a reason. Fault if
     `target` exists.
     """
     if not source.is_dir() and not (source.is_file() and source.suffix.lower() == ".zip"):
-        raise Fault(f"{source} is not a folder and not a zip archive; name the folder that holds the scans")
+        raise Fault(f"{source} is not a folder and not a zip archive; give the folder that contains the scans")
     if target.exists() and not (target / UNFINISHED).exists():
         raise Fault(f"{target} exists already; choose another name for the batch")
     if truth not in metadata_table.TRUTHS:
@@ -69,14 +73,14 @@ def import_folder(
     target.mkdir(parents=True)
     try:
         (target / UNFINISHED).touch()
-        folder = source if source.is_dir() else _unpacked(source, target / UNPACKED)
-        found = folder_files.complete(folder)
-        layout, rows, files, notes = _layout(folder, found.names, task, only, lesion_value, patient_level)
-        notes |= _account(folder, found, files, only, layout, notes.pop("left_out", {}))
+        folder = source if source.is_dir() else _unpack(source, target / UNPACKED)
+        survey = folder_files.survey_complete_folder(folder)
+        layout, rows, files, notes = _read_layout(folder, survey.names, task, only, lesion_value, patient_level)
+        notes |= _account_files(folder, survey, files, only, layout, notes.pop("left_out", {}))
         if not rows:
-            raise Fault(_nothing(source, only, notes))
+            raise Fault(_no_scan_message(source, only, notes))
         table = (
-            pd.DataFrame(_answered(rows, lesion_value))
+            pd.DataFrame(_with_lesion_value(rows, lesion_value))
             .reindex(columns=[*REQUIRED_METADATA, *OPTIONAL_METADATA])
             .fillna("")
         )
@@ -84,50 +88,52 @@ def import_folder(
         table["site"] = table["site"].replace("", site)
         table["truth"] = table["truth"].replace("", truth)
         record = {"layout": layout, "only": only or "", "truth": truth, **_counts(table), **notes}
-        _write(files, target, table, record)
+        _write_batch(files, target, table, record)
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
     return record
 
 
-def _unpacked(source: Path, target: Path) -> Path:
-    """The folder inside an archive that holds the set: the archive's root, or the only folder in it."""
+def _unpack(source: Path, target: Path) -> Path:
+    """Unpack an archive; return the folder of the data set: the root of the archive, or the only folder in it."""
     target.mkdir()
     zip_archive.unpack(source, target)
-    inside = list(target.iterdir())
-    while len(inside) == 1 and inside[0].is_dir() and any(path.is_dir() for path in inside[0].iterdir()):
-        target, inside = inside[0], list(inside[0].iterdir())
-    alone = len(inside) == 1 and inside[0].is_dir() and (inside[0] / metadata_table.NAME).is_file()
-    return inside[0] if alone else target
+    entries = list(target.iterdir())
+    while len(entries) == 1 and entries[0].is_dir() and any(path.is_dir() for path in entries[0].iterdir()):
+        target, entries = entries[0], list(entries[0].iterdir())
+    has_one_table = len(entries) == 1 and entries[0].is_dir() and (entries[0] / metadata_table.NAME).is_file()
+    return entries[0] if has_one_table else target
 
 
-def _nothing(source: Path, only: str | None, notes: Facts) -> str:
-    named = f" whose name matches {only!r}" if only else ""
-    why = [f"{name} {reason}" for name, reason in list(notes.get("left_out", {}).items())[:1]]
-    first = f" ({why[0]})" if why else ""
-    return f"{source}: no scan{named} was found in it{first}; give one folder for each class, or volumes with masks"
+def _no_scan_message(source: Path, only: str | None, notes: Facts) -> str:
+    matching = f" whose name matches {only!r}" if only else ""
+    listed = [f"{name} {reason}" for name, reason in list(notes.get("left_out", {}).items())[:1]]
+    example = f" ({listed[0]})" if listed else ""
+    return (
+        f"{source}: no scan{matching} was found in it{example}; give one folder for each class, or volumes with masks"
+    )
 
 
-def _layout(
+def _read_layout(
     source: Path, names: list[str], task: Task, only: str | None, lesion_value: str, patient_level: int | None
 ) -> tuple[str, list[Row], Files, Facts]:
-    """How the folder is labelled: the layout's name, rows, the files of each file name, notes."""
+    """Detect the layout of a folder: its name, the rows, the files of each row, and notes for the record."""
     if (source / metadata_table.NAME).exists():
-        rows, notes = _ready(source, task, only)
-        return READY, rows, _where(source, rows, set(names)), notes
+        rows, notes = _read_table(source, task, only)
+        return READY, rows, _files_of_rows(source, rows, set(names)), notes
     for table in (metadata_table.NAME, GROUPS):
-        if not (source / table).exists() and (instead := misnamed(source, table)):
-            raise Fault(f"{source}: {instead} is not read; save it as {table} (CSV UTF-8), or take it out")
-    pairs = volumes(source, only, names)
+        if not (source / table).exists() and (misnamed_table := find_misnamed(source, table)):
+            raise Fault(f"{source}: {misnamed_table} is not read; save it as {table} (CSV UTF-8), or remove it")
+    pairs = pair_volumes(source, only, names)
     if pairs:
-        rows, notes = _volumes(source, pairs, task, lesion_value, patient_level)
-        return VOLUMES, rows, _where(source, rows, set(names)), notes
-    return CLASSES, *by_class(source, names, task, only, patient_level)
+        rows, notes = _rows_of_volumes(source, pairs, task, lesion_value, patient_level)
+        return VOLUMES, rows, _files_of_rows(source, rows, set(names)), notes
+    return CLASSES, *read_class_folders(source, names, task, only, patient_level)
 
 
-def _answered(rows: list[Row], lesion_value: str) -> list[Row]:
-    """The rows, those with a mask and no lesion value of their own with the one that was named."""
+def _with_lesion_value(rows: list[Row], lesion_value: str) -> list[Row]:
+    """The rows, with the given lesion value in those that have a mask and no lesion value."""
     if not lesion_grid.lesion_values(lesion_value):
         return rows
     if not any(row.get("mask") for row in rows):
@@ -135,107 +141,107 @@ def _answered(rows: list[Row], lesion_value: str) -> list[Row]:
     return [row | {"lesion_value": row.get("lesion_value") or lesion_value} if row.get("mask") else row for row in rows]
 
 
-def _account(
-    source: Path, found: FolderFiles, files: Files, only: str | None, layout: str, left_out: dict[str, str]
+def _account_files(
+    source: Path, survey: FolderFiles, files: Files, only: str | None, layout: str, left_out: dict[str, str]
 ) -> Facts:
-    """What became of every file of the folder: the counts add up, and what is left out has its reason."""
+    """Account for every file of the folder: the counts add up, and every file left out has a reason."""
     copied = {member.relative_to(source).as_posix() for members in files.values() for member in members}
-    tables = [name for name in found.names if name in TABLES[layout] and name not in copied]
-    reasons = found.left_out | left_out
-    for name in found.names:
+    tables = [name for name in survey.names if name in TABLES[layout] and name not in copied]
+    reasons = survey.left_out | left_out
+    for name in survey.names:
         if name not in copied and name not in tables:
             matches = fnmatch(Path(name).name, only or "*")
             reasons.setdefault(name, UNUSED[layout] if matches else f"does not match {only!r}")
-    reasons = {name: why for name, why in sorted(reasons.items()) if name not in copied}
-    counts: Facts = {"files_found": found.count, "files_copied": len(copied), "tables_read": tables}
-    counts |= {"passed_over": found.passed_over} if found.passed_over else {}
+    reasons = {name: reason for name, reason in sorted(reasons.items()) if name not in copied}
+    counts: Facts = {"files_found": survey.count, "files_copied": len(copied), "tables_read": tables}
+    counts |= {"passed_over": survey.passed_over} if survey.passed_over else {}
     return counts | ({"left_out": reasons} if reasons else {})
 
 
-def _ready(source: Path, task: Task, only: str | None) -> tuple[list[Row], Facts]:
+def _read_table(source: Path, task: Task, only: str | None) -> tuple[list[Row], Facts]:
     table = metadata_table.metadata(source)
-    chosen = table[[fnmatch(Path(name).name, only or "*") for name in table["file_name"]]]
+    selected = table[[fnmatch(Path(name).name, only or "*") for name in table["file_name"]]]
     if metadata_table.corrects(table):
         raise Fault(
-            f"{source / metadata_table.NAME} corrects admitted scans; unpack it, and import the folder that holds it"
+            f"{source / metadata_table.NAME} corrects admitted scans; unpack it, and import the folder that contains it"
         )
     if set(table["task"]) != {task.name}:
         raise Fault(
             f"{source / metadata_table.NAME}: its rows belong to the task {table['task'].iloc[0]}, not {task.name}"
         )
-    rows = [dict(zip(chosen.columns, row, strict=True)) for row in chosen.to_numpy().tolist()]
-    told = metadata_table.remarks(source, table)
-    return rows, {"remarks": told} if told else {}
+    rows = [dict(zip(selected.columns, row, strict=True)) for row in selected.to_numpy().tolist()]
+    remarks = metadata_table.remarks(source, table)
+    return rows, {"remarks": remarks} if remarks else {}
 
 
-def _where(source: Path, rows: list[Row], readable: set[str]) -> Files:
-    """The files that the rows name, those of a folder one by one, and the masks."""
+def _files_of_rows(source: Path, rows: list[Row], readable: set[str]) -> Files:
+    """The files of each row, those of a series folder singly, and the masks."""
     names = [*(row["file_name"] for row in rows), *(row["mask"] for row in rows if row.get("mask"))]
-    named = {name: source / name for name in dict.fromkeys(names)}
+    path_by_name = {name: source / name for name in dict.fromkeys(names)}
     return {
-        name: sorted(each for each in path.iterdir() if each.relative_to(source).as_posix() in readable)
+        name: sorted(file for file in path.iterdir() if file.relative_to(source).as_posix() in readable)
         if path.is_dir()
         else [path]
-        for name, path in named.items()
+        for name, path in path_by_name.items()
     }
 
 
-def _volumes(
+def _rows_of_volumes(
     source: Path, pairs: list[tuple[Path, Path]], task: Task, lesion_value: str, patient_level: int | None
 ) -> tuple[list[Row], Facts]:
-    """A row for each slice that is not blank, with its patient."""
+    """One row per slice that is not blank, with its patient; and notes for the record."""
     rows: list[Row] = []
-    blank, wanted = 0, lesion_grid.lesion_values(lesion_value)
+    blank_count, wanted_values = 0, lesion_grid.lesion_values(lesion_value)
     values: dict[str, frozenset[float]] = {}
-    patients, notes = patients_of([scan for scan, _ in pairs], source, patient_level)
+    patients, notes = volume_patients([scan for scan, _ in pairs], source, patient_level)
     for scan, mask in pairs:
-        name, drawn = scan.relative_to(source).as_posix(), mask.relative_to(source).as_posix()
-        facts = {"file_name": name, "patient_id": patients[name], "mask": drawn}
-        labelled, empty, values[drawn] = slice_rows(scan, mask, task, wanted)
-        rows += [row | facts for row in labelled]
-        blank += empty
-    lesion_grid.meaning(values)
+        name, mask_name = scan.relative_to(source).as_posix(), mask.relative_to(source).as_posix()
+        facts = {"file_name": name, "patient_id": patients[name], "mask": mask_name}
+        scan_rows, blank_slices, values[mask_name] = slice_rows(scan, mask, task, wanted_values)
+        rows += [row | facts for row in scan_rows]
+        blank_count += blank_slices
+    lesion_grid.check_one_meaning(values)
     warnings = [notes.pop("warning", "")]
     if len(values) < len(pairs):
         warnings += [
-            f"{len(pairs)} scans have {len(values)} masks; if those that share one are of several contrasts or "
-            "channels, name one kind with --only"
+            f"{len(pairs)} scans have {len(values)} masks; if scans that share one are several contrasts or "
+            "channels, choose one with --only"
         ]
-    if wanted and not any(row["label"] in task.positive for row in rows):
+    if wanted_values and not any(row["label"] in task.positive for row in rows):
         warnings += [f"no mask holds the value {lesion_value}: no slice is {task.positive[0]}"]
-    notes["blank_slices_left_out"] = blank
+    notes["blank_slices_left_out"] = blank_count
     if any(warnings):
         notes["warning"] = "; ".join(filter(None, warnings))
     return rows, notes
 
 
 def _counts(table: pd.DataFrame) -> Facts:
-    """Scans (each a file, or a series of files), rows, labels, clusters; and how many clusters hold two labels."""
+    """The numbers of scans (files or series), rows, labels, clusters, and clusters with two labels."""
     cluster = table["group"].where(table["group"] != "", table["patient_id"])
-    whole = table[table["slice"] == ""]
-    mixed = whole.groupby(cluster)["label"].nunique()
+    scan_rows = table[table["slice"] == ""]
+    label_counts = scan_rows.groupby(cluster)["label"].nunique()
     return {
         "files": int(table["file_name"].nunique()),
         "rows": len(table),
         "labels": {str(name): int(count) for name, count in table["label"].value_counts().sort_index().items()},
         "clusters": int(cluster.nunique()),
-        "clusters_with_two_labels": int((mixed > 1).sum()),
+        "clusters_with_two_labels": int((label_counts > 1).sum()),
     }
 
 
-def _write(files: Files, target: Path, table: pd.DataFrame, record: Facts) -> None:
-    """Build the batch; only when it is whole its table gets its name. What an interrupted import left is made anew."""
-    filled = [name for name in table.columns if name in REQUIRED_METADATA or (table[name] != "").any()]
-    table[filled].to_csv(target / UNFINISHED, index=False, lineterminator="\n")
+def _write_batch(files: Files, target: Path, table: pd.DataFrame, record: Facts) -> None:
+    """Write the batch. The table gets its final name last, so that an interrupted import is recognised and repeated."""
+    nonempty = [name for name in table.columns if name in REQUIRED_METADATA or (table[name] != "").any()]
+    table[nonempty].to_csv(target / UNFINISHED, index=False, lineterminator="\n")
     for name, members in files.items():
-        place = target / name
-        if len(members) == 1 and members[0].name == place.name:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            _link(members[0], place)
+        path = target / name
+        if len(members) == 1 and members[0].name == path.name:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _link(members[0], path)
             continue
-        place.mkdir(parents=True)
+        path.mkdir(parents=True)
         for member in members:
-            _link(member, place / member.name)
+            _link(member, path / member.name)
     shutil.rmtree(target / UNPACKED, ignore_errors=True)
     (target / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     (target / UNFINISHED).rename(target / metadata_table.NAME)
@@ -245,7 +251,7 @@ def _write(files: Files, target: Path, table: pd.DataFrame, record: Facts) -> No
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same bytes under another name; a copy where the file system or its owner does not allow a hard link."""
+    """Hard-link a file; copy it if the file system or its owner does not allow links."""
     try:
         os.link(source.resolve(), target)
     except OSError:

@@ -1,4 +1,4 @@
-"""NIfTI volumes with tumour masks: which mask is whose, and a label for each slice."""
+"""Import of NIfTI volumes with tumour masks: pair volumes with masks, find patients, label slices."""
 
 from __future__ import annotations
 
@@ -23,22 +23,26 @@ from lineage.errors import Fault
 VOLUME = (".nii", ".nii.gz")
 MASK_WORDS = ("mask", "masks", "seg", "segmentation", "label", "labels", "labelmap")
 SCAN_WORDS = ("scan", "image", "imaging", "img", "volume", "vol")
-SPLITS = (("images", "labels"), ("images", "masks"), ("images", "segmentations"))  # folders side by side: imagesTr ...
-CHANNEL = re.compile(r"_\d{4}$")  # that nnU-Net puts behind the name of a scan, and not of its mask
+SPLITS = (
+    ("images", "labels"),
+    ("images", "masks"),
+    ("images", "segmentations"),
+)  # sibling folders such as imagesTr and labelsTr
+CHANNEL = re.compile(r"_\d{4}$")  # nnU-Net appends it to the name of a scan, but not of its mask
 
 Row = dict[str, str]
 
 
-def volumes(source: Path, only: str | None, names: Sequence[str] | None = None) -> list[tuple[Path, Path]]:
-    """Pairs (scan, mask) of the files `names` below `source` (None: all), by name; none where none is named as a mask.
+def pair_volumes(source: Path, only: str | None, names: Sequence[str] | None = None) -> list[tuple[Path, Path]]:
+    """Pairs (scan, mask) of the files `names` below `source` (None: all), by name. Empty if no file is named as a mask.
 
-    Beside a scan its mask is called as it is but for a word such as mask, seg, segmentation or label: the mask of
-    `Pre_Scan_T1.nii.gz` is `Pre_Mask.nii.gz`, that of `X.nii.gz` is `X_seg.nii.gz`; where several fit, the longest
-    name does. In folders imagesTr and labelsTr (or masks) side by side both have one name, the scan perhaps with a
-    channel (`X_0000.nii.gz`); an imagesTs beside them, without masks of its own, is passed over. Fault where a scan has
-    no mask or two, or a mask has no scan.
+    In one folder the name of a mask is that of its scan with a word such as mask, seg, segmentation or label: the mask
+    of `Pre_Scan_T1.nii.gz` is `Pre_Mask.nii.gz`, that of `X.nii.gz` is `X_seg.nii.gz`. If several match, the longest
+    name does. In sibling folders imagesTr and labelsTr (or masks) the names are equal, except for a channel in the name
+    of the scan (`X_0000.nii.gz`). A sibling imagesTs without masks is passed over. Fault if a scan has no mask or
+    several, or if a mask has no scan.
     """
-    names = folder_files.survey(source).names if names is None else names
+    names = folder_files.survey_folder(source).names if names is None else names
     files = [source / name for name in names if name.lower().endswith(VOLUME)]
     masks = [path for path in files if _is_mask(path)]
     if not masks:
@@ -46,51 +50,56 @@ def volumes(source: Path, only: str | None, names: Sequence[str] | None = None) 
     scans = [path for path in files if path not in masks and fnmatch(path.name, only or "*")]
     scans = [path for path in scans if not _is_unlabelled(path.parent)]
     pairs = [(scan, _mask_of(scan, masks, source)) for scan in scans]
-    idle = sorted(set(masks) - {mask for _, mask in pairs})
-    if idle and not only:
-        raise Fault(f"{idle[0].relative_to(source)}: is named as a mask, and no scan has it by name; mend one of them")
+    unpaired = sorted(set(masks) - {mask for _, mask in pairs})
+    if unpaired and not only:
+        raise Fault(
+            f"{unpaired[0].relative_to(source)}: is named as a mask, and no scan matches its name; correct one of the "
+            "names"
+        )
     return pairs
 
 
-def patients_of(scans: Sequence[Path], source: Path, level: int | None) -> tuple[dict[str, str], dict[str, Any]]:
-    """Whose each volume is, by its path below `source`, and what the record of an import says of it.
+def volume_patients(scans: Sequence[Path], source: Path, level: int | None) -> tuple[dict[str, str], dict[str, Any]]:
+    """The patient of each volume, by its path below `source`, and notes for the record of the import.
 
-    That is the folder at `level`, with 0 the file's own name; without a level the folder, or in folders such as
-    imagesTr, where each patient has one file, its name. Fault asks for the level where there is more than one reading.
+    The patient is the folder at `level`; with 0 it is the file name. Without a level it is the folder, or the file name
+    in folders such as imagesTr, where each patient has one file. Fault if the level is ambiguous.
     """
     names = [scan.relative_to(source).as_posix() for scan in scans]
-    by_file = level == 0 or (level is None and all(_side(scan.parent) is not None for scan in scans))
-    notes: dict[str, Any] = {"patients_from": "file names" if by_file else "folder names"}
-    if by_file:
+    is_by_file = level == 0 or (level is None and all(_split_position(scan.parent) is not None for scan in scans))
+    notes: dict[str, Any] = {"patients_from": "file names" if is_by_file else "folder names"}
+    if is_by_file:
         patients = {name: CHANNEL.sub("", _stem(scan)) for name, scan in zip(names, scans, strict=True)}
         folders = {(scan.parent, patient) for scan, patient in zip(scans, patients.values(), strict=True)}
         datasets = {scan.parent.parent for scan in scans}
         if len(folders) > len(set(patients.values())) or (level is None and len(datasets) > 1):
-            raise patient_folders.ask(names)
+            raise patient_folders.ambiguous_level(names)
     elif level:
-        patients = patient_folders.by_level(names, level)
-        repeated = patient_folders.repeated(patients, level)
+        patients = patient_folders.patients_by_level(names, level)
+        repeated = patient_folders.repeated_folders(patients, level)
         if repeated:
-            some = ", ".join(repeated[: patient_folders.SHOWN])
-            notes["warning"] = f"folders of one name under several others were taken for one patient: {some}"
+            listed = ", ".join(repeated[: patient_folders.MAX_SHOWN])
+            notes["warning"] = f"folders of one name in several folders were taken for one patient: {listed}"
     else:
-        patients = patient_folders.of_volumes(names, stem)
-    several = list(dict.fromkeys(patients.values()))
-    for places in header_identity.spellings(several):
+        patients = patient_folders.patients_of_volumes(names, stem)
+    patient_names = list(dict.fromkeys(patients.values()))
+    for positions in header_identity.spellings(patient_names):
         raise Fault(
-            f"{' and '.join(several[place] for place in places)} differ in spelling alone: one patient would be two; "
-            "rename them"
+            f"{' and '.join(patient_names[position] for position in positions)} differ only in spelling: one patient "
+            "would become two; rename them"
         )
-    visits = [" and ".join(group[: patient_folders.SHOWN]) for group in ids_in_names.visits(several)]
-    if visits and level is None:
-        answer = 0 if by_file else Path(names[0]).parts.index(patients[names[0]]) + 1
+    possible_visits = [" and ".join(group[: patient_folders.MAX_SHOWN]) for group in ids_in_names.visits(patient_names)]
+    if possible_visits and level is None:
+        answer = 0 if is_by_file else Path(names[0]).parts.index(patients[names[0]]) + 1
         raise Fault(
-            f"{visits[0]} may be visits of one patient, who would be several: put each patient's visits into one "
-            f"folder and name its level with {patient_folders.OPTION}; {patient_folders.OPTION} {answer} "
-            "says that they are different people"
+            f"{possible_visits[0]} may be visits of one patient, who would become several: put each patient's visits "
+            f"into one folder and give its level with {patient_folders.OPTION}; {patient_folders.OPTION} {answer} "
+            "means that they are different people"
         )
-    if visits:
-        warning = f"names that may be visits of one patient were taken for different people: {'; '.join(visits[:3])}"
+    if possible_visits:
+        warning = (
+            f"names that may be visits of one patient were taken for different people: {'; '.join(possible_visits[:3])}"
+        )
         notes["warning"] = "; ".join(filter(None, (notes.get("warning"), warning)))
     return patients, notes
 
@@ -98,13 +107,15 @@ def patients_of(scans: Sequence[Path], source: Path, level: int | None) -> tuple
 def slice_rows(
     scan: Path, mask: Path, task: Task, lesion_values: Collection[float] = ()
 ) -> tuple[list[Row], int, frozenset[float]]:
-    """One row (slice, label, lesion_mm) for each slice that shows anything, the number of blank ones left out, and the
-    values of the mask if nobody named the lesion's.
+    """One row (slice, label, lesion_mm) per slice that is not blank; the number of blank slices; the mask values.
 
-    `lesion_mm` is the diameter of the circle with the lesion's area in that slice. The task must have two classes.
+    `lesion_mm` is the diameter in mm of the circle with the area of the lesion in that slice. The mask values are empty
+    if `lesion_values` are given. Fault if the task has not exactly two classes, one positive.
     """
     if len(task.positive) != 1 or len(task.classes) != 2:
-        raise Fault(f"task {task.name}: a mask tells tumour from none, so the task needs two classes, one positive")
+        raise Fault(
+            f"task {task.name}: masks label slices with and without tumour, so the task needs two classes, one positive"
+        )
     if task.mask is MaskMeaning.LESION:
         raise Fault(
             f"task {task.name}: its masks outline lesions of any class (mask: lesion), so they give no label; "
@@ -115,60 +126,67 @@ def slice_rows(
     image = in_units_of(read.read(scan.name, scan.read_bytes()), task.modality)
     if kind := foreign(image.header.get("image_type", "")):
         raise Fault(
-            f"{scan.name}: was taken for the scan of {mask.name}, but is {kind}; name it as a mask, or leave it out"
+            f"{scan.name}: was taken for the scan of {mask.name}, but is {kind}; rename it as a mask, or leave it out"
         )
-    drawn = lesion_grid.drawn(f"{mask.parent.name}/{mask.name}", mask.read_bytes(), image, lesion_values)
+    lesion_mask = lesion_grid.drawn(f"{mask.parent.name}/{mask.name}", mask.read_bytes(), image, lesion_values)
     _, row, column = image.spacing or (1.0, 1.0, 1.0)
     rows: list[Row] = []
-    for number, (plane, outline) in enumerate(zip(image.pixels, drawn.lesion, strict=True)):
+    for number, (plane, outline) in enumerate(zip(image.pixels, lesion_mask.lesion, strict=True)):
         if plane.min() == plane.max():
             continue
         area = float(outline.sum()) * row * column
         size = f"{2 * np.sqrt(area / np.pi):.1f}" if area else ""
         rows.append({"slice": str(number), "label": positive if area else negative, "lesion_mm": size})
-    return rows, len(image.pixels) - len(rows), drawn.values
+    return rows, len(image.pixels) - len(rows), lesion_mask.values
 
 
 def _is_mask(path: Path) -> bool:
-    if _side(path.parent) is not None:
-        return _side(path.parent) != 0
+    if _split_position(path.parent) is not None:
+        return _split_position(path.parent) != 0
     return _words(path, MASK_WORDS) != _words(path, ())
 
 
 def _mask_of(scan: Path, masks: list[Path], source: Path) -> Path:
-    """The mask of a scan by its name."""
-    if _side(scan.parent) == 0:
-        folders = [scan.parent.with_name(other + scan.parent.name[len(own) :]) for own, other in SPLITS]
+    """The mask of a scan, by its name. Fault if none or several match."""
+    if _split_position(scan.parent) == 0:
+        folders = [
+            scan.parent.with_name(mask_prefix + scan.parent.name[len(mask_words) :])
+            for mask_words, mask_prefix in SPLITS
+        ]
         stems = {_stem(scan), CHANNEL.sub("", _stem(scan))}
-        fitting = [mask for mask in masks if mask.parent in folders and _stem(mask) in stems]
+        candidates = [mask for mask in masks if mask.parent in folders and _stem(mask) in stems]
     else:
         words = _words(scan, SCAN_WORDS)
-        whole = _words(scan, ())
-        named = {mask: _words(mask, MASK_WORDS) for mask in masks if mask.parent == scan.parent}
-        fitting = [mask for mask, own in named.items() if words[: len(own)] == own or whole == own]
-        longest = max((len(named[mask]) for mask in fitting), default=0)
-        fitting = [mask for mask in fitting if len(named[mask]) == longest]
-    if len(fitting) != 1:
-        some = f" ({', '.join(mask.name for mask in fitting)})" if fitting else ""
-        raise Fault(f"{scan.relative_to(source)}: {len(fitting)} masks belong to it by name{some}, expected one")
-    return fitting[0]
+        all_words = _words(scan, ())
+        words_by_mask = {mask: _words(mask, MASK_WORDS) for mask in masks if mask.parent == scan.parent}
+        candidates = [
+            mask
+            for mask, mask_words in words_by_mask.items()
+            if words[: len(mask_words)] == mask_words or all_words == mask_words
+        ]
+        max_words = max((len(words_by_mask[mask]) for mask in candidates), default=0)
+        candidates = [mask for mask in candidates if len(words_by_mask[mask]) == max_words]
+    if len(candidates) != 1:
+        listed = f" ({', '.join(mask.name for mask in candidates)})" if candidates else ""
+        raise Fault(f"{scan.relative_to(source)}: {len(candidates)} masks match its name{listed}, expected one")
+    return candidates[0]
 
 
-def _side(folder: Path) -> int | None:
-    """0 for a folder of scans such as imagesTr beside one of masks such as labelsTr, 1 for that; None for others."""
+def _split_position(folder: Path) -> int | None:
+    """0 for a folder of scans with a sibling folder of masks (imagesTr, labelsTr), 1 for that sibling, else None."""
     for names in SPLITS:
-        for place, name in enumerate(names):
-            other = names[1 - place] + folder.name[len(name) :]
-            if folder.name.startswith(name) and folder.with_name(other).is_dir():
-                return place
+        for position, name in enumerate(names):
+            sibling = names[1 - position] + folder.name[len(name) :]
+            if folder.name.startswith(name) and folder.with_name(sibling).is_dir():
+                return position
     return None
 
 
 def _is_unlabelled(folder: Path) -> bool:
-    """Whether a folder of scans beside others that have a folder of masks has none: imagesTs beside imagesTr."""
-    of_scans = any(folder.name.startswith(scans) for scans, _ in SPLITS)
-    beside = [path for path in folder.parent.iterdir() if path.is_dir()] if of_scans else []
-    return of_scans and _side(folder) is None and any(_side(path) == 0 for path in beside)
+    """Whether a folder of scans has no sibling of masks while others have one: imagesTs beside imagesTr."""
+    has_scan_prefix = any(folder.name.startswith(scans) for scans, _ in SPLITS)
+    siblings = [path for path in folder.parent.iterdir() if path.is_dir()] if has_scan_prefix else []
+    return has_scan_prefix and _split_position(folder) is None and any(_split_position(path) == 0 for path in siblings)
 
 
 def _stem(path: Path) -> str:
@@ -176,12 +194,12 @@ def _stem(path: Path) -> str:
 
 
 def stem(name: str) -> str:
-    """A file's name without `.nii` or `.nii.gz`, in small or capital letters."""
+    """A file name without `.nii` or `.nii.gz`, in any letter case."""
     return re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
 
 
 def _words(path: Path, without: tuple[str, ...]) -> list[str]:
-    """The words of a file's name in small letters, those of a kind left out; "mask" also out of a longer word."""
+    """The words of a file name in lower case, except those of `without`; "mask" is also removed within a word."""
     words = [word for word in re.split(r"[^0-9a-z]+", _stem(path).lower()) if word and word not in without]
     if "mask" in without:
         words = [word.replace("mask", "") for word in words]

@@ -1,4 +1,4 @@
-"""Masks among the pictures of class folders: told by their names, and joined with their scans by name."""
+"""Masks among the pictures of class folders: recognise them by name, and pair them with their scans."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from pathlib import PurePosixPath
 from data.importing.mask_volumes import MASK_WORDS
 
 WORDS = frozenset((*MASK_WORDS, "masks", "segmentations", "groundtruth", "gt", "annotation", "annotations", "contour"))
-IMAGES = ("images", "image", "scans", "scan", "img")  # folders beside one of masks
+IMAGES = ("images", "image", "scans", "scan", "img")  # names of sibling folders of a mask folder
 
 
-def pairs(names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The mask of each scan that has one, and the masks that belong to none, with the reason.
+def pair_masks(names: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The mask of each scan that has one; and the masks that are left out, with the reason.
 
-    `N_mask.png` is the mask of `N.png` in the same folder, and so is `masks/N.png` or `masks/N_mask.png` in a folder
-    beside it. Two masks of one scan are left out, since a row can name one.
+    `N_mask.png` is the mask of `N.png` in the same folder, and so is `masks/N.png` or `masks/N_mask.png` in a sibling
+    folder. Two masks of one scan are left out, because a row has one mask.
     """
-    keys = {name: _scans_of(name) for name in names}
+    keys_by_name = {name: _scan_keys(name) for name in names}
     scans: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for name, own in keys.items():
-        if own is None:
+    for name, scan_keys in keys_by_name.items():
+        if scan_keys is None:
             scans[_key(name)].append(name)
-    belonging: defaultdict[str, list[str]] = defaultdict(list)
+    masks_by_scan: defaultdict[str, list[str]] = defaultdict(list)
     left_out: dict[str, str] = {}
-    for name, own in keys.items():
-        if own is None:
+    for name, scan_keys in keys_by_name.items():
+        if scan_keys is None:
             continue
-        fitting = next((scans[key] for key in own if key in scans), [])
-        if len(fitting) == 1:
-            belonging[fitting[0]].append(name)
+        candidates = next((scans[key] for key in scan_keys if key in scans), [])
+        if len(candidates) == 1:
+            masks_by_scan[candidates[0]].append(name)
         else:
-            left_out[name] = f"is named as a mask, and {len(fitting) or 'no'} scans of its name lie beside it"
-    for scan, several in belonging.items():
-        if len(several) > 1:
-            left_out |= dict.fromkeys(several, f"is one of {len(several)} masks of {scan}; join them in one file")
-    return {scan: several[0] for scan, several in belonging.items() if len(several) == 1}, left_out
+            left_out[name] = f"is named as a mask, and {len(candidates) or 'no'} scans match its name"
+    for scan, masks in masks_by_scan.items():
+        if len(masks) > 1:
+            left_out |= dict.fromkeys(masks, f"is one of {len(masks)} masks of {scan}; join them in one file")
+    return {scan: masks[0] for scan, masks in masks_by_scan.items() if len(masks) == 1}, left_out
 
 
-def _scans_of(name: str) -> list[tuple[str, str]] | None:
-    """Folder and stem of the scans that a mask may belong to; None where neither name nor folder is a mask's."""
+def _scan_keys(name: str) -> list[tuple[str, str]] | None:
+    """Folder and stem of the scans that a mask can belong to; None if neither name nor folder is that of a mask."""
     path = PurePosixPath(name)
     folder, stem = path.parent, _stem(path)
     words = re.split(r"([^0-9a-z]+)", stem)
     in_folder = folder.name.lower() in WORDS
     if not in_folder and WORDS.isdisjoint(words) and "mask" not in stem:
         return None
-    plain = "".join(word.replace("mask", "") for word in words if word not in WORDS)
-    bare = re.sub(r"^[^0-9a-z(]+|[^0-9a-z)]+$", "", plain)
-    stems = dict.fromkeys([*([stem] if in_folder else []), bare, re.sub(r"[^0-9a-z)]+\d+$", "", bare)])
-    folders = [folder.parent, *(folder.parent / other for other in IMAGES)] if in_folder else [folder]
-    return [(each.as_posix(), text) for each in folders for text in stems if text]
+    without_words = "".join(word.replace("mask", "") for word in words if word not in WORDS)
+    stripped = re.sub(r"^[^0-9a-z(]+|[^0-9a-z)]+$", "", without_words)
+    stems = dict.fromkeys([*([stem] if in_folder else []), stripped, re.sub(r"[^0-9a-z)]+\d+$", "", stripped)])
+    folders = [folder.parent, *(folder.parent / sibling for sibling in IMAGES)] if in_folder else [folder]
+    return [(parent.as_posix(), text) for parent in folders for text in stems if text]
 
 
 def _key(name: str) -> tuple[str, str]:

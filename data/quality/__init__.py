@@ -1,1 +1,1 @@
-"""The data gate: which scans and batches are admitted, and the quality report."""
+"""The data gate: checks of a batch, the verdict on its admission, and the quality report."""

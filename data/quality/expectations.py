@@ -1,4 +1,4 @@
-"""What a sound batch of a task looks like, as data: the rules that the suite turns into Great Expectations."""
+"""The rules of a valid batch of a task, as data. The suite turns them into Great Expectations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REQUIRED = ("unit_id", "file", "sha256", "pixels_blake3", "label", "patient", "c
 
 
 def rules(task: Task, settings: IngestSettings) -> list[Rule]:
-    """The rules of a task, out of its definition in `params.yaml`."""
+    """The rules of a task, derived from its definition in `params.yaml`."""
     return [
         *_schema(),
         *_labels(task),
@@ -41,15 +41,15 @@ def _labels(task: Task) -> list[Rule]:
 
 
 def _masks(task: Task) -> list[Rule]:
-    """A lesion that was measured or outlined, and a label that says there is none, or the other way round."""
+    """Rules against a lesion with a label without lesion, and against a positive label with an empty mask."""
     healthy = list(task.contradicted)
-    without = Rule(
+    positive_without_lesion = Rule(
         "ColumnValuesToNotBeInSet",
         "label contradicts its mask, which shows no lesion",
         {"column": "label", "value_set": list(task.positive)},
         when=("lesion_mm", "==", 0.0),
     )
-    shown = [
+    healthy_with_lesion = [
         Rule(
             "ColumnValuesToNotBeInSet",
             "label contradicts its mask, which shows a lesion",
@@ -58,17 +58,17 @@ def _masks(task: Task) -> list[Rule]:
         )
         for when in (("lesion_mm", ">", 0.0), ("outlined", "==", "yes"))
     ]
-    return [without, *shown] if healthy else [without]
+    return [positive_without_lesion, *healthy_with_lesion] if healthy else [positive_without_lesion]
 
 
 def _clusters(task: Task, settings: IngestSettings) -> list[Rule]:
-    """Of the whole batch; no error, since a batch may well bring one class alone."""
-    least = settings.min_clusters_per_class
+    """Rules for the whole batch. They only warn, because a batch can contain a single class."""
+    min_clusters = settings.min_clusters_per_class
     return [
         Rule(
             "ColumnUniqueValueCountToBeBetween",
-            f"fewer than {least} clusters of the class {name} in this batch",
-            {"column": "cluster", "min_value": least},
+            f"fewer than {min_clusters} clusters of the class {name} in this batch",
+            {"column": "cluster", "min_value": min_clusters},
             error=False,
             when=("label", "==", name),
         )
@@ -77,11 +77,11 @@ def _clusters(task: Task, settings: IngestSettings) -> list[Rule]:
 
 
 def _completeness() -> list[Rule]:
-    told = {
-        "truth": "how the label is known",
-        "labeller": "who labelled",
-        "labelled_at": "when the label was given",
+    facts = {
+        "truth": "the source of truth",
+        "labeller": "the labeller",
+        "labelled_at": "the time of labelling",
         "site": "the site",
         "study_date": "the study date",
     }
-    return [filled(name, f"nobody says {what}", error=False) for name, what in told.items()]
+    return [filled(name, f"{fact} is not stated", error=False) for name, fact in facts.items()]

@@ -1,4 +1,4 @@
-"""Admit? The data gate: what Great Expectations and the leakage checks found, against what `ingest` tolerates."""
+"""The data gate: judge the findings of Great Expectations and the leakage checks by the settings of `ingest`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data.quality.suite import Validation
 from data.settings import IngestSettings
 from lineage.record.verdict import Outcome, Verdict
 
-NAMED = 5
+MAX_NAMED = 5  # units or files in one reason
 
 
 def admit(
@@ -25,70 +25,70 @@ def admit(
     settings: IngestSettings,
     warnings: Sequence[str] = (),
 ) -> tuple[Verdict, dict[str, list[str]]]:
-    """Judge a batch of `total_units` (a refused file counts as one). Pure.
+    """Judge a batch of `total_units`; a refused file counts as one unit. Pure function.
 
-    `warnings` are of the batch as a whole, beside those of the suite and the leakage checks.
-    Returns the verdict and the reasons of each unit that has to stay out, by `unit_id`. `pass` may still keep units
-    out, and says so; `fail` keeps the whole batch out.
+    `warnings` are warnings on the whole batch, in addition to those of the suite and the leakage checks. Returns the
+    verdict, and the reasons of each unit that must stay out, by `unit_id`. With `pass` some units can still stay out;
+    `fail` keeps the whole batch out.
     """
-    failing = _joined(validation.failing, findings.failing)
-    out = len(failing) + len(refused)
-    against = _against([*validation.batch_errors, *findings.errors], out, total_units, settings)
-    reasons = [*against, *_named_units(failing), *_named_files(refused)]
+    failing = _merge_reasons(validation.failing, findings.failing)
+    rejected_count = len(failing) + len(refused)
+    batch_reasons = _batch_reasons([*validation.batch_errors, *findings.errors], rejected_count, total_units, settings)
+    reasons = [*batch_reasons, *_unit_sentences(failing), *_file_sentences(refused)]
     reasons += [f"warning: {text}" for text in (*validation.warnings, *findings.warnings, *warnings)]
-    if not against:
-        kept = f"{total_units - out} of {total_units} units are admitted"
-        reasons.insert(0, f"{kept}, {out} stay out" if out else kept)
+    if not batch_reasons:
+        admitted = f"{total_units - rejected_count} of {total_units} units are admitted"
+        reasons.insert(0, f"{admitted}, {rejected_count} stay out" if rejected_count else admitted)
     figures: dict[str, Any] = {"units": total_units, "failing": len(failing), "refused": len(refused)}
-    figures |= {"failing_share": round(out / total_units, 4) if total_units else 0.0}
+    figures |= {"failing_share": round(rejected_count / total_units, 4) if total_units else 0.0}
     figures |= {"leakage": dict(findings.figures), "validation": dict(validation.figures)}
-    outcome = Outcome.FAIL if against else Outcome.PASS
+    outcome = Outcome.FAIL if batch_reasons else Outcome.PASS
     return Verdict("data", batch, outcome, tuple(reasons), figures, asdict(settings)), failing
 
 
-def _against(batch_errors: Sequence[str], out: int, total: int, settings: IngestSettings) -> list[str]:
+def _batch_reasons(batch_errors: Sequence[str], rejected_count: int, total: int, settings: IngestSettings) -> list[str]:
     """The reasons that keep the whole batch out."""
     reasons = list(batch_errors)
-    if out >= total:
+    if rejected_count >= total:
         return [*reasons, f"nothing can be admitted: all {total} units fail" if total else "the batch holds no unit"]
-    if settings.quarantine == "batch" and out:
-        reasons.append(f"{out} of {total} units fail, and ingest.quarantine is `batch`")
-    elif out / total > settings.max_failing:
-        share, limit = f"{out / total:.1%}", f"{settings.max_failing:.1%}"
+    if settings.quarantine == "batch" and rejected_count:
+        reasons.append(f"{rejected_count} of {total} units fail, and ingest.quarantine is `batch`")
+    elif rejected_count / total > settings.max_failing:
+        share, limit = f"{rejected_count / total:.1%}", f"{settings.max_failing:.1%}"
         reasons.append(f"{share} of the units fail, more than ingest.max_failing ({limit})")
     return reasons
 
 
-def _joined(*findings: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    joined: defaultdict[str, list[str]] = defaultdict(list)
-    for found in findings:
-        for unit, reasons in found.items():
-            joined[unit] += [reason for reason in reasons if reason not in joined[unit]]
-    return dict(sorted(joined.items()))
+def _merge_reasons(*findings: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    merged: defaultdict[str, list[str]] = defaultdict(list)
+    for reasons_by_unit in findings:
+        for unit, reasons in reasons_by_unit.items():
+            merged[unit] += [reason for reason in reasons if reason not in merged[unit]]
+    return dict(sorted(merged.items()))
 
 
-def _named_units(failing: Mapping[str, Sequence[str]]) -> list[str]:
-    """One sentence for each kind of reason (its text up to the colon), with the first units that have it."""
+def _unit_sentences(failing: Mapping[str, Sequence[str]]) -> list[str]:
+    """One sentence per kind of reason (its text up to the colon), with the first units of that kind."""
     kinds: defaultdict[str, list[str]] = defaultdict(list)
     for unit, reasons in failing.items():
         for kind in dict.fromkeys(reason.split(":")[0] for reason in reasons):
             kinds[kind].append(unit)
     ordered = sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [f"{_count(len(units), 'unit')} out, {kind}: {_first(units)}" for kind, units in ordered]
+    return [f"{_count(len(units), 'unit')} out, {kind}: {_first_units(units)}" for kind, units in ordered]
 
 
-def _named_files(refused: Sequence[Refused]) -> list[str]:
+def _file_sentences(refused: Sequence[Refused]) -> list[str]:
     if not refused:
         return []
-    named = [f"{item.file} ({item.reason})" for item in refused[:NAMED]]
-    more = f" and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
-    return [f"{_count(len(refused), 'file')} refused: {'; '.join(named)}{more}"]
+    listed = [f"{item.file} ({item.reason})" for item in refused[:MAX_NAMED]]
+    more = f" and {len(refused) - MAX_NAMED} more" if len(refused) > MAX_NAMED else ""
+    return [f"{_count(len(refused), 'file')} refused: {'; '.join(listed)}{more}"]
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _first(units: Sequence[str]) -> str:
-    more = f" and {len(units) - NAMED} more" if len(units) > NAMED else ""
-    return ", ".join(units[:NAMED]) + more
+def _first_units(units: Sequence[str]) -> str:
+    more = f" and {len(units) - MAX_NAMED} more" if len(units) > MAX_NAMED else ""
+    return ", ".join(units[:MAX_NAMED]) + more

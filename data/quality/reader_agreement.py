@@ -1,4 +1,4 @@
-"""How far several readers of the same scans agree: Cohen's kappa of two, Fleiss' kappa of more."""
+"""Inter-reader agreement: Cohen's kappa of two readers, Fleiss' kappa of more."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pandas as pd
 
 from data.record import Task, Truth
 
-READ = (Truth.READER.value, Truth.REPORT.value, "")  # pathology and follow-up are what readers are measured by
-SUBSTANTIAL = 0.6  # Landis & Koch 1977, Biometrics 33: "moderate" up to here
+READ = (Truth.READER.value, Truth.REPORT.value, "")  # not pathology and follow-up, which are the reference for readers
+SUBSTANTIAL = 0.6  # upper limit of "moderate" (Landis & Koch 1977, Biometrics 33)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of `readers` people on `units` slices that two or more of them read.
+    """Agreement of `readers` people on `units` slices that at least two of them read.
 
-    `agreed` is the share on which all gave one label; `kappa` is what is left of it beyond chance, None where it is
-    not defined (one label alone was ever given); `statistic` names it, `rated` says on how many slices it rests;
-    `pairs` holds Cohen's kappa of each two readers.
+    `agreed` is the share of slices with one label. `kappa` is the agreement beyond chance, None if undefined (only one
+    label was used). `statistic` is its name, `rated` the number of slices it is computed on. `pairs` has Cohen's kappa
+    of each two readers.
     """
 
     readers: int
@@ -34,32 +34,32 @@ class Agreement:
     pairs: Mapping[str, float | None]
 
     def figures(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """The fields as plain JSON."""
         return asdict(self)
 
     def warnings(self) -> list[str]:
-        """What a reader of the verdict should know."""
+        """A warning if the agreement is at most moderate; else an empty list."""
         if self.kappa is None or self.kappa > SUBSTANTIAL:
             return []
         return [
             f"{self.readers} readers agree on {self.agreed:.0%} of {self.units} units, {self.statistic} kappa "
-            f"{self.kappa:.2f}, not more than moderate: the labels are as uncertain as that"
+            f"{self.kappa:.2f}, not more than moderate: the labels are uncertain to that degree"
         ]
 
 
 def measure(table: pd.DataFrame, task: Task) -> Agreement | None:
-    """Agreement in the rows of a batch's metadata.csv; None where nobody read what another read.
+    """The agreement in the rows of a metadata.csv; None if no unit was read by two readers.
 
-    Rows of one `file_name` and `slice` with different `labeller` are readings of one unit. Cohen 1960 for two readers
-    (weighted linearly where the classes are ordered), Fleiss 1971 for more: on the units with the most usual number
-    of readings, since that statistic asks for one number.
+    Rows of one `file_name` and `slice` with different `labeller` are readings of one unit. Two readers: Cohen 1960,
+    with linear weights if the classes are ordered. More readers: Fleiss 1971, on the units with the most frequent
+    number of readings, because that statistic requires a constant number.
     """
-    read = table[table["truth"].isin(READ) & (table["labeller"] != "") & table["label"].isin(task.classes)]
-    grid = read.pivot_table(index=["file_name", "slice"], columns="labeller", values="label", aggfunc="first")
+    readings = table[table["truth"].isin(READ) & (table["labeller"] != "") & table["label"].isin(task.classes)]
+    grid = readings.pivot_table(index=["file_name", "slice"], columns="labeller", values="label", aggfunc="first")
     grid = grid[grid.notna().sum(axis=1) >= 2].dropna(axis=1, how="all")
     if grid.empty:
         return None
-    pairs = {f"{one}, {other}": _cohen(grid[[one, other]].dropna(), task) for one, other in combinations(grid, 2)}
+    pairs = {f"{a}, {b}": _cohen(grid[[a, b]].dropna(), task) for a, b in combinations(grid, 2)}
     agreed = float((grid.nunique(axis=1) == 1).mean())
     if len(grid.columns) == 2:
         (kappa,) = pairs.values()
@@ -68,26 +68,28 @@ def measure(table: pd.DataFrame, task: Task) -> Agreement | None:
     return Agreement(len(grid.columns), len(grid), agreed, "Fleiss'", kappa, rated, pairs)
 
 
-def _cohen(both: pd.DataFrame, task: Task) -> float | None:
-    if len(both) == 0 or len(set(both.to_numpy().ravel())) < 2:
+def _cohen(labels: pd.DataFrame, task: Task) -> float | None:
+    if len(labels) == 0 or len(set(labels.to_numpy().ravel())) < 2:
         return None
     from sklearn.metrics import cohen_kappa_score
 
     weights = "linear" if task.ordered else None
-    return _defined(cohen_kappa_score(both.iloc[:, 0], both.iloc[:, 1], labels=list(task.classes), weights=weights))
+    return _rounded_or_none(
+        cohen_kappa_score(labels.iloc[:, 0], labels.iloc[:, 1], labels=list(task.classes), weights=weights)
+    )
 
 
 def _fleiss(grid: pd.DataFrame, task: Task) -> tuple[float | None, int]:
-    """Kappa, and the number of units with the most usual number of readings (of two such numbers the larger)."""
+    """Kappa, and the number of units with the most frequent number of readings (the larger one in a tie)."""
     from statsmodels.stats.inter_rater import fleiss_kappa
 
     readings = grid.notna().sum(axis=1)
-    usual = readings[readings == max(readings.mode())].index
-    counts = pd.DataFrame({name: (grid.loc[usual] == name).sum(axis=1) for name in task.classes})
+    usual_units = readings[readings == max(readings.mode())].index
+    counts = pd.DataFrame({name: (grid.loc[usual_units] == name).sum(axis=1) for name in task.classes})
     if (counts.sum() > 0).sum() < 2:
-        return None, len(usual)
-    return _defined(fleiss_kappa(counts.to_numpy())), len(usual)
+        return None, len(usual_units)
+    return _rounded_or_none(fleiss_kappa(counts.to_numpy())), len(usual_units)
 
 
-def _defined(kappa: float) -> float | None:
+def _rounded_or_none(kappa: float) -> float | None:
     return None if isnan(kappa) else round(float(kappa), 4)

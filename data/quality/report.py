@@ -1,4 +1,4 @@
-"""`oncoloop data quality`: all that the data room knows of its batches on one page, with the pictures side by side."""
+"""The page of `oncoloop data quality`: verdicts, failing scans with pictures, balance, cohorts and corrections."""
 
 from __future__ import annotations
 
@@ -22,8 +22,19 @@ from data.scan import preprocess, read, thumbnail
 from lineage.errors import Fault
 
 TEMPLATE = Path(__file__).with_name("report.html")
-SHOWN = 24  # pictures or pairs of one kind
-NEEDED = ("unit_id", "file", "slice", "pixels_blake3", "label", "cluster", "patient", "lesion_mm", "thumbnail", "units")
+MAX_SHOWN = 24  # pictures or pairs of one kind
+COLUMNS = (
+    "unit_id",
+    "file",
+    "slice",
+    "pixels_blake3",
+    "label",
+    "cluster",
+    "patient",
+    "lesion_mm",
+    "thumbnail",
+    "units",
+)
 KINDS = {
     "Exact copies": ("exact copy", "copy of an admitted scan"),
     "Near-duplicates": ("near-duplicate",),
@@ -32,14 +43,14 @@ KINDS = {
     "Patients that contradict the DICOM headers": ("one person of", "two persons of", "the id of one patient"),
     "Labels that contradict their mask": ("label contradicts its mask",),
 }
-OTHERS = "Other failing scans"
+OTHER_KIND = "Other failing scans"
 UNIT = re.compile(r"[0-9a-f]{16}-\d{3}(?:-copy\d+)?")
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One scan as the page shows it: `image` is a PNG as a data address, "" where nothing can be shown."""
+    """One scan on the page. `image` is a PNG as a data URL, "" if there is no picture."""
 
     unit: str
     batch: str
@@ -50,63 +61,66 @@ class Picture:
 
 @dataclass(frozen=True)
 class Case:
-    """One failing scan with its reasons, and the scan that it is like, if it is like one."""
+    """One failing scan with its reasons, and the scan that it duplicates, if there is one."""
 
     scan: Picture
     reasons: list[str]
-    like: Picture | None
+    duplicate: Picture | None
 
 
 def write(data: Path, tasks: Sequence[Task], verdicts: Sequence[Row], target: Path) -> Path:
-    """The page of some tasks at `target`; `data` holds batches, quarantine and cohorts, `verdicts` are the ledger's.
+    """Write the page of these tasks to `target`. `data` is the folder with batches, quarantine and cohorts.
 
-    A verdict is a payload of the data gate with the `task` and the time `at`; the newest one of a batch counts.
+    `verdicts` are payloads of the data gate from the ledger, with `task` and time `at`. The newest one of a batch
+    counts.
     """
     from jinja2 import Environment
 
     text = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text("utf-8"))
-    shown = [_task(data, task, [one for one in verdicts if one["task"] == task.name]) for task in tasks]
+    task_sections = [
+        _task_section(data, task, [verdict for verdict in verdicts if verdict["task"] == task.name]) for task in tasks
+    ]
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text.render(tasks=shown, shown=SHOWN, few=dataset_cohorts.FEW), encoding="utf-8")
+    target.write_text(text.render(tasks=task_sections, shown=MAX_SHOWN, few=dataset_cohorts.FEW), encoding="utf-8")
     return target
 
 
-def _task(data: Path, task: Task, verdicts: Sequence[Row]) -> dict[str, Any]:
-    newest = {str(one["subject"]): one for one in verdicts}
-    units = _units(data, task, list(newest))
+def _task_section(data: Path, task: Task, verdicts: Sequence[Row]) -> dict[str, Any]:
+    newest = {str(verdict["subject"]): verdict for verdict in verdicts}
+    units = _task_units(data, task, list(newest))
     cohorts = dataset_cohorts.read_cohorts(data / "cohorts" / f"{task.name}.csv")
-    changes = label_corrections.given(data / "batches" / task.name)
+    corrections = label_corrections.given(data / "batches" / task.name)
     return {
         "name": task.name,
         "title": task.title,
         "note": task.note,
-        "batches": [_batch(one) for one in newest.values()],
-        "kinds": _kinds(data, task, units, list(newest)),
-        "balance": _balance(units[~units["aside"]], task),
-        "cohorts": _cohorts(cohorts),
+        "batches": [_batch_card(verdict) for verdict in newest.values()],
+        "kinds": _kind_sections(data, task, units, list(newest)),
+        "balance": _class_balance(units[~units["aside"]], task),
+        "cohorts": _cohort_rows(cohorts),
         "sides": [side.value for side in Side],
         "clusters": len(cohorts),
-        "corrections": changes.to_dict("records"),
+        "corrections": corrections.to_dict("records"),
     }
 
 
-def _units(data: Path, task: Task, batches: list[str]) -> pd.DataFrame:
-    """The units of a task, admitted and kept aside, with the `folder` they lie in; labels as they read today."""
+def _task_units(data: Path, task: Task, batches: list[str]) -> pd.DataFrame:
+    """The admitted and quarantined (`aside`) units of a task, with their `folder`. Corrections are applied."""
     folders = sorted((data / "batches" / task.name).glob("*/manifest.csv"))
-    kept = [data / "quarantine" / name / "manifest.csv" for name in batches]
+    quarantined = [data / "quarantine" / name / "manifest.csv" for name in batches]
     tables = []
-    for path in [*folders, *(path for path in kept if path.is_file())]:
-        manifest = read_manifest(path).reindex(columns=list(NEEDED))
+    for path in [*folders, *(path for path in quarantined if path.is_file())]:
+        manifest = read_manifest(path).reindex(columns=list(COLUMNS))
         if len(manifest):
-            tables.append(manifest.assign(folder=str(path.parent), aside=path in kept))
+            tables.append(manifest.assign(folder=str(path.parent), aside=path in quarantined))
     if not tables:
-        return pd.DataFrame(columns=[*NEEDED, "folder", "aside"]).astype({"aside": bool})
+        return pd.DataFrame(columns=[*COLUMNS, "folder", "aside"]).astype({"aside": bool})
     units = pd.concat(tables, ignore_index=True)
     units["thumbnail"] = units["thumbnail"].fillna("")
     return label_corrections.apply(units, label_corrections.given(data / "batches" / task.name))
 
 
-def _batch(verdict: Row) -> dict[str, Any]:
+def _batch_card(verdict: Row) -> dict[str, Any]:
     figures = verdict["figures"]
     validation, leakage = figures.get("validation", {}), figures.get("leakage", {})
     reasons = [str(reason) for reason in verdict["reasons"]]
@@ -124,51 +138,61 @@ def _batch(verdict: Row) -> dict[str, Any]:
     }
 
 
-def _kinds(data: Path, task: Task, units: pd.DataFrame, batches: list[str]) -> list[dict[str, Any]]:
-    """The failing scans of every kind, each with its like; as many pictures as a page can bear."""
-    found: defaultdict[str, list[tuple[str, list[str]]]] = defaultdict(list)
+def _kind_sections(data: Path, task: Task, units: pd.DataFrame, batches: list[str]) -> list[dict[str, Any]]:
+    """The failing scans of every kind, with their duplicates; at most MAX_SHOWN cases of a kind."""
+    cases: defaultdict[str, list[tuple[str, list[str]]]] = defaultdict(list)
     for name in batches:
-        for unit, reasons in rejected_units.noted(data / "quarantine" / name).items():
+        for unit, reasons in rejected_units.read_failing(data / "quarantine" / name).items():
             for kind in dict.fromkeys(_kind(reason) for reason in reasons):
-                found[kind].append((unit, reasons))
+                cases[kind].append((unit, reasons))
     table = units.drop_duplicates("unit_id", keep="last").set_index("unit_id", drop=False)
-    twins = {str(same): [str(unit) for unit in rows["unit_id"]] for same, rows in units.groupby("pixels_blake3")}
+    units_by_pixels = {
+        str(pixels): [str(unit) for unit in rows["unit_id"]] for pixels, rows in units.groupby("pixels_blake3")
+    }
     return [
         {
             "name": kind,
-            "count": len(found[kind]),
+            "count": len(cases[kind]),
             "cases": [
-                _case(unit, reasons, table, twins, task) for unit, reasons in found[kind][:SHOWN] if unit in table.index
+                _build_case(unit, reasons, table, units_by_pixels, task)
+                for unit, reasons in cases[kind][:MAX_SHOWN]
+                if unit in table.index
             ],
         }
-        for kind in (*KINDS, OTHERS)
+        for kind in (*KINDS, OTHER_KIND)
     ]
 
 
 def _kind(reason: str) -> str:
-    return next((kind for kind, starts in KINDS.items() if reason.startswith(starts)), OTHERS)
+    return next((kind for kind, starts in KINDS.items() if reason.startswith(starts)), OTHER_KIND)
 
 
-def _case(unit: str, reasons: list[str], table: pd.DataFrame, twins: Mapping[str, list[str]], task: Task) -> Case:
-    row: pd.Series[Any] = table.loc[unit]  # type: ignore[assignment]  # names are unique
-    named = [other for reason in reasons for other in UNIT.findall(reason)]
-    likes = [other for other in (*named, *twins[str(row["pixels_blake3"])]) if other != unit and other in table.index]
-    other: pd.Series[Any] | None = table.loc[likes[0]] if likes and _likened(reasons) else None
-    return Case(_picture(row, task), reasons, None if other is None else _picture(other, task))
+def _build_case(
+    unit: str, reasons: list[str], table: pd.DataFrame, units_by_pixels: Mapping[str, list[str]], task: Task
+) -> Case:
+    row: pd.Series[Any] = table.loc[unit]  # type: ignore[assignment]  # unit ids are unique
+    named_units = [other_unit for reason in reasons for other_unit in UNIT.findall(reason)]
+    duplicates = [
+        other_unit
+        for other_unit in (*named_units, *units_by_pixels[str(row["pixels_blake3"])])
+        if other_unit != unit and other_unit in table.index
+    ]
+    other_unit: pd.Series[Any] | None = table.loc[duplicates[0]] if duplicates and _is_duplicate(reasons) else None
+    return Case(_build_picture(row, task), reasons, None if other_unit is None else _build_picture(other_unit, task))
 
 
-def _likened(reasons: list[str]) -> bool:
-    """Is it kept out for being like another scan?"""
+def _is_duplicate(reasons: list[str]) -> bool:
+    """Whether the reasons include a duplicate of another scan."""
     return any(_kind(reason) in tuple(KINDS)[:3] for reason in reasons)
 
 
-def _picture(row: pd.Series[Any], task: Task) -> Picture:
+def _build_picture(row: pd.Series[Any], task: Task) -> Picture:
     folder = Path(row["folder"])
     return Picture(row["unit_id"], folder.name, row["label"] or "none", row["cluster"], _image(folder, row, task))
 
 
 def _image(folder: Path, row: pd.Series[Any], task: Task) -> str:
-    """The slice as the network sees it, out of the de-identified copy, or else the small picture of the manifest."""
+    """The network input of the slice from the de-identified copy, or else the thumbnail of the manifest."""
     path = folder / str(row["file"])
     try:
         plane = read.read(path.name, path.read_bytes())
@@ -189,8 +213,8 @@ def _png(grey: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def _balance(units: pd.DataFrame, task: Task) -> list[dict[str, Any]]:
-    """Units and clusters of each class, with the width of their bar in hundredths of the largest."""
+def _class_balance(units: pd.DataFrame, task: Task) -> list[dict[str, Any]]:
+    """Units and clusters of each class, with the width of their bar in percent of the largest."""
     rows = [
         {
             "label": name,
@@ -199,18 +223,21 @@ def _balance(units: pd.DataFrame, task: Task) -> list[dict[str, Any]]:
         }
         for name in task.classes
     ]
-    for what in ("units", "clusters"):
-        largest = max([int(str(row[what])) for row in rows] + [1])
+    for column in ("units", "clusters"):
+        largest = max([int(str(row[column])) for row in rows] + [1])
         for row in rows:
-            row[f"{what}_bar"] = round(100 * int(str(row[what])) / largest)
+            row[f"{column}_bar"] = round(100 * int(str(row[column])) / largest)
     return rows
 
 
-def _cohorts(cohorts: pd.DataFrame) -> list[dict[str, Any]]:
-    """Clusters of each side in each epoch, the classes of their strata told apart."""
+def _cohort_rows(cohorts: pd.DataFrame) -> list[dict[str, Any]]:
+    """The number of clusters of each class on each side, per epoch."""
     rows = []
-    for epoch, part in cohorts.groupby("epoch"):
-        label = part["stratum"].str.partition("|")[0]
-        sides = {side.value: label[part["side"] == side.value].value_counts().sort_index().to_dict() for side in Side}
-        rows.append({"epoch": epoch, "sides": sides, "clusters": len(part)})
+    for epoch, rows_of_epoch in cohorts.groupby("epoch"):
+        labels = rows_of_epoch["stratum"].str.partition("|")[0]
+        sides = {
+            side.value: labels[rows_of_epoch["side"] == side.value].value_counts().sort_index().to_dict()
+            for side in Side
+        }
+        rows.append({"epoch": epoch, "sides": sides, "clusters": len(rows_of_epoch)})
     return rows

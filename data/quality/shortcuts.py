@@ -1,4 +1,4 @@
-"""Source shortcuts: do header, size, border or greys alone tell the label? A network may learn the source instead."""
+"""Shortcut detection: whether header, size, border or greys alone predict the label."""
 
 from __future__ import annotations
 
@@ -15,98 +15,100 @@ from data.scan.slice_features import FACTS
 NUMBERS = ("rows", "columns", "row_spacing", "column_spacing", "thickness", "border_mean", "blank_share")
 TEXTS = ("site", "scanner", *FACTS)
 GREYS = ("p01", "p05", "p25", "p50", "p75", "p95", "p99")  # the histogram of the whole picture, in its own units
-BORDER, BINS = 4, 8  # pixels of a thumbnail that are its border; greys of the border's histogram
-RARE = 0.01  # share of the units under which a text is no column of its own
+BORDER, BINS = 4, 8  # width of the border of a thumbnail in pixels; bins of the histogram of the border
+RARE = 0.01  # minimum share of the units for a text to get its own column
 DEPTH = 4
 FOLDS = 5
-MIN_CLUSTERS = 3  # of each class, so that every fold can learn and ask both
-PERMUTATIONS = 99  # one per cent is then the smallest p-value
+MIN_CLUSTERS = 3  # of each class, so that every fold can train and test on each class
+PERMUTATIONS = 99  # the smallest p-value is then 0.01
 ALPHA = 0.01
-MOST = 4000  # units that the trees learn from; more would cost time and tell no more
+MAX_UNITS = 4000  # for the trees; more units take time and do not change the result
 
 
 @dataclass(frozen=True)
 class Shortcut:
-    """What a small tree reaches without seeing the picture: `accuracy` is balanced, on clusters that it never saw.
+    """The performance of a small tree that does not see the picture.
 
-    `source` is "header, size and border" or "greys"; `told_by` are the facts that the tree leans on most. `p` is how
-    often labels dealt out by chance to whole clusters are told as well as that; None where nobody needed to ask.
+    `accuracy` is the balanced accuracy on unseen clusters. `source` is "header, size and border" or "greys".
+    `main_facts` are the most important facts of the tree. `p` is the p-value of a permutation of labels between
+    clusters; None if the accuracy is under the limit.
     """
 
     accuracy: float
     source: str
-    told_by: tuple[str, ...]
+    main_facts: tuple[str, ...]
     p: float | None
 
-    def rings(self, limit: float) -> bool:
-        """The label is told nearly perfectly, and not by luck."""
+    def is_shortcut(self, limit: float) -> bool:
+        """Whether the accuracy is at least `limit`, and significant."""
         return self.accuracy >= limit and self.p is not None and self.p <= ALPHA
 
-    def sentence(self) -> str:
-        """Why, for people."""
+    def warning(self) -> str:
+        """A warning text."""
         return (
-            f"{self.source} alone ({', '.join(self.told_by)}) predict the label with a balanced accuracy of "
+            f"{self.source} alone ({', '.join(self.main_facts)}) predict the label with a balanced accuracy of "
             f"{self.accuracy:.2f} on unseen clusters (p = {self.p:.2f}): the label may stand for its source"
         )
 
 
-def shortcuts(manifest: pd.DataFrame, limit: float) -> list[Shortcut]:
-    """The two sources, the better one first; empty where fewer than 3 clusters hold a class or nothing differs.
+def find_shortcuts(manifest: pd.DataFrame, limit: float) -> list[Shortcut]:
+    """The results of both sources, the better one first; empty if a class has fewer than 3 clusters.
 
-    Header, size and border (with its histogram) say nothing of the patient; the histogram of the whole picture may
-    show a disease, but not nearly perfectly. From `limit` on, whole clusters have their labels dealt out anew 99 times
-    (Phipson and Smyth 2010): a small set is told well by luck, and then p is large.
+    Header, size and border (with its histogram) do not show the disease. The histogram of the whole picture can show
+    it, but not nearly perfectly. From the accuracy `limit` on, the labels are permuted between clusters 99 times
+    (Phipson and Smyth 2010). In a small set chance alone reaches a high accuracy, and then p is large. A source whose
+    facts are constant gives no result.
     """
     clusters = manifest.groupby("label")["cluster"].nunique()
     if len(clusters) < 2 or clusters.min() < MIN_CLUSTERS:
         return []
     manifest = manifest.reset_index(drop=True)
-    if len(manifest) > MOST:
-        manifest = manifest.sample(MOST, random_state=0).reset_index(drop=True)
+    if len(manifest) > MAX_UNITS:
+        manifest = manifest.sample(MAX_UNITS, random_state=0).reset_index(drop=True)
         if manifest.groupby("label")["cluster"].nunique().min() < MIN_CLUSTERS:
             return []
     sources = {"header, size and border": _facts(manifest), "greys": _greys(manifest)}
-    found = [_told(name, facts, manifest, limit) for name, facts in sources.items() if len(facts.columns)]
-    return sorted(found, key=lambda one: -one.accuracy)
+    results = [_measure_source(name, facts, manifest, limit) for name, facts in sources.items() if len(facts.columns)]
+    return sorted(results, key=lambda shortcut: -shortcut.accuracy)
 
 
-def _told(source: str, facts: pd.DataFrame, manifest: pd.DataFrame, limit: float) -> Shortcut:
+def _measure_source(source: str, facts: pd.DataFrame, manifest: pd.DataFrame, limit: float) -> Shortcut:
     labels, clusters = manifest["label"].to_numpy(str), manifest["cluster"].to_numpy(str)
     values = facts.to_numpy(np.float32)
     accuracy = _accuracy(values, labels, clusters)
-    p = _chance(values, labels, clusters, accuracy) if accuracy >= limit else None
-    weight = pd.Series(_tree().fit(values, labels).feature_importances_, facts.columns)
-    leaning = weight[weight > 0].sort_values(ascending=False, kind="stable").head(3)
-    return Shortcut(round(accuracy, 4), source, tuple(str(name).replace("_", " ") for name in leaning.index), p)
+    p = _permutation_p(values, labels, clusters, accuracy) if accuracy >= limit else None
+    importances = pd.Series(_tree().fit(values, labels).feature_importances_, facts.columns)
+    main_facts = importances[importances > 0].sort_values(ascending=False, kind="stable").head(3)
+    return Shortcut(round(accuracy, 4), source, tuple(str(name).replace("_", " ") for name in main_facts.index), p)
 
 
 def _accuracy(values: NDArray[np.float32], labels: NDArray[np.str_], clusters: NDArray[np.str_]) -> float:
-    """Balanced accuracy of a tree on the clusters that were left out of it."""
+    """The balanced accuracy of a tree in cross-validation by cluster."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    fewest = min(len(set(clusters[labels == label])) for label in set(labels))
-    folds = StratifiedGroupKFold(max(2, min(FOLDS, fewest)), shuffle=True, random_state=0)
+    min_clusters = min(len(set(clusters[labels == label])) for label in set(labels))
+    folds = StratifiedGroupKFold(max(2, min(FOLDS, min_clusters)), shuffle=True, random_state=0)
     predicted = np.empty_like(labels)
-    for learnt, asked in folds.split(values, labels, clusters):
-        predicted[asked] = _tree().fit(values[learnt], labels[learnt]).predict(values[asked])
+    for train_rows, test_rows in folds.split(values, labels, clusters):
+        predicted[test_rows] = _tree().fit(values[train_rows], labels[train_rows]).predict(values[test_rows])
     return float(np.mean([(predicted[labels == label] == label).mean() for label in sorted(set(labels))]))
 
 
-def _chance(
+def _permutation_p(
     values: NDArray[np.float32], labels: NDArray[np.str_], clusters: NDArray[np.str_], accuracy: float
 ) -> float:
-    """The p-value of `accuracy`: how often it is reached when the labels of whole clusters are dealt out anew.
+    """The p-value of `accuracy` under permutation of the labels between clusters.
 
-    A cluster with several labels passes on its list of them, repeated or cut to the other's number of units.
+    The labels of a cluster with several units are repeated or cut to the number of units of the other cluster.
     """
-    random, reached = np.random.default_rng(0), 0
+    random, reached_count = np.random.default_rng(0), 0
     rows = [np.flatnonzero(clusters == name) for name in dict.fromkeys(clusters)]
     for _ in range(PERMUTATIONS):
-        dealt = labels.copy()
-        for mine, other in zip(rows, random.permutation(len(rows)), strict=True):
-            dealt[mine] = np.resize(labels[rows[other]], len(mine))
-        reached += len(set(dealt)) == len(set(labels)) and _accuracy(values, dealt, clusters) >= accuracy
-    return (reached + 1) / (PERMUTATIONS + 1)
+        permuted = labels.copy()
+        for target_rows, source_cluster in zip(rows, random.permutation(len(rows)), strict=True):
+            permuted[target_rows] = np.resize(labels[rows[source_cluster]], len(target_rows))
+        reached_count += len(set(permuted)) == len(set(labels)) and _accuracy(values, permuted, clusters) >= accuracy
+    return (reached_count + 1) / (PERMUTATIONS + 1)
 
 
 def _tree() -> Any:
@@ -116,22 +118,22 @@ def _tree() -> Any:
 
 
 def _facts(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Numbers as they are, frequent texts as one column each, greys of the border; what never changes is left out."""
+    """Numbers, one column per frequent text, and greys of the border; constant columns are left out."""
     columns = {name: manifest[name].astype(float).fillna(0.0) for name in NUMBERS}
     for name in TEXTS:
         shares = manifest[name].value_counts(normalize=True)
         columns |= {f"{name} {text}": (manifest[name] == text).astype(float) for text in shares[shares >= RARE].index}
-    shown = thumbnail.greys(manifest["thumbnail"]) if "thumbnail" in manifest else np.zeros((len(manifest), 9, 9))
-    edge = np.ones(shown.shape[1:], bool)
-    edge[BORDER:-BORDER, BORDER:-BORDER] = False
-    levels = shown[:, edge] * BINS // thumbnail.GREYS
+    greys = thumbnail.greys(manifest["thumbnail"]) if "thumbnail" in manifest else np.zeros((len(manifest), 9, 9))
+    is_border = np.ones(greys.shape[1:], bool)
+    is_border[BORDER:-BORDER, BORDER:-BORDER] = False
+    levels = greys[:, is_border] * BINS // thumbnail.GREYS
     columns |= {f"border grey {level}": pd.Series((levels == level).mean(1)) for level in range(BINS)}
-    return _changing(pd.DataFrame(columns))
+    return _varying(pd.DataFrame(columns))
 
 
 def _greys(manifest: pd.DataFrame) -> pd.DataFrame:
-    return _changing(manifest[[name for name in GREYS if name in manifest]].astype(float).fillna(0.0))
+    return _varying(manifest[[name for name in GREYS if name in manifest]].astype(float).fillna(0.0))
 
 
-def _changing(facts: pd.DataFrame) -> pd.DataFrame:
+def _varying(facts: pd.DataFrame) -> pd.DataFrame:
     return facts.loc[:, facts.nunique() > 1]

@@ -1,4 +1,4 @@
-"""Files that we write have the same bytes on every Python, compressor and processor."""
+"""Written files have the same bytes on every Python, compressor and processor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from data.scan import thumbnail, zip_archive
 from lineage import fingerprint
 from serving.inference import heatmap
 
-# SHA-256 of what is written here, as computed on Python 3.11, 3.12 and 3.13; whoever changes the phantoms changes these
+# SHA-256 of the files written here, computed on Python 3.11, 3.12 and 3.13; a change of the phantoms changes them
 BATCHES = {
     "lung": "8f9ce30d054aabf4b6bb89e85ac4bdfdf520bf5890f3426b89557d2297a8d31d",
     "brain": "966a6e26ac552bd1e450ed712e79f92966671204db3dd996d5d22cd2e6d1a16b",
@@ -31,35 +31,35 @@ CONTAINERS = "5f7f2a75c0752e777d5375419de5244c41919ff183a8ac43b452737a8355aa24"
 
 @pytest.fixture
 def another_compressor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Python whose zlib compresses otherwise and names another system in gzip's header, as 3.13 or zlib-ng do."""
+    """A Python whose zlib compresses differently and has another gzip header, as 3.13 and zlib-ng do."""
     compress = zlib.compress
 
-    def other(content: bytes, /, level: int = -1, wbits: int = 15) -> bytes:
+    def compress_differently(content: bytes, /, level: int = -1, wbits: int = 15) -> bytes:
         return compress(content, 1, wbits)
 
     def packed(content: bytes, compresslevel: int = 9, *, mtime: float | None = None) -> bytes:
-        told = compress(content, 1, 31)
-        return told[:9] + b"\xff" + told[10:]
+        stream = compress(content, 1, 31)
+        return stream[:9] + b"\xff" + stream[10:]
 
-    monkeypatch.setattr(zlib, "compress", other)
+    monkeypatch.setattr(zlib, "compress", compress_differently)
     monkeypatch.setattr(gzip, "compress", packed)
 
 
 def steps() -> bytes:
-    """Bytes that can be compressed, by integers alone."""
+    """Compressible bytes, computed with integers only."""
     return (np.arange(200_000) ** 2 // 7 % 251).astype(np.uint8).tobytes()
 
 
 @pytest.mark.usefixtures("another_compressor")
 @pytest.mark.parametrize("name", BATCHES)
-def test_a_phantom_batch(name: str, lung: Task, brain: Task, tmp_path: Path) -> None:
+def test_a_phantom_batch_has_the_same_bytes(name: str, lung: Task, brain: Task, tmp_path: Path) -> None:
     task = {"lung": lung, "brain": brain}[name]
     batch.write_batch(tmp_path, task, 6, study.usual(task), 31, slices=2, masks=True)
     assert fingerprint.digest(fingerprint.tree(tmp_path)) == BATCHES[name]
 
 
 @pytest.mark.usefixtures("another_compressor")
-def test_de_identified_copies(brain: Task, tmp_path: Path) -> None:
+def test_de_identified_copies_have_the_same_bytes(brain: Task, tmp_path: Path) -> None:
     batch.write_batch(tmp_path, brain, 3, study.usual(brain), 31, slices=2)
     copies = [other_formats.nifti(path.name, path.read_bytes()) for path in sorted(tmp_path.glob("*.nii.gz"))]
     assert len(copies) == 3 and all(zlib.decompress(copy, 31) for copy in copies)
@@ -67,7 +67,7 @@ def test_de_identified_copies(brain: Task, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("another_compressor")
-def test_archives_arrays_thumbnails_and_heat_maps(tmp_path: Path) -> None:
+def test_archives_grids_thumbnails_and_heatmaps_have_the_same_bytes(tmp_path: Path) -> None:
     grids = {name: np.frombuffer(steps()[at : at + 1024], np.uint8).reshape(32, 32) for at, name in enumerate("ab")}
     lesion_grid.write(tmp_path / "masks.npz", grids)
     written = {
@@ -81,14 +81,14 @@ def test_archives_arrays_thumbnails_and_heat_maps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 65535, 65536, 200_000])
-def test_what_is_stored_comes_back(size: int) -> None:
+def test_compressed_content_is_restored(size: int) -> None:
     content = steps()[:size]
     assert zlib.decompress(compression.stored(content)) == content
     assert gzip.decompress(compression.gzipped(content, 6)) == content
 
 
 def test_thumbnails_of_older_manifests_are_read() -> None:
-    """Until 2026-12 they were zlib streams of the Python that wrote them."""
+    """Until 2026-12 thumbnails were zlib streams of the Python that wrote them."""
     import base64
 
     grey = np.arange(1600, dtype=np.uint8).reshape(40, 40) % 64
@@ -97,13 +97,13 @@ def test_thumbnails_of_older_manifests_are_read() -> None:
     np.testing.assert_array_equal(thumbnail.greys(column), [grey, grey, np.zeros((40, 40))])
 
 
-def test_nothing_else_compresses_what_is_written() -> None:
-    """Another call of Python's own compressor would bring its bytes back."""
-    rooms = Path(batch.__file__).parent.parent
+def test_no_other_code_calls_the_compressors_of_python() -> None:
+    """Their bytes depend on the Python distribution."""
+    root = Path(batch.__file__).parent.parent
     sources = [
         path
-        for room in ("data", "serving", "training", "pipelines", "desk", "monitoring", "lineage")
-        for path in (rooms / room).rglob("*.py")
+        for package in ("data", "serving", "training", "pipelines", "desk", "monitoring", "lineage")
+        for path in (root / package).rglob("*.py")
     ]
     calls = re.compile(r"(gzip|zlib|bz2|lzma)\.compress|savez_compressed|GzipFile")
     assert not [path.name for path in sources if calls.search(path.read_text(encoding="utf-8"))]

@@ -1,4 +1,4 @@
-"""Tables as hospitals and spreadsheets write them: read where there is one reading, else named by the cause."""
+"""CSV tables of hospitals and spreadsheets are read if there is one reading; otherwise the message names the cause."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data.batch import metadata_table
 from data.batch.metadata_table import metadata, remarks
-from data.csv_table import damage, read_table, rounded
+from data.csv_table import read_table, rounded, spreadsheet_damage
 from lineage.errors import Fault
 
 HEADINGS = ("file_name", "patient_id", "task", "label", "lesion_mm")
@@ -39,12 +39,12 @@ def test_encodings_with_one_reading_are_read(tmp_path: Path, encoding: str) -> N
 @pytest.mark.parametrize(
     ("text", "encoding", "words"),
     [
-        ("Mu\u00f1oz", "cp1252", "is not UTF-8 (byte 42), and its letters mean other ones in other encodings"),
+        ("Mu\u00f1oz", "cp1252", "is not UTF-8 (byte 42), and its letters differ between the possible encodings"),
         ("\u0418\u0432\u0430\u043d\u043e\u0432", "cp1251", "is not UTF-8"),
         ("M\u00fcller", "utf-16-le", "UTF-16 without its mark"),
     ],
 )
-def test_encodings_with_several_readings_are_named(tmp_path: Path, text: str, encoding: str, words: str) -> None:
+def test_encodings_with_several_readings_are_refused(tmp_path: Path, text: str, encoding: str, words: str) -> None:
     table(tmp_path, TEXT.replace("M\u00fcller", text).encode(encoding))
     with pytest.raises(Fault) as caught:
         metadata(tmp_path)
@@ -60,13 +60,13 @@ def test_separators_line_ends_and_blank_lines(tmp_path: Path, separator: str, en
         [*lines, separator * 3, "", f"two.png{separator}8{separator}t{separator}x"]
     )
     table(tmp_path, text.replace("\n", ending))
-    read = metadata(tmp_path)
-    assert list(read["patient_id"]) == ["M\u00fcller", "8"]
-    assert list(read.index) == [2 + bool(first), 5 + bool(first)]
-    said = metadata_table.remarks(tmp_path, read)
-    assert any("blank rows" in one for one in said) and any("between its cells" in one for one in said) == (
-        separator != ","
-    )
+    rows = metadata(tmp_path)
+    assert list(rows["patient_id"]) == ["M\u00fcller", "8"]
+    assert list(rows.index) == [2 + bool(first), 5 + bool(first)]
+    messages = metadata_table.remarks(tmp_path, rows)
+    assert any("blank rows" in message for message in messages) and any(
+        "between its cells" in message for message in messages
+    ) == (separator != ",")
 
 
 def test_decimal_commas_are_numbers_where_they_divide_no_cells(tmp_path: Path) -> None:
@@ -77,11 +77,11 @@ def test_decimal_commas_are_numbers_where_they_divide_no_cells(tmp_path: Path) -
 
 def test_headings_and_cells_are_cleaned_of_odd_spaces(tmp_path: Path) -> None:
     table(tmp_path, "\ufeffFile Name,\u00a0Patient-ID ,TASK,label,,\none.png,A\u00a07\u200b,t,normal\u00a0,,\n")
-    read = metadata(tmp_path)
-    assert read[["patient_id", "label"]].iloc[0].tolist() == ["A 7", "normal"]
+    rows = metadata(tmp_path)
+    assert rows[["patient_id", "label"]].iloc[0].tolist() == ["A 7", "normal"]
     assert (
-        metadata_table.remarks(tmp_path, read)[0]
-        == "metadata.csv: no-break or invisible spaces were taken out of 3 cells"
+        metadata_table.remarks(tmp_path, rows)[0]
+        == "metadata.csv: no-break or invisible spaces were removed from 3 cells"
     )
 
 
@@ -98,7 +98,7 @@ def test_headings_and_cells_are_cleaned_of_odd_spaces(tmp_path: Path) -> None:
         ("file_name,patient_id,task,label\n,,,\n", "holds no row"),
     ],
 )
-def test_one_sentence_names_the_cause(tmp_path: Path, text: str, words: str) -> None:
+def test_the_message_names_the_cause(tmp_path: Path, text: str, words: str) -> None:
     table(tmp_path, text)
     with pytest.raises(Fault) as caught:
         metadata(tmp_path)
@@ -121,25 +121,25 @@ def test_one_sentence_names_the_cause(tmp_path: Path, text: str, words: str) -> 
         "2001/3/1",
     ],
 )
-def test_what_spreadsheets_make_of_ids(cell: str) -> None:
-    assert damage(cell)
+def test_ids_damaged_by_spreadsheets_are_detected(cell: str) -> None:
+    assert spreadsheet_damage(cell)
 
 
 @pytest.mark.parametrize("cell", ["12E5", "P-03", "1.2.34", "2026-01-31", "Maria-5", "A#1", "march"])
-def test_ids_that_only_look_odd_are_left_alone(cell: str) -> None:
-    assert not damage(cell)
+def test_unusual_ids_are_not_called_damaged(cell: str) -> None:
+    assert not spreadsheet_damage(cell)
 
 
 @pytest.mark.parametrize("name", ["table-blank-rows", "table-nbsp", "table-semicolon"])
-def test_the_tables_of_the_faults_are_read(real_data: Path, name: str) -> None:
-    read = metadata(real_data / "intake-faults" / name)
-    assert list(read["patient_id"]) == ["X0", "X1"] and list(read["label"]) == ["normal", "malignant"]
-    assert len(metadata_table.remarks(real_data / "intake-faults" / name, read)) == 1
+def test_the_unusual_tables_of_the_real_data_are_read(real_data: Path, name: str) -> None:
+    rows = metadata(real_data / "intake-faults" / name)
+    assert list(rows["patient_id"]) == ["X0", "X1"] and list(rows["label"]) == ["normal", "malignant"]
+    assert len(metadata_table.remarks(real_data / "intake-faults" / name, rows)) == 1
 
 
-def test_the_groups_of_the_faults_are_read(real_data: Path) -> None:
-    read = read_table(real_data / "intake-faults" / "groups-latin1" / "groups.csv", ("file", "label", "group"))
-    assert read.rows[0] == ["tumour/0.png", "tumour", "M\u00fcller0tu"] and read.remarks
+def test_the_latin_1_groups_of_the_real_data_are_read(real_data: Path) -> None:
+    csv_table = read_table(real_data / "intake-faults" / "groups-latin1" / "groups.csv", ("file", "label", "group"))
+    assert csv_table.rows[0] == ["tumour/0.png", "tumour", "M\u00fcller0tu"] and csv_table.remarks
 
 
 @settings(max_examples=150, deadline=None)
@@ -153,16 +153,16 @@ def test_the_groups_of_the_faults_are_read(real_data: Path) -> None:
         ).map(lambda parts: "".join(parts).encode("latin-1")),
     )
 )
-def test_whatever_lies_in_the_file_is_a_table_or_a_fault(content: bytes) -> None:
+def test_any_content_gives_a_table_or_a_fault(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "metadata.csv"
         path.write_bytes(content)
         try:
-            read = read_table(path, HEADINGS)
+            csv_table = read_table(path, HEADINGS)
         except Fault as fault:
             assert str(fault).startswith("metadata.csv") and len(str(fault)) < 300
         else:
-            assert len(read.rows) == len(read.numbers) > 0 and all(any(row) for row in read.rows)
+            assert len(csv_table.rows) == len(csv_table.numbers) > 0 and all(any(row) for row in csv_table.rows)
 
 
 @pytest.mark.parametrize(
@@ -174,20 +174,20 @@ def test_whatever_lies_in_the_file_is_a_table_or_a_fault(content: bytes) -> None
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of git LFS"),
     ],
 )
-def test_what_is_no_table_is_called_by_its_kind(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_file_that_is_no_table_is_named_by_its_kind(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "metadata.csv").write_bytes(content)
     with pytest.raises(Fault, match=words):
         metadata(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["Metadata.CSV", "metadata.xlsx", "metadata.csv.txt"])
-def test_a_table_under_another_name_is_named(tmp_path: Path, name: str) -> None:
+def test_a_misnamed_table_is_reported(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("x")
     with pytest.raises(Fault, match=f"save {name} as that"):
         metadata(tmp_path)
 
 
-def test_long_numbers_that_a_spreadsheet_has_rounded() -> None:
+def test_long_numbers_rounded_by_a_spreadsheet_are_detected() -> None:
     assert rounded(["110101199003071000", "110101199003072000", "12"])
     assert not rounded(["110101199003071000", "110101199003072314"]) and not rounded(["110101199003071000", "12"])
 
@@ -196,7 +196,7 @@ def test_rounded_ids_stop_the_batch(tmp_path: Path) -> None:
     table(
         tmp_path,
         "file_name,patient_id,task,label\n"
-        + "".join(f"{at}.png,11010119900307{at}000,lung-ct,normal\n" for at in (1, 2)),
+        + "".join(f"{number}.png,11010119900307{number}000,lung-ct,normal\n" for number in (1, 2)),
     )
     with pytest.raises(Fault, match="more than 15 digits that a spreadsheet has rounded"):
         metadata(tmp_path)
@@ -207,8 +207,8 @@ def test_an_umlaut_of_one_or_two_characters_is_the_same_file(tmp_path: Path, on_
     file = tmp_path / unicodedata.normalize(on_disk, "Schädel/Übersicht.png")
     file.parent.mkdir()
     file.write_bytes(b"x")
-    named = unicodedata.normalize(in_table, "Schädel/Übersicht.png")
-    table(tmp_path, f"file_name,patient_id,task,label\n{named},P1,lung-ct,normal\n")
-    read = metadata(tmp_path)
-    assert (tmp_path / read["file_name"].iloc[0]).samefile(file)
-    assert any("left out: 2 .png" in text for text in remarks(tmp_path, read))  # the two of `table`
+    name_in_table = unicodedata.normalize(in_table, "Schädel/Übersicht.png")
+    table(tmp_path, f"file_name,patient_id,task,label\n{name_in_table},P1,lung-ct,normal\n")
+    rows = metadata(tmp_path)
+    assert (tmp_path / rows["file_name"].iloc[0]).samefile(file)
+    assert any("left out: 2 .png" in text for text in remarks(tmp_path, rows))  # the two files that `table` writes

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from bench import load
+from bench.serving import load_generator
 from lineage import accounts, keys, paths
 from lineage.record import database, ledger
 from lineage.record.verdict import Outcome, Verdict
@@ -143,7 +143,7 @@ class ConcurrentUsers:
         token = accounts.issue(name, "predict", 1)
         self.responses: list[Response] = []
         self.stop_event = threading.Event()
-        self.request = load.form([("a.dcm", dicom(True))], TASK, "/api/predict", {"Authorization": f"Bearer {token}"})
+        self.request = load_generator.form([("a.dcm", dicom(True))], TASK, "/api/predict", {"Authorization": f"Bearer {token}"})
         self.address = (urlsplit(desk).hostname or "", urlsplit(desk).port or 0)
         self.threads = [threading.Thread(target=self._user) for _ in range(users)]
 
@@ -196,13 +196,13 @@ def exchange(connection: socket.socket, request: bytes) -> tuple[int, bytes]:
     connection.sendall(request)
     received = b""
     while b"\r\n\r\n" not in received:
-        received += load._receive(connection)
+        received += load_generator._receive(connection)
     head, _, body = received.partition(b"\r\n\r\n")
     length = next(
         int(line.partition(b":")[2]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
     )
     while len(body) < length:
-        body += load._receive(connection)
+        body += load_generator._receive(connection)
     return int(head.split(b" ", 2)[1]), body
 
 

@@ -29,48 +29,48 @@ from tests.data.scan.test_read import dicom
 SLICES = 5
 
 
-def zipped(files: dict[str, bytes]) -> bytes:
+def zip_files(files: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as made:
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
-            made.writestr(name, content)
+            archive.writestr(name, content)
     return stream.getvalue()
 
 
 @pytest.fixture
-def together(home: Path, lung: Task) -> Callable[[str], Path]:
-    """A batch of three patients, five slices each: every series a folder, or every series an archive."""
+def series_batch(home: Path, lung: Task) -> Callable[[str], Path]:
+    """A function that writes a batch of three series with five slices each, all as folders or all as archives."""
 
     def make(kind: str) -> Path:
         folder = home.parent / "inbox" / kind
         phantom_batch.write_batch(folder, lung, 3, study.usual(lung), seed=1, slices=SLICES)
         with (folder / "metadata.csv").open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
-        kept = []
+        batch_rows = []
         for patient in dict.fromkeys(row["patient_id"] for row in rows):
-            mine = [row for row in rows if row["patient_id"] == patient]
-            files = {row["file_name"]: (folder / row["file_name"]).read_bytes() for row in reversed(mine)}
-            name = f"case-{len(kept)}" + (".zip" if kind == "zips" else "")
+            series_rows = [row for row in rows if row["patient_id"] == patient]
+            files = {row["file_name"]: (folder / row["file_name"]).read_bytes() for row in reversed(series_rows)}
+            name = f"case-{len(batch_rows)}" + (".zip" if kind == "zips" else "")
             if kind == "zips":
-                (folder / name).write_bytes(zipped(files | {"__MACOSX/._x": b"x"}))
+                (folder / name).write_bytes(zip_files(files | {"__MACOSX/._x": b"x"}))
             else:
                 (folder / name).mkdir()
-                for at, (_, content) in enumerate(files.items()):
-                    (folder / name / f"slice {at}").write_bytes(content)
+                for number, (_, content) in enumerate(files.items()):
+                    (folder / name / f"slice {number}").write_bytes(content)
             for file in files:
                 (folder / file).unlink()
-            kept.append(mine[0] | {"file_name": name, "slice": "", "lesion_mm": ""})
-        phantom_batch.write_metadata(folder, kept)
+            batch_rows.append(series_rows[0] | {"file_name": name, "slice": "", "lesion_mm": ""})
+        phantom_batch.write_metadata(folder, batch_rows)
         return folder
 
     return make
 
 
 @pytest.mark.parametrize("kind", ["folders", "zips"])
-def test_a_series_is_stored_as_one_archive_and_read_back_in_order(
-    kind: str, together: Callable[[str], Path], lung: Task, tmp_path: Path
+def test_a_series_is_stored_as_one_archive_in_slice_order(
+    kind: str, series_batch: Callable[[str], Path], lung: Task, tmp_path: Path
 ) -> None:
-    source = together(kind)
+    source = series_batch(kind)
     indexed = index_batch(source, tmp_path / "out", lung)
     assert not indexed.refused and indexed.manifest["cluster"].nunique() == 3
     assert list(indexed.manifest.groupby("file", sort=False)["slice"].apply(list)) == [list(range(SLICES))] * 3
@@ -86,32 +86,32 @@ def test_a_series_is_stored_as_one_archive_and_read_back_in_order(
         for name, member in members.items():
             assert name == f"{hashlib.sha256(member).hexdigest()[:16]}.dcm"
         heights = [float(read.read(name, member).header["position"].split("\\")[2]) for name, member in members.items()]
-        whole = series([read.read(name, member) for name, member in members.items()])
-        assert float(whole.header["position"].split("\\")[2]) in heights
-        np.testing.assert_array_equal(whole.pixels, scan.pixels)
+        reassembled = series([read.read(name, member) for name, member in members.items()])
+        assert float(reassembled.header["position"].split("\\")[2]) in heights
+        np.testing.assert_array_equal(reassembled.pixels, scan.pixels)
 
 
-def test_the_same_series_gives_the_same_bytes_whatever_the_files_are_called(
-    together: Callable[[str], Path], lung: Task, tmp_path: Path
+def test_the_bytes_of_a_series_do_not_depend_on_file_names(
+    series_batch: Callable[[str], Path], lung: Task, tmp_path: Path
 ) -> None:
-    source = together("folders")
+    source = series_batch("folders")
     first = index_batch(source, tmp_path / "one", lung)
     assert first.digest == batch_digest(source)
     for number, path in enumerate(sorted((source / "case-0").iterdir(), reverse=True)):
         path.rename(path.with_name(f"renamed {number}"))
     (source / "case-0" / ".DS_Store").write_bytes(b"left by a viewer")
-    again = index_batch(source, tmp_path / "two", lung)
-    assert again.digest == first.digest == batch_digest(source)
+    renamed = index_batch(source, tmp_path / "two", lung)
+    assert renamed.digest == first.digest == batch_digest(source)
     assert fingerprint.tree(tmp_path / "one") == fingerprint.tree(tmp_path / "two")
     (source / "case-0" / "renamed 0").unlink()
     assert batch_digest(source) != first.digest
     assert scan_sha256(source / "case-0") != scan_sha256(source / "case-1")
 
 
-def test_a_packed_series_shows_what_its_slices_show(
-    together: Callable[[str], Path], lung: Task, tmp_path: Path
+def test_a_packed_series_has_the_pixels_of_its_slices(
+    series_batch: Callable[[str], Path], lung: Task, tmp_path: Path
 ) -> None:
-    manifest = index_batch(together("zips"), tmp_path / "batches" / "b", lung).manifest
+    manifest = index_batch(series_batch("zips"), tmp_path / "batches" / "b", lung).manifest
     sides = [{"task": lung.name, "cluster": name, "side": "training", "epoch": 1} for name in set(manifest["cluster"])]
     shards.pack([tmp_path / "batches" / "b"], pd.DataFrame(sides), lung, tmp_path / "packed")
     units = shards.load(tmp_path / "packed")
@@ -121,50 +121,50 @@ def test_a_packed_series_shows_what_its_slices_show(
     np.testing.assert_array_equal(units.pixels[-1], unit_pixels(scan.pixels[SLICES - 1], scan.units, lung.pixels))
 
 
-def test_a_series_that_is_none_is_refused_by_its_row_and_the_rest_goes_on(
-    together: Callable[[str], Path], lung: Task, tmp_path: Path
+def test_an_invalid_series_is_refused_by_its_row_and_the_others_are_indexed(
+    series_batch: Callable[[str], Path], lung: Task, tmp_path: Path
 ) -> None:
-    source = together("folders")
-    stranger = next((source / "case-1").iterdir())
-    (source / "case-0" / "stranger").write_bytes(stranger.read_bytes())
+    source = series_batch("folders")
+    other_slice = next((source / "case-1").iterdir())
+    (source / "case-0" / "stranger").write_bytes(other_slice.read_bytes())
     (source / "case-2" / "note.txt").write_text("no slice")
-    found = index_batch(source, tmp_path / "out", lung)
-    assert "two series" in found.refused[0].reason and "is not DICOM" in found.refused[1].reason
-    assert len(found.manifest) == SLICES and len(list((tmp_path / "out" / "scans").iterdir())) == 1
+    indexed = index_batch(source, tmp_path / "out", lung)
+    assert "two series" in indexed.refused[0].reason and "is not DICOM" in indexed.refused[1].reason
+    assert len(indexed.manifest) == SLICES and len(list((tmp_path / "out" / "scans").iterdir())) == 1
 
 
-def test_processes_and_threads_give_the_same_rows(
+def test_processes_and_threads_give_the_same_manifest(
     batch: Path, indexed: Indexed, lung: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parallel, "ENOUGH", 2)
-    found = index_batch(batch, tmp_path / "out", lung)
-    pd.testing.assert_frame_equal(found.manifest, indexed.manifest)
+    monkeypatch.setattr(parallel, "MIN_JOBS", 2)
+    from_processes = index_batch(batch, tmp_path / "out", lung)
+    pd.testing.assert_frame_equal(from_processes.manifest, indexed.manifest)
     assert {path.name for path in (tmp_path / "out" / "scans").iterdir()} == {
         Path(file).name for file in indexed.manifest["file"]
     }
 
 
-def test_a_full_disk_is_no_fault_of_the_scan(batch: Path, lung: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Path.write_bytes
+def test_a_full_disk_does_not_refuse_the_scan(batch: Path, lung: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bytes = Path.write_bytes
 
-    def full(path: Path, content: bytes) -> int:
+    def fail_in_scans(path: Path, content: bytes) -> int:
         if path.parent.name == "scans":
             raise OSError(28, "No space left on device")
-        return real(path, content)
+        return write_bytes(path, content)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", fail_in_scans)
     with pytest.raises(OSError, match="No space left"):
         index_batch(batch, batch.parent / "out", lung)
 
 
 @pytest.mark.parametrize("kind", ["folders", "zips"])
-def test_a_scout_among_the_slices_is_left_out_and_named_and_not_stored(
-    kind: str, together: Callable[[str], Path], lung: Task, tmp_path: Path
+def test_a_scout_among_the_slices_is_left_out_with_a_warning(
+    kind: str, series_batch: Callable[[str], Path], lung: Task, tmp_path: Path
 ) -> None:
-    """A series sent whole, as a folder or an archive, without an import before it."""
+    """A series is sent as a folder or an archive, without an import."""
     import pydicom
 
-    source, members = together(kind), {}
+    source, members = series_batch(kind), {}
     case = source / ("case-0.zip" if kind == "zips" else "case-0")
     members = (
         dict(zip_archive.members("x", case.read_bytes()))
@@ -179,32 +179,32 @@ def test_a_scout_among_the_slices_is_left_out_and_named_and_not_stored(
     stream = io.BytesIO()
     image.save_as(stream, enforce_file_format=True)
     if kind == "zips":
-        case.write_bytes(zipped({"a scout of Doe": stream.getvalue()} | members))
+        case.write_bytes(zip_files({"a scout of Doe": stream.getvalue()} | members))
     else:
         (case / "a scout of Doe").write_bytes(stream.getvalue())
     indexed = index_batch(source, tmp_path / "out", lung)
     assert not indexed.refused and len(indexed.manifest) == 3 * SLICES
-    (left,) = indexed.left_out
+    (scout,) = indexed.left_out
     sha256 = hashlib.sha256(stream.getvalue()).hexdigest()[:8]
-    assert left.file.startswith("row 2, file ") and left.file.endswith(f"sha256 {sha256}")
-    assert left.reason == "a localizer, not a slice"
-    assert indexed.warnings() == [f"1 file of series left out: {left.file} (a localizer, not a slice)"]
-    stored = [dict(zip_archive.members("s", path.read_bytes())) for path in (tmp_path / "out" / "scans").iterdir()]
-    assert [len(one) for one in stored] == [SLICES] * 3
+    assert scout.file.startswith("row 2, file ") and scout.file.endswith(f"sha256 {sha256}")
+    assert scout.reason == "a localizer, not a slice"
+    assert indexed.warnings() == [f"1 file of series left out: {scout.file} (a localizer, not a slice)"]
+    archives = [dict(zip_archive.members("s", path.read_bytes())) for path in (tmp_path / "out" / "scans").iterdir()]
+    assert [len(slices) for slices in archives] == [SLICES] * 3
 
 
 def enhanced(planes: list[np.ndarray], heights: list[int], spacings: tuple[str, ...] = ("2",)) -> bytes:
-    """One multi-frame MR file with its frames in this order."""
+    """A multi-frame MR file with its frames in this order."""
     image = dcmread(io.BytesIO(dicom(np.stack(planes).astype("<u2"), Modality="MR", RescaleSlope=None)))
     groups = []
-    for at, height in enumerate(heights):
-        group, place, plane, measures = Dataset(), Dataset(), Dataset(), Dataset()
-        place.ImagePositionPatient, plane.ImageOrientationPatient = (
+    for index, height in enumerate(heights):
+        group, position, orientation, measures = Dataset(), Dataset(), Dataset(), Dataset()
+        position.ImagePositionPatient, orientation.ImageOrientationPatient = (
             ["0", "0", str(height)],
             ["1", "0", "0", "0", "1", "0"],
         )
-        measures.PixelSpacing, measures.SliceThickness = [spacings[at % len(spacings)]] * 2, "3"
-        group.PlanePositionSequence, group.PlaneOrientationSequence = [place], [plane]
+        measures.PixelSpacing, measures.SliceThickness = [spacings[index % len(spacings)]] * 2, "3"
+        group.PlanePositionSequence, group.PlaneOrientationSequence = [position], [orientation]
         group.PixelMeasuresSequence = [measures]
         groups.append(group)
     image.PerFrameFunctionalGroupsSequence, image.NumberOfFrames = groups, len(groups)
@@ -213,23 +213,23 @@ def enhanced(planes: list[np.ndarray], heights: list[int], spacings: tuple[str, 
     return stream.getvalue()
 
 
-def test_a_row_counts_frames_as_the_file_has_them(home: Path, brain: Task) -> None:
-    """Enhanced objects are often stored from head to foot; slices are put in order from foot to head."""
-    made = study.study(brain, study.usual(brain), 1, 0, "tumour")
-    planes = [np.clip(made.slice(at, 4, at == 0)[0], 0, None) for at in range(4)]
+def test_a_row_counts_frames_in_the_order_of_the_file(home: Path, brain: Task) -> None:
+    """Enhanced objects are often stored from head to foot; slices are sorted from foot to head."""
+    phantom = study.study(brain, study.usual(brain), 1, 0, "tumour")
+    planes = [np.clip(phantom.slice(index, 4, index == 0)[0], 0, None) for index in range(4)]
     folder = home.parent / "inbox" / "frames"
     folder.mkdir(parents=True)
     (folder / "a.dcm").write_bytes(enhanced(planes, [9, 6, 3, 0]))
-    row = made.row("a.dcm", "no_tumour") | {"patient_id": "MRN000123456"}
-    rows = [row | {"slice": str(at), "label": "no_tumour" if at else "tumour"} for at in range(4)]
+    row = phantom.row("a.dcm", "no_tumour") | {"patient_id": "MRN000123456"}
+    rows = [row | {"slice": str(index), "label": "no_tumour" if index else "tumour"} for index in range(4)]
     phantom_batch.write_metadata(folder, rows)
     units = index_batch(folder, home.parent / "out", brain).manifest.set_index("slice")
     assert units["label"].to_dict() == {0: "no_tumour", 1: "no_tumour", 2: "no_tumour", 3: "tumour"}
     assert units.at[3, "mean"] == pytest.approx(float(planes[0].mean()), rel=0.01)
 
 
-def test_frames_of_two_pixel_spacings_are_no_scan() -> None:
-    planes = [np.arange(80).reshape(8, 10) + at for at in range(4)]
+def test_frames_of_two_pixel_spacings_are_refused() -> None:
+    planes = [np.arange(80).reshape(8, 10) + index for index in range(4)]
     assert read.read("a", enhanced(planes, [0, 3, 6, 9])).spacing == (3.0, 2.0, 2.0)
     with pytest.raises(Fault, match="a: frame 2 has another pixel spacing than frame 1; divide the file"):
         read.read("a", enhanced(planes, [0, 3, 6, 9], ("2", "4")))

@@ -21,7 +21,7 @@ Send = Callable[..., label_corrections.Corrections]
 
 @pytest.fixture
 def admitted(indexed: batch_manifest.Indexed, home: Path, lung: Task) -> Path:
-    """The batch of six patients as it lies in data/batches/lung-ct/first."""
+    """The batch of six patients, admitted as data/batches/lung-ct/first."""
     target = home.parent / "data" / "batches" / "lung-ct" / "first"
     target.parent.mkdir(parents=True)
     shutil.copytree(home.parent / "staging" / "first", target)
@@ -30,21 +30,21 @@ def admitted(indexed: batch_manifest.Indexed, home: Path, lung: Task) -> Path:
 
 @pytest.fixture
 def send(admitted: Path, home: Path, lung: Task) -> Send:
-    """Send a batch of corrections, and admit what may be admitted of it."""
+    """A function that checks a batch of corrections and admits its accepted rows."""
 
-    def sent(
+    def send_rows(
         *rows: str, batch: str = "fix", rule: Disagreement = Disagreement.MAJORITY
     ) -> label_corrections.Corrections:
         source = home.parent / "inbox" / batch
         source.mkdir(parents=True)
         (source / "metadata.csv").write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
-        found = label_corrections.check(metadata_table.metadata(source), admitted.parent, lung, rule)
-        if len(found.rows):
+        corrections = label_corrections.check(metadata_table.metadata(source), admitted.parent, lung, rule)
+        if len(corrections.rows):
             (admitted.parent / batch).mkdir()
-            found.rows.to_csv(admitted.parent / batch / label_corrections.NAME, index=False)
-        return found
+            corrections.rows.to_csv(admitted.parent / batch / label_corrections.NAME, index=False)
+        return corrections
 
-    return sent
+    return send_rows
 
 
 def scan(admitted: Path, label: str) -> pd.Series[str]:
@@ -56,31 +56,33 @@ def row(sha256: str, label: str, at: str = "2025-05-01T10:00:00Z", who: str = "d
     return f"sha256:{sha256},,lung-ct,{label},{who},{at},{truth},,"
 
 
-def test_a_correction_is_read_by_prepare_and_moves_nobody(admitted: Path, send: Send, lung: Task, home: Path) -> None:
+def test_a_correction_changes_the_packed_label_and_no_cohort(
+    admitted: Path, send: Send, lung: Task, home: Path
+) -> None:
     unit = scan(admitted, "malignant")
     manifest = batch_manifest.read_manifest(admitted / "manifest.csv")
-    nobody = dataset_cohorts.read_cohorts(home / "none.csv")
-    cohorts = dataset_cohorts.assign(manifest, nobody, SplitSettings(7, 0.3, 0.2), 1, "first", lung)
-    packed = home.parent / "processed"
-    shards.pack([admitted], cohorts, lung, packed)
-    before = shards.table(packed).set_index("unit_id")
+    no_cohorts = dataset_cohorts.read_cohorts(home / "none.csv")
+    cohorts = dataset_cohorts.assign(manifest, no_cohorts, SplitSettings(7, 0.3, 0.2), 1, "first", lung)
+    processed = home.parent / "processed"
+    shards.pack([admitted], cohorts, lung, processed)
+    before = shards.table(processed).set_index("unit_id")
     assert send(row(unit["sha256"], "benign")).refused == []
-    shards.pack([admitted], cohorts, lung, packed)
-    after = shards.table(packed).set_index("unit_id")
+    shards.pack([admitted], cohorts, lung, processed)
+    after = shards.table(processed).set_index("unit_id")
     assert before.loc[unit["unit_id"], "label"] == "malignant" and before.loc[unit["unit_id"], "target"] == 2
     assert after.loc[unit["unit_id"], "label"] == "benign" and after.loc[unit["unit_id"], "target"] == 1
     assert after["side"].equals(before["side"])
-    others = before.index != unit["unit_id"]
-    assert after["label"][others].equals(before["label"][others])
+    is_other_unit = before.index != unit["unit_id"]
+    assert after["label"][is_other_unit].equals(before["label"][is_other_unit])
 
 
-def test_the_history_tells_who_when_from_and_to(admitted: Path, send: Send) -> None:
+def test_the_history_lists_who_when_from_and_to(admitted: Path, send: Send) -> None:
     unit = scan(admitted, "malignant")
     send(row(unit["sha256"], "benign"), batch="one")
     send(row(unit["sha256"], "normal", "2025-07-01T12:00:00+02:00", "dr-c") + "0", batch="two")
     steps = label_corrections.history(admitted.parent, unit["sha256"][:12])
-    told = [(step["from"], step["to"], step["who"], step["at"], step["batch"]) for step in steps]
-    assert told == [
+    changes = [(step["from"], step["to"], step["who"], step["at"], step["batch"]) for step in steps]
+    assert changes == [
         ("", "malignant", "reader-1", unit["labelled_at"], "first"),
         ("malignant", "benign", "dr-b", "2025-05-01T10:00:00Z", "one"),
         ("benign", "normal", "dr-c", "2025-07-01T10:00:00Z", "two"),
@@ -91,19 +93,19 @@ def test_the_history_tells_who_when_from_and_to(admitted: Path, send: Send) -> N
         label_corrections.history(admitted.parent, "ab")
 
 
-WRONG = [
+INVALID = [
     ("SHA", "0" * 64, "is no admitted scan of lung-ct"),
     ("SHA", "abc", "is not the whole SHA-256"),
     ("dr-b", "", "without labeller"),
     ("2025-05-01T10:00:00Z", "", "without labelled_at"),
     ("2025-05-01T10:00:00Z", "Quillfeather", "has in the column labelled_at no time such as"),
-    ("2025", "2999", "in the column labelled_at a time that lies in the future"),
+    ("2025", "2999", "in the column labelled_at a time in the future"),
     ("2025", "2019", "present label is not older"),
     ("pathology", "report", "which report does not correct"),
     ("benign", "malignant", "is malignant by pathology already"),
-    ("benign", "Quillfeather", "has in the column label what lung-ct does not know"),
-    ("pathology", "Quillfeather", "has in the column truth what lung-ct does not know"),
-    ("benign,dr-b", "Quillfeather,dr-b", "has in the column label what"),
+    ("benign", "Quillfeather", "has in the column label a value that lung-ct does not have"),
+    ("pathology", "Quillfeather", "has in the column truth a value that lung-ct does not have"),
+    ("benign,dr-b", "Quillfeather,dr-b", "has in the column label a value that"),
     (",,lung-ct,benign,dr-b", ",Quillfeather 7,lung-ct,benign,told by QUILLFEATHER", "repeats in the column labeller"),
     (",,lung-ct", ",MRN1,lung-ct", "belongs to another patient"),
     ("pathology,,", "pathology,7,", "names in the column slice no admitted slice"),
@@ -113,32 +115,32 @@ WRONG = [
 ]
 
 
-def test_what_cannot_be_taken_is_refused_by_name(admitted: Path, send: Send) -> None:
+def test_an_invalid_correction_is_refused_by_row_and_hash(admitted: Path, send: Send) -> None:
     sha = scan(admitted, "malignant")["sha256"]
-    for number, (old, new, why) in enumerate(WRONG):
-        found = send(row("SHA", "benign").replace(old, new).replace("SHA", sha), batch=f"b{number}")
-        assert found.rows.empty and len(found.refused) == 1
-        whole = "Quillfeather" != new != "abc" if old == "SHA" else True
-        named = f"row 2, sha256 {(new if old == 'SHA' else sha)[:8]}" if whole else "row 2"
-        assert why in found.refused[0].reason and found.refused[0].file == named
-        assert "quillfeather" not in f"{found.refused}".lower(), "a cell may hold a patient's name"
+    for number, (old, new, reason) in enumerate(INVALID):
+        corrections = send(row("SHA", "benign").replace(old, new).replace("SHA", sha), batch=f"b{number}")
+        assert corrections.rows.empty and len(corrections.refused) == 1
+        has_full_hash = "Quillfeather" != new != "abc" if old == "SHA" else True
+        reference = f"row 2, sha256 {(new if old == 'SHA' else sha)[:8]}" if has_full_hash else "row 2"
+        assert reason in corrections.refused[0].reason and corrections.refused[0].file == reference
+        assert "quillfeather" not in f"{corrections.refused}".lower(), "a cell can hold a patient's name"
 
 
-def test_the_row_is_that_of_the_table(send: Send, admitted: Path) -> None:
+def test_a_refusal_has_the_row_number_of_the_table(send: Send, admitted: Path) -> None:
     sha = scan(admitted, "malignant")["sha256"]
-    said = [row(sha, "benign"), row("0" * 64, "benign"), row("1" * 64, "benign")]
-    assert [one.file for one in send(*said).refused] == ["row 3, sha256 00000000", "row 4, sha256 11111111"]
+    rows = [row(sha, "benign"), row("0" * 64, "benign"), row("1" * 64, "benign")]
+    assert [refused.file for refused in send(*rows).refused] == ["row 3, sha256 00000000", "row 4, sha256 11111111"]
 
 
-def test_readers_of_a_correction_who_disagree_are_settled_as_ever(admitted: Path, send: Send) -> None:
+def test_disagreeing_readers_of_a_correction_follow_the_usual_rule(admitted: Path, send: Send) -> None:
     sha = scan(admitted, "malignant")["sha256"]
-    said = [row(sha, "benign", who="a"), row(sha, "benign", who="b"), row(sha, "normal", who="c")]
-    assert list(send(*said, batch="m").rows["label"]) == ["benign"]
-    strict = send(*(text.replace("2025-05", "2025-06") for text in said), batch="r", rule=Disagreement.REFUSE)
+    rows = [row(sha, "benign", who="a"), row(sha, "benign", who="b"), row(sha, "normal", who="c")]
+    assert list(send(*rows, batch="m").rows["label"]) == ["benign"]
+    strict = send(*(text.replace("2025-05", "2025-06") for text in rows), batch="r", rule=Disagreement.REFUSE)
     assert strict.rows.empty and "disagree" in strict.refused[0].reason
 
 
-def test_scans_and_corrections_do_not_travel_together(admitted: Path, home: Path) -> None:
+def test_a_batch_of_scans_and_corrections_is_refused(admitted: Path, home: Path) -> None:
     sha = scan(admitted, "malignant")["sha256"]
     (home.parent / "one.png").write_bytes(b"1")
     text = "\n".join([HEADER, row(sha, "benign"), "one.png,7,lung-ct,normal,,,,,"])

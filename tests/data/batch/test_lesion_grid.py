@@ -1,4 +1,4 @@
-"""Lesion masks on their way through the data room: what is kept is where the lesion is, on what a network sees."""
+"""Lesion masks from the batch to the packed units: only the grid over the network input is stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from data.batch import lesion_grid, manifest
 from data.batch.metadata_table import metadata
 from data.dataset import shards
 from data.importing.import_folder import import_folder
-from data.importing.mask_volumes import volumes
+from data.importing.mask_volumes import pair_volumes
 from data.phantom import batch as phantom_batch
 from data.phantom import study
 from data.record import PixelSettings, Side, Task, Units
@@ -37,7 +37,7 @@ def masked(home: Path, brain: Task) -> Path:
     return folder
 
 
-def told(folder: Path, change: Callable[[Rows], None]) -> None:
+def edit_rows(folder: Path, change: Callable[[Rows], None]) -> None:
     """Change the rows of a batch's metadata.csv."""
     path = folder / "metadata.csv"
     with path.open(newline="", encoding="utf-8") as stream:
@@ -49,86 +49,86 @@ def told(folder: Path, change: Callable[[Rows], None]) -> None:
         writer.writerows(rows)
 
 
-def packed(folders: list[Path], task: Task, target: Path) -> shards.Units:
+def pack_batches(folders: list[Path], task: Task, target: Path) -> shards.Units:
     clusters = pd.concat([manifest.read_manifest(folder / "manifest.csv") for folder in folders])["cluster"].unique()
     side = {"task": task.name, "side": Side.TRAINING.value, "epoch": 1}
     shards.pack(folders, pd.DataFrame([side | {"cluster": name} for name in clusters]), task, target)
     return shards.load(target)
 
 
-def test_a_cell_holds_the_share_of_what_the_network_sees_there() -> None:
-    """A wide slice is put into a square: the grid goes with it, and one pixel is enough to be seen."""
+def test_a_cell_holds_the_lesion_share_of_its_part_of_the_input() -> None:
+    """A wide slice is padded to a square, as is its grid; one lesion pixel is enough for a non-zero cell."""
     outline = np.zeros((64, 128), bool)
     outline[8:16, 40:48] = True  # 32 rows of border above: cells 10 and 11 across, 10 and 11 down
-    grid = lesion_grid.grid(outline)
-    assert {tuple(map(int, place)) for place in np.argwhere(grid)} == {(10, 10), (10, 11), (11, 10), (11, 11)}
-    assert (grid[10:12, 10:12] == lesion_grid.WHOLE).all()
-    seen = preprocess.unit_pixels(
+    grid = lesion_grid.lesion_shares(outline)
+    assert {tuple(map(int, cell)) for cell in np.argwhere(grid)} == {(10, 10), (10, 11), (11, 10), (11, 11)}
+    assert (grid[10:12, 10:12] == lesion_grid.FULL).all()
+    pixels = preprocess.unit_pixels(
         outline.astype(np.float32) * 255, Units.DISPLAY, PixelSettings(lesion_grid.GRID, None)
     )
-    np.testing.assert_allclose(seen[:, :, 0], grid / lesion_grid.WHOLE, atol=1e-6)
-    one = np.zeros((512, 1024), bool)
-    one[100, 100] = True
-    assert lesion_grid.grid(one).sum() == 1
-    assert (lesion_grid.grid(np.ones((64, 128), bool))[:8] == 0).all(), (
-        "the border is no lesion, whatever is in the slice"
-    )
+    np.testing.assert_allclose(pixels[:, :, 0], grid / lesion_grid.FULL, atol=1e-6)
+    single_pixel = np.zeros((512, 1024), bool)
+    single_pixel[100, 100] = True
+    assert lesion_grid.lesion_shares(single_pixel).sum() == 1
+    assert (lesion_grid.lesion_shares(np.ones((64, 128), bool))[:8] == 0).all(), "the border is never a lesion"
 
 
-def test_masks_of_a_batch_come_through_to_the_units(masked: Path, brain: Task, tmp_path: Path) -> None:
+def test_masks_of_a_batch_reach_the_packed_units(masked: Path, brain: Task, tmp_path: Path) -> None:
     manifest.index_batch(masked, tmp_path / "batches/masked", brain)
-    units = packed([tmp_path / "batches/masked"], brain, tmp_path / "out")
+    units = pack_batches([tmp_path / "batches/masked"], brain, tmp_path / "out")
     assert units.masks is not None and units.masks.shape == (8, 32, 32, 1) and units.masks.dtype == np.float32
     assert units.masked.all()
-    ill = (units.table["label"] == "tumour").to_numpy()
-    np.testing.assert_array_equal(units.masks.max(axis=(1, 2, 3)) > 0, ill)
-    cell = (units.table["lesion_mm"].to_numpy() / 2) ** 2 * np.pi  # mm², of a round lesion
-    drawn = units.masks.sum(axis=(1, 2, 3)) * (1.725 * 128 / 32) ** 2
-    np.testing.assert_allclose(drawn[ill], cell[ill], rtol=0.25)
-    small = preprocess.area(units.pixels[np.flatnonzero(ill)[0], :, :, 0], 32, 32)
-    inside = units.masks[np.flatnonzero(ill)[0], :, :, 0] == 1
-    assert small[inside].mean() > small[~inside].mean() + 0.2, "contrast-enhanced: the lesion is bright where it is"
-    chosen = units.where(ill)
+    is_tumour = (units.table["label"] == "tumour").to_numpy()
+    np.testing.assert_array_equal(units.masks.max(axis=(1, 2, 3)) > 0, is_tumour)
+    lesion_area = (units.table["lesion_mm"].to_numpy() / 2) ** 2 * np.pi  # mm², of a round lesion
+    mask_area = units.masks.sum(axis=(1, 2, 3)) * (1.725 * 128 / 32) ** 2
+    np.testing.assert_allclose(mask_area[is_tumour], lesion_area[is_tumour], rtol=0.25)
+    pixels = preprocess.area(units.pixels[np.flatnonzero(is_tumour)[0], :, :, 0], 32, 32)
+    is_lesion = units.masks[np.flatnonzero(is_tumour)[0], :, :, 0] == 1
+    assert pixels[is_lesion].mean() > pixels[~is_lesion].mean() + 0.2, "the contrast-enhanced lesion is bright"
+    chosen = units.where(is_tumour)
     assert chosen.masks is not None
-    np.testing.assert_array_equal(chosen.masks, units.masks[ill])
+    np.testing.assert_array_equal(chosen.masks, units.masks[is_tumour])
 
 
-def test_a_workspace_without_masks_goes_on_and_one_with_some_tells_which(
-    masked: Path, batch: Path, lung: Task, brain: Task, tmp_path: Path
-) -> None:
+def test_units_without_a_mask_are_marked(masked: Path, batch: Path, lung: Task, brain: Task, tmp_path: Path) -> None:
     manifest.index_batch(batch, tmp_path / "lung/plain", lung)
     assert not (tmp_path / "lung/plain" / lesion_grid.NAME).exists()
-    plain = packed([tmp_path / "lung/plain"], lung, tmp_path / "none")
-    assert plain.masks is None and not plain.masked.any() and plain.where(plain.labels == 0).masks is None
-    told(masked, lambda rows: [row.update(mask="") for row in rows[:3]] and None)
+    unmasked_units = pack_batches([tmp_path / "lung/plain"], lung, tmp_path / "none")
+    assert (
+        unmasked_units.masks is None
+        and not unmasked_units.masked.any()
+        and unmasked_units.where(unmasked_units.labels == 0).masks is None
+    )
+    edit_rows(masked, lambda rows: [row.update(mask="") for row in rows[:3]] and None)
     manifest.index_batch(masked, tmp_path / "brain/a", brain)
     phantom_batch.write_batch(tmp_path / "inbox/b", brain, 3, study.usual(brain), 4, slices=1)
     manifest.index_batch(tmp_path / "inbox/b", tmp_path / "brain/b", brain)
-    some = packed([tmp_path / "brain/a", tmp_path / "brain/b"], brain, tmp_path / "some")
-    assert some.masked.tolist() == [False] * 3 + [True] * 5 + [False] * 3
-    assert some.masks is not None and np.isnan(some.masks[~some.masked]).all()
+    units = pack_batches([tmp_path / "brain/a", tmp_path / "brain/b"], brain, tmp_path / "some")
+    assert units.masked.tolist() == [False] * 3 + [True] * 5 + [False] * 3
+    assert units.masks is not None and np.isnan(units.masks[~units.masked]).all()
     assert sorted(path.name for path in (tmp_path / "some").glob("*.npz")) == ["a.masks.npz"]
     (tmp_path / "some/a.masks.npz").write_bytes(b"PK")
     with pytest.raises(Fault, match=r"a\.masks\.npz is damaged"):
         shards.load(tmp_path / "some")
-    packed([tmp_path / "brain/b"], brain, tmp_path / "some")
-    assert not list((tmp_path / "some").glob("*.npz")), "masks of a batch that is gone are gone"
+    pack_batches([tmp_path / "brain/b"], brain, tmp_path / "some")
+    assert not list((tmp_path / "some").glob("*.npz")), "masks of a removed batch are removed"
 
 
-def test_only_the_grid_is_kept(masked: Path, brain: Task, tmp_path: Path) -> None:
-    """The mask files name the patient in their headers; neither they nor their names come in."""
-    people = {row["patient_id"] for row in metadata(masked).to_dict("records")}
-    heads = [gzip.decompress(path.read_bytes())[:400] for path in (masked / "masks").iterdir()]
-    assert all(any(name.encode() in head for name in people) for head in heads)
+def test_only_the_grid_is_stored(masked: Path, brain: Task, tmp_path: Path) -> None:
+    """The headers of the mask files name the patient; neither these files nor their names are stored."""
+    patient_ids = {row["patient_id"] for row in metadata(masked).to_dict("records")}
+    headers = [gzip.decompress(path.read_bytes())[:400] for path in (masked / "masks").iterdir()]
+    assert all(any(name.encode() in head for name in patient_ids) for head in headers)
     target = tmp_path / "staging"
     manifest.index_batch(masked, target, brain)
-    inside = [path for path in target.rglob("*") if path.is_file()]
-    assert lesion_grid.NAME in {path.name for path in inside} and len(inside) == 4 + 4  # scans, manifest, shard, masks
-    for path in inside:
+    paths = [path for path in target.rglob("*") if path.is_file()]
+    assert lesion_grid.NAME in {path.name for path in paths} and len(paths) == 4 + 4  # scans, manifest, shard, masks
+    for path in paths:
         content = path.read_bytes()
-        assert not any(name.encode() in content or name.encode("utf-32-le") in content for name in people), path
-    with np.load(target / lesion_grid.NAME) as kept:
-        assert set(kept.files) == {"units", "shares"} and kept["shares"].dtype == np.uint8
+        assert not any(name.encode() in content or name.encode("utf-32-le") in content for name in patient_ids), path
+    with np.load(target / lesion_grid.NAME) as arrays:
+        assert set(arrays.files) == {"units", "shares"} and arrays["shares"].dtype == np.uint8
     assert (target / lesion_grid.NAME).stat().st_size < 12_000  # 1,024 cells of each of 8 units
 
 
@@ -143,27 +143,27 @@ def test_the_same_batch_gives_the_same_bytes_and_another_mask_another_digest(
     assert manifest.batch_digest(masked) != digests[0]
 
 
-def test_a_successor_has_the_masks_of_its_units_alone(masked: Path, brain: Task, tmp_path: Path) -> None:
+def test_narrowing_removes_the_masks_of_other_units(masked: Path, brain: Task, tmp_path: Path) -> None:
     manifest.index_batch(masked, tmp_path / "old", brain)
     (tmp_path / "new").mkdir()
     units = manifest.read_manifest(tmp_path / "old/manifest.csv")["unit_id"].tolist()
-    whole = lesion_grid.read_grids(tmp_path / "old/masks.npz")
+    grids = lesion_grid.read_grids(tmp_path / "old/masks.npz")
     lesion_grid.narrow(tmp_path / "old", tmp_path / "new", units[2:])
-    left = lesion_grid.read_grids(tmp_path / "new/masks.npz")
-    assert list(left) == units[2:] and units[0].encode("utf-32-le") not in (tmp_path / "new/masks.npz").read_bytes()
-    assert all(np.array_equal(left[unit], whole[unit]) for unit in left)
+    narrowed = lesion_grid.read_grids(tmp_path / "new/masks.npz")
+    assert list(narrowed) == units[2:] and units[0].encode("utf-32-le") not in (tmp_path / "new/masks.npz").read_bytes()
+    assert all(np.array_equal(narrowed[unit], grids[unit]) for unit in narrowed)
     lesion_grid.narrow(tmp_path / "new", tmp_path / "new", [])
     assert not (tmp_path / "new/masks.npz").exists()
 
 
-def test_a_mask_that_does_not_fit_turns_its_scan_away_by_row(masked: Path, brain: Task, tmp_path: Path) -> None:
+def test_a_mask_of_another_shape_refuses_its_scan_by_row(masked: Path, brain: Task, tmp_path: Path) -> None:
     names = [row["mask"] for row in metadata(masked).to_dict("records")]
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(masked / "masks/small.png")
     (masked / names[2]).write_bytes(b"no scan at all")
-    told(masked, lambda rows: [row.update(mask="masks/small.png") for row in rows[:2]] and None)
-    found = manifest.index_batch(masked, tmp_path / "staging", brain)
-    reasons = [one.reason for one in found.refused]
-    assert len(found.manifest) == 4 and len(reasons) == 2
+    edit_rows(masked, lambda rows: [row.update(mask="masks/small.png") for row in rows[:2]] and None)
+    indexed = manifest.index_batch(masked, tmp_path / "staging", brain)
+    reasons = [refused.reason for refused in indexed.refused]
+    assert len(indexed.manifest) == 4 and len(reasons) == 2
     assert reasons[0] == (
         "the mask of row 2: is 1 × 9 × 9, its scan 4 × 128 × 128 (slices × rows × columns); draw it on that very scan"
     )
@@ -171,7 +171,7 @@ def test_a_mask_that_does_not_fit_turns_its_scan_away_by_row(masked: Path, brain
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"),
+    ("name", "message"),
     [
         ("../outside.png", "row 2: mask is not a plain path"),
         ("masks/gone.png", "1 files that metadata.csv names"),
@@ -179,29 +179,29 @@ def test_a_mask_that_does_not_fit_turns_its_scan_away_by_row(masked: Path, brain
         ("masks/link.png", "row 2 is a link"),
     ],
 )
-def test_a_mask_is_a_file_of_the_batch(masked: Path, name: str, wrong: str) -> None:
+def test_a_mask_is_a_file_of_the_batch(masked: Path, name: str, message: str) -> None:
     (masked / "masks/link.png").symlink_to(masked / "metadata.csv")
-    told(masked, lambda rows: rows[0].update(mask=name))
-    with pytest.raises(Fault, match=wrong):
+    edit_rows(masked, lambda rows: rows[0].update(mask=name))
+    with pytest.raises(Fault, match=message):
         metadata(masked)
 
 
-def test_an_import_brings_the_masks_along(masked: Path, brain: Task, tmp_path: Path) -> None:
-    """Volumes with masks as a public set has them, and the batch that they were made of, give the same grids."""
+def test_an_import_includes_the_masks(masked: Path, brain: Task, tmp_path: Path) -> None:
+    """Imported volumes with masks, laid out as in a public set, give the same grids as the original batch."""
     for number, row in enumerate(metadata(masked).drop_duplicates("file_name").to_dict("records")):
-        place = tmp_path / "set" / f"{number:02d}"
-        place.mkdir(parents=True)
-        shutil.copy(masked / row["file_name"], place / "Pre_Scan.nii.gz")
-        shutil.copy(masked / row["mask"], place / "Pre_Mask.nii.gz")
-    assert len(volumes(tmp_path / "set", None)) == 4
+        folder = tmp_path / "set" / f"{number:02d}"
+        folder.mkdir(parents=True)
+        shutil.copy(masked / row["file_name"], folder / "Pre_Scan.nii.gz")
+        shutil.copy(masked / row["mask"], folder / "Pre_Mask.nii.gz")
+    assert len(pair_volumes(tmp_path / "set", None)) == 4
     record = import_folder(tmp_path / "set", tmp_path / "inbox/taken", brain)
     assert (record["files"], record["rows"], record["blank_slices_left_out"]) == (4, 8, 8)
-    taken = metadata(tmp_path / "inbox/taken")
-    assert set(taken["mask"]) == {f"{number:02d}/Pre_Mask.nii.gz" for number in range(4)}
-    again = import_folder(tmp_path / "inbox/taken", tmp_path / "inbox/again", brain)
-    assert again["layout"] == "metadata.csv"
-    given = fingerprint.tree(tmp_path / "inbox/again/00")
-    assert set(given) == {"Pre_Mask.nii.gz", "Pre_Scan.nii.gz"}
+    table = metadata(tmp_path / "inbox/taken")
+    assert set(table["mask"]) == {f"{number:02d}/Pre_Mask.nii.gz" for number in range(4)}
+    second_record = import_folder(tmp_path / "inbox/taken", tmp_path / "inbox/again", brain)
+    assert second_record["layout"] == "metadata.csv"
+    tree = fingerprint.tree(tmp_path / "inbox/again/00")
+    assert set(tree) == {"Pre_Mask.nii.gz", "Pre_Scan.nii.gz"}
     for name, source in (("first", masked), ("second", tmp_path / "inbox/again")):
         assert not manifest.index_batch(source, tmp_path / name, brain).refused
     first, second = (lesion_grid.read_grids(tmp_path / name / "masks.npz") for name in ("first", "second"))
@@ -209,19 +209,19 @@ def test_an_import_brings_the_masks_along(masked: Path, brain: Task, tmp_path: P
 
 
 @pytest.mark.usefixtures("home")
-def test_real_masks_lie_on_what_the_network_sees(real_data: Path, tmp_path: Path, brain: Task) -> None:
+def test_real_masks_match_the_network_input(real_data: Path, tmp_path: Path, brain: Task) -> None:
     for name in ("01", "02"):
         shutil.copytree(real_data / "brain-mr-tumor-progression" / name, tmp_path / "set" / name)
     import_folder(tmp_path / "set", tmp_path / "inbox/pre", brain, only="Pre*")
-    found = manifest.index_batch(tmp_path / "inbox/pre", tmp_path / "pre", brain)
-    units = packed([tmp_path / "pre"], brain, tmp_path / "out")
-    assert not found.refused and units.masked.all() and units.masks is not None
+    indexed = manifest.index_batch(tmp_path / "inbox/pre", tmp_path / "pre", brain)
+    units = pack_batches([tmp_path / "pre"], brain, tmp_path / "out")
+    assert not indexed.refused and units.masked.all() and units.masks is not None
     np.testing.assert_array_equal(units.masks.max(axis=(1, 2, 3)) > 0, units.labels == 1)
-    row = found.manifest[found.manifest["label"] == "tumour"].iloc[5]
+    row = indexed.manifest[indexed.manifest["label"] == "tumour"].iloc[5]
     mask = read("mask", (tmp_path / "set/01/Pre_Mask.nii.gz").read_bytes()).pixels[int(row["slice"])]
-    seen = preprocess.unit_pixels(255.0 * (mask > 0), Units.DISPLAY, PixelSettings(32, None))
-    at = units.table["unit_id"].tolist().index(row["unit_id"])
-    np.testing.assert_allclose(units.masks[at], seen, atol=1 / 255 + 1e-6)
+    pixels = preprocess.unit_pixels(255.0 * (mask > 0), Units.DISPLAY, PixelSettings(32, None))
+    index = units.table["unit_id"].tolist().index(row["unit_id"])
+    np.testing.assert_allclose(units.masks[index], pixels, atol=1 / 255 + 1e-6)
 
 
 def volume(values: np.ndarray) -> bytes:
@@ -239,25 +239,25 @@ def lesion() -> np.ndarray:
     return lesion
 
 
-def test_no_number_in_a_mask_is_no_lesion(lesion: np.ndarray) -> None:
+def test_nan_in_a_mask_is_no_lesion(lesion: np.ndarray) -> None:
     scan = read("scan", volume(np.random.default_rng(0).integers(0, 900, lesion.shape).astype(np.int16)))
-    nothing = volume(np.where(lesion, 1, np.nan).astype(np.float32))
+    content = volume(np.where(lesion, 1, np.nan).astype(np.float32))
     for values in ((), (1.0,)):
-        assert lesion_grid.drawn("m", nothing, scan, values).lesion.sum() == lesion.sum()
+        assert lesion_grid.drawn("m", content, scan, values).lesion.sum() == lesion.sum()
 
 
 @pytest.mark.parametrize("values", [(), (1.0,)])
-def test_a_mask_with_its_background_as_the_lesion_is_refused(lesion: np.ndarray, values: tuple[float, ...]) -> None:
+def test_an_inverted_mask_is_refused(lesion: np.ndarray, values: tuple[float, ...]) -> None:
     scan = read("scan", volume(np.random.default_rng(0).integers(0, 900, lesion.shape).astype(np.int16)))
     with pytest.raises(Fault, match="may be inverted"):
         lesion_grid.drawn("m", volume(1 - lesion), scan, values)
-    touching = lesion.copy()
-    touching[1, :, :] = 1
-    touching[2, :, 4:] = 1
-    assert lesion_grid.drawn("m", volume(touching), scan, values).lesion.sum() == touching.sum()
+    large = lesion.copy()
+    large[1, :, :] = 1
+    large[2, :, 4:] = 1
+    assert lesion_grid.drawn("m", volume(large), scan, values).lesion.sum() == large.sum()
 
 
-def test_a_scan_in_the_place_of_a_mask_is_refused_whatever_the_lesion_value(lesion: np.ndarray) -> None:
+def test_a_scan_in_place_of_a_mask_is_refused(lesion: np.ndarray) -> None:
     content = volume(np.random.default_rng(0).integers(0, 900, lesion.shape).astype(np.int16))
     with pytest.raises(Fault, match="as a scan does and no mask"):
         lesion_grid.drawn("m", content, read("scan", content), (100.0,))

@@ -1,4 +1,4 @@
-"""An outline shows a lesion; whether that makes a unit positive is the task's to say."""
+"""Mask meaning: an outline shows a lesion; the task defines whether the unit is positive."""
 
 from __future__ import annotations
 
@@ -49,25 +49,27 @@ def batch(folder: Path, real_data: Path) -> Path:
     return folder
 
 
-def contradicting(found: manifest.Indexed, task: Task, home: Path) -> set[str]:
-    """The labels of the units that fail since label and mask disagree."""
-    result = suite.validate(found.manifest, task, settings(), home / "gx", "nodules")
-    failing = {unit for unit, why in result.failing.items() if any("contradicts its mask" in one for one in why)}
-    return set(found.manifest.set_index("unit_id").loc[sorted(failing), "label"])
+def contradicting(indexed: manifest.Indexed, task: Task, home: Path) -> set[str]:
+    """The labels of the units that fail because label and mask disagree."""
+    result = suite.validate(indexed.manifest, task, settings(), home / "gx", "nodules")
+    failing = {
+        unit for unit, reasons in result.failing.items() if any("contradicts its mask" in reason for reason in reasons)
+    }
+    return set(indexed.manifest.set_index("unit_id").loc[sorted(failing), "label"])
 
 
-def test_outlined_benign_lesions_are_sound_where_the_task_says_so(
+def test_outlined_benign_lesions_are_accepted_if_masks_mean_lesions(
     home: Path, real_data: Path, tmp_path: Path, nodules: Task
 ) -> None:
-    found = manifest.index_batch(batch(tmp_path / "inbox/nodules", real_data), tmp_path / "staging", nodules)
-    assert not found.refused and set(found.manifest["outlined"]) == {"yes"}
-    assert contradicting(found, nodules, home) == set()
-    for other in (replace(nodules, mask=MaskMeaning.POSITIVE), replace(nodules, lesion_free=("benign",))):
-        assert contradicting(found, other, home) == {"benign"}, "seen on the mask itself: no size was given"
+    indexed = manifest.index_batch(batch(tmp_path / "inbox/nodules", real_data), tmp_path / "staging", nodules)
+    assert not indexed.refused and set(indexed.manifest["outlined"]) == {"yes"}
+    assert contradicting(indexed, nodules, home) == set()
+    for task in (replace(nodules, mask=MaskMeaning.POSITIVE), replace(nodules, lesion_free=("benign",))):
+        assert contradicting(indexed, task, home) == {"benign"}, "detected on the mask itself: no size was given"
 
 
 def test_an_empty_outline_contradicts_nothing(home: Path, tmp_path: Path, lung: Task) -> None:
-    """A positive label may be the patient's, and no lesion be in this slice."""
+    """A positive label can be that of the patient, while this slice has no lesion."""
     folder = tmp_path / "inbox/slices"
     folder.mkdir(parents=True)
     random = np.random.default_rng(4)
@@ -76,11 +78,11 @@ def test_an_empty_outline_contradicts_nothing(home: Path, tmp_path: Path, lung: 
     (folder / "metadata.csv").write_text(
         "file_name,patient_id,task,label,mask\na.png,p1,lung-ct,malignant,a_mask.png\n", encoding="utf-8"
     )
-    found = manifest.index_batch(folder, tmp_path / "staging", lung)
-    assert found.manifest["outlined"].tolist() == ["no"] and contradicting(found, lung, home) == set()
+    indexed = manifest.index_batch(folder, tmp_path / "staging", lung)
+    assert indexed.manifest["outlined"].tolist() == ["no"] and contradicting(indexed, lung, home) == set()
 
 
-def test_an_older_manifest_says_nothing_of_outlines(home: Path, tmp_path: Path, lung: Task, batch_of_one: Path) -> None:
+def test_an_older_manifest_has_empty_outline_facts(home: Path, tmp_path: Path, lung: Task, batch_of_one: Path) -> None:
     table = pd.read_csv(batch_of_one, dtype=str).drop(columns="outlined")
     table.to_csv(batch_of_one, index=False)
     assert manifest.read_manifest(batch_of_one)["outlined"].tolist() == [""]
@@ -97,7 +99,7 @@ def batch_of_one(home: Path, tmp_path: Path, lung: Task) -> Path:
     return tmp_path / "staging/manifest.csv"
 
 
-def test_no_label_is_made_of_an_outline_that_is_no_verdict(real_data: Path, tmp_path: Path, brain: Task) -> None:
+def test_a_mask_of_any_lesion_gives_no_label(real_data: Path, tmp_path: Path, brain: Task) -> None:
     task = replace(brain, mask=MaskMeaning.LESION)
     with pytest.raises(Fault, match=r"its masks outline lesions of any class \(mask: lesion\), so they give no label"):
         import_folder(real_data / "intake-faults/mask-other-orientation", tmp_path / "batch", task)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data.batch.metadata_table import metadata, resolve
+from data.batch.metadata_table import metadata, resolve_readings
 from data.settings import Disagreement
 from lineage.errors import Fault
 
@@ -15,11 +15,11 @@ HEADER = "file_name,patient_id,task,label"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "batch"
-    (made / "a").mkdir(parents=True)
-    (made / "one.png").write_bytes(b"1")
-    (made / "a" / "two.png").write_bytes(b"2")
-    return made
+    batch = tmp_path / "batch"
+    (batch / "a").mkdir(parents=True)
+    (batch / "one.png").write_bytes(b"1")
+    (batch / "a" / "two.png").write_bytes(b"2")
+    return batch
 
 
 def write(folder: Path, *lines: str, header: str = HEADER) -> Path:
@@ -27,14 +27,14 @@ def write(folder: Path, *lines: str, header: str = HEADER) -> Path:
     return folder
 
 
-def test_a_sound_table_comes_back_with_every_known_column(folder: Path) -> None:
+def test_a_valid_table_has_every_known_column(folder: Path) -> None:
     table = metadata(write(folder, "one.png, 7 ,lung-ct,normal", "a/two.png,8,lung-ct,benign"))
     assert list(table["file_name"]) == ["one.png", "a/two.png"]
     assert list(table["patient_id"]) == ["7", "8"]
     assert list(table["study_date"]) == ["", ""]
 
 
-def test_the_byte_order_mark_of_spreadsheets_is_read_over(folder: Path) -> None:
+def test_the_byte_order_mark_of_spreadsheets_is_ignored(folder: Path) -> None:
     (folder / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + f"{HEADER}\r\none.png,7,lung-ct,normal\r\n".encode())
     assert len(metadata(folder)) == 1
 
@@ -60,7 +60,7 @@ def test_the_byte_order_mark_of_spreadsheets_is_read_over(folder: Path) -> None:
         ('one.png,"7,t,normal', "not a CSV table"),
     ],
 )
-def test_what_cannot_be_trusted_is_a_fault_that_says_why(folder: Path, line: str, words: str) -> None:
+def test_an_invalid_row_is_a_fault_that_names_the_cause(folder: Path, line: str, words: str) -> None:
     with pytest.raises(Fault) as caught:
         metadata(write(folder, line))
     assert words in str(caught.value)
@@ -75,7 +75,7 @@ def test_links_are_refused_wherever_they_are(folder: Path) -> None:
     (folder / "link.png").symlink_to("/etc/hostname")
     (folder / "b").symlink_to(folder / "a")
     for name in ("link.png", "b/two.png"):
-        with pytest.raises(Fault, match="is a link or lies behind one"):
+        with pytest.raises(Fault, match="is a link or in a linked folder"):
             metadata(write(folder, f"{name},7,t,normal"))
     write(folder, "one.png,7,t,normal").joinpath("metadata.csv").rename(folder / "elsewhere.csv")
     (folder / "metadata.csv").symlink_to("elsewhere.csv")
@@ -91,11 +91,11 @@ def test_a_pipe_is_not_opened(folder: Path) -> None:
 
 def test_a_folder_stands_for_one_series_of_regular_files(folder: Path) -> None:
     assert list(metadata(write(folder, "a,7,t,normal"))["file_name"]) == ["a"]
-    with pytest.raises(Fault, match="named by itself and with its folder too"):
+    with pytest.raises(Fault, match="named by itself and by its folder too"):
         metadata(write(folder, "a,7,t,normal", "a/two.png,7,t,normal"))
 
 
-def test_what_a_system_left_in_a_series_is_passed_over_and_named_in_no_row(folder: Path) -> None:
+def test_system_files_in_a_series_are_ignored_but_refused_in_rows(folder: Path) -> None:
     (folder / "a" / "._two.png").write_bytes(b"x")
     (folder / "a" / "__MACOSX").mkdir()
     assert list(metadata(write(folder, "a,7,t,normal"))["file_name"]) == ["a"]
@@ -104,7 +104,7 @@ def test_what_a_system_left_in_a_series_is_passed_over_and_named_in_no_row(folde
 
 
 @pytest.mark.parametrize("kind", ["nothing", "a folder", "a link", "a pipe"])
-def test_a_folder_with_anything_else_in_it_is_refused(folder: Path, kind: str) -> None:
+def test_a_series_folder_with_other_content_is_refused(folder: Path, kind: str) -> None:
     series = folder / "series"
     series.mkdir()
     if kind == "a folder":
@@ -129,42 +129,44 @@ def test_columns_are_checked(folder: Path) -> None:
 
 
 def test_two_tasks_and_no_rows_are_refused(folder: Path) -> None:
-    with pytest.raises(Fault, match="belongs to one task, and another is named in row 3"):
+    with pytest.raises(Fault, match="belongs to one task, and row 3 has another"):
         metadata(write(folder, "one.png,7,t,normal", "a/two.png,7,s,normal"))
     with pytest.raises(Fault, match="holds no row"):
         metadata(write(folder))
 
 
-def test_one_reader_speaks_once_of_a_slice(folder: Path) -> None:
+def test_one_reader_labels_a_slice_once(folder: Path) -> None:
     header = HEADER + ",slice,labeller"
     rows = ["one.png,7,t,normal,0,ann", "one.png,7,t,benign,0,bob", "one.png,7,t,normal,1,ann"]
     assert len(metadata(write(folder, *rows, header=header))) == 3
-    with pytest.raises(Fault, match="the same reader has labelled a slice twice, again in row 5"):
+    with pytest.raises(Fault, match="the same reader has labelled a slice twice, repeated in row 5"):
         metadata(write(folder, *rows, rows[0], header=header))
 
 
-def readings(*told: tuple[str, str, str]) -> pd.DataFrame:
-    return pd.DataFrame(told, columns=["labeller", "truth", "label"])
+def readings(*rows: tuple[str, str, str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["labeller", "truth", "label"])
 
 
-def test_pathology_beats_any_number_of_readers() -> None:
-    told = resolve(readings(("a", "reader", "normal"), ("b", "reader", "normal"), ("c", "pathology", "malignant")))
-    assert told == {"label": "malignant", "truth": "pathology", "labeller": "c"}
+def test_pathology_outranks_any_number_of_readers() -> None:
+    row = resolve_readings(
+        readings(("a", "reader", "normal"), ("b", "reader", "normal"), ("c", "pathology", "malignant"))
+    )
+    assert row == {"label": "malignant", "truth": "pathology", "labeller": "c"}
 
 
-def test_the_majority_of_readers_decides_and_all_who_agree_are_named() -> None:
-    told = resolve(readings(("b", "reader", "benign"), ("a", "reader", "benign"), ("c", "reader", "normal")))
-    assert (told["label"], told["labeller"]) == ("benign", "a;b")
+def test_the_majority_of_readers_decides_and_its_members_are_named() -> None:
+    row = resolve_readings(readings(("b", "reader", "benign"), ("a", "reader", "benign"), ("c", "reader", "normal")))
+    assert (row["label"], row["labeller"]) == ("benign", "a;b")
 
 
-def test_readers_who_are_evenly_divided_are_sent_back() -> None:
+def test_a_tie_of_readers_is_refused() -> None:
     with pytest.raises(Fault, match="its readers disagree on the label"):
-        resolve(readings(("a", "reader", "benign"), ("b", "reader", "normal")))
+        resolve_readings(readings(("a", "reader", "benign"), ("b", "reader", "normal")))
 
 
-def test_who_wants_no_majority_gets_every_disagreement_back() -> None:
-    told = readings(("a", "reader", "benign"), ("b", "reader", "benign"), ("c", "reader", "normal"))
+def test_with_refuse_every_disagreement_is_refused() -> None:
+    reader_rows = readings(("a", "reader", "benign"), ("b", "reader", "benign"), ("c", "reader", "normal"))
     with pytest.raises(Fault, match="its readers disagree on the label"):
-        resolve(told, Disagreement.REFUSE)
-    above = pd.concat([told, readings(("d", "pathology", "normal"))])
-    assert resolve(above, Disagreement.REFUSE)["label"] == "normal"
+        resolve_readings(reader_rows, Disagreement.REFUSE)
+    rows = pd.concat([reader_rows, readings(("d", "pathology", "normal"))])
+    assert resolve_readings(rows, Disagreement.REFUSE)["label"] == "normal"

@@ -44,28 +44,28 @@ def admitted(home: Path, tmp_path: Path) -> tuple[list[Path], pd.DataFrame]:
         batch.write_batch(source, BRAIN, 4, study.usual(BRAIN), number, slices=2)
         folders.append(tmp_path / "data" / "batches" / "brain-mr" / name)
         manifest = batch_manifest.index_batch(source, folders[-1], BRAIN).manifest
-        for at, cluster in enumerate(manifest["cluster"].unique()):
-            side = (Side.TRAINING, Side.VALIDATION, Side.TEST)[at % 3].value
+        for index, cluster in enumerate(manifest["cluster"].unique()):
+            side = (Side.TRAINING, Side.VALIDATION, Side.TEST)[index % 3].value
             rows.append({"task": "brain-mr", "cluster": cluster, "side": side, "epoch": number + 1})
     assert home.is_dir()
     return folders, pd.DataFrame(rows)
 
 
-def test_what_was_packed_is_what_the_scan_shows(admitted: tuple[list[Path], pd.DataFrame], tmp_path: Path) -> None:
+def test_packed_pixels_equal_those_of_the_scan(admitted: tuple[list[Path], pd.DataFrame], tmp_path: Path) -> None:
     folders, cohorts = admitted
     shards.pack(folders, cohorts, BRAIN, tmp_path / "out")
     units = shards.load(tmp_path / "out")
     assert units.pixels.shape == (16, 64, 64, 1) and units.pixels.dtype == np.float32
     assert list(units.table.columns) == list(shards.UNITS) and set(DESCRIPTION) < set(units.table.columns)
     manifest = batch_manifest.read_manifest(folders[1] / "manifest.csv").set_index("unit_id")
-    for at in (8, 15):
-        row = units.table.iloc[at]
-        told = manifest.loc[row["unit_id"]]
-        scan = read("x", (folders[1] / told["file"]).read_bytes())
-        expected = unit_pixels(scan.pixels[int(told["slice"])], scan.units, BRAIN.pixels)
-        np.testing.assert_array_equal(units.pixels[at], expected)
-        assert BRAIN.classes[units.labels[at]] == row["label"] == told["label"]
-        assert row["mean"] == pytest.approx(told["mean"]) and row["epoch"] == 2
+    for index in (8, 15):
+        row = units.table.iloc[index]
+        manifest_row = manifest.loc[row["unit_id"]]
+        scan = read("x", (folders[1] / manifest_row["file"]).read_bytes())
+        expected = unit_pixels(scan.pixels[int(manifest_row["slice"])], scan.units, BRAIN.pixels)
+        np.testing.assert_array_equal(units.pixels[index], expected)
+        assert BRAIN.classes[units.labels[index]] == row["label"] == manifest_row["label"]
+        assert row["mean"] == pytest.approx(manifest_row["mean"]) and row["epoch"] == 2
 
 
 def test_the_same_input_gives_the_same_bytes(admitted: tuple[list[Path], pd.DataFrame], tmp_path: Path) -> None:
@@ -78,22 +78,22 @@ def test_the_same_input_gives_the_same_bytes(admitted: tuple[list[Path], pd.Data
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["first.npy", "shards.sha256", "units.csv"]
 
 
-def test_sides_and_masks(admitted: tuple[list[Path], pd.DataFrame], tmp_path: Path) -> None:
+def test_the_units_of_a_side_are_loaded(admitted: tuple[list[Path], pd.DataFrame], tmp_path: Path) -> None:
     folders, cohorts = admitted
     shards.pack(folders, cohorts, BRAIN, tmp_path)
-    whole = shards.load(tmp_path)
+    units = shards.load(tmp_path)
     test = shards.load(tmp_path, [Side.TEST])
-    chosen = whole.where(whole.table["side"] == "test")
-    np.testing.assert_array_equal(test.pixels, chosen.pixels)
-    np.testing.assert_array_equal(test.labels, chosen.labels)
-    pd.testing.assert_frame_equal(test.table, chosen.table)
+    selected = units.where(units.table["side"] == "test")
+    np.testing.assert_array_equal(test.pixels, selected.pixels)
+    np.testing.assert_array_equal(test.labels, selected.labels)
+    pd.testing.assert_frame_equal(test.table, selected.table)
     assert set(test.table["side"]) == {"test"}
     assert set(test.table["cluster"]).isdisjoint(shards.load(tmp_path, ["training"]).table["cluster"])
 
 
 def test_changed_bytes_are_refused(admitted: tuple[list[Path], pd.DataFrame], tmp_path: Path) -> None:
     folders, cohorts = admitted
-    pixel_cache.drop(folders[0])  # with it the scan is not read again; see test_prepared.py
+    pixel_cache.drop(folders[0])  # otherwise the scan is not read again
     scan = next((folders[0] / "scans").iterdir())
     scan.write_bytes(scan.read_bytes() + b"\0")
     with pytest.raises(Fault, match="not those that were admitted"):
@@ -108,21 +108,21 @@ def test_a_patient_without_a_side_is_refused(admitted: tuple[list[Path], pd.Data
         shards.pack(folders, cohorts.assign(task="lung-ct"), BRAIN, tmp_path / "out")
 
 
-def test_nothing_to_pack_or_to_load(tmp_path: Path) -> None:
+def test_without_batches_or_a_packed_folder_there_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(Fault, match="no admitted batch"):
         shards.pack([], pd.DataFrame(), BRAIN, tmp_path)
     with pytest.raises(Fault, match="is missing"):
         shards.load(tmp_path / "nowhere")
 
 
-def test_an_empty_side_is_named(admitted: tuple[list[Path], pd.DataFrame], tmp_path: Path) -> None:
+def test_an_empty_side_is_refused_by_name(admitted: tuple[list[Path], pd.DataFrame], tmp_path: Path) -> None:
     folders, cohorts = admitted
     shards.pack(folders, cohorts.assign(side="training"), BRAIN, tmp_path)
     with pytest.raises(Fault, match="validation"):
         shards.load(tmp_path, [Side.VALIDATION])
 
 
-def test_an_unknown_label_is_named(admitted: tuple[list[Path], pd.DataFrame], tmp_path: Path) -> None:
+def test_an_unknown_label_is_refused_by_name(admitted: tuple[list[Path], pd.DataFrame], tmp_path: Path) -> None:
     folders, cohorts = admitted
     path = folders[0] / "manifest.csv"
     path.write_text(path.read_text().replace(",no_tumour,", ",nothing,"))

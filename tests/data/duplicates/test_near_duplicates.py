@@ -19,9 +19,9 @@ ALIKE = 0.97
 
 
 def likeness(grey: np.ndarray, task: Task) -> dict[str, object]:
-    small = preprocess.unit_pixels(np.ascontiguousarray(grey, np.float32), Units.DISPLAY, task.pixels)
+    pixels = preprocess.unit_pixels(np.ascontiguousarray(grey, np.float32), Units.DISPLAY, task.pixels)
     return {
-        "thumbnail": thumbnail.thumbnail(small),
+        "thumbnail": thumbnail.thumbnail(pixels),
         "std": float(grey.std()),
     }
 
@@ -29,16 +29,16 @@ def likeness(grey: np.ndarray, task: Task) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def greys(lung: Task) -> list[np.ndarray]:
     """Chest slices of forty phantom patients as display grey."""
-    scanner, shown = study.usual(lung), []
+    scanner, slices = study.usual(lung), []
     for number in range(40):
         plane, _ = study.study(lung, scanner, 3, number, lung.classes[number % 3]).slice(0, 1)
-        shown.append(np.clip((plane.astype(np.float32) + 1150) / 1500 * 255, 0, 255))
-    return shown
+        slices.append(np.clip((plane.astype(np.float32) + 1150) / 1500 * 255, 0, 255))
+    return slices
 
 
-def table(greys: list[np.ndarray], task: Task, whose: str = "P") -> pd.DataFrame:
+def table(greys: list[np.ndarray], task: Task, prefix: str = "P") -> pd.DataFrame:
     rows = pd.DataFrame([likeness(grey, task) for grey in greys])
-    return rows.assign(cluster=[f"{whose}{number}" for number in range(len(rows))])
+    return rows.assign(cluster=[f"{prefix}{number}" for number in range(len(rows))])
 
 
 def recompressed(grey: np.ndarray) -> np.ndarray:
@@ -71,12 +71,12 @@ def brighter(grey: np.ndarray) -> np.ndarray:
 def test_changed_copies_are_near_and_other_patients_are_not(
     greys: list[np.ndarray], lung: Task, change: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    """In both directions: the changed picture may come first as well."""
-    known, changed = table(greys, lung), table([change(grey) for grey in greys], lung, "Q")
-    for new, old in ((changed, known), (known, changed)):
+    """In both directions: the changed picture can also come first."""
+    originals, changed = table(greys, lung), table([change(grey) for grey in greys], lung, "Q")
+    for new, old in ((changed, originals), (originals, changed)):
         pairs = near_pairs(new, old, ALIKE)
-        right = int((pairs[:, 0] == pairs[:, 1]).sum())
-        assert right >= 38 and len(pairs) - right == 0
+        matches = int((pairs[:, 0] == pairs[:, 1]).sum())
+        assert matches >= 38 and len(pairs) - matches == 0
 
 
 def test_no_patient_is_near_to_another(greys: list[np.ndarray], lung: Task) -> None:
@@ -90,94 +90,102 @@ def test_the_most_alike_pair_comes_first(greys: list[np.ndarray], lung: Task) ->
 
 
 def test_a_patient_with_many_slices_does_not_hide_another() -> None:
-    """Forty slices of one's own cluster are nearer than the foreign one: the search goes on until it is found."""
+    """Forty slices of the own cluster are nearer than the other one: the search is widened until it is found."""
     random = np.random.default_rng(0)
     vectors = np.ones((41, 8)) + 0.01 * random.normal(size=(41, 8))
     vectors[40] += 0.1
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    clusters = np.array(["mine"] * 40 + ["other"], object)
-    index = vector_index.built(vectors)
-    found = candidates(
-        lambda asked, count: vector_index.search(index, asked, count),
+    clusters = np.array(["own"] * 40 + ["other"], object)
+    index = vector_index.build_in_memory(vectors)
+    pairs = candidates(
+        lambda queries, count: vector_index.search(index, queries, count),
         lambda numbers: clusters[numbers],
         vectors[:5],
         clusters[:5],
     )
-    assert found.tolist() == [[number, 40] for number in range(5)] and WANTED < 40
+    assert pairs.tolist() == [[number, 40] for number in range(5)] and WANTED < 40
 
 
 def test_groups_join_neighbours_of_neighbours(greys: list[np.ndarray], lung: Task) -> None:
     chain = [*greys[:12], recompressed(greys[3]), recompressed(recompressed(greys[3]))]
-    found = groups(table(chain, lung)["thumbnail"])
-    assert len(set(found)) == 12
-    assert found[3] == found[12] == found[13]
+    group_numbers = groups(table(chain, lung)["thumbnail"])
+    assert len(set(group_numbers)) == 12
+    assert group_numbers[3] == group_numbers[12] == group_numbers[13]
 
 
 def test_groups_follow_the_slices_of_a_volume(greys: list[np.ndarray], lung: Task) -> None:
-    """Slices that fade from one picture into another: the ends are not alike, and yet of one group; others are not."""
+    """Slices that fade from one picture into another form one group, although its ends are not alike."""
     path = [(1 - share) * greys[0] + share * greys[1] for share in np.linspace(0, 1, 12)]
-    found = groups(table([*path, *greys[2:12]], lung)["thumbnail"])
+    group_numbers = groups(table([*path, *greys[2:12]], lung)["thumbnail"])
     ends = table([path[0], path[-1]], lung)["thumbnail"]
-    assert len(set(found[:12])) == 1 and len(set(found)) == 11 and len(set(groups(ends))) == 2
+    assert len(set(group_numbers[:12])) == 1 and len(set(group_numbers)) == 11 and len(set(groups(ends))) == 2
 
 
-def test_a_blank_picture_is_a_group_of_its_own(greys: list[np.ndarray], lung: Task) -> None:
+def test_each_blank_picture_is_its_own_group(greys: list[np.ndarray], lung: Task) -> None:
     blank = np.zeros((64, 64))
     assert len(set(groups(table([blank, greys[0], blank], lung)["thumbnail"]))) == 3
 
 
-def test_nothing_is_near_to_nothing(greys: list[np.ndarray], lung: Task) -> None:
+def test_empty_tables_have_no_pairs_and_no_groups(greys: list[np.ndarray], lung: Task) -> None:
     known = table(greys[:3], lung)
     assert near_pairs(known.iloc[:0], known, ALIKE).shape == near_pairs(known, known.iloc[:0], ALIKE).shape == (0, 2)
     assert groups(known["thumbnail"].iloc[:0]).shape == (0,)
 
 
-def test_a_blank_slice_is_no_picture_and_near_to_nobody(greys: list[np.ndarray], lung: Task) -> None:
+def test_a_blank_slice_is_no_picture_and_has_no_near_duplicate(greys: list[np.ndarray], lung: Task) -> None:
     blank = table([greys[0], np.zeros((64, 64)), np.zeros((64, 64))], lung)
     assert list(pictures(blank)) == [True, False, False]
     assert len(near_pairs(blank, blank, ALIKE)) == 0
 
 
-def test_a_thumbnail_comes_back_as_it_was() -> None:
+def test_a_thumbnail_is_decoded_unchanged() -> None:
     grey = np.random.default_rng(0).integers(0, 64, (2, 40, 40)).astype(np.uint8)
-    assert (thumbnail.greys(pd.Series([thumbnail.encoded(one) for one in grey])) == grey).all()
+    assert (thumbnail.greys(pd.Series([thumbnail.encoded(picture) for picture in grey])) == grey).all()
     assert (thumbnail.greys(pd.Series([""])) == 0).all()
 
 
-def test_the_index_finds_what_brute_force_finds() -> None:
-    """A thousand new vectors against a hundred thousand known ones that lie in heaps, as pictures do."""
+def test_the_index_agrees_with_brute_force() -> None:
+    """A thousand new vectors and a hundred thousand known ones in clusters, as pictures have them."""
     random = np.random.default_rng(0)
-    heaps = random.normal(size=(500, 51))
-    known = heaps[random.integers(0, 500, 100_000)] + 0.4 * random.normal(size=(100_000, 51))
+    centres = random.normal(size=(500, 51))
+    known = centres[random.integers(0, 500, 100_000)] + 0.4 * random.normal(size=(100_000, 51))
     known = (known / np.linalg.norm(known, axis=1, keepdims=True)).astype(np.float32)
-    asked = known[:1000] + 0.02 * random.normal(size=(1000, 51)).astype(np.float32)
-    index = vector_index.built(known)
+    queries = known[:1000] + 0.02 * random.normal(size=(1000, 51)).astype(np.float32)
+    index = vector_index.build_in_memory(known)
     begin = time.process_time()
-    _, numbers = vector_index.search(index, asked, WANTED)
+    _, numbers = vector_index.search(index, queries, WANTED)
     assert time.process_time() - begin < 5
-    true = np.argpartition(-(asked[:200] @ known.T), WANTED, 1)[:, :WANTED]
+    nearest = np.argpartition(-(queries[:200] @ known.T), WANTED, 1)[:, :WANTED]
     assert (numbers[:, 0] == np.arange(1000)).mean() >= 0.99
-    assert np.mean([len(set(one) & set(two)) / WANTED for one, two in zip(numbers, true, strict=False)]) >= 0.99
+    assert (
+        np.mean(
+            [
+                len(set(found_numbers) & set(true_numbers)) / WANTED
+                for found_numbers, true_numbers in zip(numbers, nearest, strict=False)
+            ]
+        )
+        >= 0.99
+    )
 
 
-def test_groups_of_many_pictures_take_no_square_of_time() -> None:
-    """Twice as many pictures take about twice as long, not four times; each finds its twin."""
+def test_the_time_of_groups_is_not_quadratic() -> None:
+    """Twice as many pictures take about twice as long, not four times; each picture finds its copy."""
     random = np.random.default_rng(0)
 
     def seconds(count: int) -> float:
-        once = random.integers(0, 64, (count // 2, 10, 10)).astype(np.uint8).repeat(4, 1).repeat(4, 2)
-        column = pd.Series([thumbnail.encoded(grey) for grey in once for _ in range(2)])
+        originals = random.integers(0, 64, (count // 2, 10, 10)).astype(np.uint8).repeat(4, 1).repeat(4, 2)
+        column = pd.Series([thumbnail.encoded(grey) for grey in originals for _ in range(2)])
         begin = time.process_time()
         assert len(set(groups(column))) == count // 2
         return time.process_time() - begin
 
-    few, many = seconds(2_000), seconds(4_000)
-    assert many < 3.5 * few
+    few_seconds, many_seconds = seconds(2_000), seconds(4_000)
+    assert many_seconds < 3.5 * few_seconds
 
 
-def test_pairs_that_have_nothing_in_common_end_at_the_first_look() -> None:
-    """All of a block may be hopeless; there may also be no pair at all."""
+def test_unrelated_pairs_end_after_the_first_comparison() -> None:
+    """A block can have no promising pair, and there can be no pair at all."""
     left, right = np.random.default_rng(0).integers(0, 64, (2, 5, 40, 40), np.uint8)
-    alike = image_alignment.likeness(left, right, np.zeros((5, 3), np.float32))
-    assert alike.shape == (5,) and (alike < image_alignment.CLOSE).all()
+    likeness = image_alignment.likeness(left, right, np.zeros((5, 3), np.float32))
+    assert likeness.shape == (5,) and (likeness < image_alignment.CLOSE).all()
     assert image_alignment.likeness(left[:0], right[:0], np.zeros((0, 3), np.float32)).shape == (0,)

@@ -30,7 +30,7 @@ CLEAN = Validation(True, {}, [], [], Path("page"), {})
 
 @pytest.fixture
 def classes(tmp_path: Path, lung: Task) -> Path:
-    """A folder for each class with pictures of two patients, three of each, which differ by noise alone."""
+    """A folder for each class with pictures of two patients, three of each, which differ only by noise."""
     random = np.random.default_rng(0)
     for label in lung.classes:
         for person in range(2):
@@ -57,24 +57,24 @@ def test_a_folder_for_each_class_becomes_a_batch_of_pseudo_patients(classes: Pat
     assert json.loads((tmp_path / "batch" / "import.json").read_text()) == record
 
 
-def test_groups_of_hardly_more_than_one_picture_are_called_unreliable(
+def test_small_groups_are_called_unreliable(
     classes: Path, tmp_path: Path, lung: Task, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One picture of each patient cannot be told from a set in which nothing was found; whole groups raise no doubt."""
+    """A set with one picture per patient looks like one without near-duplicates; complete groups give no warning."""
     assert "warning" not in import_folder(classes, tmp_path / "whole", lung)
     record = import_folder(classes, tmp_path / "batch", lung, only="*-0).png")
-    said = "the groups are unreliable: 100% of the scans are in a group of one or two"
-    assert record["clusters"] == 6 and record["warning"].startswith(said)
+    warning = "the groups are unreliable: 100% of the scans are in a group of one or two"
+    assert record["clusters"] == 6 and record["warning"].startswith(warning)
     assert json.loads((tmp_path / "batch" / "import.json").read_text())["warning"] == record["warning"]
-    assert said in caplog.text
+    assert warning in caplog.text
 
 
-def test_groups_csv_names_the_groups(classes: Path, tmp_path: Path, lung: Task) -> None:
+def test_groups_csv_gives_the_groups(classes: Path, tmp_path: Path, lung: Task) -> None:
     (classes / "images").mkdir()
     for folder in [path for path in classes.iterdir() if path.name != "images"]:
         shutil.move(folder, classes / "images" / folder.name)
     names = sorted(path.relative_to(classes / "images").as_posix() for path in classes.glob("images/*/*"))
-    groups = [name.split("(")[1][0] for name in names]  # every class holds pictures of both groups
+    groups = [name.split("(")[1][0] for name in names]  # every class has pictures of both groups
     table = pd.DataFrame({"file": names, "label": [name.split("/")[0].lower() for name in names], "group": groups})
     table.to_csv(classes / "groups.csv", index=False)
     record = import_folder(classes, tmp_path / "batch", lung)
@@ -85,12 +85,12 @@ def test_groups_csv_names_the_groups(classes: Path, tmp_path: Path, lung: Task) 
     with pytest.raises(Fault, match="is not in it exactly once"):
         import_folder(classes, tmp_path / "other", lung)
     table.assign(label="malignant").to_csv(classes / "groups.csv", index=False)
-    with pytest.raises(Fault, match="'malignant' there and lies in the folder 'benign'"):
+    with pytest.raises(Fault, match="'malignant' there and in the folder 'benign'"):
         import_folder(classes, tmp_path / "other", lung)
     assert not (tmp_path / "other").exists()
 
 
-def test_dicom_headers_name_the_patients(batch: Path, tmp_path: Path, lung: Task) -> None:
+def test_dicom_headers_give_the_patients(batch: Path, tmp_path: Path, lung: Task) -> None:
     table = pd.read_csv(batch / "metadata.csv", dtype=str)
     for name, label in table[["file_name", "label"]].itertuples(index=False):
         (tmp_path / "set" / label).mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def test_dicom_headers_name_the_patients(batch: Path, tmp_path: Path, lung: Task
     assert set(metadata(tmp_path / "batch")["patient_id"]) == set(table["patient_id"])
 
 
-def test_a_ready_batch_is_taken_over(batch: Path, tmp_path: Path, lung: Task, brain: Task) -> None:
+def test_a_ready_batch_is_imported_as_it_is(batch: Path, tmp_path: Path, lung: Task, brain: Task) -> None:
     record = import_folder(batch, tmp_path / "batch", lung, only="scan-000[01]*")
     assert record["layout"] == "metadata.csv" and record["files"] == 4
     assert set(metadata(tmp_path / "batch")["truth"]) <= {"pathology", "follow-up"}
@@ -108,7 +108,7 @@ def test_a_ready_batch_is_taken_over(batch: Path, tmp_path: Path, lung: Task, br
         import_folder(batch, tmp_path / "other", brain)
 
 
-def test_an_interrupted_import_is_made_anew_and_a_finished_one_is_kept(
+def test_an_interrupted_import_is_repeated_and_a_finished_one_is_not_replaced(
     classes: Path, tmp_path: Path, lung: Task
 ) -> None:
     target = tmp_path / "batch"
@@ -121,7 +121,7 @@ def test_an_interrupted_import_is_made_anew_and_a_finished_one_is_kept(
         import_folder(classes, target, lung)
 
 
-def test_wrong_folders_are_named(classes: Path, tmp_path: Path, lung: Task) -> None:
+def test_wrong_folders_and_options_are_refused(classes: Path, tmp_path: Path, lung: Task) -> None:
     with pytest.raises(Fault, match="is not a folder"):
         import_folder(tmp_path / "nowhere", tmp_path / "batch", lung)
     with pytest.raises(Fault, match=r"no scan whose name matches 'x\*'"):
@@ -134,14 +134,14 @@ def test_wrong_folders_are_named(classes: Path, tmp_path: Path, lung: Task) -> N
 
 
 def test_real_volumes_are_labelled_by_their_masks(real_data: Path, tmp_path: Path, brain: Task) -> None:
-    told = pd.read_csv(real_data / "brain-mr-tumor-progression" / "slices.csv", dtype={"patient": str})
-    told = told[(told["timepoint"] == "Pre") & (told["blank"] == 0)]
+    slices = pd.read_csv(real_data / "brain-mr-tumor-progression" / "slices.csv", dtype={"patient": str})
+    slices = slices[(slices["timepoint"] == "Pre") & (slices["blank"] == 0)]
     record = import_folder(real_data / "brain-mr-tumor-progression", tmp_path / "pre", brain, only="Pre*")
-    found = metadata(tmp_path / "pre")
+    table = metadata(tmp_path / "pre")
     assert record["blank_slices_left_out"] == 28 and record["clusters"] == 7
-    ours = found.astype({"slice": int}).set_index(["patient_id", "slice"])["label"]
-    assert ours.to_dict() == told.set_index(["patient", "slice"])["label"].to_dict()
-    assert ((found["lesion_mm"] != "") == (found["label"] == "tumour")).all()
+    label_by_slice = table.astype({"slice": int}).set_index(["patient_id", "slice"])["label"]
+    assert label_by_slice.to_dict() == slices.set_index(["patient", "slice"])["label"].to_dict()
+    assert ((table["lesion_mm"] != "") == (table["label"] == "tumour")).all()
 
 
 def test_masks_are_never_paired_by_position(real_data: Path, tmp_path: Path, brain: Task, lung: Task) -> None:
@@ -152,12 +152,12 @@ def test_masks_are_never_paired_by_position(real_data: Path, tmp_path: Path, bra
     with pytest.raises(Fault, match="two classes, one positive"):
         import_folder(source.parent, tmp_path / "batch", lung)
     (source / "Pre_Mask.nii.gz").rename(source / "Post_Mask.nii.gz")
-    with pytest.raises(Fault, match="0 masks belong to it by name"):
+    with pytest.raises(Fault, match="0 masks match its name"):
         import_folder(source.parent, tmp_path / "batch", brain)
 
 
 @pytest.mark.usefixtures("home")
-def test_the_real_lung_set_loses_its_extra_copies_and_nothing_else(
+def test_the_real_lung_set_loses_only_its_exact_copies(
     real_data: Path, tmp_path: Path, lung: Task, ingest: IngestSettings
 ) -> None:
     source = real_data / "lung-ct-iq-oth-nccd"
@@ -167,9 +167,9 @@ def test_the_real_lung_set_loses_its_extra_copies_and_nothing_else(
     record = import_folder(source, tmp_path / "lung", lung)
     assert (record["files"], record["clusters"], record["clusters_with_two_labels"]) == (857, 91, 1)
 
-    chosen = pd.concat([copies, mixed, groups.iloc[::12]])["file"].drop_duplicates()
+    selected = pd.concat([copies, mixed, groups.iloc[::12]])["file"].drop_duplicates()
     table = pd.read_csv(tmp_path / "lung" / "metadata.csv", dtype=str)
-    table[table["file_name"].isin(chosen)].to_csv(tmp_path / "lung" / "metadata.csv", index=False)
+    table[table["file_name"].isin(selected)].to_csv(tmp_path / "lung" / "metadata.csv", index=False)
     indexed = index_batch(tmp_path / "lung", tmp_path / "staging", replace(lung, pixels=replace(lung.pixels, size=128)))
     findings = check(indexed.manifest, pd.DataFrame(), ingest)
     assert not indexed.refused and len(findings.failing) == 28
@@ -179,52 +179,52 @@ def test_the_real_lung_set_loses_its_extra_copies_and_nothing_else(
     assert verdict.reasons[0] == "829 of 857 units are admitted, 28 stay out"
 
 
-def dicom_classes(folder: Path, batch: Path) -> pd.DataFrame:
-    """A folder for each class, a folder for each patient in it, with that patient's slices; returns the old rows."""
+def dicom_classes(root: Path, batch: Path) -> pd.DataFrame:
+    """Write class folders with a folder per patient that holds the slices; returns the rows of the batch."""
     table = pd.read_csv(batch / "metadata.csv", dtype=str)
     for row in table.itertuples():
-        place = folder / row.label / row.patient_id
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copy(batch / row.file_name, place / row.file_name)
+        folder_ = root / row.label / row.patient_id
+        folder_.mkdir(parents=True, exist_ok=True)
+        shutil.copy(batch / row.file_name, folder_ / row.file_name)
     return table
 
 
 def test_the_slices_of_a_series_become_one_scan(batch: Path, tmp_path: Path, lung: Task) -> None:
-    told = dicom_classes(tmp_path / "set", batch)
+    rows = dicom_classes(tmp_path / "set", batch)
     record = import_folder(tmp_path / "set", tmp_path / "batch", lung)
     table = metadata(tmp_path / "batch")
     assert record["series"] == record["files"] == record["clusters"] == 6 and "left_out" not in record
     assert table["file_name"].str.contains("/series-").all()
-    assert set(table["patient_id"]) == set(told["patient_id"])
+    assert set(table["patient_id"]) == set(rows["patient_id"])
     indexed = index_batch(tmp_path / "batch", tmp_path / "staging", lung)
     assert len(indexed.manifest) == 12 and not indexed.refused
     assert sorted(indexed.manifest["slice"]) == [0] * 6 + [1] * 6
 
 
-def test_a_slice_that_was_exported_twice_is_one(batch: Path, tmp_path: Path, lung: Task) -> None:
+def test_a_slice_exported_twice_is_imported_once(batch: Path, tmp_path: Path, lung: Task) -> None:
     dicom_classes(tmp_path / "set", batch)
     first = sorted((tmp_path / "set").glob("*/*/*.dcm"))[0]
-    again = pydicom.dcmread(first)
-    again.ContentTime = "235959"
-    again.save_as(first.with_name("zz again.dcm"))
+    second_export = pydicom.dcmread(first)
+    second_export.ContentTime = "235959"
+    second_export.save_as(first.with_name("zz again.dcm"))
     record = import_folder(tmp_path / "set", tmp_path / "batch", lung)
     name = first.relative_to(tmp_path / "set").as_posix()
     assert list(record["left_out"].values()) == [f"is a copy of {name} in the same series"]
     assert record["series"] == 6
 
 
-def test_what_is_no_scan_is_left_out_and_named(batch: Path, tmp_path: Path, lung: Task) -> None:
+def test_files_that_are_no_scan_are_left_out_with_a_reason(batch: Path, tmp_path: Path, lung: Task) -> None:
     dicom_classes(tmp_path / "set", batch)
     folder = next(path for path in (tmp_path / "set").glob("*/*"))
     (folder / "readme.txt").write_text("no scan")
     (folder / ".DS_Store").write_bytes(b"x")
     first = sorted(folder.glob("*.dcm"))[0]
     shutil.copy(first, folder / "zz copy.dcm")
-    turned = pydicom.dcmread(first)
-    turned.ImageOrientationPatient = ["0", "1", "0", "0", "0", "1"]
-    other = next(path for path in (tmp_path / "set").glob("*/*") if path != folder)
-    turned.SeriesInstanceUID = pydicom.dcmread(next(other.glob("*.dcm"))).SeriesInstanceUID
-    turned.save_as(other / "turned.dcm")
+    image = pydicom.dcmread(first)
+    image.ImageOrientationPatient = ["0", "1", "0", "0", "0", "1"]
+    other_folder = next(path for path in (tmp_path / "set").glob("*/*") if path != folder)
+    image.SeriesInstanceUID = pydicom.dcmread(next(other_folder.glob("*.dcm"))).SeriesInstanceUID
+    image.save_as(other_folder / "turned.dcm")
     record = import_folder(tmp_path / "set", tmp_path / "batch", lung)
     reasons = {Path(name).name: reason for name, reason in record["left_out"].items()}
     assert "is not DICOM" in reasons["readme.txt"] and "is a copy of" in reasons["zz copy.dcm"]
@@ -239,51 +239,51 @@ def test_what_is_no_scan_is_left_out_and_named(batch: Path, tmp_path: Path, lung
 
 @pytest.mark.parametrize("top", ["", "set/"])
 def test_an_archive_of_a_set_is_imported_like_its_folder(classes: Path, tmp_path: Path, lung: Task, top: str) -> None:
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as made:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for path in classes.rglob("*.png"):
-            made.write(path, f"{top}{path.relative_to(classes)}")
-        made.writestr("__MACOSX/._junk", b"x")
+            archive.write(path, f"{top}{path.relative_to(classes)}")
+        archive.writestr("__MACOSX/._junk", b"x")
     record = import_folder(tmp_path / "set.zip", tmp_path / "zipped", lung)
     assert record == import_folder(classes, tmp_path / "plain", lung)
     assert fingerprint.tree(tmp_path / "zipped") == fingerprint.tree(tmp_path / "plain")
 
 
-def test_an_archive_with_its_table_and_one_that_leads_outside(batch: Path, tmp_path: Path, lung: Task) -> None:
-    with zipfile.ZipFile(tmp_path / "ready.zip", "w") as made:
+def test_an_archive_with_a_table_is_imported_and_one_with_outside_paths_is_refused(
+    batch: Path, tmp_path: Path, lung: Task
+) -> None:
+    with zipfile.ZipFile(tmp_path / "ready.zip", "w") as archive:
         for path in batch.iterdir():
-            made.write(path, f"ready/{path.name}")
+            archive.write(path, f"ready/{path.name}")
     assert import_folder(tmp_path / "ready.zip", tmp_path / "ready", lung)["layout"] == "metadata.csv"
-    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as made:
-        made.writestr("normal/../../../evil.png", b"x")
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("normal/../../../evil.png", b"x")
     with pytest.raises(Fault, match=r"^evil\.zip: evil\.png has a path that leaves the archive"):
         import_folder(tmp_path / "evil.zip", tmp_path / "evil", lung)
     assert not (tmp_path / "evil").exists() and not list(tmp_path.parent.glob("evil*"))
 
 
-def complete(record: dict[str, Any]) -> bool:
-    """Whether every file of the folder is copied, read, passed over or named as left out."""
+def is_complete(record: dict[str, Any]) -> bool:
+    """Whether every file of the folder is copied, read, passed over or left out with a reason."""
     left_out, passed_over = record.get("left_out", {}), record.get("passed_over", {})
-    read = record["files_copied"] + len(record["tables_read"])
-    return bool(record["files_found"] == read + len(left_out) + sum(passed_over.values()))
+    read_count = record["files_copied"] + len(record["tables_read"])
+    return bool(record["files_found"] == read_count + len(left_out) + sum(passed_over.values()))
 
 
-def faults(real_data: Path, name: str) -> Path:
+def fault_folder(real_data: Path, name: str) -> Path:
     return real_data / "intake-faults" / name
 
 
-def test_scans_without_a_series_uid_and_with_one_number_for_all_are_never_mixed(
-    real_data: Path, tmp_path: Path, lung: Task
-) -> None:
+def test_people_without_patient_numbers_are_not_mixed(real_data: Path, tmp_path: Path, lung: Task) -> None:
     with pytest.raises(Fault, match="no patient number of their own, but several names or birth dates"):
-        import_folder(faults(real_data, "no-series-uid"), tmp_path / "batch", lung)
+        import_folder(fault_folder(real_data, "no-series-uid"), tmp_path / "batch", lung)
     with pytest.raises(Fault, match="has no folder at level 2"):
-        import_folder(faults(real_data, "no-series-uid"), tmp_path / "batch", lung, patient_level=2)
-    for path in faults(real_data, "no-series-uid").glob("*/*.dcm"):
-        place = tmp_path / "set" / path.parent.name / path.name.split("_")[0] / path.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, place)
+        import_folder(fault_folder(real_data, "no-series-uid"), tmp_path / "batch", lung, patient_level=2)
+    for path in fault_folder(real_data, "no-series-uid").glob("*/*.dcm"):
+        target = tmp_path / "set" / path.parent.name / path.name.split("_")[0] / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
     record = import_folder(tmp_path / "set", tmp_path / "sorted", lung, patient_level=2)
-    assert (record["clusters"], record["files"], record["series"]) == (3, 12, 0) and complete(record)
+    assert (record["clusters"], record["files"], record["series"]) == (3, 12, 0) and is_complete(record)
     (tmp_path / "set" / "malignant" / "person0" / "person0_0.dcm").rename(
         tmp_path / "set" / "malignant" / "person1" / "person0_0.dcm"
     )
@@ -291,39 +291,41 @@ def test_scans_without_a_series_uid_and_with_one_number_for_all_are_never_mixed(
         import_folder(tmp_path / "set", tmp_path / "mixed", lung, patient_level=2)
 
 
-def test_a_level_of_folders_above_the_patients_is_asked_for(real_data: Path, tmp_path: Path, brain: Task) -> None:
-    source = faults(real_data, "folder-level-above-patients")
+def test_a_folder_level_above_the_patients_is_asked_for(real_data: Path, tmp_path: Path, brain: Task) -> None:
+    source = fault_folder(real_data, "folder-level-above-patients")
     with pytest.raises(Fault, match=r"at level 1 2 \(HGG, LGG\); at level 2 6 \(Brats18_X_11_1, .*--patient-level"):
         import_folder(source, tmp_path / "batch", brain)
     record = import_folder(source, tmp_path / "batch", brain, patient_level=2)
-    assert record["clusters"] == 6 and complete(record)
-    with pytest.raises(Fault, match="has no folder at level 3, it lies 2 deep"):
+    assert record["clusters"] == 6 and is_complete(record)
+    with pytest.raises(Fault, match="has no folder at level 3, its depth is 2"):
         import_folder(source, tmp_path / "other", brain, patient_level=3)
 
 
-def test_pictures_of_masks_are_masks(real_data: Path, tmp_path: Path, brain: Task) -> None:
-    record = import_folder(faults(real_data, "mask-pictures-beside-scans"), tmp_path / "batch", brain)
+def test_mask_pictures_become_masks(real_data: Path, tmp_path: Path, brain: Task) -> None:
+    record = import_folder(fault_folder(real_data, "mask-pictures-beside-scans"), tmp_path / "batch", brain)
     table = metadata(tmp_path / "batch")
     masked = table[table["label"] == "tumour"]
-    assert record["files"] == len(table) == 12 and record["files_copied"] == 18 and complete(record)
+    assert record["files"] == len(table) == 12 and record["files_copied"] == 18 and is_complete(record)
     assert not table["file_name"].str.contains("mask").any()
     assert (masked["mask"] == masked["file_name"].str.replace(".png", "_mask.png")).all()
 
 
-def test_files_of_the_system_are_passed_over(real_data: Path, tmp_path: Path, brain: Task) -> None:
-    record = import_folder(faults(real_data, "appledouble-files"), tmp_path / "batch", brain)
-    assert record["files"] == 1 and len(record["passed_over"]) == 2 and complete(record)
+def test_system_files_are_passed_over(real_data: Path, tmp_path: Path, brain: Task) -> None:
+    record = import_folder(fault_folder(real_data, "appledouble-files"), tmp_path / "batch", brain)
+    assert record["files"] == 1 and len(record["passed_over"]) == 2 and is_complete(record)
 
 
 @pytest.mark.usefixtures("home")
 def test_groups_in_latin_1_are_read(real_data: Path, tmp_path: Path, brain: Task) -> None:
-    record = import_folder(faults(real_data, "groups-latin1"), tmp_path / "batch", brain)
-    assert record["clusters"] == 6 and record["remarks"] == ["groups.csv is read as Windows-1252"] and complete(record)
+    record = import_folder(fault_folder(real_data, "groups-latin1"), tmp_path / "batch", brain)
+    assert (
+        record["clusters"] == 6 and record["remarks"] == ["groups.csv is read as Windows-1252"] and is_complete(record)
+    )
     assert metadata(tmp_path / "batch")["group"].str.startswith("M\u00fcller").all()
 
 
 def test_linked_patients_are_copied(real_data: Path, tmp_path: Path, brain: Task) -> None:
-    source = faults(real_data, "folder-level-above-patients") / "HGG"
+    source = fault_folder(real_data, "folder-level-above-patients") / "HGG"
     disk, annexed = tmp_path / "disk", tmp_path / "set" / "annexed"
     shutil.copytree(source, disk)
     annexed.mkdir(parents=True)
@@ -333,23 +335,23 @@ def test_linked_patients_are_copied(real_data: Path, tmp_path: Path, brain: Task
     for path in (disk / names[2]).iterdir():
         (annexed / path.name).symlink_to(path)
     record = import_folder(tmp_path / "set", tmp_path / "batch", brain)
-    assert record["clusters"] == 3 and complete(record)
+    assert record["clusters"] == 3 and is_complete(record)
     assert not [path for path in (tmp_path / "batch").rglob("*") if path.is_symlink()]
     (disk / names[2] / path.name).unlink()
     with pytest.raises(Fault, match="1 links lead nowhere"):
         import_folder(tmp_path / "set", tmp_path / "other", brain)
 
 
-def volume(folder: Path, real_data: Path, name: str) -> None:
-    """A volume and its mask, of the patient's own name."""
-    source = faults(real_data, "appledouble-files") / "pat66"
+def write_volume(folder: Path, real_data: Path, name: str) -> None:
+    """Write a volume and its mask under this name."""
+    source = fault_folder(real_data, "appledouble-files") / "pat66"
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("Scan", "Mask"):
         shutil.copy(source / f"T1_{kind}.nii.gz", folder / f"{name}_{kind}.nii.gz")
 
 
 @pytest.mark.parametrize(
-    ("places", "clusters"),
+    ("volume_names", "clusters"),
     [
         (("p1/T1", "p2/T1"), 2),
         (("p1/pre", "p1/post", "p2/pre", "p2/post"), 2),
@@ -365,48 +367,50 @@ def volume(folder: Path, real_data: Path, name: str) -> None:
         (("p01/T1", "p1/T1"), None),
     ],
 )
-def test_the_patients_folder_is_never_guessed(
-    real_data: Path, tmp_path: Path, brain: Task, places: tuple[str, ...], clusters: int | None
+def test_an_ambiguous_patient_folder_is_asked_for(
+    real_data: Path, tmp_path: Path, brain: Task, volume_names: tuple[str, ...], clusters: int | None
 ) -> None:
-    for place in places:
-        volume((tmp_path / "set" / place).parent, real_data, Path(place).name)
+    for volume_name in volume_names:
+        write_volume((tmp_path / "set" / volume_name).parent, real_data, Path(volume_name).name)
     if clusters is None:
-        with pytest.raises(Fault, match=r"--patient-level|differ in spelling alone"):
+        with pytest.raises(Fault, match=r"--patient-level|differ only in spelling"):
             import_folder(tmp_path / "set", tmp_path / "batch", brain)
     else:
         record = import_folder(tmp_path / "set", tmp_path / "batch", brain)
-        assert record["clusters"] == clusters and complete(record)
+        assert record["clusters"] == clusters and is_complete(record)
 
 
-def test_files_that_are_patients_and_folders_of_one_name(real_data: Path, tmp_path: Path, brain: Task) -> None:
-    for place in ("a", "b"):
-        volume(tmp_path / "flat", real_data, place)
+def test_patient_level_0_makes_files_patients_and_equal_folder_names_give_a_warning(
+    real_data: Path, tmp_path: Path, brain: Task
+) -> None:
+    for name in ("a", "b"):
+        write_volume(tmp_path / "flat", real_data, name)
     assert import_folder(tmp_path / "flat", tmp_path / "one", brain, patient_level=0)["clusters"] == 2
-    for place in ("HGG/1", "LGG/1"):
-        volume(tmp_path / "set" / place, real_data, "T1")
+    for name in ("HGG/1", "LGG/1"):
+        write_volume(tmp_path / "set" / name, real_data, "T1")
     record = import_folder(tmp_path / "set", tmp_path / "two", brain, patient_level=2)
     assert record["clusters"] == 1 and "taken for one patient: 1" in record["warning"]
 
 
-def test_folders_below_the_classes_are_asked_about(classes: Path, tmp_path: Path, lung: Task) -> None:
+def test_folders_below_the_classes_are_asked_for(classes: Path, tmp_path: Path, lung: Task) -> None:
     for path in list(classes.glob("*/*.png")):
-        place = path.parent / path.name.split("-")[0]
-        place.mkdir(exist_ok=True)
-        path.rename(place / path.name)
+        folder = path.parent / path.name.split("-")[0]
+        folder.mkdir(exist_ok=True)
+        path.rename(folder / path.name)
     with pytest.raises(Fault, match=r"at level 2 6 \(benign.* or give a groups\.csv"):
         import_folder(classes, tmp_path / "batch", lung)
     with pytest.raises(Fault, match="the folder at level 1 is the class"):
         import_folder(classes, tmp_path / "batch", lung, patient_level=1)
     record = import_folder(classes, tmp_path / "batch", lung, patient_level=2)
-    assert record["clusters"] == 6 and record["patients_from"] == "folder names at level 2" and complete(record)
+    assert record["clusters"] == 6 and record["patients_from"] == "folder names at level 2" and is_complete(record)
     assert import_folder(classes, tmp_path / "pseudo", lung, patient_level=0)["patients_from"].startswith("near-dup")
 
 
-def test_classes_inside_the_patients_folders(classes: Path, tmp_path: Path, lung: Task) -> None:
+def test_class_folders_can_be_below_patient_folders(classes: Path, tmp_path: Path, lung: Task) -> None:
     for path in list(classes.glob("*/*.png")):
-        place = tmp_path / "turned" / f"p{path.name.split('(')[1][0]}" / path.parent.name
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, place / path.name)
+        folder = tmp_path / "turned" / f"p{path.name.split('(')[1][0]}" / path.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / path.name)
     with pytest.raises(Fault, match=r"at level 1 2 \(p0, p1\)"):
         import_folder(tmp_path / "turned", tmp_path / "batch", lung)
     record = import_folder(tmp_path / "turned", tmp_path / "batch", lung, patient_level=1)
@@ -416,7 +420,7 @@ def test_classes_inside_the_patients_folders(classes: Path, tmp_path: Path, lung
         import_folder(tmp_path / "turned", tmp_path / "other", lung, patient_level=1)
 
 
-def test_one_series_under_two_patients_folders(batch: Path, tmp_path: Path, lung: Task) -> None:
+def test_one_series_in_two_patient_folders_is_refused(batch: Path, tmp_path: Path, lung: Task) -> None:
     table = dicom_classes(tmp_path / "set", batch)
     first = table["patient_id"].iloc[0]
     label = table["label"].iloc[0]
@@ -427,18 +431,18 @@ def test_one_series_under_two_patients_folders(batch: Path, tmp_path: Path, lung
         import_folder(tmp_path / "set", tmp_path / "batch", lung, patient_level=2)
 
 
-def test_what_no_row_names_is_left_out_by_name(batch: Path, tmp_path: Path, lung: Task) -> None:
+def test_files_without_a_row_are_left_out_by_name(batch: Path, tmp_path: Path, lung: Task) -> None:
     (batch / "notes.txt").write_text("x")
     (batch / ".DS_Store").write_text("x")
     record = import_folder(batch, tmp_path / "batch", lung, only="scan-000[01]*")
-    assert record["left_out"]["notes.txt"] == "does not match 'scan-000[01]*'" and complete(record)
+    assert record["left_out"]["notes.txt"] == "does not match 'scan-000[01]*'" and is_complete(record)
     assert record["files_found"] == 15 and record["tables_read"] == ["metadata.csv"]
     record = import_folder(batch, tmp_path / "all", lung)
-    assert record["left_out"] == {"notes.txt": "is named by no row of metadata.csv"} and complete(record)
+    assert record["left_out"] == {"notes.txt": "is named by no row of metadata.csv"} and is_complete(record)
 
 
-def test_scouts_and_captures_beside_slices_are_left_out_by_name(batch: Path, tmp_path: Path, lung: Task) -> None:
-    """In the series of the slices or in one of their own, marked as a localizer or only turned."""
+def test_scouts_and_captures_are_left_out_by_name(batch: Path, tmp_path: Path, lung: Task) -> None:
+    """They are in the series of the slices or in their own; marked as a localizer or only in another orientation."""
     dicom_classes(tmp_path / "set", batch)
     folders = sorted((tmp_path / "set").glob("*/*"))
     changes: dict[str, dict[str, object]] = {
@@ -466,24 +470,24 @@ def test_the_scout_of_the_real_example_is_left_out(real_data: Path, tmp_path: Pa
     assert list(record["left_out"]) == ["normal/p0/scout.dcm"] and record["series"] == record["files"] == 3
 
 
-def test_pseudo_patients_of_two_sets_are_never_one(classes: Path, tmp_path: Path, lung: Task) -> None:
+def test_pseudo_patients_of_two_sets_have_different_names(classes: Path, tmp_path: Path, lung: Task) -> None:
     import_folder(classes, tmp_path / "one", lung)
     for path in classes.glob("*/*.png"):
         grey = np.asarray(Image.open(path))
         Image.fromarray(255 - grey[::-1]).save(path)
     import_folder(classes, tmp_path / "two", lung)
-    one, two = (set(metadata(tmp_path / name)["group"]) for name in ("one", "two"))
-    assert one and two and one.isdisjoint(two)
+    first_groups, second_groups = (set(metadata(tmp_path / name)["group"]) for name in ("one", "two"))
+    assert first_groups and second_groups and first_groups.isdisjoint(second_groups)
 
 
 @pytest.mark.parametrize("name", ["Metadata.csv", "metadata.xlsx", "groups.xlsx"])
-def test_a_table_that_would_not_be_read_stops_the_import(classes: Path, tmp_path: Path, lung: Task, name: str) -> None:
+def test_a_misnamed_table_stops_the_import(classes: Path, tmp_path: Path, lung: Task, name: str) -> None:
     (classes / name).write_text("x")
     with pytest.raises(Fault, match=f"{name} is not read"):
         import_folder(classes, tmp_path / "batch", lung)
 
 
-def test_one_number_for_every_study_is_asked_about(batch: Path, tmp_path: Path, lung: Task) -> None:
+def test_one_patient_number_for_all_studies_is_asked_for(batch: Path, tmp_path: Path, lung: Task) -> None:
     rows = pd.read_csv(batch / "metadata.csv", dtype=str)
     for row in rows.itertuples():
         header = pydicom.dcmread(batch / row.file_name)
@@ -495,9 +499,7 @@ def test_one_number_for_every_study_is_asked_about(batch: Path, tmp_path: Path, 
     assert import_folder(tmp_path / "set", tmp_path / "batch", lung, patient_level=0)["clusters"] == 1
 
 
-def test_groups_match_names_that_the_file_system_spells_in_other_characters(
-    classes: Path, tmp_path: Path, lung: Task
-) -> None:
+def test_groups_match_file_names_in_another_unicode_form(classes: Path, tmp_path: Path, lung: Task) -> None:
     rows = ["file,label,group"]
     for number, path in enumerate(sorted(classes.glob("*/*.png"))):
         moved = path.rename(path.with_name(unicodedata.normalize("NFD", f"Fäll-{number}.png")))

@@ -154,7 +154,7 @@ def test_patients_are_no_near_duplicates_of_each_other(task: Task) -> None:
             picture = unit_pixels(study.slice(0, 1)[0].astype(np.float32), units, task.pixels)
             rows.append({"thumbnail": thumbnail(picture), "cluster": f"{scanner.site}-{number}"})
     table = pd.DataFrame(rows)
-    assert len(near_pairs(table, table, alike=0.97)) == 0
+    assert len(near_pairs(table, table, min_likeness=0.97)) == 0
 
 
 @pytest.mark.parametrize("modality", [Modality.CT, Modality.MR], ids=["files", "volumes"])

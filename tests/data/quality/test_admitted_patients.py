@@ -1,4 +1,4 @@
-"""Batches that were admitted before patients were compared: mixed ones are found by their stored copies alone."""
+"""Mixed patients in old batches, admitted before headers were compared, are found by the stored copies."""
 
 from __future__ import annotations
 
@@ -19,26 +19,30 @@ from data.scan import zip_archive
 Rows = list[dict[str, str]]
 
 
-def old(folder: Path) -> Path:
-    """The batch as an older version wrote its manifest."""
+def make_old(folder: Path) -> Path:
+    """Remove the columns that manifests of an older version lack."""
     path = folder / "manifest.csv"
     pd.read_csv(path, dtype=str).drop(columns=list(SIGNS)).to_csv(path, index=False)
     return folder
 
 
 @pytest.mark.parametrize("is_old", [False, True])
-def test_a_table_that_slipped_is_found_afterwards(
+def test_a_shifted_table_is_found_after_admission(
     batch: Path, lung: Task, edit: Callable[[Callable[[Rows], Rows | None]], None], is_old: bool
 ) -> None:
     batches = batch.parent.parent / "batches"
     index_batch(batch, batches / "sound", lung)
     assert mixed_patients(batches) == {}
-    edit(lambda rows: [row | ({"patient_id": rows[2]["patient_id"]} if at == 1 else {}) for at, row in enumerate(rows)])
+    edit(
+        lambda rows: [
+            row | ({"patient_id": rows[2]["patient_id"]} if index == 1 else {}) for index, row in enumerate(rows)
+        ]
+    )
     units = index_batch(batch, batches / "sound", lung).manifest["unit_id"]
     if is_old:
-        old(batches / "sound")
-    found = mixed_patients(batches)
-    assert list(found) == ["sound"] and set(found["sound"]) == set(units[:4])
+        make_old(batches / "sound")
+    doubtful = mixed_patients(batches)
+    assert list(doubtful) == ["sound"] and set(doubtful["sound"]) == set(units[:4])
 
 
 def test_a_patient_of_two_batches_is_found(
@@ -53,7 +57,7 @@ def test_a_patient_of_two_batches_is_found(
     edit(lambda rows: [rows[0] | {"patient_id": "another"}])
     index_batch(batch, batches / "second", lung)
     assert set(mixed_patients(batches)) == {"first", "second"}
-    assert set(mixed_patients(old(batches / "first").parent)) == {"first", "second"}
+    assert set(mixed_patients(make_old(batches / "first").parent)) == {"first", "second"}
 
 
 def test_a_series_without_a_series_uid_is_found(batch: Path, lung: Task) -> None:
@@ -65,10 +69,10 @@ def test_a_series_without_a_series_uid_is_found(batch: Path, lung: Task) -> None
         del header.SeriesInstanceUID
         header.save_as(path)
         parts[path.name] = path.read_bytes()
-    packed = zip_archive.packed(parts)
-    name = f"scans/{hashlib.sha256(packed).hexdigest()[:16]}.zip"
-    (folder / name).write_bytes(packed)
-    old(folder)
+    archive = zip_archive.packed(parts)
+    name = f"scans/{hashlib.sha256(archive).hexdigest()[:16]}.zip"
+    (folder / name).write_bytes(archive)
+    make_old(folder)
     unit = manifest["unit_id"].iloc[0]
     table = pd.read_csv(folder / "manifest.csv", dtype=str)
     table.loc[0, "file"] = name

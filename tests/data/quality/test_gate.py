@@ -19,7 +19,7 @@ def validation(errors: tuple[str, ...] = (), warnings: tuple[str, ...] = (), **f
     return Validation(not failing and not errors, failing, list(errors), list(warnings), Path("page.html"), {"met": 3})
 
 
-def test_a_clean_batch_passes_and_says_how_much(ingest: IngestSettings) -> None:
+def test_a_clean_batch_passes_with_its_count(ingest: IngestSettings) -> None:
     verdict, failing = admit("b1", validation(), CLEAN, [], 40, ingest)
     assert (verdict.gate, verdict.subject, verdict.outcome) == ("data", "b1", Outcome.PASS)
     assert verdict.reasons == ("40 of 40 units are admitted",) and failing == {}
@@ -27,7 +27,7 @@ def test_a_clean_batch_passes_and_says_how_much(ingest: IngestSettings) -> None:
     assert from_dict(verdict.to_dict()) == verdict
 
 
-def test_failing_scans_stay_out_and_the_rest_passes(ingest: IngestSettings) -> None:
+def test_failing_scans_stay_out_and_the_others_pass(ingest: IngestSettings) -> None:
     copies = {f"u{number}": ["exact copy: u0"] for number in range(1, 8)}
     verdict, failing = admit("b1", validation(u1=["blank"]), Findings(copies, [], {}), [], 100, ingest)
     assert verdict.outcome is Outcome.PASS
@@ -46,7 +46,7 @@ def test_too_many_failing_scans_keep_the_batch_out(ingest: IngestSettings) -> No
     assert verdict.reasons[0] == "20.2% of the units fail, more than ingest.max_failing (20.0%)"
 
 
-def test_refused_files_count_and_are_named(ingest: IngestSettings) -> None:
+def test_refused_files_are_counted_and_named(ingest: IngestSettings) -> None:
     refused = [Refused(f"{number}.dcm", "is truncated") for number in range(7)]
     verdict, _ = admit("b", validation(), CLEAN, refused, 50, ingest)
     assert verdict.outcome is Outcome.PASS and verdict.figures["refused"] == 7
@@ -66,21 +66,21 @@ def test_an_error_of_the_table_keeps_the_batch_out(ingest: IngestSettings) -> No
     assert verdict.outcome is Outcome.FAIL and verdict.reasons == ("the manifest lacks columns",)
 
 
-def test_warnings_travel_and_decide_nothing(ingest: IngestSettings) -> None:
-    findings = Findings({}, ["header facts tell the label"], {})
-    verdict, _ = admit("b", validation(warnings=("nobody says the site",)), findings, [], 10, ingest)
+def test_warnings_are_reported_and_do_not_decide(ingest: IngestSettings) -> None:
+    findings = Findings({}, ["header facts predict the label"], {})
+    verdict, _ = admit("b", validation(warnings=("the site is not stated",)), findings, [], 10, ingest)
     assert verdict.outcome is Outcome.PASS
-    assert verdict.reasons[1:] == ("warning: nobody says the site", "warning: header facts tell the label")
+    assert verdict.reasons[1:] == ("warning: the site is not stated", "warning: header facts predict the label")
 
 
-def test_an_empty_batch_and_one_of_bad_scans_only_fail(ingest: IngestSettings) -> None:
+def test_an_empty_batch_and_one_of_only_bad_scans_fail(ingest: IngestSettings) -> None:
     assert admit("b", validation(), CLEAN, [], 0, ingest)[0].reasons == ("the batch holds no unit",)
     tolerant = replace(ingest, max_failing=1.0)
     verdict, _ = admit("b", validation(u1=["blank"]), CLEAN, [Refused("x", "y")], 2, tolerant)
     assert verdict.outcome is Outcome.FAIL and verdict.reasons[0] == "nothing can be admitted: all 2 units fail"
 
 
-def test_warnings_of_the_whole_set_travel_last(ingest: IngestSettings) -> None:
+def test_warnings_on_the_whole_set_come_last(ingest: IngestSettings) -> None:
     verdict, _ = admit("b", validation(), CLEAN, [], 10, ingest, ["12 clusters are few"])
     assert verdict.outcome is Outcome.PASS and verdict.reasons[-1] == "warning: 12 clusters are few"
 
@@ -88,7 +88,7 @@ def test_warnings_of_the_whole_set_travel_last(ingest: IngestSettings) -> None:
 @pytest.mark.parametrize(
     ("failing", "refused", "total", "outcome"),
     [
-        (2, 0, 10, Outcome.PASS),  # exactly the share that is tolerated
+        (2, 0, 10, Outcome.PASS),  # exactly the tolerated share
         (1, 1, 10, Outcome.PASS),
         (1, 2, 10, Outcome.FAIL),
         (3, 0, 10, Outcome.FAIL),
@@ -98,7 +98,7 @@ def test_warnings_of_the_whole_set_travel_last(ingest: IngestSettings) -> None:
         (201, 0, 1000, Outcome.FAIL),
     ],
 )
-def test_the_share_that_is_tolerated_counts_units_and_files(
+def test_the_tolerated_share_counts_units_and_files(
     ingest: IngestSettings, failing: int, refused: int, total: int, outcome: Outcome
 ) -> None:
     bad = {f"u{number}": ["blank"] for number in range(failing)}
@@ -111,7 +111,7 @@ def test_the_share_that_is_tolerated_counts_units_and_files(
 @pytest.mark.parametrize(
     ("max_failing", "out", "outcome"), [(0.0, 0, Outcome.PASS), (0.0, 1, Outcome.FAIL), (1.0, 9, Outcome.PASS)]
 )
-def test_the_ends_of_the_tolerated_share(
+def test_the_tolerated_share_can_be_0_or_1(
     ingest: IngestSettings, max_failing: float, out: int, outcome: Outcome
 ) -> None:
     bad = {f"u{number}": ["blank"] for number in range(out)}
@@ -119,7 +119,7 @@ def test_the_ends_of_the_tolerated_share(
     assert admit("b", validation(**bad), CLEAN, [], 10, settings)[0].outcome is outcome
 
 
-def test_a_verdict_holds_the_figures_that_it_rests_on(ingest: IngestSettings) -> None:
+def test_a_verdict_has_its_figures(ingest: IngestSettings) -> None:
     findings = Findings({"u2": ["exact copy: u1"]}, [], {"exact_copies": 1})
     verdict, _ = admit("b", validation(u1=["blank"]), findings, [Refused("x", "y")], 30, ingest)
     assert verdict.figures == {
@@ -147,10 +147,12 @@ def test_each_unit_has_its_reasons_once(ingest: IngestSettings) -> None:
     ]
 
 
-def test_the_kinds_of_reasons_come_by_frequency_and_name_five_units(ingest: IngestSettings) -> None:
+def test_reasons_are_sorted_by_frequency_and_name_five_units(ingest: IngestSettings) -> None:
     copies = {f"c{number}": ["exact copy: a", "exact copy: b"] for number in range(6)}
-    others = {f"s{number}": ["saturated"] for number in range(5)} | {f"z{number}": ["blank"] for number in range(5)}
-    verdict, _ = admit("b", validation(**others, **copies), CLEAN, [], 1000, ingest)
+    other_kinds = {f"s{number}": ["saturated"] for number in range(5)} | {
+        f"z{number}": ["blank"] for number in range(5)
+    }
+    verdict, _ = admit("b", validation(**other_kinds, **copies), CLEAN, [], 1000, ingest)
     assert verdict.reasons[1:] == (
         "6 units out, exact copy: c0, c1, c2, c3, c4 and 1 more",
         "5 units out, blank: z0, z1, z2, z3, z4",
@@ -168,19 +170,19 @@ def test_five_refused_files_are_named(ingest: IngestSettings, count: int, ending
     assert reason.endswith(ending)
 
 
-def test_a_refused_file_keeps_the_batch_out_where_nothing_is_tolerated(ingest: IngestSettings) -> None:
+def test_a_refused_file_keeps_the_batch_out_if_nothing_is_tolerated(ingest: IngestSettings) -> None:
     strict = replace(ingest, quarantine="batch", max_failing=1.0)
     verdict, _ = admit("b", validation(), CLEAN, [Refused("x", "torn")], 50, strict)
     assert verdict.outcome is Outcome.FAIL
     assert verdict.reasons[0] == "1 of 50 units fail, and ingest.quarantine is `batch`"
 
 
-def test_all_that_speaks_against_a_batch_is_named_and_no_unit_is_called_admitted(ingest: IngestSettings) -> None:
+def test_all_reasons_against_a_batch_are_named_and_no_unit_is_called_admitted(ingest: IngestSettings) -> None:
     bad = {f"u{number}": ["blank"] for number in range(5)}
     errors = ("the manifest lacks columns",)
-    some, _ = admit("b", validation(errors=errors, **bad), CLEAN, [], 10, ingest)
-    assert some.outcome is Outcome.FAIL
-    assert some.reasons[:2] == (errors[0], "50.0% of the units fail, more than ingest.max_failing (20.0%)")
-    every, _ = admit("b", validation(errors=errors, **bad), CLEAN, [], 5, ingest)
-    assert every.reasons[:2] == (errors[0], "nothing can be admitted: all 5 units fail")
-    assert not any("admitted," in reason for verdict in (some, every) for reason in verdict.reasons)
+    partly_failing, _ = admit("b", validation(errors=errors, **bad), CLEAN, [], 10, ingest)
+    assert partly_failing.outcome is Outcome.FAIL
+    assert partly_failing.reasons[:2] == (errors[0], "50.0% of the units fail, more than ingest.max_failing (20.0%)")
+    all_failing, _ = admit("b", validation(errors=errors, **bad), CLEAN, [], 5, ingest)
+    assert all_failing.reasons[:2] == (errors[0], "nothing can be admitted: all 5 units fail")
+    assert not any("admitted," in reason for verdict in (partly_failing, all_failing) for reason in verdict.reasons)

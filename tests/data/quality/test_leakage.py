@@ -14,91 +14,106 @@ NOTHING = pd.DataFrame()
 
 
 @pytest.fixture
-def sound(indexed: Indexed) -> pd.DataFrame:
+def valid_manifest(indexed: Indexed) -> pd.DataFrame:
     return indexed.manifest
 
 
-def planted(manifest: pd.DataFrame, copy_of: int, **cells: str) -> pd.DataFrame:
+def with_planted_copy(manifest: pd.DataFrame, copy_of: int, **cells: str) -> pd.DataFrame:
     """The manifest and, as its last row, a copy of one unit with other cells."""
     row = manifest.iloc[[copy_of]].assign(unit_id="planted", file="scans/planted.dcm", **cells)
     return pd.concat([manifest, row], ignore_index=True)
 
 
-def test_a_sound_batch_has_no_findings(sound: pd.DataFrame, ingest: IngestSettings) -> None:
-    found = check(sound, NOTHING, ingest)
-    assert found.failing == {} and found.warnings == []
-    assert found.figures["clusters"] == 6 and found.figures["exact_copies"] == 0
+def test_a_valid_batch_has_no_findings(valid_manifest: pd.DataFrame, ingest: IngestSettings) -> None:
+    findings = check(valid_manifest, NOTHING, ingest)
+    assert findings.failing == {} and findings.warnings == []
+    assert findings.figures["clusters"] == 6 and findings.figures["exact_copies"] == 0
 
 
-def test_of_exact_copies_in_a_cluster_the_first_stays(sound: pd.DataFrame, ingest: IngestSettings) -> None:
-    found = check(planted(sound, 3), NOTHING, ingest)
-    assert found.failing == {"planted": [f"exact copy: {sound['unit_id'][3]}"]}
+def test_the_first_of_exact_copies_in_a_cluster_stays(valid_manifest: pd.DataFrame, ingest: IngestSettings) -> None:
+    findings = check(with_planted_copy(valid_manifest, 3), NOTHING, ingest)
+    assert findings.failing == {"planted": [f"exact copy: {valid_manifest['unit_id'][3]}"]}
 
 
-def test_a_copy_under_another_patient_fails(sound: pd.DataFrame, ingest: IngestSettings) -> None:
-    found = check(planted(sound, 3, cluster="P-other", patient="P-other"), NOTHING, ingest)
-    assert found.failing == {"planted": [f"exact copy of another patient's scan: {sound['unit_id'][3]}"]}
+def test_a_copy_under_another_patient_fails(valid_manifest: pd.DataFrame, ingest: IngestSettings) -> None:
+    findings = check(with_planted_copy(valid_manifest, 3, cluster="P-other", patient="P-other"), NOTHING, ingest)
+    assert findings.failing == {"planted": [f"exact copy of another patient's scan: {valid_manifest['unit_id'][3]}"]}
 
 
-def test_of_one_picture_with_two_labels_neither_stays(sound: pd.DataFrame, ingest: IngestSettings) -> None:
-    other = "benign" if sound["label"][3] != "benign" else "normal"
-    found = check(planted(sound, 3, label=other), NOTHING, ingest)
-    assert set(found.failing) == {"planted", sound["unit_id"][3]}
-    assert all("two labels" in reasons[0] for reasons in found.failing.values())
+def test_both_copies_of_a_picture_with_two_labels_fail(valid_manifest: pd.DataFrame, ingest: IngestSettings) -> None:
+    other_label = "benign" if valid_manifest["label"][3] != "benign" else "normal"
+    findings = check(with_planted_copy(valid_manifest, 3, label=other_label), NOTHING, ingest)
+    assert set(findings.failing) == {"planted", valid_manifest["unit_id"][3]}
+    assert all("two labels" in reasons[0] for reasons in findings.failing.values())
 
 
-def test_what_was_admitted_before_is_not_admitted_again(sound: pd.DataFrame, ingest: IngestSettings) -> None:
-    found = check(sound.iloc[2:4], sound, ingest)
-    assert set(found.failing) == set(sound["unit_id"][2:4])
-    assert found.failing[sound["unit_id"][2]] == [f"copy of an admitted scan: {sound['unit_id'][2]}"]
-    relabelled = check(sound.iloc[2:4].assign(label="other"), sound, ingest)
+def test_copies_of_admitted_scans_fail(valid_manifest: pd.DataFrame, ingest: IngestSettings) -> None:
+    findings = check(valid_manifest.iloc[2:4], valid_manifest, ingest)
+    assert set(findings.failing) == set(valid_manifest["unit_id"][2:4])
+    assert findings.failing[valid_manifest["unit_id"][2]] == [
+        f"copy of an admitted scan: {valid_manifest['unit_id'][2]}"
+    ]
+    relabelled = check(valid_manifest.iloc[2:4].assign(label="other"), valid_manifest, ingest)
     assert all("two labels" in reasons[0] for reasons in relabelled.failing.values())
 
 
-def test_near_duplicates_fail_between_clusters_only(sound: pd.DataFrame, ingest: IngestSettings) -> None:
-    again = {"pixels_blake3": "f" * 64}
-    assert check(planted(sound, 3, **again), NOTHING, ingest).failing == {}
-    foreign = again | {"cluster": "P-other", "patient": "P-other"}
-    found = check(planted(sound, 3, **foreign), NOTHING, ingest)
-    assert found.failing == {"planted": [f"near-duplicate of another patient's scan: {sound['unit_id'][3]}"]}
-    with_known = check(planted(sound, 3, **foreign).tail(1), sound, ingest)
-    assert with_known.failing == found.failing
-    two = check(planted(sound, 3, label="other", **foreign), NOTHING, ingest)
-    assert set(two.failing) == {"planted", sound["unit_id"][3]}
+def test_near_duplicates_fail_between_clusters_only(valid_manifest: pd.DataFrame, ingest: IngestSettings) -> None:
+    other_pixels = {"pixels_blake3": "f" * 64}
+    assert check(with_planted_copy(valid_manifest, 3, **other_pixels), NOTHING, ingest).failing == {}
+    foreign = other_pixels | {"cluster": "P-other", "patient": "P-other"}
+    findings = check(with_planted_copy(valid_manifest, 3, **foreign), NOTHING, ingest)
+    assert findings.failing == {
+        "planted": [f"near-duplicate of another patient's scan: {valid_manifest['unit_id'][3]}"]
+    }
+    with_known = check(with_planted_copy(valid_manifest, 3, **foreign).tail(1), valid_manifest, ingest)
+    assert with_known.failing == findings.failing
+    conflicting = check(with_planted_copy(valid_manifest, 3, label="other", **foreign), NOTHING, ingest)
+    assert set(conflicting.failing) == {"planted", valid_manifest["unit_id"][3]}
 
 
-def test_blank_slices_are_copies_of_nobody(sound: pd.DataFrame, ingest: IngestSettings) -> None:
-    blank = sound.assign(std=0.0, pixels_blake3="0" * 64)
+def test_blank_slices_are_not_compared(valid_manifest: pd.DataFrame, ingest: IngestSettings) -> None:
+    blank = valid_manifest.assign(std=0.0, pixels_blake3="0" * 64)
     assert check(blank, blank, ingest).failing == {}
 
 
-def test_a_patient_in_two_groups_cannot_be_kept_on_one_side(sound: pd.DataFrame, ingest: IngestSettings) -> None:
-    patient = sound["patient"][0]
-    units = list(sound.loc[sound["patient"] == patient, "unit_id"])
-    moved = sound.assign(cluster=sound["cluster"].where(sound.index != 0, "G-other"))
-    found = check(moved, NOTHING, ingest)
-    assert sorted(found.failing) == sorted(units)
-    assert "patient in two groups" in found.failing[units[0]][0]
-    known = sound.assign(cluster="G-before", pixels_blake3="x", std=0.0)
-    assert set(check(sound, known, ingest).failing) == set(sound["unit_id"])
+def test_a_patient_in_two_groups_fails(valid_manifest: pd.DataFrame, ingest: IngestSettings) -> None:
+    patient = valid_manifest["patient"][0]
+    units = list(valid_manifest.loc[valid_manifest["patient"] == patient, "unit_id"])
+    regrouped = valid_manifest.assign(cluster=valid_manifest["cluster"].where(valid_manifest.index != 0, "G-other"))
+    findings = check(regrouped, NOTHING, ingest)
+    assert sorted(findings.failing) == sorted(units)
+    assert "patient in two groups" in findings.failing[units[0]][0]
+    known = valid_manifest.assign(cluster="G-before", pixels_blake3="x", std=0.0)
+    assert set(check(valid_manifest, known, ingest).failing) == set(valid_manifest["unit_id"])
 
 
-def test_a_group_of_files_with_two_labels_travels_with_a_warning(sound: pd.DataFrame, ingest: IngestSettings) -> None:
-    other = "benign" if sound["label"][0] != "benign" else "normal"
-    mixed = check(sound.assign(label=sound["label"].where(sound.index != 0, other)), NOTHING, ingest)
-    assert mixed.failing == {} and mixed.figures["mixed_clusters"] == 1
-    assert "each stays on one side" in mixed.warnings[0]
-    volumes = sound.assign(file=sound["cluster"], label=sound["label"].where(sound.index != 0, other))
-    assert check(volumes, NOTHING, ingest).warnings == []  # slices of one volume may well differ
+def test_a_group_of_files_with_two_labels_gives_a_warning(valid_manifest: pd.DataFrame, ingest: IngestSettings) -> None:
+    other_label = "benign" if valid_manifest["label"][0] != "benign" else "normal"
+    findings = check(
+        valid_manifest.assign(label=valid_manifest["label"].where(valid_manifest.index != 0, other_label)),
+        NOTHING,
+        ingest,
+    )
+    assert findings.failing == {} and findings.figures["mixed_clusters"] == 1
+    assert "each stays on one side" in findings.warnings[0]
+    volumes = valid_manifest.assign(
+        file=valid_manifest["cluster"], label=valid_manifest["label"].where(valid_manifest.index != 0, other_label)
+    )
+    assert check(volumes, NOTHING, ingest).warnings == []  # slices of one volume can differ
 
 
-def test_a_header_that_tells_the_label_is_named(sound: pd.DataFrame, ingest: IngestSettings) -> None:
+def test_a_header_that_predicts_the_label_gives_a_warning(valid_manifest: pd.DataFrame, ingest: IngestSettings) -> None:
     many = pd.concat(
-        [sound.assign(unit_id=sound["unit_id"] + str(n), cluster=sound["cluster"] + str(n)) for n in range(3)],
+        [
+            valid_manifest.assign(
+                unit_id=valid_manifest["unit_id"] + str(n), cluster=valid_manifest["cluster"] + str(n)
+            )
+            for n in range(3)
+        ],
         ignore_index=True,
     ).assign(std=0.0, **dict.fromkeys((*NUMBERS, *GREYS), 1.0), thumbnail="")
-    betrayed = many.assign(kernel=["SHARP" if label == "malignant" else label for label in many["label"]])
-    found = check(betrayed, NOTHING, replace(ingest, shortcut_accuracy=0.95))
-    assert found.figures["shortcut_accuracy"] == 1.0
-    assert "kernel" in found.warnings[0] and "may stand for its source" in found.warnings[0]
+    predictable = many.assign(kernel=["SHARP" if label == "malignant" else label for label in many["label"]])
+    findings = check(predictable, NOTHING, replace(ingest, shortcut_accuracy=0.95))
+    assert findings.figures["shortcut_accuracy"] == 1.0
+    assert "kernel" in findings.warnings[0] and "may stand for its source" in findings.warnings[0]
     assert check(many, NOTHING, ingest).warnings == []

@@ -18,25 +18,25 @@ from data.settings import IngestSettings, SplitSettings
 
 @pytest.fixture
 def data(home: Path, lung: Task, ingest: IngestSettings) -> tuple[Path, dict[str, object]]:
-    """data/ with one batch of every fault, admitted without what fails, and the verdict on it."""
+    """A data folder with a batch that has every fault, admitted without the failing units; and its verdict."""
     source, staging = home.parent / "inbox" / "first", home.parent / "staging"
     samples.bad_batch(source, lung, 5)
     indexed = batch_manifest.index_batch(source, staging, lung)
-    found = suite.validate(indexed.manifest, lung, ingest, home / "gx", "first")
+    validation = suite.validate(indexed.manifest, lung, ingest, home / "gx", "first")
     findings = leakage.check(indexed.manifest, pd.DataFrame(), ingest)
-    verdict, failing = gate.admit("first", found, findings, indexed.refused, len(indexed.manifest), ingest)
-    data = home.parent / "data"
+    verdict, failing = gate.admit("first", validation, findings, indexed.refused, len(indexed.manifest), ingest)
+    root = home.parent / "data"
     rejected_units.note(staging, failing, indexed.refused)
-    rejected_units.set_aside(staging, data / "quarantine" / "first")
-    kept = indexed.manifest[~indexed.manifest["unit_id"].isin(list(failing))]
-    batch = data / "batches" / lung.name / "first"
+    rejected_units.set_aside(staging, root / "quarantine" / "first")
+    admitted = indexed.manifest[~indexed.manifest["unit_id"].isin(list(failing))]
+    batch = root / "batches" / lung.name / "first"
     batch.parent.mkdir(parents=True)
     staging.rename(batch)
-    kept.to_csv(batch / "manifest.csv", index=False)
-    nobody = cohorts.read_cohorts(home / "none.csv")
-    rows = cohorts.assign(kept, nobody, SplitSettings(7, 0.3, 0.2), 1, "first", lung)
-    cohorts.append_cohorts(data / "cohorts" / "lung-ct.csv", rows)
-    return data, verdict.to_dict() | {"task": "lung-ct", "at": "2026-05-01T10:00:00Z"}
+    admitted.to_csv(batch / "manifest.csv", index=False)
+    no_cohorts = cohorts.read_cohorts(home / "none.csv")
+    rows = cohorts.assign(admitted, no_cohorts, SplitSettings(7, 0.3, 0.2), 1, "first", lung)
+    cohorts.append_cohorts(root / "cohorts" / "lung-ct.csv", rows)
+    return root, verdict.to_dict() | {"task": "lung-ct", "at": "2026-05-01T10:00:00Z"}
 
 
 def page(data: tuple[Path, dict[str, object]], lung: Task, brain: Task, home: Path) -> str:
@@ -44,11 +44,11 @@ def page(data: tuple[Path, dict[str, object]], lung: Task, brain: Task, home: Pa
     return path.read_text(encoding="utf-8")
 
 
-def test_the_page_shows_every_fault_with_its_picture_and_calls_nobody(
+def test_the_page_shows_every_fault_with_its_picture_and_loads_nothing(
     data: tuple[Path, dict[str, object]], lung: Task, brain: Task, home: Path
 ) -> None:
     text = page(data, lung, brain, home)
-    failing = rejected_units.noted(data[0] / "quarantine" / "first")
+    failing = rejected_units.read_failing(data[0] / "quarantine" / "first")
     assert len(failing) >= 5
     for unit, reasons in failing.items():
         assert unit in text
@@ -57,17 +57,17 @@ def test_the_page_shows_every_fault_with_its_picture_and_calls_nobody(
     assert "Exact copies: 1" in text and "Conflicting labels: 2" in text
     assert text.count('src="data:image/png;base64,') >= len(failing) + 3
     assert not re.search(r'(src|href)="(?!data:|#)', text) and "http" not in text
-    assert "No batch has come yet." in text.split('id="brain-mr"')[1]
+    assert "There is no batch yet." in text.split('id="brain-mr"')[1]
 
 
-def test_conflicting_labels_stand_side_by_side(
+def test_conflicting_labels_are_side_by_side(
     data: tuple[Path, dict[str, object]], lung: Task, brain: Task, home: Path
 ) -> None:
     text = page(data, lung, brain, home)
-    part = text.split("Conflicting labels: 2")[1].split("<h3>")[0]
-    for case in part.split('<article class="case">')[1:]:
-        shown = re.findall(r"<strong>(\w+)</strong>", case)
-        assert sorted(shown) == ["malignant", "normal"]
+    section = text.split("Conflicting labels: 2")[1].split("<h3>")[0]
+    for case in section.split('<article class="case">')[1:]:
+        labels = re.findall(r"<strong>(\w+)</strong>", case)
+        assert sorted(labels) == ["malignant", "normal"]
 
 
 def test_no_identity_is_on_the_page(data: tuple[Path, dict[str, object]], lung: Task, brain: Task, home: Path) -> None:
@@ -78,7 +78,7 @@ def test_no_identity_is_on_the_page(data: tuple[Path, dict[str, object]], lung: 
     assert not [row["file_name"] for row in rows if row["file_name"] in text]
 
 
-def test_a_lost_scan_leaves_the_small_picture_of_the_manifest(
+def test_a_missing_scan_is_shown_by_its_thumbnail(
     data: tuple[Path, dict[str, object]], lung: Task, brain: Task, home: Path
 ) -> None:
     for scan in data[0].glob("*/**/scans/*"):
@@ -86,31 +86,33 @@ def test_a_lost_scan_leaves_the_small_picture_of_the_manifest(
     assert "data:image/png" in page(data, lung, brain, home)
 
 
-def test_balance_cohorts_and_corrections_are_told(
+def test_balance_cohorts_and_corrections_are_on_the_page(
     data: tuple[Path, dict[str, object]], lung: Task, brain: Task, home: Path
 ) -> None:
     manifest = batch_manifest.read_manifest(data[0] / "batches" / "lung-ct" / "first" / "manifest.csv")
     unit = manifest[manifest["label"] == "malignant"].iloc[0]
-    fix = data[0] / "batches" / "lung-ct" / "fix"
-    fix.mkdir()
+    corrections_folder = data[0] / "batches" / "lung-ct" / "fix"
+    corrections_folder.mkdir()
     row = {**unit[["unit_id", "sha256", "patient"]], "was": "malignant", "label": "benign", "truth": "pathology"}
     row |= {"labeller": "dr-b", "labelled_at": "2026-01-01T00:00:00Z", "stage": "", "lesion_mm": ""}
-    pd.DataFrame([row])[list(label_corrections.COLUMNS)].to_csv(fix / label_corrections.NAME, index=False)
+    pd.DataFrame([row])[list(label_corrections.COLUMNS)].to_csv(
+        corrections_folder / label_corrections.NAME, index=False
+    )
     text = page(data, lung, brain, home)
     counts = manifest["label"].value_counts()
     cells = dict(re.findall(r'<td>(\w+)</td><td class="number">(\d+)</td>', text.split('id="brain-mr"')[0]))
     assert int(cells["malignant"]) == counts["malignant"] - 1 and int(cells["benign"]) == counts["benign"] + 1
     assert "Corrected labels: 1" in text and "dr-b" in text
-    few = manifest["cluster"].nunique()
-    assert f"{few} clusters are few" in text
+    cluster_count = manifest["cluster"].nunique()
+    assert f"{cluster_count} clusters are few" in text
 
 
-def test_what_is_set_aside_twice_is_the_same(data: tuple[Path, dict[str, object]], home: Path) -> None:
-    kept = data[0] / "quarantine" / "first"
-    assert {path.name for path in kept.iterdir()} == {"scans", "manifest.csv", rejected_units.NAME}
-    rows = batch_manifest.read_manifest(kept / "manifest.csv")
-    assert set(rows["unit_id"]) == set(rejected_units.noted(kept))
-    assert all((kept / file).is_file() for file in rows["file"])
+def test_setting_aside_replaces_the_earlier_result(data: tuple[Path, dict[str, object]], home: Path) -> None:
+    quarantine = data[0] / "quarantine" / "first"
+    assert {path.name for path in quarantine.iterdir()} == {"scans", "manifest.csv", rejected_units.NAME}
+    rows = batch_manifest.read_manifest(quarantine / "manifest.csv")
+    assert set(rows["unit_id"]) == set(rejected_units.read_failing(quarantine))
+    assert all((quarantine / file).is_file() for file in rows["file"])
     rejected_units.note(home / "empty", {}, [])
-    rejected_units.set_aside(home / "empty", kept)
-    assert not kept.exists()
+    rejected_units.set_aside(home / "empty", quarantine)
+    assert not quarantine.exists()
