@@ -1,4 +1,4 @@
-"""The only door to Evidently: a window's figures as a page, and as a run that Evidently's own pages show."""
+"""The Evidently report of a window: an HTML page, and a run in Evidently's workspace. Only here Evidently runs."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from serving.inference.pooling import prevalence
 
 log = logging.getLogger(__name__)
 
-KEPT_PAGES = 50  # of a task; a page is 5 MB, of which Evidently's scripts are nearly all. Runs are kept for ever
-SHOWN_ROWS = 2000  # of a side, in the plots
+MAX_PAGES = 50  # of a task; a page is 5 MB, nearly all of it scripts. Runs are never removed
+MAX_PLOT_ROWS = 2000  # of each side
 METHOD = "clustered permutation"
 
-# Evidently calls its metrics and tests back without our data; what they should say travels beside it.
+# Evidently calls metrics and tests without our measurements; they read them from this variable.
 _figures: ContextVar[dict[str, Any]] = ContextVar("figures")
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What moved: `figures` as `monitoring.drift_tests` gives them with the Evidently `run`, and the HTML `page`."""
+    """The drift of a window: `figures` of `monitoring.drift_tests` with the Evidently `run`, and the HTML `page`."""
 
     figures: dict[str, Any]
     page: Path
@@ -46,23 +46,23 @@ def drift(
 ) -> Drift:
     """Measure the shift, write the page and add a run to the task's project in Evidently's workspace.
 
-    `reference` as `monitoring.reference.read` gives it, `current` as `monitoring.window.window` does. Raises Fault with
+    `reference` comes from `monitoring.reference.read`, `current` from `monitoring.window.window`. Raises Fault with
     fewer than two patients on a side.
     """
     validation = reference[reference["side"] == Side.VALIDATION.value]
-    calibrated_at = prevalence(validation["label"].isin(task.positive).to_numpy())
-    reference = references.as_answered(reference, current, task.pooling, calibrated_at)
+    calibration_prevalence = prevalence(validation["label"].isin(task.positive).to_numpy())
+    reference = references.group_like_answers(reference, current, task.pooling, calibration_prevalence)
     figures = measure(reference, current, settings.permutations, DESCRIPTION, FACTS)
     token = _figures.set(figures)
     try:
         snapshot = _report(reference, current, figures, settings, task.name)
     finally:
         _figures.reset(token)
-    run = _keep(snapshot, evidently_home, task.name)
+    run = _save_run(snapshot, evidently_home, task.name)
     page = evidently_home / "pages" / task.name / f"{run['snapshot']}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     snapshot.save_html(str(page))
-    _prune(page.parent)
+    _remove_old_pages(page.parent)
     log.info("drift of %s: corrected p %s, page %s", task.name, figures["p"], page)
     return Drift(figures | {"run": run}, page)
 
@@ -70,7 +70,7 @@ def drift(
 def _report(
     reference: pd.DataFrame, current: pd.DataFrame, figures: dict[str, Any], settings: MonitoringSettings, task: str
 ) -> Any:
-    """Evidently's report, in which each column's flag is our p-value and not a row-wise test."""
+    """The Evidently report; the flag of each column comes from our p-value instead of a row-wise test."""
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import DriftedColumnsCount, ValueDrift
     from evidently.tests import gte
@@ -85,7 +85,7 @@ def _report(
     metrics += [ValueDrift(column=column, method=method, threshold=limit) for column in columns]
     definition = DataDefinition(numerical_columns=columns)
     sides = [
-        Dataset.from_pandas(_shown(rows[columns] if columns else rows[["score"]]), data_definition=definition)
+        Dataset.from_pandas(_plot_rows(rows[columns] if columns else rows[["score"]]), data_definition=definition)
         for rows in (current, reference)
     ]
     name = f"{task} {database.now()}"
@@ -93,14 +93,14 @@ def _report(
     return Report(metrics).run(*sides, name=name, tags=[task], metadata=facts)
 
 
-def _shown(rows: pd.DataFrame) -> pd.DataFrame:
+def _plot_rows(rows: pd.DataFrame) -> pd.DataFrame:
     numbers: pd.DataFrame = rows.apply(pd.to_numeric, errors="coerce").astype(float).reset_index(drop=True)
-    return numbers.sample(SHOWN_ROWS, random_state=0) if len(numbers) > SHOWN_ROWS else numbers
+    return numbers.sample(MAX_PLOT_ROWS, random_state=0) if len(numbers) > MAX_PLOT_ROWS else numbers
 
 
 @cache
 def _evidently() -> tuple[Any, str]:
-    """Our metric's class and the name of our column test, made known to Evidently once for each process."""
+    """Our metric's class and the name of our column test, registered with Evidently once for each process."""
     from evidently.core.metric_types import SingleValueCalculation, SingleValueMetric
     from evidently.legacy.calculations.stattests import StatTest, register_stattest
     from evidently.legacy.core import ColumnType
@@ -112,12 +112,12 @@ def _evidently() -> tuple[Any, str]:
         family: str
 
     class ClusteredShiftCalculation(SingleValueCalculation[ClusteredShift]):  # type: ignore[misc]
-        """Hands over what `measure` found: Evidently keeps and shows it."""
+        """Returns the p-value of `measure`, for Evidently to store and show."""
 
         def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:  # noqa: ARG002
-            p = _figures.get()["families"][self.metric.family]["p"]
-            result = self.result(p)
-            result.widget = [counter(counters=[CounterData(label=self.display_name(), value=f"p = {p:.4f}")])]
+            p_value = _figures.get()["families"][self.metric.family]["p"]
+            result = self.result(p_value)
+            result.widget = [counter(counters=[CounterData(label=self.display_name(), value=f"p = {p_value:.4f}")])]
             return result
 
         def display_name(self) -> str:
@@ -132,20 +132,20 @@ def _evidently() -> tuple[Any, str]:
     return ClusteredShift, METHOD
 
 
-def _keep(snapshot: Any, evidently_home: Path, task: str) -> dict[str, str]:
-    """The run in the workspace that `evidently ui` shows; the task's project is made when it is first needed."""
+def _save_run(snapshot: Any, evidently_home: Path, task: str) -> dict[str, str]:
+    """Add the run to the workspace that `evidently ui` shows; create the task's project for its first run."""
     from evidently.ui.workspace import Workspace
 
     evidently_home.mkdir(parents=True, exist_ok=True)
     workspace = Workspace.create(str(evidently_home))
-    known = [project for project in workspace.search_project(task) if project.name == task]
-    project = known[0] if known else _project(workspace, task)
-    kept = workspace.add_run(project.id, snapshot, include_data=False)
-    return {"project": str(project.id), "snapshot": str(kept.id)}
+    task_projects = [project for project in workspace.search_project(task) if project.name == task]
+    project = task_projects[0] if task_projects else _create_project(workspace, task)
+    stored_run = workspace.add_run(project.id, snapshot, include_data=False)
+    return {"project": str(project.id), "snapshot": str(stored_run.id)}
 
 
-def _project(workspace: Any, task: str) -> Any:
-    """A project whose first page draws the three p-values over time."""
+def _create_project(workspace: Any, task: str) -> Any:
+    """Create a project whose dashboard plots the three p-values over time."""
     from evidently.sdk.models import PanelMetric
     from evidently.sdk.panels import line_plot_panel
 
@@ -157,6 +157,6 @@ def _project(workspace: Any, task: str) -> Any:
     return project
 
 
-def _prune(folder: Path) -> None:
-    for page in sorted(folder.glob("*.html"), key=lambda path: path.stat().st_mtime)[:-KEPT_PAGES]:
+def _remove_old_pages(folder: Path) -> None:
+    for page in sorted(folder.glob("*.html"), key=lambda path: path.stat().st_mtime)[:-MAX_PAGES]:
         page.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""bench/train.py: every row takes its turn, and a row that can't be measured says why."""
+"""bench/train.py: every row is measured, and a row that cannot be measured says why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("home")
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "train.py"
 
 
-def test_ours_are_measured_and_pytorch_is_asked_for() -> None:
+def test_keras_rows_are_measured_and_pytorch_needs_an_option() -> None:
     command = [sys.executable, str(BENCH), "--batch", "4", "--steps", "2", "--rounds", "2", "--json"]
     rows = {row["row"]: row for row in json.loads(subprocess.check_output(command, text=True))}
     assert list(rows) == ["fit", "memory", "pytorch float32", "pytorch bfloat16"]
