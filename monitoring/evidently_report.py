@@ -14,6 +14,7 @@ import pandas as pd
 from data.record import Side, Task
 from data.scan.slice_features import DESCRIPTION, FACTS
 from lineage.record import database
+from monitoring import evidently_widgets
 from monitoring import reference as references
 from monitoring.drift_tests import FAMILIES, measure
 from monitoring.settings import MonitoringSettings
@@ -70,19 +71,18 @@ def drift(
 def _report(
     reference: pd.DataFrame, current: pd.DataFrame, figures: dict[str, Any], settings: MonitoringSettings, task: str
 ) -> Any:
-    """The Evidently report; the flag of each column comes from our p-value instead of a row-wise test."""
+    """The Evidently report; the result of each column is our p-value instead of a row-wise test."""
     from evidently import DataDefinition, Dataset, Report
-    from evidently.metrics import DriftedColumnsCount, ValueDrift
     from evidently.tests import gte
 
-    metric, method = _evidently()
+    family_metric, count_metric, column_metric = _metrics()
     columns = [column["name"] for column in figures["columns"] if None not in (column["reference"], column["window"])]
     limit = settings.alpha / len(FAMILIES)
     measured = [family for family in FAMILIES if figures["families"][family]["p"] is not None]
-    metrics: list[Any] = [metric(family=family, tests=[gte(limit)]) for family in measured]
+    metrics: list[Any] = [family_metric(family=family, tests=[gte(limit)]) for family in measured]
     if columns:
-        metrics.append(DriftedColumnsCount(columns=columns, method=method, threshold=limit))
-    metrics += [ValueDrift(column=column, method=method, threshold=limit) for column in columns]
+        metrics.append(count_metric(columns=columns, threshold=limit))
+    metrics += [column_metric(column=column, threshold=limit) for column in columns]
     definition = DataDefinition(numerical_columns=columns)
     sides = [
         Dataset.from_pandas(_plot_rows(rows[columns] if columns else rows[["score"]]), data_definition=definition)
@@ -98,13 +98,24 @@ def _plot_rows(rows: pd.DataFrame) -> pd.DataFrame:
     return numbers.sample(MAX_PLOT_ROWS, random_state=0) if len(numbers) > MAX_PLOT_ROWS else numbers
 
 
+def _column_p_value(name: str) -> float:
+    return next(float(column["p"]) for column in _figures.get()["columns"] if column["name"] == name)
+
+
 @cache
-def _evidently() -> tuple[Any, str]:
-    """Our metric's class and the name of our column test, registered with Evidently once for each process."""
-    from evidently.core.metric_types import SingleValueCalculation, SingleValueMetric
-    from evidently.legacy.calculations.stattests import StatTest, register_stattest
-    from evidently.legacy.core import ColumnType
-    from evidently.legacy.renderers.html_widgets import CounterData, counter
+def _metrics() -> tuple[Any, Any, Any]:
+    """Our metrics as Evidently's custom metrics: p-value of a family, number of shifted columns, p-value of a column.
+
+    They use the base classes of `evidently.core.metric_types` only, and give widgets as JSON to the result's field.
+    """
+    from evidently.core.metric_types import (
+        ColumnMetric,
+        CountCalculation,
+        CountMetric,
+        SingleValue,
+        SingleValueCalculation,
+        SingleValueMetric,
+    )
 
     class ClusteredShift(SingleValueMetric):  # type: ignore[misc]
         """The clustered permutation p-value of one family of tests."""
@@ -116,20 +127,61 @@ def _evidently() -> tuple[Any, str]:
 
         def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:  # noqa: ARG002
             p_value = _figures.get()["families"][self.metric.family]["p"]
-            result = self.result(p_value)
-            result.widget = [counter(counters=[CounterData(label=self.display_name(), value=f"p = {p_value:.4f}")])]
+            widget = evidently_widgets.counter(self.display_name(), f"p = {p_value:.4f}")
+            result = SingleValue(value=p_value, display_name=self.display_name(), widget=[widget])
+            result.set_metric_location(self.to_metric_config())
             return result
 
         def display_name(self) -> str:
             return f"Shift of the {self.metric.family}, patients permuted"
 
-    def column_p(reference: Any, current: Any, kind: Any, threshold: float) -> tuple[float, bool]:  # noqa: ARG001
-        p = next(column["p"] for column in _figures.get()["columns"] if column["name"] == current.name)
-        return p, p < threshold
+    class ColumnShift(ColumnMetric, SingleValueMetric):  # type: ignore[misc]
+        """The family-wise clustered permutation p-value of one column."""
 
-    test = StatTest(name=METHOD, display_name=METHOD, allowed_feature_types=[ColumnType.Numerical])
-    register_stattest(test, default_impl=column_p)
-    return ClusteredShift, METHOD
+        threshold: float
+        method: str = METHOD
+
+    class ColumnShiftCalculation(SingleValueCalculation[ColumnShift]):  # type: ignore[misc]
+        """Returns the p-value of `measure`, with plots of the column's rows."""
+
+        def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:  # noqa: ARG002
+            column = self.metric.column
+            p_value = _column_p_value(column)
+            detected = "detected" if p_value < self.metric.threshold else "not detected"
+            text = f"Data drift {detected}. Drift detection method: {self.metric.method}. Drift score: {p_value:.4f}"
+            current, reference = (data.column(column).data for data in (current_data, reference_data))
+            widgets = [
+                evidently_widgets.counter(text, f"Drift in column '{column}'"),
+                evidently_widgets.column_plots(column, current, reference),
+            ]
+            result = SingleValue(value=p_value, display_name=self.display_name(), widget=widgets)
+            result.set_metric_location(self.to_metric_config())
+            return result
+
+        def display_name(self) -> str:
+            return f"Value drift for {self.metric.column}"
+
+    class ShiftedColumnsCount(CountMetric):  # type: ignore[misc]
+        """Number and share of columns with a p-value under `threshold`."""
+
+        columns: list[str]
+        threshold: float
+
+    class ShiftedColumnsCountCalculation(CountCalculation[ShiftedColumnsCount]):  # type: ignore[misc]
+        """Counts the columns by the p-values of `measure`."""
+
+        def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:  # noqa: ARG002
+            columns = self.metric.columns
+            count = sum(_column_p_value(column) < self.metric.threshold for column in columns)
+            return self.result(count, count / len(columns))
+
+        def display_name(self) -> str:
+            return "Count of Drifted Columns"
+
+        def share_display_name(self) -> str:
+            return "Share of Drifted Columns"
+
+    return ClusteredShift, ShiftedColumnsCount, ColumnShift
 
 
 def _save_run(snapshot: Any, evidently_home: Path, task: str) -> dict[str, str]:

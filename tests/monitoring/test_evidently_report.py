@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from data.record import Task
 from data.scan.slice_features import DESCRIPTION
 from lineage.record.verdict import Outcome
-from monitoring import evidently_report
+from monitoring import evidently_erasure, evidently_report
 from monitoring.evidently_report import Drift, drift
 from monitoring.gate import ask
 from monitoring.settings import MonitoringSettings
@@ -62,6 +63,34 @@ def test_evidentlys_column_results_are_our_p_values(shifted: Drift, evidently_ho
     assert p_by_column == {column["name"]: column["p"] for column in shifted.figures["columns"]}
     flagged = [name for name, p_value in p_by_column.items() if p_value < 0.01 / 3]
     assert flagged == [DESCRIPTION[0]]
+
+
+def test_only_public_modules_of_evidently_are_imported() -> None:
+    modules = [
+        module
+        for path in Path(evidently_report.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for module in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names])
+        if module.split(".")[0] == "evidently"
+    ]
+    assert "evidently.core.metric_types" in modules
+    private = [name for name in modules if "legacy" in name or any(part.startswith("_") for part in name.split("."))]
+    assert not private, f"{private} of Evidently are not public: use evidently.core, evidently.sdk or evidently.ui"
+
+
+def test_evidently_stores_the_widgets_of_every_metric(shifted: Drift, evidently_home: Path) -> None:
+    results = {result.display_name: result for result in read_run(evidently_home, shifted).metric_results.values()}
+    types = {name: [widget.type for widget in result.get_widgets()] for name, result in results.items()}
+    assert types["Shift of the score, patients permuted"] == ["counter"]
+    assert types[f"Value drift for {DESCRIPTION[0]}"] == ["counter", "tabs"], (
+        "Evidently did not take the JSON widgets of monitoring/evidently_widgets.py: compare them with its widget model"
+    )
+    tabs = results[f"Value drift for {DESCRIPTION[0]}"].get_widgets()[1].tabs
+    assert [tab.title for tab in tabs] == ["DATA DRIFT", "DATA DISTRIBUTION"]
+    assert {tab.widget.type for tab in tabs} == {evidently_erasure.PLOT_TYPE}, "plots that the erasure would not empty"
+    count = results["Count of Drifted Columns"]
+    assert (count.count.value, count.share.value) == (1, pytest.approx(1 / len(DESCRIPTION), abs=0.02))
 
 
 def test_the_page_names_the_method_of_the_p_values(shifted: Drift) -> None:

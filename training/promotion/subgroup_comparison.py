@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from training.settings import PromotionSettings
-from training.statistics import delong
+from training.statistics import bands, delong
 
-AGES = (18, 40, 60, 75)  # years, lower edges of the bands after the first
-LESIONS = (10, 20, 30)  # mm
 FACTS = ("site", "scanner", "sex", "age", "lesion_mm")  # of a unit, where its table has them
 Mask = NDArray[np.bool_]
 Row = dict[str, Any]
@@ -49,7 +46,7 @@ def _subgroup_masks(paired: pd.DataFrame) -> Iterator[tuple[str, Mask]]:
     for fact in FACTS:
         if fact not in paired:
             continue
-        values = _band_labels(paired[fact], fact) if fact in ("age", "lesion_mm") else _as_text(paired[fact])
+        values = _band_names(paired[fact], fact) if fact in ("age", "lesion_mm") else _as_text(paired[fact])
         distinct_values = sorted(set(values) - {""})
         if len(distinct_values) < 2 and (values != "").all():
             continue
@@ -63,16 +60,11 @@ def _as_text(column: pd.Series[Any]) -> pd.Series[Any]:
     return column.fillna("").astype(str)
 
 
-def _band_labels(column: pd.Series[Any], fact: str) -> pd.Series[Any]:
-    """The band labels of years or mm; empty where unknown."""
-    edges, unit = (AGES, "years") if fact == "age" else (LESIONS, "mm")
-    noun = "age" if fact == "age" else "lesion"
-    names = [f"{noun} under {edges[0]} {unit}"]
-    names += [f"{noun} {low} to {high} {unit}" for low, high in pairwise(edges)]
-    names += [f"{noun} from {edges[-1]} {unit}"]
-    numbers = pd.to_numeric(column, errors="coerce")
-    labels = np.array(names)[np.searchsorted(edges, numbers.fillna(0), side="right")]
-    return pd.Series(np.where(numbers.notna(), labels, ""), index=column.index)
+def _band_names(column: pd.Series[Any], fact: str) -> pd.Series[str]:
+    """The names of the bands of years or mm, such as "age under 18 years"; empty where unknown."""
+    noun, edges, unit = ("age", bands.AGES, "years") if fact == "age" else ("lesion", bands.LESIONS, "mm")
+    labels = bands.band_labels(column, edges, unit)
+    return labels.where(labels == "", f"{noun} " + labels)
 
 
 def _compare_subgroup(subgroup: pd.DataFrame, settings: PromotionSettings) -> Row:

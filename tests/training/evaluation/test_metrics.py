@@ -88,12 +88,12 @@ def test_subgroups_by_sex_age_and_lesion_size(samples: Any) -> None:
     subgroups = subgroup_metrics.metrics_by_subgroup(judged, units, CLASSES, samples.EVALUATE)
     assert subgroups["sexes"]["F"]["status"] == "unknown" and subgroups["sexes"]["M"]["status"] == "known"
     assert {name: subgroup["units"] for name, subgroup in subgroups["ages"].items()} == {
-        "under 40": 60,
+        "18 to under 40": 60,
         "75 and more": 56,
         "not told": 4,
     }
     young_patients = judged[:60]
-    assert subgroups["ages"]["under 40"]["auroc"]["value"] == pytest.approx(
+    assert subgroups["ages"]["18 to under 40"]["auroc"]["value"] == pytest.approx(
         sklearn.roc_auc_score(young_patients["positive"], young_patients["score"])
     )
     assert {name: subgroup["positive_units"] for name, subgroup in subgroups["lesions"].items()} == {

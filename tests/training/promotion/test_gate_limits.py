@@ -383,7 +383,7 @@ def test_a_cohort_that_is_too_small_makes_no_claim(samples: Any) -> None:
     assert (no_cohort.outcome, no_cohort.figures["looks"]) == (INCONCLUSIVE, [])
     assert no_cohort.reasons[0] == (
         "not shown to be better than champion 1: the newest test cohort has 9 clusters, and 10 are needed; the whole "
-        "test side has 3 clusters with a negative unit, and 4 are needed"
+        "test set has 3 clusters with a negative unit, and 4 are needed"
     )
     no_gain = judge_against(samples, with_values(small_cohort, {"overall/auroc/p_better": 0.5}))
     assert "; the newest test cohort has 9 clusters, and 10 are needed" in no_gain.reasons[0]

@@ -38,14 +38,14 @@ def test_every_fact_that_differs_makes_subgroups(samples: Any, paired: pd.DataFr
         "sex F",
         "sex M",
         "age under 18 years",
-        "age 18 to 40 years",
-        "age 40 to 60 years",
-        "age 60 to 75 years",
-        "age from 75 years",
+        "age 18 to under 40 years",
+        "age 40 to under 60 years",
+        "age 60 to under 75 years",
+        "age 75 years and more",
         "lesion under 10 mm",
-        "lesion 10 to 20 mm",
-        "lesion 20 to 30 mm",
-        "lesion from 30 mm",
+        "lesion 10 to under 20 mm",
+        "lesion 20 to under 30 mm",
+        "lesion 30 mm and more",
     }  # (one scanner alone makes no subgroup)
     north = paired[paired["site"] == "north"]
     areas = [roc_auc_score(north["positive"], north[name]) for name in ("score", "score_rival")]
@@ -53,7 +53,7 @@ def test_every_fact_that_differs_makes_subgroups(samples: Any, paired: pd.DataFr
 
 
 def test_a_lesion_size_is_compared_with_every_negative(samples: Any, paired: pd.DataFrame) -> None:
-    row = subgroup_comparison.population(paired, samples.PROMOTION)["lesion 10 to 20 mm"]
+    row = subgroup_comparison.population(paired, samples.PROMOTION)["lesion 10 to under 20 mm"]
     assert row["negative_clusters"] == int((paired["positive"] == 0).sum())
     assert row["positive_clusters"] == int(paired["lesion_mm"].between(10, 20, inclusive="left").sum())
 
