@@ -1,4 +1,4 @@
-"""The three families of tests of one window, and one p-value over them."""
+"""Drift tests of one window: three families of tests, and one corrected p-value."""
 
 from __future__ import annotations
 
@@ -22,91 +22,95 @@ def measure(
     columns: Sequence[str],
     facts: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Figures of the shift from `reference` to `current`, plain JSON.
+    """Measure the shift from `reference` to `current`; the result is plain JSON.
 
-    `families` holds, for the embedding (MMD), the descriptions (largest |t| over all columns, so corrected for their
-    number) and the score (the same), a clustered permutation p-value; `p` is the smallest of them times three
-    (Bonferroni). `columns` lists every compared column's shift, most shifted first.
+    `families` has a clustered permutation p-value for the embedding (MMD), the descriptions (largest |t| over all
+    columns, which corrects for their number) and the score (likewise). `p` is the smallest of them times three
+    (Bonferroni). `columns` lists the shift of every compared column, the largest first. Raises Fault with fewer than
+    two patients in the reference or the window.
     """
-    for side, rows in (("reference", reference), ("window", current)):
+    for name, rows in (("reference", reference), ("window", current)):
         if rows["cluster"].nunique() < 2:
-            raise Fault(f"the {side} has fewer than two patients; drift can't be measured")
-    drawn = permutation_tests.sample(reference, current)
-    chunks = permutation_tests.permutations(drawn.recent, permutations)
-    shared = [name for name in columns if name in reference and name in current]
-    description = _columns(drawn, chunks, shared)
-    score = _columns(drawn, chunks, ["score"])
+            raise Fault(f"the {name} has fewer than two patients; drift cannot be measured")
+    sample = permutation_tests.sample(reference, current)
+    allocations = permutation_tests.permutations(sample.recent, permutations)
+    shared_columns = [name for name in columns if name in reference and name in current]
+    description = _column_tests(sample, allocations, shared_columns)
+    score = _column_tests(sample, allocations, ["score"])
     families = {
-        "embedding": {"p": _embedding(reference, current, permutations)},
-        "description": {"p": _smallest(description)},
-        "score": {"p": _smallest(score)},
+        "embedding": {"p": _embedding_p(reference, current, permutations)},
+        "description": {"p": _smallest_p_value(description)},
+        "score": {"p": _smallest_p_value(score)},
     }
-    measured = [family["p"] for family in families.values() if family["p"] is not None]
-    moved = sorted(description + score, key=lambda column: -column["t"])
+    p_values = [family["p"] for family in families.values() if family["p"] is not None]
+    by_shift = sorted(description + score, key=lambda column: -column["t"])
     return {
-        "p": min(1.0, len(FAMILIES) * min(measured)) if measured else None,
+        "p": min(1.0, len(FAMILIES) * min(p_values)) if p_values else None,
         "families": families,
-        "columns": [column | _effect(reference, current, column["name"]) for column in moved],
-        "unseen": _unseen(reference, current, facts),
-        "not_compared": [name for name in columns if name not in shared],
-        "clusters": {"reference": int((~drawn.recent).sum()), "window": int(drawn.recent.sum())},
-        "rows": {"reference": len(reference), "window": len(current), "per_cluster": drawn.per_cluster},
+        "columns": [column | _effect_size(reference, current, column["name"]) for column in by_shift],
+        "unseen": _unseen_facts(reference, current, facts),
+        "not_compared": [name for name in columns if name not in shared_columns],
+        "clusters": {"reference": int((~sample.recent).sum()), "window": int(sample.recent.sum())},
+        "rows": {"reference": len(reference), "window": len(current), "per_cluster": sample.per_cluster},
         "permutations": permutations,
-        "smallest_p": smallest_p(drawn, permutations),
+        "smallest_p": smallest_p(sample, permutations),
     }
 
 
-def smallest_p(drawn: permutation_tests.Sample, permutations: int) -> float:
-    """The smallest corrected p-value that so many patients and permutations can reach."""
-    ways = math.comb(len(drawn.recent), int(drawn.recent.sum()))
-    return min(1.0, len(FAMILIES) * max(1 / (permutations + 1), 1 / ways))
+def smallest_p(sample: permutation_tests.Sample, permutations: int) -> float:
+    """The smallest corrected p-value that this number of patients and permutations can reach."""
+    allocation_count = math.comb(len(sample.recent), int(sample.recent.sum()))
+    return min(1.0, len(FAMILIES) * max(1 / (permutations + 1), 1 / allocation_count))
 
 
-def _columns(
-    drawn: permutation_tests.Sample, chunks: Sequence[permutation_tests.Array], names: Sequence[str]
+def _column_tests(
+    sample: permutation_tests.Sample, allocations: Sequence[permutation_tests.Array], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """|t| and family-wise p of each column, by its most telling kind of change (Westfall and Young 1993, max t)."""
-    values, kinds = permutation_tests.features(drawn.rows[list(names)])
-    if not kinds:
+    """|t| and family-wise p-value of each column, for its largest kind of change (Westfall and Young 1993, max t)."""
+    values, feature_kinds = permutation_tests.features(sample.rows[list(names)])
+    if not feature_kinds:
         return []
-    statistics = permutation_tests.welch(drawn.means(values), chunks)
+    statistics = permutation_tests.welch(sample.means(values), allocations)
     largest = statistics.max(axis=1)
-    found: dict[str, dict[str, Any]] = {}
-    for place, (name, kind) in enumerate(kinds):
-        observed = float(statistics[0, place])
+    column_results: dict[str, dict[str, Any]] = {}
+    for position, (name, kind) in enumerate(feature_kinds):
+        observed = float(statistics[0, position])
         p = float((largest >= observed * (1 - 1e-9)).mean())
-        if name not in found or observed > found[name]["t"]:
-            found[name] = {"name": name, "kind": kind, "t": round(observed, 4), "p": p}
-    return list(found.values())
+        if name not in column_results or observed > column_results[name]["t"]:
+            column_results[name] = {"name": name, "kind": kind, "t": round(observed, 4), "p": p}
+    return list(column_results.values())
 
 
-def _embedding(reference: pd.DataFrame, current: pd.DataFrame, permutations: int) -> float | None:
-    """The p-value of the embeddings' MMD; None where a side has fewer than two patients with an embedding."""
-    then, now = (rows[rows["embedding"].map(lambda vector: np.size(vector) > 1)] for rows in (reference, current))
-    if min(then["cluster"].nunique(), now["cluster"].nunique()) < 2:
+def _embedding_p(reference: pd.DataFrame, current: pd.DataFrame, permutations: int) -> float | None:
+    """The p-value of the MMD of embeddings; None with fewer than two patients with embeddings on either side."""
+    reference_rows, current_rows = (
+        rows[rows["embedding"].map(lambda vector: np.size(vector) > 1)] for rows in (reference, current)
+    )
+    if min(reference_rows["cluster"].nunique(), current_rows["cluster"].nunique()) < 2:
         return None
-    drawn = permutation_tests.sample(then, now)
-    points = np.stack(drawn.rows["embedding"].to_list()).astype(np.float64)
-    statistics = permutation_tests.mmd(points, drawn, permutation_tests.permutations(drawn.recent, permutations))
+    sample = permutation_tests.sample(reference_rows, current_rows)
+    embeddings = np.stack(sample.rows["embedding"].to_list()).astype(np.float64)
+    statistics = permutation_tests.mmd(embeddings, sample, permutation_tests.permutations(sample.recent, permutations))
     return float(permutation_tests.p_values(statistics))
 
 
-def _smallest(columns: list[dict[str, Any]]) -> float | None:
+def _smallest_p_value(columns: list[dict[str, Any]]) -> float | None:
     return min((column["p"] for column in columns), default=None)
 
 
-def _effect(reference: pd.DataFrame, current: pd.DataFrame, name: str) -> dict[str, float | None]:
-    """Size of a column's shift between patients: means, SDs of reference patients, ratio of spreads, share missing."""
-    then, now = (_by_patient(rows, name) for rows in (reference, current))
-    spread, spread_now = float(then.std()), float(now.std())
-    known = spread > permutation_tests.TINY
+def _effect_size(reference: pd.DataFrame, current: pd.DataFrame, name: str) -> dict[str, float | None]:
+    """Size of a column's shift between patients: means, shift in reference SDs, ratio of SDs, shares missing."""
+    reference_means, current_means = (_by_patient(rows, name) for rows in (reference, current))
+    reference_spread, current_spread = float(reference_means.std()), float(current_means.std())
+    has_spread = reference_spread > permutation_tests.TINY
+    shift = (current_means.mean() - reference_means.mean()) / reference_spread if has_spread else math.nan
     return {
-        "reference": _plain(then.mean()),
-        "window": _plain(now.mean()),
-        "sd": _plain((now.mean() - then.mean()) / spread) if known else None,
-        "spread": _plain(spread_now / spread) if known else None,
-        "missing_reference": _plain(_numbers(reference, name).isna().mean()),
-        "missing_window": _plain(_numbers(current, name).isna().mean()),
+        "reference": _round_or_none(reference_means.mean()),
+        "window": _round_or_none(current_means.mean()),
+        "sd": _round_or_none(shift) if has_spread else None,
+        "spread": _round_or_none(current_spread / reference_spread) if has_spread else None,
+        "missing_reference": _round_or_none(_numbers(reference, name).isna().mean()),
+        "missing_window": _round_or_none(_numbers(current, name).isna().mean()),
     }
 
 
@@ -118,21 +122,21 @@ def _by_patient(rows: pd.DataFrame, name: str) -> pd.Series[float]:
     return _numbers(rows, name).groupby(rows["cluster"]).mean().dropna()
 
 
-def _plain(number: float) -> float | None:
+def _round_or_none(number: float) -> float | None:
     return round(float(number), 4) if math.isfinite(number) else None
 
 
-def _unseen(reference: pd.DataFrame, current: pd.DataFrame, facts: Sequence[str]) -> list[dict[str, Any]]:
-    """Facts of the window, such as a manufacturer, that no reference patient has, by number of predictions."""
-    found = []
+def _unseen_facts(reference: pd.DataFrame, current: pd.DataFrame, facts: Sequence[str]) -> list[dict[str, Any]]:
+    """Facts of the window, such as a manufacturer, that no reference patient has; most frequent first."""
+    unseen = []
     for fact in facts:
         if fact not in reference or fact not in current:
             continue
-        known = set(reference[fact].fillna("").astype(str))
+        reference_values = set(reference[fact].fillna("").astype(str))
         counts = current[fact].fillna("").astype(str).value_counts()
-        found += [
+        unseen += [
             {"fact": fact, "value": str(value), "rows": int(count)}
             for value, count in counts.items()
-            if value and value not in known
+            if value and value not in reference_values
         ]
-    return sorted(found, key=lambda item: -item["rows"])
+    return sorted(unseen, key=lambda item: -item["rows"])

@@ -1,4 +1,4 @@
-"""What Evidently keeps of a window without what its plots hold: the rows behind them go, the figures stay."""
+"""Erasure of patient rows from the plots in stored Evidently runs; metrics and tests stay."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ import json
 from pathlib import Path
 from typing import Any
 
-PLOT = "big_graph"  # Evidently's widget that draws, and carries every row it draws
-EMPTY = {"data": [], "layout": {"title": {"text": "The rows behind this plot were removed: a patient was withdrawn"}}}
+PLOT_TYPE = "big_graph"  # type of Evidently's plot widget, which contains every plotted row
+EMPTY_PLOT = {"data": [], "layout": {"title": {"text": "The rows of this plot were removed: a patient was withdrawn"}}}
 
 
 def forget(evidently_home: Path, tasks: frozenset[str]) -> int:
-    """Empty the plots of every run of some tasks; how many runs had any. Values, tests and p-values stay as they were.
+    """Empty the plots of every run of some tasks; return the number of changed runs.
 
-    A plot shows the descriptions of single predictions and of single reference units, and does not say whose they
-    are, so all plots of a task go. Each run is rewritten in one atomic step, and may be done again.
+    Plots contain descriptions of single predictions and reference units without patient identifiers, so all plots of a
+    task are emptied. Values, tests and p-values stay. Each run is rewritten atomically; the function may run again.
     """
     changed = 0
-    for facts in sorted(evidently_home.glob("*/metadata.json")):
-        if json.loads(facts.read_text(encoding="utf-8")).get("name") not in tasks:
+    for metadata_path in sorted(evidently_home.glob("*/metadata.json")):
+        if json.loads(metadata_path.read_text(encoding="utf-8")).get("name") not in tasks:
             continue
-        for path in sorted(facts.parent.glob("snapshots/*.json")):
-            changed += _forget(path)
+        for path in sorted(metadata_path.parent.glob("snapshots/*.json")):
+            changed += _empty_run(path)
     return changed
 
 
-def _forget(path: Path) -> bool:
+def _empty_run(path: Path) -> bool:
     run = json.loads(path.read_text(encoding="utf-8"))
-    if not _emptied(run):
+    if not _empty_plots_below(run):
         return False
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(run), encoding="utf-8")
-    part.replace(path)
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(json.dumps(run), encoding="utf-8")
+    partial.replace(path)
     return True
 
 
-def _emptied(node: Any) -> int:
-    """Empty each plot below a node of the run, in place; how many there were to empty."""
+def _empty_plots_below(node: Any) -> int:
+    """Empty each plot below a node of the run, in place; return the number of emptied plots."""
     if isinstance(node, list):
-        return sum(_emptied(one) for one in node)
+        return sum(_empty_plots_below(child) for child in node)
     if not isinstance(node, dict):
         return 0
-    if node.get("type") == PLOT and "params" in node:
-        was, node["params"] = node["params"], EMPTY
-        return int(was != EMPTY)
-    return sum(_emptied(one) for one in node.values())
+    if node.get("type") == PLOT_TYPE and "params" in node:
+        previous, node["params"] = node["params"], EMPTY_PLOT
+        return int(previous != EMPTY_PLOT)
+    return sum(_empty_plots_below(child) for child in node.values())

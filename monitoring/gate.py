@@ -1,4 +1,4 @@
-"""The gate of the watch: is there reason to retrain?"""
+"""The monitoring gate: drift or late labels that ask for retraining."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lineage.record.verdict import Outcome, Verdict, worst
 from monitoring.evidently_report import Drift
 from monitoring.settings import MonitoringSettings
 
-NAMED = 3  # shifted descriptions that a reason names
+MAX_NAMED = 3  # shifted descriptions that a reason names
 
 
 def ask(
@@ -22,12 +22,12 @@ def ask(
 ) -> Verdict:
     """`fail` asks for retraining: drift beyond chance, or late labels that rule out the wanted sensitivity.
 
-    `inconclusive`: fewer patients than `min_clusters`, or too few to tell at this alpha. `drift` is None where the
-    window was too small to be measured. Pure: nothing is read or written.
+    `inconclusive`: fewer patients than `min_clusters`, or too few to reach this alpha. `drift` is None if the window
+    was too small to be measured. A pure function.
     """
-    answers = [_drift(drift, settings, clusters), _sensitivity(outcomes)]
-    outcome = worst([answer[0] for answer in answers])
-    reasons = [reason.removesuffix(".") for answer in answers for reason in answer[1]]  # a page joins them by ";"
+    findings = [_judge_drift(drift, settings, clusters), _judge_sensitivity(outcomes)]
+    outcome = worst([finding[0] for finding in findings])
+    reasons = [reason.removesuffix(".") for finding in findings for reason in finding[1]]  # a page joins them by ";"
     figures = {"clusters": clusters, "drift": dict(drift.figures) if drift else None, "outcomes": dict(outcomes)}
     thresholds = {
         "alpha": settings.alpha,
@@ -38,10 +38,10 @@ def ask(
     return Verdict("monitoring", task.name, outcome, tuple(reasons), figures, thresholds)
 
 
-def _drift(drift: Drift | None, settings: MonitoringSettings, clusters: int) -> tuple[Outcome, list[str]]:
+def _judge_drift(drift: Drift | None, settings: MonitoringSettings, clusters: int) -> tuple[Outcome, list[str]]:
     if clusters < settings.min_clusters:
         return Outcome.INCONCLUSIVE, [
-            f"The window has scans of {clusters} patients; {settings.min_clusters} are needed to tell drift "
+            f"The window has scans of {clusters} patients; {settings.min_clusters} are needed to distinguish drift "
             "from chance."
         ]
     if drift is None or drift.figures["p"] is None:
@@ -53,25 +53,28 @@ def _drift(drift: Drift | None, settings: MonitoringSettings, clusters: int) -> 
             f"{settings.permutations} permutations no p-value under {settings.alpha:g} can be reached."
         ]
     if figures["p"] < settings.alpha:
-        told = [f"The window's scans differ from the reference patients' by more than chance: {_families(figures)}."]
-        return Outcome.FAIL, told + shifted(figures) + _new(figures)
+        families = _describe_families(figures)
+        reasons = [f"The window's scans differ from the reference patients' by more than chance: {families}."]
+        return Outcome.FAIL, reasons + describe_shifts(figures) + _describe_unseen(figures)
     return Outcome.PASS, [
-        f"No drift beyond chance over {clusters} patients: {_families(figures)}.",
-        *_new(figures),
+        f"No drift beyond chance over {clusters} patients: {_describe_families(figures)}.",
+        *_describe_unseen(figures),
     ]
 
 
-def _families(figures: Mapping[str, Any]) -> str:
-    parts = [f"{name} p = {family['p']:.4f}" for name, family in figures["families"].items() if family["p"] is not None]
-    return f"{', '.join(parts)}; together p = {figures['p']:.4f}"
+def _describe_families(figures: Mapping[str, Any]) -> str:
+    p_values = [
+        f"{name} p = {family['p']:.4f}" for name, family in figures["families"].items() if family["p"] is not None
+    ]
+    return f"{', '.join(p_values)}; together p = {figures['p']:.4f}"
 
 
-def shifted(figures: Mapping[str, Any], count: int = NAMED) -> list[str]:
-    """The most shifted descriptions in plain words, with direction and size."""
-    return [_words(column) for column in figures["columns"][:count]]
+def describe_shifts(figures: Mapping[str, Any], count: int = MAX_NAMED) -> list[str]:
+    """The most shifted descriptions in words, with direction and size."""
+    return [_describe_shift(column) for column in figures["columns"][:count]]
 
 
-def _words(column: Mapping[str, Any]) -> str:
+def _describe_shift(column: Mapping[str, Any]) -> str:
     name = str(column["name"]).replace("_", " ")
     if column["kind"] == "missing":
         share, usual = column["missing_window"], column["missing_reference"]
@@ -84,22 +87,26 @@ def _words(column: Mapping[str, Any]) -> str:
     return f"{name} is {abs(column['sd']):.1f} SD {direction} than in the reference patients"
 
 
-def _new(figures: Mapping[str, Any]) -> list[str]:
+def _describe_unseen(figures: Mapping[str, Any]) -> list[str]:
     return [
         f"{item['fact'].replace('_', ' ')} {item['value']!r} ({item['rows']} of {figures['rows']['window']} "
         "predictions) was never seen in the reference patients"
-        for item in figures["unseen"][:NAMED]
+        for item in figures["unseen"][:MAX_NAMED]
     ]
 
 
-def _sensitivity(outcomes: Mapping[str, Any]) -> tuple[Outcome, list[str]]:
-    sensitivity, wanted = outcomes.get("sensitivity"), outcomes.get("wanted_sensitivity")
-    if sensitivity is None or wanted is None:
+def _judge_sensitivity(outcomes: Mapping[str, Any]) -> tuple[Outcome, list[str]]:
+    sensitivity, wanted_sensitivity = outcomes.get("sensitivity"), outcomes.get("wanted_sensitivity")
+    if sensitivity is None or wanted_sensitivity is None:
         return Outcome.PASS, []
-    told = (
+    measured = (
         f"sensitivity {sensitivity['value']:.2f} (95 % interval {sensitivity['low']:.2f} to {sensitivity['high']:.2f}) "
         f"on {sensitivity['cases']} positive cases of {sensitivity['clusters']} patients with late labels"
     )
-    if sensitivity["high"] < wanted:
-        return Outcome.FAIL, [f"The late labels rule out the wanted sensitivity of {wanted:.2f}: {told}."]
-    return Outcome.PASS, [f"The late labels do not rule out the wanted sensitivity of {wanted:.2f}: {told}."]
+    if sensitivity["high"] < wanted_sensitivity:
+        return Outcome.FAIL, [
+            f"The late labels rule out the wanted sensitivity of {wanted_sensitivity:.2f}: {measured}."
+        ]
+    return Outcome.PASS, [
+        f"The late labels do not rule out the wanted sensitivity of {wanted_sensitivity:.2f}: {measured}."
+    ]

@@ -1,4 +1,4 @@
-"""Has the population moved, or is it chance? Permutation tests that move whole patients, never slices."""
+"""Permutation tests for a shift between two samples; they permute whole patients, never slices."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 SEED = 7
-FREQUENCIES = 512  # random Fourier frequencies that stand for the kernel
-CHUNK = 250  # permutations held in memory at once
+FREQUENCIES = 512  # random Fourier frequencies that approximate the kernel
+CHUNK = 250  # permutations in memory at a time
 TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Two sides as patients: `rows` of both (an even number from each patient), whose patient, and which side.
+    """The rows of two samples with at most `per_cluster` rows for each patient.
 
-    `owner` gives the patient's position for every row; `recent` is true for the patients of the window.
+    `owner` is the patient's position for every row; `recent` (patients) is true for the patients of the window.
     """
 
     rows: pd.DataFrame
@@ -30,18 +30,18 @@ class Sample:
     per_cluster: int
 
     def means(self, values: Array) -> Array:
-        """Mean of row `values` (rows × features) for each patient; a patient weighs one, however many slices."""
+        """Mean of `values` (rows × features) for each patient; all patients have equal weight."""
         total = np.zeros((len(self.recent), values.shape[1]))
         np.add.at(total, self.owner, values)
         return np.asarray(total / np.bincount(self.owner, minlength=len(self.recent))[:, None])
 
 
 def sample(reference: pd.DataFrame, current: pd.DataFrame, seed: int = SEED) -> Sample:
-    """Both sides with the same number of rows from each patient, as far as they have them.
+    """Sample at most the same number of rows from each patient of both sides.
 
-    Patients of one side with ten slices each against patients of the other with one would differ in spread without
-    any drift, and a permutation would no longer be fair; so each patient gives at most as many rows as the usual
-    patient of the thriftier side has.
+    Means over ten slices vary less than single slices. Sides with different numbers of slices would therefore differ
+    in spread without drift, and the permutation test would be invalid. The limit is the median number of rows per
+    patient, of the side where it is smaller.
     """
     sides = [reference.assign(_side=0), current.assign(_side=1)]
     usual = [side.groupby("cluster").size().median() for side in sides]
@@ -55,24 +55,24 @@ def sample(reference: pd.DataFrame, current: pd.DataFrame, seed: int = SEED) -> 
 
 
 def permutations(recent: NDArray[np.bool_], count: int, seed: int = SEED) -> list[Array]:
-    """Chunks of 0/1 rows: the true allocation of patients to the window first, then `count` random ones."""
+    """Chunks of 0/1 rows: first the true allocation of patients to the window, then `count` random ones."""
     generator = np.random.default_rng(seed)
     labels = np.asarray(recent, dtype=np.float64)
-    drawn = generator.permuted(np.tile(labels, (count, 1)), axis=1)
-    every = np.vstack([labels, drawn])
-    return [every[start : start + CHUNK] for start in range(0, len(every), CHUNK)]
+    random_labels = generator.permuted(np.tile(labels, (count, 1)), axis=1)
+    allocations = np.vstack([labels, random_labels])
+    return [allocations[start : start + CHUNK] for start in range(0, len(allocations), CHUNK)]
 
 
 def p_values(statistics: Array) -> Array:
-    """Share of allocations at least as extreme as the true one in row 0, itself included (Phipson and Smyth 2010)."""
+    """Share of allocations at least as extreme as the true one in row 0, including itself (Phipson and Smyth 2010)."""
     return np.asarray((statistics >= statistics[0] - 1e-9 * np.abs(statistics[0])).mean(axis=0))
 
 
 def features(values: pd.DataFrame) -> tuple[Array, list[tuple[str, str]]]:
-    """What the columns are compared by: `level` (rank), `spread` (distance of the rank from the middle), `missing`.
+    """Features of columns: `level` (rank), `spread` (distance of the rank from the middle), `missing`.
 
-    Ranks, so that a single absurd value does not decide. Returns rows × features and (column, kind) for each;
-    what never varies is left out.
+    Ranks limit the influence of outliers. Returns rows × features and (column, kind) for each feature; constant
+    features are left out.
     """
     columns: list[Array] = []
     names: list[tuple[str, str]] = []
@@ -87,53 +87,61 @@ def features(values: pd.DataFrame) -> tuple[Array, list[tuple[str, str]]]:
     return (np.column_stack(columns) if columns else np.zeros((len(values), 0))), names
 
 
-def welch(means: Array, chunks: Sequence[Array]) -> Array:
+def welch(means: Array, allocations: Sequence[Array]) -> Array:
     """|t| of every feature under every allocation, allocations × features.
 
-    Studentised, so that it stays fair where the two sides differ in spread (Janssen 1997).
+    Studentised, so that the test stays valid if the two sides differ in spread (Janssen 1997).
     """
     means = means - means.mean(axis=0)
     total, squares = means.sum(axis=0), (means**2).sum(axis=0)
-    out = []
-    for chunk in chunks:
-        near = chunk.sum(axis=1, keepdims=True)
-        far = means.shape[0] - near
-        here, here_squares = chunk @ means, chunk @ means**2
-        there, there_squares = total - here, squares - here_squares
-        spread = _error(here, here_squares, near) + _error(there, there_squares, far)
-        out.append(np.abs(here / near - there / far) / np.sqrt(spread + TINY))
-    return np.vstack(out)
+    statistics = []
+    for chunk in allocations:
+        window_count = chunk.sum(axis=1, keepdims=True)
+        reference_count = means.shape[0] - window_count
+        window_sum, window_squares = chunk @ means, chunk @ means**2
+        reference_sum, reference_squares = total - window_sum, squares - window_squares
+        spread = _squared_error(window_sum, window_squares, window_count) + _squared_error(
+            reference_sum, reference_squares, reference_count
+        )
+        statistics.append(np.abs(window_sum / window_count - reference_sum / reference_count) / np.sqrt(spread + TINY))
+    return np.vstack(statistics)
 
 
-def _error(total: Array, squares: Array, count: Array) -> Array:
-    """Squared standard error of a mean from sums; never negative through rounding."""
+def _squared_error(total: Array, squares: Array, count: Array) -> Array:
+    """Squared standard error of a mean from sums; not negative by rounding."""
     variance = (squares - total**2 / count) / np.maximum(count - 1, 1)
     return np.asarray(np.maximum(variance, 0.0) / count)
 
 
-def mmd(embeddings: Array, drawn: Sample, chunks: Sequence[Array], seed: int = SEED) -> Array:
+def mmd(embeddings: Array, patient_sample: Sample, allocations: Sequence[Array], seed: int = SEED) -> Array:
     """Unbiased squared maximum mean discrepancy for every allocation (Gretton et al. 2012, eq. 3).
 
-    RBF kernel, bandwidth the median distance, by random Fourier features (Rahimi and Recht 2007): the cost grows with
-    the patients, not with their square, and a permutation test is fair for any features.
+    The RBF kernel has the median distance as bandwidth and is approximated by random Fourier features (Rahimi and Recht
+    2007): the cost grows linearly with the patients, and a permutation test is valid for any features.
     """
     generator = np.random.default_rng(seed)
     scale = embeddings.std(axis=0)
-    points = (embeddings - embeddings.mean(axis=0)) / np.where(scale > TINY, scale, 1.0)
-    few = points[generator.permutation(len(points))[:500]]
-    square = (few**2).sum(axis=1)
-    gaps = np.sqrt(np.maximum(square[:, None] + square[None, :] - 2 * few @ few.T, 0.0))
-    bandwidth = float(np.median(gaps[np.triu_indices(len(few), 1)])) or 1.0
-    angles = points @ generator.normal(scale=1 / bandwidth, size=(points.shape[1], FREQUENCIES))
-    means = drawn.means(np.hstack([np.cos(angles), np.sin(angles)]) / np.sqrt(FREQUENCIES))
-    own, total = (means**2).sum(axis=1), means.sum(axis=0)
-    out = []
-    for chunk in chunks:
-        near = chunk.sum(axis=1)
-        far = len(means) - near
-        here = chunk @ means
-        there, here_own = total - here, chunk @ own
-        within = ((here**2).sum(axis=1) - here_own) / (near * (near - 1))
-        without = ((there**2).sum(axis=1) - (own.sum() - here_own)) / (far * (far - 1))
-        out.append(within + without - 2 * (here * there).sum(axis=1) / (near * far))
-    return np.concatenate(out)
+    scaled = (embeddings - embeddings.mean(axis=0)) / np.where(scale > TINY, scale, 1.0)
+    subset = scaled[generator.permutation(len(scaled))[:500]]
+    squared_norms = (subset**2).sum(axis=1)
+    distances = np.sqrt(np.maximum(squared_norms[:, None] + squared_norms[None, :] - 2 * subset @ subset.T, 0.0))
+    bandwidth = float(np.median(distances[np.triu_indices(len(subset), 1)])) or 1.0
+    projections = scaled @ generator.normal(scale=1 / bandwidth, size=(scaled.shape[1], FREQUENCIES))
+    means = patient_sample.means(np.hstack([np.cos(projections), np.sin(projections)]) / np.sqrt(FREQUENCIES))
+    own_products, total = (means**2).sum(axis=1), means.sum(axis=0)
+    statistics = []
+    for chunk in allocations:
+        window_count = chunk.sum(axis=1)
+        reference_count = len(means) - window_count
+        window_sum = chunk @ means
+        reference_sum, window_own = total - window_sum, chunk @ own_products
+        window_term = ((window_sum**2).sum(axis=1) - window_own) / (window_count * (window_count - 1))
+        reference_term = ((reference_sum**2).sum(axis=1) - (own_products.sum() - window_own)) / (
+            reference_count * (reference_count - 1)
+        )
+        statistics.append(
+            window_term
+            + reference_term
+            - 2 * (window_sum * reference_sum).sum(axis=1) / (window_count * reference_count)
+        )
+    return np.concatenate(statistics)

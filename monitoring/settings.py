@@ -1,4 +1,4 @@
-"""What the watch may be told: the `monitoring` section of params.yaml."""
+"""Settings of monitoring: the section `monitoring` of params.yaml."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MonitoringSettings:
-    """How long a window is, when it says enough, and when the answer is "retrain".
+    """Length of a window, its minimum size, and the limits that ask for retraining.
 
-    `alpha` is the false-alarm rate of one look at one window, over all families of tests together.
-    `min_clusters` counts the patients of the window; `retrain_labels` counts units admitted since the last training.
+    `alpha` is the false-alarm rate of one test of one window, over all families of tests together. `min_clusters` is a
+    number of patients in the window; `retrain_labels` a number of units admitted since the last training.
     """
 
     window_hours: float

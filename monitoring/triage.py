@@ -1,4 +1,4 @@
-"""Which cases of a window a person should look at first."""
+"""The order in which a person should review the cases of a window."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ import pandas as pd
 from numpy.typing import NDArray
 
 NEIGHBOURS = 5
-FAR = 0.95  # share of reference patients that lie nearer, from which a case is called far
-CLOSE = 0.2  # gap between the two most probable classes, under which a case is called a close call
+FAR_SHARE = 0.95  # share of closer reference patients from which a case is called far
+CLOSE_MARGIN = 0.2  # difference of the two highest probabilities under which a case is a close call
 
 
 def rank(rows: pd.DataFrame, reference: pd.DataFrame, limit: int | None = None) -> pd.DataFrame:
-    """The window's predictions, the most worth a look first, with `far` and `margin` in 0 to 1 and `why` in words.
+    """The window's predictions in order of review, with `far` and `margin` from 0 to 1 and the reason `why`.
 
-    Withheld answers come first, then by the mean of how far a case lies from the reference (`far`: the share of
-    reference patients that lie nearer to theirs) and how little the two most probable classes differ (1 - `margin`).
+    Withheld answers come first. The others are ordered by the mean of `far` (the share of reference units that are
+    closer to other reference patients) and 1 - `margin` (`margin`: difference of the two highest probabilities).
     """
     withheld = rows["answer"].isna() | (rows["answer"] == "")
     ranked = rows[["id", "at", "cluster", "answer", "score"]].assign(
-        abstained=withheld, far=_far(rows, reference), margin=rows["probabilities"].map(_margin).astype(float)
+        abstained=withheld, far=_far_share(rows, reference), margin=rows["probabilities"].map(_margin).astype(float)
     )
     ranked["urgency"] = (ranked["far"].fillna(0.0) + 1 - ranked["margin"].fillna(0.0)) / 2
-    ranked["why"] = [_why(case) for case in ranked.to_dict("records")]
+    ranked["why"] = [_reasons(case) for case in ranked.to_dict("records")]
     ranked = ranked.sort_values(["abstained", "urgency"], ascending=False, kind="stable").reset_index(drop=True)
     return ranked if limit is None else ranked.head(limit)
 
 
-def _why(case: Mapping[Hashable, Any]) -> str:
-    told = ["the answer was withheld"] if case["abstained"] else []
-    far, margin = case["far"], case["margin"]
-    if far >= FAR:
-        told.append(f"farther from the reference than {far:.0%} of the reference patients")
-    if margin < CLOSE:
-        told.append(f"a close call: {margin:.0%} between the two most probable classes")
-    return "; ".join(told) or "nothing unusual"
+def _reasons(case: Mapping[Hashable, Any]) -> str:
+    reasons = ["the answer was withheld"] if case["abstained"] else []
+    far_share, margin = case["far"], case["margin"]
+    if far_share >= FAR_SHARE:
+        reasons.append(f"farther from the reference than {far_share:.0%} of the reference patients")
+    if margin < CLOSE_MARGIN:
+        reasons.append(f"a close call: {margin:.0%} between the two most probable classes")
+    return "; ".join(reasons) or "nothing unusual"
 
 
 def _margin(probabilities: list[float]) -> float:
@@ -45,27 +45,37 @@ def _margin(probabilities: list[float]) -> float:
     return float(ordered[0] - ordered[1]) if len(ordered) > 1 else float("nan")
 
 
-def _far(rows: pd.DataFrame, reference: pd.DataFrame) -> pd.Series[float]:
-    """Share of reference units that lie nearer to other reference patients than the case does to any; NaN unknown."""
-    known = np.stack(reference["embedding"].to_list()).astype(np.float64)
-    scale = known.std(axis=0)
+def _far_share(rows: pd.DataFrame, reference: pd.DataFrame) -> pd.Series[float]:
+    """Share of reference units closer to other reference patients than the case is to any; NaN if unknown."""
+    reference_points = np.stack(reference["embedding"].to_list()).astype(np.float64)
+    scale = reference_points.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
-    known = known / scale
-    others = reference["cluster"].to_numpy()
-    usual = np.sort(_nearest(known, known, others[:, None] == others[None, :]))
-    has = rows["embedding"].map(lambda vector: np.size(vector) == known.shape[1])
-    far = pd.Series(np.nan, index=rows.index, dtype=float)
-    if has.any():
-        points = np.stack(rows["embedding"][has].to_list()).astype(np.float64) / scale
-        gaps = _nearest(points, known, np.zeros((len(points), len(known)), dtype=bool))
-        far[has] = np.searchsorted(usual, gaps) / len(usual)
-    return far
+    reference_points = reference_points / scale
+    reference_patients = reference["cluster"].to_numpy()
+    reference_distances = np.sort(
+        _mean_neighbour_distance(
+            reference_points, reference_points, reference_patients[:, None] == reference_patients[None, :]
+        )
+    )
+    has_embedding = rows["embedding"].map(lambda vector: np.size(vector) == reference_points.shape[1])
+    far_share = pd.Series(np.nan, index=rows.index, dtype=float)
+    if has_embedding.any():
+        points = np.stack(rows["embedding"][has_embedding].to_list()).astype(np.float64) / scale
+        distances = _mean_neighbour_distance(
+            points, reference_points, np.zeros((len(points), len(reference_points)), dtype=bool)
+        )
+        far_share[has_embedding] = np.searchsorted(reference_distances, distances) / len(reference_distances)
+    return far_share
 
 
-def _nearest(points: NDArray[np.float64], known: NDArray[np.float64], barred: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Mean distance to the nearest known points, leaving out the barred ones."""
-    square = (points**2).sum(axis=1)[:, None] + (known**2).sum(axis=1)[None, :] - 2 * points @ known.T
-    gaps = np.where(barred, np.inf, np.sqrt(np.maximum(square, 0.0)))
-    count = min(NEIGHBOURS, known.shape[0])
-    nearest = np.sort(gaps, axis=1)[:, :count]
+def _mean_neighbour_distance(
+    points: NDArray[np.float64], reference_points: NDArray[np.float64], is_excluded: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Mean distance to the nearest reference points (`NEIGHBOURS`), without the excluded ones."""
+    squared_distances = (
+        (points**2).sum(axis=1)[:, None] + (reference_points**2).sum(axis=1)[None, :] - 2 * points @ reference_points.T
+    )
+    distances = np.where(is_excluded, np.inf, np.sqrt(np.maximum(squared_distances, 0.0)))
+    count = min(NEIGHBOURS, reference_points.shape[0])
+    nearest = np.sort(distances, axis=1)[:, :count]
     return np.asarray(np.ma.masked_invalid(nearest).mean(axis=1).filled(np.inf))

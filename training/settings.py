@@ -1,17 +1,19 @@
-"""Settings of the training room, one field for each key of `params.yaml`; free of any framework."""
+"""Settings of training, one field for each key of `params.yaml`; imports no framework."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-ALL, HEAD = "all", "head"  # which layers train: all of them, or the last one alone
+ALL, HEAD = "all", "head"  # which layers train: all of them, or only the last one
 
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """Ranges of augmentation: degrees of rotation, shares of the picture for shift and zoom, of the grey range else;
-    `erase` is the share of pictures that lose a rectangle, `paste` of units with a mask that get another's lesion, or
-    lose theirs (training/fitting/lesion_paste.py)."""
+    """Ranges of augmentation: rotation in degrees, shift and zoom in shares of the image, the rest of the grey range.
+
+    `erase` is the share of images that lose a rectangle. `paste` is the share of units with a mask that get the lesion
+    of another unit, or lose their own (training/fitting/lesion_paste.py).
+    """
 
     rotation: float
     shift: float
@@ -26,8 +28,11 @@ class AugmentSettings:
 
 @dataclass(frozen=True)
 class WarmSettings:
-    """How a fit goes on from an earlier model: the share of the old training clusters that train again, the learning
-    rate, and for each task the pinned parent (`folder` with its weights, and their `sha256`)."""
+    """How a fit continues from an earlier model.
+
+    `replay` is the share of the old training clusters that train again. `parents` pins the parent of each task: the
+    `folder` with its weights, and their `sha256`.
+    """
 
     replay: float = 0.5
     learning_rate: float = 0.0005
@@ -36,14 +41,14 @@ class WarmSettings:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a network is fitted. `patience` counts epochs without a better validation loss; 0: the last epoch is kept.
+    """How a network is fitted.
 
-    `strategy` is full (from `weights`, on all admitted data) or warm (training/fitting/warm_start.py); `precision`
-    float32 or
-    bfloat16, in which layers then compute, while weights stay float32. `mask_weight` is that of the loss which tells
-    where lesions are, for units with a mask. `head_epochs`, `unfreeze_from` and `unfrozen_rate` stage what learns of a
-    pretrained network (training/fitting/fine_tuning.py), `sampling` is of training/fitting/sampling.py, `devices` of
-    training/network/devices.py, `local_contrast` of training/network/layers.py (pixels; 0: off).
+    `patience` counts epochs without a better validation loss; with 0 the last epoch is kept. `strategy` is full (from
+    `weights`, on all admitted data) or warm (training/fitting/warm_start.py). `precision` is float32 or bfloat16:
+    layers compute in it, and weights stay float32. `mask_weight` weights the localisation loss of units with a mask.
+    `head_epochs`, `unfreeze_from` and `unfrozen_rate` say which layers of a pretrained network train in which epochs
+    (training/fitting/fine_tuning.py). `sampling`: training/fitting/sampling.py. `devices`: training/network/devices.py.
+    `local_contrast`: window of training/network/layers.py in pixels; 0 switches it off.
     """
 
     seed: int
@@ -69,7 +74,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class CalibrateSettings:
-    """Conformal level and the clusters of each class that it needs on the validation side."""
+    """Conformal level, and how many validation clusters of each class it needs."""
 
     min_clusters: int
     level: float
@@ -77,8 +82,8 @@ class CalibrateSettings:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Resamples and confidence of the clustered bootstrap; precision of the graph (auto, float32, bfloat16);
-    the prevalence at which PPV and NPV are told."""
+    """Resamples and confidence of the clustered bootstrap, precision of the graph (auto, float32, bfloat16), and the
+    prevalence for PPV and NPV."""
 
     seed: int
     bootstrap: int
@@ -89,7 +94,7 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class ShadowSettings:
-    """What a challenger must show behind the live release. Shares of pairs; `max_slower` is a ratio of medians."""
+    """Limits of the shadow gate, as shares of answer pairs; `max_slower` is a ratio of median durations."""
 
     min_clusters: int = 20
     min_agreement: float = 0.80
@@ -103,12 +108,12 @@ class ShadowSettings:
 
 @dataclass(frozen=True)
 class PromotionSettings:
-    """What a challenger must show. `alpha` is one-sided, for each claim; margins are differences of the figure.
+    """Limits of the training gate. `alpha` is one-sided, for each claim; a margin is a difference of the metric.
 
-    A promotion by luck is held by `budget`: the chance, in a year, that one test cohort promotes anything that is no
-    better, over `looks_per_year` looks. `slice_clusters` of each kind make a slice of the population known. Where the
-    simple model's AUROC is further than `room_baseline` from 1 the network must be shown to be ahead of it, else not
-    inferior by `margin_baseline`.
+    `budget` is the chance in a year that one test cohort promotes a challenger that is no better. It covers
+    `looks_per_year` looks: tests of a claim on that cohort (training/promotion/test_set_budget.py). A subgroup is
+    judged with at least `slice_clusters` clusters of each kind. If the AUROC of the baseline is further than
+    `room_baseline` from 1, the network must be superior to it; else not inferior by `margin_baseline`.
     """
 
     approval: str

@@ -1,4 +1,4 @@
-"""Simulated sides of a comparison, the lung task, the shipped settings, and predictions in the journal."""
+"""Fixtures: simulated rows, the lung task, the shipped settings, and predictions in the journal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lineage.record import database, journal
 from monitoring.settings import MonitoringSettings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-COLUMNS = [f"column_{place}" for place in range(8)]
+COLUMNS = [f"column_{number}" for number in range(8)]
 
 Side = Callable[..., pd.DataFrame]
 
@@ -24,15 +24,17 @@ Side = Callable[..., pd.DataFrame]
 def simulated(
     generator: np.random.Generator, patients: int, slices: int = 5, columns: Sequence[str] = COLUMNS
 ) -> pd.DataFrame:
-    """Rows with `columns`, score and embedding; 70 % of the variance lies between patients."""
-    owner = np.repeat(np.arange(patients), generator.integers(1, slices + 1, size=patients))
-    values = np.sqrt(0.7) * generator.normal(size=(patients, len(columns) + 33))[owner]
+    """Rows with `columns`, score and embedding; 70 % of the variance is between patients."""
+    patient_index = np.repeat(np.arange(patients), generator.integers(1, slices + 1, size=patients))
+    values = np.sqrt(0.7) * generator.normal(size=(patients, len(columns) + 33))[patient_index]
     values += np.sqrt(0.3) * generator.normal(size=values.shape)
     rows = pd.DataFrame(values[:, : len(columns)], columns=list(columns))
     score = 1 / (1 + np.exp(-values[:, -1]))
     embedding = list(values[:, len(columns) : -1])
-    told = {"side": "validation", "label": np.where(score > 0.7, "malignant", "normal")}
-    return rows.assign(cluster=[f"patient {place}" for place in owner], score=score, embedding=embedding, **told)
+    labels = {"side": "validation", "label": np.where(score > 0.7, "malignant", "normal")}
+    return rows.assign(
+        cluster=[f"patient {number}" for number in patient_index], score=score, embedding=embedding, **labels
+    )
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +69,9 @@ def settings() -> MonitoringSettings:
 
 @pytest.fixture
 def predicted(home: Path) -> Callable[..., str]:
-    """Writes one prediction into the journal and gives its id."""
+    """A function that writes one prediction to the journal and returns its id."""
 
-    def predict(number: int, **changed: Any) -> str:
+    def predict(number: int, **columns: Any) -> str:
         row: dict[str, Any] = {
             "id": f"prediction-{number}",
             "at": database.now(),
@@ -91,7 +93,7 @@ def predicted(home: Path) -> Callable[..., str]:
             "engine": {},
             "duration_ms": 5.0,
         }
-        journal.append(journal.JournalRow(**(row | changed)))
+        journal.append(journal.JournalRow(**(row | columns)))
         return str(row["id"])
 
     return predict

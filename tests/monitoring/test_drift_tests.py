@@ -1,4 +1,4 @@
-"""One p-value over three families: true to its alpha without a shift, powerful with one."""
+"""Drift tests: correct false-alarm rate without a shift, power with a shift."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import pytest
 from lineage.errors import Fault
 from monitoring.drift_tests import measure
 
-COLUMNS = [f"column_{place}" for place in range(8)]
+COLUMNS = [f"column_{number}" for number in range(8)]
 Side = Callable[..., pd.DataFrame]
 
 
-def patients(*values: float, clusters: str = "", **columns: list[Any]) -> pd.DataFrame:
-    """One row a value; a letter of `clusters` names the patient of each, one patient a row if it is empty."""
-    names = list(clusters) or [f"P{place}" for place in range(len(values))]
+def patient_rows(*values: float, clusters: str = "", **columns: list[Any]) -> pd.DataFrame:
+    """One row a value; a letter of `clusters` is the patient of each row; if empty, every row is another patient."""
+    names = list(clusters) or [f"P{number}" for number in range(len(values))]
     table = pd.DataFrame({"cluster": names, "noise": list(values), "score": 0.5, **columns})
     return table.assign(embedding=[np.zeros(0)] * len(table))
 
 
-def shift_of(reference: pd.DataFrame, current: pd.DataFrame) -> dict[str, Any]:
+def measure_noise_shift(reference: pd.DataFrame, current: pd.DataFrame) -> dict[str, Any]:
     columns = measure(reference, current, 19, ["noise"])["columns"]
     return next(column for column in columns if column["name"] == "noise")
 
 
 @pytest.mark.parametrize(
-    ("window", "told"),
+    ("window", "expected"),
     [
         ([4.0, 5.0, 6.0], {"reference": 2.0, "window": 5.0, "sd": 3.0, "spread": 1.0}),
         ([-4.0, -5.0, -6.0], {"reference": 2.0, "window": -5.0, "sd": -7.0, "spread": 1.0}),
@@ -37,27 +37,27 @@ def shift_of(reference: pd.DataFrame, current: pd.DataFrame) -> dict[str, Any]:
         ([4.0, np.nan, 6.0, np.inf], {"window": 5.0, "sd": 3.0, "missing_window": 0.5, "missing_reference": 0.0}),
     ],
 )
-def test_a_shift_has_the_sign_and_the_size_that_one_reads_off(window: list[float], told: dict[str, float]) -> None:
+def test_a_shift_has_the_sign_and_the_size_of_the_means(window: list[float], expected: dict[str, float]) -> None:
     """The reference patients have 1, 2 and 3: mean 2, SD 1."""
-    found = shift_of(patients(1, 2, 3), patients(*window))
-    assert {name: found[name] for name in told} == pytest.approx(told, abs=1e-4)
+    shift = measure_noise_shift(patient_rows(1, 2, 3), patient_rows(*window))
+    assert {name: shift[name] for name in expected} == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_shift_lies_between_patients_however_many_slices_one_has() -> None:
-    reference = patients(1, 2, 3, np.nan)
-    found = shift_of(reference, patients(*[8.0] * 9, 2.0, np.nan, clusters="aaaaaaaaabc"))
-    assert (found["window"], found["sd"]) == (5.0, 3.0)
-    assert found["spread"] == pytest.approx(np.sqrt(18), abs=1e-4)
-    assert (found["missing_reference"], found["missing_window"]) == (0.25, pytest.approx(1 / 11, abs=1e-4))
+def test_a_shift_compares_patients_and_not_slices() -> None:
+    reference = patient_rows(1, 2, 3, np.nan)
+    shift = measure_noise_shift(reference, patient_rows(*[8.0] * 9, 2.0, np.nan, clusters="aaaaaaaaabc"))
+    assert (shift["window"], shift["sd"]) == (5.0, 3.0)
+    assert shift["spread"] == pytest.approx(np.sqrt(18), abs=1e-4)
+    assert (shift["missing_reference"], shift["missing_window"]) == (0.25, pytest.approx(1 / 11, abs=1e-4))
 
 
-def test_where_the_reference_never_varies_a_shift_has_no_size() -> None:
-    for same in ([0.3, 0.3, 0.3], [0.3, 0.1 + 0.2, 0.3]):  # equal, and equal but for rounding
-        found = shift_of(patients(*same), patients(4, 5, 6))
-        assert (found["reference"], found["window"], found["sd"], found["spread"]) == (0.3, 5.0, None, None)
+def test_a_constant_reference_gives_no_size_of_a_shift() -> None:
+    for constant_values in ([0.3, 0.3, 0.3], [0.3, 0.1 + 0.2, 0.3]):  # equal, and equal up to rounding
+        shift = measure_noise_shift(patient_rows(*constant_values), patient_rows(4, 5, 6))
+        assert (shift["reference"], shift["window"], shift["sd"], shift["spread"]) == (0.3, 5.0, None, None)
 
 
-def test_the_most_shifted_comes_first_and_every_number_of_the_figures_is_right(side: Side) -> None:
+def test_the_most_shifted_column_comes_first_and_all_figures_are_correct(side: Side) -> None:
     generator = np.random.default_rng(21)
     reference, current = side(generator, 12), side(generator, 9)
     current["column_5"] += 4.0
@@ -81,20 +81,25 @@ def test_the_most_shifted_comes_first_and_every_number_of_the_figures_is_right(s
 
 
 def test_a_p_value_is_corrected_for_the_number_of_columns_and_of_families(side: Side) -> None:
-    """The same column alone and among 40 others that did not move."""
+    """The same column alone and with 40 other columns without a shift."""
     generator = np.random.default_rng(22)
-    names = [f"other_{place}" for place in range(40)]
-    reference, current = (side(generator, 30, slices=1, columns=["noise", *names]) for _ in range(2))
+    other_columns = [f"other_{number}" for number in range(40)]
+    reference, current = (side(generator, 30, slices=1, columns=["noise", *other_columns]) for _ in range(2))
     current["noise"] += 0.8
-    alone, among = (measure(reference, current, 999, columns) for columns in (["noise"], ["noise", *names]))
-    p = [next(column["p"] for column in told["columns"] if column["name"] == "noise") for told in (alone, among)]
+    single, with_others = (
+        measure(reference, current, 999, columns) for columns in (["noise"], ["noise", *other_columns])
+    )
+    p = [
+        next(column["p"] for column in figures["columns"] if column["name"] == "noise")
+        for figures in (single, with_others)
+    ]
     assert p[0] < p[1]
-    assert alone["families"]["description"]["p"] == p[0]
+    assert single["families"]["description"]["p"] == p[0]
 
 
-def test_a_side_in_which_nothing_varies_is_no_drift() -> None:
-    same = patients(2, 2, 2, 2)
-    figures = measure(same, same.assign(cluster="Q" + same["cluster"]), 19, ["noise"])
+def test_constant_rows_are_no_drift() -> None:
+    constant_rows = patient_rows(2, 2, 2, 2)
+    figures = measure(constant_rows, constant_rows.assign(cluster="Q" + constant_rows["cluster"]), 19, ["noise"])
     assert (figures["p"], figures["columns"]) == (None, [])
     assert figures["families"] == {name: {"p": None} for name in ("embedding", "description", "score")}
 
@@ -104,15 +109,15 @@ def test_embeddings_need_two_patients_on_each_side(side: Side, embedded: int) ->
     generator = np.random.default_rng(23)
     reference, current = side(generator, 10), side(generator, 10, slices=1)
     current["embedding"] = [
-        vector if place < embedded else np.zeros(0) for place, vector in enumerate(current["embedding"])
+        vector if number < embedded else np.zeros(0) for number, vector in enumerate(current["embedding"])
     ]
     for pair in ((reference, current), (current, reference)):
         assert (measure(*pair, 99, COLUMNS)["families"]["embedding"]["p"] is not None) is (embedded == 2)
 
 
-def test_new_facts_are_counted_the_most_frequent_first() -> None:
-    reference = patients(1, 2, 3, kernel=["B30", "B30", None], site=["a", "b", "c"])
-    current = patients(
+def test_unseen_facts_are_counted_the_most_frequent_first() -> None:
+    reference = patient_rows(1, 2, 3, kernel=["B30", "B30", None], site=["a", "b", "c"])
+    current = patient_rows(
         1, 2, 3, 4, 5, 6, kernel=["B30", "B40", "B50", "B50", "", None], site=["a", "a", "b", "b", "c", "d"]
     )
     assert measure(reference, current, 19, ["noise"], ["kernel", "site", "absent"])["unseen"] == [
@@ -127,7 +132,7 @@ def test_new_facts_are_counted_the_most_frequent_first() -> None:
     ("reference", "window", "permutations", "smallest"),
     [(3, 3, 1999, 3 / 20), (12, 9, 199, 3 / 200), (2, 2, 1999, 0.5), (2, 2, 1, 1.0)],
 )
-def test_the_smallest_p_value_that_can_be_reached(
+def test_the_smallest_possible_p_value(
     side: Side, reference: int, window: int, permutations: int, smallest: float
 ) -> None:
     generator = np.random.default_rng(18)
@@ -137,20 +142,20 @@ def test_the_smallest_p_value_that_can_be_reached(
 
 def test_either_side_needs_two_patients(side: Side) -> None:
     generator = np.random.default_rng(19)
-    one, two = side(generator, 1), side(generator, 2)
+    one_patient, two_patients = side(generator, 1), side(generator, 2)
     with pytest.raises(Fault, match="the window has fewer than two patients"):
-        measure(two, one, 19, COLUMNS)
+        measure(two_patients, one_patient, 19, COLUMNS)
     with pytest.raises(Fault, match="the reference has fewer than two patients"):
-        measure(one, two, 19, COLUMNS)
-    assert measure(two, two, 19, COLUMNS)["clusters"] == {"reference": 2, "window": 2}
+        measure(one_patient, two_patients, 19, COLUMNS)
+    assert measure(two_patients, two_patients, 19, COLUMNS)["clusters"] == {"reference": 2, "window": 2}
 
 
 def test_false_alarms_stay_at_alpha_without_a_shift(side: Side) -> None:
     generator = np.random.default_rng(11)
     pairs = [(side(generator, 40), side(generator, 25)) for _ in range(40)]
-    p = np.array([measure(*pair, 299, COLUMNS)["p"] for pair in pairs])
-    assert (p < 0.05).mean() <= 0.1
-    assert p.min() < 0.3  # it is a test, not a constant
+    p_values = np.array([measure(*pair, 299, COLUMNS)["p"] for pair in pairs])
+    assert (p_values < 0.05).mean() <= 0.1
+    assert p_values.min() < 0.3  # the p-value is not constant
 
 
 def test_uneven_numbers_of_slices_are_no_drift(side: Side) -> None:
@@ -159,18 +164,18 @@ def test_uneven_numbers_of_slices_are_no_drift(side: Side) -> None:
     assert np.mean([measure(*pair, 299, COLUMNS)["p"] < 0.05 for pair in pairs]) <= 0.1
 
 
-def test_slices_of_few_patients_are_not_taken_for_many(side: Side) -> None:
+def test_many_slices_of_few_patients_are_not_many_patients(side: Side) -> None:
     generator = np.random.default_rng(13)
     reference = side(generator, 40)
-    one = [side(generator, 2, slices=1) for _ in range(10)]
-    p = [measure(reference, pd.concat([rows] * 50), 299, COLUMNS)["p"] for rows in one]
-    assert min(p) > 0.01  # two patients asked fifty times over stay two patients
+    windows = [side(generator, 2, slices=1) for _ in range(10)]
+    p_values = [measure(reference, pd.concat([rows] * 50), 299, COLUMNS)["p"] for rows in windows]
+    assert min(p_values) > 0.01  # two patients with fifty times the rows are still two patients
 
 
 @pytest.mark.parametrize("kind", ["level", "spread", "missing", "score", "embedding"])
-def test_a_planted_shift_is_found(side: Side, kind: str) -> None:
+def test_an_added_shift_is_detected(side: Side, kind: str) -> None:
     generator = np.random.default_rng(14)
-    found = []
+    results = []
     for _ in range(10):
         reference, current = side(generator, 40), side(generator, 30)
         if kind == "level":
@@ -183,24 +188,24 @@ def test_a_planted_shift_is_found(side: Side, kind: str) -> None:
             current["score"] = current["score"] ** 4
         else:
             current["embedding"] = [vector + 0.6 for vector in current["embedding"]]
-        found.append(measure(reference, current, 999, COLUMNS))
-    assert np.mean([figures["p"] < 0.01 for figures in found]) >= 0.9
+        results.append(measure(reference, current, 999, COLUMNS))
+    assert np.mean([figures["p"] < 0.01 for figures in results]) >= 0.9
     if kind in ("level", "spread", "missing"):
-        first = [(figures["columns"][0]["name"], figures["columns"][0]["kind"]) for figures in found]
-        assert first.count(("column_3", kind)) >= 9
+        largest_shifts = [(figures["columns"][0]["name"], figures["columns"][0]["kind"]) for figures in results]
+        assert largest_shifts.count(("column_3", kind)) >= 9
 
 
 def test_the_size_of_a_shift_is_in_sds_of_reference_patients(side: Side) -> None:
     generator = np.random.default_rng(15)
     reference, current = side(generator, 300, slices=1), side(generator, 300, slices=1)
     current["column_0"] -= 3.0
-    moved: dict[str, Any] = measure(reference, current, 99, COLUMNS)["columns"][0]
-    assert moved["name"] == "column_0"
-    assert moved["sd"] == pytest.approx(-3.0, abs=0.3)
-    assert moved["window"] - moved["reference"] == pytest.approx(-3.0, abs=0.3)
+    largest_shift: dict[str, Any] = measure(reference, current, 99, COLUMNS)["columns"][0]
+    assert largest_shift["name"] == "column_0"
+    assert largest_shift["sd"] == pytest.approx(-3.0, abs=0.3)
+    assert largest_shift["window"] - largest_shift["reference"] == pytest.approx(-3.0, abs=0.3)
 
 
-def test_facts_that_no_reference_patient_has_are_named(side: Side) -> None:
+def test_facts_without_a_reference_patient_are_listed(side: Side) -> None:
     generator = np.random.default_rng(16)
     reference = side(generator, 10).assign(manufacturer="ACME", kernel="B30")
     current = side(generator, 10).assign(manufacturer="Other", kernel="B30")
@@ -209,7 +214,7 @@ def test_facts_that_no_reference_patient_has_are_named(side: Side) -> None:
     assert figures["not_compared"] == ["absent"]
 
 
-def test_without_embeddings_the_other_families_still_speak(side: Side) -> None:
+def test_without_embeddings_the_other_families_are_tested(side: Side) -> None:
     generator = np.random.default_rng(17)
     current = side(generator, 10)
     current["embedding"] = [np.zeros(0)] * len(current)
@@ -218,7 +223,7 @@ def test_without_embeddings_the_other_families_still_speak(side: Side) -> None:
     assert figures["p"] is not None
 
 
-def test_the_figures_are_plain_and_repeatable(side: Side) -> None:
+def test_the_figures_are_json_and_reproducible(side: Side) -> None:
     import json
 
     generator = np.random.default_rng(20)

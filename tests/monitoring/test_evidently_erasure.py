@@ -1,4 +1,4 @@
-"""What Evidently kept of a window holds no row of it any more, and still opens with its figures."""
+"""Erasure from stored Evidently runs: no row of a window remains, and its metrics can still be read."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ from monitoring.settings import MonitoringSettings
 Side = Callable[..., pd.DataFrame]
 
 
-def numbers(rows: pd.DataFrame) -> list[str]:
+def row_numbers(rows: pd.DataFrame) -> list[str]:
     return [repr(float(value)) for value in rows[list(DESCRIPTION)].to_numpy().ravel()]
 
 
-def values(home: Path, run: dict[str, str]) -> list[float]:
+def metric_values(home: Path, run: dict[str, str]) -> list[float]:
     from evidently.ui.workspace import Workspace
 
-    kept: Any = Workspace(str(home)).get_run(run["project"], run["snapshot"])
-    return [float(result.value) for result in kept.metric_results.values() if hasattr(result, "value")]
+    stored_run: Any = Workspace(str(home)).get_run(run["project"], run["snapshot"])
+    return [float(result.value) for result in stored_run.metric_results.values() if hasattr(result, "value")]
 
 
-def test_the_rows_go_and_the_figures_stay(side: Side, task: Task, settings: MonitoringSettings, tmp_path: Path) -> None:
+def test_plotted_rows_are_removed_and_metrics_stay(
+    side: Side, task: Task, settings: MonitoringSettings, tmp_path: Path
+) -> None:
     generator = np.random.default_rng(5)
     reference, current = side(generator, 20, columns=DESCRIPTION), side(generator, 20, columns=DESCRIPTION)
     run = drift(reference, current, settings, tmp_path, task).figures["run"]
     path = tmp_path / run["project"] / "snapshots" / f"{run['snapshot']}.json"
     before = path.read_text()
-    assert all(number in before for number in numbers(current)) and any(n in before for n in numbers(reference))
-    figures = values(tmp_path, run)
+    assert all(number in before for number in row_numbers(current)) and any(n in before for n in row_numbers(reference))
+    figures = metric_values(tmp_path, run)
     assert forget(tmp_path, frozenset({"another task"})) == 0 and path.read_text() == before
     assert forget(tmp_path, frozenset({task.name})) == 1
     after = path.read_text()
-    assert not [number for number in numbers(current) + numbers(reference) if number in after]
-    assert values(tmp_path, run) == figures and len(figures) > len(DESCRIPTION)
+    assert not [number for number in row_numbers(current) + row_numbers(reference) if number in after]
+    assert metric_values(tmp_path, run) == figures and len(figures) > len(DESCRIPTION)
     assert forget(tmp_path, frozenset({task.name})) == 0 and forget(tmp_path / "none", frozenset({task.name})) == 0

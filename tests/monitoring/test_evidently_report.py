@@ -1,7 +1,8 @@
-"""Evidently's page and workspace show our p-values, and a real window goes from the journal to a verdict."""
+"""Evidently's page and workspace show our p-values; a window from the journal leads to a verdict."""
 
 from __future__ import annotations
 
+import ast
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from data.record import Task
 from data.scan.slice_features import DESCRIPTION
 from lineage.record.verdict import Outcome
-from monitoring import evidently_report as drifts
+from monitoring import evidently_erasure, evidently_report
 from monitoring.evidently_report import Drift, drift
 from monitoring.gate import ask
 from monitoring.settings import MonitoringSettings
@@ -30,7 +31,7 @@ def evidently_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shifted(side: Side, task: Task, settings: MonitoringSettings, evidently_home: Path) -> Drift:
-    """A window in which the first description moved by three SDs."""
+    """A window in which the first description is shifted by three SDs."""
     generator = np.random.default_rng(1)
     reference, current = side(generator, 60, columns=DESCRIPTION), side(generator, 40, columns=DESCRIPTION)
     current[DESCRIPTION[0]] += 3.0
@@ -38,39 +39,67 @@ def shifted(side: Side, task: Task, settings: MonitoringSettings, evidently_home
     return drift(reference, current, settings, evidently_home, task)
 
 
-def snapshot(evidently_home: Path, found: Drift) -> Any:
+def read_run(evidently_home: Path, measured_drift: Drift) -> Any:
     from evidently.ui.workspace import Workspace
 
-    run = found.figures["run"]
+    run = measured_drift.figures["run"]
     return Workspace(str(evidently_home)).get_run(run["project"], run["snapshot"])
 
 
 def test_the_run_in_evidentlys_workspace_carries_our_p_values(shifted: Drift, evidently_home: Path) -> None:
-    results = snapshot(evidently_home, shifted).metric_results.values()
+    results = read_run(evidently_home, shifted).metric_results.values()
     values = {result.display_name: result for result in results}
     for family, figures in shifted.figures["families"].items():
         assert values[f"Shift of the {family}, patients permuted"].value == figures["p"]
 
 
-def test_evidentlys_flags_are_our_verdicts_on_the_columns(shifted: Drift, evidently_home: Path) -> None:
-    kept = snapshot(evidently_home, shifted)
-    told = {
+def test_evidentlys_column_results_are_our_p_values(shifted: Drift, evidently_home: Path) -> None:
+    run = read_run(evidently_home, shifted)
+    p_by_column = {
         result.metric_value_location.metric.params["column"]: float(result.value)
-        for result in kept.metric_results.values()
+        for result in run.metric_results.values()
         if "column" in result.metric_value_location.metric.params
     }
-    assert told == {column["name"]: column["p"] for column in shifted.figures["columns"]}
-    flagged = [name for name, p in told.items() if p < 0.01 / 3]
+    assert p_by_column == {column["name"]: column["p"] for column in shifted.figures["columns"]}
+    flagged = [name for name, p_value in p_by_column.items() if p_value < 0.01 / 3]
     assert flagged == [DESCRIPTION[0]]
 
 
-def test_the_page_says_how_the_p_values_were_made(shifted: Drift) -> None:
+def test_only_public_modules_of_evidently_are_imported() -> None:
+    modules = [
+        module
+        for path in Path(evidently_report.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for module in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names])
+        if module.split(".")[0] == "evidently"
+    ]
+    assert "evidently.core.metric_types" in modules
+    private = [name for name in modules if "legacy" in name or any(part.startswith("_") for part in name.split("."))]
+    assert not private, f"{private} of Evidently are not public: use evidently.core, evidently.sdk or evidently.ui"
+
+
+def test_evidently_stores_the_widgets_of_every_metric(shifted: Drift, evidently_home: Path) -> None:
+    results = {result.display_name: result for result in read_run(evidently_home, shifted).metric_results.values()}
+    types = {name: [widget.type for widget in result.get_widgets()] for name, result in results.items()}
+    assert types["Shift of the score, patients permuted"] == ["counter"]
+    assert types[f"Value drift for {DESCRIPTION[0]}"] == ["counter", "tabs"], (
+        "Evidently did not take the JSON widgets of monitoring/evidently_widgets.py: compare them with its widget model"
+    )
+    tabs = results[f"Value drift for {DESCRIPTION[0]}"].get_widgets()[1].tabs
+    assert [tab.title for tab in tabs] == ["DATA DRIFT", "DATA DISTRIBUTION"]
+    assert {tab.widget.type for tab in tabs} == {evidently_erasure.PLOT_TYPE}, "plots that the erasure would not empty"
+    count = results["Count of Drifted Columns"]
+    assert (count.count.value, count.share.value) == (1, pytest.approx(1 / len(DESCRIPTION), abs=0.02))
+
+
+def test_the_page_names_the_method_of_the_p_values(shifted: Drift) -> None:
     page = shifted.page.read_text()
     assert "patients permuted" in page
-    assert drifts.METHOD in page
+    assert evidently_report.METHOD in page
 
 
-def test_the_second_run_joins_the_project_and_is_quick(
+def test_a_second_run_joins_the_project_and_is_fast(
     shifted: Drift, side: Side, task: Task, settings: MonitoringSettings, evidently_home: Path
 ) -> None:
     from evidently.ui.workspace import Workspace
@@ -102,21 +131,21 @@ def test_columns_without_values_do_not_break_the_page(
     reference[DESCRIPTION[2]] = current[DESCRIPTION[2]] = 1.0
     current.loc[0, DESCRIPTION[3]] = np.inf
     current["embedding"] = [np.zeros(0)] * len(current)
-    found = drift(reference, current, settings, evidently_home, task)
-    assert found.page.is_file()
-    assert found.figures["columns"][0]["name"] == DESCRIPTION[1]
-    assert found.figures["columns"][0]["kind"] == "missing"
+    result = drift(reference, current, settings, evidently_home, task)
+    assert result.page.is_file()
+    assert result.figures["columns"][0]["name"] == DESCRIPTION[1]
+    assert result.figures["columns"][0]["kind"] == "missing"
 
 
-def test_old_pages_go_and_new_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_pages_are_removed_and_new_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
-    monkeypatch.setattr(drifts, "KEPT_PAGES", 2)
+    monkeypatch.setattr(evidently_report, "MAX_PAGES", 2)
     for number in range(4):
         page = tmp_path / f"{number}.html"
         page.write_text("page")
         os.utime(page, (number, number))
-    drifts._prune(tmp_path)
+    evidently_report._remove_old_pages(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2.html", "3.html"]
 
 
@@ -131,9 +160,9 @@ def test_from_the_journal_to_the_verdict(
         predicted(
             number, cluster=row["cluster"], description=description, embedding=[*row["embedding"]], score=row["score"]
         )
-    seen = window(task.name, hours=settings.window_hours)
-    found = drift(reference.assign(manufacturer="Known"), seen, settings, evidently_home, task)
-    verdict = ask(task, found, {}, settings, clusters(seen))
+    rows = window(task.name, hours=settings.window_hours)
+    result = drift(reference.assign(manufacturer="Known"), rows, settings, evidently_home, task)
+    verdict = ask(task, result, {}, settings, clusters(rows))
     assert verdict.outcome is Outcome.FAIL
     assert verdict.reasons[1].startswith(DESCRIPTION[0].replace("_", " "))
     assert "higher than in the reference patients" in verdict.reasons[1]

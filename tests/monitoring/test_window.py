@@ -1,4 +1,4 @@
-"""A window is what the journal holds of a task in a span of time."""
+"""A window: the predictions of a task in a time span, from the journal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from monitoring.window import clusters, window
 Predicted = Callable[..., str]
 
 
-def test_a_window_holds_the_task_and_the_hours_alone(predicted: Predicted) -> None:
+def test_a_window_has_only_its_task_and_hours(predicted: Predicted) -> None:
     predicted(1)
     predicted(2, task="brain-mr")
     predicted(3, at="2020-01-01T00:00:00Z")
@@ -27,7 +27,7 @@ def test_a_window_can_be_of_one_release(predicted: Predicted) -> None:
     assert window("lung-ct", hours=24, release="r2")["id"].tolist() == ["prediction-2"]
 
 
-def test_descriptions_bear_the_names_of_the_reference(predicted: Predicted) -> None:
+def test_descriptions_have_the_names_of_the_reference(predicted: Predicted) -> None:
     predicted(1, description={"noise": 4.5, "manufacturer": "ACME"})
     row = window("lung-ct", hours=24).iloc[0]
     assert (row["noise"], row["manufacturer"]) == (4.5, "ACME")

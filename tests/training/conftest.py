@@ -1,4 +1,4 @@
-"""One small task, its units, and one fitted and evaluated network for all tests of the room."""
+"""A small task, its units, and one fitted and evaluated network for all tests of training."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ PROMOTION = PromotionSettings(
 )
 
 
-# What a program of a test's own begins with: this file as `samples`, by its path as the first argument.
+# The start of a test's own program: it loads this file, whose path is the first argument, as `samples`.
 PROGRAM = """
 import importlib.util, json, sys
 from dataclasses import asdict, replace
@@ -72,30 +72,32 @@ spec.loader.exec_module(samples)
 
 
 def units(clusters: int = 120, seed: int = 0) -> Units:
-    """Two slices a patient: nothing, a faint wide spot (benign) or a bright small one (malignant), on noise; with
-    their masks."""
+    """Units with masks, two slices a patient: noise only, or noise with a faint wide spot (benign) or a bright small
+    one (malignant)."""
     random = np.random.default_rng(seed)
     labels = np.repeat(random.integers(0, 3, clusters), 2)
     pixels = random.normal(0.4, 0.05, (len(labels), SIZE, SIZE, 1))
     masks = np.zeros((len(labels), SIZE, SIZE, 1), np.float32)
     rows, columns = np.mgrid[:SIZE, :SIZE]
-    for picture, mask, label in zip(pixels, masks, labels, strict=True):
+    for image, mask, label in zip(pixels, masks, labels, strict=True):
         y, x = random.uniform(8, SIZE - 8, 2)
         distance = np.hypot(rows - y, columns - x)[..., np.newaxis]
-        picture += (0, 0.12, 0.5)[label] * (distance < (1, 6, 4)[label])
+        image += (0, 0.12, 0.5)[label] * (distance < (1, 6, 4)[label])
         mask += (label > 0) * (distance < (1, 6, 4)[label])
-    place = np.arange(len(labels)) // 2
-    side = np.array(["training", "validation", "test"])[np.searchsorted([0.4, 0.65], place / clusters, side="right")]
+    patient_index = np.arange(len(labels)) // 2
+    side = np.array(["training", "validation", "test"])[
+        np.searchsorted([0.4, 0.65], patient_index / clusters, side="right")
+    ]
     table = pd.DataFrame(
         {
             "unit_id": [f"unit-{index:03d}" for index in range(len(labels))],
             "batch": "first",
-            "cluster": [f"P{index:03d}" for index in place],
-            "case": [f"C{index:03d}" for index in place],
+            "cluster": [f"P{index:03d}" for index in patient_index],
+            "case": [f"C{index:03d}" for index in patient_index],
             "label": np.array(TASK.classes)[labels],
             "side": side,
-            "epoch": np.where(place % 3 == 0, 2, 1),
-            "site": np.where(place % 2 == 0, "north", ""),
+            "epoch": np.where(patient_index % 3 == 0, 2, 1),
+            "site": np.where(patient_index % 2 == 0, "north", ""),
             "scanner": "one",
             "mean": pixels.mean(axis=(1, 2, 3)),
         }
@@ -105,7 +107,7 @@ def units(clusters: int = 120, seed: int = 0) -> Units:
 
 @pytest.fixture(scope="session")
 def samples() -> ModuleType:
-    """The settings and makers of this file, for tests: under importlib's import mode a test can't import them."""
+    """The settings and factories of this file: with importlib's import mode a test cannot import them."""
     return sys.modules[__name__]
 
 
@@ -131,16 +133,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         patch.setenv("ONCOLOOP_HOME", str(folder / "var"))
         for name, value in paths.environment().items():
             patch.setenv(name, value)
-        made = units()
-        fit.fit(made, TASK, FIT, folder / "models")
-        metrics = evaluate.evaluate(made, TASK, folder / "models", CALIBRATE, EVALUATE, folder / "evaluation")
-    return Trained(made, folder / "models", folder / "evaluation", metrics)
+        all_units = units()
+        fit.fit(all_units, TASK, FIT, folder / "models")
+        metrics = evaluate.evaluate(all_units, TASK, folder / "models", CALIBRATE, EVALUATE, folder / "evaluation")
+    return Trained(all_units, folder / "models", folder / "evaluation", metrics)
 
 
 def judged(
     scores: np.ndarray, positive: np.ndarray, epochs: np.ndarray | int = 1, slices: int = 1, threshold: float = 0.5
 ) -> pd.DataFrame:
-    """A table of judged test units of a task with two classes, `slices` to a cluster."""
+    """A table of predicted test units of a task with two classes, `slices` to a cluster."""
     count = len(scores)
     clusters = [f"P{index // slices:04d}" for index in range(count)]
     return pd.DataFrame(
@@ -167,15 +169,15 @@ def judged(
 def pair(
     clusters: int, seed: int, auroc: float = 0.97, shared: float = 0.9, gain: float = 0.0, epochs: np.ndarray | int = 1
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Challenger and rival: binormal scores of that AUROC that share most of their noise, 40 % positive."""
+    """Challenger and rival: binormal scores with that AUROC that share most of their noise, 40 % positive."""
     from scipy.stats import norm
 
     random = np.random.default_rng(seed)
     positive = random.permutation(clusters) < 0.4 * clusters
-    common = np.sqrt(shared) * random.normal(size=clusters)
+    shared_noise = np.sqrt(shared) * random.normal(size=clusters)
     tables = []
     for area in (min(auroc + gain, 0.9999), auroc):
-        raised = np.sqrt(2) * norm.ppf(area) * (positive - 0.5)
-        own = np.sqrt(1 - shared) * random.normal(size=clusters)
-        tables.append(judged(norm.cdf(raised + common + own), positive, epochs))
+        separation = np.sqrt(2) * norm.ppf(area) * (positive - 0.5)
+        own_noise = np.sqrt(1 - shared) * random.normal(size=clusters)
+        tables.append(judged(norm.cdf(separation + shared_noise + own_noise), positive, epochs))
     return tables[0], tables[1]

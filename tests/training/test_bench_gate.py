@@ -25,23 +25,23 @@ def bench() -> Iterator[Any]:
     del sys.modules[spec.name]
 
 
-def test_a_chain_of_equal_challengers_reports_what_is_true(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chain_of_equal_challengers_reports_the_true_auroc(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "RETRAININGS", 3)
-    told = np.array([bench.by_gate(bench.Chain(seed)) for seed in range(3)])
-    assert told.shape == (3, 3, 3)
-    assert (told[:, :, 0] == bench.START).all()
-    assert (told[:, :, 2] == 0).all()
-    assert np.allclose(told[:, :, 1], bench.START, atol=0.06)
+    results = np.array([bench.by_gate(bench.Chain(seed)) for seed in range(3)])
+    assert results.shape == (3, 3, 3)
+    assert (results[:, :, 0] == bench.START).all()
+    assert (results[:, :, 2] == 0).all()
+    assert np.allclose(results[:, :, 1], bench.START, atol=0.06)
 
 
-def test_the_rule_that_takes_whatever_scores_higher_reports_too_much(bench: Any) -> None:
-    told = np.array([bench.by_rule(bench.Chain(seed), "higher") for seed in range(6)])
-    truth, seen, promoted = told[:, -1].T
+def test_the_rule_that_promotes_on_any_gain_reports_too_high_an_auroc(bench: Any) -> None:
+    results = np.array([bench.by_rule(bench.Chain(seed), "higher") for seed in range(6)])
+    truth, reported, promoted = results[:, -1].T
     assert (promoted > 0).all()
-    assert (seen - truth).mean() > 0.005
+    assert (reported - truth).mean() > 0.005
 
 
-def test_a_sham_is_refused_and_a_large_gain_passes(bench: Any) -> None:
+def test_a_sham_fails_and_a_large_gain_passes(bench: Any) -> None:
     assert bench.sham(0) == "fail"
     assert bench.passes((0, 400, 0.85, 0.10, 1))
     assert not bench.passes((0, 400, 0.85, 0.0, 1))

@@ -26,10 +26,10 @@ def bench() -> ModuleType:
     return module
 
 
-def test_small_is_measured_on_a_cpu_and_what_is_absent_is_named() -> None:
+def test_small_is_measured_on_a_cpu_and_missing_packages_are_named() -> None:
     command = [sys.executable, str(BENCH), "--networks", "small", "--batch", "4", "--steps", "2", "--json"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True)
-    rows = {row["engine"]: row for row in json.loads(ran.stdout)}
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = {row["engine"]: row for row in json.loads(process.stdout)}
     assert list(rows) == ["keras-jax", "keras-tensorflow", "pytorch"]
     assert rows["keras-tensorflow"]["images_per_second"] > 1
     assert rows["keras-tensorflow"]["feed_ms"] > 0

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("home")
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "training" / "cpu_throughput.py"
 
 
-def test_ours_are_measured_and_pytorch_is_asked_for() -> None:
+def test_keras_rows_are_measured_and_pytorch_needs_an_option() -> None:
     command = [sys.executable, str(BENCH), "--batch", "4", "--steps", "2", "--rounds", "2", "--json"]
     rows = {row["row"]: row for row in json.loads(subprocess.check_output(command, text=True))}
     assert list(rows) == ["fit", "memory", "pytorch float32", "pytorch bfloat16"]

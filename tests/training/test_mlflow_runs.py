@@ -1,4 +1,4 @@
-"""Runs in a real MLflow on SQLite: what people look for is there, and what was logged once is found again."""
+"""Runs in a real MLflow on SQLite: their content, and the search by lock hash."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run_id(home: Path, trained: Any) -> str:
     return mlflow_runs.log_run("lung-ct", trained.evaluation, trained.models, PARAMS, TAGS)
 
 
-def test_a_run_holds_all_that_people_look_for(run_id: str, trained: Any, home: Path, tmp_path: Path) -> None:
+def test_a_run_has_params_metrics_plots_and_model_files(run_id: str, trained: Any, home: Path, tmp_path: Path) -> None:
     from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
     from mlflow.models import ModelSignature
@@ -53,7 +53,7 @@ def test_a_run_holds_all_that_people_look_for(run_id: str, trained: Any, home: P
     }
 
 
-def test_the_logged_folder_answers_like_the_evaluation(run_id: str, trained: Any, samples: Any, tmp_path: Path) -> None:
+def test_the_logged_folder_gives_the_same_predictions(run_id: str, trained: Any, samples: Any, tmp_path: Path) -> None:
     from mlflow.artifacts import download_artifacts
 
     folder = Path(download_artifacts(run_id=run_id, artifact_path="model", dst_path=str(tmp_path)))
@@ -67,14 +67,14 @@ def test_a_run_is_found_by_its_lock_hash(run_id: str) -> None:
     assert mlflow_runs.find_run("brain-mr", "abc123") is None
 
 
-def test_a_run_that_broke_off_is_not_found(home: Path, trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_is_not_found(home: Path, trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
-    def full(*_: object) -> None:
+    def raise_disk_full(*_: object) -> None:
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "log_artifact", full)
+        patch.setattr(MlflowClient, "log_artifact", raise_disk_full)
         with pytest.raises(OSError, match="No space left"):
             mlflow_runs.log_run("lung-ct", trained.evaluation, trained.models, PARAMS, TAGS)
     assert mlflow_runs.find_run("lung-ct", "abc123") is None
@@ -83,7 +83,7 @@ def test_a_run_that_broke_off_is_not_found(home: Path, trained: Any, monkeypatch
     assert not (home.parent / "mlruns").exists()
 
 
-def test_a_verdict_stays_with_its_run(run_id: str) -> None:
+def test_a_verdict_is_logged_to_its_run(run_id: str) -> None:
     from mlflow import MlflowClient
     from mlflow.artifacts import load_dict
 
@@ -94,7 +94,7 @@ def test_a_verdict_stays_with_its_run(run_id: str) -> None:
     assert load_dict(f"{run.info.artifact_uri}/verdict.json") == verdict.to_dict()
 
 
-def test_what_a_verdict_found_on_earlier_data_is_a_table_of_its_own(run_id: str, samples: Any) -> None:
+def test_the_comparison_on_earlier_data_is_logged_as_a_table(run_id: str, samples: Any) -> None:
     import io
 
     import numpy as np
@@ -104,16 +104,18 @@ def test_what_a_verdict_found_on_earlier_data_is_a_table_of_its_own(run_id: str,
 
     from training.promotion import comparison
 
-    mine, theirs = samples.pair(60, 3, auroc=0.9, epochs=np.repeat([1, 2], 30))
-    against = comparison.compare(mine, theirs, samples.PROMOTION, "champion 3")
-    mlflow_runs.log_verdict(run_id, Verdict("training", "lung-ct/4", Outcome.PASS, ("better",), {"champion": against}))
+    challenger, rival = samples.pair(60, 3, auroc=0.9, epochs=np.repeat([1, 2], 30))
+    comparison_figures = comparison.compare(challenger, rival, samples.PROMOTION, "champion 3")
+    mlflow_runs.log_verdict(
+        run_id, Verdict("training", "lung-ct/4", Outcome.PASS, ("better",), {"champion": comparison_figures})
+    )
     table = pd.read_csv(io.StringIO(load_text(f"{MlflowClient().get_run(run_id).info.artifact_uri}/earlier.csv")))
     rows = {row["on"]: row for row in table.to_dict("records")}
-    assert set(table["against"]) == {"champion 3"} and set(rows) == set(against["earlier"])
-    assert rows["epoch 1"]["difference"] == pytest.approx(against["earlier"]["epoch 1"]["difference"])
+    assert set(table["against"]) == {"champion 3"} and set(rows) == set(comparison_figures["earlier"])
+    assert rows["epoch 1"]["difference"] == pytest.approx(comparison_figures["earlier"]["epoch 1"]["difference"])
 
 
-def test_a_missing_file_is_named(home: Path, trained: Any, tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(home: Path, trained: Any, tmp_path: Path) -> None:
     assert home.is_dir()
     with pytest.raises(Fault, match=r"graph\.onnx is in none of"):
         mlflow_runs.log_run("lung-ct", trained.evaluation, tmp_path, PARAMS, TAGS)

@@ -1,1 +1,1 @@
-"""What a fitted model is worth: calibration, metrics, subgroups, heat-map checks, plots."""
+"""Evaluation of a fitted model: calibration, metrics, subgroups, heat-map checks, plots."""

@@ -1,4 +1,4 @@
-"""Cross-validation: every unit is judged once, by a model whose fit, stop and calibration never saw its cluster."""
+"""Cross-validation: every unit is predicted once, by a model fitted and calibrated without its cluster."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from training.statistics import bootstrap
 
 log = logging.getLogger(__name__)
 
-INNER = 5  # of the clusters that are left, one in so many tells when to stop and calibrates
-FEWEST = 3  # clusters: one to judge, one to stop by, one to learn from
+INNER_FOLDS = 5  # one in so many of the remaining clusters is for early stopping and calibration
+MIN_CLUSTERS = 3  # one each for test, validation and training
 
 
 def crossval(
@@ -36,33 +36,38 @@ def crossval(
     folds: int,
     target: Path,
 ) -> dict[str, Any]:
-    """Fit, calibrate and judge fold by fold; the figures of all out-of-fold judgements together, beside the baseline.
+    """Fit, calibrate and predict fold by fold; return the metrics of all out-of-fold predictions and the baseline.
 
-    `folds` counts them; 0 leaves one cluster out at a time. Sides that the units have are not looked at. Writes
-    `predictions.csv`, `baseline.csv` and `metrics.json` (figures, `fold_auroc` with its mean), and a folder for each
-    fold. Scores of different folds come from different models, each calibrated by itself: the AUROC over all of them
-    is what a user of such models would see, the mean of the folds' own what the ranking inside one is worth.
+    `folds` is their number; 0 leaves one cluster out at a time. The split in the units' table is ignored. Writes
+    `predictions.csv`, `baseline.csv`, `metrics.json` (with `fold_auroc` and its mean), and a folder for each fold.
+    Scores of different folds come from differently calibrated models. The AUROC over all folds includes that
+    difference; the mean of the folds' AUROCs measures only the ranking within a fold.
     """
-    judged, simple = [], []
-    names: tuple[str, ...] = ()
-    for number, dealt in enumerate(deal(units, folds, settings.seed)):
-        folder = target / f"fold-{number}"
-        fit.fit(dealt, task, fitting, folder / "model")
-        told = evaluate.evaluate(dealt, task, folder / "model", calibration, settings, folder / "evaluation")
-        names = tuple(told["baseline"]["features"])
-        judged.append(_test(folder / "evaluation" / evaluate.PREDICTIONS, number))
-        simple.append(_test(folder / "evaluation" / baseline.PREDICTIONS, number))
-        log.info("%s: fold %d of %d judged", task.name, number + 1, folds or units.table["cluster"].nunique())
-    every, theirs = (pd.concat(tables, ignore_index=True) for tables in (judged, simple))
-    every.to_csv(target / evaluate.PREDICTIONS, index=False)
-    theirs.to_csv(target / baseline.PREDICTIONS, index=False)
+    predictions_by_fold, baseline_by_fold = [], []
+    feature_names: tuple[str, ...] = ()
+    for fold, fold_units in enumerate(deal(units, folds, settings.seed)):
+        folder = target / f"fold-{fold}"
+        fit.fit(fold_units, task, fitting, folder / "model")
+        fold_metrics = evaluate.evaluate(
+            fold_units, task, folder / "model", calibration, settings, folder / "evaluation"
+        )
+        feature_names = tuple(fold_metrics["baseline"]["features"])
+        predictions_by_fold.append(_read_test_units(folder / "evaluation" / evaluate.PREDICTIONS, fold))
+        baseline_by_fold.append(_read_test_units(folder / "evaluation" / baseline.PREDICTIONS, fold))
+        log.info("%s: fold %d of %d judged", task.name, fold + 1, folds or units.table["cluster"].nunique())
+    predictions, baseline_predictions = (
+        pd.concat(tables, ignore_index=True) for tables in (predictions_by_fold, baseline_by_fold)
+    )
+    predictions.to_csv(target / evaluate.PREDICTIONS, index=False)
+    baseline_predictions.to_csv(target / baseline.PREDICTIONS, index=False)
     metrics = {
         "task": task.name,
-        "folds": len(judged),
-        "counts": evaluation_metrics.counts(every),
-        "test": evaluation_metrics.figures(every, task.classes, settings, task.ordered),
-        "fold_auroc": _of_folds(judged),
-        "baseline": baseline.compare(every, theirs, names, task, settings) | {"fold_auroc": _of_folds(simple)},
+        "folds": len(predictions_by_fold),
+        "counts": evaluation_metrics.counts(predictions),
+        "test": evaluation_metrics.figures(predictions, task.classes, settings, task.ordered),
+        "fold_auroc": _auroc_by_fold(predictions_by_fold),
+        "baseline": baseline.compare(predictions, baseline_predictions, feature_names, task, settings)
+        | {"fold_auroc": _auroc_by_fold(baseline_by_fold)},
     }
     text = json.dumps(metrics, indent=1, sort_keys=True, allow_nan=False)
     (target / evaluate.METRICS).write_text(text + "\n", encoding="utf-8")
@@ -70,39 +75,44 @@ def crossval(
 
 
 def deal(units: Units, folds: int, seed: int) -> Iterator[Units]:
-    """The units with the sides of each fold in turn: its clusters are the test side, one in `INNER` of the others,
-    alike in classes, the validation side. Fault for more folds than clusters, or too few of these."""
+    """Yield the units with the split of each fold: test clusters, stratified validation clusters, training clusters.
+
+    One in `INNER_FOLDS` of the clusters that are not test clusters is for validation. Raises Fault for more folds than
+    clusters, or for too few clusters.
+    """
     from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 
     clusters = units.table["cluster"].to_numpy(str)
     count = len(np.unique(clusters))
-    if count < max(FEWEST, folds) or folds == 1:
+    if count < max(MIN_CLUSTERS, folds) or folds == 1:
         raise Fault(
             f"{count} clusters can't be dealt to {folds or count} folds of at least one; admit more patients, "
             "or ask for fewer folds (2 or more)"
         )
-    outer = StratifiedGroupKFold(folds, shuffle=True, random_state=seed) if folds else LeaveOneGroupOut()
-    for rest, held in outer.split(units.labels, units.labels, clusters):
-        inner = StratifiedGroupKFold(min(INNER, len(np.unique(clusters[rest]))), shuffle=True, random_state=seed)
-        _, chosen = next(inner.split(rest, units.labels[rest], clusters[rest]))
+    outer_split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed) if folds else LeaveOneGroupOut()
+    for other_rows, test_rows in outer_split.split(units.labels, units.labels, clusters):
+        inner_split = StratifiedGroupKFold(
+            min(INNER_FOLDS, len(np.unique(clusters[other_rows]))), shuffle=True, random_state=seed
+        )
+        _, validation_rows = next(inner_split.split(other_rows, units.labels[other_rows], clusters[other_rows]))
         side = np.full(len(clusters), Side.TRAINING.value, object)
-        side[held], side[rest[chosen]] = Side.TEST.value, Side.VALIDATION.value
+        side[test_rows], side[other_rows[validation_rows]] = Side.TEST.value, Side.VALIDATION.value
         yield dataclasses.replace(units, table=units.table.assign(side=side))
 
 
-def _test(path: Path, fold: int) -> pd.DataFrame:
-    """The test units of a fold, as its evaluation wrote them."""
+def _read_test_units(path: Path, fold: int) -> pd.DataFrame:
+    """The test units of a fold from the predictions file of its evaluation."""
     texts = dict.fromkeys(("unit_id", "cluster", "case", "batch", "site", "scanner", "label"), str)
     table = pd.read_csv(path, dtype=texts, keep_default_na=False, float_precision="round_trip")
     return table[table["side"] == Side.TEST.value].assign(fold=fold)
 
 
-def _of_folds(tables: list[pd.DataFrame]) -> dict[str, Any]:
-    """The AUROC inside each fold, None where it holds one kind of unit alone, and the mean of the others."""
-    found = []
+def _auroc_by_fold(tables: list[pd.DataFrame]) -> dict[str, Any]:
+    """The AUROC of each fold (None if it has only positive or only negative units), and their mean."""
+    aurocs = []
     for table in tables:
         draws = bootstrap.draw(table["cluster"], 0, 0)
         value = float(bootstrap.auroc(draws, table["score"], table["positive"].to_numpy(bool))[0])
-        found.append(value if np.isfinite(value) else None)
-    known = [value for value in found if value is not None]
-    return {"each": found, "mean": float(np.mean(known)) if known else None}
+        aurocs.append(value if np.isfinite(value) else None)
+    finite = [value for value in aurocs if value is not None]
+    return {"each": aurocs, "mean": float(np.mean(finite)) if finite else None}

@@ -1,4 +1,4 @@
-"""Calibrate on the validation side, evaluate on the test side: on the exported graph, as it will be served."""
+"""Evaluation of the exported graph: calibration on validation units, metrics on test units, reference, plots."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 GRAPH, HEAD = "graph.onnx", "head.npz"
 CALIBRATION, METRICS, PREDICTIONS = "calibration.json", "metrics.json", "predictions.csv"
 FACTS = ("unit_id", "cluster", "case", "batch", "side", "epoch", "site", "scanner", "label")
-HALF_DIFFERENCE = 0.03  # of a probability: bfloat16 against float32 on the validation side
-HALF_FLIPS = 0.01  # share of validation units whose answer may differ
+MAX_BFLOAT16_DIFFERENCE = 0.03  # of a probability: bfloat16 against float32 on the validation units
+MAX_BFLOAT16_CHANGED = 0.01  # share of validation units whose answer may differ
 Array = NDArray[np.float32]
 
 
@@ -41,59 +41,61 @@ def evaluate(
     settings: EvaluateSettings,
     target: Path,
 ) -> dict[str, Any]:
-    """Write calibration, metrics, predictions of the held-out units, reference and plots; give the metrics.
+    """Write calibration, metrics, predictions of the held-out units, reference and plots; return the metrics.
 
-    Validation units serve the calibration alone; every figure under `test` is of test units, with intervals by
-    cluster; `baseline` is the logistic regression beside it, where training units are given for it to learn from.
-    Raises Fault where the validation or the test side is empty.
+    Validation units are used for calibration only. Every metric under `test` is of test units, with intervals by
+    cluster. `baseline` is the logistic regression on the same units, if `units` includes training units for its fit.
+    Raises Fault if there are no validation or no test units.
     """
     paths.set_environment()
-    held = units.where(units.table["side"].isin([Side.VALIDATION.value, Side.TEST.value]))
-    validation = (held.table["side"] == Side.VALIDATION.value).to_numpy()
-    for side, present in (("validation", validation.any()), ("test", (~validation).any())):
-        if not present:
-            raise Fault(f"{task.name}: no unit on the {side} side; admit more patients, or change `split`")
+    held_out = units.where(units.table["side"].isin([Side.VALIDATION.value, Side.TEST.value]))
+    validation = (held_out.table["side"] == Side.VALIDATION.value).to_numpy()
+    for side, has_units in (("validation", validation.any()), ("test", (~validation).any())):
+        if not has_units:
+            raise Fault(f"{task.name}: no unit in the {side} split; admit more patients, or change `split`")
     target.mkdir(parents=True, exist_ok=True)
-    precision, check = _precision(graph_folder / GRAPH, held.where(validation), task, settings.precision)
-    logits, features = Graph.load(graph_folder / GRAPH, "openvino", precision).run(held.pixels)
+    precision, precision_check = _choose_precision(
+        graph_folder / GRAPH, held_out.where(validation), task, settings.precision
+    )
+    logits, features = Graph.load(graph_folder / GRAPH, "openvino", precision).run(held_out.pixels)
     calibrated = evaluation_calibration.calibrate(
         logits[validation],
-        held.labels[validation],
-        held.table["cluster"].to_numpy(str)[validation],
+        held_out.labels[validation],
+        held_out.table["cluster"].to_numpy(str)[validation],
         task,
         calibration,
         precision,
-        check,
+        precision_check,
     )
-    judged = judge(held.table, logits, calibrated.temperature, calibrated.threshold, task)
-    metrics = _metrics(units, judged, task, settings)
-    test = (~validation).nonzero()[0]
-    metrics["conformal"] = evaluation_metrics.conformal(judged.iloc[test], calibrated.conformal, settings)
-    metrics["maps"] = _maps(judged, features, held.masks, graph_folder, task, settings)
-    if len(held.labels) < len(units.labels):
-        simple, names = baseline.judge(units, task, settings.seed)
-        simple.to_csv(target / baseline.PREDICTIONS, index=False)
-        metrics["baseline"] = baseline.compare(judged, simple, names, task, settings)
+    judged = judge(held_out.table, logits, calibrated.temperature, calibrated.threshold, task)
+    metrics = _test_metrics(units, judged, task, settings)
+    test_rows = (~validation).nonzero()[0]
+    metrics["conformal"] = evaluation_metrics.conformal(judged.iloc[test_rows], calibrated.conformal, settings)
+    metrics["maps"] = _check_heatmaps(judged, features, held_out.masks, graph_folder, task, settings)
+    if len(held_out.labels) < len(units.labels):
+        baseline_predictions, feature_names = baseline.judge(units, task, settings.seed)
+        baseline_predictions.to_csv(target / baseline.PREDICTIONS, index=False)
+        metrics["baseline"] = baseline.compare(judged, baseline_predictions, feature_names, task, settings)
     _write_json(target / CALIBRATION, calibrated.to_dict())
     _write_json(target / METRICS, metrics)
     judged.to_csv(target / PREDICTIONS, index=False)
-    reference_set.write(target, held, judged, features)
-    _plots(target, graph_folder, held, judged, features, calibrated, task)
+    reference_set.write(target, held_out, judged, features)
+    _write_plots(target, graph_folder, held_out, judged, features, calibrated, task)
     log.info("%s: test AUROC %s over %d clusters", task.name, metrics["test"]["auroc"], metrics["test"]["clusters"])
     return metrics
 
 
 def predictions(units: Units, folder: Path, task: Task, engine: str = "openvino") -> pd.DataFrame:
-    """What the model in `folder` (graph.onnx, calibration.json) says about the held-out units, as it is served.
+    """Predictions of the model in `folder` (graph.onnx, calibration.json) for the held-out units, as in serving.
 
-    The table has the columns of `predictions.csv`. It is how a champion meets the newest test units.
+    The table has the columns of `predictions.csv`. A champion is evaluated on the newest test units with it.
     """
     if not (folder / CALIBRATION).is_file():
         raise Fault(f"{folder / CALIBRATION} is missing: evaluate the task again")
     calibrated = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
-    held = units.where(units.table["side"].isin([Side.VALIDATION.value, Side.TEST.value]))
-    logits, _ = Graph.load(folder / GRAPH, engine, calibrated["precision"]).run(held.pixels)
-    return judge(held.table, logits, calibrated["temperature"], calibrated["threshold"], task)
+    held_out = units.where(units.table["side"].isin([Side.VALIDATION.value, Side.TEST.value]))
+    logits, _ = Graph.load(folder / GRAPH, engine, calibrated["precision"]).run(held_out.pixels)
+    return judge(held_out.table, logits, calibrated["temperature"], calibrated["threshold"], task)
 
 
 def read_predictions(folder: Path) -> pd.DataFrame:
@@ -106,51 +108,65 @@ def read_predictions(folder: Path) -> pd.DataFrame:
 
 
 def judge(table: pd.DataFrame, logits: Array, temperature: float, threshold: float, task: Task) -> pd.DataFrame:
-    """One row per unit: who it is of, the truth (`positive` 0 or 1), `score`, `flagged` (score at or over the
-    operating point), `predicted`, and the probability `p_<class>` of each class."""
-    sure = probabilities(logits, temperature)
-    scores = sure[:, task.positive_index].sum(axis=1).astype(np.float64)  # exact in the CSV and back
+    """One row per unit: its facts, the truth (`positive` 0 or 1), `score`, `flagged` (score at or over the operating
+    point), `predicted`, and the probability `p_<class>` of each class."""
+    calibrated_probabilities = probabilities(logits, temperature)
+    # float64, so that the CSV file holds the exact score
+    scores = calibrated_probabilities[:, task.positive_index].sum(axis=1).astype(np.float64)
     facts = table[list(FACTS)].reset_index(drop=True).fillna({name: "" for name in FACTS if name != "epoch"})
     return facts.assign(
         positive=facts["label"].isin(task.positive).astype(int),
         score=scores,
         flagged=(scores >= threshold).astype(int),
-        predicted=[task.classes[decide(row, task.positive_index, threshold)] for row in sure],
-        **{f"p_{name}": sure[:, index].astype(np.float64) for index, name in enumerate(task.classes)},
+        predicted=[task.classes[decide(row, task.positive_index, threshold)] for row in calibrated_probabilities],
+        **{
+            f"p_{name}": calibrated_probabilities[:, index].astype(np.float64)
+            for index, name in enumerate(task.classes)
+        },
     )
 
 
-def _precision(graph: Path, validation: Units, task: Task, wanted: str) -> tuple[str, dict[str, Any]]:
-    """`auto` takes bfloat16 where this CPU runs it and the validation units' probabilities hardly move."""
-    if wanted != "auto":
-        return wanted, {"asked": wanted}
-    half = Graph.load(graph, "openvino", "bfloat16")
-    if half.precision != "bfloat16":
+def _choose_precision(graph: Path, validation: Units, task: Task, requested: str) -> tuple[str, dict[str, Any]]:
+    """With `auto` bfloat16 if this CPU supports it and the validation probabilities change little."""
+    if requested != "auto":
+        return requested, {"asked": requested}
+    bfloat16_graph = Graph.load(graph, "openvino", "bfloat16")
+    if bfloat16_graph.precision != "bfloat16":
         return "float32", {"asked": "auto", "reason": "this CPU has no bfloat16"}
-    sure = [probabilities(each.run(validation.pixels)[0], 1.0) for each in (Graph.load(graph, "openvino"), half)]
-    difference = float(np.abs(sure[0] - sure[1]).max())
-    flips = float((sure[0].argmax(axis=1) != sure[1].argmax(axis=1)).mean())
-    passed = difference <= HALF_DIFFERENCE and flips <= HALF_FLIPS
-    figures_of = {"asked": "auto", "difference": difference, "flips": flips, "units": len(sure[0])}
-    log.info("%s: bfloat16 moves a probability by at most %.4f", task.name, difference)
-    return ("bfloat16" if passed else "float32"), figures_of
+    probabilities_by_precision = [
+        probabilities(loaded.run(validation.pixels)[0], 1.0)
+        for loaded in (Graph.load(graph, "openvino"), bfloat16_graph)
+    ]
+    difference = float(np.abs(probabilities_by_precision[0] - probabilities_by_precision[1]).max())
+    changed_share = float(
+        (probabilities_by_precision[0].argmax(axis=1) != probabilities_by_precision[1].argmax(axis=1)).mean()
+    )
+    is_close = difference <= MAX_BFLOAT16_DIFFERENCE and changed_share <= MAX_BFLOAT16_CHANGED
+    check = {
+        "asked": "auto",
+        "difference": difference,
+        "flips": changed_share,
+        "units": len(probabilities_by_precision[0]),
+    }
+    log.info("%s: bfloat16 changes a probability by at most %.4f", task.name, difference)
+    return ("bfloat16" if is_close else "float32"), check
 
 
-def _metrics(units: Units, judged: pd.DataFrame, task: Task, settings: EvaluateSettings) -> dict[str, Any]:
+def _test_metrics(units: Units, judged: pd.DataFrame, task: Task, settings: EvaluateSettings) -> dict[str, Any]:
     test = judged[judged["side"] == Side.TEST.value]
-    sides = {side.value: _count(units.table[units.table["side"] == side.value], task) for side in Side}
+    counts = {side.value: _count_side(units.table[units.table["side"] == side.value], task) for side in Side}
     return {
         "task": task.name,
         "classes": list(task.classes),
         "positive": list(task.positive),
         "unit": task.unit,
-        "counts": sides,
+        "counts": counts,
         "test": evaluation_metrics.figures(test, task.classes, settings, task.ordered),
-        **subgroup_metrics.groups(test, units.table, task.classes, settings),
+        **subgroup_metrics.metrics_by_subgroup(test, units.table, task.classes, settings),
     }
 
 
-def _maps(
+def _check_heatmaps(
     judged: pd.DataFrame,
     features: Array,
     masks: Array | None,
@@ -158,19 +174,25 @@ def _maps(
     task: Task,
     settings: EvaluateSettings,
 ) -> dict[str, Any]:
-    """The checks of the heat maps on the test units that were called positive; hits count where that was right."""
-    called = np.flatnonzero((judged["side"] == Side.TEST.value) & (judged["flagged"] == 1))
-    answers = np.array([task.classes.index(name) for name in judged["predicted"].to_numpy()[called]], np.int64)
+    """The heat-map checks on flagged test units; the pointing game uses those of the correct class."""
+    flagged = np.flatnonzero((judged["side"] == Side.TEST.value) & (judged["flagged"] == 1))
+    answered_classes = np.array(
+        [task.classes.index(name) for name in judged["predicted"].to_numpy()[flagged]], np.int64
+    )
     with np.load(graph_folder / HEAD, allow_pickle=False) as head:
         kernel = head["kernel"]
-    random = heatmap_checks.randomised(features[called], kernel, answers, settings.seed)
-    drawn = None if masks is None else masks[called]
-    labels = np.array([task.classes.index(name) for name in judged["label"].to_numpy()[called]], np.int64)
-    clusters = judged["cluster"].to_numpy(str)[called]
-    return random | {"hits": heatmap_checks.hits(features[called], kernel, answers, drawn, clusters, settings, labels)}
+    sanity_check = heatmap_checks.compare_with_random_layer(features[flagged], kernel, answered_classes, settings.seed)
+    flagged_masks = None if masks is None else masks[flagged]
+    labels = np.array([task.classes.index(name) for name in judged["label"].to_numpy()[flagged]], np.int64)
+    clusters = judged["cluster"].to_numpy(str)[flagged]
+    return sanity_check | {
+        "hits": heatmap_checks.pointing_game(
+            features[flagged], kernel, answered_classes, flagged_masks, clusters, settings, labels
+        )
+    }
 
 
-def _count(table: pd.DataFrame, task: Task) -> dict[str, Any]:
+def _count_side(table: pd.DataFrame, task: Task) -> dict[str, Any]:
     return {
         "units": len(table),
         "clusters": int(table["cluster"].nunique()),
@@ -178,10 +200,10 @@ def _count(table: pd.DataFrame, task: Task) -> dict[str, Any]:
     }
 
 
-def _plots(
+def _write_plots(
     target: Path,
     graph_folder: Path,
-    held: Units,
+    held_out: Units,
     judged: pd.DataFrame,
     features: Array,
     calibrated: Calibration,
@@ -190,10 +212,10 @@ def _plots(
     with np.load(graph_folder / HEAD, allow_pickle=False) as head:
         kernel = head["kernel"]
     test = (judged["side"] == Side.TEST.value).to_numpy()
-    plots.curves(target, judged[test], calibrated.threshold, task)
-    plots.confusion(target / "confusion.png", judged[test], task)
-    plots.learning(target / "learning.png", graph_folder / "history.csv")
-    plots.errors(target / "errors.png", judged[test], held.pixels[test], features[test], kernel, task)
+    plots.plot_curves(target, judged[test], calibrated.threshold, task)
+    plots.plot_confusion(target / "confusion.png", judged[test], task)
+    plots.plot_learning(target / "learning.png", graph_folder / "history.csv")
+    plots.errors(target / "errors.png", judged[test], held_out.pixels[test], features[test], kernel, task)
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Whether heat maps say something: they must change with the model's linear layer, and point at the lesion."""
+"""Checks of the heat maps: sensitivity to the model's linear layer, and the pointing game on lesions."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.inference import heatmap
-from training.network.feature_grid import cells
+from training.network.feature_grid import cells_by_position
 from training.settings import EvaluateSettings
 from training.statistics import bootstrap
 
-UNITS = 200  # at most, of the flagged test units
-NEAR = 1  # positions of the feature map by which the hottest one may miss the lesion
+MAX_UNITS = 200  # at most, of the flagged test units
+TOLERANCE = 1  # positions of the feature map between the hottest one and the lesion
 Array = NDArray[np.float32]
 
 
-def randomised(features: Array, kernel: Array, classes: NDArray[np.int64], seed: int) -> dict[str, Any]:
-    """How alike the maps of units (n, h, w, d) for their `classes` (n) are to those of a random linear layer.
+def compare_with_random_layer(features: Array, kernel: Array, classes: NDArray[np.int64], seed: int) -> dict[str, Any]:
+    """Correlate the maps of units (n, h, w, d) for their `classes` (n) with those of a random linear layer.
 
-    The layer's weights (d, classes) are dealt anew among its channels, as the sanity check of Adebayo et al. (NeurIPS
-    2018) does for the last layer. `likeness` is the median correlation over the maps' positions: near 1 means that
-    the maps show edges of the picture, whatever the model has learned. None where no map has any evidence.
+    The layer's weights (d, classes) are permuted among its channels, as in the sanity check of Adebayo et al. (NeurIPS
+    2018) for the last layer. `likeness` is the median correlation over the maps' positions. Near 1 the maps show edges
+    of the image, independent of the model. None if no map has any evidence.
     """
     random = np.random.default_rng(seed)
-    other = random.permuted(kernel, axis=0)
-    found = []
-    for unit in range(min(len(features), UNITS)):
-        shown, dealt = (heatmap.heat(features[unit], layer, int(classes[unit])).ravel() for layer in (kernel, other))
-        if shown.std() > 0 and dealt.std() > 0:
-            found.append(float(np.corrcoef(shown, dealt)[0, 1]))
-    return {"maps": len(found), "likeness": float(np.median(found)) if found else None}
+    random_kernel = random.permuted(kernel, axis=0)
+    correlations = []
+    for unit in range(min(len(features), MAX_UNITS)):
+        heat, random_heat = (
+            heatmap.heat(features[unit], layer, int(classes[unit])).ravel() for layer in (kernel, random_kernel)
+        )
+        if heat.std() > 0 and random_heat.std() > 0:
+            correlations.append(float(np.corrcoef(heat, random_heat)[0, 1]))
+    return {"maps": len(correlations), "likeness": float(np.median(correlations)) if correlations else None}
 
 
-def hits(
+def pointing_game(
     features: Array,
     kernel: Array,
     classes: NDArray[np.int64],
@@ -43,42 +45,46 @@ def hits(
     settings: EvaluateSettings,
     labels: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
-    """How often the hottest position of a map lies in the lesion: the pointing game (Zhang et al., IJCV 2018).
+    """The share of maps whose hottest position is in the lesion: the pointing game (Zhang et al., IJCV 2018).
 
-    Of units (n, h, w, d) that were called positive, those count whose mask (n, g, g, 1; NaN: none) shows a lesion and
-    whose class is that of their `labels` (n): a map for a wrong class has no lesion of its own to point at. A position
-    lies in it where the lesion touches it or one of its eight neighbours (`NEAR`); a map without evidence misses.
-    `value` is the share of hits with its interval by cluster, `chance` the mean share of all positions that lie in the
-    lesion, which is what pointing blindly reaches. None, with the `reason`, where no unit counts.
+    Among flagged units (n, h, w, d) it uses those whose mask (n, g, g, 1; NaN: none) shows a lesion and whose class in
+    `classes` equals their `labels` (n): a map for a wrong class has no lesion to point at. A position is in the lesion
+    if the lesion covers part of it or of its eight neighbours (`TOLERANCE`). A map without evidence is a miss. `value`
+    is the share of hits with its interval by cluster. `chance` is the mean share of positions in the lesion, the value
+    of a random pointer. Both are None, with a `reason`, if no unit can be used.
     """
-    shown = np.zeros(len(features), bool) if masks is None else np.nan_to_num(masks).max(axis=(1, 2, 3)) > 0
-    units = np.flatnonzero(shown if labels is None else shown & (classes == labels))
-    told = {"units": len(units), "clusters": len(np.unique(clusters[units]))}
+    shows_lesion = np.zeros(len(features), bool) if masks is None else np.nan_to_num(masks).max(axis=(1, 2, 3)) > 0
+    units = np.flatnonzero(shows_lesion if labels is None else shows_lesion & (classes == labels))
+    counts = {"units": len(units), "clusters": len(np.unique(clusters[units]))}
     if masks is None or not len(units):
-        why = "no unit that was called positive has a lesion mask that shows a lesion; send masks with the scans"
-        return {"value": None, "low": None, "high": None, "chance": None, **told, "reason": why}
-    inside = np.stack([near(touched(masks[unit, :, :, 0], features.shape[1:3])) for unit in units])
-    found = np.zeros(len(units))
-    for place, unit in enumerate(units):
+        reason = "no unit that was called positive has a lesion mask that shows a lesion; send masks with the scans"
+        return {"value": None, "low": None, "high": None, "chance": None, **counts, "reason": reason}
+    inside = np.stack([dilate_positions(lesion_positions(masks[unit, :, :, 0], features.shape[1:3])) for unit in units])
+    hits = np.zeros(len(units))
+    for row, unit in enumerate(units):
         heat = heatmap.heat(features[unit], kernel, int(classes[unit]))
-        found[place] = heat.max() > 0 and inside[place].ravel()[heat.argmax()]
+        hits[row] = heat.max() > 0 and inside[row].ravel()[heat.argmax()]
     draws = bootstrap.draw(clusters[units], settings.bootstrap, settings.seed)
-    share = draws.share(found, np.ones(len(units)))
-    return {**bootstrap.interval(share, settings.confidence, told["clusters"]), "chance": float(inside.mean()), **told}
+    share = draws.share(hits, np.ones(len(units)))
+    return {
+        **bootstrap.interval(share, settings.confidence, counts["clusters"]),
+        "chance": float(inside.mean()),
+        **counts,
+    }
 
 
-def touched(mask: Array, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which positions of a feature map of that shape cover a cell of the mask (g, g) that is not empty."""
+def lesion_positions(mask: Array, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The positions of a feature map of that shape that cover a nonzero cell of the mask (g, g)."""
     return np.array(
         [
-            [(mask[rows, columns] > 0).any() for columns in cells(len(mask), shape[1])]
-            for rows in cells(len(mask), shape[0])
+            [(mask[rows, columns] > 0).any() for columns in cells_by_position(len(mask), shape[1])]
+            for rows in cells_by_position(len(mask), shape[0])
         ]
     )
 
 
-def near(touched: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The positions (h, w) that are touched or lie `NEAR` one that is."""
+def dilate_positions(positions: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The positions (h, w), dilated by `TOLERANCE` in every direction."""
     from scipy.ndimage import binary_dilation
 
-    return np.asarray(binary_dilation(touched, np.ones((2 * NEAR + 1,) * 2)))
+    return np.asarray(binary_dilation(positions, np.ones((2 * TOLERANCE + 1,) * 2)))

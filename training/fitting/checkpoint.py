@@ -1,4 +1,4 @@
-"""How far a fit has come: kept on disk after every epoch, so that an interrupted fit goes on where it was."""
+"""Checkpoints: the progress of a fit, saved after every epoch, so that an interrupted fit resumes."""
 
 from __future__ import annotations
 
@@ -26,61 +26,72 @@ from training.settings import FitSettings
 
 log = logging.getLogger(__name__)
 
-BETTER = 0.002  # of the validation loss: what counts as better for early stopping
-FORGOTTEN = 24 * 3600  # seconds after which another checkpoint of the task is taken for abandoned
+MIN_IMPROVEMENT = 0.002  # of the validation loss, to count as better for early stopping
+ABANDONED_AFTER = 24 * 3600  # seconds without a write, after which a checkpoint of the task is removed
 Arrays = tuple[NDArray[Any], ...]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The finished epochs of a fit: `history` with a record of each, `best` the weights of the best one, and `state`
-    all that the next one starts from (weights, optimizer, seeds)."""
+    """The finished epochs of a fit.
+
+    `history` holds the metrics of each epoch, `best` the weights of the best epoch, and `state` all that the next
+    epoch starts from (weights, optimizer, seeds).
+    """
 
     history: tuple[dict[str, float], ...] = ()
     best: Arrays = ()
     state: Arrays = ()
 
     def best_epoch(self, settings: FitSettings) -> int:
-        """The last epoch whose validation loss was better by `BETTER` than the best before it; 0 before the first.
+        """The last epoch whose validation loss beat the best one before it by `MIN_IMPROVEMENT`; 0 before the first.
 
-        Without `settings.patience` the last of all: the validation side then has no say in the weights.
+        Without `settings.patience` the last epoch: validation units then do not select the weights.
         """
         if not settings.patience:
             return len(self.history)
-        best, found = math.inf, 0
-        for epoch, record in enumerate(self.history, 1):
-            if record["val_loss"] < best - BETTER:
-                best, found = record["val_loss"], epoch
-        return found
+        best_loss, best_number = math.inf, 0
+        for epoch, metrics in enumerate(self.history, 1):
+            if metrics["val_loss"] < best_loss - MIN_IMPROVEMENT:
+                best_loss, best_number = metrics["val_loss"], epoch
+        return best_number
 
-    def ended(self, settings: FitSettings) -> bool:
-        """Whether all epochs are done, or `settings.patience` of them brought nothing better; epochs of the head alone
-        are not counted."""
-        done, best = len(self.history), max(self.best_epoch(settings), settings.head_epochs)
-        return done >= settings.epochs or (done > 0 and 0 < settings.patience <= done - best)
+    def is_finished(self, settings: FitSettings) -> bool:
+        """Whether all epochs are done, or the last `settings.patience` epochs were not better.
+
+        Patience does not count the epochs in which only the head trains.
+        """
+        epoch_count, patience_start = len(self.history), max(self.best_epoch(settings), settings.head_epochs)
+        return epoch_count >= settings.epochs or (
+            epoch_count > 0 and 0 < settings.patience <= epoch_count - patience_start
+        )
 
 
-def after(
-    earlier: Progress, record: Mapping[str, float], weights: Arrays, state: Arrays, settings: FitSettings
+def add_epoch(
+    progress: Progress, metrics: Mapping[str, float], weights: Arrays, state: Arrays, settings: FitSettings
 ) -> Progress:
-    """The progress with one more epoch; `weights` become the best if it was the best epoch."""
-    history = (*earlier.history, {name: float(value) for name, value in record.items()})
-    fresh = Progress(history, weights, state)
-    return fresh if fresh.best_epoch(settings) == len(history) else dataclasses.replace(fresh, best=earlier.best)
+    """The progress with one more epoch; `weights` become `best` if that epoch is the best."""
+    history = (*progress.history, {name: float(value) for name, value in metrics.items()})
+    extended = Progress(history, weights, state)
+    return (
+        extended if extended.best_epoch(settings) == len(history) else dataclasses.replace(extended, best=progress.best)
+    )
 
 
-def checkpoint(training: Units, validation: Units, task: Task, settings: FitSettings, inputs: tuple[str, ...]) -> Path:
-    """Where the progress of this fit lives: the name is a hash of all that decides its result.
+def checkpoint_path(
+    training: Units, validation: Units, task: Task, settings: FitSettings, other_inputs: tuple[str, ...]
+) -> Path:
+    """The checkpoint file of this fit: its name is a hash of all that decides the result.
 
-    `inputs` says what else does (backend, precision, the parent's weights). Another setting, picture, label, package
-    or line of code is another fit. Checkpoints of the same task that nobody touched for a day are removed.
+    These are settings, images, labels, package versions, our code and `other_inputs` (backend, devices, the parent's
+    weights). Checkpoints of the same task without a write for a day are removed.
     """
     digest = hashlib.sha256()
     facts = [
         dataclasses.asdict(settings),
         task.classes,
         task.ordered,
-        inputs,
+        other_inputs,
         version("keras"),
         version("numpy"),
         fingerprint.code(("training/top-level", "training/network", "training/fitting"))["files"],
@@ -93,35 +104,36 @@ def checkpoint(training: Units, validation: Units, task: Task, settings: FitSett
         if units.masks is not None:
             digest.update(np.ascontiguousarray(units.masks).data)
     path = paths.place("checkpoints", f"{task.name}-{digest.hexdigest()[:24]}.npz")
-    for other in path.parent.glob(f"{task.name}-*"):
-        if other != path and time.time() - other.stat().st_mtime > FORGOTTEN:
-            other.unlink(missing_ok=True)
+    for old in path.parent.glob(f"{task.name}-*"):
+        if old != path and time.time() - old.stat().st_mtime > ABANDONED_AFTER:
+            old.unlink(missing_ok=True)
     return path
 
 
 def save(path: Path, progress: Progress) -> None:
-    """Write the progress whole or not at all: a crash leaves the file of the epoch before."""
-    arrays = {f"best_{place:04d}": array for place, array in enumerate(progress.best)}
-    arrays |= {f"state_{place:04d}": array for place, array in enumerate(progress.state)}
-    fresh = path.with_name(f"{path.stem}.{os.getpid()}.part")
-    with fresh.open("wb") as file:
+    """Write the progress atomically: after a crash the file of the previous epoch remains."""
+    arrays = {f"best_{position:04d}": array for position, array in enumerate(progress.best)}
+    arrays |= {f"state_{position:04d}": array for position, array in enumerate(progress.state)}
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.part")
+    with partial.open("wb") as file:
         np.savez(file, history=np.array(json.dumps(progress.history)), **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
-    fresh.replace(path)
+    partial.replace(path)
 
 
 def load(path: Path) -> Progress:
-    """The progress that was kept; an empty one where there is none, or where the file is damaged (which is logged)."""
+    """Read the saved progress; empty if there is no file, or if it is damaged (logged as a warning)."""
     if not path.is_file():
         return Progress()
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            history = tuple(json.loads(str(kept["history"])))
+        with np.load(path, allow_pickle=False) as content:
+            history = tuple(json.loads(str(content["history"])))
             best, state = (
-                tuple(kept[name] for name in sorted(kept.files) if name.startswith(part)) for part in ("best", "state")
+                tuple(content[name] for name in sorted(content.files) if name.startswith(prefix))
+                for prefix in ("best", "state")
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("%s is damaged (%s): the fit begins again", path, " ".join(str(error).split()))
+        log.warning("%s is damaged (%s): the fit starts again", path, " ".join(str(error).split()))
         return Progress()
     return Progress(history, best, state)

@@ -1,4 +1,4 @@
-"""A slice as another visit might show it: resampled, in another light, noisy, partly hidden. Plain array arithmetic."""
+"""Augmentation transforms as array operations: affine resampling, intensity, noise, random erasing."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-GRAINS = 1 << 18  # of noise, dealt once: a picture takes a run of them from a place of its own
+NOISE_POOL_SIZE = 1 << 18  # noise values, drawn once; an image takes a run of them from a random start
 
 
 @dataclass(frozen=True)
-class Light:
-    """Contrast and brightness (n), where each picture's noise begins among the grains (n), and how strong it is."""
+class Intensity:
+    """Contrast and brightness (n), the start of each image's noise in the noise pool (n), and the noise strength."""
 
     contrast: Any
     brightness: Any
@@ -23,8 +23,8 @@ class Light:
 
 
 @dataclass(frozen=True)
-class Patch:
-    """A rectangle in each picture: its middle and its sides as shares of the picture's (n each); no sides, no patch."""
+class ErasedRectangle:
+    """A rectangle in each image: centre and sides as shares of the image's sides (n each); sides of 0 erase nothing."""
 
     across: Any
     down: Any
@@ -32,65 +32,69 @@ class Patch:
     height: Any
 
 
-def grains(seed: int) -> NDArray[np.float32]:
-    """Standard normal numbers (GRAINS). Drawing one for each pixel of each visit would take longer than the rest."""
-    return np.random.default_rng(seed).standard_normal(GRAINS, np.float32)
+def draw_noise_pool(seed: int) -> NDArray[np.float32]:
+    """Standard normal numbers (NOISE_POOL_SIZE); drawing new ones for each pixel would take most of a step."""
+    return np.random.default_rng(seed).standard_normal(NOISE_POOL_SIZE, np.float32)
 
 
-def moved(pictures: Any, lie: Any) -> Any:
-    """Pictures (n, h, w, 1) in one bilinear resampling, mirrored at their borders.
+def apply_affine(images: Any, affine: Any) -> Any:
+    """Resample images (n, h, w, 1) bilinearly, with reflection at the borders.
 
-    `lie` leads from an output to an input position about the middle: a, b, d, e of [[a, b], [d, e]], then the shifts
-    across and down as shares of a side, (n) each.
+    `affine` maps output to input positions about the centre: a, b, d, e of [[a, b], [d, e]], then the shifts across
+    and down as shares of a side, (n) each.
     """
-    height, width = pictures.shape[1:3]
-    a, b, d, e, across, down = (_wide(part) for part in lie)
+    height, width = images.shape[1:3]
+    a, b, d, e, across, down = (_per_image(values) for values in affine)
     rows = ops.reshape(ops.arange(height, dtype="float32"), (1, height, 1)) - (height - 1) / 2
     columns = ops.reshape(ops.arange(width, dtype="float32"), (1, 1, width)) - (width - 1) / 2
-    x = _inside(a * columns + b * rows + (width - 1) / 2 + across * width, width)
-    y = _inside(d * columns + e * rows + (height - 1) / 2 + down * height, height)
-    left, top = (ops.minimum(ops.floor(at), float(side - 2)) for at, side in ((x, width), (y, height)))
-    right, low = x - left, y - top
-    count = ops.shape(pictures)[0]
-    first = ops.reshape(ops.arange(count, dtype="int32") * (height * width), (-1, 1, 1))
-    corner = first + ops.cast(top * width + left, "int32")
-    flat = ops.reshape(pictures, (-1,))
-    above = ops.take(flat, corner) * (1 - right) + ops.take(flat, corner + 1) * right
-    below = ops.take(flat, corner + width) * (1 - right) + ops.take(flat, corner + width + 1) * right
-    return ops.expand_dims(above * (1 - low) + below * low, -1)
+    x = _reflect(a * columns + b * rows + (width - 1) / 2 + across * width, width)
+    y = _reflect(d * columns + e * rows + (height - 1) / 2 + down * height, height)
+    left_column, top_row = (
+        ops.minimum(ops.floor(positions), float(side - 2)) for positions, side in ((x, width), (y, height))
+    )
+    column_fraction, row_fraction = x - left_column, y - top_row
+    count = ops.shape(images)[0]
+    offset = ops.reshape(ops.arange(count, dtype="int32") * (height * width), (-1, 1, 1))
+    index = offset + ops.cast(top_row * width + left_column, "int32")
+    flat = ops.reshape(images, (-1,))
+    upper = ops.take(flat, index) * (1 - column_fraction) + ops.take(flat, index + 1) * column_fraction
+    lower = ops.take(flat, index + width) * (1 - column_fraction) + ops.take(flat, index + width + 1) * column_fraction
+    return ops.expand_dims(upper * (1 - row_fraction) + lower * row_fraction, -1)
 
 
-def lit(pictures: Any, light: Light, dealt: Any) -> Any:
-    """Pictures (n, h, w, 1) in that light, with noise of the `dealt` grains, within [0, 1]."""
-    contrast, brightness = (ops.expand_dims(_wide(part), -1) for part in (light.contrast, light.brightness))
-    noise = _run(pictures, light.start, dealt) * light.noise
-    return ops.clip((pictures - 0.5) * contrast + 0.5 + brightness + noise, 0.0, 1.0)
+def apply_intensity(images: Any, intensity: Intensity, noise_pool: Any) -> Any:
+    """Images (n, h, w, 1) with changed contrast and brightness and noise from `noise_pool`, within [0, 1]."""
+    contrast, brightness = (
+        ops.expand_dims(_per_image(values), -1) for values in (intensity.contrast, intensity.brightness)
+    )
+    noise = _noise_like(images, intensity.start, noise_pool) * intensity.noise
+    return ops.clip((images - 0.5) * contrast + 0.5 + brightness + noise, 0.0, 1.0)
 
 
-def hidden(pictures: Any, patch: Patch, start: Any, dealt: Any) -> Any:
-    """Pictures with a rectangle of noise in place of what was there (random erasing: Zhong et al., AAAI 2020)."""
-    height, width = pictures.shape[1:3]
+def erase_rectangle(images: Any, rectangle: ErasedRectangle, start: Any, noise_pool: Any) -> Any:
+    """Replace a rectangle of each image by noise (random erasing: Zhong et al., AAAI 2020)."""
+    height, width = images.shape[1:3]
     rows = ops.reshape((ops.arange(height, dtype="float32") + 0.5) / height, (1, height, 1))
     columns = ops.reshape((ops.arange(width, dtype="float32") + 0.5) / width, (1, 1, width))
-    within = (ops.abs(rows - _wide(patch.down)) < _wide(patch.height) / 2) & (
-        ops.abs(columns - _wide(patch.across)) < _wide(patch.width) / 2
+    is_erased = (ops.abs(rows - _per_image(rectangle.down)) < _per_image(rectangle.height) / 2) & (
+        ops.abs(columns - _per_image(rectangle.across)) < _per_image(rectangle.width) / 2
     )
-    noise = ops.clip(0.5 + 0.25 * _run(pictures, start, dealt), 0.0, 1.0)
-    return ops.where(ops.expand_dims(within, -1), noise, pictures)
+    noise = ops.clip(0.5 + 0.25 * _noise_like(images, start, noise_pool), 0.0, 1.0)
+    return ops.where(ops.expand_dims(is_erased, -1), noise, images)
 
 
-def _run(pictures: Any, start: Any, dealt: Any) -> Any:
-    """For each picture the grains from its own start on, in its shape."""
-    height, width = pictures.shape[1:3]
+def _noise_like(images: Any, start: Any, noise_pool: Any) -> Any:
+    """For each image the noise values from its own start on, in its shape."""
+    height, width = images.shape[1:3]
     steps = ops.reshape(ops.arange(height * width, dtype="int32"), (1, height, width))
-    return ops.expand_dims(ops.take(dealt, (_wide(start) + steps) % GRAINS), -1)
+    return ops.expand_dims(ops.take(noise_pool, (_per_image(start) + steps) % NOISE_POOL_SIZE), -1)
 
 
-def _inside(positions: Any, side: int) -> Any:
-    """Positions mirrored at the borders of a picture: -1 is 0, -2 is 1, `side` is `side` - 1."""
-    turned = (positions + 0.5) % (2.0 * side)
-    return ops.clip(side - ops.abs(side - turned) - 0.5, 0.0, side - 1.0)
+def _reflect(positions: Any, size: int) -> Any:
+    """Positions reflected at the borders of an image: -1 becomes 0, -2 becomes 1, `size` becomes `size` - 1."""
+    wrapped = (positions + 0.5) % (2.0 * size)
+    return ops.clip(size - ops.abs(size - wrapped) - 0.5, 0.0, size - 1.0)
 
 
-def _wide(values: Any) -> Any:
+def _per_image(values: Any) -> Any:
     return ops.reshape(values, (-1, 1, 1))

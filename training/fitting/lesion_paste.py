@@ -1,8 +1,4 @@
-"""Lesions that go over: what a mask outlines is laid into a slice without one, or taken out, and the label with it.
-
-So a network meets a lesion in places where no patient of the training side has one, and the place without its lesion.
-Copy and paste by outlines is of Ghiasi et al. (CVPR 2021), for lesions of the brain of Zhang et al. (MICCAI 2021).
-"""
+"""Copy-paste augmentation of lesions between training slices."""
 
 from __future__ import annotations
 
@@ -18,101 +14,124 @@ from data.dataset.shards import Units
 from data.scan import preprocess
 from lineage.errors import Fault
 
-ANGLE = 60.0  # degrees to either side by which a lesion is turned
-SMALLER, LARGER = 0.7, 1.4  # times its size
-NEAR, RIM = 0.25, 0.06  # of a side of the picture: how far from its place it may lie, how deep in the body it must
-GAIN = 1.4  # at most so much lighter or darker, until its surroundings are alike
-Picture = NDArray[np.float32]
+MAX_ANGLE = 60.0  # degrees of rotation in either direction
+MIN_SCALE, MAX_SCALE = 0.7, 1.4  # of the lesion's size
+MAX_SHIFT, MIN_DEPTH = (
+    0.25,
+    0.06,
+)  # of a side of the picture: how far from its place it may lie, how deep in the body it must
+MAX_GAIN = 1.4  # of the brightness change that matches a lesion to its new surroundings
+Image = NDArray[np.float32]
 
 
-class Lesions:
-    """The training units as an epoch shows them: a `share` of those whose mask is empty have got a lesion of another
-    unit, and as many of those with one the tissue of an empty one in its place. Each then has the label of what it
-    shows. A unit of an `unclear` class (Task.unclear_index) whose mask is empty takes no part: nobody knows what it
-    shows."""
+class LesionPaste:
+    """Copy-paste augmentation of training units (Ghiasi et al., CVPR 2021; brain lesions: Zhang et al., MICCAI 2021).
+
+    A `share` of the units with an empty mask get the lesion of another unit. The same share of the units with a lesion
+    get tissue of a unit without one in its place. A changed unit gets the label of what it then shows. So a network
+    sees lesions at positions where no training patient has one, and these positions without a lesion. A unit of an
+    `unclear` class (Task.unclear_index) with an empty mask is left out: its lesion status is unknown.
+    """
 
     def __init__(self, units: Units, share: float, seed: int, unclear: Sequence[int] = ()) -> None:
         if not 0 <= share <= 1:
             raise Fault(f"fit.augment.paste is {share}: use a share between 0 and 1")
         self.units, self.share, self.seed = units, share, seed
-        self.outlines: dict[int, Picture] = {}  # by the places of units with a lesion
-        self.bodies: dict[int, NDArray[np.bool_]] = {}  # by the places of units whose mask is empty
+        self.outlines_by_position: dict[int, Image] = {}  # by position of the units with a lesion
+        self.bodies_by_position: dict[int, NDArray[np.bool_]] = {}  # by position of the units with an empty mask
         if units.masks is None or not share:
             return
-        for place in map(int, np.flatnonzero(units.masked)):
-            picture, mask = units.pixels[place, ..., 0], units.masks[place, ..., 0]
+        for position in map(int, np.flatnonzero(units.masked)):
+            image, mask = units.pixels[position, ..., 0], units.masks[position, ..., 0]
             if mask.any():
-                self.outlines[place] = outline(mask, picture.shape)
-            elif units.labels[place] not in unclear:
-                self.bodies[place] = inside(picture)
+                self.outlines_by_position[position] = soft_outline(mask, image.shape)
+            elif units.labels[position] not in unclear:
+                self.bodies_by_position[position] = body_interior(image)
 
-    def shown(self, epoch: int) -> Units:
-        """The units of that epoch (from 0), by its number and the seed alone: pixels, labels and masks changed."""
-        if not self.outlines or not self.bodies or self.units.masks is None:
+    def augment_epoch(self, epoch: int) -> Units:
+        """The units of that epoch (from 0) with changed pixels, labels and masks; depends on seed and epoch only."""
+        if not self.outlines_by_position or not self.bodies_by_position or self.units.masks is None:
             return self.units
-        ill, free = (np.fromiter(found, np.int64) for found in (self.outlines, self.bodies))
+        with_lesion = np.fromiter(self.outlines_by_position, np.int64)
+        without_lesion = np.fromiter(self.bodies_by_position, np.int64)
         random = np.random.default_rng([self.seed, epoch, 1])
-        seen, labels, masks = self.units.pixels.copy(), self.units.labels.copy(), self.units.masks.copy()
-        for places, others in ((free, ill), (ill, free)):
-            for place in places[random.random(len(places)) < self.share]:
-                other = int(random.choice(others))
-                seen[place, ..., 0], masks[place, ..., 0] = self._changed(int(place), other, random)
-                labels[place] = self.units.labels[other]
-        return dataclasses.replace(self.units, pixels=seen, labels=labels, masks=masks)
+        pixels, labels, masks = self.units.pixels.copy(), self.units.labels.copy(), self.units.masks.copy()
+        for targets, sources in ((without_lesion, with_lesion), (with_lesion, without_lesion)):
+            for target in targets[random.random(len(targets)) < self.share]:
+                source = int(random.choice(sources))
+                pixels[target, ..., 0], masks[target, ..., 0] = self._change_unit(int(target), source, random)
+                labels[target] = self.units.labels[source]
+        return dataclasses.replace(self.units, pixels=pixels, labels=labels, masks=masks)
 
-    def _changed(self, place: int, other: int, random: np.random.Generator) -> tuple[Picture, Picture]:
-        """The slice at `place` with what the slice `other` shows: its lesion, or its tissue where here is a lesion."""
+    def _change_unit(self, target: int, source: int, random: np.random.Generator) -> tuple[Image, Image]:
+        """Image and mask of unit `target` with the lesion of unit `source`, or with its tissue over the own lesion."""
         assert self.units.masks is not None
-        here, there = self.units.pixels[place, ..., 0], self.units.pixels[other, ..., 0]
-        if other in self.bodies:
-            return laid(here, there, self.outlines[place]), self.units.masks[other, ..., 0]
-        moved, where = placed(there, self.outlines[other], self.bodies[place], random)
-        return laid(here, moved, where), preprocess.area(where, *self.units.masks.shape[1:3])
+        target_image, source_image = self.units.pixels[target, ..., 0], self.units.pixels[source, ..., 0]
+        if source in self.bodies_by_position:
+            image = blend(target_image, source_image, self.outlines_by_position[target])
+            return image, self.units.masks[source, ..., 0]
+        lesion_image, lesion_outline = transform_lesion(
+            source_image, self.outlines_by_position[source], self.bodies_by_position[target], random
+        )
+        image = blend(target_image, lesion_image, lesion_outline)
+        return image, preprocess.area(lesion_outline, *self.units.masks.shape[1:3])
 
 
-def outline(mask: Picture, shape: tuple[int, ...]) -> Picture:
-    """A mask's cells (g, g), all that the lesion touches and those beside them, over a picture of that shape; it fades
-    within a cell, in the tissue around the lesion."""
+def soft_outline(mask: Image, shape: tuple[int, ...]) -> Image:
+    """A mask (g, g), dilated by one cell and resampled to an image of that shape.
+
+    Its edge falls from 1 to 0 within one cell, in the tissue around the lesion.
+    """
     scale = [side / cells for side, cells in zip(shape, mask.shape, strict=True)]
-    touched = ndimage.binary_dilation(mask > 0).astype(np.float32)
-    return np.asarray(ndimage.zoom(touched, scale, order=1, grid_mode=True, mode="nearest"), np.float32)
+    dilated = ndimage.binary_dilation(mask > 0).astype(np.float32)
+    return np.asarray(ndimage.zoom(dilated, scale, order=1, grid_mode=True, mode="nearest"), np.float32)
 
 
-def inside(picture: Picture) -> NDArray[np.bool_]:
-    """Where a picture (h, w) shows the body, what it encloses included and its rim left out."""
-    body = ndimage.binary_fill_holes(picture > picture.mean() / 2)
-    return np.asarray(ndimage.distance_transform_edt(body) > RIM * min(picture.shape))
+def body_interior(image: Image) -> NDArray[np.bool_]:
+    """Where an image (h, w) shows the body, with enclosed holes and without its rim."""
+    body = ndimage.binary_fill_holes(image > image.mean() / 2)
+    return np.asarray(ndimage.distance_transform_edt(body) > MIN_DEPTH * min(image.shape))
 
 
-def placed(
-    picture: Picture, where: Picture, body: NDArray[np.bool_], random: np.random.Generator
-) -> tuple[Picture, Picture]:
-    """A picture and its outline (h, w), mirrored by chance, turned, resized and moved about the outline's middle, to a
-    place in another's `body` not far from its own (anywhere in it, or where it was, if there is none)."""
+def transform_lesion(
+    image: Image, outline_map: Image, body: NDArray[np.bool_], random: np.random.Generator
+) -> tuple[Image, Image]:
+    """An image and its outline (h, w), randomly mirrored, rotated, scaled and shifted about the outline's centre.
+
+    The new centre is a random position of `body` within `MAX_SHIFT` of the old one; if there is none, any position of
+    `body`; if `body` is empty, the old centre.
+    """
     if random.random() < 0.5:
-        picture, where = picture[:, ::-1], where[:, ::-1]
-    angle, size = np.radians(random.uniform(-ANGLE, ANGLE)), random.uniform(SMALLER, LARGER)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / size
-    middle = np.array(ndimage.center_of_mass(where))
-    spots = np.argwhere(body)
-    near = spots[np.abs(spots - middle).max(axis=1) <= NEAR * min(picture.shape)] if len(spots) else spots
-    choice = near if len(near) else spots
-    target = choice[random.integers(len(choice))] if len(choice) else middle
-    half = [np.ptp(axis) / 2 + 1 for axis in where.nonzero()]
-    reach = math.ceil(LARGER * math.hypot(*half))
-    first, last = np.maximum(target - reach, 0).astype(int), np.minimum(target + reach, picture.shape).astype(int)
-    window = tuple(slice(*ends) for ends in zip(first, last, strict=True))  # what lies outside of it stays empty
-    told = {"matrix": turn, "offset": middle - turn @ (target - first), "order": 1, "output_shape": tuple(last - first)}
-    moved, lies = np.zeros_like(picture), np.zeros_like(where)
-    moved[window] = ndimage.affine_transform(picture, mode="nearest", **told)
-    lies[window] = ndimage.affine_transform(where, mode="constant", **told)
-    return moved, lies
+        image, outline_map = image[:, ::-1], outline_map[:, ::-1]
+    angle, size = np.radians(random.uniform(-MAX_ANGLE, MAX_ANGLE)), random.uniform(MIN_SCALE, MAX_SCALE)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / size
+    centre = np.array(ndimage.center_of_mass(outline_map))
+    body_positions = np.argwhere(body)
+    nearby = body_positions
+    if len(body_positions):
+        nearby = body_positions[np.abs(body_positions - centre).max(axis=1) <= MAX_SHIFT * min(image.shape)]
+    candidates = nearby if len(nearby) else body_positions
+    target = candidates[random.integers(len(candidates))] if len(candidates) else centre
+    half_sides = [np.ptp(axis) / 2 + 1 for axis in outline_map.nonzero()]
+    radius = math.ceil(MAX_SCALE * math.hypot(*half_sides))
+    first, last = np.maximum(target - radius, 0).astype(int), np.minimum(target + radius, image.shape).astype(int)
+    window = tuple(slice(*ends) for ends in zip(first, last, strict=True))  # the rest stays zero
+    options = {
+        "matrix": rotation,
+        "offset": centre - rotation @ (target - first),
+        "order": 1,
+        "output_shape": tuple(last - first),
+    }
+    moved_image, moved_outline = np.zeros_like(image), np.zeros_like(outline_map)
+    moved_image[window] = ndimage.affine_transform(image, mode="nearest", **options)
+    moved_outline[window] = ndimage.affine_transform(outline_map, mode="constant", **options)
+    return moved_image, moved_outline
 
 
-def laid(here: Picture, there: Picture, where: Picture) -> Picture:
-    """One picture with another's pixels where the outline is; these as light as the surroundings at its edge are."""
-    edge = where * (1 - where)
-    light = float((here * edge).sum()) / max(float((there * edge).sum()), 1e-6)
-    lit = np.clip(there * np.float32(np.clip(light, 1 / GAIN, GAIN)), 0, 1)
-    mixed: Picture = here * (1 - where) + lit * where
-    return mixed
+def blend(target: Image, source: Image, outline_map: Image) -> Image:
+    """Paste `source` into `target` where the outline is, with its brightness matched at the outline's edge."""
+    edge = outline_map * (1 - outline_map)
+    gain = float((target * edge).sum()) / max(float((source * edge).sum()), 1e-6)
+    adjusted = np.clip(source * np.float32(np.clip(gain, 1 / MAX_GAIN, MAX_GAIN)), 0, 1)
+    blended: Image = target * (1 - outline_map) + adjusted * outline_map
+    return blended

@@ -1,4 +1,4 @@
-"""Which units an epoch shows, in which order: it follows from the seed and the epoch's number alone."""
+"""Sampling: the units of an epoch and their order, which depend only on the seed and the epoch's number."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from data.dataset.shards import Units
 from lineage.errors import Fault
 
 SAMPLINGS = ("natural", "balanced")
-Places = NDArray[np.int64]
+Positions = NDArray[np.int64]
 
 
-def order(units: Units, sampling: str, seed: int, epoch: int) -> Places:
-    """Positions (n) of the units of an epoch (from 0), n of them.
+def epoch_order(units: Units, sampling: str, seed: int, epoch: int) -> Positions:
+    """Positions (n) of the units of an epoch (from 0); n is the number of units.
 
-    natural: every unit once. balanced: every class as often as another, and within a class every cluster as often as
-    another, to within one; a cluster's units take turns. Raises Fault for another name.
+    natural: every unit once. balanced: every class equally often, and within a class every cluster equally often, to
+    within one; the units of a cluster alternate. Raises Fault for any other name.
     """
     if sampling not in SAMPLINGS:
         raise Fault(f"fit.sampling {sampling!r} is unknown: use one of {', '.join(SAMPLINGS)}")
@@ -26,34 +26,39 @@ def order(units: Units, sampling: str, seed: int, epoch: int) -> Places:
     if sampling == "natural":
         return random.permutation(count)
     classes = [np.flatnonzero(units.labels == label) for label in np.unique(units.labels)]
-    shares = _shares(count, len(classes), random)
+    shares = _even_shares(count, len(classes), random)
     clusters = units.table["cluster"]
-    drawn = [_of_class(members, clusters, share, random) for members, share in zip(classes, shares, strict=True)]
-    return random.permutation(np.concatenate(drawn))
+    positions = [
+        _sample_class(members, clusters, share, random) for members, share in zip(classes, shares, strict=True)
+    ]
+    return random.permutation(np.concatenate(positions))
 
 
-def full(places: Places, size: int) -> Places:
-    """The same positions and then the first of them again, until they fill whole batches of `size`.
+def fill_batches(positions: Positions, size: int) -> Positions:
+    """Repeat positions from the start until they fill whole batches of `size`.
 
-    Batches of one size are compiled once, divide among devices, and leave batch normalisation none of a unit or two.
+    Batches of one size are compiled once and can be divided among devices. A last batch of one or two units would
+    spoil batch normalisation.
     """
-    return np.resize(places, -(-len(places) // size) * size)
+    return np.resize(positions, -(-len(positions) // size) * size)
 
 
-def _of_class(members: Places, clusters: pd.Series[str], share: int, random: np.random.Generator) -> Places:
-    """`share` positions of one class, its clusters alike."""
+def _sample_class(members: Positions, clusters: pd.Series[str], share: int, random: np.random.Generator) -> Positions:
+    """`share` positions of one class, equally many of each of its clusters."""
     groups = [random.permutation(group) for group in members_by_cluster(members, clusters)]
-    drawn = [np.resize(group, count) for group, count in zip(groups, _shares(share, len(groups), random), strict=True)]
-    return np.concatenate(drawn)
+    positions = [
+        np.resize(group, count) for group, count in zip(groups, _even_shares(share, len(groups), random), strict=True)
+    ]
+    return np.concatenate(positions)
 
 
-def members_by_cluster(members: Places, clusters: pd.Series[str]) -> list[Places]:
-    """The positions, those of a cluster together."""
-    names = clusters.to_numpy()[members]
-    return [members[names == name] for name in pd.unique(names)]
+def members_by_cluster(members: Positions, clusters: pd.Series[str]) -> list[Positions]:
+    """The positions, grouped by cluster."""
+    cluster_names = clusters.to_numpy()[members]
+    return [members[cluster_names == name] for name in pd.unique(cluster_names)]
 
 
-def _shares(count: int, parts: int, random: np.random.Generator) -> Places:
-    """`count` dealt to so many parts, alike to within one; chance says which get one more."""
-    extra = random.permutation(parts) < count % parts
-    return np.asarray(count // parts + extra, np.int64)
+def _even_shares(count: int, share_count: int, random: np.random.Generator) -> Positions:
+    """`count` divided into shares that are equal to within one; which of them get one more is random."""
+    gets_one_more = random.permutation(share_count) < count % share_count
+    return np.asarray(count // share_count + gets_one_more, np.int64)

@@ -1,4 +1,4 @@
-"""The learning itself: stage by stage, epoch by epoch, each epoch kept, until it brings nothing better."""
+"""The training loop: stages and epochs, a checkpoint after every epoch, early stopping."""
 
 from __future__ import annotations
 
@@ -16,55 +16,61 @@ from data.dataset.shards import Units
 from data.record import Task
 from lineage.errors import Fault
 from training.fitting import checkpoint, fine_tuning, lesion_paste, sampling, training_split
-from training.fitting.augmentation import Augment, Feed, Shown
+from training.fitting.augmentation import Augment, EpochData, Feed
 from training.fitting.checkpoint import Arrays, Progress
 from training.fitting.fine_tuning import Stage
 from training.network import batch_norm, model
-from training.network.batch_norm import Recount
+from training.network.batch_norm import RecomputeStatistics
 from training.settings import ALL, FitSettings
 
 log = logging.getLogger(__name__)
 
 
-def train(network: Any, training: Units, validation: Units, settings: FitSettings, task: Task, kept: Path) -> Progress:
-    """Fit the stages that are not done yet; the network then holds the weights of the best epoch.
+def train(
+    network: Any, training: Units, validation: Units, settings: FitSettings, task: Task, checkpoint_path: Path
+) -> Progress:
+    """Fit the remaining stages and set the weights of the best epoch.
 
-    Every epoch is kept in the file `kept`, from which an interrupted fit goes on. Raises Fault for a loss that is not
-    a number.
+    Every epoch is saved to `checkpoint_path`, from which an interrupted fit resumes. Raises Fault for a loss that is
+    not a number.
     """
     feed = feed_of(training, settings, task)
-    told = _told(validation, feed.masks, settings.batch_size)
-    reached = checkpoint.load(kept)
-    if reached.history:
-        log.info("goes on after epoch %d/%d, from %s", len(reached.history), settings.epochs, kept.name)
+    validation_inputs = _validation_inputs(validation, feed.masks, settings.batch_size)
+    progress = checkpoint.load(checkpoint_path)
+    if progress.history:
+        log.info("resume after epoch %d/%d, from %s", len(progress.history), settings.epochs, checkpoint_path.name)
     for stage in fine_tuning.stages(settings):
-        if len(reached.history) < stage.end and not reached.ended(settings):
-            model.freeze(network, stage.learns)
-            made = learner(network, settings, stage, len(feed), task.ordered, task.positive_index, feed.masks)
-            watch = batch_norm.Recount(network, training.pixels[feed.draw(0)[: batch_norm.UNITS]])
-            reached = _through(made, watch, feed, told, stage, settings, kept, reached)
-    model.freeze(network, ALL)
-    network.set_weights(list(reached.best))
-    return reached
+        if len(progress.history) < stage.end and not progress.is_finished(settings):
+            model.set_trainable(network, stage.trainable)
+            learning_model = learner(network, settings, stage, len(feed), task.ordered, task.positive_index, feed.masks)
+            recompute = batch_norm.RecomputeStatistics(network, training.pixels[feed.draw(0)[: batch_norm.MAX_UNITS]])
+            progress = _train_stage(
+                learning_model, recompute, feed, validation_inputs, stage, settings, checkpoint_path, progress
+            )
+    model.set_trainable(network, ALL)
+    network.set_weights(list(progress.best))
+    return progress
 
 
 def feed_of(training: Units, settings: FitSettings, task: Task) -> Feed:
-    """The training units by `fit.sampling`, weighted by `fit.class_weights` where they are not drawn alike anyway;
-    lesions go over from one to another by `fit.augment.paste`."""
-    weighted = settings.class_weights and settings.sampling != "balanced"
+    """The feed of training units: sampled by `fit.sampling`, with lesions pasted by `fit.augment.paste`.
 
-    def shown(units: Units) -> Shown:
+    `fit.class_weights` applies only without balanced sampling.
+    """
+    uses_class_weights = settings.class_weights and settings.sampling != "balanced"
+
+    def epoch_data(units: Units) -> EpochData:
         classes = len(task.classes)
-        weights = training_split.class_weights(units.labels, classes) if weighted else np.ones(classes)
+        weights = training_split.class_weights(units.labels, classes) if uses_class_weights else np.ones(classes)
         return (
             units.pixels,
             units.labels,
             weights[units.labels],
-            training_split.outlines(units, task, settings.mask_weight),
+            training_split.training_masks(units, task, settings.mask_weight),
         )
 
-    pixels, labels, weights, masks = shown(training)
-    moving = lesion_paste.Lesions(training, settings.augment.paste, settings.seed, task.unclear_index)
+    pixels, labels, weights, masks = epoch_data(training)
+    lesion_paster = lesion_paste.LesionPaste(training, settings.augment.paste, settings.seed, task.unclear_index)
     return Feed(
         pixels,
         labels,
@@ -72,8 +78,8 @@ def feed_of(training: Units, settings: FitSettings, task: Task) -> Feed:
         settings.batch_size,
         settings.seed,
         masks,
-        partial(sampling.order, training, settings.sampling, settings.seed),
-        (lambda epoch: shown(moving.shown(epoch))) if settings.augment.paste else None,
+        partial(sampling.epoch_order, training, settings.sampling, settings.seed),
+        (lambda epoch: epoch_data(lesion_paster.augment_epoch(epoch))) if settings.augment.paste else None,
     )
 
 
@@ -86,67 +92,84 @@ def learner(
     positive: Sequence[int] = (),
     masks: NDArray[np.float32] | None = None,
 ) -> Any:
-    """The network behind its augmentation, with AdamW and a cosine schedule, ready for its variables to be set."""
+    """The compiled model: augmentation and network, AdamW with a cosine schedule, variables built."""
     grid = None if masks is None else masks.shape[1]
     augment = Augment(settings.augment, settings.seed)
-    made = model.with_augmentation(network, augment, settings.mask_weight, positive, grid)
-    whole = steps * (stage.end - stage.begin)
-    rate = keras.optimizers.schedules.CosineDecay(
-        stage.rate / 10, whole, alpha=0.02, warmup_target=stage.rate, warmup_steps=max(1, whole // 20)
+    learning_model = model.with_augmentation(network, augment, settings.mask_weight, positive, grid)
+    step_count = steps * (stage.end - stage.begin)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        stage.learning_rate / 10,
+        step_count,
+        alpha=0.02,
+        warmup_target=stage.learning_rate,
+        warmup_steps=max(1, step_count // 20),
     )
-    made.compile(keras.optimizers.AdamW(rate, weight_decay=0.01), model.loss(ordered), weighted_metrics=["accuracy"])
-    made.optimizer.build(made.trainable_variables)
-    return made
+    learning_model.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=0.01), model.loss(ordered), weighted_metrics=["accuracy"]
+    )
+    learning_model.optimizer.build(learning_model.trainable_variables)
+    return learning_model
 
 
-def _through(
-    made: Any, watch: Recount, feed: Feed, told: Any, stage: Stage, settings: FitSettings, kept: Path, reached: Progress
+def _train_stage(
+    learning_model: Any,
+    recompute: RecomputeStatistics,
+    feed: Feed,
+    validation_inputs: Any,
+    stage: Stage,
+    settings: FitSettings,
+    checkpoint_path: Path,
+    progress: Progress,
 ) -> Progress:
-    """The epochs of one stage; within it the optimizer goes on too, a new stage has a new one."""
-    variables = [*made.variables, *made.optimizer.variables]
-    known = len(variables) if len(reached.history) > stage.begin else len(made.variables)
-    for variable, value in zip(variables[:known], reached.state, strict=False):
+    """Train the epochs of one stage; within a stage the optimizer state is resumed, a new stage has a new one."""
+    variables = [*learning_model.variables, *learning_model.optimizer.variables]
+    restored_count = len(variables) if len(progress.history) > stage.begin else len(learning_model.variables)
+    for variable, value in zip(variables[:restored_count], progress.state, strict=False):
         variable.assign(value)
 
-    def keep(epoch: int, logs: dict[str, float]) -> None:
-        nonlocal reached
+    def save_epoch(epoch: int, logs: dict[str, float]) -> None:
+        nonlocal progress
         if not np.isfinite([logs["loss"], logs["val_loss"]]).all():
-            kept.unlink(missing_ok=True)
+            checkpoint_path.unlink(missing_ok=True)
             raise Fault(f"the loss is not a number in epoch {epoch + 1}; lower fit.learning_rate")
         log.info("epoch %d/%d loss %.4f validation %.4f", epoch + 1, settings.epochs, logs["loss"], logs["val_loss"])
-        reached = checkpoint.after(reached, logs, _values(watch.network.weights), _values(variables), settings)
-        checkpoint.save(kept, reached)
-        made.stop_training = reached.ended(settings)
+        progress = checkpoint.add_epoch(
+            progress, logs, _as_arrays(recompute.network.weights), _as_arrays(variables), settings
+        )
+        checkpoint.save(checkpoint_path, progress)
+        learning_model.stop_training = progress.is_finished(settings)
 
-    rounds = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: feed.deal(epoch), on_epoch_end=keep)
-    made.fit(
+    epoch_callback = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, _: feed.deal(epoch), on_epoch_end=save_epoch
+    )
+    learning_model.fit(
         feed.source(),
-        validation_data=told,
+        validation_data=validation_inputs,
         batch_size=None,
         validation_batch_size=feed.size,
         epochs=stage.end,
-        initial_epoch=len(reached.history),
+        initial_epoch=len(progress.history),
         shuffle=False,
         verbose=0,
-        callbacks=[keras.callbacks.TerminateOnNaN(), watch, rounds],
+        callbacks=[keras.callbacks.TerminateOnNaN(), recompute, epoch_callback],
     )
-    return reached
+    return progress
 
 
-def _told(validation: Units, masks: NDArray[np.float32] | None, size: int) -> Any:
-    """What the learner takes of the validation units, filled up to whole batches with units that count nothing.
+def _validation_inputs(validation: Units, masks: NDArray[np.float32] | None, size: int) -> Any:
+    """The validation units as inputs of the learning model, padded to whole batches with units of weight 0.
 
-    Their loss is the labels' alone: the masks are empty.
+    Masks are empty, so that the validation loss is the loss of the labels only.
     """
     count = len(validation.labels)
-    places = sampling.full(np.arange(count), size)
-    weights = np.where(np.arange(len(places)) < count, len(places) / count, 0).astype(np.float32)
-    seen = validation.pixels[places]
+    positions = sampling.fill_batches(np.arange(count), size)
+    weights = np.where(np.arange(len(positions)) < count, len(positions) / count, 0).astype(np.float32)
+    pixels = validation.pixels[positions]
     if masks is None:
-        return seen, validation.labels[places], weights
-    empty = np.zeros((len(places), *masks.shape[1:]), np.float32)
-    return {"pixels": seen, "masks": empty}, validation.labels[places], weights
+        return pixels, validation.labels[positions], weights
+    empty = np.zeros((len(positions), *masks.shape[1:]), np.float32)
+    return {"pixels": pixels, "masks": empty}, validation.labels[positions], weights
 
 
-def _values(variables: list[Any]) -> Arrays:
+def _as_arrays(variables: list[Any]) -> Arrays:
     return tuple(np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables)

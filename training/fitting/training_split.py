@@ -1,4 +1,4 @@
-"""Which units a fit learns from and which tell it when to stop; the test side is never among them."""
+"""The split of a fit into training and validation units, without test units; masks and class weights."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from data.dataset.shards import Units
 from data.record import Side, Task
 from lineage.errors import Fault
 
-FEWEST_CLUSTERS = 2  # on the training side: from one patient alone a network learns that patient
+MIN_CLUSTERS = 2  # for training: with one patient a network learns that patient
 
 
-def sides(units: Units, task: Task) -> tuple[Units, Units]:
+def split_units(units: Units, task: Task) -> tuple[Units, Units]:
     """The training and the validation units.
 
-    Raises Fault for an empty side, training units of one cluster alone, a class without training units, or a picture
-    that is not made of numbers (it names the unit).
+    Raises Fault for an empty split, training units of a single cluster, a class without training units, or pixels that
+    are not finite (it names the unit).
     """
     training, validation = (units.where(units.table["side"] == side.value) for side in (Side.TRAINING, Side.VALIDATION))
-    for side, part in (("training", training), ("validation", validation)):
-        if not len(part.labels):
-            raise Fault(f"{task.name}: no unit on the {side} side; admit more patients, or change `split`")
-        _sound(part, task)
-    if training.table["cluster"].nunique() < FEWEST_CLUSTERS:
-        only = training.table["cluster"].iloc[0]
-        raise Fault(f"{task.name}: all training units are of one {task.cluster} ({only}); admit more of them first")
+    for side, side_units in (("training", training), ("validation", validation)):
+        if not len(side_units.labels):
+            raise Fault(f"{task.name}: no unit in the {side} split; admit more patients, or change `split`")
+        _check_pixels(side_units, task)
+    if training.table["cluster"].nunique() < MIN_CLUSTERS:
+        cluster = training.table["cluster"].iloc[0]
+        raise Fault(f"{task.name}: all training units are of one {task.cluster} ({cluster}); admit more of them first")
     counts = np.bincount(training.labels, minlength=len(task.classes))
     empty = [name for name, count in zip(task.classes, counts, strict=True) if not count]
     if empty:
@@ -33,14 +33,15 @@ def sides(units: Units, task: Task) -> tuple[Units, Units]:
     return training, validation
 
 
-def outlines(units: Units, task: Task, weight: float) -> NDArray[np.float32] | None:
-    """The masks that a fit learns from under `fit.mask_weight`; None where it is 0, or no positive unit shows a lesion.
+def training_masks(units: Units, task: Task, weight: float) -> NDArray[np.float32] | None:
+    """The masks for the localisation loss; None if `weight` (`fit.mask_weight`) is 0 or no positive unit has a lesion.
 
-    They tell what should speak for a positive class: a benign lesion's is emptied, whatever `mask` means to the task. A
-    positive unit whose mask is empty (its label is its patient's) is left out: NaN. Fault for a negative weight.
+    A mask marks evidence for a positive class, so masks of benign lesions become empty, whatever `mask` means to the
+    task. A positive unit with an empty mask (its label is the patient's) is left out: NaN. Raises Fault for a negative
+    weight.
     """
     if weight < 0:
-        raise Fault(f"fit.mask_weight is {weight}: use 0 (off) or a number above it")
+        raise Fault(f"fit.mask_weight is {weight}: use 0 (off) or a positive number")
     if units.masks is None or not weight:
         return None
     masks = units.masks.copy()
@@ -56,11 +57,11 @@ def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float64
     return np.asarray(len(labels) / (classes * counts), np.float64)
 
 
-def _sound(units: Units, task: Task) -> None:
-    for place, picture in enumerate(units.pixels):
-        if not np.isfinite(picture).all():
-            row = units.table.iloc[place]
+def _check_pixels(units: Units, task: Task) -> None:
+    for position, image in enumerate(units.pixels):
+        if not np.isfinite(image).all():
+            row = units.table.iloc[position]
             raise Fault(
-                f"{task.name}: the pixels of unit {row['unit_id']} of batch {row['batch']} are no numbers; run "
+                f"{task.name}: the pixels of unit {row['unit_id']} of batch {row['batch']} are not finite; run "
                 "the stage prepare again, or withdraw it"
             )

@@ -1,4 +1,4 @@
-"""The model that a warm fit starts from: pinned by folder and hash, never by an alias, which would move."""
+"""Warm start: the pinned parent model of a fit, and the replay of its old training data."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ STRATEGIES = ("full", "warm")
 
 @dataclass(frozen=True)
 class Parent:
-    """The weights that a fit goes on from, their SHA-256, and the batches that they have learned from."""
+    """The weights that a fit starts from, their SHA-256, and the batches that they were trained on."""
 
     weights: Path
     sha256: str
     batches: tuple[str, ...]
 
 
-def pinned(task: Task, settings: FitSettings) -> Parent | None:
-    """The parent that `fit.warm.parents` names for a task; None under `full`, and where a task has none yet.
+def pinned_parent(task: Task, settings: FitSettings) -> Parent | None:
+    """The parent of a task in `fit.warm.parents`; None with strategy full, or if the task has no parent yet.
 
-    Its folder holds the weights and the fit.json of a registered version. Raises Fault where the strategy is unknown,
-    a file is missing, the weights are not those of the hash, or the parent told other classes.
+    A parent is pinned by folder and hash, never by an alias, which could change. The folder holds the weights and the
+    fit.json of a registered version. Raises Fault if the strategy is unknown, a file is missing, the hash does not
+    match, or the parent has other classes.
     """
     if settings.strategy not in STRATEGIES:
         raise Fault(f"fit.strategy {settings.strategy!r} is unknown: use one of {', '.join(STRATEGIES)}")
@@ -44,32 +45,32 @@ def pinned(task: Task, settings: FitSettings) -> Parent | None:
     for name in (WEIGHTS, REPORT):
         if not (folder / name).is_file():
             raise Fault(f"fit.warm.parents.{task.name}: {folder / name} is missing; name the folder of a version")
-    found = fingerprint.file_sha256(folder / WEIGHTS)
-    if found != pin["sha256"]:
+    sha256 = fingerprint.file_sha256(folder / WEIGHTS)
+    if sha256 != pin["sha256"]:
         raise Fault(
-            f"fit.warm.parents.{task.name}: {folder / WEIGHTS} has the hash {found[:12]}, pinned is "
+            f"fit.warm.parents.{task.name}: {folder / WEIGHTS} has the hash {sha256[:12]}, pinned is "
             f"{pin['sha256'][:12]}; restore that file, or pin this one"
         )
     report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     if tuple(report["classes"]) != task.classes:
         raise Fault(
-            f"fit.warm.parents.{task.name} tells {', '.join(report['classes'])}: a task with other classes "
-            "begins anew, with fit.strategy full"
+            f"fit.warm.parents.{task.name} has the classes {', '.join(report['classes'])}: fit a task with other "
+            "classes with fit.strategy full"
         )
-    return Parent(folder / WEIGHTS, found, tuple(report["batches"]))
+    return Parent(folder / WEIGHTS, sha256, tuple(report["batches"]))
 
 
-def replayed(training: Units, parent: Parent, share: float, seed: int) -> Units:
-    """The training units of batches that the parent has not seen, and of a share of the clusters that it has.
+def replay_units(training: Units, parent: Parent, share: float, seed: int) -> Units:
+    """The training units of batches new to the parent, and those of a `share` of the old clusters.
 
-    Old clusters are drawn within each label (of a cluster's first unit), at least one of each, so that no class is
-    forgotten by accident (replay: Rolnick et al., NeurIPS 2019).
+    Old clusters are drawn within each label (of a cluster's first unit), at least one for each label, so that no class
+    is forgotten (replay: Rolnick et al., NeurIPS 2019).
     """
-    old = training.table["batch"].isin(parent.batches)
-    clusters = training.table[old].drop_duplicates("cluster")[["cluster", "label"]]
+    is_old = training.table["batch"].isin(parent.batches)
+    clusters = training.table[is_old].drop_duplicates("cluster")[["cluster", "label"]]
     random = np.random.default_rng(seed)
-    kept: set[str] = set()
+    replayed: set[str] = set()
     for _, group in clusters.groupby("label", sort=True):
         count = min(len(group), max(1, round(share * len(group))))
-        kept |= set(random.choice(group["cluster"].to_numpy(str), count, replace=False))
-    return training.where(~old | training.table["cluster"].isin(kept))
+        replayed |= set(random.choice(group["cluster"].to_numpy(str), count, replace=False))
+    return training.where(~is_old | training.table["cluster"].isin(replayed))

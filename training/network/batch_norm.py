@@ -1,10 +1,4 @@
-"""Batch normalisation as a network meets it in use: its statistics are of slices as they are, not as augmented.
-
-While it is fitted, a network normalises each batch by itself; in use by averages over the batches of the fit, whose
-slices were resampled, turned and lit anew. Where that changes their texture, the averages do not fit a slice that was
-left alone, and neither the validation loss nor an answer is what the weights could give. (The discrepancy: Touvron et
-al., NeurIPS 2019. Statistics counted anew after fitting: Wu and Johnson, arXiv:2105.07576, section 3.)
-"""
+"""Batch normalisation statistics, recomputed on slices without augmentation."""
 
 from __future__ import annotations
 
@@ -14,36 +8,42 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-UNITS = 256  # at most: each layer's mean and variance are then over thousands of positions
+MAX_UNITS = 256  # enough: each layer's mean and variance are over thousands of positions
 
 
-class Recount(keras.callbacks.Callback):  # type: ignore[misc]
-    """Counts the statistics anew before every validation, so that what is judged is what will be kept."""
+class RecomputeStatistics(keras.callbacks.Callback):  # type: ignore[misc]
+    """Recomputes the statistics before every validation, so that the validation loss is of the stored weights."""
 
     def __init__(self, network: Any, pixels: NDArray[np.float32]) -> None:
         super().__init__()
         self.network, self.pixels = network, pixels
 
     def on_test_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-        """See the class."""
-        recount(self.network, self.pixels)
+        """Recompute the statistics (see the class)."""
+        recompute_statistics(self.network, self.pixels)
 
 
-def recount(network: Any, pixels: NDArray[np.float32]) -> None:
-    """Let every batch normalisation that learns take the statistics of these slices (n, h, w, 1), in one pass."""
-    learning = [layer for layer in _every(network) if layer.trainable]
-    before = [layer.momentum for layer in learning]
+def recompute_statistics(network: Any, pixels: NDArray[np.float32]) -> None:
+    """Set the statistics of every trainable batch normalisation from these slices (n, h, w, 1), in one pass.
+
+    In training a network normalises each batch by its own statistics; in use by averages over the training batches.
+    Those batches are augmented. If augmentation changes the texture, the averages do not fit unaugmented slices, and
+    validation loss and answers get worse (train-test discrepancy: Touvron et al., NeurIPS 2019; recomputed statistics:
+    Wu and Johnson, arXiv:2105.07576, section 3).
+    """
+    trainable_layers = [layer for layer in _batch_norm_layers(network) if layer.trainable]
+    momenta = [layer.momentum for layer in trainable_layers]
     try:
-        for layer in learning:
+        for layer in trainable_layers:
             layer.momentum = 0.0
         network(pixels, training=True)
     finally:
-        for layer, momentum in zip(learning, before, strict=True):
+        for layer, momentum in zip(trainable_layers, momenta, strict=True):
             layer.momentum = momentum
 
 
-def _every(network: Any) -> list[Any]:
-    """The batch normalisations of a network and of those within it."""
-    inner = [layer for layer in network.layers if isinstance(layer, keras.Model)]
-    own = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    return own + [layer for part in inner for layer in _every(part)]
+def _batch_norm_layers(network: Any) -> list[Any]:
+    """The batch normalisation layers of a network and of the networks nested in it."""
+    inner_networks = [layer for layer in network.layers if isinstance(layer, keras.Model)]
+    outer_layers = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    return outer_layers + [layer for inner_network in inner_networks for layer in _batch_norm_layers(inner_network)]

@@ -1,4 +1,4 @@
-"""What a fit computes on: one device or several side by side, and sums that come in one order."""
+"""The devices of a fit: one or several in data parallel, and deterministic sums."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def deterministic(seed: int) -> None:
-    """One seed for Python, NumPy and the backend, and no kernel whose sums depend on the order of threads."""
+    """Seed Python, NumPy and the backend, and forbid kernels whose sums depend on the order of threads."""
     import keras
 
     keras.utils.set_random_seed(seed)
@@ -22,38 +22,41 @@ def deterministic(seed: int) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def chosen(count: int, batch_size: int) -> tuple[str, ...]:
-    """The devices of a fit by `fit.devices`: so many of this machine, or for 0 all its GPUs; without one, one CPU.
+def select_devices(count: int, batch_size: int) -> tuple[str, ...]:
+    """The devices of a fit by `fit.devices`: that many of this machine, or for 0 all GPUs, or one CPU without a GPU.
 
-    Several of them take part in every batch alike, which Keras can do on JAX alone: under 0 a fit on TensorFlow takes
-    one GPU. Raises Fault for more devices than there are, a batch that can't be divided, or several on TensorFlow.
+    Several devices share every batch equally, which Keras supports only on JAX: with 0 a fit on TensorFlow takes one
+    GPU. Raises Fault for more devices than there are, a batch that cannot be divided, or several on TensorFlow.
     """
     import keras
 
-    found = tuple(str(name) for name in keras.distribution.list_devices()) or ("cpu",)
-    parallel = keras.backend.backend() == "jax"
-    if count < 0 or count > len(found):
+    available = tuple(str(name) for name in keras.distribution.list_devices()) or ("cpu",)
+    is_jax = keras.backend.backend() == "jax"
+    if count < 0 or count > len(available):
         raise Fault(
-            f"fit.devices is {count}, but this machine has {len(found)} ({', '.join(found)}); set it to 0 for "
-            "what there is"
+            f"fit.devices is {count}, but this machine has {len(available)} ({', '.join(available)}); set it to 0 to "
+            "use what is available"
         )
-    if count > 1 and not parallel:
+    if count > 1 and not is_jax:
         raise Fault(f"fit.devices {count} needs JAX: set KERAS_BACKEND=jax, or fit.devices to 1")
-    graphic = not found[0].lower().startswith("cpu")
-    wanted = count or (len(found) if graphic and parallel else 1)
-    if batch_size % wanted:
-        raise Fault(f"fit.batch_size {batch_size} can't be divided among {wanted} devices; take a multiple of {wanted}")
-    return found[:wanted]
+    has_gpu = not available[0].lower().startswith("cpu")
+    selected_count = count or (len(available) if has_gpu and is_jax else 1)
+    if batch_size % selected_count:
+        raise Fault(
+            f"fit.batch_size {batch_size} can't be divided among {selected_count} devices; "
+            f"take a multiple of {selected_count}"
+        )
+    return available[:selected_count]
 
 
 @contextmanager
-def side_by_side(devices: tuple[str, ...]) -> Iterator[None]:
-    """What is built and fitted inside has its weights on every device, and a share of each batch there."""
+def data_parallel(devices: tuple[str, ...]) -> Iterator[None]:
+    """Within this context a network has its weights, and a share of each batch, on every device."""
     import keras
 
     if len(devices) == 1:
         yield
         return
-    log.info("fits on %d devices: %s", len(devices), ", ".join(devices))
+    log.info("fit on %d devices: %s", len(devices), ", ".join(devices))
     with keras.distribution.DataParallel(devices=list(devices)).scope():
         yield

@@ -1,8 +1,10 @@
-"""Which cells of a mask grid each position of a feature map covers."""
+"""The cells of a mask grid that each position of a feature map covers."""
 
 from __future__ import annotations
 
 
-def cells(grid: int, positions: int) -> list[slice]:
-    """The cells that each of `positions` along a side covers, those that it shares with its neighbour included."""
-    return [slice(place * grid // positions, -(-(place + 1) * grid // positions)) for place in range(positions)]
+def cells_by_position(grid: int, positions: int) -> list[slice]:
+    """The cells that each of `positions` along a side covers, including cells shared with its neighbour."""
+    return [
+        slice(position * grid // positions, -(-(position + 1) * grid // positions)) for position in range(positions)
+    ]

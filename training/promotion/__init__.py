@@ -1,1 +1,1 @@
-"""The training gate: challenger against champion and anchor."""
+"""The training gate: the comparison of a challenger with champion and anchor."""

@@ -1,4 +1,4 @@
-"""Units whose answer changed between two models: for a doctor to read, and McNemar's test over the patients."""
+"""Changed answers between two models: the units for review, and McNemar's test over patients."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from typing import Any
 import pandas as pd
 
 
-def flips(both: pd.DataFrame) -> dict[str, Any]:
-    """Units that the rival had right at its operating point and the challenger has not (`lost`), and how many `won`."""
-    right = both["flagged"] == both["positive"]
-    had = both["flagged_rival"] == both["positive"]
-    return {"lost": both.loc[had & ~right, "unit_id"].tolist(), "won": int((right & ~had).sum())}
+def list_changed_answers(paired: pd.DataFrame) -> dict[str, Any]:
+    """Units that the rival answered correctly and the challenger did not (`lost`), and the number of `won` units."""
+    is_correct = paired["flagged"] == paired["positive"]
+    rival_is_correct = paired["flagged_rival"] == paired["positive"]
+    return {
+        "lost": paired.loc[rival_is_correct & ~is_correct, "unit_id"].tolist(),
+        "won": int((is_correct & ~rival_is_correct).sum()),
+    }
 
 
-def mcnemar(both: pd.DataFrame) -> dict[str, Any]:
-    """Patients of whom fewer (`lost`) or more (`won`) positive units are found than before, and one-sided p-values.
+def mcnemar(paired: pd.DataFrame) -> dict[str, Any]:
+    """Clusters with fewer (`lost`) or more (`won`) flagged positive units than before, and one-sided p-values.
 
-    McNemar's exact test with the cluster as the unit: under equal sensitivity, a changed cluster is as often won as
-    lost (binomial, 1/2). `p_worse` and `p_better` are 1 where nothing changed.
+    McNemar's exact test with the cluster as the unit: with equal sensitivity a changed cluster is won or lost with
+    probability 1/2 (binomial). `p_worse` and `p_better` are 1 if nothing changed.
     """
     from scipy.stats import binom
 
-    positive = both[both["positive"] == 1]
+    positive = paired[paired["positive"] == 1]
     change = (positive["flagged"] - positive["flagged_rival"]).groupby(positive["cluster"]).sum()
     lost, won = int((change < 0).sum()), int((change > 0).sum())
     tails = {name: float(binom.cdf(count, lost + won, 0.5)) for name, count in (("p_worse", won), ("p_better", lost))}

@@ -1,4 +1,4 @@
-"""What the checks of a gate found, in the order they ran, and the words in which they say it."""
+"""Findings of the gate's checks in their order, and the text format of their values."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from training.settings import PromotionSettings
 
 @dataclass
 class Findings:
-    """Findings of one verdict; the worst outcome decides."""
+    """The findings of one verdict; the worst outcome decides."""
 
     reasons: list[tuple[Outcome, str]] = field(default_factory=list)
 
     def add(self, outcome: Outcome, reason: str) -> None:
-        """Write one finding down."""
+        """Add one finding."""
         self.reasons.append((outcome, reason))
 
     def verdict(
-        self, gate: str, subject: str, figures: dict[str, Any], settings: PromotionSettings, **also: Any
+        self, gate: str, subject: str, figures: dict[str, Any], settings: PromotionSettings, **thresholds: Any
     ) -> Verdict:
-        """The worst outcome, with its reasons first and what else was found after them."""
-        outcome = worst([found for found, _ in self.reasons])
-        first = [reason for found, reason in self.reasons if found is outcome]
-        rest = [reason for found, reason in self.reasons if found is not outcome]
-        return Verdict(gate, subject, outcome, (*first, *rest), figures, {**asdict(settings), **also})
+        """The verdict with the worst outcome; its reasons first, then all other reasons."""
+        outcome = worst([finding_outcome for finding_outcome, _ in self.reasons])
+        decisive = [reason for finding_outcome, reason in self.reasons if finding_outcome is outcome]
+        further = [reason for finding_outcome, reason in self.reasons if finding_outcome is not outcome]
+        return Verdict(gate, subject, outcome, (*decisive, *further), figures, {**asdict(settings), **thresholds})
 
 
-def cohort_words(name: str) -> str:
-    """A cohort of training/promotion/comparison.py as people read it."""
-    return {"anchor": "anchor cohort", "newest": "newest test cohort", "overall": "whole test side"}[name]
+def cohort_label(name: str) -> str:
+    """The name of a cohort of training/promotion/comparison.py in a reason."""
+    return {"anchor": "anchor cohort", "newest": "newest test cohort", "overall": "whole test set"}[name]
 
 
-def figure(value: float | None) -> str:
-    """A figure with three decimals."""
+def format_value(value: float | None) -> str:
+    """A metric with three decimals."""
     return "unknown" if value is None else f"{value:.3f}"
 
 
-def signed(value: float | None) -> str:
-    """A difference with its sign."""
+def format_difference(value: float | None) -> str:
+    """A difference with sign and three decimals."""
     return "unknown" if value is None else f"{value:+.3f}"

@@ -13,16 +13,17 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedAreas:
     """Two AUROCs of the same units, their covariance (2, 2), and the degrees of freedom of their difference.
 
-    `freedom` is Satterthwaite's, of the positives' and the negatives' share of the variance, as Brunner and Munzel
-    (Biometrical Journal 42, 2000) use it for one area: with a dozen patients the normal distribution is too sure.
+    `degrees_of_freedom` is Satterthwaite's, from the share of variance of the positives and of the negatives. Brunner
+    and Munzel (Biometrical Journal 42, 2000) use it for one area. For a dozen patients the normal distribution is too
+    narrow.
     """
 
     areas: tuple[float, float]
     covariance: Array
-    freedom: float
+    degrees_of_freedom: float
 
     @property
     def difference(self) -> float:
@@ -36,49 +37,53 @@ class Paired:
 
     @property
     def z(self) -> float:
-        """The difference in standard errors, for the normal distribution as DeLong et al. have it."""
+        """The difference in standard errors, for a normal distribution as in DeLong et al."""
         return self.difference / self.error if self.error > 0 else math.copysign(math.inf, self.difference)
 
     def bound(self, alpha: float, side: int) -> float:
         """One-sided bound of the difference at `alpha`, by Student's t: the low one for side -1, the high one for 1."""
         from scipy.stats import t
 
-        return self.difference + side * float(t.ppf(1 - alpha, self.freedom)) * self.error
+        return self.difference + side * float(t.ppf(1 - alpha, self.degrees_of_freedom)) * self.error
 
     def p(self, side: int) -> float:
         """One-sided p-value that the first is better (side 1) or worse (side -1), by Student's t."""
         from scipy.stats import t
 
-        away = side * self.difference
+        distance = side * self.difference
         if self.error == 0:
-            return 0.0 if away > 0 else 1.0
-        return float(t.sf(away / self.error, self.freedom))
+            return 0.0 if distance > 0 else 1.0
+        return float(t.sf(distance / self.error, self.degrees_of_freedom))
 
 
-def paired(first: ArrayLike, second: ArrayLike, positive: ArrayLike, clusters: ArrayLike) -> Paired | None:
-    """Compare the scores of two models on the same units, each (units); None with under two clusters of either kind.
+def paired(first: ArrayLike, second: ArrayLike, positive: ArrayLike, clusters: ArrayLike) -> PairedAreas | None:
+    """Compare two models' scores (units) on the same units; None with fewer than two clusters of either kind.
 
     DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988), by the ranks of Sun and Xu (IEEE Signal Processing
-    Letters 21, 2014), summed over the units of a cluster as in Obuchowski (Biometrics 53, 1997): where each cluster
-    is one unit, that is DeLong's own estimate.
+    Letters 21, 2014), summed over the units of a cluster as in Obuchowski (Biometrics 53, 1997). With one unit per
+    cluster this equals DeLong's estimate.
     """
     truth = np.asarray(positive, bool)
-    place = pd.factorize(np.asarray(clusters).astype(str))[0]
-    counts = np.vstack([np.bincount(place[mask], minlength=place.max() + 1) for mask in (truth, ~truth)])
-    held = (counts > 0).sum(axis=1)
-    if held.min() < 2:
+    cluster_index = pd.factorize(np.asarray(clusters).astype(str))[0]
+    counts = np.vstack(
+        [np.bincount(cluster_index[mask], minlength=cluster_index.max() + 1) for mask in (truth, ~truth)]
+    )
+    cluster_counts = (counts > 0).sum(axis=1)
+    if cluster_counts.min() < 2:
         return None
     areas, influence = [], []
     for scores in (first, second):
         area, shares = _components(np.asarray(scores, np.float64), truth)
-        sums = np.vstack([np.bincount(place[mask], shares[mask], place.max() + 1) for mask in (truth, ~truth)])
+        sums = np.vstack(
+            [np.bincount(cluster_index[mask], shares[mask], cluster_index.max() + 1) for mask in (truth, ~truth)]
+        )
         areas.append(area)
         influence.append((sums - counts * area) / counts.sum(axis=1, keepdims=True))  # (kinds, clusters)
-    return Paired((areas[0], areas[1]), *_spread(np.stack(influence), held, counts.shape[1]))
+    return PairedAreas((areas[0], areas[1]), *_spread(np.stack(influence), cluster_counts, counts.shape[1]))
 
 
 def _components(scores: Array, positive: NDArray[np.bool_]) -> tuple[float, Array]:
-    """The area, and of each unit the share of the other kind that it is ranked rightly against; ties count half."""
+    """The area, and for each unit the share of the other kind that it is correctly ranked against; ties count half."""
     from scipy.stats import rankdata
 
     above, below = scores[positive], scores[~positive]
@@ -89,12 +94,19 @@ def _components(scores: Array, positive: NDArray[np.bool_]) -> tuple[float, Arra
     return float(shares[positive].mean()), shares
 
 
-def _spread(influence: Array, held: NDArray[np.int64], clusters: int) -> tuple[Array, float]:
+def _spread(influence: Array, cluster_counts: NDArray[np.int64], clusters: int) -> tuple[Array, float]:
     """Covariance of the areas and degrees of freedom of their difference, from (models, kinds, clusters)."""
     first, second = influence[:, 0], influence[:, 1]
-    kinds = [count / (count - 1) * part @ part.T for count, part in zip(held, (first, second), strict=True)]
-    within = clusters / (clusters - 1) * (first @ second.T)  # of clusters that hold both kinds
+    kinds = [
+        count / (count - 1) * kind_influence @ kind_influence.T
+        for count, kind_influence in zip(cluster_counts, (first, second), strict=True)
+    ]
+    within = clusters / (clusters - 1) * (first @ second.T)  # covariance of clusters that hold both kinds
     contrast = np.array([1.0, -1.0])
     shares = np.array([max(0.0, float(contrast @ kind @ contrast)) for kind in kinds])
-    freedom = shares.sum() ** 2 / (shares**2 / (held - 1)).sum() if shares.any() else float(held.min() - 1)
-    return np.asarray(kinds[0] + kinds[1] + within + within.T), float(freedom)
+    degrees_of_freedom = (
+        shares.sum() ** 2 / (shares**2 / (cluster_counts - 1)).sum()
+        if shares.any()
+        else float(cluster_counts.min() - 1)
+    )
+    return np.asarray(kinds[0] + kinds[1] + within + within.T), float(degrees_of_freedom)

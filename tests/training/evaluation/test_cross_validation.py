@@ -1,4 +1,4 @@
-"""Cross-validation: each unit judged once, by a model whose fit, stop and calibration never saw its cluster."""
+"""Cross-validation: each unit is predicted once, by a model fitted and calibrated without its cluster."""
 
 from __future__ import annotations
 
@@ -18,52 +18,62 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.mark.parametrize("folds", [0, 3, 5])
-def test_each_cluster_is_judged_once_and_is_on_one_side(samples: Any, folds: int) -> None:
+def test_each_cluster_is_tested_once_and_has_one_split_per_fold(samples: Any, folds: int) -> None:
     units = samples.units(40)
-    judged: Counter[str] = Counter()
-    dealt = list(cross_validation.deal(units, folds, 7))
-    assert len(dealt) == (folds or units.table["cluster"].nunique())
-    for one in dealt:
-        sides = one.table.groupby("cluster")["side"].nunique()
-        assert (sides == 1).all()
-        test = one.table[one.table["side"] == "test"]
-        judged.update(test["unit_id"])
-        assert {"training", "validation"} <= set(one.table["side"])
-        assert set(one.table.loc[one.table["side"] == "training", "label"]) == set(units.table["label"])
-    assert set(judged.values()) == {1} and set(judged) == set(units.table["unit_id"])
+    test_counts: Counter[str] = Counter()
+    folds_units = list(cross_validation.deal(units, folds, 7))
+    assert len(folds_units) == (folds or units.table["cluster"].nunique())
+    for fold_units in folds_units:
+        split_counts = fold_units.table.groupby("cluster")["side"].nunique()
+        assert (split_counts == 1).all()
+        test = fold_units.table[fold_units.table["side"] == "test"]
+        test_counts.update(test["unit_id"])
+        assert {"training", "validation"} <= set(fold_units.table["side"])
+        assert set(fold_units.table.loc[fold_units.table["side"] == "training", "label"]) == set(units.table["label"])
+    assert set(test_counts.values()) == {1} and set(test_counts) == set(units.table["unit_id"])
 
 
-def test_the_same_seed_deals_the_same(samples: Any) -> None:
+def test_the_same_seed_gives_the_same_folds(samples: Any) -> None:
     first, second = (
-        [one.table["side"].tolist() for one in cross_validation.deal(samples.units(40), 4, 7)] for _ in range(2)
+        [fold_units.table["side"].tolist() for fold_units in cross_validation.deal(samples.units(40), 4, 7)]
+        for _ in range(2)
     )
     assert first == second
 
 
 @pytest.mark.parametrize(("clusters", "folds"), [(2, 0), (4, 5), (8, 1)])
-def test_too_few_clusters_are_named(samples: Any, clusters: int, folds: int) -> None:
+def test_too_few_clusters_are_refused(samples: Any, clusters: int, folds: int) -> None:
     units = samples.units(40)
-    few = units.where(units.table["cluster"].isin(units.table["cluster"].unique()[:clusters]))
+    few_units = units.where(units.table["cluster"].isin(units.table["cluster"].unique()[:clusters]))
     with pytest.raises(Fault, match=f"{clusters} clusters can't be dealt"):
-        list(cross_validation.deal(few, folds, 7))
+        list(cross_validation.deal(few_units, folds, 7))
 
 
-def test_a_stranger_can_recompute_the_figures_and_no_judge_has_seen_its_cluster(samples: Any, tmp_path: Path) -> None:
+def test_metrics_can_be_recomputed_and_test_clusters_are_not_in_validation(samples: Any, tmp_path: Path) -> None:
     from sklearn.metrics import roc_auc_score
 
     units = samples.units(40)
-    told = cross_validation.crossval(units, samples.TASK, samples.FIT, samples.CALIBRATE, samples.EVALUATE, 2, tmp_path)
-    every = pd.read_csv(tmp_path / "predictions.csv")
-    assert sorted(every["unit_id"]) == sorted(units.table["unit_id"])
-    assert told["test"]["auroc"]["value"] == pytest.approx(roc_auc_score(every["positive"], every["score"]))
-    assert told["test"]["clusters"] == units.table["cluster"].nunique()
-    folds = [roc_auc_score(part["positive"], part["score"]) for _, part in every.groupby("fold")]
-    assert told["fold_auroc"]["each"] == pytest.approx(folds)
-    assert told["fold_auroc"]["mean"] == pytest.approx(np.mean(folds))
-    simple = pd.read_csv(tmp_path / "baseline.csv")
-    assert told["baseline"]["auroc"]["value"] == pytest.approx(roc_auc_score(simple["positive"], simple["score"]))
-    assert json.loads((tmp_path / "metrics.json").read_text()) == told
-    for number, part in every.groupby("fold"):
-        own = pd.read_csv(tmp_path / f"fold-{number}" / "evaluation" / "predictions.csv")
-        chosen = set(own.loc[own["side"] == "validation", "cluster"])
-        assert not chosen & set(part["cluster"])
+    metrics = cross_validation.crossval(
+        units, samples.TASK, samples.FIT, samples.CALIBRATE, samples.EVALUATE, 2, tmp_path
+    )
+    predictions = pd.read_csv(tmp_path / "predictions.csv")
+    assert sorted(predictions["unit_id"]) == sorted(units.table["unit_id"])
+    assert metrics["test"]["auroc"]["value"] == pytest.approx(
+        roc_auc_score(predictions["positive"], predictions["score"])
+    )
+    assert metrics["test"]["clusters"] == units.table["cluster"].nunique()
+    folds = [
+        roc_auc_score(fold_predictions["positive"], fold_predictions["score"])
+        for _, fold_predictions in predictions.groupby("fold")
+    ]
+    assert metrics["fold_auroc"]["each"] == pytest.approx(folds)
+    assert metrics["fold_auroc"]["mean"] == pytest.approx(np.mean(folds))
+    baseline = pd.read_csv(tmp_path / "baseline.csv")
+    assert metrics["baseline"]["auroc"]["value"] == pytest.approx(
+        roc_auc_score(baseline["positive"], baseline["score"])
+    )
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    for fold, fold_predictions in predictions.groupby("fold"):
+        fold_table = pd.read_csv(tmp_path / f"fold-{fold}" / "evaluation" / "predictions.csv")
+        validation_clusters = set(fold_table.loc[fold_table["side"] == "validation", "cluster"])
+        assert not validation_clusters & set(fold_predictions["cluster"])

@@ -1,4 +1,4 @@
-"""Evaluation: on the exported graph, of test units alone, and every figure can be computed again from its CSV."""
+"""Evaluation of the exported graph: metrics of test units that can be recomputed from the CSV file."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from training.evaluation import evaluate, metrics
 pytestmark = pytest.mark.usefixtures("home")
 
 
-def test_a_stranger_can_recompute_every_figure(trained: Any, samples: Any) -> None:
+def test_every_metric_can_be_recomputed_with_scikit_learn(trained: Any, samples: Any) -> None:
     judged = evaluate.read_predictions(trained.evaluation)
-    test, told = judged[judged["side"] == "test"], trained.metrics["test"]
+    test, test_metrics = judged[judged["side"] == "test"], trained.metrics["test"]
     positive, classes = test["positive"], list(samples.TASK.classes)
-    truth, answer = test["label"], test["predicted"]
+    labels, predicted = test["label"], test["predicted"]
     expected = {
         "auroc": sklearn.roc_auc_score(positive, test["score"]),
         "auprc": sklearn.average_precision_score(positive, test["score"]),
         "sensitivity": sklearn.recall_score(positive, test["flagged"]),
         "specificity": sklearn.recall_score(positive, test["flagged"], pos_label=0),
-        "accuracy": sklearn.accuracy_score(truth, answer),
-        "balanced_accuracy": sklearn.balanced_accuracy_score(truth, answer),
-        "macro_f1": sklearn.f1_score(truth, answer, average="macro"),
+        "accuracy": sklearn.accuracy_score(labels, predicted),
+        "balanced_accuracy": sklearn.balanced_accuracy_score(labels, predicted),
+        "macro_f1": sklearn.f1_score(labels, predicted, average="macro"),
         "brier": sklearn.brier_score_loss(positive, test["score"]),
     }
     for name, value in expected.items():
-        assert told[name]["value"] == pytest.approx(value, abs=1e-9), name
-        assert told[name]["low"] <= told[name]["value"] <= told[name]["high"]
-    assert told["confusion"] == sklearn.confusion_matrix(truth, answer, labels=classes).tolist()
-    assert 0 <= told["ece"]["value"] <= 1
+        assert test_metrics[name]["value"] == pytest.approx(value, abs=1e-9), name
+        assert test_metrics[name]["low"] <= test_metrics[name]["value"] <= test_metrics[name]["high"]
+    assert test_metrics["confusion"] == sklearn.confusion_matrix(labels, predicted, labels=classes).tolist()
+    assert 0 <= test_metrics["ece"]["value"] <= 1
 
 
-def test_a_network_that_saw_spots_finds_them(trained: Any) -> None:
+def test_a_fitted_network_detects_the_spots(trained: Any) -> None:
     assert trained.metrics["test"]["auroc"]["value"] > 0.8
 
 
-def test_predictions_hold_the_validation_and_test_units(trained: Any, samples: Any) -> None:
+def test_predictions_have_the_validation_and_test_units(trained: Any, samples: Any) -> None:
     judged = evaluate.read_predictions(trained.evaluation)
     assert set(judged["side"]) == {"validation", "test"}
     table = trained.units.table
@@ -57,24 +57,24 @@ def test_predictions_hold_the_validation_and_test_units(trained: Any, samples: A
     assert ((judged["predicted"] == "malignant") == (judged["flagged"] == 1)).all()
 
 
-def test_counts_and_slices(trained: Any) -> None:
-    told = trained.metrics
-    assert [told["counts"][side]["clusters"] for side in ("training", "validation", "test")] == [48, 30, 42]
-    assert set(told["epochs"]) == {"1", "2"}
-    assert set(told["sites"]) == {"north", "not told"}
-    assert sum(part["units"] for part in told["epochs"].values()) == told["test"]["units"]
+def test_counts_and_subgroups(trained: Any) -> None:
+    computed = trained.metrics
+    assert [computed["counts"][side]["clusters"] for side in ("training", "validation", "test")] == [48, 30, 42]
+    assert set(computed["epochs"]) == {"1", "2"}
+    assert set(computed["sites"]) == {"north", "not told"}
+    assert sum(subgroup["units"] for subgroup in computed["epochs"].values()) == computed["test"]["units"]
 
 
-def test_a_slice_with_few_patients_is_unknown(samples: Any) -> None:
+def test_a_subgroup_with_few_patients_is_unknown(samples: Any) -> None:
     positive = np.arange(30) < 8
     judged = samples.judged(np.linspace(0.9, 0.1, 30), positive).assign(site=["a"] * 4 + ["b"] * 26)
-    told = metrics.slices(judged, "site", ("normal", "tumour"), samples.EVALUATE)
-    assert told["a"]["status"] == "unknown"
-    assert "auroc" not in told["a"]
-    assert told["b"]["status"] == "unknown"  # four positive patients
+    metrics_by_site = metrics.metrics_by_value(judged, "site", ("normal", "tumour"), samples.EVALUATE)
+    assert metrics_by_site["a"]["status"] == "unknown"
+    assert "auroc" not in metrics_by_site["a"]
+    assert metrics_by_site["b"]["status"] == "unknown"  # four positive patients
 
 
-def test_the_folder_of_a_version_judges_new_units_the_same(trained: Any, samples: Any, tmp_path: Path) -> None:
+def test_the_folder_of_a_version_gives_the_same_predictions(trained: Any, samples: Any, tmp_path: Path) -> None:
     for name in ("graph.onnx", "calibration.json"):
         source = trained.models if name == "graph.onnx" else trained.evaluation
         shutil.copy(source / name, tmp_path / name)
@@ -84,7 +84,7 @@ def test_the_folder_of_a_version_judges_new_units_the_same(trained: Any, samples
         evaluate.predictions(trained.units, trained.models, samples.TASK)
 
 
-def test_reference_is_of_held_out_patients(trained: Any) -> None:
+def test_the_reference_has_the_held_out_patients(trained: Any) -> None:
     table = pd.read_csv(trained.evaluation / "reference.csv")
     assert set(table["side"]) == {"validation", "test"}
     assert "mean" in table
@@ -96,17 +96,17 @@ def test_reference_is_of_held_out_patients(trained: Any) -> None:
     assert outlier.limit(trained.evaluation / "reference.npz", 0.995) > 0
 
 
-def test_pictures_for_people(trained: Any) -> None:
+def test_plots_are_png_files(trained: Any) -> None:
     for name in ("roc", "precision_recall", "reliability", "confusion", "learning", "errors"):
         assert (trained.evaluation / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_precision_is_what_was_checked(trained: Any) -> None:
-    told = json.loads((trained.evaluation / "calibration.json").read_text())
-    assert told["precision"] in ("bfloat16", "float32")
-    if told["precision"] == "bfloat16":
-        assert told["precision_check"]["difference"] <= evaluate.HALF_DIFFERENCE
-    assert told["clusters"] == 30
+def test_the_precision_was_checked(trained: Any) -> None:
+    calibration = json.loads((trained.evaluation / "calibration.json").read_text())
+    assert calibration["precision"] in ("bfloat16", "float32")
+    if calibration["precision"] == "bfloat16":
+        assert calibration["precision_check"]["difference"] <= evaluate.MAX_BFLOAT16_DIFFERENCE
+    assert calibration["clusters"] == 30
 
 
 def test_evaluating_again_gives_the_same_files(trained: Any, samples: Any, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_evaluating_again_gives_the_same_files(trained: Any, samples: Any, tmp_p
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_the_training_side_and_the_labels_of_the_test_side_calibrate_nothing(
+def test_training_units_and_test_labels_do_not_change_the_calibration(
     trained: Any, samples: Any, tmp_path: Path
 ) -> None:
     units = trained.units.where(trained.units.table["side"] != "training")
@@ -130,9 +130,9 @@ def test_the_training_side_and_the_labels_of_the_test_side_calibrate_nothing(
 
 
 @pytest.mark.parametrize("side", ["validation", "test"])
-def test_an_empty_side_is_named(trained: Any, samples: Any, tmp_path: Path, side: str) -> None:
+def test_an_empty_split_is_refused(trained: Any, samples: Any, tmp_path: Path, side: str) -> None:
     units = trained.units.where(trained.units.table["side"] != side)
-    with pytest.raises(Fault, match=f"no unit on the {side} side"):
+    with pytest.raises(Fault, match=f"no unit in the {side} split"):
         evaluate.evaluate(units, samples.TASK, trained.models, samples.CALIBRATE, samples.EVALUATE, tmp_path)
 
 
@@ -142,5 +142,5 @@ def test_evaluation_needs_no_training_framework() -> None:
         "import training.mlflow_runs;"
         "print([m for m in ('tensorflow', 'keras', 'mlflow', 'scipy', 'sklearn') if m in sys.modules])"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""The shipped stage task, on phantoms: classes in their order, by the lesion's size."""
+"""The shipped task lung-stage on phantoms: ordered classes by lesion size."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def task() -> Task:
     return params.load(ROOT).task("lung-stage")
 
 
-def drawn(task: Task, patients: int) -> Units:
-    """One slice of each patient, half of them to learn from, a fifth to validate, the rest to test."""
+def phantom_units(task: Task, patients: int) -> Units:
+    """One slice of each patient: half for training, a fifth for validation, the rest for the test."""
     scanner, classes = phantom_study.usual(task), len(task.classes)
     studies = [
         phantom_study.study(task, scanner, 5, number, task.classes[number % classes]) for number in range(patients)
     ]
     pixels = [unit_pixels(study.slice(0, 1)[0].astype(np.float32), Values.HU, task.pixels) for study in studies]
-    names, place = [f"P{number}" for number in range(patients)], np.arange(patients) / patients
+    names, share_of_patients = [f"P{number}" for number in range(patients)], np.arange(patients) / patients
     table = pd.DataFrame(
         {
             "unit_id": names,
@@ -44,30 +44,32 @@ def drawn(task: Task, patients: int) -> Units:
             "site": "",
             "scanner": "one",
             "label": [study.label for study in studies],
-            "side": np.array(["training", "validation", "test"])[np.searchsorted([0.5, 0.7], place, side="right")],
-            "mean": [float(picture.mean()) for picture in pixels],
+            "side": np.array(["training", "validation", "test"])[
+                np.searchsorted([0.5, 0.7], share_of_patients, side="right")
+            ],
+            "mean": [float(image.mean()) for image in pixels],
         }
     )
     return Units(table, np.stack(pixels).astype(np.float32), np.arange(patients) % classes)
 
 
-def test_it_is_shipped_with_its_warning(task: Task) -> None:
+def test_the_task_is_shipped_with_its_warning(task: Task) -> None:
     assert task.ordered and task.classes == ("small", "medium", "large") and task.positive == ("large",)
     assert task.note == "phantoms only; size as a stand-in for the T category, not TNM"
 
 
-def test_it_learns_the_order_of_sizes(task: Task, samples: Any, tmp_path: Path) -> None:
+def test_a_network_learns_the_order_of_sizes(task: Task, samples: Any, tmp_path: Path) -> None:
     from training.evaluation import evaluate
     from training.fitting import fit
 
-    small = replace(task, pixels=PixelSettings(64, task.pixels.window))
-    units = drawn(small, 600)
+    small_task = replace(task, pixels=PixelSettings(64, task.pixels.window))
+    units = phantom_units(small_task, 600)
     settings = replace(params.load(ROOT).fit, epochs=25, patience=25, learning_rate=samples.FIT.learning_rate)
-    fit.fit(units, small, settings, tmp_path / "models")
+    fit.fit(units, small_task, settings, tmp_path / "models")
     test = evaluate.evaluate(
-        units, small, tmp_path / "models", samples.CALIBRATE, samples.EVALUATE, tmp_path / "evaluation"
+        units, small_task, tmp_path / "models", samples.CALIBRATE, samples.EVALUATE, tmp_path / "evaluation"
     )["test"]
     kappa = test["quadratic_kappa"]
     assert kappa["value"] > 0.45 and kappa["low"] > 0.3, f"chance is 0: {kappa}"
     confusion = np.array(test["confusion"])
-    assert confusion[0, 2] + confusion[2, 0] < confusion.sum() / 8, "small and large are taken for each other"
+    assert confusion[0, 2] + confusion[2, 0] < confusion.sum() / 8, "small and large are confused"

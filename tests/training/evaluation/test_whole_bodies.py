@@ -1,4 +1,4 @@
-"""A model of hand-picked slices meets whole bodies: it must not turn positive by their number of slices."""
+"""Whole-body series on a model fitted with hand-picked slices: many slices alone must not give a positive answer."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ PATIENTS, CHEST, SLICES = 150, 200, 300
 HEALTHY = range(900, 903)
 
 
-def picked(task: Task) -> Units:
-    """One slice a patient, picked from the middle of the chest; where there is a lesion it shows."""
-    rows, pictures = [], []
+def picked_units(task: Task) -> Units:
+    """One slice a patient from the middle of the chest, through the lesion if there is one."""
+    rows, images = [], []
     for number in range(PATIENTS):
         label = task.classes[number % 3]
         study = phantom_study.study(task, phantom_study.usual(task), 1, number, label)
         stored, pixel = study.slice(3 + number % 4, 10)
         scan = read.read("a.dcm", phantom_files.dicom(study, stored, pixel, 0))
-        pictures.append(preprocess.scan_pixels(scan, task.pixels)[0])
+        images.append(preprocess.scan_pixels(scan, task.pixels)[0])
         side = "training" if number % 10 < 5 else "validation" if number % 10 < 7 else "test"
         rows.append({"unit_id": f"u{number}", "cluster": f"P{number}", "label": label, "side": side})
     table = pd.DataFrame(rows).assign(batch="b", case=lambda t: t["cluster"], epoch=1, site="", scanner="")
-    return Units(table, np.stack(pictures), np.arange(PATIENTS) % 3)
+    return Units(table, np.stack(images), np.arange(PATIENTS) % 3)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A state folder with keys for all tests of this file."""
+    """A state folder with keys for all tests in this file."""
     folder = tmp_path_factory.mktemp("bodies")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONCOLOOP_HOME", str(folder / "var"))
@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def release(folder: Path) -> Release:
     settings = params.load(ROOT)
     task = settings.tasks["lung-ct"]
-    units = picked(task)
+    units = picked_units(task)
     fit.fit(units, task, replace(settings.fit, epochs=15), folder / "model")
     evaluate.evaluate(units, task, folder / "model", settings.calibrate, settings.evaluate, folder / "model")
     return load_release(bento_build.assemble(folder / "release", manifest(task, folder), {task.name: folder / "model"}))
@@ -93,7 +93,7 @@ def manifest(task: Task, folder: Path) -> dict[str, Any]:
     return {"release": "r1", "created": "2026-01-31T12:00:00Z", "tasks": {task.name: facts}, "serving": serving}
 
 
-def body(task: Task, seed: int, label: str) -> list[Upload]:
+def body_uploads(task: Task, seed: int, label: str) -> list[Upload]:
     """A study from the apex of the lungs to the pelvis: 200 slices of chest, then 100 of abdomen."""
     study = phantom_study.study(task, phantom_study.usual(task), seed, seed, label)
     files = []
@@ -102,41 +102,47 @@ def body(task: Task, seed: int, label: str) -> list[Upload]:
         if number >= CHEST:
             patient, detail = np.random.default_rng(seed), np.random.default_rng([seed, number])
             level = (number - CHEST + 0.5) / (SLICES - CHEST) * 2 - 1
-            drawn = anatomy.abdomen(patient, detail, pixel, None, study.scanner.habit, level)
-            stored = acquire(drawn, study.scanner, detail)
+            plane = anatomy.abdomen(patient, detail, pixel, None, study.scanner.habit, level)
+            stored = acquire(plane, study.scanner, detail)
         files.append(Upload(f"{number}.dcm", phantom_files.dicom(study, stored, pixel, number)))
     return files
 
 
-def asked(release: Release, seed: int, label: str) -> Prediction:
+def predict_body(release: Release, seed: int, label: str) -> Prediction:
     task = params.load(ROOT).tasks["lung-ct"]
-    return predict(release, body(task, seed, label), "lung-ct")
+    return predict(release, body_uploads(task, seed, label), "lung-ct")
 
 
 @pytest.fixture(scope="module")
 def healthy(release: Release) -> dict[int, Prediction]:
-    return {seed: asked(release, seed, "normal") for seed in HEALTHY}
+    return {seed: predict_body(release, seed, "normal") for seed in HEALTHY}
 
 
 def test_healthy_bodies_of_300_slices_are_not_called_malignant(healthy: dict[int, Prediction]) -> None:
-    naive = []
-    for seed, said in healthy.items():
-        assert said.answer != "malignant", f"body {seed}: {said.score:.3f} at a threshold of {said.threshold:.3f}"
-        chest = [one["counted"] for one in said.slices if one["index"] < CHEST]
-        below = [one["counted"] for one in said.slices if one["index"] >= CHEST]
-        assert np.mean(chest) > 0.9 and np.mean(below) < 0.05, "the abdomen is told apart, the chest is not"
-        naive.append(np.sort([one["score"] for one in said.slices])[-3:].mean() >= said.threshold)
-    assert any(naive), "the mean of the top three would have been right as well: this test shows nothing"
+    top_three_positive = []
+    for seed, prediction in healthy.items():
+        assert prediction.answer != "malignant", (
+            f"body {seed}: {prediction.score:.3f} at a threshold of {prediction.threshold:.3f}"
+        )
+        chest_counted = [slice_record["counted"] for slice_record in prediction.slices if slice_record["index"] < CHEST]
+        abdomen_counted = [
+            slice_record["counted"] for slice_record in prediction.slices if slice_record["index"] >= CHEST
+        ]
+        assert np.mean(chest_counted) > 0.9 and np.mean(abdomen_counted) < 0.05, (
+            "slices of the abdomen are left out, slices of the chest are not"
+        )
+        top_three_positive.append(
+            np.sort([slice_record["score"] for slice_record in prediction.slices])[-3:].mean() >= prediction.threshold
+        )
+    assert any(top_three_positive), "the mean of the top three slices would be correct too: the test proves nothing"
 
 
-def test_a_large_lesion_among_300_slices_speaks_louder_than_none(
-    release: Release, healthy: dict[int, Prediction]
-) -> None:
-    ill = np.median([asked(release, seed, "malignant").score for seed in HEALTHY])
-    assert ill > 2 * np.median([said.score for said in healthy.values()])
+def test_a_large_lesion_among_300_slices_raises_the_score(release: Release, healthy: dict[int, Prediction]) -> None:
+    malignant_score = np.median([predict_body(release, seed, "malignant").score for seed in HEALTHY])
+    assert malignant_score > 2 * np.median([prediction.score for prediction in healthy.values()])
 
 
-def test_no_real_series_is_answered_by_a_model_of_phantoms(release: Release, real_data: Path) -> None:
+def test_a_model_of_phantoms_withholds_every_answer_on_real_series(release: Release, real_data: Path) -> None:
     outcomes = []
     for folder in sorted((real_data / "dicom-zoo" / "series").iterdir()):
         files = [Upload(path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file()]

@@ -1,4 +1,4 @@
-"""Augmentation: only in training, within what it was told, and the same for the same seed."""
+"""Augmentation: only in training, within its ranges, and reproducible by seed."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def pixels(samples: Any) -> np.ndarray:
     return samples.units(20).pixels
 
 
-def test_outside_of_training_nothing_happens(samples: Any, pixels: np.ndarray) -> None:
+def test_outside_of_training_pixels_are_unchanged(samples: Any, pixels: np.ndarray) -> None:
     assert np.array_equal(augment(pixels, samples.FIT.augment, training=False), pixels)
 
 
-def test_without_reach_nothing_moves(pixels: np.ndarray) -> None:
+def test_zero_ranges_change_nothing(pixels: np.ndarray) -> None:
     assert np.allclose(augment(pixels, NONE), pixels, atol=1e-6)
 
 
-def test_mirrors_left_to_right_alone(pixels: np.ndarray) -> None:
+def test_mirrors_only_left_to_right(pixels: np.ndarray) -> None:
     kinds = set()
     for before, after in zip(pixels, augment(pixels, replace(NONE, flip=True)), strict=True):
         kinds.add("same" if np.allclose(before, after, atol=1e-6) else "mirrored")
@@ -42,18 +42,18 @@ def test_mirrors_left_to_right_alone(pixels: np.ndarray) -> None:
 
 
 def test_stays_in_range_and_differs_between_slices(samples: Any, pixels: np.ndarray) -> None:
-    moved = augment(pixels, samples.FIT.augment)
-    assert moved.shape == pixels.shape
-    assert moved.min() >= 0
-    assert moved.max() <= 1
+    augmented = augment(pixels, samples.FIT.augment)
+    assert augmented.shape == pixels.shape
+    assert augmented.min() >= 0
+    assert augmented.max() <= 1
     twice = np.repeat(pixels[:1], 2, axis=0)
     from training.fitting.augmentation import Augment
 
-    one, other = np.asarray(Augment(samples.FIT.augment, 1)(twice, training=True))
-    assert not np.allclose(one, other)
+    first, second = np.asarray(Augment(samples.FIT.augment, 1)(twice, training=True))
+    assert not np.allclose(first, second)
 
 
-def test_same_seed_same_pictures(samples: Any, pixels: np.ndarray) -> None:
+def test_the_same_seed_gives_the_same_images(samples: Any, pixels: np.ndarray) -> None:
     assert np.array_equal(augment(pixels, samples.FIT.augment, 3), augment(pixels, samples.FIT.augment, 3))
     assert not np.array_equal(augment(pixels, samples.FIT.augment, 3), augment(pixels, samples.FIT.augment, 4))
 
@@ -69,21 +69,21 @@ def test_brightness_and_contrast_are_of_the_grey_range(pixels: np.ndarray) -> No
     assert 0.79 < spread.min() < 1 < spread.max() < 1.21
 
 
-def test_a_share_of_the_pictures_loses_a_rectangle_and_the_others_nothing(pixels: np.ndarray) -> None:
+def test_a_share_of_the_images_loses_a_rectangle(pixels: np.ndarray) -> None:
     changed = (augment(pixels, replace(NONE, erase=0.5)) != pixels)[..., 0]
-    told = np.abs(augment(pixels, replace(NONE, erase=0.5)) - augment(pixels, NONE))[..., 0] > 1e-4
-    lost = told.any(axis=(1, 2))
-    assert 0.25 < lost.mean() < 0.75 and changed.shape == told.shape
-    for rectangle in told[lost]:
+    is_erased = np.abs(augment(pixels, replace(NONE, erase=0.5)) - augment(pixels, NONE))[..., 0] > 1e-4
+    has_rectangle = is_erased.any(axis=(1, 2))
+    assert 0.25 < has_rectangle.mean() < 0.75 and changed.shape == is_erased.shape
+    for rectangle in is_erased[has_rectangle]:
         rows, columns = np.flatnonzero(rectangle.any(axis=1)), np.flatnonzero(rectangle.any(axis=0))
         inside = rectangle[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        assert inside.mean() > 0.9, "a rectangle, but for a grain that is what was there"
+        assert inside.mean() > 0.9, "a rectangle, except where noise equals the old pixel"
         assert inside.size <= 0.25 * rectangle.size
     assert not (np.abs(augment(pixels, replace(NONE, erase=0.0)) - pixels) > 1e-5).any()
 
 
-def test_pictures_move_as_keras_would_move_them(samples: Any, pixels: np.ndarray) -> None:
-    """The compiled resampling against keras.ops.image.affine_transform, beyond the border too."""
+def test_resampling_agrees_with_keras_affine_transform(samples: Any, pixels: np.ndarray) -> None:
+    """The compiled resampling against keras.ops.image.affine_transform, also beyond the border."""
     from keras import ops
 
     from training.fitting import image_transforms
@@ -102,41 +102,41 @@ def test_pictures_move_as_keras_would_move_them(samples: Any, pixels: np.ndarray
         0 * a,
         0 * a,
     ]
-    told = ops.image.affine_transform(pixels, np.stack(rows, 1), interpolation="bilinear", fill_mode="reflect")
-    mine = np.asarray(image_transforms.moved(pixels, (a, b, d, e, across, down)))
-    assert np.quantile(np.abs(mine - np.asarray(told)), 0.999) < 1e-3
+    expected = ops.image.affine_transform(pixels, np.stack(rows, 1), interpolation="bilinear", fill_mode="reflect")
+    resampled = np.asarray(image_transforms.apply_affine(pixels, (a, b, d, e, across, down)))
+    assert np.quantile(np.abs(resampled - np.asarray(expected)), 0.999) < 1e-3
 
 
-def test_noise_is_as_strong_as_told_and_of_no_pattern(pixels: np.ndarray) -> None:
+def test_noise_has_the_configured_strength_and_is_uncorrelated(pixels: np.ndarray) -> None:
     noise = (augment(np.full_like(pixels, 0.5), replace(NONE, noise=0.05)) - 0.5)[..., 0]
     assert noise.std() == pytest.approx(0.05, rel=0.05) and abs(noise.mean()) < 0.002
-    alike = np.corrcoef(noise.reshape(len(noise), -1))
-    assert np.abs(alike[~np.eye(len(alike), dtype=bool)]).max() < 0.2, "each picture has its own"
+    correlations = np.corrcoef(noise.reshape(len(noise), -1))
+    assert np.abs(correlations[~np.eye(len(correlations), dtype=bool)]).max() < 0.2, "each image has its own noise"
 
 
-def test_a_mask_moves_with_its_picture(samples: Any) -> None:
-    """A spot and its mask, on a finer and on a coarser grid: after any visit the centres of both are the same."""
+def test_a_mask_is_resampled_with_its_image(samples: Any) -> None:
+    """A spot and its mask on a coarser grid have the same centre after augmentation."""
     from training.fitting.augmentation import Augment
 
     random, (rows, columns) = np.random.default_rng(2), np.mgrid[:64, :64]
     spots = np.stack([np.hypot(rows - y, columns - x) < 7 for y, x in random.uniform(20, 44, (24, 2))])[..., np.newaxis]
     pixels, masks = spots.astype(np.float32), spots.reshape(24, 16, 4, 16, 4, 1).mean(axis=(2, 4)).astype(np.float32)
-    quiet = replace(samples.FIT.augment, rotation=30, shift=0.1, zoom=0.2, brightness=0, contrast=0, noise=0)
-    seen, moved = (np.asarray(each) for each in Augment(quiet, 3)(pixels, masks, training=True))
-    assert np.abs(centres(seen) - centres(pixels)).mean() > 2, "they did move"
-    np.testing.assert_allclose(centres(moved), centres(seen), atol=0.5)  # of 64 pixels
-    loud = Augment(samples.FIT.augment, 3)(pixels, masks, training=True)
-    assert np.array_equal(loud[0], augment(pixels, samples.FIT.augment, 3)), "a mask changes no picture"
-    assert np.asarray(loud[1]).min() >= 0 and np.asarray(loud[1]).max() <= 1, "no noise on a mask"
-    still = Augment(quiet, 3)(pixels, masks, training=False)
-    assert np.array_equal(still[0], pixels) and np.array_equal(still[1], masks)
-    absent = np.asarray(Augment(samples.FIT.augment, 3)(pixels, np.full_like(masks, -1), training=True)[1])
-    np.testing.assert_allclose(absent, -1, atol=1e-5)
+    geometric = replace(samples.FIT.augment, rotation=30, shift=0.1, zoom=0.2, brightness=0, contrast=0, noise=0)
+    augmented, moved_masks = (np.asarray(output) for output in Augment(geometric, 3)(pixels, masks, training=True))
+    assert np.abs(bright_centres(augmented) - bright_centres(pixels)).mean() > 2, "the spots moved"
+    np.testing.assert_allclose(bright_centres(moved_masks), bright_centres(augmented), atol=0.5)  # of 64 pixels
+    with_intensity = Augment(samples.FIT.augment, 3)(pixels, masks, training=True)
+    assert np.array_equal(with_intensity[0], augment(pixels, samples.FIT.augment, 3)), "masks do not change the images"
+    assert np.asarray(with_intensity[1]).min() >= 0 and np.asarray(with_intensity[1]).max() <= 1, "no noise on a mask"
+    inference = Augment(geometric, 3)(pixels, masks, training=False)
+    assert np.array_equal(inference[0], pixels) and np.array_equal(inference[1], masks)
+    absent_masks = np.asarray(Augment(samples.FIT.augment, 3)(pixels, np.full_like(masks, -1), training=True)[1])
+    np.testing.assert_allclose(absent_masks, -1, atol=1e-5)
 
 
-def centres(pictures: np.ndarray) -> np.ndarray:
-    """The centre of what is bright (n, 2), in pixels of a picture 64 wide."""
-    side = pictures.shape[1]
-    places = (np.arange(side) + 0.5) * 64 / side
-    weights = pictures[..., 0] / pictures.sum(axis=(1, 2))[:, np.newaxis]
-    return np.stack([weights.sum(axis=2) @ places, weights.sum(axis=1) @ places], axis=1)
+def bright_centres(images: np.ndarray) -> np.ndarray:
+    """The intensity-weighted centre (n, 2), in pixels of an image 64 wide."""
+    side = images.shape[1]
+    positions = (np.arange(side) + 0.5) * 64 / side
+    weights = images[..., 0] / images.sum(axis=(1, 2))[:, np.newaxis]
+    return np.stack([weights.sum(axis=2) @ positions, weights.sum(axis=1) @ positions], axis=1)

@@ -1,4 +1,4 @@
-"""Fitting: what it leaves behind, that it repeats itself, and that it never looks at the test side."""
+"""Fitting: its products, its reproducibility, and its independence of the test units."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lineage.fingerprint import file_sha256
 pytestmark = pytest.mark.usefixtures("home")
 
 
-def test_report_tells_what_the_fit_was(trained: Any) -> None:
+def test_the_report_describes_the_fit(trained: Any) -> None:
     report = json.loads((trained.models / "fit.json").read_text())
     assert report["backend"] == "tensorflow"
     assert report["parameters"] < 1_500_000
@@ -30,9 +30,7 @@ def test_report_tells_what_the_fit_was(trained: Any) -> None:
     assert report["best_validation_loss"] == pytest.approx(history["val_loss"][report["best_epoch"] - 1])
 
 
-def test_same_seed_gives_the_same_weights_whatever_the_test_side_holds(
-    samples: Any, trained: Any, tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_weights_for_any_test_units(samples: Any, trained: Any, tmp_path: Path) -> None:
     from training.fitting import fit
 
     first = json.loads((trained.models / "fit.json").read_text())
@@ -47,24 +45,24 @@ def test_same_seed_gives_the_same_weights_whatever_the_test_side_holds(
 
 
 @pytest.mark.parametrize("side", ["training", "validation"])
-def test_an_empty_side_is_named(samples: Any, side: str, tmp_path: Path) -> None:
+def test_an_empty_split_is_refused(samples: Any, side: str, tmp_path: Path) -> None:
     from training.fitting import fit
 
     units = samples.units()
-    with pytest.raises(Fault, match=f"no unit on the {side} side"):
+    with pytest.raises(Fault, match=f"no unit in the {side} split"):
         fit.fit(units.where(units.table["side"] != side), samples.TASK, samples.FIT, tmp_path / "models")
 
 
-def test_a_class_without_training_units_is_named(samples: Any, tmp_path: Path) -> None:
+def test_a_class_without_training_units_is_refused(samples: Any, tmp_path: Path) -> None:
     from training.fitting import fit
 
     units = samples.units()
-    absent = (units.table["side"] == "training") & (units.table["label"] == "benign")
+    is_benign_training = (units.table["side"] == "training") & (units.table["label"] == "benign")
     with pytest.raises(Fault, match="no training unit of class benign"):
-        fit.fit(units.where(~absent), samples.TASK, samples.FIT, tmp_path / "models")
+        fit.fit(units.where(~is_benign_training), samples.TASK, samples.FIT, tmp_path / "models")
 
 
-def test_a_loss_that_is_no_number_leaves_no_model(home: Path, samples: Any, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_a_number_leaves_no_model(home: Path, samples: Any, tmp_path: Path) -> None:
     from training.fitting import fit
 
     (tmp_path / "models").mkdir()
@@ -75,29 +73,29 @@ def test_a_loss_that_is_no_number_leaves_no_model(home: Path, samples: Any, tmp_
     assert not list((home / "checkpoints").iterdir())
 
 
-def test_a_picture_that_is_no_numbers_is_named(samples: Any, tmp_path: Path) -> None:
+def test_an_image_with_a_nan_is_refused(samples: Any, tmp_path: Path) -> None:
     from training.fitting import fit
 
     units = samples.units(60)
     units.pixels[3, 5, 5, 0] = np.nan
-    with pytest.raises(Fault, match="pixels of unit unit-003 of batch first are no numbers"):
+    with pytest.raises(Fault, match="pixels of unit unit-003 of batch first are not finite"):
         fit.fit(units, samples.TASK, samples.FIT, tmp_path / "models")
     assert not (tmp_path / "models").exists()
 
 
-def test_one_patient_alone_teaches_nothing(samples: Any, tmp_path: Path) -> None:
+def test_training_units_of_one_patient_are_refused(samples: Any, tmp_path: Path) -> None:
     from training.fitting import fit
 
     units = samples.units()
     training = units.table["side"] == "training"
-    one = units.table["cluster"] == "P000"
+    is_first_patient = units.table["cluster"] == "P000"
     with pytest.raises(Fault, match=r"all training units are of one patient \(P000\)"):
-        fit.fit(units.where(one | ~training), samples.TASK, samples.FIT, tmp_path / "models")
-    with pytest.raises(Fault, match="no unit on the validation side"):
-        fit.fit(units.where(one), samples.TASK, samples.FIT, tmp_path / "models")
+        fit.fit(units.where(is_first_patient | ~training), samples.TASK, samples.FIT, tmp_path / "models")
+    with pytest.raises(Fault, match="no unit in the validation split"):
+        fit.fit(units.where(is_first_patient), samples.TASK, samples.FIT, tmp_path / "models")
 
 
-def test_every_epoch_holds_every_unit_in_an_order_of_its_own_in_whole_batches(samples: Any) -> None:
+def test_every_epoch_has_every_unit_in_a_new_order_in_whole_batches(samples: Any) -> None:
     from training.fitting.augmentation import Feed
 
     units = samples.units(20)
@@ -105,18 +103,18 @@ def test_every_epoch_holds_every_unit_in_an_order_of_its_own_in_whole_batches(sa
     for epoch in (0, 1, 0):
         feed = Feed(units.pixels, units.labels, np.arange(40.0), 16, seed=7)
         feed.deal(epoch)
-        batches = [feed[place] for place in range(len(feed))]
+        batches = [feed[batch_number] for batch_number in range(len(feed))]
         assert [len(labels) for _, labels, _ in batches] == [16, 16, 16]
         orders.append(np.concatenate([weights for _, _, weights in batches]))
         assert sorted(orders[-1][:40]) == list(range(40))
-        assert np.array_equal(orders[-1][40:], orders[-1][:8]), "the last batch is filled up from the first"
+        assert np.array_equal(orders[-1][40:], orders[-1][:8]), "the last batch is filled with the first units"
         for pixels, labels, weights in batches:
             assert np.array_equal(pixels, units.pixels[weights.astype(int)])
             assert np.array_equal(labels, units.labels[weights.astype(int)])
     assert np.array_equal(orders[0], orders[2]) and not np.array_equal(orders[0], orders[1])
 
 
-def test_what_tensorflow_is_fed_is_the_same_epoch_for_epoch(samples: Any) -> None:
+def test_the_tensorflow_pipeline_gives_the_same_batches(samples: Any) -> None:
     from training.fitting.augmentation import Feed
 
     units = samples.units(20)
@@ -124,10 +122,16 @@ def test_what_tensorflow_is_fed_is_the_same_epoch_for_epoch(samples: Any) -> Non
     source = feed.source()
     for epoch in (0, 3):
         feed.deal(epoch)
-        for (seen, labels, weights), mine in zip(source, [feed[place] for place in range(3)], strict=True):
-            assert np.array_equal(labels, mine[1]) and np.array_equal(weights, mine[2])
-            pairs = [(seen, mine[0])] if units.masks is None else [(seen[key], mine[0][key]) for key in mine[0]]
-            assert all(np.array_equal(one, other) for one, other in pairs)
+        for (inputs, labels, weights), expected in zip(
+            source, [feed[batch_number] for batch_number in range(3)], strict=True
+        ):
+            assert np.array_equal(labels, expected[1]) and np.array_equal(weights, expected[2])
+            pairs = (
+                [(inputs, expected[0])]
+                if units.masks is None
+                else [(inputs[key], expected[0][key]) for key in expected[0]]
+            )
+            assert all(np.array_equal(value, expected_value) for value, expected_value in pairs)
 
 
 def test_class_weights_give_each_class_the_same_sum() -> None:

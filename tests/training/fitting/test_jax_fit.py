@@ -1,4 +1,4 @@
-"""Fitting without TensorFlow: Keras on JAX alone; the graph is exported where TensorFlow is, and says the same."""
+"""Fitting on JAX without TensorFlow; the graph is exported with TensorFlow and agrees with the network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.network import onnx_export
 pytestmark = pytest.mark.usefixtures("home")
 WITHOUT = """
 import sys
-sys.modules["tensorflow"] = None  # every import of it fails, as where it is not installed
+sys.modules["tensorflow"] = None  # every import of it fails, as if it were not installed
 """
 FOLDER = """
 folder = Path(sys.argv[3])
@@ -33,9 +33,9 @@ print(json.dumps(asdict(fit.fit(samples.units(), samples.TASK, settings, folder 
 """
 EVALUATE = """
 from training.evaluation import evaluate
-found = evaluate.evaluate(samples.units(), samples.TASK, folder / "models", samples.CALIBRATE, samples.EVALUATE,
-                          folder / "evaluation")
-print(json.dumps(found["test"]["auroc"]))
+metrics = evaluate.evaluate(samples.units(), samples.TASK, folder / "models", samples.CALIBRATE, samples.EVALUATE,
+                            folder / "evaluation")
+print(json.dumps(metrics["test"]["auroc"]))
 """
 LOADED = """
 wrong = [name for name, module in sys.modules.items() if name.split(".")[0] in ("tensorflow", "keras") and module]
@@ -44,19 +44,19 @@ assert sys.modules["tensorflow"] is None
 """
 
 
-def without_tensorflow(samples: Any, folder: Path, what: str) -> Any:
-    """Run a program where TensorFlow can't be imported; gives the JSON of its last line."""
-    program = WITHOUT + samples.PROGRAM + FOLDER + what + LOADED
-    name = "evaluate" if what is EVALUATE else "fit"
-    ran = subprocess.run(
+def without_tensorflow(samples: Any, folder: Path, code: str) -> Any:
+    """Run code in a process that cannot import TensorFlow; return the JSON of its last line."""
+    program = WITHOUT + samples.PROGRAM + FOLDER + code + LOADED
+    name = "evaluate" if code is EVALUATE else "fit"
+    process = subprocess.run(
         [sys.executable, "-c", program, str(samples.__file__), name, str(folder)],
         env=os.environ | {"KERAS_BACKEND": "jax"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout.splitlines()[-1])
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,9 @@ def fitted(samples: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("jax")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONCOLOOP_HOME", str(folder / "var"))
-        told = without_tensorflow(samples, folder, FIT)
-    assert told["backend"] == "jax"
-    assert told["graph_sha256"] is None and told["parity"] is None
+        report = without_tensorflow(samples, folder, FIT)
+    assert report["backend"] == "jax"
+    assert report["graph_sha256"] is None and report["parity"] is None
     return folder
 
 
@@ -87,7 +87,7 @@ def test_a_fit_without_tensorflow_leaves_weights_and_no_graph(fitted: Path, samp
         )
 
 
-def test_its_weights_are_exported_where_tensorflow_is_and_judged_without(fitted: Path, samples: Any) -> None:
+def test_its_weights_are_exported_with_tensorflow_and_evaluated_without(fitted: Path, samples: Any) -> None:
     units = samples.units()
     validation = units.where(units.table["side"] == "validation")
     difference, graph_sha256 = onnx_export.finish(fitted / "models", validation)
@@ -97,20 +97,20 @@ def test_its_weights_are_exported_where_tensorflow_is_and_judged_without(fitted:
     graph = Graph.load(fitted / "models" / "graph.onnx", "onnxruntime")
     logits, features = graph.run(units.pixels[:4])
     assert logits.shape == (4, 3) and features.shape == (4, samples.SIZE // 8, samples.SIZE // 8, 128)
-    told = without_tensorflow(samples, fitted, EVALUATE)
-    assert told["value"] > 0.8
+    auroc = without_tensorflow(samples, fitted, EVALUATE)
+    assert auroc["value"] > 0.8
 
 
-def test_a_graph_of_other_units_is_refused(fitted: Path, samples: Any) -> None:
+def test_an_export_with_other_validation_units_is_refused(fitted: Path, samples: Any) -> None:
     with pytest.raises(Fault, match="other validation units; prepare its data version"):
         onnx_export.finish(fitted / "models", samples.units(20))
 
 
-def test_a_graph_that_says_something_else_is_refused_and_removed(trained: Any, tmp_path: Path) -> None:
+def test_a_graph_with_other_probabilities_is_refused_and_removed(trained: Any, tmp_path: Path) -> None:
     for name in ("weights.weights.h5", "fit.json", "expected.npz"):
         (tmp_path / name).write_bytes((trained.models / name).read_bytes())
-    with np.load(tmp_path / "expected.npz") as kept:
-        np.savez(tmp_path / "expected.npz", units=kept["units"], probabilities=kept["probabilities"][::-1])
+    with np.load(tmp_path / "expected.npz") as content:
+        np.savez(tmp_path / "expected.npz", units=content["units"], probabilities=content["probabilities"][::-1])
     validation = trained.units.where(trained.units.table["side"] == "validation")
     with pytest.raises(Fault, match="differs from the network by"):
         onnx_export.finish(tmp_path, validation)

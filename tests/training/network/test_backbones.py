@@ -1,4 +1,4 @@
-"""Every backbone is fitted, exported, agrees with its graph, and answers from a release as it is served."""
+"""Every backbone is fitted and exported, agrees with its graph, and answers from a release."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from training.fitting import fit
 from training.network import model, onnx_export
 
 pytestmark = pytest.mark.usefixtures("home")
-SIZE = 64  # what is left of it behind VGG-16 and ResNet-50 is 2 by 2
+SIZE = 64  # gives feature maps of 2 by 2 with VGG-16 and ResNet-50
 
 
-def grown(units: Units) -> Units:
-    """The same units, each pixel four."""
+def doubled(units: Units) -> Units:
+    """The same units with doubled width and height."""
     return Units(units.table, units.pixels.repeat(2, axis=1).repeat(2, axis=2), units.labels)
 
 
@@ -38,7 +38,7 @@ DEEP = pytest.mark.skipif(not os.environ.get("ONCOLOOP_SOAK"), reason="a minute 
 @pytest.mark.parametrize("backbone", ["small", *(pytest.param(name, marks=DEEP) for name in model.BACKBONES[1:])])
 def test_a_backbone_is_fitted_exported_and_served(samples: Any, backbone: str, tmp_path: Path) -> None:
     units = samples.units(24)
-    units = grown(units)
+    units = doubled(units)
     task = replace(samples.TASK, pixels=replace(samples.TASK.pixels, size=SIZE))
     settings = replace(samples.FIT, backbone=backbone, epochs=1, batch_size=24, learning_rate=1e-4)
     report = fit.fit(units, task, settings, tmp_path / "model")
@@ -49,15 +49,15 @@ def test_a_backbone_is_fitted_exported_and_served(samples: Any, backbone: str, t
     logits, features = graph.run(units.pixels[:3])
     assert features.shape[1:3] == ((8, 8) if backbone == "small" else (2, 2))
     assert np.allclose(features.mean(axis=(1, 2)) @ kernel + bias, logits, atol=1e-3)
-    other = Graph.load(tmp_path / "model" / "graph.onnx", "onnxruntime").run(units.pixels[:3])[0]
-    assert np.allclose(other, logits, atol=1e-3)
-    told = served(task, units, samples, tmp_path)
-    assert told.classes == task.classes and sum(told.probabilities) == pytest.approx(1, abs=1e-5)
-    assert told.engine["engine"] == "openvino"
+    onnxruntime_logits = Graph.load(tmp_path / "model" / "graph.onnx", "onnxruntime").run(units.pixels[:3])[0]
+    assert np.allclose(onnxruntime_logits, logits, atol=1e-3)
+    prediction = predict_phantom(task, units, samples, tmp_path)
+    assert prediction.classes == task.classes and sum(prediction.probabilities) == pytest.approx(1, abs=1e-5)
+    assert prediction.engine["engine"] == "openvino"
 
 
-def served(task: Task, units: Units, samples: Any, folder: Path) -> Prediction:
-    """What a release of that model says of one slice of a phantom."""
+def predict_phantom(task: Task, units: Units, samples: Any, folder: Path) -> Prediction:
+    """The prediction of a release of that model for one slice of a phantom."""
     rough = replace(samples.EVALUATE, bootstrap=20)
     evaluate.evaluate(units, task, folder / "model", samples.CALIBRATE, rough, folder / "model")
     calibrated = json.loads((folder / "model" / "calibration.json").read_text())

@@ -1,4 +1,4 @@
-"""The networks: every one ends in pooling and one linear layer; weights that can't be had are told in one sentence."""
+"""The networks: pooling and one linear layer at the end; unusable weights give one clear error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_logits_are_linear_in_the_pooled_features(samples: Any, trained: Any) ->
     assert np.allclose(features.mean(axis=(1, 2)) @ kernel + bias, logits, atol=1e-5)
 
 
-def test_resnet50_has_the_same_ends(samples: Any) -> None:
+def test_resnet50_has_the_same_inputs_and_outputs(samples: Any) -> None:
     from training.network.model import build
 
     network = build(replace(samples.FIT, backbone="resnet50"), 2, 64)
@@ -35,21 +35,21 @@ def test_resnet50_has_the_same_ends(samples: Any) -> None:
     assert network.get_layer("logits").get_weights()[0].shape == (2048, 2)
 
 
-def test_an_unknown_backbone_is_named(samples: Any) -> None:
+def test_an_unknown_backbone_is_refused(samples: Any) -> None:
     from training.network.model import build
 
     with pytest.raises(Fault, match=r"'resnet9000' is unknown: use one of small"):
         build(replace(samples.FIT, backbone="resnet9000"), 2, 32)
 
 
-def test_weights_come_from_a_file_that_fits(samples: Any, trained: Any, tmp_path: Path) -> None:
+def test_weights_are_loaded_from_a_matching_file(samples: Any, trained: Any, tmp_path: Path) -> None:
     from training.network.model import build
     from training.network.onnx_export import rebuild
 
     path = str(trained.models / "weights.weights.h5")
-    warm = build(replace(samples.FIT, weights=path), 3, samples.SIZE)
-    for mine, theirs in zip(warm.get_weights(), rebuild(trained.models).get_weights(), strict=True):
-        assert np.array_equal(mine, theirs)
+    network = build(replace(samples.FIT, weights=path), 3, samples.SIZE)
+    for loaded, expected in zip(network.get_weights(), rebuild(trained.models).get_weights(), strict=True):
+        assert np.array_equal(loaded, expected)
     with pytest.raises(Fault, match="do not fit small"):
         build(replace(samples.FIT, weights=path), 2, samples.SIZE)
     with pytest.raises(Fault, match="is no file"):
@@ -66,53 +66,53 @@ def test_bfloat16_computes_in_it_and_exports_float32(samples: Any, tmp_path: Pat
     assert {layer.compute_dtype for layer in network.layers if layer.name.startswith("conv")} == {"bfloat16"}
     assert {variable.dtype for variable in network.variables} == {"float32"}
     assert network.output.dtype == network.get_layer("features").output.dtype == "float32"
-    assert keras.config.dtype_policy().name == "float32", "what is built next is not touched"
+    assert keras.config.dtype_policy().name == "float32", "later layers keep float32"
     report = fit.fit(samples.units(), samples.TASK, replace(samples.FIT, precision="bfloat16"), tmp_path / "models")
     assert report.settings["precision"] == "bfloat16" and report.parity is not None and report.parity < 1e-4
     with pytest.raises(Fault, match="'float8' is unknown: use one of float32, bfloat16"):
         build(replace(samples.FIT, precision="float8"), 3, samples.SIZE)
 
 
-def test_the_ordered_loss_is_the_squared_distance_of_cumulative_shares(samples: Any) -> None:
+def test_the_ordered_loss_is_the_squared_distance_of_cumulative_probabilities(samples: Any) -> None:
     from training.network.model import loss
 
     random = np.random.default_rng(0)
     logits, labels = random.normal(size=(6, 4)).astype(np.float32), np.array([0, 1, 2, 3, 3, 0])
-    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    expected = ((np.cumsum(shares, axis=1) - np.cumsum(np.eye(4)[labels], axis=1)) ** 2).mean(axis=1)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = ((np.cumsum(probabilities, axis=1) - np.cumsum(np.eye(4)[labels], axis=1)) ** 2).mean(axis=1)
     assert np.allclose(loss(ordered=True)(labels, logits), expected, atol=1e-6)
-    sure = 20 * np.eye(4, dtype=np.float32)
-    distances = np.asarray(loss(ordered=True)(np.zeros(4, int), sure))
-    assert np.allclose(distances, [0, 0.25, 0.5, 0.75], atol=1e-4), "a step further off costs a step more"
+    certain = 20 * np.eye(4, dtype=np.float32)
+    distances = np.asarray(loss(ordered=True)(np.zeros(4, int), certain))
+    assert np.allclose(distances, [0, 0.25, 0.5, 0.75], atol=1e-4), "the loss grows with the number of steps"
 
 
-def test_an_ordered_task_is_fitted_with_it(samples: Any, trained: Any, tmp_path: Path) -> None:
+def test_an_ordered_task_uses_the_ordered_loss(samples: Any, trained: Any, tmp_path: Path) -> None:
     from training.fitting import fit
 
     ordered = replace(samples.TASK, ordered=True)
     report = fit.fit(samples.units(), ordered, replace(samples.FIT, epochs=2), tmp_path / "models")
-    assert report.best_validation_loss < 0.3  # the mean of squares of gaps below 1; the cross-entropy starts at 1.1
+    assert report.best_validation_loss < 0.3  # a mean of squares below 1; cross-entropy would start at 1.1
     assert (
         report.weights_sha256
         != fit.fit(samples.units(), samples.TASK, replace(samples.FIT, epochs=2), tmp_path / "plain").weights_sha256
     )
 
 
-def test_local_contrast_is_blind_to_light_and_sees_what_differs(home: Any) -> None:
+def test_local_contrast_ignores_brightness_and_contrast(home: Any) -> None:
     from training.network.layers import LocalContrast
 
-    picture = np.random.default_rng(0).uniform(0.2, 0.6, (1, 24, 24, 1)).astype(np.float32)
-    told = np.asarray(LocalContrast(7)(picture))
-    around = picture[0, 5:12, 5:12, 0]
-    means = np.array([[picture[0, y - 3 : y + 4, x - 3 : x + 4, 0].mean() for x in range(5, 12)] for y in range(5, 12)])
-    spread = np.sqrt(np.mean(np.square(around - means)))
-    assert told[0, 8, 8, 0] == pytest.approx((around - means)[3, 3] / (spread + 0.02), abs=1e-4)
-    assert np.abs(np.asarray(LocalContrast(7)(picture + 0.3)) - told).max() < 1e-4
-    assert np.abs(np.asarray(LocalContrast(7)(1.5 * picture)) - told).max() < 0.25 * np.abs(told).max()
+    image = np.random.default_rng(0).uniform(0.2, 0.6, (1, 24, 24, 1)).astype(np.float32)
+    contrast = np.asarray(LocalContrast(7)(image))
+    neighbourhood = image[0, 5:12, 5:12, 0]
+    means = np.array([[image[0, y - 3 : y + 4, x - 3 : x + 4, 0].mean() for x in range(5, 12)] for y in range(5, 12)])
+    spread = np.sqrt(np.mean(np.square(neighbourhood - means)))
+    assert contrast[0, 8, 8, 0] == pytest.approx((neighbourhood - means)[3, 3] / (spread + 0.02), abs=1e-4)
+    assert np.abs(np.asarray(LocalContrast(7)(image + 0.3)) - contrast).max() < 1e-4
+    assert np.abs(np.asarray(LocalContrast(7)(1.5 * image)) - contrast).max() < 0.25 * np.abs(contrast).max()
     assert not np.asarray(LocalContrast(7)(np.full((1, 9, 9, 1), 0.5, np.float32))).any()
 
 
-def test_local_contrast_goes_through_fit_and_export(samples: Any, tmp_path: Path) -> None:
+def test_local_contrast_is_fitted_and_exported(samples: Any, tmp_path: Path) -> None:
     from training.fitting import fit
 
     units = samples.units(60)
@@ -121,7 +121,7 @@ def test_local_contrast_goes_through_fit_and_export(samples: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize(("backbone", "window"), [("small", 4), ("small", 1), ("small", 33), ("resnet50", 5)])
-def test_a_window_that_can_not_be_is_told(samples: Any, backbone: str, window: int) -> None:
+def test_an_impossible_window_is_refused(samples: Any, backbone: str, window: int) -> None:
     from training.network.model import build
 
     with pytest.raises(Fault, match=rf"fit\.local_contrast {window} must be 0"):

@@ -1,4 +1,4 @@
-"""The exported graph: one input, two outputs, both engines, any batch size, and nothing of the augmentation."""
+"""The exported graph: one input, two outputs, both engines, any batch size, no augmentation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_both_engines_give_the_networks_logits_and_features(trained: Any) -> Non
         assert np.allclose(features, np.asarray(outputs["features"]), atol=1e-4)
 
 
-def test_the_head_makes_the_logits_from_the_features(samples: Any, trained: Any) -> None:
+def test_the_head_maps_features_to_logits(samples: Any, trained: Any) -> None:
     logits, features = Graph.load(trained.models / "graph.onnx", "onnxruntime").run(trained.units.pixels[:3])
     with np.load(trained.models / "head.npz") as head:
         assert head["kernel"].shape == (features.shape[-1], 3)
@@ -43,14 +43,14 @@ def test_names_shapes_and_no_randomness(trained: Any) -> None:
     assert not [node.op_type for node in graph.node if node.op_type.startswith("Random")]
 
 
-def test_a_batch_answers_as_its_slices_do(trained: Any) -> None:
+def test_a_batch_gives_the_logits_of_its_slices(trained: Any) -> None:
     graph = Graph.load(trained.models / "graph.onnx")
-    together = graph.run(trained.units.pixels[:7])[0]
-    alone = np.concatenate([graph.run(trained.units.pixels[at : at + 1])[0] for at in range(7)])
-    assert np.allclose(together, alone, atol=1e-5)
+    batch = graph.run(trained.units.pixels[:7])[0]
+    single = np.concatenate([graph.run(trained.units.pixels[index : index + 1])[0] for index in range(7)])
+    assert np.allclose(batch, single, atol=1e-5)
 
 
-def test_parity_sees_a_graph_of_other_weights(trained: Any) -> None:
+def test_parity_detects_other_probabilities(trained: Any) -> None:
     pixels = trained.units.pixels[:10]
     wrong = np.full((10, 3), 1 / 3, np.float32)
     assert onnx_export.parity(trained.models / "graph.onnx", pixels, wrong) > 0.01
@@ -63,7 +63,7 @@ def test_exporting_again_gives_the_same_bytes(trained: Any, tmp_path: Path) -> N
     assert (tmp_path / "graph.onnx").read_bytes() == (trained.models / "graph.onnx").read_bytes()
 
 
-def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "fit.json").write_text(json.dumps({}))
     with pytest.raises(Fault, match="fit the task again"):
         onnx_export.export(tmp_path)

@@ -1,4 +1,4 @@
-"""The training gate at its limits: what each figure does to the verdict, from figures that pass."""
+"""The training gate at its limits: the effect of each value on the verdict, starting from passing figures."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lineage.record.verdict import Outcome, Verdict
 from training.promotion.gate import promote
 from training.promotion.test_set_budget import Look, allowances
 
-COHORTS = {"anchor": "anchor cohort", "newest": "newest test cohort", "overall": "whole test side"}
-PASS, FAIL, OPEN = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
+COHORTS = {"anchor": "anchor cohort", "newest": "newest test cohort", "overall": "whole test set"}
+PASS, FAIL, INCONCLUSIVE = Outcome.PASS, Outcome.FAIL, Outcome.INCONCLUSIVE
 
 
-def cohort(*batches: str) -> dict[str, Any]:
-    """Figures of one cohort: a challenger that is better at everything."""
+def cohort_figures(*batches: str) -> dict[str, Any]:
+    """Figures of one cohort: the challenger is better in every metric."""
     gap = {"value": 0.05, "low": 0.02, "high": 0.08, "error": 0.02, "p_better": 1e-6, "p_worse": 1.0}
     return {
         "units": 80,
@@ -32,18 +32,22 @@ def cohort(*batches: str) -> dict[str, Any]:
     }
 
 
-def slice_of(difference: float = 0.01, p: float = 0.6) -> dict[str, Any]:
+def subgroup_row(difference: float = 0.01, p: float = 0.6) -> dict[str, Any]:
     return {"status": "known", "difference": difference, "p_holm": p}
 
 
-def passing(name: str = "champion 1") -> dict[str, Any]:
+def passing_figures(name: str = "champion 1") -> dict[str, Any]:
     return {
         "rival": name,
         "alpha": 0.05,
         "epochs": [1, 2],
-        "cohorts": {"anchor": cohort("first"), "newest": cohort("second"), "overall": cohort("first", "second")},
-        "slices": {"site north": slice_of(), "site south": slice_of()},
-        "earlier": {"epoch 1": slice_of()},
+        "cohorts": {
+            "anchor": cohort_figures("first"),
+            "newest": cohort_figures("second"),
+            "overall": cohort_figures("first", "second"),
+        },
+        "slices": {"site north": subgroup_row(), "site south": subgroup_row()},
+        "earlier": {"epoch 1": subgroup_row()},
     }
 
 
@@ -63,38 +67,40 @@ METRICS: dict[str, Any] = {
 }
 
 
-def changed(figures: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Figures with other values, each under its path with `/` between the keys; `cohorts` and `difference` unsaid."""
+def with_values(figures: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Figures with changed values by path (keys joined by `/`, without `cohorts` and `difference`)."""
     figures = deepcopy(figures)
     for path, value in values.items():
-        *way, last = path.split("/")
-        inner = figures
-        for key in way:
-            inner = inner[key] if key in inner else inner["cohorts"][key]
-        inner = inner if last in inner or "difference" not in inner else inner["difference"]
-        assert last in inner or way == ["earlier"], path
-        inner[last] = value
+        *keys, last = path.split("/")
+        node = figures
+        for key in keys:
+            node = node[key] if key in node else node["cohorts"][key]
+        node = node if last in node or "difference" not in node else node["difference"]
+        assert last in node or keys == ["earlier"], path
+        node[last] = value
     return figures
 
 
-def against(samples: Any, champion: dict[str, Any], anchor: dict[str, Any] | None = None, past: Any = ()) -> Verdict:
+def judge_against(
+    samples: Any, champion: dict[str, Any], anchor: dict[str, Any] | None = None, past: Any = ()
+) -> Verdict:
     return promote("lung-ct/2", METRICS, champion, anchor, samples.PROMOTION, past)
 
 
-def first(samples: Any, values: dict[str, Any]) -> Verdict:
-    return promote("lung-ct/1", changed(METRICS, values), None, None, samples.PROMOTION)
+def judge_first(samples: Any, values: dict[str, Any]) -> Verdict:
+    return promote("lung-ct/1", with_values(METRICS, values), None, None, samples.PROMOTION)
 
 
-def test_a_challenger_that_is_better_at_everything_passes_and_the_reasons_say_at_what(samples: Any) -> None:
-    verdict = against(samples, passing())
+def test_a_challenger_that_is_better_at_everything_passes_with_reasons(samples: Any) -> None:
+    verdict = judge_against(samples, passing_figures())
     assert verdict.outcome is PASS
     assert [reason.split(" (")[0] for reason in verdict.reasons if "baseline" not in reason] == [
         "test AUROC 0.900",
         "not inferior to champion 1 on the anchor cohort",
         "calibration is no worse: Brier score -0.010 against champion 1",
-        "no slice of 2 is worse than with champion 1",
+        "no subgroup of 2 is worse than with champion 1",
         "no earlier epoch or site of 1 is worse than with champion 1",
-        "superior to champion 1 on the newest test cohort AUROC +0.050, p 1e-06 where look 1 of the year asks for "
+        "superior to champion 1 on the newest test cohort AUROC +0.050, p 1e-06 where look 1 of the year requires "
         "0.012",
     ]
     assert set(verdict.figures) == {"auroc", "clusters", "positive_clusters", "looks", "champion", "anchor"}
@@ -113,21 +119,41 @@ def test_a_challenger_that_is_better_at_everything_passes_and_the_reasons_say_at
         ({"test/auroc/value": 0.60}, PASS, "test AUROC 0.600 (0.800 to 1.000 over 40 clusters), floor 0.6"),
         ({"test/auroc/value": 0.5999}, FAIL, "test AUROC 0.600 (0.800 to 1.000 over 40 clusters) is under the floor"),
         ({"test/sensitivity/value": 0.5, "test/sensitivity/high": 0.49}, PASS, "there is no champion to beat"),
-        ({"test/sensitivity/value": 0.49, "test/sensitivity/high": 0.5}, OPEN, "sensitivity 0.490 (at most 0.500)"),
+        (
+            {"test/sensitivity/value": 0.49, "test/sensitivity/high": 0.5},
+            INCONCLUSIVE,
+            "sensitivity 0.490 (at most 0.500)",
+        ),
         ({"test/sensitivity/value": 0.48, "test/sensitivity/high": 0.49}, FAIL, "is under the floor of 0.5"),
-        ({"test/sensitivity/value": 0.48, "test/sensitivity/high": None}, OPEN, "sensitivity 0.480 (at most unknown"),
+        (
+            {"test/sensitivity/value": 0.48, "test/sensitivity/high": None},
+            INCONCLUSIVE,
+            "sensitivity 0.480 (at most unknown",
+        ),
         ({"test/sensitivity/value": None, "test/sensitivity/high": None}, PASS, "there is no champion to beat"),
         ({"test/auroc/low": 0.5001}, PASS, "there is no champion to beat"),
-        ({"test/auroc/low": 0.5}, OPEN, "cannot be told from chance over 40 test clusters (lower bound 0.500)"),
-        ({"test/auroc/low": None}, OPEN, "cannot be told from chance over 40 test clusters (lower bound unknown)"),
+        (
+            {"test/auroc/low": 0.5},
+            INCONCLUSIVE,
+            "is not distinguishable from chance over 40 test clusters (lower bound 0.500)",
+        ),
+        (
+            {"test/auroc/low": None},
+            INCONCLUSIVE,
+            "is not distinguishable from chance over 40 test clusters (lower bound unknown)",
+        ),
         ({"test/clusters": 10}, PASS, "there is no champion to beat"),
-        ({"test/clusters": 9}, OPEN, "the test cohort has 9 clusters, and 10 are needed"),
+        ({"test/clusters": 9}, INCONCLUSIVE, "the test cohort has 9 clusters, and 10 are needed"),
         ({"test/positive_clusters": 4}, PASS, "there is no champion to beat"),
-        ({"test/negative_clusters": 3}, OPEN, "the test cohort has 3 clusters with a negative unit, and 4 are needed"),
+        (
+            {"test/negative_clusters": 3},
+            INCONCLUSIVE,
+            "the test cohort has 3 clusters with a negative unit, and 4 are needed",
+        ),
     ],
 )
 def test_a_first_model(samples: Any, values: dict[str, Any], outcome: Outcome, reason: str) -> None:
-    verdict = first(samples, values)
+    verdict = judge_first(samples, values)
     assert verdict.outcome is outcome
     assert any(reason in line for line in verdict.reasons), verdict.reasons
 
@@ -139,14 +165,14 @@ def test_a_first_model(samples: Any, values: dict[str, Any], outcome: Outcome, r
         ({"anchor/auroc/low": -0.0499}, PASS, "not inferior to champion 1 on the anchor cohort (difference"),
         (
             {"anchor/auroc/low": -0.05},
-            OPEN,
+            INCONCLUSIVE,
             "the AUROC difference could be -0.050, the margin is -0.05; about 41 test clusters would be needed",
         ),
-        ({"anchor/auroc/low": None}, OPEN, "the AUROC difference could be unknown"),
+        ({"anchor/auroc/low": None}, INCONCLUSIVE, "the AUROC difference could be unknown"),
         ({"anchor/clusters": 10}, PASS, "not inferior"),
-        ({"anchor/clusters": 9}, OPEN, "the anchor cohort has 9 clusters, and 10 are needed"),
-        ({"anchor/positive_clusters": 3}, OPEN, "the anchor cohort has 3 clusters with a positive unit"),
-        # Shown to be worse, on any cohort that is large enough.
+        ({"anchor/clusters": 9}, INCONCLUSIVE, "the anchor cohort has 9 clusters, and 10 are needed"),
+        ({"anchor/positive_clusters": 3}, INCONCLUSIVE, "the anchor cohort has 3 clusters with a positive unit"),
+        # Significantly worse, on any cohort that is large enough.
         *(({f"{name}/auroc/high": -0.05}, PASS, "superior") for name in ("anchor", "newest", "overall")),
         *(
             (
@@ -165,81 +191,92 @@ def test_a_first_model(samples: Any, values: dict[str, Any], outcome: Outcome, r
         ),
         ({"newest/sensitivity/high": None}, PASS, "superior"),
         ({"newest/auroc/high": -0.2, "newest/clusters": 9}, PASS, "superior"),
-        # Lost tumours, as they are seen and by McNemar's test.
+        # Lost tumours, by the observed difference and by McNemar's test.
         *(({f"{name}/sensitivity/value": -0.1}, PASS, "superior") for name in ("anchor", "overall")),
         (
             {"anchor/sensitivity/value": -0.101},
-            OPEN,
+            INCONCLUSIVE,
             "sensitivity on the anchor cohort was -0.101 against "
             "champion 1 (1 patients with a tumour lost and 3 won, p 0.9), the margin is -0.1: read the lost cases",
         ),
-        ({"overall/sensitivity/value": -0.101}, OPEN, "sensitivity on the whole test side was -0.101"),
+        ({"overall/sensitivity/value": -0.101}, INCONCLUSIVE, "sensitivity on the whole test set was -0.101"),
         ({"anchor/sensitivity/mcnemar/p_worse": 0.0501}, PASS, "superior"),
         (
             {"anchor/sensitivity/mcnemar/p_worse": 0.05},
-            OPEN,
+            INCONCLUSIVE,
             "the challenger finds fewer tumours than champion 1 on "
             "the anchor cohort (1 patients with a tumour lost and 3 won, p 0.05): read the lost cases",
         ),
-        ({"overall/sensitivity/mcnemar": {"lost": 9, "won": 1, "p_worse": 0.01}}, OPEN, "on the whole test side (9 "),
+        (
+            {"overall/sensitivity/mcnemar": {"lost": 9, "won": 1, "p_worse": 0.01}},
+            INCONCLUSIVE,
+            "on the whole test set (9 ",
+        ),
         ({"overall/sensitivity/value": None, "overall/sensitivity/mcnemar/p_worse": 0.01}, PASS, "superior"),
         # Lost calibration.
         ({"overall/brier/high": 0.05}, PASS, "calibration is no worse: Brier score -0.010 against champion 1"),
-        ({"overall/brier/high": 0.0501}, OPEN, "calibration could be worse by more than 0.05"),
-        ({"overall/brier/high": None}, OPEN, "(-0.020 to unknown)"),
-        ({"overall/brier/low": 0.05, "overall/brier/high": 0.06}, OPEN, "could be worse"),
+        ({"overall/brier/high": 0.0501}, INCONCLUSIVE, "calibration could be worse by more than 0.05"),
+        ({"overall/brier/high": None}, INCONCLUSIVE, "(-0.020 to unknown)"),
+        ({"overall/brier/low": 0.05, "overall/brier/high": 0.06}, INCONCLUSIVE, "could be worse"),
         (
             {"overall/brier/low": 0.0501, "overall/brier/high": 0.06},
             FAIL,
             "calibration is worse by more than 0.05: Brier score -0.010",
         ),
         ({"overall/brier/low": None}, PASS, "calibration is no worse"),
-        # A slice of the population, and what was learnt before.
+        # Subgroups, and earlier data.
         *(
-            ({f"{family}/{name}": slice_of(difference, p)}, outcome, reason)
+            ({f"{family}/{name}": subgroup_row(difference, p)}, outcome, reason)
             for family, name in (("slices", "site north"), ("earlier", "epoch 1"))
             for difference, p, outcome, reason in (
                 (-0.3, 0.0501, PASS, "is worse than with champion 1"),
-                (-0.05, 0.05, OPEN, f"worse than that of champion 1 on {name} (-0.050, p 0.05 after Holm over "),
+                (
+                    -0.05,
+                    0.05,
+                    INCONCLUSIVE,
+                    f"worse than that of champion 1 on {name} (-0.050, p 0.05 after Holm over ",
+                ),
                 (-0.0501, 0.05, FAIL, f"worse than that of champion 1 on {name} (-0.050, p 0.05 after Holm over "),
             )
         ),
         ({"slices/site south": {"status": "unknown"}}, PASS, "too few patients to tell: site south"),
-        ({"earlier/site south before": {"status": "unknown"}}, PASS, "tell what is forgotten: site south before"),
+        ({"earlier/site south before": {"status": "unknown"}}, PASS, "detect forgetting: site south before"),
     ],
 )
-def test_what_a_good_auroc_may_hide_decides(
-    samples: Any, values: dict[str, Any], outcome: Outcome, reason: str
-) -> None:
-    verdict = against(samples, changed(passing(), values))
+def test_checks_beyond_auroc_decide(samples: Any, values: dict[str, Any], outcome: Outcome, reason: str) -> None:
+    verdict = judge_against(samples, with_values(passing_figures(), values))
     assert verdict.outcome is outcome
     assert sum(reason in line for line in verdict.reasons) == 1 or outcome is PASS, verdict.reasons
     assert any(reason in line for line in verdict.reasons), verdict.reasons
     assert not any("None" in line for line in verdict.reasons)
 
 
-def test_where_nobody_can_say_how_many_patients_would_do_no_number_is_asked_for(samples: Any) -> None:
-    verdict = against(samples, changed(passing(), {"anchor/auroc/low": None, "anchor/auroc/error": None}))
+def test_without_a_standard_error_no_needed_number_is_given(samples: Any) -> None:
+    verdict = judge_against(
+        samples, with_values(passing_figures(), {"anchor/auroc/low": None, "anchor/auroc/error": None})
+    )
     assert verdict.reasons[0].endswith("the AUROC difference could be unknown, the margin is -0.05")
 
 
 @pytest.mark.parametrize("unknown", ["baseline/value", "baseline/low", "baseline/high", "test/auroc/value"])
-def test_a_lead_over_the_baseline_that_is_not_known_is_no_lead(samples: Any, unknown: str) -> None:
-    verdict = first(samples, {unknown: None})
-    assert verdict.outcome is OPEN
+def test_an_unknown_lead_over_the_baseline_is_inconclusive(samples: Any, unknown: str) -> None:
+    verdict = judge_first(samples, {unknown: None})
+    assert verdict.outcome is INCONCLUSIVE
     assert any("too few test patients to compare with the baseline" in reason for reason in verdict.reasons)
 
 
-def test_a_slice_at_alpha_is_not_called_no_worse_as_well(samples: Any) -> None:
-    verdict = against(samples, changed(passing(), {"slices/site north": slice_of(-0.01, 0.05)}))
-    assert [reason[:11] for reason in verdict.reasons if "site north" in reason or "slice" in reason] == ["AUROC is wo"]
-    nothing = against(samples, passing() | {"slices": {}, "earlier": {}})
-    assert not any("slice" in reason or "earlier" in reason for reason in nothing.reasons)
+def test_a_subgroup_at_alpha_is_only_reported_as_worse(samples: Any) -> None:
+    verdict = judge_against(samples, with_values(passing_figures(), {"slices/site north": subgroup_row(-0.01, 0.05)}))
+    assert [reason[:11] for reason in verdict.reasons if "site north" in reason or "subgroup" in reason] == [
+        "AUROC is wo"
+    ]
+    without_subgroups = judge_against(samples, passing_figures() | {"slices": {}, "earlier": {}})
+    assert not any("subgroup" in reason or "earlier" in reason for reason in without_subgroups.reasons)
 
 
-def test_too_few_patients_on_the_whole_side_show_neither_harm_nor_gain(samples: Any) -> None:
-    harmed = changed(
-        passing(),
+def test_too_few_test_patients_show_neither_harm_nor_gain(samples: Any) -> None:
+    harmed = with_values(
+        passing_figures(),
         {
             "overall/clusters": 9,
             "overall/sensitivity/value": -0.5,
@@ -247,117 +284,124 @@ def test_too_few_patients_on_the_whole_side_show_neither_harm_nor_gain(samples: 
             "overall/auroc/high": -0.5,
         },
     )
-    verdict = against(samples, harmed)
+    verdict = judge_against(samples, harmed)
     assert verdict.outcome is PASS
-    assert not any("whole test side" in reason or "calibration" in reason for reason in verdict.reasons)
+    assert not any("whole test set" in reason or "calibration" in reason for reason in verdict.reasons)
 
 
-def test_one_harm_on_the_same_patients_is_said_once(samples: Any) -> None:
-    same = passing() | {"epochs": [1]}
-    same["cohorts"] = dict.fromkeys(
-        ("anchor", "newest", "overall"), changed(cohort("first"), {"auroc/high": -0.2, "sensitivity/value": -0.2})
+def test_one_harm_on_the_same_patients_is_reported_once(samples: Any) -> None:
+    same_cohorts = passing_figures() | {"epochs": [1]}
+    same_cohorts["cohorts"] = dict.fromkeys(
+        ("anchor", "newest", "overall"),
+        with_values(cohort_figures("first"), {"auroc/high": -0.2, "sensitivity/value": -0.2}),
     )
-    reasons = against(samples, same).reasons
+    reasons = judge_against(samples, same_cohorts).reasons
     assert sum("AUROC is worse" in reason for reason in reasons) == 1
     assert sum("sensitivity on the" in reason for reason in reasons) == 1
 
 
-HARMED = {
+HARMS = {
     "worse": {"newest/auroc/high": -0.2},
     "inferior": {"anchor/auroc/low": -0.2},
     "sensitivity": {"overall/sensitivity/value": -0.2},
     "calibration": {"overall/brier/low": 0.2},
-    "slices": {"slices/site north": slice_of(-0.2, 0.001)},
+    "slices": {"slices/site north": subgroup_row(-0.2, 0.001)},
 }
 
 
-@pytest.mark.parametrize("harm", HARMED)
+@pytest.mark.parametrize("harm", HARMS)
 def test_every_harm_counts_against_the_anchor_as_against_the_champion(samples: Any, harm: str) -> None:
-    verdict = against(samples, passing(), changed(passing("anchor 1"), HARMED[harm]))
+    verdict = judge_against(samples, passing_figures(), with_values(passing_figures("anchor 1"), HARMS[harm]))
     assert verdict.outcome is not PASS
     assert "anchor 1" in verdict.reasons[0]
 
 
 def test_an_anchor_that_is_the_champion_is_judged_once(samples: Any) -> None:
-    harmed = changed(passing(), HARMED["calibration"])
+    harmed = with_values(passing_figures(), HARMS["calibration"])
     for anchor in (None, harmed | {"rival": "anchor 1"}):
-        assert sum("calibration" in reason for reason in against(samples, harmed, anchor).reasons) == 1
+        assert sum("calibration" in reason for reason in judge_against(samples, harmed, anchor).reasons) == 1
 
 
-def test_superiority_is_claimed_on_the_newest_cohort_or_overall_or_on_both_together(samples: Any) -> None:
-    spent = allowances({"newest": ["second"], "overall": ["first", "second"]}, (), samples.PROMOTION)
-    level, whole = spent["newest"].level, spent["newest"].whole
-    other, above, beyond = spent["overall"].level, nextafter(level, 1), nextafter(whole, 1)
-    newest, overall = "newest/auroc/p_better", "overall/auroc/p_better"
-    for values, shown in (
-        ({newest: level, overall: 1.0}, ["newest"]),
-        ({newest: 1.0, overall: other}, ["overall"]),
-        ({newest: level, overall: other}, ["newest"]),
-        ({newest: whole, overall: whole}, ["newest", "overall"]),
-        ({newest: above, overall: 1.0}, []),
-        ({newest: beyond, overall: whole}, []),
-        ({newest: whole, overall: beyond}, []),
-        ({newest: None, overall: None}, []),
+def test_superiority_is_tested_on_the_newest_cohort_and_overall_and_jointly(samples: Any) -> None:
+    allowed = allowances({"newest": ["second"], "overall": ["first", "second"]}, (), samples.PROMOTION)
+    level, joint_level = allowed["newest"].level, allowed["newest"].whole
+    overall_level, above_level, above_joint_level = (
+        allowed["overall"].level,
+        nextafter(level, 1),
+        nextafter(joint_level, 1),
+    )
+    newest_path, overall_path = "newest/auroc/p_better", "overall/auroc/p_better"
+    for values, established in (
+        ({newest_path: level, overall_path: 1.0}, ["newest"]),
+        ({newest_path: 1.0, overall_path: overall_level}, ["overall"]),
+        ({newest_path: level, overall_path: overall_level}, ["newest"]),
+        ({newest_path: joint_level, overall_path: joint_level}, ["newest", "overall"]),
+        ({newest_path: above_level, overall_path: 1.0}, []),
+        ({newest_path: above_joint_level, overall_path: joint_level}, []),
+        ({newest_path: joint_level, overall_path: above_joint_level}, []),
+        ({newest_path: None, overall_path: None}, []),
     ):
-        verdict = against(samples, changed(passing(), values))
-        assert verdict.outcome is (PASS if shown else OPEN), values
+        verdict = judge_against(samples, with_values(passing_figures(), values))
+        assert verdict.outcome is (PASS if established else INCONCLUSIVE), values
         reason = next(line for line in verdict.reasons if line.startswith(("superior", "not shown")))
-        assert reason.startswith("superior") is bool(shown)
-        assert ("on the newest test cohort AUROC" in reason) is ("newest" in shown or not shown)
-        assert ("the whole test side AUROC" in reason) is ("overall" in shown or not shown)
+        assert reason.startswith("superior") is bool(established)
+        assert ("on the newest test cohort AUROC" in reason) is ("newest" in established or not established)
+        assert ("the whole test set AUROC" in reason) is ("overall" in established or not established)
 
 
-def test_a_claim_without_a_p_value_or_a_budget_says_so(samples: Any) -> None:
-    newest, overall = "newest/auroc/p_better", "overall/auroc/p_better"
-    spent = [Look(f"lung-ct/{number}", ("first",), 0.0025) for number in range(20)]
-    figures = changed(passing(), {newest: None, overall: 0.0})
+def test_a_claim_without_a_p_value_or_a_budget_has_a_reason(samples: Any) -> None:
+    newest_path, overall_path = "newest/auroc/p_better", "overall/auroc/p_better"
+    past = [Look(f"lung-ct/{number}", ("first",), 0.0025) for number in range(20)]
+    figures = with_values(passing_figures(), {newest_path: None, overall_path: 0.0})
     figures["cohorts"]["newest"]["auroc"]["difference"] |= {"value": -0.01}
     figures["cohorts"]["overall"]["auroc"]["difference"] |= {"error": 0.2}
-    verdict = against(samples, figures, past=spent)
-    assert verdict.outcome is OPEN
+    verdict = judge_against(samples, figures, past=past)
+    assert verdict.outcome is INCONCLUSIVE
     assert verdict.reasons[0] == (
         "not shown to be better than champion 1: on the newest test cohort AUROC -0.010, p unknown where look 1 of the "
-        "year asks for 0.023; on the whole test side AUROC +0.050, which has no budget left"
+        "year requires 0.023; on the whole test set AUROC +0.050, which has no budget left"
     )
 
 
-def test_what_is_not_shown_asks_for_the_fewest_patients_that_would_show_it(samples: Any) -> None:
+def test_an_unproven_gain_names_the_smallest_needed_number(samples: Any) -> None:
     weak = {f"{name}/auroc/p_better": 0.5 for name in ("newest", "overall")}
     errors = {"newest/auroc/error": 0.04, "overall/auroc/error": 0.08}
-    asked = [
-        against(samples, changed(passing(), weak | errors | more)).reasons[0].split("; about ")[1:]
-        for more in ({}, {"newest/auroc/value": 0.0}, {"overall/auroc/value": 0.0})
+    endings = [
+        judge_against(samples, with_values(passing_figures(), weak | errors | changes)).reasons[0].split("; about ")[1:]
+        for changes in ({}, {"newest/auroc/value": 0.0}, {"overall/auroc/value": 0.0})
     ]
-    few, many, again = (int(told[0].split()[0]) for told in asked)
-    assert few == again < many
+    smallest, larger, without_overall_gain = (int(ending[0].split()[0]) for ending in endings)
+    assert smallest == without_overall_gain < larger
 
 
 def test_a_cohort_that_is_too_small_makes_no_claim(samples: Any) -> None:
-    small = changed(passing(), {"newest/clusters": 9, "overall/auroc/p_better": 0.02})
-    verdict = against(samples, small)
-    assert verdict.outcome is PASS  # the whole side alone has the whole level of a first look, 0.023
+    small_cohort = with_values(passing_figures(), {"newest/clusters": 9, "overall/auroc/p_better": 0.02})
+    verdict = judge_against(samples, small_cohort)
+    assert verdict.outcome is PASS  # one claim alone has the full level of a first look, 0.023
     assert [look["cohort"] for look in verdict.figures["looks"]] == ["overall"]
-    nothing = against(samples, changed(small, {"overall/negative_clusters": 3}))
-    assert (nothing.outcome, nothing.figures["looks"]) == (OPEN, [])
-    assert nothing.reasons[0] == (
+    no_cohort = judge_against(samples, with_values(small_cohort, {"overall/negative_clusters": 3}))
+    assert (no_cohort.outcome, no_cohort.figures["looks"]) == (INCONCLUSIVE, [])
+    assert no_cohort.reasons[0] == (
         "not shown to be better than champion 1: the newest test cohort has 9 clusters, and 10 are needed; the whole "
-        "test side has 3 clusters with a negative unit, and 4 are needed"
+        "test set has 3 clusters with a negative unit, and 4 are needed"
     )
-    unsure = against(samples, changed(small, {"overall/auroc/p_better": 0.5}))
-    assert "; the newest test cohort has 9 clusters, and 10 are needed" in unsure.reasons[0]
+    no_gain = judge_against(samples, with_values(small_cohort, {"overall/auroc/p_better": 0.5}))
+    assert "; the newest test cohort has 9 clusters, and 10 are needed" in no_gain.reasons[0]
 
 
 def test_before_a_second_epoch_there_is_one_cohort(samples: Any) -> None:
-    verdict = against(samples, passing() | {"epochs": [1]})
+    verdict = judge_against(samples, passing_figures() | {"epochs": [1]})
     assert [look["cohort"] for look in verdict.figures["looks"]] == ["overall"]
 
 
-def test_patients_who_have_decided_as_often_as_they_may_ask_for_fresh_ones(samples: Any) -> None:
+def test_a_spent_budget_needs_new_patients(samples: Any) -> None:
     past = [Look(f"lung-ct/{number}", ("first", "second"), 0.001) for number in range(20)]
-    verdict = against(samples, passing(), past=past)
-    assert verdict.outcome is OPEN
-    told = "these test patients have decided 20 times in a year and their budget of 0.05 is spent: admit a batch with"
-    assert f"{told} fresh ones" in verdict.reasons
+    verdict = judge_against(samples, passing_figures(), past=past)
+    assert verdict.outcome is INCONCLUSIVE
+    message = (
+        "these test patients have decided 20 times in a year and their budget of 0.05 is spent: admit a batch with"
+    )
+    assert f"{message} fresh ones" in verdict.reasons
     settings = replace(samples.PROMOTION, looks_per_year=21)
-    last = promote("lung-ct/2", METRICS, passing(), None, settings, past)
-    assert not any("decided" in reason for reason in last.reasons)
+    below_limit = promote("lung-ct/2", METRICS, passing_figures(), None, settings, past)
+    assert not any("decided" in reason for reason in below_limit.reasons)

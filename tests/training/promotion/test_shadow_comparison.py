@@ -1,4 +1,4 @@
-"""The shadow gate on pairs of answers whose truth is known by construction."""
+"""The shadow gate on constructed pairs of answers with known labels."""
 
 from __future__ import annotations
 
@@ -12,76 +12,78 @@ from training.settings import ShadowSettings
 SETTINGS = ShadowSettings(bootstrap=400)
 
 
-def pairs(patients: int = 40, each: int = 3, **changed: object) -> pd.DataFrame:
-    """The same answers from both; every third patient has a tumour, and the truth is known."""
-    sick = np.repeat(np.arange(patients) % 3 == 0, each)
-    said = np.where(sick, "tumour", "normal").astype(object)
+def answer_pairs(patients: int = 40, slices: int = 3, **columns: object) -> pd.DataFrame:
+    """Equal correct answers of both models; every third patient has a tumour."""
+    has_tumour = np.repeat(np.arange(patients) % 3 == 0, slices)
+    answers = np.where(has_tumour, "tumour", "normal").astype(object)
     table = pd.DataFrame(
         {
-            "cluster": np.repeat([f"p{number}" for number in range(patients)], each),
-            "live": said,
-            "dark": said,
-            "live_score": sick * 0.8 + 0.1,
-            "dark_score": sick * 0.8 + 0.1,
+            "cluster": np.repeat([f"p{number}" for number in range(patients)], slices),
+            "live": answers,
+            "dark": answers,
+            "live_score": has_tumour * 0.8 + 0.1,
+            "dark_score": has_tumour * 0.8 + 0.1,
             "live_ms": 10.0,
             "dark_ms": 12.0,
-            "label": said,
+            "label": answers,
         }
     )
-    return table.assign(**changed)
+    return table.assign(**columns)
 
 
-def judged(table: pd.DataFrame, unpaired: int = 0) -> Verdict:
+def judge_pairs(table: pd.DataFrame, unpaired: int = 0) -> Verdict:
     return shadow_comparison.compare("lung-ct/4 in shadow", table, unpaired, ("tumour",), SETTINGS)
 
 
 def test_the_same_answers_pass() -> None:
-    verdict = judged(pairs(), unpaired=2)
+    verdict = judge_pairs(answer_pairs(), unpaired=2)
     assert verdict.outcome is Outcome.PASS and verdict.gate == "shadow"
     assert (verdict.figures["pairs"], verdict.figures["clusters"], verdict.figures["unpaired"]) == (120, 40, 2)
     assert verdict.figures["agreement"]["value"] == 1.0 and verdict.figures["slower"] == 1.2
 
 
 def test_few_patients_are_inconclusive_however_many_slices_they_have() -> None:
-    verdict = judged(pairs(patients=6, each=200))
+    verdict = judge_pairs(answer_pairs(patients=6, slices=200))
     assert verdict.outcome is Outcome.INCONCLUSIVE and "6 clusters" in verdict.reasons[0]
 
 
-def test_nothing_seen_is_inconclusive() -> None:
-    verdict = judged(pairs().iloc[:0], unpaired=9)
+def test_no_pairs_are_inconclusive() -> None:
+    verdict = judge_pairs(answer_pairs().iloc[:0], unpaired=9)
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert verdict.figures["agreement"]["value"] is None and verdict.figures["unpaired"] == 9
 
 
-def test_other_answers_fail_and_the_reason_says_so() -> None:
-    flipped = pairs()
-    flipped.loc[flipped["cluster"].str.endswith(("0", "1", "2", "3", "4")), "dark"] = "normal"
-    flipped.loc[flipped["cluster"].str.endswith(("5", "6")), "dark"] = "tumour"
-    verdict = judged(flipped)
+def test_different_answers_fail_with_a_reason() -> None:
+    changed = answer_pairs()
+    changed.loc[changed["cluster"].str.endswith(("0", "1", "2", "3", "4")), "dark"] = "normal"
+    changed.loc[changed["cluster"].str.endswith(("5", "6")), "dark"] = "tumour"
+    verdict = judge_pairs(changed)
     assert verdict.outcome is Outcome.FAIL and "agree" in " ".join(verdict.reasons)
     assert verdict.figures["labelled"]["shadow_wrong"] > verdict.figures["labelled"]["live_wrong"] == 0
 
 
-def test_a_shadow_that_withholds_what_the_champion_answers_fails() -> None:
-    silent = pairs()
-    silent.loc[silent["cluster"].str.endswith(("1", "2", "3")), "dark"] = None
-    verdict = judged(silent)
+def test_a_shadow_that_withholds_more_fails() -> None:
+    withheld = answer_pairs()
+    withheld.loc[withheld["cluster"].str.endswith(("1", "2", "3")), "dark"] = None
+    verdict = judge_pairs(withheld)
     assert verdict.outcome is Outcome.FAIL
     assert any(reason.startswith("more is withheld") for reason in verdict.reasons)
     assert verdict.figures["withheld"]["live"] == 0.0 and 0.2 < verdict.figures["withheld"]["shadow"] < 0.4
 
 
 def test_one_patient_with_many_slices_decides_nothing() -> None:
-    """Half of all slices differ, but they are one patient's: by cluster that is not shown to be less than asked."""
-    crowd = pd.concat([pairs(patients=40, each=1), pairs(patients=1, each=40, cluster="one", dark="normal")])
-    assert judged(crowd).outcome is Outcome.INCONCLUSIVE
+    """Half of all slices differ, but they belong to one patient: by cluster the agreement is inconclusive."""
+    table = pd.concat(
+        [answer_pairs(patients=40, slices=1), answer_pairs(patients=1, slices=40, cluster="one", dark="normal")]
+    )
+    assert judge_pairs(table).outcome is Outcome.INCONCLUSIVE
 
 
-def test_late_labels_count_where_they_are_known() -> None:
-    table = pairs(label=None)
-    assert judged(table).figures["labelled"]["pairs"] == 0 and judged(table).outcome is Outcome.PASS
+def test_missing_late_labels_are_left_out() -> None:
+    table = answer_pairs(label=None)
+    assert judge_pairs(table).figures["labelled"]["pairs"] == 0 and judge_pairs(table).outcome is Outcome.PASS
 
 
 def test_a_slow_shadow_fails() -> None:
-    verdict = judged(pairs(dark_ms=45.0))
+    verdict = judge_pairs(answer_pairs(dark_ms=45.0))
     assert verdict.outcome is Outcome.FAIL and "4.50 times as long" in verdict.reasons[0]

@@ -1,4 +1,4 @@
-"""The test-set ledger: what a look at a test cohort costs, and when a fresh one is asked for."""
+"""The test-set budget: the cost of a look at a test cohort, and when the budget is spent."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from training.promotion.test_set_budget import Allowance, Balance, Look, allowances, balances, decided, looks, spent
 
 
-def look_again(samples: Any, times: int) -> list[Look]:
-    """So many looks in a row at the same batch."""
+def repeated_looks(samples: Any, times: int) -> list[Look]:
+    """`times` looks in a row at the same batch."""
     past: list[Look] = []
     for number in range(times):
         charge = allowances({"overall": ["first"]}, past, samples.PROMOTION)["overall"].charge
@@ -21,7 +21,7 @@ def look_again(samples: Any, times: int) -> list[Look]:
 
 
 def test_twenty_looks_spend_the_budget_and_the_next_has_nothing(samples: Any) -> None:
-    past = look_again(samples, 20)
+    past = repeated_looks(samples, 20)
     charges = [look.charge for look in past]
     assert sum(charges) == pytest.approx(samples.PROMOTION.budget)
     assert charges == sorted(charges, reverse=True)
@@ -31,15 +31,15 @@ def test_twenty_looks_spend_the_budget_and_the_next_has_nothing(samples: Any) ->
 
 
 def test_a_fresh_batch_brings_its_own_budget(samples: Any) -> None:
-    told = allowances(
-        {"newest": ["second"], "overall": ["first", "second"]}, look_again(samples, 20), samples.PROMOTION
+    allowed = allowances(
+        {"newest": ["second"], "overall": ["first", "second"]}, repeated_looks(samples, 20), samples.PROMOTION
     )
-    assert told["newest"].level == allowances({"newest": ["second"]}, [], samples.PROMOTION)["newest"].level > 0
-    assert told["overall"].level == 0
+    assert allowed["newest"].level == allowances({"newest": ["second"]}, [], samples.PROMOTION)["newest"].level > 0
+    assert allowed["overall"].level == 0
 
 
-def test_no_batch_pays_more_than_the_budget_whatever_the_order_of_claims(samples: Any) -> None:
-    """New batches now and then; each verdict tests the newest and all: charges stay within the budget of each."""
+def test_no_batch_is_charged_more_than_the_budget(samples: Any) -> None:
+    """With random new batches, and tests on the newest and on all: charges stay within the budget of each batch."""
     settings = replace(samples.PROMOTION, looks_per_year=8)
     random = np.random.default_rng(0)
     for _ in range(20):
@@ -69,23 +69,23 @@ FIRST = 0.05 / sum(number**-1.5 for number in range(1, 21))  # of a year's 0.05 
         ([("1", "a", FIRST), ("2", "a", 0.01)], 3, FIRST * 3**-1.5),
         ([("1", "b", FIRST)], 1, FIRST),  # another batch
         ([("1", "ab", FIRST)], 2, FIRST * 2**-1.5),
-        ([("1", "a", 0.049)], 2, 0.001),  # no more than is left
+        ([("1", "a", 0.049)], 2, 0.001),  # the rest of the budget
         ([("1", "a", 0.06)], 2, 0.0),
         ([(str(number), "a", 0.0) for number in range(19)], 20, FIRST * 20**-1.5),
         ([(str(number), "a", 0.0) for number in range(20)], 21, 0.0),
     ],
 )
 def test_what_a_look_may_spend(samples: Any, past: list[tuple[str, str, float]], number: int, share: float) -> None:
-    told = [Look(verdict, tuple(batches), charge) for verdict, batches, charge in past]
-    allowed = allowances({"overall": ["a"]}, told, samples.PROMOTION)["overall"]
+    past_looks = [Look(verdict, tuple(batches), charge) for verdict, batches, charge in past]
+    allowed = allowances({"overall": ["a"]}, past_looks, samples.PROMOTION)["overall"]
     assert (allowed.number, allowed.level, allowed.whole, allowed.charge) == pytest.approx((number, *[share] * 3))
-    used = [look for look in told if "a" in look.batches]
-    decided_by, charged = len({look.verdict for look in used}), sum(look.charge for look in used)
-    (balance,) = balances(["a"], told, 0.05, 20)
-    assert balance == Balance("a", decided_by, pytest.approx(charged), pytest.approx(share))
+    looks_at_batch = [look for look in past_looks if "a" in look.batches]
+    verdict_count, charged = len({look.verdict for look in looks_at_batch}), sum(look.charge for look in looks_at_batch)
+    (balance,) = balances(["a"], past_looks, 0.05, 20)
+    assert balance == Balance("a", verdict_count, pytest.approx(charged), pytest.approx(share))
 
 
-def test_the_most_used_batch_decides_what_a_claim_on_several_may_spend(samples: Any) -> None:
+def test_the_most_used_batch_limits_a_claim_on_several_batches(samples: Any) -> None:
     past = [Look("1", ("a",), 0.001), Look("2", ("b",), 0.045), Look("3", ("a",), 0.001)]
     for batches in (["a", "b"], ["b", "a"]):
         allowed = allowances({"overall": batches}, past, samples.PROMOTION)["overall"]
@@ -95,69 +95,70 @@ def test_the_most_used_batch_decides_what_a_claim_on_several_may_spend(samples: 
 
 
 def test_claims_of_one_verdict_share_one_look(samples: Any) -> None:
-    """Each but the first alone at half its share, the first at what these leave, all together at the smallest."""
+    """Each but the first at half its share, the first at its share minus these halves, all at the smallest share."""
     past = [Look("1", ("a",), FIRST)]
     second = FIRST * 2**-1.5
-    told = allowances({"newest": ["b"], "overall": ["a", "b"], "more": ["a"]}, past, samples.PROMOTION)
-    assert list(told) == ["newest", "overall", "more"]
-    for name, wanted in {
+    allowed = allowances({"newest": ["b"], "overall": ["a", "b"], "more": ["a"]}, past, samples.PROMOTION)
+    assert list(allowed) == ["newest", "overall", "more"]
+    for name, expected in {
         "newest": Allowance(1, FIRST - second, second, FIRST - 2 * second),
         "overall": Allowance(2, second / 2, second, second),
         "more": Allowance(2, second / 2, second, second),
     }.items():
-        seen = told[name]
-        assert (seen.number, seen.level, seen.whole, seen.charge) == pytest.approx(
-            (wanted.number, wanted.level, wanted.whole, wanted.charge)
+        allowance = allowed[name]
+        assert (allowance.number, allowance.level, allowance.whole, allowance.charge) == pytest.approx(
+            (expected.number, expected.level, expected.whole, expected.charge)
         )
 
 
 def test_two_claims_share_one_look(samples: Any) -> None:
-    both = allowances({"newest": ["b"], "overall": ["a", "b"]}, [], samples.PROMOTION)
+    together = allowances({"newest": ["b"], "overall": ["a", "b"]}, [], samples.PROMOTION)
     alone = allowances({"overall": ["a", "b"]}, [], samples.PROMOTION)["overall"]
-    assert both["newest"].level + both["overall"].level == pytest.approx(alone.level)
-    assert both["newest"].whole == both["overall"].whole == alone.level
+    assert together["newest"].level + together["overall"].level == pytest.approx(alone.level)
+    assert together["newest"].whole == together["overall"].whole == alone.level
 
 
-def verdict(version: int, at: str, level: float = 0.01, task: str = "lung-ct", gate: str = "training") -> Any:
-    asked = [{"cohort": "overall", "batches": ["first"], "level": level, "charge": level}]
-    return at, {"gate": gate, "subject": f"{task}/{version}", "figures": {"looks": asked}}
+def verdict_record(version: int, time: str, level: float = 0.01, task: str = "lung-ct", gate: str = "training") -> Any:
+    verdict_looks = [{"cohort": "overall", "batches": ["first"], "level": level, "charge": level}]
+    return time, {"gate": gate, "subject": f"{task}/{version}", "figures": {"looks": verdict_looks}}
 
 
 def test_looks_are_read_from_the_verdicts_of_a_task_and_a_year() -> None:
     verdicts = [
-        verdict(1, "2025-01-31T12:00:00Z"),  # more than a year ago
-        verdict(2, "2025-06-01T12:00:00Z"),
-        verdict(3, "2025-07-01T12:00:00Z", task="lung-ct-small"),
-        verdict(4, "2025-08-01T12:00:00Z", gate="shadow"),
-        verdict(5, "2025-09-01T12:00:00Z", level=0.0),  # had nothing left, so it tested nothing
-        verdict(7, "2025-02-01T12:00:00Z"),  # exactly a year ago
-        verdict(8, "2025-02-01T12:00:01Z"),
-        ("2025-10-01T12:00:00Z", {"gate": "training", "subject": "lung-ct/6", "figures": {"auroc": 1}}),  # of before
+        verdict_record(1, "2025-01-31T12:00:00Z"),  # more than a year ago
+        verdict_record(2, "2025-06-01T12:00:00Z"),
+        verdict_record(3, "2025-07-01T12:00:00Z", task="lung-ct-small"),
+        verdict_record(4, "2025-08-01T12:00:00Z", gate="shadow"),
+        verdict_record(5, "2025-09-01T12:00:00Z", level=0.0),  # no budget left, so no test
+        verdict_record(7, "2025-02-01T12:00:00Z"),  # exactly a year ago
+        verdict_record(8, "2025-02-01T12:00:01Z"),
+        # of the time before looks were recorded
+        ("2025-10-01T12:00:00Z", {"gate": "training", "subject": "lung-ct/6", "figures": {"auroc": 1}}),
     ]
-    found = looks(verdicts, "lung-ct", "2026-02-01T12:00:00Z")
-    assert found == (Look("lung-ct/2", ("first",), 0.01), Look("lung-ct/8", ("first",), 0.01))
-    assert decided(found) == {"first"}
+    past = looks(verdicts, "lung-ct", "2026-02-01T12:00:00Z")
+    assert past == (Look("lung-ct/2", ("first",), 0.01), Look("lung-ct/8", ("first",), 0.01))
+    assert decided(past) == {"first"}
 
 
 def test_a_cohort_may_decide_again_a_year_later(samples: Any) -> None:
-    verdicts = [verdict(number, f"2025-01-{number + 1:02d}T00:00:00Z", level=0.0025) for number in range(20)]
-    for now, able in (("2025-12-30T00:00:00Z", False), ("2026-01-05T00:00:00Z", True)):
+    verdicts = [verdict_record(number, f"2025-01-{number + 1:02d}T00:00:00Z", level=0.0025) for number in range(20)]
+    for now, has_budget in (("2025-12-30T00:00:00Z", False), ("2026-01-05T00:00:00Z", True)):
         allowed = allowances({"overall": ["first"]}, looks(verdicts, "lung-ct", now), samples.PROMOTION)
-        assert (allowed["overall"].level > 0) is able
+        assert (allowed["overall"].level > 0) is has_budget
 
 
-def test_spent_names_the_batches() -> None:
-    nothing = {"looks": [{"batches": ["b"], "level": 0.0}, {"batches": ["a", "b"], "level": 0.0}]}
-    assert spent(nothing) == ["a", "b"]
-    assert spent({"looks": [*nothing["looks"], {"batches": ["c"], "level": 0.01}]}) == []
+def test_batches_with_a_spent_budget_are_listed() -> None:
+    exhausted = {"looks": [{"batches": ["b"], "level": 0.0}, {"batches": ["a", "b"], "level": 0.0}]}
+    assert spent(exhausted) == ["a", "b"]
+    assert spent({"looks": [*exhausted["looks"], {"batches": ["c"], "level": 0.01}]}) == []
     assert spent({}) == []
 
 
-def test_hochberg_keeps_the_level_for_claims_that_rise_together() -> None:
-    """Two equal claims that share half their patients: shown by luck in at most the level of one look."""
+def test_hochberg_keeps_the_level_for_positively_dependent_claims() -> None:
+    """Two claims that share half their patients: the error rate is at most the level of one look."""
     random = np.random.default_rng(1)
     from scipy.stats import norm
 
-    part, rest = random.normal(size=(2, 400_000))
-    p = norm.sf([part, (part + rest) / np.sqrt(2)])
+    shared, own = random.normal(size=(2, 400_000))
+    p = norm.sf([shared, (shared + own) / np.sqrt(2)])
     assert ((p.min(axis=0) <= 0.01) | (p.max(axis=0) <= 0.02)).mean() <= 0.02

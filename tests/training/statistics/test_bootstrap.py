@@ -1,4 +1,4 @@
-"""The clustered bootstrap: figures agree with scikit-learn on every draw, and clusters stay whole."""
+"""The clustered bootstrap: metrics agree with scikit-learn on every draw, and clusters are drawn as a whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.statistics import bootstrap
 
 
 @pytest.fixture
-def drawn() -> tuple[bootstrap.Draws, np.ndarray, np.ndarray]:
+def draws_and_units() -> tuple[bootstrap.Draws, np.ndarray, np.ndarray]:
     random = np.random.default_rng(3)
     clusters = random.integers(0, 12, 60)
     scores = np.round(random.uniform(size=60), 1)  # many ties
@@ -29,18 +29,18 @@ def test_auroc_and_average_precision_agree_with_sklearn(units: int, clusters: in
     assert len(draws.weights) == count + 1
     areas, precisions = (f(draws, scores, positive) for f in (bootstrap.auroc, bootstrap.average_precision))
     for row in {*range(0, count + 1, 1 + count // 40), count}:
-        weights = draws.weights[row][draws.place]
+        weights = draws.weights[row][draws.cluster_index]
         assert areas[row] == pytest.approx(roc_auc_score(positive, scores, sample_weight=weights), abs=1e-12)
         assert precisions[row] == pytest.approx(
             average_precision_score(positive, scores, sample_weight=weights), abs=1e-12
         )
 
 
-def test_clusters_are_drawn_with_replacement_and_each_as_often() -> None:
-    """Multinomial weights: mean 1, variance 1 - 1/n, and unlike from seed to seed; names of clusters change nothing."""
+def test_clusters_are_drawn_with_replacement_and_equal_probability() -> None:
+    """Multinomial weights: mean 1, variance 1 - 1/n, different for each seed; names of clusters change nothing."""
     names = np.array(["c", "a", "a", "d", "b"])
     draws = bootstrap.draw(names, 20_000, 1)
-    assert draws.place.tolist() == [0, 1, 1, 2, 3]
+    assert draws.cluster_index.tolist() == [0, 1, 1, 2, 3]
     assert draws.weights.shape == (20_001, 4)
     assert draws.weights[1:].mean(axis=0) == pytest.approx(np.ones(4), abs=0.03)
     assert draws.weights[1:].var(axis=0) == pytest.approx(np.full(4, 0.75), abs=0.05)
@@ -48,7 +48,7 @@ def test_clusters_are_drawn_with_replacement_and_each_as_often() -> None:
     assert not np.array_equal(bootstrap.draw(names, 20_000, 2).weights, draws.weights)
 
 
-def test_sums_and_shares_count_units_as_often_as_their_cluster_is_drawn() -> None:
+def test_sums_and_shares_weight_units_by_the_draws_of_their_cluster() -> None:
     draws = bootstrap.Draws(np.array([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]]), np.array([0, 0, 1]))
     assert draws.sums([1.0, 2.0, 4.0]).tolist() == [7, 6, 8]
     assert draws.sums([[1.0, 0.0], [2.0, 1.0], [4.0, 0.0]]).tolist() == [[7, 1], [6, 2], [8, 0]]
@@ -57,30 +57,30 @@ def test_sums_and_shares_count_units_as_often_as_their_cluster_is_drawn() -> Non
     assert bootstrap.ratio(np.array([1.0, 1.0]), np.array([2.0, 0.0]), empty=0.0).tolist() == [0.5, 0.0]
 
 
-def test_a_side_of_one_kind_has_no_area() -> None:
+def test_positives_or_negatives_alone_have_no_auroc() -> None:
     draws = bootstrap.draw(np.arange(4), 3, 1)
     for positive in ([True] * 4, [False] * 4):
         assert np.isnan(bootstrap.auroc(draws, [0.1, 0.2, 0.3, 0.4], positive)).all()
 
 
-def test_the_first_row_is_the_data_and_draws_keep_the_number_of_clusters(drawn: tuple) -> None:
-    draws = drawn[0]
+def test_the_first_row_is_the_data_and_draws_keep_the_number_of_clusters(draws_and_units: tuple) -> None:
+    draws = draws_and_units[0]
     assert (draws.weights[0] == 1).all()
     assert (draws.weights.sum(axis=1) == draws.weights.shape[1]).all()
     assert np.array_equal(bootstrap.draw([3, 3, 1], 9, 5).weights, bootstrap.draw([3, 3, 1], 9, 5).weights)
 
 
-def test_units_of_one_cluster_add_no_certainty() -> None:
+def test_copies_of_a_unit_in_its_cluster_change_nothing() -> None:
     random = np.random.default_rng(0)
     positive = np.arange(40) % 2 == 0
     scores = positive + random.normal(size=40)
-    alone = bootstrap.auroc(bootstrap.draw(np.arange(40), 400, 1), scores, positive)
+    single = bootstrap.auroc(bootstrap.draw(np.arange(40), 400, 1), scores, positive)
     tenfold = np.repeat(np.arange(40), 10)
     copies = bootstrap.auroc(bootstrap.draw(tenfold, 400, 1), scores[tenfold], positive[tenfold])
-    assert np.allclose(alone, copies)
+    assert np.allclose(single, copies)
 
 
-def test_a_draw_without_positives_has_no_figure() -> None:
+def test_a_draw_without_positives_has_no_value() -> None:
     draws = bootstrap.Draws(np.array([[1.0, 1.0], [2.0, 0.0]]), np.array([0, 1]))
     values = bootstrap.auroc(draws, [0.1, 0.9], [False, True])
     assert values[0] == 1
@@ -88,23 +88,23 @@ def test_a_draw_without_positives_has_no_figure() -> None:
     assert np.isnan(bootstrap.average_precision(draws, [0.1, 0.9], [False, True])[1])
 
 
-def draws_of(estimate: float, *drawn: float, absent: int = 0) -> np.ndarray:
-    return np.array([estimate, *drawn, *[np.nan] * absent])
+def draws_of(estimate: float, *draw_values: float, missing: int = 0) -> np.ndarray:
+    return np.array([estimate, *draw_values, *[np.nan] * missing])
 
 
 PERCENT = np.arange(101) / 100
 
 
 @pytest.mark.parametrize(
-    ("values", "clusters", "told"),
+    ("values", "clusters", "expected"),
     [
         (draws_of(0.5, *PERCENT), 9, (0.5, 0.05, 0.95)),
         (draws_of(0.5, *PERCENT), 2, (0.5, 0.05, 0.95)),
         (draws_of(0.5, *PERCENT), 1, (0.5, None, None)),
         (draws_of(0.5, *PERCENT), 0, (None, None, None)),
         (draws_of(np.nan, 0.5), 9, (None, None, None)),
-        (draws_of(0.5, *[0.4] * 90, absent=10), 9, (0.5, 0.4, 0.4)),
-        (draws_of(0.5, *[0.4] * 89, absent=11), 9, (0.5, None, None)),
+        (draws_of(0.5, *[0.4] * 90, missing=10), 9, (0.5, 0.4, 0.4)),
+        (draws_of(0.5, *[0.4] * 89, missing=11), 9, (0.5, None, None)),
         (draws_of(1.0, *[1.0] * 99), 20, (1.0, 0.05 ** (1 / 20), 1.0)),  # Clopper and Pearson of 20 in 20
         (draws_of(0.0, *[0.0] * 99), 20, (0.0, 0.0, 1 - 0.05 ** (1 / 20))),
         (draws_of(0.3, *[0.3] * 99), 20, (0.3, 0.3, 0.3)),
@@ -112,71 +112,73 @@ PERCENT = np.arange(101) / 100
         (draws_of(0.1, *[0.0] * 99), 20, (0.1, 0.0, 0.0)),
     ],
 )
-def test_a_two_sided_interval(values: np.ndarray, clusters: int, told: tuple[float | None, ...]) -> None:
-    found = bootstrap.interval(values, 0.90, clusters)
-    assert (found["value"], found["low"], found["high"]) == pytest.approx(told)
+def test_a_two_sided_interval(values: np.ndarray, clusters: int, expected: tuple[float | None, ...]) -> None:
+    interval = bootstrap.interval(values, 0.90, clusters)
+    assert (interval["value"], interval["low"], interval["high"]) == pytest.approx(expected)
 
 
 def test_one_sided_bounds() -> None:
-    found = bootstrap.bounds(draws_of(0.5, *PERCENT), 0.05)
-    assert (found["low"], found["high"], found["error"]) == pytest.approx((0.05, 0.95, PERCENT.std()))
-    assert found["p_better"] == pytest.approx(norm.sf(0.5 / PERCENT.std()))  # one draw is at 0: read off the tail
-    assert found["p_worse"] == 1
-    turned = bootstrap.bounds(-draws_of(0.5, *PERCENT), 0.05)
-    assert (turned["p_better"], turned["p_worse"]) == (found["p_worse"], found["p_better"])
+    bounds = bootstrap.bounds(draws_of(0.5, *PERCENT), 0.05)
+    assert (bounds["low"], bounds["high"], bounds["error"]) == pytest.approx((0.05, 0.95, PERCENT.std()))
+    assert bounds["p_better"] == pytest.approx(norm.sf(0.5 / PERCENT.std()))  # one draw is at 0: from the normal tail
+    assert bounds["p_worse"] == 1
+    negated = bootstrap.bounds(-draws_of(0.5, *PERCENT), 0.05)
+    assert (negated["p_better"], negated["p_worse"]) == (bounds["p_worse"], bounds["p_better"])
 
 
 @pytest.mark.parametrize(
-    ("gap", "known"),
+    ("gap", "has_bounds"),
     [
-        (draws_of(0.5, *[0.4] * 90, absent=10), True),
-        (draws_of(0.5, *[0.4] * 89, absent=11), False),
+        (draws_of(0.5, *[0.4] * 90, missing=10), True),
+        (draws_of(0.5, *[0.4] * 89, missing=11), False),
         (draws_of(np.nan, *[0.4] * 90), False),
         (draws_of(0.5, 0.4, 0.3), True),
         (draws_of(0.5, 0.4), False),
     ],
 )
-def test_bounds_need_two_draws_and_nine_in_ten(gap: np.ndarray, known: bool) -> None:
-    found = bootstrap.bounds(gap, 0.05)
-    assert set(found) == {"low", "high", "error", "p_better", "p_worse"}
-    assert {value is not None for value in found.values()} == {known}
+def test_bounds_need_two_draws_and_nine_in_ten(gap: np.ndarray, has_bounds: bool) -> None:
+    bounds = bootstrap.bounds(gap, 0.05)
+    assert set(bounds) == {"low", "high", "error", "p_better", "p_worse"}
+    assert {value is not None for value in bounds.values()} == {has_bounds}
 
 
-def test_perfect_figures_still_have_an_honest_bound() -> None:
-    told = bootstrap.interval(np.ones(100), 0.95, 20)
-    assert told["value"] == told["high"] == 1
-    assert told["low"] == pytest.approx(0.8316, abs=1e-4)  # Clopper and Pearson, 20 of 20
+def test_perfect_metrics_have_the_exact_binomial_bound() -> None:
+    interval = bootstrap.interval(np.ones(100), 0.95, 20)
+    assert interval["value"] == interval["high"] == 1
+    assert interval["low"] == pytest.approx(0.8316, abs=1e-4)  # Clopper and Pearson, 20 of 20
     assert bootstrap.interval(np.zeros(100), 0.95, 20)["high"] == pytest.approx(0.1684, abs=1e-4)
 
 
-def test_intervals_cover_the_truth() -> None:
-    """Of 95 % intervals of an AUROC of 0.80 over 80 clusters at least 88 % must hold it."""
-    held = 0
+def test_intervals_cover_the_true_value() -> None:
+    """At least 88 of 100 intervals of 95 % must contain the AUROC of 0.80, with 80 clusters each."""
+    covered_count = 0
     for seed in range(100):
         random = np.random.default_rng(seed)
         positive = np.arange(80) < 32
         scores = 1.1902 * positive + random.normal(size=80)
-        told = bootstrap.interval(bootstrap.auroc(bootstrap.draw(np.arange(80), 300, seed), scores, positive), 0.95, 32)
-        held += told["low"] <= 0.80 <= told["high"]
-    assert held >= 88
+        interval = bootstrap.interval(
+            bootstrap.auroc(bootstrap.draw(np.arange(80), 300, seed), scores, positive), 0.95, 32
+        )
+        covered_count += interval["low"] <= 0.80 <= interval["high"]
+    assert covered_count >= 88
 
 
-def test_a_deep_p_value_is_read_off_the_tail_and_a_common_one_is_counted() -> None:
+def test_a_small_p_value_comes_from_the_normal_tail_and_a_large_one_is_counted() -> None:
     random = np.random.default_rng(3)
-    assert bootstrap.tail(random.normal(1.0, 1.0, 4000)) == pytest.approx(0.159, abs=0.02)
-    deep = bootstrap.tail(random.normal(4.0, 1.0, 400))
-    assert 1e-6 < deep < 2e-4  # 3.2e-5; 400 draws alone could not say less than 0.0025
-    assert bootstrap.tail(np.zeros(400)) == 1
-    assert bootstrap.tail(np.full(400, 0.1)) == 0
-    assert bootstrap.tail(np.full(400, -0.1)) == 1
+    assert bootstrap.p_value_above_zero(random.normal(1.0, 1.0, 4000)) == pytest.approx(0.159, abs=0.02)
+    small = bootstrap.p_value_above_zero(random.normal(4.0, 1.0, 400))
+    assert 1e-6 < small < 2e-4  # 3.2e-5; counting 400 draws cannot give less than 0.0025
+    assert bootstrap.p_value_above_zero(np.zeros(400)) == 1
+    assert bootstrap.p_value_above_zero(np.full(400, 0.1)) == 0
+    assert bootstrap.p_value_above_zero(np.full(400, -0.1)) == 1
 
 
-def test_ten_draws_are_counted_and_fewer_are_read_off_the_tail_but_say_no_more() -> None:
-    """Of 99 draws; ties with 0 are no gain, and the data themselves count as one draw."""
-    far = np.full(99, 5.0) + np.linspace(-0.01, 0.01, 99)
+def test_ten_draws_are_counted_and_fewer_use_a_capped_normal_tail() -> None:
+    """With 99 draws; a draw of 0 is no gain, and the data themselves count as one draw."""
+    positive_draws = np.full(99, 5.0) + np.linspace(-0.01, 0.01, 99)
     for under, p in ((10, 11 / 100), (11, 12 / 100), (50, 51 / 100)):
-        assert bootstrap.tail(np.where(np.arange(99) < under, 0.0, far)) == pytest.approx(p)
-    skewed = np.where(np.arange(99) < 9, -1.0, 0.01)  # a normal tail would say 0.6
-    assert bootstrap.tail(skewed) == pytest.approx(11 / 100)
-    nine = np.where(np.arange(99) < 9, 0.0, far)
-    assert bootstrap.tail(nine) == pytest.approx(norm.sf(nine.mean() / nine.std()))
+        assert bootstrap.p_value_above_zero(np.where(np.arange(99) < under, 0.0, positive_draws)) == pytest.approx(p)
+    skewed = np.where(np.arange(99) < 9, -1.0, 0.01)  # a normal tail would give 0.6
+    assert bootstrap.p_value_above_zero(skewed) == pytest.approx(11 / 100)
+    nine = np.where(np.arange(99) < 9, 0.0, positive_draws)
+    assert bootstrap.p_value_above_zero(nine) == pytest.approx(norm.sf(nine.mean() / nine.std()))
