@@ -1,6 +1,6 @@
 """What the training gate lets through when nothing got better, and what it takes to get through it.
 
-    python bench/gate.py                   everything, about half an hour on 2 cores; writes docs/gate.md and its plot
+    python bench/gate.py                   everything, about half an hour on 2 cores; writes its page and plot
     python bench/gate.py --quick           a few chains, about a minute; prints, writes nothing
     python bench/gate.py --only baseline   the table of the baseline rule alone (bench/gate_baseline.py), two minutes
 
@@ -289,9 +289,9 @@ def main() -> None:
     if arguments.quick:
         sys.stdout.write(json.dumps(figures, indent=1) + "\n")
         return
-    gate_baseline.write(ROOT / "docs" / "gate.md", figures.pop("baseline"))
+    gate_baseline.write(ROOT / "docs" / "explanation" / "training-gate.md", figures.pop("baseline"))
     if arguments.only is None:
-        gate_page.write(ROOT / "docs", figures)
+        gate_page.write(ROOT / "docs" / "explanation", figures)
 
 
 if __name__ == "__main__":

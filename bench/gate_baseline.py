@@ -145,7 +145,7 @@ END = "<!-- above: the baseline rule -->"
 
 
 def write(page: Path, figures: dict[str, Any]) -> None:
-    """Put the table between its marks in docs/gate.md."""
+    """Put the table between its marks in docs/explanation/training-gate.md."""
     before, rest = page.read_text(encoding="utf-8").split(MARK)
     after = rest.split(END)[1]
     rows = figures["rows"]

@@ -1,4 +1,4 @@
-"""docs/gate.md and its plot, from the figures of bench/gate.py: what stands above the mark is written by hand."""
+"""The figures of docs/explanation/training-gate.md and its plot; the text above the mark is written by hand."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ MARK = "<!-- below: written by bench/gate.py -->"
 
 
 def write(docs: Path, figures: dict[str, Any]) -> None:
-    """Put the figures below the mark of docs/gate.md, and the plot beside it."""
-    page = docs / "gate.md"
+    """Put the figures below the mark of docs/explanation/training-gate.md, and the plot beside it."""
+    page = docs / "training-gate.md"
     above = page.read_text(encoding="utf-8").split(MARK)[0]
     page.write_text(above + MARK + "\n\n" + "\n".join(_lines(figures)) + "\n", encoding="utf-8")
-    _plot(docs / "gate.svg", figures)
+    _plot(docs / "training-gate.svg", figures)
 
 
 def _chains(figures: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _lines(figures: dict[str, Any]) -> list[str]:
     ]
     for size in sorted({size for gains in power.values() for size in gains}):
         lines.append(f"| {size:,} | " + " | ".join(_gain(gains.get(size, 0.0)) for gains in power.values()) + " |")
-    return [*lines, "", "![Optimism, sunken chains and gain needed](gate.svg)"]
+    return [*lines, "", "![Optimism, sunken chains and gain needed](training-gate.svg)"]
 
 
 def _gain(gain: float | None) -> str:

@@ -1,6 +1,6 @@
 """Planted faults through the real index, suite, leakage checks and gate: precision and recall for each kind.
 
-    python bench/planted.py                       50 of each kind; writes docs/data-quality.md
+    python bench/planted.py                       50 of each kind; writes docs/explanation/data-quality.md
     python bench/planted.py --each 5 --json       a small sample, as the tests run it; writes nothing
 
 A clean set of phantom chests (one DICOM slice per patient) gets scans of further patients that carry a fault. What the
@@ -37,7 +37,7 @@ from lineage.record import database
 from pipelines import params
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "data-quality.md"
+PAGE = ROOT / "docs" / "explanation" / "data-quality.md"
 SPOKEN = {  # words of the reasons that speak of a kind
     "exact copy": ("exact copy",),
     **dict.fromkeys(FUZZY, ("near-duplicate", "nearly the same")),
@@ -210,7 +210,7 @@ def agreement(known: Any, derived: Any) -> dict[str, float]:
 
 
 def page(figures: dict[str, Any], command: str) -> str:
-    """docs/data-quality.md."""
+    """docs/explanation/data-quality.md."""
     tools = ", ".join(f"{name} {version(name)}" for name in ("faiss-cpu", "great-expectations", "numpy", "pydicom"))
     lines = [
         "# What the data gate finds",

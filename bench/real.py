@@ -57,7 +57,7 @@ def source() -> Path:
     folder = Path(os.environ.get("ONCOLOOP_REAL_DATA", "")).expanduser()
     if not os.environ.get("ONCOLOOP_REAL_DATA") or not folder.is_dir():
         raise Fault(
-            "set ONCOLOOP_REAL_DATA to the folder of the public sets; docs/real-data.md says where they come from"
+            "set ONCOLOOP_REAL_DATA to the folder of the public sets; docs/how-to/engineer/public-sets.md names them"
         )
     return folder.absolute()
 
