@@ -281,24 +281,23 @@ def main() -> int:
     return 0
 
 
-REAL = """Of each group of lung-ct-iq-oth-nccd one picture, so that nothing is alike by itself, and planted on them the
-faults below, through the same way in. A fifth of the pictures carry the conflicting labels; both of a pair count."""
+REAL = """One picture of each group of lung-ct-iq-oth-nccd, so that no two are similar by themselves, with the faults below
+planted on them, through the same ingest. A fifth of the pictures carry the conflicting labels; both of a pair count."""
 
 MEANING = """## How to read it
 
 - **Extra copies** are files whose pixels are, bit for bit, those of another file; the first of each stays.
-- **Derived groups** are what `oncoloop import` makes of a set without patient ids: pictures whose detail is alike, or
-  each of which is among the two most alike to the other, and so on in a chain (`data/duplicates/near_duplicates.py`).
-  Pair precision is
-  the share of the joined pairs that truly belong together, pair recall the share of the true pairs that are joined.
-  The limits were chosen on these two sets, so expect less on another. The known groups of the lung set are themselves
-  neighbouring slices put together, not patients.
-- **Brain**: every slice is brought as a single picture without a name, as such sets come. What is joined is mostly of
-  one patient, but most of a patient is not joined: slices lie too far apart for a chain from skull base to crown, and
-  the same level of another head is as alike as the next level of one's own. **Such groups do not keep a patient on one
-  side**: figures on such a split are too good. Import says so where more than a fifth of the pictures are in a group of
-  one or two. Where patient ids or a `groups.csv` exist they are used instead: get them.
-- A near-duplicate is told by the correlation of detail after one thumbnail has been laid over the other
+- **Derived groups** are what `oncoloop import` makes of a set without patient ids: pictures with the same detail, or
+  each of which is among the two most similar to the other, and so on in a chain
+  (`data/duplicates/near_duplicates.py`). Pair precision is the share of the joined pairs that truly belong together,
+  pair recall the share of the true pairs that are joined. The limits were chosen on these two sets, so expect less on
+  another. The known groups of the lung set are themselves neighbouring slices put together, not patients.
+- **Brain**: every slice is imported as a single picture without a name, as such sets come. The joined slices are mostly
+  of one patient, but most slices of a patient are not joined: they are too far apart for a chain from skull base to
+  crown, and the same level of another head is as similar as the next level of the same head. **Such groups do not keep
+  a patient on one side**: figures on such a split are too good. The import says so where more than a fifth of the
+  pictures are in a group of one or two. Where patient ids or a `groups.csv` exist they are used instead: get them.
+- A near-duplicate is recognised by the correlation of detail after one thumbnail has been laid over the other
   (`data/duplicates/image_alignment.py`); `ingest.near_duplicate_likeness` is the limit.
 """
 

@@ -1,4 +1,4 @@
-"""The threat table of docs/security.md: every threat names a test that exists."""
+"""The threat table of docs/explanation/security.md: every threat names a test that exists."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "security.md"
+PAGE = ROOT / "docs" / "explanation" / "security.md"
 HEADINGS = ["threat", "kind", "what stands against it", "test", "what remains"]
 STRIDE = set("STRIDE")
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
