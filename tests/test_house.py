@@ -229,13 +229,3 @@ def test_no_private_module_of_a_library_is_imported() -> None:
         if any(part.startswith("_") for part in name.split(".")) and name != "__future__"
     ]
     assert not private
-
-
-def test_the_readme_names_every_command_and_no_other() -> None:
-    from pipelines import cli
-
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`oncoloop ([a-z]+)", text)) | set(
-        re.findall(r"^    oncoloop ([a-z]+)", text, re.MULTILINE)
-    )
-    assert named == set(cli.COMMANDS)

@@ -37,7 +37,8 @@ PAGES = {  # what each role's screenshots show: name of the file, address
 @contextlib.contextmanager
 def running(workspace: Path) -> Iterator[dict[str, str]]:
     """`oncoloop up` in a workspace; gives the one-time link of each role."""
-    command = [str(Path(sys.executable).parent / "oncoloop"), "up", "-C", str(workspace), "--links", "--port", str(PORT)]
+    program = str(Path(sys.executable).parent / "oncoloop")
+    command = [program, "up", "-C", str(workspace), "--links", "--port", str(PORT)]
     TARGET.mkdir(parents=True, exist_ok=True)
     log = TARGET / "up.log"
     with log.open("w") as stream:
@@ -87,7 +88,7 @@ def answer(page: Any, workspace: Path, base: str) -> str:
     page.get_by_role("button", name="Read the scan").click()
     page.wait_for_selector("#card .answer", timeout=ANSWER_MS)
     page.wait_for_timeout(500)
-    shoot(page, "clinician-answer")
+    page.locator("#result").screenshot(path=str(TARGET / "clinician-answer.png"))
     return str(page.get_by_role("link", name="Open the case").get_attribute("href")).rpartition("/")[2]
 
 
