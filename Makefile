@@ -34,8 +34,7 @@ up: install              ## bring the demo's workspace up again, with a one-time
 	$(BIN)/oncoloop up -C var/demo --links
 
 docs: install            ## the documentation site, into build/docs; needs no network
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-	@echo "build/docs/index.html is written"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test: install            ## the tests; heavy checks as a seeded sample
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder

@@ -64,4 +64,5 @@ def _values(action: argparse.Action) -> str:
         return ", ".join(markdown.code(choice) for choice in action.choices)
     if action.nargs == 0:
         return "switch"
-    return {int: "whole number", Path: "path"}.get(action.type, "text")  # type: ignore[arg-type]
+    kinds: dict[Any, str] = {int: "whole number", Path: "path"}
+    return kinds.get(action.type, "text")

@@ -47,8 +47,8 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
         parts += ["Request body, one of:", "", markdown.table(("content type", "content"), rows)]
     parameters = operation.get("parameters", [])
     if parameters:
-        rows = [(markdown.code(entry["name"]), entry["in"], _meaning(entry["schema"])) for entry in parameters]
-        parts += ["Parameters:", "", markdown.table(("name", "in", "meaning"), rows)]
+        named = [(markdown.code(entry["name"]), entry["in"], _meaning(entry["schema"])) for entry in parameters]
+        parts += ["Parameters:", "", markdown.table(("name", "in", "meaning"), named)]
     rows = [(status, markdown.text(answer["description"])) for status, answer in operation["responses"].items()]
     parts += ["Responses:", "", markdown.table(("status", "meaning"), rows)]
     return "\n".join(parts)

@@ -39,9 +39,9 @@ MEANING: dict[str, tuple[str, str]] = {
 
 def columns() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The required and the optional columns that the product reads."""
-    from data.batch import metadata_table
+    from data.record import OPTIONAL_METADATA, REQUIRED_METADATA
 
-    return metadata_table.REQUIRED_METADATA, metadata_table.OPTIONAL_METADATA
+    return REQUIRED_METADATA, OPTIONAL_METADATA
 
 
 def page() -> str:
