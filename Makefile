@@ -9,9 +9,14 @@ export UV_NO_CACHE := true
 export PIP_NO_CACHE_DIR := true
 endif
 
-.PHONY: install demo up test soak pythons mutate check format real clean
+.DEFAULT_GOAL := install
+.PHONY: help install demo up docs test soak pythons mutate check format real lock clean
 
-install: .venv/installed
+help:                    ## this list
+	@sed -n 's/^\([a-z][a-z]*\):[^#]*## \(.*\)$$/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+	  printf '%-16s %s\n' "$$name" "$$text"; done
+
+install: .venv/installed ## everything that demo and tests need, into .venv
 
 .venv/installed: requirements.lock pyproject.toml
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -27,6 +32,9 @@ demo: install            ## the full loop on synthetic studies, in var/demo
 
 up: install              ## start the demo's workspace again, with a one-time link for each person
 	$(BIN)/oncoloop up -C var/demo --links
+
+docs: install            ## the documentation site, into build/docs; needs no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test: install            ## all tests; heavy checks on a seeded sample
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
@@ -46,7 +54,7 @@ check: install           ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install
+format: install          ## style, mended where a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -57,5 +65,5 @@ lock:                    ## resolve all versions again, also of the release, wit
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --extra dev --extra jax pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header serving/release.txt -o serving/release.lock
 
-clean:
+clean:                   ## remove .venv, build and var, and with it the demo's workspace
 	rm -rf .venv var build *.egg-info

@@ -1,4 +1,4 @@
-"""Every threat in the table of docs/security.md cites an existing test."""
+"""Every threat in the table of docs/explanation/security.md cites an existing test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "security.md"
+PAGE = ROOT / "docs" / "explanation" / "security.md"
 HEADINGS = ["threat", "kind", "what stands against it", "test", "what remains"]
 STRIDE = set("STRIDE")
 CITED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")

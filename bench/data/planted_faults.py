@@ -1,6 +1,6 @@
 """Precision and recall of the data gate for each kind of planted fault.
 
-    python bench/data/planted_faults.py                       50 of each kind; writes docs/data-quality.md
+    python bench/data/planted_faults.py                       50 of each kind; writes docs/explanation/data-quality.md
     python bench/data/planted_faults.py --each 5 --json       a small sample, as the tests run it; writes nothing
 
 A clean set of phantom chests (one DICOM slice per patient) gets scans of further patients with a fault each. The files
@@ -38,7 +38,7 @@ from lineage.record import database
 from pipelines import params
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "data-quality.md"
+PAGE = ROOT / "docs" / "explanation" / "data-quality.md"
 REASON_WORDS = {  # words in the reasons that refer to a kind of fault
     "exact copy": ("exact copy",),
     **dict.fromkeys(FUZZY, ("near-duplicate", "nearly the same")),
@@ -218,7 +218,7 @@ def agreement(known: Any, derived: Any) -> dict[str, float]:
 
 
 def page(figures: dict[str, Any], command: str) -> str:
-    """The text of docs/data-quality.md."""
+    """The text of docs/explanation/data-quality.md."""
     tools = ", ".join(f"{name} {version(name)}" for name in ("faiss-cpu", "great-expectations", "numpy", "pydicom"))
     lines = [
         "# What the data gate finds",

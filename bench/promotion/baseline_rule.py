@@ -147,7 +147,7 @@ END = "<!-- above: the baseline rule -->"
 
 
 def write(page: Path, figures: dict[str, Any]) -> None:
-    """Write the table between its marks in docs/gate.md."""
+    """Write the table between its marks in docs/explanation/training-gate.md."""
     before, after_mark = page.read_text(encoding="utf-8").split(MARK)
     after = after_mark.split(END)[1]
     rows = figures["rows"]

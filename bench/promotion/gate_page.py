@@ -1,4 +1,4 @@
-"""Writes docs/gate.md and its plot from the figures of gate_simulation.py; the text above the mark stays as it is."""
+"""Writes docs/explanation/training-gate.md and its plot from the figures of gate_simulation.py; the text above the mark stays as it is."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ MARK = "<!-- below: written by bench/promotion/gate_simulation.py -->"
 
 
 def write(docs: Path, figures: dict[str, Any]) -> None:
-    """Write the figures below the mark of docs/gate.md, and the plot next to the page."""
-    page = docs / "gate.md"
+    """Write the figures below the mark of docs/explanation/training-gate.md, and the plot next to the page."""
+    page = docs / "training-gate.md"
     above = page.read_text(encoding="utf-8").split(MARK)[0]
     page.write_text(above + MARK + "\n\n" + "\n".join(_lines(figures)) + "\n", encoding="utf-8")
-    _plot(docs / "gate.svg", figures)
+    _plot(docs / "training-gate.svg", figures)
 
 
 def _chain_figures(figures: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _lines(figures: dict[str, Any]) -> list[str]:
     ]
     for size in sorted({size for gains in power.values() for size in gains}):
         lines.append(f"| {size:,} | " + " | ".join(_gain_text(gains.get(size, 0.0)) for gains in power.values()) + " |")
-    return [*lines, "", "![Optimism, degraded chains and required gain](gate.svg)"]
+    return [*lines, "", "![Optimism, degraded chains and required gain](training-gate.svg)"]
 
 
 def _gain_text(gain: float | None) -> str:

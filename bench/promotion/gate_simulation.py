@@ -1,6 +1,6 @@
 """Simulation of the training gate: how often does it promote without a gain, and which gain does it need to pass?
 
-    python bench/promotion/gate_simulation.py            everything, half an hour on 2 cores; writes docs/gate.md
+    python bench/promotion/gate_simulation.py            everything, half an hour on 2 cores; writes docs/explanation/training-gate.md
     python bench/promotion/gate_simulation.py --quick    a few chains, about a minute; prints, writes nothing
     python bench/promotion/gate_simulation.py --only baseline    only the baseline rule (baseline_rule.py), two minutes
 
@@ -232,7 +232,7 @@ def gain_needed(pool: Any, patients: int, start: float, look: int, repeats: int)
 
 
 def simulations(pool: Any, quick: bool, scale: int) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Name and computation of every figure of docs/gate.md."""
+    """Name and computation of every figure of docs/explanation/training-gate.md."""
     from bench.promotion import baseline_rule
 
     counts = {"equal": 8, "rule": 8, "clustered": 2, "worse": 4, "power": 8, "baseline": 10}
@@ -309,9 +309,9 @@ def main() -> None:
     if arguments.quick:
         sys.stdout.write(json.dumps(figures, indent=1) + "\n")
         return
-    baseline_rule.write(ROOT / "docs" / "gate.md", figures.pop("baseline"))
+    baseline_rule.write(ROOT / "docs" / "explanation" / "training-gate.md", figures.pop("baseline"))
     if arguments.only is None:
-        gate_page.write(ROOT / "docs", figures)
+        gate_page.write(ROOT / "docs" / "explanation", figures)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def groups(thumbnails: pd.Series[str]) -> Positions:
 
     Two pictures are linked if their likeness after alignment is at least `LINKED`; or if it is at least `NEXT` and each
     is among the two most alike to the other, as adjacent slices of a volume are. Each picture is compared with at most
-    32 others, found by an index. docs/data-quality.md has the accuracy on real data sets.
+    32 others, found by an index. docs/explanation/data-quality.md has the accuracy on real data sets.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

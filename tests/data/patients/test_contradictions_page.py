@@ -10,7 +10,7 @@ from data.scan.slice_rules import Rule
 from pipelines import params
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = ROOT / "docs" / "contradictions.md"
+PAGE = ROOT / "docs" / "explanation" / "contradictions.md"
 
 
 def rows(*titles: str) -> dict[str, str]:
@@ -46,5 +46,5 @@ def test_the_page_names_no_rule_that_is_gone() -> None:
     assert not [row for row in table if not any(matches(row, meaning) for meaning in meanings)]
 
 
-def test_the_readme_leads_to_the_page() -> None:
-    assert "docs/contradictions.md" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_the_gates_leads_to_the_page() -> None:
+    assert "(contradictions.md)" in (PAGE.parent / "gates.md").read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The generator of the documentation site: reference pages from the code, hooks for MkDocs, screenshots."""

@@ -1,0 +1,197 @@
+"""Reference: every key of params.yaml, from the frozen settings classes and the shipped file with its comments."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+import yaml
+
+from site_generator import markdown
+from site_generator.source import ROOT
+
+TASK = "TASK"  # stands for the name of any task
+EXAMPLE = "lung-ct"  # the shipped task whose values the page shows
+DERIVED = ("digest", "fits", "name")  # fields that no key of the file fills
+INTRODUCTION = """# Settings
+
+`params.yaml` of a workspace holds everything that changes results. The file is hashed, logged to MLflow and cited in
+every verdict. An unknown key is refused; a key may be missing only if the table shows a default for it.
+
+*Shipped* is the value in the `params.yaml` that `oncoloop init` copies. *Comment* is the comment of that file.
+"""
+UNITS: tuple[tuple[str, str], ...] = (
+    (r"_hours$", "hours"),
+    (r"_mb$", "megabytes"),
+    (r"pixels\.size$|local_contrast$", "pixels"),
+    (r"pixels\.window$", "HU: centre, width"),
+    (r"augment\.rotation$", "degrees"),
+    (r"augment\.(shift|zoom)$", "share of the picture"),
+    (r"augment\.(brightness|contrast|noise)$", "share of the grey range"),
+    (r"augment\.(erase|paste)$", "share of the units"),
+    (r"(\.|_)epochs$|patience$", "epochs"),
+    (r"batch_size$", "units"),
+    (r"learning_rate$", "per step"),
+    (r"unfrozen_rate$", "times `learning_rate`"),
+    (r"mask_weight$", "share of the loss"),
+    (r"devices$", "devices"),
+    (r"workers$", "processes"),
+    (r"replay$|split\.(test|validation)$", "share of the patients"),
+    (r"max_failing$|disagreement$", "share of the units"),
+    (r"clusters(_per_class)?$", "patients"),
+    (r"retrain_labels$", "units"),
+    (r"bootstrap$", "draws"),
+    (r"permutations$", "permutations"),
+    (r"alpha$|budget$|level$|confidence$", "probability"),
+    (r"looks_per_year$", "looks a year"),
+    (r"margin_|room_", "difference"),
+    (r"max_slower$", "ratio"),
+    (r"min_agreement$|max_withheld$|max_wrong$|prevalence$", "share"),
+    (r"pooling\.k$", "slices"),
+    (r"likeness$", "correlation"),
+    (r"shortcut_accuracy$", "balanced accuracy"),
+    (r"sensitivity$", "sensitivity"),
+    (r"floor_auroc$", "AUROC"),
+    (r"abstain_below$", "probability"),
+    (r"outlier_quantile$", "quantile"),
+    (r"schedule\.", "cron line"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One key: dotted name, type, default of the class ("" if it must be set), shipped value, comment."""
+
+    name: str
+    kind: Any
+    default: str
+    shipped: str
+    comment: str
+
+    @property
+    def unit(self) -> str:
+        """The unit of the value; empty for text and switches."""
+        return next((unit for pattern, unit in UNITS if re.search(pattern, self.name)), "")
+
+
+def page() -> str:
+    """The page of all settings, one section for each section of the file."""
+    from pipelines import params
+
+    hints = typing.get_type_hints(params.Params)
+    parts = [INTRODUCTION]
+    every = keys()
+    for section in (field.name for field in dataclasses.fields(params.Params) if field.name not in DERIVED):
+        kind = hints[section]
+        if section == "tasks":
+            kind = typing.get_args(kind)[1]
+        rows = [_row(key) for key in every if key.name.split(".")[0] == section]
+        parts.append(f"## {section}\n\n{_described(kind)}\n")
+        parts.append(markdown.table(("key", "type", "unit", "default", "shipped", "comment"), rows) if rows else "")
+    return "\n".join(parts)
+
+
+def keys() -> list[Key]:
+    """Every key of params.yaml, in the order of the settings classes; tasks as `tasks.TASK`."""
+    from pipelines import params
+
+    text = (ROOT / params.NAME).read_text(encoding="utf-8")
+    shipped, remarks = yaml.safe_load(text), comments(text)
+    hints = typing.get_type_hints(params.Params)
+    found: list[Key] = []
+    for field in dataclasses.fields(params.Params):
+        if field.name == "tasks":
+            task = typing.get_args(hints["tasks"])[1]
+            found += _keys(task, f"tasks.{TASK}", f"tasks.{EXAMPLE}", shipped, remarks)
+            found.append(Key(f"tasks.{TASK}.fit", dict, "{}", "", "what this task sets otherwise than `fit`"))
+        elif field.name not in DERIVED:
+            found += _keys(hints[field.name], field.name, field.name, shipped, remarks)
+    return found
+
+
+def comments(text: str) -> dict[str, str]:
+    """The comment behind each key of a YAML file, by the dotted name of the key."""
+    found: dict[str, str] = {}
+    path: list[tuple[int, str]] = []
+    for line in text.splitlines():
+        key = re.match(r"( *)([\w-]+):", line)
+        if not key:
+            if path and (remark := re.search(r"\s#\s*(.*)$", line)):
+                last = re.findall(r"(\w+):", line.partition("#")[0])
+                found[".".join([*(name for _, name in path), *last[-1:]])] = remark[1]
+            continue
+        indent = len(key[1])
+        path = [*(step for step in path if step[0] < indent), (indent, key[2])]
+        if remark := re.search(r"\s#\s*(.*)$", line):
+            found[".".join(name for _, name in path)] = remark[1]
+    return found
+
+
+def _keys(kind: Any, name: str, where: str, shipped: Any, remarks: dict[str, str]) -> Iterator[Key]:
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in DERIVED:
+            continue
+        inner, path = hints[field.name], f"{where}.{field.name}"
+        if dataclasses.is_dataclass(inner):
+            yield from _keys(inner, f"{name}.{field.name}", path, shipped, remarks)
+            continue
+        yield Key(f"{name}.{field.name}", inner, _default(field), _shipped(shipped, path), remarks.get(path, ""))
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return _shown(field.default)
+    return "{}" if field.default_factory is not dataclasses.MISSING else ""
+
+
+def _shipped(record: Any, path: str) -> str:
+    for part in path.split("."):
+        if not isinstance(record, dict) or part not in record:
+            return ""
+        record = record[part]
+    return _shown(record)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return "null" if value is None else str(value) or '""'
+
+
+def _row(key: Key) -> tuple[str, ...]:
+    return (
+        markdown.code(key.name),
+        _type(key.kind),
+        key.unit,
+        markdown.code(key.default),
+        markdown.code(key.shipped),
+        markdown.text(key.comment),
+    )
+
+
+def _type(kind: Any) -> str:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join("null" if part is type(None) else _type(part) for part in inner)
+    if origin is tuple:
+        return f"list of {_type(inner[0])}"
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return " or ".join(markdown.code(member.value) for member in kind)
+    names = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    return names.get(kind, "mapping")
+
+
+def _described(kind: Any) -> str:
+    import inspect
+
+    return "\n\n".join(markdown.text(part) for part in (inspect.getdoc(kind) or "").split("\n\n"))
