@@ -29,7 +29,8 @@ GIT = {
     **{f"GIT_CONFIG_KEY_{number}": name for number, name in enumerate(SETTINGS)},
     **{f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(SETTINGS.values())},
 }
-# The user's settings for reaching other machines are kept (docs/how-to/engineer/work-pool.md), not those for repository, index or objects.
+# Settings for reaching other machines are kept (docs/how-to/engineer/work-pool.md), not those for repository, index
+# or objects.
 TRANSPORT = ("GIT_SSH", "GIT_ASKPASS", "GIT_SSL_", "GIT_HTTP_", "GIT_PROXY_")
 DVC_FOLDERS = ("DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR")
 # A profile of Prefect may name the server of another project; only PREFECT_API_URL is respected.

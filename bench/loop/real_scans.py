@@ -57,7 +57,9 @@ def data_folder() -> Path:
     """The folder of real scans."""
     folder = Path(os.environ.get("ONCOLOOP_REAL_DATA", "")).expanduser()
     if not os.environ.get("ONCOLOOP_REAL_DATA") or not folder.is_dir():
-        raise Fault("set ONCOLOOP_REAL_DATA to the folder of the public sets; docs/how-to/engineer/public-sets.md names them")
+        raise Fault(
+            "set ONCOLOOP_REAL_DATA to the folder of the public sets; docs/how-to/engineer/public-sets.md names them"
+        )
     return folder.absolute()
 
 

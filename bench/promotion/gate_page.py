@@ -1,4 +1,4 @@
-"""Writes docs/explanation/training-gate.md and its plot from the figures of gate_simulation.py; the text above the mark stays as it is."""
+"""Writes docs/explanation/training-gate.md below its mark, and its plot, from the figures of gate_simulation.py."""
 
 from __future__ import annotations
 

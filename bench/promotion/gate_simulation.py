@@ -1,6 +1,7 @@
 """Simulation of the training gate: how often does it promote without a gain, and which gain does it need to pass?
 
-    python bench/promotion/gate_simulation.py            everything, half an hour on 2 cores; writes docs/explanation/training-gate.md
+    python bench/promotion/gate_simulation.py            everything, half an hour on 2 cores; writes
+                                                         docs/explanation/training-gate.md
     python bench/promotion/gate_simulation.py --quick    a few chains, about a minute; prints, writes nothing
     python bench/promotion/gate_simulation.py --only baseline    only the baseline rule (baseline_rule.py), two minutes
 

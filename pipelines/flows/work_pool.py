@@ -19,7 +19,9 @@ def register_fit(pool: str) -> None:
 
     from pipelines.flows.remote_fit import fit
 
-    hint = f"start one there with `prefect worker start --pool {pool} --type process` (docs/how-to/engineer/work-pool.md)"
+    hint = (
+        f"start one there with `prefect worker start --pool {pool} --type process` (docs/how-to/engineer/work-pool.md)"
+    )
     if "PREFECT_API_URL" not in os.environ:
         raise Fault("--pool needs a Prefect server that workers can reach: run `oncoloop up`, or set PREFECT_API_URL")
     with get_client(sync_client=True) as client:

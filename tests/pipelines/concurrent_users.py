@@ -143,7 +143,9 @@ class ConcurrentUsers:
         token = accounts.issue(name, "predict", 1)
         self.responses: list[Response] = []
         self.stop_event = threading.Event()
-        self.request = load_generator.form([("a.dcm", dicom(True))], TASK, "/api/predict", {"Authorization": f"Bearer {token}"})
+        self.request = load_generator.form(
+            [("a.dcm", dicom(True))], TASK, "/api/predict", {"Authorization": f"Bearer {token}"}
+        )
         self.address = (urlsplit(desk).hostname or "", urlsplit(desk).port or 0)
         self.threads = [threading.Thread(target=self._user) for _ in range(users)]
 
