@@ -282,7 +282,8 @@ def main() -> int:
 
 
 REAL = """One picture of each group of lung-ct-iq-oth-nccd, so that no two are similar by themselves, with the faults
-below planted on them, through the same ingest. A fifth of the pictures carry the conflicting labels; both of a pair count."""
+below planted on them, through the same ingest. A fifth of the pictures carry the conflicting labels; both of a pair
+count."""
 
 MEANING = """## How to read it
 
