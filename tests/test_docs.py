@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 ROOT_PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
 PAGES = [*ROOT_PAGES, *sorted(DOCS.rglob("*.md"))]
+PACKAGES = ("lineage", "data", "serving", "training", "monitoring", "desk", "pipelines")
 README_WORDS = 700
 BUILD_SECONDS = 300
 
@@ -179,7 +180,7 @@ def test_every_number_among_the_settings_has_a_unit(reference: dict[str, str]) -
 
 
 def test_the_reference_names_every_module(reference: dict[str, str]) -> None:
-    for package in ("lineage", "data", "serving", "training", "monitoring", "desk", "pipelines"):
+    for package in PACKAGES:
         page = reference[f"reference/packages/{package}.md"]
         paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / package).rglob("*.py")]
         names = {".".join(path.parts).removesuffix(".__init__") for path in paths}
@@ -192,8 +193,9 @@ def test_the_reference_names_every_kind_of_event(reference: dict[str, str], ledg
     assert not hidden, "the kind of these events cannot be read from the source"
     assert kinds == {writing.kind for writing in writings}
     assert set(decisions.KINDS) <= kinds
-    sources = "\n".join(path.read_text(encoding="utf-8") for package in ("lineage", "data", "serving", "training",
-        "monitoring", "desk", "pipelines") for path in (ROOT / package).rglob("*.py"))  # fmt: skip
+    sources = "\n".join(
+        path.read_text(encoding="utf-8") for package in PACKAGES for path in (ROOT / package).rglob("*.py")
+    )
     written = set(re.findall(r'\bledger\.append\(\s*"([\w.-]+)"', sources))
     read = set(re.findall(r'\bledger\.events\(\s*(?:kind=)?"([\w.-]+)"', sources))
     assert len(written) > 20 and written <= kinds

@@ -111,7 +111,7 @@ def _writing(kind: str, call: Call, has_fixed_kind: bool) -> Writing:
         kind,
         call.module.name,
         call.inside.name if call.inside else "",
-        summary(ast.get_docstring(call.inside) or "") if call.inside else "",
+        summary((ast.get_docstring(call.inside) if call.inside else "") or call.module.docstring),
         ast.unparse(subject) if subject is not None else "",
         tuple(str(name) for name in names),
     )
