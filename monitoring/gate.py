@@ -90,7 +90,7 @@ def _describe_shift(column: Mapping[str, Any]) -> str:
 def _describe_unseen(figures: Mapping[str, Any]) -> list[str]:
     return [
         f"{item['fact'].replace('_', ' ')} {item['value']!r} ({item['rows']} of {figures['rows']['window']} "
-        "predictions) was never seen in the reference patients"
+        "predictions) does not occur in the reference patients"
         for item in figures["unseen"][:MAX_NAMED]
     ]
 

@@ -86,7 +86,7 @@ def deal(units: Units, folds: int, seed: int) -> Iterator[Units]:
     count = len(np.unique(clusters))
     if count < max(MIN_CLUSTERS, folds) or folds == 1:
         raise Fault(
-            f"{count} clusters can't be dealt to {folds or count} folds of at least one; admit more patients, "
+            f"{count} clusters cannot be split into {folds or count} folds with a cluster each; admit more patients, "
             "or ask for fewer folds (2 or more)"
         )
     outer_split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed) if folds else LeaveOneGroupOut()

@@ -16,10 +16,8 @@ from lineage.errors import Fault
 
 MAX_ANGLE = 60.0  # degrees of rotation in either direction
 MIN_SCALE, MAX_SCALE = 0.7, 1.4  # of the lesion's size
-MAX_SHIFT, MIN_DEPTH = (
-    0.25,
-    0.06,
-)  # of a side of the picture: how far from its place it may lie, how deep in the body it must
+MAX_SHIFT = 0.25  # of the image side, from the old position of a lesion
+MIN_DEPTH = 0.06  # of the image side, below the surface of the body
 MAX_GAIN = 1.4  # of the brightness change that matches a lesion to its new surroundings
 Image = NDArray[np.float32]
 

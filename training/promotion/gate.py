@@ -164,8 +164,8 @@ def _check_superiority(
     if test_set_budget.spent({"looks": looks}):
         findings.add(
             Outcome.INCONCLUSIVE,
-            f"these test patients have decided {looks[0]['number'] - 1} times in a year "
-            f"and their budget of {settings.budget:g} is spent: admit a batch with fresh ones",
+            f"these test patients were used in {looks[0]['number'] - 1} verdicts of a year "
+            f"and their budget of {settings.budget:g} is spent: admit a batch with new patients",
         )
     return looks
 

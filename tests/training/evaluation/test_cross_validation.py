@@ -45,7 +45,7 @@ def test_the_same_seed_gives_the_same_folds(samples: Any) -> None:
 def test_too_few_clusters_are_refused(samples: Any, clusters: int, folds: int) -> None:
     units = samples.units(40)
     few_units = units.where(units.table["cluster"].isin(units.table["cluster"].unique()[:clusters]))
-    with pytest.raises(Fault, match=f"{clusters} clusters can't be dealt"):
+    with pytest.raises(Fault, match=f"{clusters} clusters cannot be split"):
         list(cross_validation.deal(few_units, folds, 7))
 
 

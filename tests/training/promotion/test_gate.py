@@ -277,8 +277,8 @@ def test_a_cohort_used_too_often_needs_new_patients(samples: Any) -> None:
     assert levels == sorted(levels, reverse=True)
     assert levels[3] > 0 == levels[4]
     assert sum(levels) == pytest.approx(0.05)
-    assert not any("admit a batch with fresh ones" in reason for reason in verdicts[3].reasons)
-    assert any("have decided 4 times in a year" in reason for reason in verdicts[4].reasons)
+    assert not any("admit a batch with new patients" in reason for reason in verdicts[3].reasons)
+    assert any("were used in 4 verdicts of a year" in reason for reason in verdicts[4].reasons)
     assert verdicts[4].outcome is Outcome.INCONCLUSIVE
 
 

@@ -399,9 +399,9 @@ def test_a_spent_budget_needs_new_patients(samples: Any) -> None:
     verdict = judge_against(samples, passing_figures(), past=past)
     assert verdict.outcome is INCONCLUSIVE
     message = (
-        "these test patients have decided 20 times in a year and their budget of 0.05 is spent: admit a batch with"
+        "these test patients were used in 20 verdicts of a year and their budget of 0.05 is spent: admit a batch with"
     )
-    assert f"{message} fresh ones" in verdict.reasons
+    assert f"{message} new patients" in verdict.reasons
     settings = replace(samples.PROMOTION, looks_per_year=21)
     below_limit = promote("lung-ct/2", METRICS, passing_figures(), None, settings, past)
-    assert not any("decided" in reason for reason in below_limit.reasons)
+    assert not any("were used in" in reason for reason in below_limit.reasons)
