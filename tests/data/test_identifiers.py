@@ -27,9 +27,13 @@ def test_long_parts_betray_anywhere_short_names_as_words_and_initials_never() ->
 
 def test_a_long_number_betrays_where_it_holds_one_of_the_patient_s() -> None:
     secrets = identifiers.people(header(PatientID="471100471", PatientName="Quillfeather^Ann")).patient
-    assert identifiers.is_number_of("471100471", secrets) and identifiers.is_number_of("9471100471", secrets)
-    assert not identifiers.is_number_of("4711", secrets) and not identifiers.is_number_of("88888888", secrets)
-    assert not identifiers.is_number_of("12347", identifiers.people(header(PatientID="1234")).patient)
+    assert identifiers.contains_patient_number("471100471", secrets) and identifiers.contains_patient_number(
+        "9471100471", secrets
+    )
+    assert not identifiers.contains_patient_number("4711", secrets) and not identifiers.contains_patient_number(
+        "88888888", secrets
+    )
+    assert not identifiers.contains_patient_number("12347", identifiers.people(header(PatientID="1234")).patient)
 
 
 def test_every_writing_of_a_birth_date_betrays() -> None:
@@ -40,7 +44,7 @@ def test_every_writing_of_a_birth_date_betrays() -> None:
 
 
 def test_words_that_file_names_share_with_honest_headers_are_no_names() -> None:
-    secrets = identifiers.of_names(["Chest_CT/Quillfeather_axial_0001.dcm", "SIEMENS.zip"])
+    secrets = identifiers.secrets_of_names(["Chest_CT/Quillfeather_axial_0001.dcm", "SIEMENS.zip"])
     assert identifiers.betrays("for Quillfeather", secrets)
     for text in ("CHEST", "AXIAL", "SIEMENS", "GE MEDICAL SYSTEMS"):
         assert not identifiers.betrays(text, secrets), text
@@ -204,7 +208,7 @@ def test_half_a_birth_date_is_no_secret(born: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "of", [lambda word: identifiers.of_row({"patient_id": word}), lambda word: identifiers.of_names([word])]
+    "of", [lambda word: identifiers.of_row({"patient_id": word}), lambda word: identifiers.secrets_of_names([word])]
 )
 @pytest.mark.parametrize("word", ["CT", "chest", "Siemens", "PHANTOM", "Pelvis", "MR"])
 def test_words_of_the_field_are_nobodys_name(of: Any, word: str) -> None:
@@ -212,7 +216,7 @@ def test_words_of_the_field_are_nobodys_name(of: Any, word: str) -> None:
 
 
 def test_short_words_of_file_names_betray_nobody() -> None:
-    secrets = identifiers.of_names(["roy/Ng_cts.dcm", "Roya-1234.zip"])
+    secrets = identifiers.secrets_of_names(["roy/Ng_cts.dcm", "Roya-1234.zip"])
     assert secrets == identifiers.Secrets(frozenset({"roya", "1234"}))
 
 
@@ -302,9 +306,12 @@ def test_what_a_message_quotes_is_taken_out(message: str, content: bytes, unquot
 
 def test_accents_and_case_make_no_difference() -> None:
     assert (
-        identifiers.folded("MÜLLER") == identifiers.folded("Müller") == identifiers.folded("Mu\u0308ller") == "muller"
+        identifiers.fold_text("MÜLLER")
+        == identifiers.fold_text("Müller")
+        == identifiers.fold_text("Mu\u0308ller")
+        == "muller"
     )
-    assert identifiers.folded("STRASSE") == identifiers.folded("straße")
+    assert identifiers.fold_text("STRASSE") == identifiers.fold_text("straße")
 
 
 def nested(depth: int, **attributes: str) -> Dataset:
@@ -321,8 +328,10 @@ def nested(depth: int, **attributes: str) -> Dataset:
 def test_numbers_of_nested_items_are_secrets(keyword: str) -> None:
     secrets = identifiers.people(nested(2, **{keyword: "R4711-0815"})).patient
     assert betrayed(secrets, "for r47110815", "R4711-0815", "R4711") == ["for r47110815", "R4711-0815"]
-    assert identifiers.people(nested(identifiers.DEPTH, PatientID="R4711-0815")).patient != identifiers.Secrets()
-    assert identifiers.people(nested(identifiers.DEPTH + 1, PatientID="R4711-0815")).patient == identifiers.Secrets()
+    assert identifiers.people(nested(identifiers.MAX_DEPTH, PatientID="R4711-0815")).patient != identifiers.Secrets()
+    assert (
+        identifiers.people(nested(identifiers.MAX_DEPTH + 1, PatientID="R4711-0815")).patient == identifiers.Secrets()
+    )
 
 
 def test_a_kind_of_examination_and_a_short_order_are_no_secrets() -> None:

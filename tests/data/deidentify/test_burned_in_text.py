@@ -45,13 +45,13 @@ def clean(lung: Task, brain: Task) -> list[Picture]:
 
 
 def test_clean_phantoms_raise_no_alarm(clean: list[Picture]) -> None:
-    assert [number for number, picture in enumerate(clean) if burned_in_text.lines(picture)] == []
+    assert [number for number, picture in enumerate(clean) if burned_in_text.find_lines(picture)] == []
 
 
 @pytest.mark.parametrize(("size", "recall"), [(8, 0.9), (9, 0.85), (10, 0.9), (12, 0.8)])
 def test_writing_in_a_corner_of_a_phantom_is_found(clean: list[Picture], size: int, recall: float) -> None:
     found = [
-        bool(burned_in_text.lines(drawn(picture, size, f"{edge} {side}", TEXTS[number % 3], share)))
+        bool(burned_in_text.find_lines(drawn(picture, size, f"{edge} {side}", TEXTS[number % 3], share)))
         for number, picture in enumerate(clean)
         for edge in ("top", "bottom")
         for side in ("left", "right")
@@ -61,7 +61,7 @@ def test_writing_in_a_corner_of_a_phantom_is_found(clean: list[Picture], size: i
 
 
 def test_the_box_lies_around_the_writing() -> None:
-    line = burned_in_text.lines(
+    line = burned_in_text.find_lines(
         drawn(np.zeros((256, 256), np.float32) + np.eye(256, dtype=np.float32), 16, "top left", "DOEJANE")
     )
     assert len(line) == 1 and line[0].letters >= 4
@@ -71,13 +71,13 @@ def test_the_box_lies_around_the_writing() -> None:
 def test_a_marker_a_scale_bar_and_a_flat_picture_are_no_writing() -> None:
     picture = np.random.default_rng(0).normal(0, 1, (256, 256)).astype(np.float32)
     picture[60:200, 60:200] += 100
-    assert burned_in_text.lines(drawn(picture, 16, "top left", "R")) == []
+    assert burned_in_text.find_lines(drawn(picture, 16, "top left", "R")) == []
     picture[40:216:16, 5:12] = 150
-    assert burned_in_text.lines(picture) == []
+    assert burned_in_text.find_lines(picture) == []
     assert (
-        burned_in_text.lines(np.zeros((256, 256), np.float32))
+        burned_in_text.find_lines(np.zeros((256, 256), np.float32))
         == []
-        == burned_in_text.lines(np.ones((3, 3), np.float32))
+        == burned_in_text.find_lines(np.ones((3, 3), np.float32))
     )
 
 
@@ -104,17 +104,18 @@ def test_letters_that_touch_are_counted_as_two() -> None:
     """Small type runs together: DOE is two marks, and DOE JANE five; five blocks of another height each are none."""
     picture = np.random.default_rng(0).normal(0, 1, (128, 128)).astype(np.float32)
     picture[40:90, 40:90] += 100
-    assert burned_in_text.lines(drawn(picture, 9, "top left", "DOE JANE"))
+    assert burned_in_text.find_lines(drawn(picture, 9, "top left", "DOE JANE"))
     for number in range(5):
         picture[4 : 10 + 3 * number, 4 + 20 * number : 4 + 20 * number + 12] = 110
-    assert burned_in_text.lines(picture) == []
+    assert burned_in_text.find_lines(picture) == []
 
 
 def test_the_opening_is_that_of_scipy() -> None:
     """Grey opening by a square, at the border too (Serra 1982)."""
     band = np.random.default_rng(0).normal(size=(23, 41)).astype(np.float32)
     assert (
-        burned_in_text._opened(band) == ndimage.grey_opening(band, size=(burned_in_text.STROKE, burned_in_text.STROKE))
+        burned_in_text._grey_opening(band)
+        == ndimage.grey_opening(band, size=(burned_in_text.STROKE, burned_in_text.STROKE))
     ).all()
 
 
@@ -122,10 +123,10 @@ def test_a_slice_is_looked_through_in_no_time() -> None:
     """A picture without steep rows costs about a millisecond of 512 × 512 pixels; slow machines get five."""
     rows, columns = np.mgrid[-1:1:512j, -1:1:512j]
     picture = np.exp(-3 * (rows**2 + columns**2)).astype(np.float32)
-    burned_in_text.lines(picture)
+    burned_in_text.find_lines(picture)
     spent = []
     for _ in range(20):
         begin = time.process_time()
-        assert burned_in_text.lines(picture) == []
+        assert burned_in_text.find_lines(picture) == []
         spent.append(time.process_time() - begin)
     assert np.median(spent) < 0.005

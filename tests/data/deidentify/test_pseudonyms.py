@@ -10,7 +10,7 @@ import pytest
 
 from data.batch.manifest import index_batch
 from data.batch.metadata_table import metadata, remarks
-from data.deidentify.pseudonyms import age, age_string, number, shifted, who
+from data.deidentify.pseudonyms import age, age_string, number, shift_date, who
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Scan, Task, Units
 from lineage.errors import Fault
 
@@ -71,7 +71,7 @@ def test_a_number_that_is_none_is_named(text: str) -> None:
 @pytest.mark.parametrize("text", ["31.12.2024", "2024-02-30", "0001-01-01"])
 def test_a_date_that_is_none_is_named(text: str) -> None:
     with pytest.raises(Fault, match="not a date such as 2026-01-31"):
-        shifted(text, "someone")
+        shift_date(text, "someone")
 
 
 @pytest.mark.parametrize(

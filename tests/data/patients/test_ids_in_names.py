@@ -8,7 +8,7 @@ import pytest
 
 from data.batch import metadata_table
 from data.importing.import_folder import import_folder
-from data.patients.ids_in_names import contradicted, visits
+from data.patients.ids_in_names import contradicting_rows, visits
 from data.record import Task
 from lineage.errors import Fault
 from tests.data.importing.test_import_folder import faults, volume
@@ -33,7 +33,7 @@ Edit = Callable[[Callable[[list[Row]], list[Row] | None]], None]
     ],
 )
 def test_files_that_bear_the_id_of_another_row(names: list[str], ids: list[str], expected: list[int]) -> None:
-    assert contradicted(names, ids, range(len(names))) == expected
+    assert contradicting_rows(names, ids, range(len(names))) == expected
 
 
 def test_a_table_that_slipped_against_its_folders_stops_the_batch(batch: Path, edit: Edit) -> None:
@@ -55,7 +55,7 @@ def test_a_table_that_slipped_against_its_folders_stops_the_batch(batch: Path, e
     edit(into_folders)
     assert len(metadata_table.metadata(batch)) == 12
     edit(slip)
-    with pytest.raises(Fault, match=r"the files of rows 3, 5, 7, 9, 11 and 1 more bear by name or folder"):
+    with pytest.raises(Fault, match=r"the files of rows 3, 5, 7, 9, 11 and 1 more have in name or folder"):
         metadata_table.metadata(batch)
 
 

@@ -137,7 +137,9 @@ def test_two_people_in_one_and_one_in_two_are_named_by_what_the_copies_show(dico
     headers(dicom.made_before(), one_study)
     reasons = dicom.reasons()
     concerned = dicom.table().loc[dicom.table()["patient"].isin([names[0], names[-1]]), "unit_id"]
-    assert reasons == {"one person of the DICOM headers is two patients of the table: mend patient_id": set(concerned)}
+    assert reasons == {
+        "one person of the DICOM headers is two patients of the table: correct patient_id": set(concerned)
+    }
 
 
 def test_signs_of_two_batches_are_compared(home: Path, lung: Task) -> None:
@@ -221,7 +223,7 @@ def test_a_table_that_slipped_is_named_by_its_source(home: Path, real_data: Path
     shutil.copytree(real_data / "intake-faults/table-slipped-by-one-row", source)
     batch = admit(source, lung).made_before()
     reasons = batch.reasons(with_source=True)
-    assert list(reasons) == ["one person of the DICOM headers is two patients of the table: mend patient_id"]
+    assert list(reasons) == ["one person of the DICOM headers is two patients of the table: correct patient_id"]
     assert len(next(iter(reasons.values()))) == 8
 
 

@@ -244,7 +244,7 @@ def changed(affine: geometry.Affine, shift: float = 0.0, scale: float = 1.0, tur
 @pytest.mark.parametrize(
     ("shift", "scale", "turn", "sentence"),
     [
-        (0.4, 1.0, 0.0, r"mask: lies 0\.40 voxels beside"),
+        (0.4, 1.0, 0.0, r"mask: is shifted by 0\.40 voxels against"),
         (0.0, 1.2, 0.0, "mask: has voxels of 3.60 × 0.96 × 1.32 mm"),
         (0.0, 1.0, 0.2, "mask: is turned against its scan by 11.5 degrees"),
         (3.0, 1.0, 0.0, "mask: does not cover"),
@@ -261,7 +261,7 @@ def test_a_mask_is_not_laid_on_a_series_with_a_slice_beside_the_others() -> None
     moved = pydicom.dcmread(io.BytesIO(files[2]))
     moved.ImagePositionPatient = [moved.ImagePositionPatient[0] + 6, *moved.ImagePositionPatient[1:]]
     files[2] = saved(moved)
-    with pytest.raises(Fault, match=r"a regular grid, and its scan does not \(uneven distances, gantry tilt\)"):
+    with pytest.raises(Fault, match=r"a regular grid, and its scan is not \(uneven distances, gantry tilt\)"):
         lesion_grid.drawn("mask", nifti(lesion(), standard()), read("scan", series(files, list(range(len(files))))))
 
 
@@ -306,12 +306,12 @@ def test_a_volume_that_says_nothing_fits_its_like_alone() -> None:
     scan = read("scan", nifti(body(), standard(), codes=(0, 0)))
     assert scan.affine is None and scan.header["geometry"] == geometry.UNKNOWN
     check(scan, nifti(lesion(), standard(), codes=(0, 0)))
-    with pytest.raises(Fault, match="its scan does not say where its voxels lie"):
+    with pytest.raises(Fault, match="its scan does not say where its voxels are"):
         lesion_grid.drawn("mask", nifti(lesion(), standard()), scan)
-    with pytest.raises(Fault, match="it does not say where its voxels lie"):
+    with pytest.raises(Fault, match="it does not say where its voxels are"):
         lesion_grid.drawn("mask", nifti(lesion(), standard(), codes=(0, 0)), read("scan", nifti(body(), standard())))
     plain = bytes(nibabel.Nifti1Image(lesion().transpose(2, 1, 0), np.eye(4)).to_bytes())
-    with pytest.raises(Fault, match="does not say where its voxels lie"):
+    with pytest.raises(Fault, match="does not say where its voxels are"):
         lesion_grid.drawn("mask", plain, scan)
 
 
@@ -322,7 +322,7 @@ def test_a_picture_is_drawn_on_one_slice_with_rows_and_columns() -> None:
     scan = read("slice", content)
     np.testing.assert_array_equal(lesion_grid.drawn("mask", png.getvalue(), scan).lesion[0], plane > 0)
     flat = read("scan", nifti(body()[2:3], standard()))
-    with pytest.raises(Fault, match="it does not say where its voxels lie in the patient"):
+    with pytest.raises(Fault, match="it does not say where its voxels are in the patient"):
         lesion_grid.drawn("mask", png.getvalue(), flat)
 
 

@@ -69,11 +69,11 @@ def test_bytes_behind_a_picture_are_gone_in_every_syntax(real_data: Path) -> Non
 def test_a_clean_frame_stays_byte_by_byte(real_data: Path) -> None:
     for path in single_frames(real_data):
         image, frame = frame_of(path)
-        clean = codestream.frame(frame)
+        clean = codestream.clean_frame(frame)
         if image.file_meta.TransferSyntaxUID == RLELossless:
-            clean = codestream.rle(frame, int(image.Rows) * int(image.Columns))
+            clean = codestream.clean_rle(frame, int(image.Rows) * int(image.Columns))
             assert clean == frame, path.name
-        assert codestream.frame(clean) == clean, path.name
+        assert codestream.clean_frame(clean) == clean, path.name
 
 
 def test_comments_of_tiles_are_zeroed() -> None:
@@ -87,7 +87,7 @@ def test_comments_of_tiles_are_zeroed() -> None:
     planted = frame[:at] + part + frame[at + 12 :] + SECRET
     from openjpeg import decode
 
-    clean = codestream.jpeg_2000(planted)
+    clean = codestream.clean_jpeg_2000(planted)
     assert SECRET in planted and SECRET not in clean and clean.endswith(codestream.EOC)
     np.testing.assert_array_equal(decode(clean), decode(frame))
 
@@ -117,11 +117,11 @@ def test_the_last_run_of_rle_is_cut_to_the_picture() -> None:
     def segment(runs: bytes) -> bytes:
         return np.array([1, 64, *[0] * 14], "<u4").tobytes() + runs
 
-    assert codestream.rle(segment(bytes([15]) + b"abcd" + SECRET), 4) == segment(bytes([3]) + b"abcd\0")
-    assert codestream.rle(segment(bytes([0xFE, 7]) + SECRET), 2) == segment(bytes([0xFF, 7]))
-    assert codestream.rle(segment(bytes([0xFE, 7]) + SECRET), 1) == segment(bytes([0, 7]))
+    assert codestream.clean_rle(segment(bytes([15]) + b"abcd" + SECRET), 4) == segment(bytes([3]) + b"abcd\0")
+    assert codestream.clean_rle(segment(bytes([0xFE, 7]) + SECRET), 2) == segment(bytes([0xFF, 7]))
+    assert codestream.clean_rle(segment(bytes([0xFE, 7]) + SECRET), 1) == segment(bytes([0, 7]))
     for damaged in (b"", b"x" * 70, np.array([1, 9000, *[0] * 14], "<u4").tobytes(), segment(b"")):
-        assert codestream.rle(damaged, 4) == damaged
+        assert codestream.clean_rle(damaged, 4) == damaged
 
 
 @pytest.mark.usefixtures("home")

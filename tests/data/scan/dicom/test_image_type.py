@@ -25,7 +25,7 @@ def kind(*values: str, **attributes: Any) -> str:
         header.ImageType = list(values)
     for keyword, value in attributes.items():
         setattr(header, keyword, value)
-    return image_type.image_type(header)
+    return image_type.declared_image_type(header)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_what_is_no_slice_is_foreign(values: tuple[str, ...], expected: str) -> 
         (("DERIVED", "SECONDARY", "MPR", "CSA MPR"), image_type.REFORMAT),
         (("DERIVED", "PRIMARY", "AXIAL", "RESAMPLED"), image_type.REFORMAT),
         (("DERIVED", "PRIMARY", "AXIAL", "CT_SOM5 SPI"), image_type.DERIVED),
-        (("ORIGINAL", "SECONDARY", "AXIAL"), image_type.LATER),
+        (("ORIGINAL", "SECONDARY", "AXIAL"), image_type.SECONDARY),
     ],
 )
 def test_what_is_only_odd_is_named_and_not_foreign(values: tuple[str, ...], expected: str) -> None:
