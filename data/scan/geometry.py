@@ -44,21 +44,21 @@ class Turn:
 
     def planes(self, stored: NDArray[Any]) -> NDArray[Any]:
         """The turned slices × rows × columns, as a view."""
-        turned = stored.swapaxes(1, 2) if self.exchanged else stored
-        return turned[:, :: -1 if self.rows else 1, :: -1 if self.columns else 1]
+        exchanged = stored.swapaxes(1, 2) if self.exchanged else stored
+        return exchanged[:, :: -1 if self.rows else 1, :: -1 if self.columns else 1]
 
     def affine(self, stored: Affine, shape: Sequence[int]) -> Affine:
         """The affine of the turned planes; `shape` is that of the stored planes (slices, rows, columns)."""
-        turned = stored.copy()
+        result = stored.copy()
         sides = list(shape)
         if self.exchanged:
-            turned[:, [1, 2]] = turned[:, [2, 1]]
+            result[:, [1, 2]] = result[:, [2, 1]]
             sides[1], sides[2] = sides[2], sides[1]
         for axis, reverse in ((1, self.rows), (2, self.columns)):
             if reverse:
-                turned[:, 3] += turned[:, axis] * (sides[axis] - 1)
-                turned[:, axis] *= -1
-        return turned
+                result[:, 3] += result[:, axis] * (sides[axis] - 1)
+                result[:, axis] *= -1
+        return result
 
 
 def axis_directions(affine: Affine) -> str:
@@ -242,13 +242,13 @@ def outline_doubt(scan: Scan) -> str:
     `scan` is the stored scan as it is read now; its mask is no longer stored. For a volume in a usual orientation the
     scan alone does not show whether the mask's slices ran in the other direction.
     """
-    turned = turn(scan.directions)
-    if scan.header.get("format") == "dicom" and turned != Turn():
+    upright_turn = turn(scan.directions)
+    if scan.header.get("format") == "dicom" and upright_turn != Turn():
         return (
             f"its rows and columns run in the directions {scan.directions}; "
             "NIfTI masks were applied in the usual directions"
         )
-    if scan.header.get("format") == "nifti" and (turned.exchanged or scan.directions[2] not in "SI"):
+    if scan.header.get("format") == "nifti" and (upright_turn.exchanged or scan.directions[2] not in "SI"):
         return f"its axes run in the directions {scan.directions}; masks were applied in the order of their own axes"
     return ""
 

@@ -58,7 +58,7 @@ def read_nifti(name: str, content: bytes) -> Scan:
         affine, directions = geometry.nifti_affine(image.header)
     except Fault as fault:
         raise Fault(f"{name}: {fault}") from fault
-    turned = geometry.turn(directions)
+    upright_turn = geometry.turn(directions)
     shape = (*image.shape, 1)[:3][::-1]
     zooms = (*(float(zoom) for zoom in header.get_zooms()[:3]), 1.0)[:3][::-1]
     if affine is not None:
@@ -67,26 +67,26 @@ def read_nifti(name: str, content: bytes) -> Scan:
     if affine is not None:
         cosines = affine[:3, [2, 1]] / np.linalg.norm(affine[:3, [2, 1]], axis=0)
         facts["orientation"] = "\\".join(f"{value:.6f}" for value in cosines.T.ravel())
-    pixels = _slices(image, turned)
+    pixels = _slices(image, upright_turn)
     facts["image_type"] = mask_kind(pixels)
     return Scan(
         name=name,
         pixels=pixels,
         units=Units.RAW,
         modality=None,
-        spacing=(zooms[0], zooms[2], zooms[1]) if turned.exchanged else (zooms[0], zooms[1], zooms[2]),
+        spacing=(zooms[0], zooms[2], zooms[1]) if upright_turn.exchanged else (zooms[0], zooms[1], zooms[2]),
         header=facts,
-        affine=None if affine is None else turned.affine(affine, shape),
+        affine=None if affine is None else upright_turn.affine(affine, shape),
         directions=directions,
     )
 
 
-def _slices(image: Any, turned: geometry.Turn) -> NDArray[np.float32]:
+def _slices(image: Any, upright_turn: geometry.Turn) -> NDArray[np.float32]:
     """The pixels as slices × rows × columns, scaled and turned, block by block."""
     columns, rows, depth = (*image.shape, 1)[:3]
-    sides = (columns, rows) if turned.exchanged else (rows, columns)
+    sides = (columns, rows) if upright_turn.exchanged else (rows, columns)
     upright = np.empty((depth, *sides), np.float32)
     for start in range(0, depth, BLOCK):
         block = np.asarray(image.dataobj[..., start : start + BLOCK] if len(image.shape) == 3 else image.dataobj)
-        upright[start : start + BLOCK] = turned.planes(block.reshape(columns, rows, -1).transpose(2, 1, 0))
+        upright[start : start + BLOCK] = upright_turn.planes(block.reshape(columns, rows, -1).transpose(2, 1, 0))
     return upright

@@ -24,7 +24,7 @@ from data.scan.series import named, series, sift
 from lineage.errors import Fault
 
 MAX_VALUE = 1e12  # of a pixel, in any unit
-__all__ = ["assemble", "dataset", "member", "nifti_bytes", "opened", "read", "series"]
+__all__ = ["assemble", "dataset", "kind_of", "member", "opened", "read", "without_slices"]
 
 
 def read(name: str, content: bytes) -> Scan:

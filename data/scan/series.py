@@ -161,26 +161,28 @@ def _outliers(scans: Sequence[Scan], candidates: Sequence[int]) -> dict[int, str
     }
 
 
-def slice_difference(scan: Scan, other: Scan) -> str:
+def slice_difference(scan: Scan, reference: Scan) -> str:
     """The property that rules out one series for two images (modality, orientation, size, units, spacing), else ""."""
-    if scan.header.get("modality") != other.header.get("modality"):
+    if scan.header.get("modality") != reference.header.get("modality"):
         return "modality"
-    if _has_other_orientation(scan, other):
+    if _has_other_orientation(scan, reference):
         return "orientation"
-    if scan.pixels.shape != other.pixels.shape:
+    if scan.pixels.shape != reference.pixels.shape:
         return "size"
-    if scan.units != other.units:
+    if scan.units != reference.units:
         return "unit of pixels"
-    spacing, other_spacing = ((image.spacing or (0.0, 0.0, 0.0))[1:] for image in (scan, other))
-    return "" if np.allclose(spacing, other_spacing, rtol=SPACING_TOLERANCE) else "pixel spacing"
+    spacing, reference_spacing = ((image.spacing or (0.0, 0.0, 0.0))[1:] for image in (scan, reference))
+    return "" if np.allclose(spacing, reference_spacing, rtol=SPACING_TOLERANCE) else "pixel spacing"
 
 
-def _has_other_orientation(scan: Scan, other: Scan) -> bool:
+def _has_other_orientation(scan: Scan, reference: Scan) -> bool:
     """Whether two images have different orientations; an image without one only matches another without one."""
-    texts = scan.header.get("orientation", ""), other.header.get("orientation", "")
+    texts = scan.header.get("orientation", ""), reference.header.get("orientation", "")
     if not all(texts):
         return texts[0] != texts[1]
-    return bool(np.abs(_numbers(scan, "orientation", 6) - _numbers(other, "orientation", 6)).max() > COSINE_TOLERANCE)
+    return bool(
+        np.abs(_numbers(scan, "orientation", 6) - _numbers(reference, "orientation", 6)).max() > COSINE_TOLERANCE
+    )
 
 
 def arrange(scans: Sequence[Scan]) -> Stack:

@@ -90,15 +90,15 @@ def spellings(ids: Iterable[str]) -> list[list[int]]:
     return [list(positions.values()) for positions in first_positions.values() if len(positions) > 1]
 
 
-def difference(first: HeaderIdentity, other: HeaderIdentity) -> str:
+def difference(first: HeaderIdentity, second: HeaderIdentity) -> str:
     """The first property that shows different people: "patient", "name", "birth date"; "" if none does."""
-    if fold(first.patient_id) != fold(other.patient_id):
+    if fold(first.patient_id) != fold(second.patient_id):
         return "patient"
-    for property_name, value, other_value in (
-        ("name", folded_name(first), folded_name(other)),
-        ("birth date", birth_day(first), birth_day(other)),
+    for property_name, first_value, second_value in (
+        ("name", folded_name(first), folded_name(second)),
+        ("birth date", birth_day(first), birth_day(second)),
     ):
-        if value and other_value and value != other_value:
+        if first_value and second_value and first_value != second_value:
             return property_name
     return ""
 

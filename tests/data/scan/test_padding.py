@@ -17,9 +17,10 @@ from data.duplicates.near_duplicates import near_pairs
 from data.phantom import study
 from data.record import PixelSettings, Scan, Task, Units
 from data.scan import hounsfield, preprocess, slice_features, thumbnail
-from data.scan.read import read, series
+from data.scan.read import read
+from data.scan.series import series
 from lineage.errors import Fault
-from tests.data.deidentify.test_burned_in_text import drawn as written
+from tests.data.deidentify.test_burned_in_text import draw_text
 from tests.data.scan.test_read import dicom, nifti
 
 MR, LUNG = PixelSettings(64, None), PixelSettings(64, (-400, 1500))
@@ -230,7 +231,7 @@ def test_a_value_of_the_picture_is_no_padding(chest: NDArray[np.int16]) -> None:
 
 
 def test_writing_in_padding_is_found(head: NDArray[np.int16]) -> None:
-    ink = written(np.eye(128, dtype=np.float32), 10, "top left", "DOE JANE") > 0.5
+    ink = draw_text(np.eye(128, dtype=np.float32), 10, "top left", "DOE JANE") > 0.5
     ink[np.eye(128, dtype=bool)] = False
     stored = np.where(ink, np.int16(-2000), head).astype("<i2")
     for declare in (-2000, None):

@@ -12,7 +12,8 @@ import pytest
 
 from data.record import Modality, Units
 from data.scan import size_limits
-from data.scan.read import read, series
+from data.scan.read import read
+from data.scan.series import series
 from lineage.errors import Fault
 
 STORED = np.arange(12, dtype="<u2").reshape(3, 4)

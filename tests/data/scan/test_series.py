@@ -10,7 +10,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from data.record import Units
-from data.scan.read import read, series
+from data.scan.read import read
+from data.scan.series import series
 from lineage.errors import Fault
 from tests.data.scan.test_read import dicom, nifti, picture
 
