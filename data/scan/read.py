@@ -17,14 +17,14 @@ from data import identifiers
 from data.record import Scan, Units
 from data.scan import padding, size_limits, zip_archive
 from data.scan.dicom import pixel_data
-from data.scan.dicom.dicom_file import NoImage, dataset, is_dicom, scan_from_dataset
-from data.scan.nifti import nifti_bytes, read_nifti
+from data.scan.dicom.dicom_file import NoImage, is_dicom, scan_from_dataset
+from data.scan.dicom.dicom_file import dataset as dataset
+from data.scan.nifti import read_nifti
 from data.scan.picture_file import read_picture
 from data.scan.series import named, series, sift
 from lineage.errors import Fault
 
 MAX_VALUE = 1e12  # of a pixel, in any unit
-__all__ = ["assemble", "dataset", "kind_of", "member", "opened", "read", "without_slices"]
 
 
 def read(name: str, content: bytes) -> Scan:

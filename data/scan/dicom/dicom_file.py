@@ -118,7 +118,7 @@ def scan_from_dataset(name: str, header: Any) -> Scan:
     _permit_codestreams(name, header)
     frame_stack = stack_frames(name, header, frames)
     unit = pixel_values.pixel_units(header)
-    pixels, padding, hides = _pixels(name, header, frames, unit)
+    pixels, padding, has_hidden_data = _pixels(name, header, frames, unit)
     order: tuple[int, ...] = ()
     if frame_stack is not None and (np.diff(frame_stack.order) != 1).any():
         order = tuple(frame_stack.order.tolist())
@@ -144,7 +144,7 @@ def scan_from_dataset(name: str, header: Any) -> Scan:
         affine=affine if frames == 1 or (frame_stack and frame_stack.step is not None) else None,
         directions=directions,
         padding=padding,
-        hides=hides,
+        hides=has_hidden_data,
         order=order,
     )
 
@@ -174,16 +174,16 @@ def _permit_codestreams(name: str, header: Any) -> None:
 def _pixels(
     name: str, header: Any, count: int, unit: Units
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, bool]:
-    """Pixels of all frames (float32, frames × rows × columns), the mask of their padding, and `hides`.
+    """Pixels of all frames (float32, frames × rows × columns), the mask of their padding, and `has_hidden_data`.
 
-    `hides` (see `pixel_values.Frame`) says whether the stored bytes of any frame hold more than its pixels.
+    `has_hidden_data` (see `pixel_values.Frame`) says whether the stored bytes of any frame hold more than its pixels.
     """
     shape = (count, int(header.Rows), int(header.Columns))
     pixels: NDArray[np.float32] | None = None
     mask: NDArray[np.bool_] | None = None
-    hides = False
+    has_hidden_data = False
     for number, frame in enumerate(pixel_values.decode_frames(name, header, unit)):
-        hides = hides or frame.hides
+        has_hidden_data = has_hidden_data or frame.has_hidden_data
         if pixels is None:
             pixels = np.empty(shape, np.float32) if count > 1 else frame.pixels.reshape(shape)
         if count > 1:
@@ -196,7 +196,7 @@ def _pixels(
     assert pixels is not None
     if header.get("PhotometricInterpretation") == "MONOCHROME1" and unit == Units.RAW:
         _invert(pixels, mask)
-    return pixels, mask, hides
+    return pixels, mask, has_hidden_data
 
 
 def _invert(pixels: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> None:

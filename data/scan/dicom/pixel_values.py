@@ -28,13 +28,14 @@ class Frame:
     """One frame: `stored` values, `pixels` and the mask of its `padding` (None if it has none).
 
     `stored` values have no spare bits (rows × columns, or with samples). `pixels` (rows × columns, float32) are after
-    rescale or LUT. `hides` is True if the file holds more than these values: spare bits, or padding of several values.
+    rescale or LUT. `has_hidden_data` is True if the file holds more than these values: spare bits, or
+    padding of several values.
     """
 
     stored: Array
     pixels: NDArray[np.float32]
     padding: padding.Mask | None
-    hides: bool
+    has_hidden_data: bool
 
 
 def decode_frames(name: str, header: Any, unit: Units) -> Iterator[Frame]:
@@ -55,7 +56,9 @@ def decode_frames(name: str, header: Any, unit: Units) -> Iterator[Frame]:
             raise Fault(
                 f"{name}: holds more frames than the {count} of its header; correct NumberOfFrames, or export it again"
             )
-        stored, hides = _remove_spare_bits(name, raw.astype(raw.dtype.newbyteorder("="), copy=False), layout, declared)
+        stored, has_hidden_data = _remove_spare_bits(
+            name, raw.astype(raw.dtype.newbyteorder("="), copy=False), layout, declared
+        )
         stored_bits.check_sign(name, stored, 8 * stored.dtype.itemsize if layout is None else layout.bits)
         rule = rescale_rule(header, index) if index else first
         if (rule is None) != (first is None):
@@ -71,8 +74,8 @@ def decode_frames(name: str, header: Any, unit: Units) -> Iterator[Frame]:
             mask = undeclared if mask is None else np.logical_or(mask, undeclared, out=mask)
         may_vary = undeclared is not None or (declared is not None and declared.low < declared.high)
         if mask is not None and may_vary and not is_lossy:
-            hides = hides or padding.has_several_values(stored, mask)
-        yield Frame(stored, pixels, mask, hides)
+            has_hidden_data = has_hidden_data or padding.has_several_values(stored, mask)
+        yield Frame(stored, pixels, mask, has_hidden_data)
 
 
 def _remove_spare_bits(
@@ -90,8 +93,8 @@ def _remove_spare_bits(
     if declared is None or layout.covers(declared.value, raw.dtype.kind == "i"):
         return stored_bits.extract_values(name, layout, raw)
     mask = declared.mask(raw)
-    stored, hides = stored_bits.extract_values(name, layout, np.where(mask, raw.dtype.type(0), raw))
-    return np.where(mask, raw, stored), hides
+    stored, has_hidden_data = stored_bits.extract_values(name, layout, np.where(mask, raw.dtype.type(0), raw))
+    return np.where(mask, raw, stored), has_hidden_data
 
 
 def pixel_units(header: Any) -> Units:

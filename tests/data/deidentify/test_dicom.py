@@ -73,8 +73,8 @@ def opened(content: bytes) -> Any:
 @pytest.mark.usefixtures("home")
 def test_no_byte_of_the_identity_remains() -> None:
     person = STUDY.person
-    family, given = person.name.split("^")
-    content = dicom(PatientComments=f"{given} called", OperatorsName=f"{family}^Op", ImageComments=person.id)
+    family, first_name = person.name.split("^")
+    content = dicom(PatientComments=f"{first_name} called", OperatorsName=f"{family}^Op", ImageComments=person.id)
     nested = opened(content)
     item, inner_item = Dataset(), Dataset()
     inner_item.PersonName, inner_item.TextValue = person.name, f"seen by {family}"
@@ -84,7 +84,15 @@ def test_no_byte_of_the_identity_remains() -> None:
     nested.save_as(stream)
     planted = stream.getvalue().lower()
     _, clean = anonymise("a.dcm", stream.getvalue(), {"patient_id": person.id})
-    for secret in (family, given, person.id, "House", "Hospital", person.day.strftime("%Y%m%d"), STUDY.person.id[3:]):
+    for secret in (
+        family,
+        first_name,
+        person.id,
+        "House",
+        "Hospital",
+        person.day.strftime("%Y%m%d"),
+        STUDY.person.id[3:],
+    ):
         assert secret.lower().encode() in planted, f"{secret} was not planted"
         assert secret.lower().encode() not in clean.lower(), f"{secret} remains"
 
