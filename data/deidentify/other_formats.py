@@ -64,8 +64,8 @@ def nifti(name: str, content: bytes) -> bytes:
 def _clear_unused_numbers(fields: NDArray[Any], header: Any) -> None:
     """Zero the numbers that do not describe the voxels, in place: their bytes may be text.
 
-    These are lengths and steps of axes that the volume does not have, the matrix of a form that is not set, the
-    parameters of an intent, and fields for viewers and time series.
+    These are lengths and steps of axes that the volume does not have, and the matrix of a form that is not set. They
+    are also the parameters of an intent, and fields for viewers and time series.
     """
     axes = int(fields["dim"][0, 0])
     fields["dim"][0, axes + 1 :], fields["pixdim"][0, axes + 1 :] = 1, 0

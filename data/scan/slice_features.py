@@ -172,8 +172,9 @@ def _noise(pixels: Array) -> float:
 def embed(unit_pixels: Array) -> Array:
     """The frozen descriptor `dct-1` of a slice of the network's input (size × size, in [0, 1]): 32 numbers, float32.
 
-    20 low frequencies of the cosine transform of 64 × 64 pixels (shape and brightness), then the logarithm of the
-    energy in 12 rings of increasing frequency (texture, blur, noise). Distances within a task are Euclidean.
+    The first 20 are low frequencies of the cosine transform of 64 × 64 pixels (shape and brightness). The other 12 are
+    the logarithm of the energy in rings of increasing frequency (texture, blur, noise). Distances within a task are
+    Euclidean.
     """
     basis, low, ring = _cosines()
     small = area(unit_pixels.reshape(unit_pixels.shape[:2]), GRID, GRID).astype(np.float64)

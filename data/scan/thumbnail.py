@@ -75,7 +75,7 @@ def start(left: Array, right: Array) -> Array:
 
 def vectors(pictures: NDArray[np.uint8]) -> Array:
     """Unit vectors of the low frequencies in the body's frame, n × 51; zero for a blank picture."""
-    blocks = [_vectors(pictures[start : start + BLOCK]) for start in range(0, len(pictures), BLOCK)]
+    blocks = [_vectors(pictures[first : first + BLOCK]) for first in range(0, len(pictures), BLOCK)]
     return np.concatenate([np.zeros((0, LENGTH), np.float32), *blocks])
 
 

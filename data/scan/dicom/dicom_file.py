@@ -65,7 +65,7 @@ def dataset(name: str, content: bytes) -> Any:
     has_prefix = content[PREAMBLE : PREAMBLE + 4] == b"DICM"
     if not has_prefix and not any(content[:PREAMBLE]):
         content = content[PREAMBLE:]
-    _permit_deflated(name, content, PREAMBLE + 4 if has_prefix else 0)
+    _check_deflated_size(name, content, PREAMBLE + 4 if has_prefix else 0)
     header = pydicom.dcmread(io.BytesIO(content), force=not has_prefix)
     if not has_prefix and "SOPClassUID" not in header:
         raise Fault(f"{name}: looks like DICOM but names no SOP class; export it again")
@@ -74,7 +74,7 @@ def dataset(name: str, content: bytes) -> Any:
     return header
 
 
-def _permit_deflated(name: str, content: bytes, start: int) -> None:
+def _check_deflated_size(name: str, content: bytes, start: int) -> None:
     """Fault if a deflated data set inflates beyond the limits.
 
     The meta information begins at `start` (PS3.10 section 7.1); its first element is its length.
@@ -115,7 +115,7 @@ def scan_from_dataset(name: str, header: Any) -> Scan:
     frames = int(header.get("NumberOfFrames") or 1)
     samples = int(header.get("SamplesPerPixel") or 1)
     size_limits.permit(name, frames, int(header.Rows), int(header.Columns), samples)
-    _permit_codestreams(name, header)
+    _check_codestreams(name, header)
     frame_stack = stack_frames(name, header, frames)
     unit = pixel_values.pixel_units(header)
     pixels, padding, has_hidden_data = _pixels(name, header, frames, unit)
@@ -161,7 +161,7 @@ def _no_image(name: str, header: Any) -> Fault:
     return NoImage(sentence, kind, of_header(header))
 
 
-def _permit_codestreams(name: str, header: Any) -> None:
+def _check_codestreams(name: str, header: Any) -> None:
     from pydicom.encaps import generate_frames
 
     syntax = header.file_meta.TransferSyntaxUID
