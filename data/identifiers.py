@@ -1,4 +1,4 @@
-"""What betrays a person: the parts of names and numbers that no text which is kept may hold."""
+"""Identifying parts of names and numbers (secrets), and their detection in texts that are stored."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lineage.errors import Fault
 
 log = logging.getLogger(__name__)
 
-LONG = 4  # letters or digits: a part as long as this betrays wherever it stands, inside of another word too
-SHORT = 2  # letters: a name as short as this (Ng, Roy) betrays as a word of its own; single letters are initials
-SPOKEN = ("body_part", "manufacturer", "model", "kernel", "laterality")  # facts of a scan that are free text
-INSIDE = 6  # letters or digits: in a cell of metadata, what is shorter betrays as a whole word alone
+MIN_LONG = 4  # letters or digits; a part of this length identifies anywhere, also within another word
+MIN_SHORT = 2  # letters; a name of this length (Ng, Roy) identifies as a separate word; single letters are initials
+FREE_TEXT_FACTS = ("body_part", "manufacturer", "model", "kernel", "laterality")  # facts of a scan that are free text
+MIN_INSIDE = 6  # letters or digits; in a metadata cell a shorter part only identifies as a separate word
 PATIENT = (
     "PatientName",
     "PatientID",
@@ -29,7 +29,7 @@ PATIENT = (
     "PatientTelephoneNumbers",
     "ResponsiblePerson",
 )
-# Numbers of a study, a request or a stay: those that have a digit; a word such as CTHEAD names a kind of examination.
+# Numbers of a study, a request or a stay, if they have a digit; a word such as CTHEAD is a kind of examination.
 ORDERS = (
     "StudyID",
     "RequestedProcedureID",
@@ -53,14 +53,14 @@ STAFF = (
     "ContentCreatorName",
     "PersonName",
 )
-DEPTH = 8  # of sequences in sequences that are searched for names and numbers
-FRAMES = 0x52009230  # PerFrameFunctionalGroupsSequence: what thousands of frames say of themselves names nobody
+MAX_DEPTH = 8  # of nested sequences that are searched for names and numbers
+FRAMES_TAG = 0x52009230  # PerFrameFunctionalGroupsSequence: the attributes of thousands of frames identify nobody
 PLACES = ("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName", "PatientAddress")
-ASKED = (*PATIENT, *ORDERS, *STAFF, *PLACES, "PatientBirthDate")
-CELLS = ("site", "scanner", "labeller", "labelled_at", "stage")  # free text of metadata that the manifest keeps
+IDENTIFYING = (*PATIENT, *ORDERS, *STAFF, *PLACES, "PatientBirthDate")
+CELLS = ("site", "scanner", "labeller", "labelled_at", "stage")  # free text of metadata that the manifest stores
 # ruff: noqa: SIM905  lists of words read better as text
-# Words that file names and institutions share with honest headers: they are no part of anybody's name.
-TERMS = frozenset(
+# Words of file names and institutions that also occur in ordinary headers: they are no part of a name.
+COMMON_WORDS = frozenset(
     "abdomen abdominal anatomic angio anonymous arterial axial batch benign body brain breast canon case center "
     "centre chest class clinic clinical colon contrast coronal ct cancer carestream data deid delayed department "
     "derived diagnostic dicom elscint electric examination export female file flair frame fuji fujifilm general group "
@@ -78,136 +78,148 @@ WORD = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True)
 class Secrets:
-    """Parts of names and numbers, folded: `long` ones betray anywhere, `short` ones as whole words."""
+    """Parts of names and numbers, folded: `long` parts identify anywhere, `short` parts as whole words."""
 
     long: frozenset[str] = frozenset()
     short: frozenset[str] = frozenset()
 
     def __or__(self, other: Secrets) -> Secrets:
-        """Both."""
+        """The union of both."""
         return Secrets(self.long | other.long, self.short | other.short)
 
 
 def of_row(row: Mapping[str, str]) -> Secrets:
-    """What the row of metadata says of who it is."""
-    return _numbers([row.get("patient_id", ""), row.get("group", "")])
+    """The secrets of a metadata row: its patient and group."""
+    return _secrets([row.get("patient_id", ""), row.get("group", "")])
 
 
-def of_names(names: Iterable[str]) -> Secrets:
-    """Words of file, folder and archive names, as far as they are no common word of this field."""
-    return _words(tuple(names))
+def secrets_of_names(names: Iterable[str]) -> Secrets:
+    """The words of file, folder and archive names that are no common words of the field."""
+    return _name_secrets(tuple(names))
 
 
 @lru_cache(maxsize=256)
-def _words(names: tuple[str, ...]) -> Secrets:
-    words = {folded(word) for name in names for word in WORD.findall(name)}
-    return Secrets(frozenset(word for word in words if len(word) >= LONG and not _common(word)))
+def _name_secrets(names: tuple[str, ...]) -> Secrets:
+    words = {fold_text(word) for name in names for word in WORD.findall(name)}
+    return Secrets(frozenset(word for word in words if len(word) >= MIN_LONG and not _common(word)))
 
 
 @dataclass(frozen=True)
 class People:
-    """Whom a DICOM data set names, at any depth: the patient, and the hospital with its staff."""
+    """The secrets of a DICOM data set, at any depth: of the patient, and of the hospital with its staff."""
 
     patient: Secrets = Secrets()
     hospital: Secrets = Secrets()
 
 
 def people(header: Any) -> People:
-    """The patient's names, numbers and birth date, staff and institution out of a DICOM data set and its items; nobody
-    out of None, which stands for another format."""
+    """The patient's names, numbers and birth date, staff and institution in a DICOM data set and its items.
+
+    None stands for another format and names nobody.
+    """
     patient, hospital = Secrets(), Secrets()
     for item in _items(header) if header is not None else ():
-        found = there(item, ASKED)
-        if not found:
+        keywords = present_keywords(item, IDENTIFYING)
+        if not keywords:
             continue
-        if "PatientBirthDate" in found:
-            born = re.sub(r"\D", "", str(item.get("PatientBirthDate") or ""))[:8]
-            turned = (born[6:] + born[4:6] + born[:4], born[4:6] + born[6:] + born[:4])
-            patient |= Secrets(frozenset({born, *turned} if len(born) == 8 else ()))
-        orders = [text for text in _said(item, found, ORDERS) if len(text) >= INSIDE and any(map(str.isdecimal, text))]
-        patient |= _numbers([*_said(item, found, PATIENT), *orders])
-        hospital |= _numbers(_said(item, found, STAFF)) | of_names(_said(item, found, PLACES))
+        if "PatientBirthDate" in keywords:
+            birth_date = re.sub(r"\D", "", str(item.get("PatientBirthDate") or ""))[:8]
+            year, month, day = birth_date[:4], birth_date[4:6], birth_date[6:]
+            dates = {birth_date, day + month + year, month + day + year}
+            patient |= Secrets(frozenset(dates if len(birth_date) == 8 else ()))
+        orders = [
+            text
+            for text in _values_of(item, keywords, ORDERS)
+            if len(text) >= MIN_INSIDE and any(map(str.isdecimal, text))
+        ]
+        patient |= _secrets([*_values_of(item, keywords, PATIENT), *orders])
+        hospital |= _secrets(_values_of(item, keywords, STAFF)) | secrets_of_names(_values_of(item, keywords, PLACES))
     return People(patient, hospital)
 
 
 def betrays(text: str, secrets: Secrets, words: bool = True) -> bool:
-    """Does a text hold a secret? `words` asks for short names too: not in codes, whose terms are as short."""
-    plain = folded(text)
+    """Whether a text contains a secret. With `words` short names count too; not in codes, whose terms are as short."""
+    plain = fold_text(text)
     squeezed = "".join(WORD.findall(plain))
     if any(secret in plain or secret in squeezed for secret in secrets.long):
         return True
     return words and bool(secrets.short) and not secrets.short.isdisjoint(WORD.findall(plain))
 
 
-def is_number_of(text: str, secrets: Secrets) -> bool:
-    """Does a number repeat one of the patient's? Short ones are everywhere."""
-    return len(text) >= INSIDE and any(len(secret) >= INSIDE and secret in text for secret in secrets.long)
+def contains_patient_number(text: str, secrets: Secrets) -> bool:
+    """Whether a number contains one of the patient's numbers. Short numbers are ignored, because they are common."""
+    return len(text) >= MIN_INSIDE and any(len(secret) >= MIN_INSIDE and secret in text for secret in secrets.long)
 
 
-def silent(facts: Mapping[str, str], named: People, row: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """Facts that a header states of a scan, empty where one betrays somebody; `named` are whom the header names."""
-    secrets = of_row(row) | of_names(names) | named.patient | named.hospital
-    return {name: "" if name in SPOKEN and betrays(text, secrets) else text for name, text in facts.items()}
+def silent(
+    facts: Mapping[str, str], header_people: People, row: Mapping[str, str], names: Iterable[str]
+) -> dict[str, str]:
+    """The header facts of a scan, emptied where a free text identifies a person; `header_people` are in its header."""
+    secrets = of_row(row) | secrets_of_names(names) | header_people.patient | header_people.hospital
+    return {name: "" if name in FREE_TEXT_FACTS and betrays(text, secrets) else text for name, text in facts.items()}
 
 
 def cells(rows: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """The free texts of metadata that the manifest keeps -> the column where each stands."""
+    """The free texts of metadata that the manifest stores, mapped to their columns."""
     return {row[name]: name for row in rows for name in CELLS if row.get(name)}
 
 
-def check_cells(name: str, kept: Mapping[str, str], secrets: Secrets) -> None:
-    """Fault, without quoting it, where a text that the manifest keeps repeats the patient's name or number."""
-    for text, column in kept.items():
-        plain = folded(text)
+def check_cells(name: str, columns_by_text: Mapping[str, str], secrets: Secrets) -> None:
+    """Fault, without quoting it, if a text that the manifest stores repeats the patient's name or number."""
+    for text, column in columns_by_text.items():
+        plain = fold_text(text)
         squeezed, words = "".join(WORD.findall(plain)), set(re.split(r"[\s,;]+", plain)) | set(WORD.findall(plain))
         for secret in secrets.long:
-            if secret in words or (len(secret) >= INSIDE and (secret in plain or secret in squeezed)):
+            if secret in words or (len(secret) >= MIN_INSIDE and (secret in plain or secret in squeezed)):
                 raise Fault(
-                    f"{name}: the column {column} of its row repeats the patient's name or number; mend the cell"
+                    f"{name}: the column {column} of its row repeats the patient's name or number; correct the cell"
                 )
 
 
 def unquoted(text: str, content: bytes) -> str:
-    """A foreign message without what it quotes from a file: words that stand in its bytes, and control characters."""
-    plain = WORD.sub(lambda found: GAP if _stands(found[0], content) else found[0], text)
-    return "".join(one if one.isprintable() else GAP for one in plain)
+    """A library's message without words that occur in the file's bytes, and without control characters."""
+    plain = WORD.sub(lambda match: GAP if _is_quoted(match[0], content) else match[0], text)
+    return "".join(letter if letter.isprintable() else GAP for letter in plain)
 
 
-def _stands(word: str, content: bytes) -> bool:
-    return not word.isascii() or (len(word) >= LONG and word.encode() in content)
+def _is_quoted(word: str, content: bytes) -> bool:
+    return not word.isascii() or (len(word) >= MIN_LONG and word.encode() in content)
 
 
 @lru_cache(maxsize=4096)
-def folded(text: str) -> str:
-    """Lower case, without accents: Müller and MULLER are one."""
-    return "".join(one for one in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(one))
+def fold_text(text: str) -> str:
+    """Lower case without accents: Müller and MULLER are equal."""
+    letters = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
-def _numbers(texts: Iterable[str]) -> Secrets:
-    """Parts of names and numbers: split where DICOM and people split names, numbers also without their hyphens."""
-    return _parts(tuple(texts))
+def _secrets(texts: Iterable[str]) -> Secrets:
+    """The parts of names and numbers: split at the separators of names, numbers also without their hyphens."""
+    return _split_secrets(tuple(texts))
 
 
 @lru_cache(maxsize=256)
-def _parts(texts: tuple[str, ...]) -> Secrets:
-    parts = {part for text in texts for part in re.split(r"[\s^=,;_\\]+", folded(text)) if part}
-    halves = {word for part in parts for word in WORD.findall(part) if word.isalpha() and len(word) >= LONG}
+def _split_secrets(texts: tuple[str, ...]) -> Secrets:
+    parts = {part for text in texts for part in re.split(r"[\s^=,;_\\]+", fold_text(text)) if part}
+    halves = {word for part in parts for word in WORD.findall(part) if word.isalpha() and len(word) >= MIN_LONG}
     parts |= {"".join(WORD.findall(part)) for part in parts}
-    long = frozenset(part for part in parts | halves if len(part) >= LONG and not _common(part))
-    short = frozenset(part for part in parts if SHORT <= len(part) < LONG and part.isalpha() and not _common(part))
+    long = frozenset(part for part in parts | halves if len(part) >= MIN_LONG and not _common(part))
+    short = frozenset(
+        part for part in parts if MIN_SHORT <= len(part) < MIN_LONG and part.isalpha() and not _common(part)
+    )
     return Secrets(long, short)
 
 
 def _common(word: str) -> bool:
-    return word in TERMS
+    return word in COMMON_WORDS
 
 
 def _items(header: Any, depth: int = 0) -> Iterator[Any]:
-    """A data set and the items of its sequences, at any depth but of frames. What can't be read holds no item."""
+    """A data set and the items of its sequences, at any depth, except frames. An unreadable sequence has no items."""
     yield header
     for tag, stored in list(header.items()):
         number = int(tag)
-        if depth >= DEPTH or number in _values() or number == FRAMES:
+        if depth >= MAX_DEPTH or number in _non_sequences() or number == FRAMES_TAG:
             continue
         if _is_sequence(number, stored):
             try:
@@ -225,7 +237,7 @@ def _is_sequence(tag: int, stored: Any) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _values() -> frozenset[int]:
+def _non_sequences() -> frozenset[int]:
     """The attributes that are no sequences (PS3.6)."""
     from pydicom.datadict import DicomDictionary
 
@@ -239,8 +251,8 @@ def _sequences() -> frozenset[int]:
     return frozenset(tag for tag, entry in DicomDictionary.items() if entry[0] == "SQ")
 
 
-def there(header: Any, keywords: tuple[str, ...]) -> list[str]:
-    """Those of the keywords that a DICOM data set holds: asking it for each would parse hundreds of tags a file."""
+def present_keywords(header: Any, keywords: tuple[str, ...]) -> list[str]:
+    """The keywords that a DICOM data set has; a look-up of every keyword would parse hundreds of tags per file."""
     tags = _tags(keywords)
     return [tags[tag] for tag in header.keys() if tag in tags]  # noqa: SIM118  iterating parses the values
 
@@ -252,12 +264,12 @@ def _tags(keywords: tuple[str, ...]) -> dict[int, str]:
     return {tag: keyword for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None}
 
 
-def _said(header: Any, found: list[str], keywords: tuple[str, ...]) -> list[str]:
-    return [text for keyword in found if keyword in keywords for text in _texts(header.get(keyword))]
+def _values_of(header: Any, present: list[str], keywords: tuple[str, ...]) -> list[str]:
+    return [text for keyword in present if keyword in keywords for text in _texts(header.get(keyword))]
 
 
 def _texts(value: Any) -> list[str]:
-    """The text of a DICOM value, or of each of its values."""
+    """The texts of a DICOM element's values."""
     if value is None:
         return []
-    return [str(one) for one in value] if hasattr(value, "append") else [str(value)]
+    return [str(part) for part in value] if hasattr(value, "append") else [str(value)]

@@ -1,1 +1,1 @@
-"""What must not leave a hospital: removal of identity from headers, pixels and table rows."""
+"""De-identification: removal of identity from headers, pixels and table rows."""

@@ -1,6 +1,6 @@
-"""What of a DICOM data set may stay, what is replaced, and what the result says of it: the lists of `anonymise.py`.
+"""Lists of DICOM attributes that de-identification retains, empties or replaces, by keyword (PS3.6).
 
-Attributes by keyword (PS3.6). Source of the rules: PS3.15 2026c, Annex E, Table E.1-1 and E.3; CID 7050 of PS3.16.
+Source of the rules: PS3.15 2026c, Annex E, Table E.1-1 and E.3; CID 7050 of PS3.16.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ CODES = (
     ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
     ("113108", "Retain Patient Characteristics Option"),
 )
-KEPT = (
-    # what it is
+RETAINED = (
+    # kind of object
     "SpecificCharacterSet ImageType SOPClassUID Modality BodyPartExamined AnatomicRegionSequence Laterality "
     "ImageLaterality FrameLaterality PatientSex PatientPosition SeriesNumber AcquisitionNumber InstanceNumber "
     "BurnedInAnnotation RecognizableVisualFeatures CodeValue CodingSchemeDesignator CodeMeaning "
-    # what it refers to
+    # references
     "ReferencedImageSequence SourceImageSequence DerivationImageSequence ReferencedSeriesSequence "
     "ReferencedInstanceSequence ReferencedSOPClassUID ReferencedFrameNumber DimensionOrganizationSequence "
     "DimensionOrganizationType DimensionIndexSequence DimensionIndexPointer FunctionalGroupPointer "
@@ -59,19 +59,19 @@ UIDS = (
     "ConcatenationUID",
 )
 DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
-MOMENTS = ("AcquisitionDateTime", "FrameAcquisitionDateTime", "FrameReferenceDateTime")  # their day alone stays
+DATE_TIMES = ("AcquisitionDateTime", "FrameAcquisitionDateTime", "FrameReferenceDateTime")  # only the day stays
 EMPTY = ("PatientBirthDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber")  # type 2: present
-EMPTIED = ("PositionReferenceIndicator", "ContentTime", "AcquisitionContextSequence")  # type 2 of some: if it was there
+EMPTIED = ("PositionReferenceIndicator", "ContentTime", "AcquisitionContextSequence")  # type 2 of some: if present
 DUMMIES = {"ContentTime": "000000", "DeviceSerialNumber": "0"}  # type 1 of enhanced objects
-# Short terms of coded fields that are not closed (PS3.3 C.7.6.1.1.2, C.8.3.1.1; PS3.16 Annex L), in lower case: a
-# patient of such a name is not known by them
+# Short terms of coded fields that are not closed (PS3.3 C.7.6.1.1.2, C.8.3.1.1; PS3.16 Annex L), in lower case: in
+# these fields they do not identify a patient of that name.
 TERMS = frozenset(
     "se ir gr ep rm sk ss sp mp osp mtc per rg cg ppg fc pff pfp fs arm leg eye hip jaw toe ear nd mip mpr adc fa ffe "
     "tse fse dis sat no yes ax axi cor sag obl".split()
 )
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-# Value representations that hold no text of anybody: numbers, and the bytes of pictures and tables.
-PLAIN = frozenset("US SS UL SL UV SV FD FL DS IS AT OB OW OF OD OL OV UI".split()) | {
+# Value representations without free text: numbers, and the bytes of pictures and tables.
+NON_TEXT = frozenset("US SS UL SL UV SV FD FL DS IS AT OB OW OF OD OL OV UI".split()) | {
     "OB or OW",
     "US or SS",
     "US or OW",

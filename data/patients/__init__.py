@@ -1,1 +1,1 @@
-"""Whose scan it is: patient identity in tables, file names and DICOM headers, and contradictions between them."""
+"""Patient identity in tables, file names and DICOM headers, and contradictions between them."""

@@ -1,4 +1,4 @@
-"""The signs of a person: what table and DICOM header say of whose a scan is, and which of them say nothing."""
+"""Identity signs of a scan from table and DICOM header, and the removal of signs that do not identify."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data.record import HeaderIdentity
 from data.scan.dicom.header_identity import birth_day, fold, folded_name, is_placeholder, of_header
 from lineage import fingerprint, keys
 
-# One manifest column for each sign of a person, as a keyed pseudonym, "" where the file or the table gives none.
+# One manifest column for each sign of a person, as a keyed pseudonym; "" if the file or the table gives none.
 SIGNS = (
     "spelling",
     "header_patient",
@@ -26,30 +26,35 @@ SIGNS = (
     "header_birth",
     "group_spelling",
 )
-JOINING = tuple(name for name in SIGNS if name not in ("header_name", "header_birth"))  # asked of admitted units
-LINKS = ("patient", *(name for name in JOINING if name != "group_spelling"))  # that make files one patient's
-APART = "|"  # between several ids in one sign
-CROWD = 3  # patients with one other number: that is of an insurance or a trial
+JOINING = tuple(name for name in SIGNS if name not in ("header_name", "header_birth"))  # compared with admitted units
+LINKS = (
+    "patient",
+    *(name for name in JOINING if name != "group_spelling"),
+)  # signs that make files those of one patient
+APART = "|"  # separator of several ids in one sign
+CROWD = 3  # patients with one other number, which is then that of an insurance or a trial
 UIDS = ("study", "series", "frame", "instance")
 UNIQUE = tuple(f"header_{kind}" for kind in UIDS)
-MANY = 3  # patients, all of a batch, with one frame of reference: a constant and no sign
-WELL_KNOWN = "1.2.840.10008."  # frames of reference of atlases (PS3.6 A-2), the same for everybody
+MANY = 3  # patients, all of a batch, with one frame of reference: a constant, no sign
+WELL_KNOWN = "1.2.840.10008."  # frames of reference of atlases (PS3.6 A-2), the same for all patients
 UID = re.compile(r"[0-9.]{3,64}")  # PS3.5, section 9.1
-BOTH = "both"  # a header's name and birth date together say who it is; either alone only who it is not
+BOTH = "both"  # name and birth date together identify a person; one of them can only exclude a person
 
 
-def signs(called: str, header: HeaderIdentity, group: str = "") -> dict[str, str]:
-    """The signs of one scan in clear, for `check`: `called` and `group` are those of the table or the folder."""
+def signs(patient_id: str, header: HeaderIdentity, group: str = "") -> dict[str, str]:
+    """The signs of one scan in clear, for `check`; `patient_id` and `group` are those of the table or the folder."""
     name, birth = folded_name(header), birth_day(header)
     others = [
-        fold(each) for each in header.others if not is_placeholder(each) and fold(each) != fold(header.patient_id)
+        fold(other_id)
+        for other_id in header.others
+        if not is_placeholder(other_id) and fold(other_id) != fold(header.patient_id)
     ]
     return {
-        "spelling": f"id {fold(called or group)}" if called or group else "",
+        "spelling": f"id {fold(patient_id or group)}" if patient_id or group else "",
         "header_patient": "" if is_placeholder(header.patient_id) else f"id {fold(header.patient_id)}",
         "header_person": _person(header),
-        **{f"header_{kind}": _unique(getattr(header, kind)) for kind in UIDS},
-        "header_others": APART.join(f"id {each}" for each in dict.fromkeys(others)),
+        **{f"header_{kind}": _identifying_uid(getattr(header, kind)) for kind in UIDS},
+        "header_others": APART.join(f"id {other_id}" for other_id in dict.fromkeys(others)),
         "header_name": f"name {name}" if name else "",
         "header_birth": f"birth {birth}" if birth else "",
         "group_spelling": f"group {fold(group)}" if group else "",
@@ -57,9 +62,9 @@ def signs(called: str, header: HeaderIdentity, group: str = "") -> dict[str, str
 
 
 def keyed(plain: Mapping[str, str]) -> dict[str, str]:
-    """Signs as the manifest keeps them: nobody without this installation's key can redo them.
+    """Signs as the manifest stores them; they cannot be recomputed without this installation's key.
 
-    UIDs are those of the de-identified copy, shortened, so that `stored_signs` gives the same.
+    UIDs are those of the de-identified copy, shortened, so that `stored_signs` gives the same signs.
     """
 
     def sign(name: str, text: str) -> str:
@@ -69,86 +74,93 @@ def keyed(plain: Mapping[str, str]) -> dict[str, str]:
 
 
 def stored_signs(header: Any) -> dict[str, str]:
-    """The signs that a de-identified DICOM copy (its data set) still shows: those of its UIDs, as `keyed` gives them.
+    """The signs that a de-identified DICOM copy (its data set) still has: those of its UIDs, as `keyed` gives them.
 
-    For batches that were admitted before the manifest had columns for them.
+    They serve batches that were admitted before the manifest had columns for signs.
     """
-    unique = of_header(header)
-    return {f"header_{kind}": _short(uid) if (uid := getattr(unique, kind)) else "" for kind in UIDS}
+    identity = of_header(header)
+    return {f"header_{kind}": _short(uid) if (uid := getattr(identity, kind)) else "" for kind in UIDS}
 
 
-def without_constants(files: pd.DataFrame, before: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """The files, new and admitted, without the signs that say nothing, and what has to be said of that."""
-    files, before, warnings = files.copy(), before.copy(), []
+def without_constants(files: pd.DataFrame, earlier: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The new and the admitted files without the signs that do not identify, and warnings about these."""
+    files, earlier, warnings = files.copy(), earlier.copy(), []
     patients = files["patient"].nunique()
 
     def is_constant(name: str) -> bool:
         return len(files) > 0 and bool((files[name] == files[name].iloc[0]).all()) and files[name].iloc[0] != ""
 
-    one_person = is_constant("header_person") and files["header_person"].iloc[0].startswith(BOTH)
-    if patients > 1 and is_constant("header_patient") and not one_person:
+    is_one_person = is_constant("header_person") and files["header_person"].iloc[0].startswith(BOTH)
+    if patients > 1 and is_constant("header_patient") and not is_one_person:
         files["header_patient"] = ""
         warnings.append("every scan has the same PatientID in its header: the headers do not say who is who")
-    for name, called in (("header_frame", "frame of reference"), ("header_instance", "instance UID")):
+    for name, label in (("header_frame", "frame of reference"), ("header_instance", "instance UID")):
         if patients >= MANY and is_constant(name) and not is_constant("header_study"):
             files[name] = ""
-            warnings.append(f"every scan has the same {called} in its header: it does not say who is who")
-    warnings += _numbers_of_two(files, before)
-    warnings += _numbers_of_a_crowd(files, before)
-    for name in LINKS[2:] if len(before) else ():
-        clusters = before[before[name] != ""].groupby(name)["cluster"].nunique()
+            warnings.append(f"every scan has the same {label} in its header: it does not say who is who")
+    warnings += _split_shared_numbers(files, earlier)
+    warnings += _drop_crowd_numbers(files, earlier)
+    for name in LINKS[2:] if len(earlier) else ():
+        clusters = earlier[earlier[name] != ""].groupby(name)["cluster"].nunique()
         ambiguous = set(clusters[clusters > 1].index) & set(files[name])
         if ambiguous:
             files.loc[files[name].isin(ambiguous), name] = ""
             warnings.append(
-                f"{name.replace('_', ' ')}: {len(ambiguous)} of the batch stand under several admitted patients and "
-                "were not compared; look at them with `oncoloop data recheck`"
+                f"{name.replace('_', ' ')}: {len(ambiguous)} of the batch belong to several admitted patients and "
+                "were not compared; check them with `oncoloop data recheck`"
             )
     names = files[files["header_patient"] != ""].groupby("patient")["header_person"].nunique()
     if (names > 1).any():
         warnings.append(f"patients with several names or birth dates in their headers: {int((names > 1).sum())}")
     files.loc[files["header_patient"] != "", "header_person"] = ""
-    return files, before, warnings
+    return files, earlier, warnings
 
 
-def _numbers_of_two(files: pd.DataFrame, before: pd.DataFrame) -> list[str]:
-    """Make the patient numbers that two hospitals gave to two people different ones, in place; and say so.
+def _split_shared_numbers(files: pd.DataFrame, earlier: pd.DataFrame) -> list[str]:
+    """Distinguish, in place, a patient number that two hospitals gave to two people; returns warnings.
 
-    Such are numbers of several patients of the table whose headers differ in the name and in the birth date as well.
+    Such a number belongs to several patients of the table whose headers differ in the name and in the birth date.
     """
-    numbered = pd.concat([files, before])
+    numbered = pd.concat([files, earlier])
     numbered = numbered[numbered["header_patient"] != ""]
     several = numbered.groupby("header_patient")["patient"].nunique()
     split = []
     for number in several.index[several > 1]:
-        people = numbered[numbered["header_patient"] == number].groupby("patient")
-        if all(_is_apart([set(values) for _, values in people[name]]) for name in ("header_name", "header_birth")):
+        patients = numbered[numbered["header_patient"] == number].groupby("patient")
+        if all(
+            _are_disjoint([set(values) for _, values in patients[name]]) for name in ("header_name", "header_birth")
+        ):
             split.append(number)
-    for table in (files, before):
-        own = table["header_patient"].isin(split)
-        table.loc[own, "header_patient"] += " of " + table.loc[own, "patient"]
+    for table in (files, earlier):
+        is_split = table["header_patient"].isin(split)
+        table.loc[is_split, "header_patient"] += " of " + table.loc[is_split, "patient"]
     if not split:
         return []
     return [f"patient numbers of the headers that stand for people of other names and birth dates: {len(split)}"]
 
 
-def _is_apart(values: Sequence[set[str]]) -> bool:
-    """Whether sets share no value, and none lacks one."""
+def _are_disjoint(values: Sequence[set[str]]) -> bool:
+    """Whether the sets share no value, and none holds an empty value."""
     return "" not in set().union(*values) and sum(map(len, values)) == len(set().union(*values))
 
 
-def _numbers_of_a_crowd(files: pd.DataFrame, before: pd.DataFrame) -> list[str]:
-    """Leave out other numbers that many patients have, in place; and say so."""
-    scans = pd.concat([files, before])
+def _drop_crowd_numbers(files: pd.DataFrame, earlier: pd.DataFrame) -> list[str]:
+    """Remove, in place, other numbers that many patients have; returns warnings."""
+    scans = pd.concat([files, earlier])
     scans = scans[scans["header_others"] != ""]
-    each = scans[["patient"]].assign(number=scans["header_others"].str.split(APART)).explode("number")
-    patients = each.groupby("number")["patient"].nunique()
-    crowd = set(patients.index[patients >= CROWD])
-    for table in (files, before) if crowd else ():
+    numbered = scans[["patient"]].assign(number=scans["header_others"].str.split(APART)).explode("number")
+    patients = numbered.groupby("number")["patient"].nunique()
+    crowd_numbers = set(patients.index[patients >= CROWD])
+    for table in (files, earlier) if crowd_numbers else ():
         table["header_others"] = [
-            APART.join(number for number in text.split(APART) if number not in crowd) for text in table["header_others"]
+            APART.join(number for number in text.split(APART) if number not in crowd_numbers)
+            for text in table["header_others"]
         ]
-    return [f"other patient IDs of the headers that {CROWD} or more patients have: {len(crowd)}"] if crowd else []
+    return (
+        [f"other patient IDs of the headers that {CROWD} or more patients have: {len(crowd_numbers)}"]
+        if crowd_numbers
+        else []
+    )
 
 
 def _person(header: HeaderIdentity) -> str:
@@ -157,7 +169,7 @@ def _person(header: HeaderIdentity) -> str:
     return " ".join(filter(None, (kind, name, birth)))
 
 
-def _unique(uid: str) -> str:
+def _identifying_uid(uid: str) -> str:
     return uid if UID.fullmatch(uid) and not uid.startswith(WELL_KNOWN) else ""
 
 

@@ -1,2 +1,1 @@
-"""One scan file or series: bytes in, a `Scan` with pixels, spacing and header facts out. Nothing about batches or
-patients."""
+"""Reading one scan file or series into a `Scan` with pixels, spacing and header facts; no batches, no patients."""

@@ -1,4 +1,4 @@
-"""PNG and JPEG, upright as every viewer shows them: as a scan, and as a file without EXIF and hidden pixels."""
+"""Reading PNG and JPEG upright, as a scan and as a file without EXIF and hidden pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data.record import Scan, Units
 from data.scan import size_limits
-from data.scan.dicom.image_type import COLOURS, labels
+from data.scan.dicom.image_type import COLOURS, mask_kind
 from lineage.errors import Fault
 
 ORIENTATION = 0x0112  # EXIF (CIPA DC-008)
@@ -26,33 +26,35 @@ UPRIGHT = {
 }
 PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 DEEP_MODES = ("I;16", "I;16B", "I", "F")
-JPEG, NOISE = b"\xff\xd8\xff", 24  # greys by which compression moves black and white
+JPEG, NOISE = b"\xff\xd8\xff", 24  # greys by which compression changes black and white
 SAMPLE = 128 * 128  # pixels, or up to four times as many, on a regular grid
-DEEPEST = 65535  # white of 16 bits
-TINT, FEW = 32, 0.001  # by which channels of 0 to 255 differ in a coloured pixel; share of pixels that may
+DEEPEST = 65535  # white in 16 bits
+TINT, MAX_COLOURED = 32, 0.001  # channel difference (0 to 255) of a coloured pixel; share of them in a grey picture
 
 
 def read_picture(name: str, content: bytes) -> Scan:
-    """One slice of grey, 0 to 255; what is transparent lies on black. Fault for a file of several pictures.
+    """One slice of grey, 0 to 255, with transparent parts on black. Fault for a file of several pictures.
 
-    `header["depth"]` is "16" where the file has so many bits, which may be more than its values use.
+    `header["depth"]` is "16" if the file has 16 bits, which may be more than its values use.
     """
-    picture, turn = _opened(name, content)
+    picture, turn = _open_picture(name, content)
     if getattr(picture, "n_frames", 1) != 1:
         raise Fault(f"{name}: is animated or holds several pictures; give one picture per file")
-    picture = _on_black(picture)
+    picture = _composite_on_black(picture)
     is_deep = picture.mode in DEEP_MODES
     if is_deep:
-        grey = np.asarray(_turned(picture, turn), dtype=np.float32) * np.float32(255 / DEEPEST)
+        grey = np.asarray(_turn_picture(picture, turn), dtype=np.float32) * np.float32(255 / DEEPEST)
     else:
-        grey = np.asarray(_turned(picture.convert("L"), turn), dtype=np.float32)
-    kind = COLOURS if _coloured(picture) else labels(_without_noise(grey) if content.startswith(JPEG) else grey)
-    facts = {"format": "picture", "modality": "", "image_type": kind}
+        grey = np.asarray(_turn_picture(picture.convert("L"), turn), dtype=np.float32)
+    image_type = (
+        COLOURS if _is_coloured(picture) else mask_kind(_without_noise(grey) if content.startswith(JPEG) else grey)
+    )
+    facts = {"format": "picture", "modality": "", "image_type": image_type}
     return Scan(name, grey[None], Units.DISPLAY, None, None, facts | ({"depth": "16"} if is_deep else {}))
 
 
 def _without_noise(grey: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A JPEG that is nearly black and white alone, as these; others as they are. Compression moves greys at edges."""
+    """A JPEG that is almost black and white, reduced to these two; others unchanged. Compression changes edge greys."""
     step = max(1, int(np.sqrt(grey.size / SAMPLE)))
     sample = grey[::step, ::step]
     between = np.count_nonzero((sample > NOISE) & (sample < 255 - NOISE))
@@ -60,27 +62,26 @@ def _without_noise(grey: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(grey > 127, np.float32(255), np.float32(0)) if 4 * between < white else grey
 
 
-def _coloured(picture: Any) -> bool:
-    """Whether some of the picture is in colours: a map, a screenshot, a mark. JPEG alone tints grey by a little."""
+def _is_coloured(picture: Any) -> bool:
+    """Whether the picture has coloured pixels (a map, a screenshot, a mark); JPEG itself tints grey slightly."""
     if picture.mode in (*DEEP_MODES, "1", "L", "LA"):
         return False
     colours = np.asarray(picture.convert("RGB"))[::2, ::2].astype(np.int16)
-    return bool((np.ptp(colours, axis=2) > TINT).mean() > FEW)
+    return bool((np.ptp(colours, axis=2) > TINT).mean() > MAX_COLOURED)
 
 
 def upright_png(name: str, content: bytes) -> bytes | None:
-    """The picture turned as its EXIF asks, transparent parts on black, as PNG without loss; None where it is upright
-    and opaque as it is stored.
+    """The picture as a lossless PNG, turned upright by its EXIF, with transparent parts on black.
 
-    Fault where it can't be decoded.
+    None if the stored picture is already upright and opaque. Fault if it can't be decoded.
     """
     try:
-        stored, turn = _opened(name, content)
-        picture = _on_black(stored)
+        stored, turn = _open_picture(name, content)
+        picture = _composite_on_black(stored)
         if not turn and picture is stored:
             return None
         stream = io.BytesIO()
-        _turned(picture if picture.mode in PNG_MODES else picture.convert("L"), turn).save(stream, "PNG")
+        _turn_picture(picture if picture.mode in PNG_MODES else picture.convert("L"), turn).save(stream, "PNG")
         return stream.getvalue()
     except Fault:
         raise
@@ -88,9 +89,11 @@ def upright_png(name: str, content: bytes) -> bytes | None:
         raise Fault(f"{name}: cannot be de-identified ({type(error).__name__}); export it again") from error
 
 
-def _opened(name: str, content: bytes) -> tuple[Any, str]:
-    """The picture, and the name of the turn that puts it upright, empty where it is. The EXIF of a PNG may follow its
-    pixels."""
+def _open_picture(name: str, content: bytes) -> tuple[Any, str]:
+    """The picture, and the name of the turn that makes it upright, empty if it is upright.
+
+    The EXIF of a PNG may follow its pixels.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -109,8 +112,8 @@ def _opened(name: str, content: bytes) -> tuple[Any, str]:
     return picture, turn
 
 
-def _on_black(picture: Any) -> Any:
-    """The picture without what lies hidden under its transparent parts; itself where all of it is opaque."""
+def _composite_on_black(picture: Any) -> Any:
+    """The picture without the pixels hidden under its transparent parts; the same object if it is opaque."""
     from PIL import Image
 
     if picture.mode in DEEP_MODES or not picture.has_transparency_data:
@@ -122,7 +125,7 @@ def _on_black(picture: Any) -> Any:
     return Image.alpha_composite(black, layered).convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
 
 
-def _turned(picture: Any, turn: str) -> Any:
+def _turn_picture(picture: Any, turn: str) -> Any:
     from PIL import Image
 
     return picture.transpose(Image.Transpose[turn]) if turn else picture

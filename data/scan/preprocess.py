@@ -1,4 +1,4 @@
-"""Any scan -> what a network sees: window, square, resize. The ONE preprocessing, for training and for serving."""
+"""Preprocessing of a scan into the network's input (window, square, resize), the same for training and serving."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from data.record import PixelSettings, Scan, Units
 
 PERCENTILES = (1.0, 99.5)  # of a slice in arbitrary units: its black and its white
 DISPLAY_WHITE = 255.0
-FLAT = 1e-30  # between black and white: what is less is one value, and has no finite inverse in float32
+MIN_RANGE = 1e-30  # between black and white; a smaller range has no finite inverse in float32
 
 
 def unit_pixels(pixels: NDArray[np.float32], units: Units, settings: PixelSettings) -> NDArray[np.float32]:
-    """One slice (height × width, in `units`) as size × size × 1 in [0, 1], float32; its aspect is kept.
+    """One slice (height × width, in `units`) as size × size × 1 in [0, 1], float32, with its aspect ratio kept.
 
-    HU go through the task's window (centre, width in HU), display grey through 0 to 255, anything else through the
-    slice's own 1st to 99.5th percentile; a slice of one value becomes black. Sums alone, no library's resize: the
-    same bits on every machine.
+    HU are scaled by the task's window (centre, width in HU), display grey by 0 to 255, other units by the slice's own
+    1st to 99.5th percentile. A slice of one value becomes black. The resize uses sums only and no library, so that
+    every machine computes the same bits.
     """
     low, high = _range(pixels, units, settings)
-    if high - low < FLAT:
+    if high - low < MIN_RANGE:
         return np.zeros((settings.size, settings.size, 1), np.float32)
     clipped = np.clip(pixels, np.float32(low), np.float32(high))
     grey = area(_square(clipped, float(clipped.min())), settings.size, settings.size)
@@ -31,9 +31,9 @@ def unit_pixels(pixels: NDArray[np.float32], units: Units, settings: PixelSettin
     return np.clip(unit, 0, 1, out=unit)[:, :, None]
 
 
-def shares(drawn: NDArray[np.bool_], cells: int) -> NDArray[np.float32]:
-    """The share of each cell that is drawn: `cells` × `cells` over the square into which `unit_pixels` puts a slice."""
-    return area(_square(drawn.astype(np.float32), 0.0), cells, cells)
+def shares(mask: NDArray[np.bool_], cells: int) -> NDArray[np.float32]:
+    """The share of each cell that the mask covers, `cells` × `cells` over the square that `unit_pixels` makes."""
+    return area(_square(mask.astype(np.float32), 0.0), cells, cells)
 
 
 def scan_pixels(scan: Scan, settings: PixelSettings) -> NDArray[np.float32]:
@@ -42,20 +42,20 @@ def scan_pixels(scan: Scan, settings: PixelSettings) -> NDArray[np.float32]:
 
 
 def area(picture: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
-    """Resize by exact area: each new pixel is the mean of the patch that it covers, parts of pixels included."""
+    """Resize by exact area: each new pixel is the mean of the patch that it covers, including parts of pixels."""
     if picture.shape == (rows, columns):
         return picture
     return _shrink(_shrink(picture, rows).T, columns).T
 
 
 def _shrink(picture: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
-    """Resize along the first axis; sums in a fixed order, so that the result does not depend on a BLAS."""
-    turns, left = divmod(len(picture), rows)
-    if turns and not left:  # whole patches: the same sums, without a list of places
-        whole: NDArray[np.float32] = picture[0::turns] * np.float32(1 / turns)
-        for turn in range(1, turns):
-            whole += picture[turn::turns] * np.float32(1 / turns)
-        return whole
+    """Resize along the first axis. Sums run in a fixed order, so that the result does not depend on a BLAS."""
+    rows_per_patch, remainder = divmod(len(picture), rows)
+    if rows_per_patch and not remainder:  # the same sums, without a list of positions
+        mean: NDArray[np.float32] = picture[0::rows_per_patch] * np.float32(1 / rows_per_patch)
+        for offset in range(1, rows_per_patch):
+            mean += picture[offset::rows_per_patch] * np.float32(1 / rows_per_patch)
+        return mean
     sources, shares = _patches(len(picture), rows)
     shrunk: NDArray[np.float32] = picture[sources[0]] * shares[0]
     for source, share in zip(sources[1:], shares[1:], strict=True):
@@ -65,14 +65,14 @@ def _shrink(picture: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=64)
 def _patches(length: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """For each of `count` patches the old pixels in turn (turns × patches), and the share of the patch that each is."""
+    """The old pixels of each of `count` patches (steps × patches), and the share of the patch that each pixel has."""
     borders = np.arange(count + 1) * (length / count)
     first, last = borders[:-1], borders[1:]
     start = np.floor(first + 1e-9).astype(np.int64)
-    turns = int(np.max(np.ceil(last - 1e-9) - start))
-    places = start + np.arange(turns)[:, None]
-    shares = np.clip(np.minimum(places + 1, last) - np.maximum(places, first), 0, None) * (count / length)
-    return np.minimum(places, length - 1), shares.astype(np.float32)[:, :, None]
+    steps = int(np.max(np.ceil(last - 1e-9) - start))
+    positions = start + np.arange(steps)[:, None]
+    shares = np.clip(np.minimum(positions + 1, last) - np.maximum(positions, first), 0, None) * (count / length)
+    return np.minimum(positions, length - 1), shares.astype(np.float32)[:, :, None]
 
 
 def _range(pixels: NDArray[np.float32], units: Units, settings: PixelSettings) -> tuple[float, float]:
@@ -92,7 +92,7 @@ def _percentile(pixels: NDArray[np.float32], percent: float) -> float:
 
 
 def _square(grey: NDArray[np.float32], border: float) -> NDArray[np.float32]:
-    """Centred in a square with that border."""
+    """The picture centred in a square whose border has the value `border`."""
     height, width = grey.shape
     if height == width:
         return grey

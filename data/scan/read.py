@@ -1,4 +1,4 @@
-"""Any supported file -> Scan: DICOM, NIfTI, PNG, JPEG or a zip of one scan, recognised by content and never by name."""
+"""Reading any supported file into a Scan: DICOM, NIfTI, PNG, JPEG or a zip, recognised by content, never by name."""
 
 from __future__ import annotations
 
@@ -17,67 +17,67 @@ from data import identifiers
 from data.record import Scan, Units
 from data.scan import padding, size_limits, zip_archive
 from data.scan.dicom import pixel_data
-from data.scan.dicom.dicom_file import NoImage, dataset, is_dicom, scan_of
-from data.scan.nifti import nifti_bytes, read_nifti
+from data.scan.dicom.dicom_file import NoImage, is_dicom, scan_from_dataset
+from data.scan.dicom.dicom_file import dataset as dataset
+from data.scan.nifti import read_nifti
 from data.scan.picture_file import read_picture
 from data.scan.series import named, series, sift
 from lineage.errors import Fault
 
-LARGEST = 1e12  # of a pixel, in any unit
-__all__ = ["assemble", "dataset", "member", "nifti_bytes", "opened", "read", "series"]
+MAX_VALUE = 1e12  # of a pixel, in any unit
 
 
 def read(name: str, content: bytes) -> Scan:
     """Decode one file. `pixels` are HU for CT with a rescale, grey of 0 to 255 for pictures, else scanner units.
 
     A zip archive must hold one scan: a series of single-slice DICOM files, or one file of any other kind.
-    Whatever is wrong with the file is a Fault of one sentence that names it; nothing else is raised.
+    Every problem of the file is raised as a Fault of one sentence with its name, never as another exception.
     """
     if not zip_archive.is_archive(content):
         return opened(name, content)[0]
-    return assemble(name, (member(name, inside, part)[0] for inside, part in zip_archive.members(name, content)))
+    return assemble(name, (member(name, path, part)[0] for path, part in zip_archive.members(name, content)))
 
 
 def opened(name: str, content: bytes) -> tuple[Scan, Any]:
-    """One file that is no archive, decoded, and its DICOM header (None for the other formats): one pass.
+    """The scan of one file that is no archive, and its DICOM header (None for other formats), in one pass.
 
-    No value of the header has been asked for yet: de-identification hands their bytes on as they are. Where pixel data
-    hold more than the scan shows, the header has pixel data anew.
+    No value of the header is parsed yet, so that de-identification can copy their bytes unchanged. If the pixel data
+    hold more than the scan shows, the header gets rewritten pixel data.
     """
-    kind = kind_of(name, content)
-    _hush()
+    file_format = kind_of(name, content)
+    _silence_libraries()
     try:
-        header = dataset(name, content) if kind == "dicom" else None
+        header = dataset(name, content) if file_format == "dicom" else None
         untouched = _untouched(header) if header is not None else None
-        scan = scan_of(name, header) if header is not None else _FORMATS[kind](name, content)
-        scan = _filled(name, scan)
+        scan = scan_from_dataset(name, header) if header is not None else _READERS[file_format](name, content)
+        scan = _fill_padding(name, scan)
         if scan.hides:
-            pixel_data.rewrite(name, untouched)
+            pixel_data.rewrite_pixel_data(name, untouched)
         return scan, untouched
     except Fault:
         raise
-    except Exception as error:  # pydicom alone raises nine kinds on hostile files
+    except Exception as error:  # pydicom alone raises nine kinds for hostile files
         reason = identifiers.unquoted(" ".join(str(error).split()), content)[:200] or "no reason given"
         raise Fault(f"{name}: cannot be decoded ({type(error).__name__}: {reason}); export it again") from error
 
 
 def _untouched(header: Any) -> Any:
-    """The same data set, whose values stay bytes when those of the other are asked for."""
+    """The same data set, whose values stay unparsed bytes when those of the original are parsed."""
     from pydicom.dataset import Dataset
 
-    same = Dataset(dict(header.items()))  # the elements as they are stored: iterating a data set parses them
-    same.set_original_encoding(*header.original_encoding, header.original_character_set)
+    copy = Dataset(dict(header.items()))  # the stored elements; iterating a data set parses them
+    copy.set_original_encoding(*header.original_encoding, header.original_character_set)
     if hasattr(header, "file_meta"):
-        same.file_meta = header.file_meta
-    return same
+        copy.file_meta = header.file_meta
+    return copy
 
 
-def member(name: str, inside: str, content: bytes) -> tuple[Scan, Any]:
-    """One file of the archive or folder `name`, opened; its scan and whatever is wrong carry the file's base name.
+def member(name: str, path: str, content: bytes) -> tuple[Scan, Any]:
+    """The scan and header of one file of the archive or folder `name`; scan and Fault carry the file's base name.
 
-    A DICOM object without an image is a scan without slices, for `assemble` to leave out by name.
+    A DICOM object without an image becomes a scan without slices, which `assemble` leaves out by name.
     """
-    base = PurePosixPath(inside).name
+    base = PurePosixPath(path).name
     try:
         return opened(base, content)
     except NoImage as fault:
@@ -87,42 +87,44 @@ def member(name: str, inside: str, content: bytes) -> tuple[Scan, Any]:
 
 
 def without_slices(name: str, fault: NoImage) -> Scan:
-    """A DICOM object that holds no image, as a scan for `series.sift` to leave out."""
+    """A DICOM object that holds no image, as a scan that `series.sift` leaves out."""
     facts = {"format": "dicom", "image_type": f"no image, but {fault.kind}"}
     empty = np.empty((0, 0, 0), np.float32)
     return Scan(name, empty, Units.RAW, None, None, facts, fault.identity.patient_id, fault.identity)
 
 
 def assemble(name: str, scans: Iterable[Scan]) -> Scan:
-    """One scan out of the files of the archive or folder `name`, see `series`. Fault where they are not one scan, or
-    too large."""
-    found: list[Scan] = []
+    """One scan from the files of the archive or folder `name`, see `series`.
+
+    Fault if they are not one scan, or too large.
+    """
+    member_scans: list[Scan] = []
     first, size = None, 0
     for scan in scans:
-        found.append(scan)
+        member_scans.append(scan)
         if not len(scan.pixels):
             continue
         size += scan.pixels.size
         size_limits.permit(name, -(-size // scan.pixels[0].size), *scan.pixels.shape[1:])
         first = first or scan
-        _alone(name, scan, first)
-    if not found:
+        _check_alone(name, scan, first)
+    if not member_scans:
         raise Fault(f"{name}: holds no file; put the files of one scan into it")
     try:
-        chosen, others = sift(found)
+        chosen, excluded = sift(member_scans)
         for scan in chosen[1:]:
-            _belongs(name, scan, chosen[0])
-        return replace(series(chosen), name=name, left_out=named(found, others))
+            _check_same_series(name, scan, chosen[0])
+        return replace(series(chosen), name=name, left_out=named(member_scans, excluded))
     except Fault as fault:
         raise Fault(f"{name}: {fault}") from fault
 
 
-def _alone(name: str, scan: Scan, first: Scan) -> None:
+def _check_alone(name: str, scan: Scan, first: Scan) -> None:
     if scan is not first and (scan.header.get("format") != "dicom" or first.header.get("format") != "dicom"):
         raise Fault(f"{name}: {scan.name} is one scan more; put only one volume, picture or DICOM series into it")
 
 
-def _belongs(name: str, scan: Scan, first: Scan) -> None:
+def _check_same_series(name: str, scan: Scan, first: Scan) -> None:
     if scan.header.get("series") != first.header.get("series"):
         raise Fault(f"{name}: holds two series, {scan.name} is of the second; give each a folder or archive of its own")
     if len(scan.pixels) != 1 or len(first.pixels) != 1:
@@ -132,15 +134,15 @@ def _belongs(name: str, scan: Scan, first: Scan) -> None:
 
 
 @lru_cache(maxsize=1)
-def _hush() -> None:
-    """Warnings and logs of these libraries quote header values, names of patients too: they are switched off."""
+def _silence_libraries() -> None:
+    """Switch off warnings and logs of these libraries: they quote header values, including names of patients."""
     for library in ("pydicom", "nibabel", "PIL"):
         warnings.filterwarnings("ignore", module=library)
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def kind_of(name: str, content: bytes) -> str:
-    """`dicom`, `picture` or `nifti`, by the first bytes of the content. Fault if it is none of them."""
+    """`dicom`, `picture` or `nifti`, by the first bytes of the content. Fault for any other format."""
     if content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
         return "picture"
     if is_dicom(content):
@@ -150,23 +152,23 @@ def kind_of(name: str, content: bytes) -> str:
     raise Fault(f"{name}: is not DICOM, NIfTI, PNG, JPEG or a zip of one; leave it out of the folder or convert it")
 
 
-_FORMATS = {"picture": read_picture, "nifti": read_nifti}
+_READERS = {"picture": read_picture, "nifti": read_nifti}
 
 
-def _filled(name: str, scan: Scan) -> Scan:
-    """The scan with its padding filled, pixels that are no number among it. Fault if a value is absurd, or all are."""
+def _fill_padding(name: str, scan: Scan) -> Scan:
+    """The scan with filled padding, which includes NaN. Fault if no pixel is finite, or if a value is out of range."""
     pixels, mask = np.ascontiguousarray(scan.pixels, dtype=np.float32), scan.padding
-    if not _measurable(pixels):
+    if not _is_measurable(pixels):
         finite = np.isfinite(pixels)
         if not finite.any():
             raise Fault(f"{name}: holds no finite pixel value; export it again")
         mask = ~finite if mask is None else mask | ~finite
-        if not _measurable(np.where(mask, np.float32(0), pixels)):
-            raise Fault(f"{name}: holds pixel values beyond {LARGEST:g}, which nothing measures; export it again")
-    return replace(scan, pixels=pixels, padding=padding.filled(pixels, scan.units, mask))
+        if not _is_measurable(np.where(mask, np.float32(0), pixels)):
+            raise Fault(f"{name}: holds pixel values beyond {MAX_VALUE:g}, which no scanner measures; export it again")
+    return replace(scan, pixels=pixels, padding=padding.fill_padding(pixels, scan.units, mask))
 
 
-def _measurable(pixels: NDArray[Any]) -> bool:
-    """Whether every value is a number whose square can still be summed; both extremes are no number if any is none."""
+def _is_measurable(pixels: NDArray[Any]) -> bool:
+    """Whether every value is a number small enough to sum squares; the extremes are NaN if any value is."""
     with np.errstate(all="ignore"):
-        return bool(pixels.min() >= -LARGEST and pixels.max() <= LARGEST)
+        return bool(pixels.min() >= -MAX_VALUE and pixels.max() <= MAX_VALUE)

@@ -1,4 +1,4 @@
-"""What a file declares about its own size, read from its first bytes: nothing is decoded before this is known."""
+"""Limits on the size that a file declares, checked before anything is decoded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lineage.errors import Fault
 DECODED_BYTES = 512 * 1024**2  # of one scan as float32
 PIXEL_BYTES = 4
 LONGEST_SERIES = 10_000  # files of one folder, archive or upload
-SEGMENTS = 10_000  # marker segments before the frame header of a JPEG; no real file has a hundred
+MAX_SEGMENTS = 10_000  # marker segments before the frame header of a JPEG; no real file has a hundred
 
 
 def permit(name: str, *shape: int) -> None:
@@ -18,7 +18,8 @@ def permit(name: str, *shape: int) -> None:
     size = PIXEL_BYTES
     for length in shape:
         if length < 1:
-            raise Fault(f"{name}: the header declares the shape {'×'.join(map(str, shape))}, which holds no pixel")
+            declared = "×".join(map(str, shape))
+            raise Fault(f"{name}: the header declares the shape {declared}, which holds no pixel; export it again")
         size *= length
     if size > DECODED_BYTES:
         raise Fault(
@@ -27,10 +28,10 @@ def permit(name: str, *shape: int) -> None:
         )
 
 
-def permit_codestream(name: str, frame: bytes) -> None:
+def check_codestream_size(name: str, frame: bytes) -> None:
     """Fault if a compressed frame (JPEG, JPEG-LS, JPEG 2000) declares more pixels than are read.
 
-    A DICOM header and the codestream inside may disagree, and decoders allocate what the codestream asks for.
+    A DICOM header and its codestream may disagree, and decoders allocate the size that the codestream declares.
     """
     if frame[:2] == b"\xff\xd8":
         rows, columns = _jpeg_size(frame)
@@ -45,20 +46,20 @@ def permit_codestream(name: str, frame: bytes) -> None:
 
 def _jpeg_size(frame: bytes) -> tuple[int, int]:
     """Rows and columns of the first frame header (ITU-T T.81 B.2.2, JPEG-LS T.87: SOF55); 0, 0 if there is none."""
-    at = 2
-    for _ in range(SEGMENTS):
-        if at + 9 > len(frame) or frame[at] != 0xFF:
+    position = 2
+    for _ in range(MAX_SEGMENTS):
+        if position + 9 > len(frame) or frame[position] != 0xFF:
             break
-        marker = frame[at + 1]
+        marker = frame[position + 1]
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns = struct.unpack(">HH", frame[at + 5 : at + 9])
+            rows, columns = struct.unpack(">HH", frame[position + 5 : position + 9])
             return rows, columns
         if marker == 0xFF:
-            at += 1
+            position += 1
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            at += 2
+            position += 2
         else:
-            at += 2 + int.from_bytes(frame[at + 2 : at + 4])
+            position += 2 + int.from_bytes(frame[position + 2 : position + 4])
     return 0, 0
 
 

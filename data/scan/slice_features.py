@@ -1,7 +1,7 @@
-"""The numbers that describe one slice: read by the suite, written to the journal, compared by the watch.
+"""Numbers that describe one slice, for the data checks, the journal and monitoring.
 
-They are taken from the slice in its own units, before any window of a task, so that a scanner with another gain,
-kernel or noise shows. No identity is among them.
+They are computed in the slice's own units, before any window of a task, so that another gain, kernel or noise of a
+scanner is visible. They contain no identity.
 """
 
 from __future__ import annotations
@@ -52,28 +52,28 @@ FACTS = (
     "image_type",
     "field_of_view",
 )
-CHECKED = ("corner_mean",)  # asked by the rules, compared by nobody: reference tables of before do not have it
-PLANES = ("sagittal", "coronal", "axial")  # by the axis of the patient that is nearest to the slice normal
-SMALLEST_BODY = 250.0  # mm: no trunk of an adult fits into less; a head or a child does, and is asked less
-CORNER = 16  # corners are squares of a sixteenth of the side
+CHECKED = ("corner_mean",)  # used by the rules only: older reference tables do not have it
+PLANES = ("sagittal", "coronal", "axial")  # by the patient axis nearest to the slice normal
+SMALLEST_BODY = 250.0  # mm; no adult trunk fits into less, a head or a child does and has fewer rules
+CORNER = 16  # a corner is a square of one sixteenth of the side
 DESCRIPTOR = "dct-1"
 EMBEDDING = 32
-LOW, BANDS, GRID = 5, 12, 64  # of the embedding: triangle of low frequencies, rings of energy, pixels square
-SAMPLE = 128 * 128  # pixels, or up to four times as many, that all but the border is taken from, on a regular grid
+LOW, BANDS, GRID = 5, 12, 64  # of the embedding: triangle of low frequencies, rings of energy, side in pixels
+SAMPLE = 128 * 128  # pixels on a regular grid, or up to four times as many, for all figures but the border
 GREYS = 64
 
 
 def describe(pixels: Array, scan: Scan) -> dict[str, float | str]:
-    """The columns of `DESCRIPTION` and `CHECKED` (0 where the format does not say), the texts of `FACTS`, of one slice.
+    """The columns of `DESCRIPTION` and `CHECKED` (0 if the format does not say) and the texts of `FACTS` of one slice.
 
-    `noise` is the standard deviation of Gaussian noise that the median of the pixel-to-pixel cross difference
-    stands for (Donoho 1994, on the finest diagonal detail); `sharpness` the variance of the Laplacian;
-    `blank_share` and `saturated_share` the shares of pixels at the slice's own minimum and maximum. Of a large slice
-    every figure but `border_mean` and `corner_mean` is that of a regular sample (`SAMPLE`).
+    `noise` is the standard deviation of Gaussian noise, estimated from the median of the pixel-to-pixel cross
+    difference (Donoho 1994, on the finest diagonal detail). `sharpness` is the variance of the Laplacian. `blank_share`
+    and `saturated_share` are the shares of pixels at the slice's own minimum and maximum. For a large slice every
+    figure but `border_mean` and `corner_mean` uses a regular sample (`SAMPLE`).
     """
     sample = np.sort(_sample(pixels), axis=None)
     ranks = np.rint(np.array([1, 5, 25, 50, 75, 95, 99]) / 100 * (sample.size - 1)).astype(int)
-    edge = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
+    border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
     distance, row, column = scan.spacing or (0.0, 0.0, 0.0)
     values = [
         float(sample.mean()),
@@ -82,7 +82,7 @@ def describe(pixels: Array, scan: Scan) -> dict[str, float | str]:
         _entropy(sample),
         _sharpness(pixels),
         _noise(pixels),
-        float(edge.mean()),
+        float(border.mean()),
         int(np.searchsorted(sample, sample[0], "right")) / sample.size,
         1 - int(np.searchsorted(sample, sample[-1])) / sample.size,
         float(pixels.shape[0]),
@@ -93,12 +93,12 @@ def describe(pixels: Array, scan: Scan) -> dict[str, float | str]:
     ]
     facts = scan.header | {"units": scan.units.value, "plane": _plane(scan.header.get("orientation", ""))}
     facts |= {"field_of_view": field_of_view(scan).value}
-    described = dict(zip(DESCRIPTION, values, strict=True)) | {"corner_mean": _corners(pixels)}
-    return described | {name: facts.get(name, "") for name in FACTS}
+    description = dict(zip(DESCRIPTION, values, strict=True)) | {"corner_mean": _corners(pixels)}
+    return description | {name: facts.get(name, "") for name in FACTS}
 
 
 def field_of_view(scan: Scan) -> FieldOfView:
-    """A crop where the shorter side of CT slices is less than `SMALLEST_BODY` in mm; a body where nobody knows."""
+    """A crop if the shorter side of CT slices is below `SMALLEST_BODY` in mm; a body if the size is unknown."""
     if scan.spacing is None or scan.units is not Units.HU:
         return FieldOfView.BODY
     side = min(length * step for length, step in zip(scan.pixels.shape[1:], scan.spacing[1:], strict=True))
@@ -106,7 +106,7 @@ def field_of_view(scan: Scan) -> FieldOfView:
 
 
 def _corners(pixels: Array) -> float:
-    """The mean of the four corners: air, in a cross-section of a body."""
+    """The mean of the four corners, which are air in a cross-section of a body."""
     rows, columns = (max(1, length // CORNER) for length in pixels.shape)
     return float(
         np.mean(
@@ -120,7 +120,7 @@ def _corners(pixels: Array) -> float:
 
 
 def _plane(orientation: str) -> str:
-    """Which plane the direction cosines of rows and columns span (PS3.3 C.7.6.2.1.1); "" where none are told."""
+    """The plane that the direction cosines of rows and columns span (PS3.3 C.7.6.2.1.1); "" without cosines."""
     try:
         a, b, c, d, e, f = (float(part) for part in orientation.split("\\"))
     except ValueError:
@@ -170,10 +170,11 @@ def _noise(pixels: Array) -> float:
 
 
 def embed(unit_pixels: Array) -> Array:
-    """32 numbers of a slice of the network's input (size × size, in [0, 1]), float32: the frozen descriptor `dct-1`.
+    """The frozen descriptor `dct-1` of a slice of the network's input (size × size, in [0, 1]): 32 numbers, float32.
 
-    20 low frequencies of the cosine transform of 64 × 64 pixels (shape and brightness), then the logarithm of the
-    energy in 12 rings of rising frequency (texture, blur, noise). Compared within a task by Euclidean distance.
+    The first 20 are low frequencies of the cosine transform of 64 × 64 pixels (shape and brightness). The other 12 are
+    the logarithm of the energy in rings of increasing frequency (texture, blur, noise). Distances within a task are
+    Euclidean.
     """
     basis, low, ring = _cosines()
     small = area(unit_pixels.reshape(unit_pixels.shape[:2]), GRID, GRID).astype(np.float64)
@@ -185,7 +186,7 @@ def embed(unit_pixels: Array) -> Array:
 
 @lru_cache(maxsize=1)
 def _cosines() -> tuple[NDArray[np.float64], tuple[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]]:
-    """Orthonormal cosine basis, the places of the 20 low frequencies, the ring of every frequency (0: the mean)."""
+    """Orthonormal cosine basis, the positions of the 20 low frequencies, the ring of every frequency (0: the mean)."""
     index = np.arange(GRID)
     basis = np.sqrt(2 / GRID) * np.cos(np.pi * (2 * index[None] + 1) * index[:, None] / (2 * GRID))
     basis[0] /= np.sqrt(2)
@@ -197,9 +198,9 @@ def _cosines() -> tuple[NDArray[np.float64], tuple[NDArray[np.int64], NDArray[np
 
 
 def dhash(pixels: Array) -> str:
-    """64-bit difference hash, 16 hex digits: is each of 8 × 9 patches brighter than its left neighbour?
+    """64-bit difference hash in 16 hex digits: whether each of 8 × 9 patches is brighter than its left neighbour.
 
-    Near-duplicates (recompressed, brightened) differ in few bits. Clip to the task's window first: see `unit_pixels`.
+    Near-duplicates (recompressed, brightened) differ in few bits. Clip to the task's window first (`unit_pixels`).
     """
     small = area(pixels.reshape(pixels.shape[:2]), 8, 9)
     bits = np.packbits(small[:, 1:] > small[:, :-1])

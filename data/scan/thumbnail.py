@@ -1,9 +1,9 @@
-"""A small picture of a slice, kept in the manifest, and the vector by which its likes are found.
+"""Thumbnails of slices for the manifest, and the vectors that find similar ones.
 
-40 × 40 pixels in 64 greys tell a copy from another person (data/duplicates/image_alignment.py); the vector tells
-which pictures are
-worth comparing. It is taken in the frame of the body: the picture is stretched so that the quartiles of its brightness
-along rows and columns fall on fixed places, so that neither a crop nor another field of view moves it far.
+A thumbnail has 40 × 40 pixels in 64 greys, enough to distinguish a copy from another person
+(data/duplicates/image_alignment.py). The vector selects the pairs that are worth comparing. It is computed in the frame
+of the body: the picture is stretched so that the quartiles of its brightness along rows and columns have fixed
+positions. So a crop or another field of view changes the vector only a little.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from data.scan.preprocess import area
 
 Array = NDArray[np.float32]
 SIDE, GREYS = 40, 64
-ANY = 47  # zlib's `wbits` for gzip and, of manifests before 2026-12, zlib
-FRAME, SPAN = 32, 0.45  # pixels of the body's frame; share of its half that the quartiles stand at
+WBITS = 47  # zlib's `wbits` for gzip and, in manifests from before 2026-12, zlib
+FRAME, SPAN = 32, 0.45  # pixels of the body's frame; position of the quartiles as a share of its half
 WAVES = 8  # half waves along an axis of the highest frequency in the vector
-DARK = 0.2  # of the white of a picture: less is taken for air
+DARK = 0.2  # share of a picture's white; less counts as air
 LENGTH = 51  # numbers of a vector
-BLOCK = 256  # pictures at once: what a processor's cache holds
+BLOCK = 256  # pictures at once, which a processor's cache holds
 
 
 def thumbnail(unit_pixels: Array) -> str:
@@ -37,82 +37,85 @@ def thumbnail(unit_pixels: Array) -> str:
 
 
 def encoded(greys: NDArray[np.uint8]) -> str:
-    """Greys of a thumbnail, side × side, as text."""
+    """The greys of a thumbnail (side × side) as text."""
     return base64.b64encode(gzipped(greys.tobytes(), level=6)).decode()
 
 
 def greys(column: pd.Series[str]) -> NDArray[np.uint8]:
-    """The thumbnails of a manifest, n × 40 × 40; black where there is none."""
+    """The thumbnails of a manifest column, n × 40 × 40; black for an empty cell."""
     empty = bytes(SIDE * SIDE)
-    raw = b"".join(zlib.decompress(base64.b64decode(text), ANY) if text else empty for text in column)
+    raw = b"".join(zlib.decompress(base64.b64decode(text), WBITS) if text else empty for text in column)
     return np.frombuffer(raw, np.uint8).reshape(len(column), SIDE, SIDE)
 
 
 def frames(pictures: NDArray[np.uint8]) -> Array:
-    """Where the body lies: half width between the quartiles of brightness and centre, in sides, along both axes; n × 4.
+    """The frame of the body in each picture, n × 4: (half height, row, half width, column) as shares of the side.
 
-    The picture's centre is 0; columns are (half height, row, half width, column).
+    The half sizes run between the quartiles of brightness. The picture's centre is at row 0 and column 0.
     """
-    ordered = np.sort(pictures.reshape(len(pictures), -1), 1, kind="stable")  # of bytes: far faster than a quantile
+    ordered = np.sort(pictures.reshape(len(pictures), -1), 1, kind="stable")  # bytes: far faster than a quantile
     white = ordered[:, round(0.95 * (ordered.shape[1] - 1)), None, None].astype(np.float32)
     mass = np.maximum(pictures.astype(np.float32) - np.float32(DARK) * white, 0)
-    found = []
+    columns = []
     for axis in (2, 1):
         low, high = _quartiles(mass.sum(axis))
-        found += [np.maximum(high - low, 2) / 2 / SIDE, (low + high) / 2 / SIDE - 0.5]
-    return np.stack(found, 1).astype(np.float32)
+        columns += [np.maximum(high - low, 2) / 2 / SIDE, (low + high) / 2 / SIDE - 0.5]
+    return np.stack(columns, 1).astype(np.float32)
 
 
 def start(left: Array, right: Array) -> Array:
-    """Scale (minus 1) and shifts that lay the frames `right` over `left`, as data/duplicates/image_alignment.py wants
-    them; n × 3."""
+    """Scale (minus 1) and shifts that map the frames `right` to `left`, n × 3.
+
+    data/duplicates/image_alignment.py starts from them.
+    """
     scale = np.sqrt((right[:, 0] * right[:, 2]) / (left[:, 0] * left[:, 2]))
     shift = right[:, 1::2] - scale[:, None] * left[:, 1::2]
     return np.concatenate([scale[:, None] - 1, shift], 1).astype(np.float32)
 
 
 def vectors(pictures: NDArray[np.uint8]) -> Array:
-    """Unit vectors of the low frequencies in the body's frame, n × 51; zero where there is nothing to see."""
-    blocks = [_vectors(pictures[at : at + BLOCK]) for at in range(0, len(pictures), BLOCK)]
+    """Unit vectors of the low frequencies in the body's frame, n × 51; zero for a blank picture."""
+    blocks = [_vectors(pictures[first : first + BLOCK]) for first in range(0, len(pictures), BLOCK)]
     return np.concatenate([np.zeros((0, LENGTH), np.float32), *blocks])
 
 
 def _vectors(pictures: NDArray[np.uint8]) -> Array:
-    lay = frames(pictures)
-    place = ((np.arange(FRAME, dtype=np.float32) + 0.5) / FRAME * 2 - 1) / np.float32(SPAN)
+    body = frames(pictures)
+    positions = ((np.arange(FRAME, dtype=np.float32) + 0.5) / FRAME * 2 - 1) / np.float32(SPAN)
     rows, columns = (
-        _sampler(((lay[:, at + 1] + 0.5) * SIDE)[:, None] + (lay[:, at] * SIDE)[:, None] * place - 0.5) for at in (0, 2)
+        _sampler(((body[:, column + 1] + 0.5) * SIDE)[:, None] + (body[:, column] * SIDE)[:, None] * positions - 0.5)
+        for column in (0, 2)
     )
     basis, weight = _cosines()
     framed = (basis @ rows) @ pictures.astype(np.float32) @ (basis @ columns).transpose(0, 2, 1)
-    told = (framed * weight)[:, weight > 0]
-    length = np.linalg.norm(told, axis=1, keepdims=True)
-    found: Array = np.where(length > 1e-3, told / np.maximum(length, np.float32(1e-6)), 0).astype(np.float32)
-    return found
+    weighted = (framed * weight)[:, weight > 0]
+    length = np.linalg.norm(weighted, axis=1, keepdims=True)
+    unit: Array = np.where(length > 1e-3, weighted / np.maximum(length, np.float32(1e-6)), 0).astype(np.float32)
+    return unit
 
 
 def _quartiles(mass: Array) -> tuple[Array, Array]:
-    """Where a quarter and three quarters of the mass along an axis lie, in pixels from its beginning; n each."""
+    """The positions of the first and the third quartile of the mass along an axis, in pixels; n values each."""
     total = np.cumsum(mass, 1, dtype=np.float64)
     total = np.concatenate([np.zeros((len(total), 1)), total], 1) / np.maximum(total[:, -1:], 1e-9)
-    row, found = np.arange(len(total)), []
+    row, quartiles = np.arange(len(total)), []
     for share in (0.25, 0.75):
-        at = (total < share).sum(1).clip(1, mass.shape[1])
-        low, high = total[row, at - 1], total[row, at]
-        found.append((at - 1 + (share - low) / np.maximum(high - low, 1e-9)).astype(np.float32))
-    return found[0], found[1]
+        index = (total < share).sum(1).clip(1, mass.shape[1])
+        low, high = total[row, index - 1], total[row, index]
+        quartiles.append((index - 1 + (share - low) / np.maximum(high - low, 1e-9)).astype(np.float32))
+    return quartiles[0], quartiles[1]
 
 
-def _sampler(at: NDArray[Any]) -> Array:
-    """Linear interpolation along one axis as matrices, n × FRAME × SIDE; the border goes on outside."""
-    at = np.clip(at, 0, SIDE - 1)
-    matrix = np.maximum(0, 1 - np.abs(at[:, :, None] - np.arange(SIDE, dtype=np.float32)))
+def _sampler(positions: NDArray[Any]) -> Array:
+    """Linear interpolation along one axis as matrices, n × FRAME × SIDE; outside, the border value is repeated."""
+    positions = np.clip(positions, 0, SIDE - 1)
+    matrix = np.maximum(0, 1 - np.abs(positions[:, :, None] - np.arange(SIDE, dtype=np.float32)))
     return np.asarray(matrix, np.float32)
 
 
 @lru_cache(maxsize=1)
 def _cosines() -> tuple[Array, Array]:
-    """Orthonormal cosines, WAVES × FRAME, and the weight of each pair of frequencies: rising, the mean left out."""
+    """Orthonormal cosines, WAVES × FRAME, and the weight of each pair of frequencies: increasing, 0 for the mean."""
     index, wave = np.arange(FRAME), np.arange(WAVES)
     basis = np.sqrt(2 / FRAME) * np.cos(np.pi * (2 * index + 1) * wave[:, None] / (2 * FRAME))
     basis[0] /= np.sqrt(2)

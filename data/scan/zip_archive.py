@@ -1,4 +1,4 @@
-"""Zip archives, opened safely: nothing is inflated before names, kinds and sizes of all members are known harmless."""
+"""Reading zip archives safely: names, kinds and sizes of all members are checked before anything is inflated."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ END, END64, LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 END_SIZE, END64_SIZE, LOCATOR_SIZE, COMMENT = 22, 56, 20, 65535
 MEMBERS = 10_000
 SET_MEMBERS = 200_000
-ENTRY = 300  # bytes of the directory that one member may take: 46, its name and a few extra fields
+ENTRY = 300  # bytes of the directory for one member: 46, its name and a few extra fields
 MEMBER_BYTES = 2**30
-SCAN_BYTES = 2**30  # of all files of one scan as they are stored, before they are decoded
+SCAN_BYTES = 2**30  # stored bytes of all files of one scan, before decoding
 SET_BYTES = 2**40
-RATIO, SMALL = 250, 2**22  # a deflated blank picture reaches 200; what inflates to less than SMALL harms nobody
+RATIO, SMALL = 250, 2**22  # a deflated blank picture reaches 200; a member below SMALL is harmless
 ENCRYPTED, UTF8 = 0x1, 0x800
 HIDDEN = (
     "__macosx",
@@ -43,41 +43,41 @@ def is_archive(content: bytes) -> bool:
 
 
 def hidden(name: str) -> bool:
-    """Whether a path names what systems and viewers leave behind: no scan, and no reason to refuse one."""
+    """Whether a path is a file that systems and viewers create: it is no scan, and no reason to refuse one."""
     return any(part.startswith(".") or part.lower() in HIDDEN for part in PurePosixPath(name).parts)
 
 
 def members(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Path and bytes of each file of one scan's archive, one after the other, in the order of their paths.
+    """Path and bytes of each file in one scan's archive, in the order of their paths.
 
-    The whole directory is checked before the first member is inflated. Fault names the archive and the member.
+    The complete directory is checked before the first member is inflated. A Fault names the archive and the member.
     """
-    with _opened(name, io.BytesIO(content), len(content), MEMBERS) as archive:
-        for info in _checked(name, archive, len(content), SCAN_BYTES):
-            yield info.filename, _inflated(name, archive, info)
+    with _open_archive(name, io.BytesIO(content), len(content), MEMBERS) as archive:
+        for info in _check_members(name, archive, len(content), SCAN_BYTES):
+            yield info.filename, _inflate_member(name, archive, info)
 
 
 def unpack(path: Path, target: Path) -> int:
-    """Write the files of a whole set's archive below `target`, an empty folder; returns how many. Fault as above."""
+    """Write the files of a data set's archive below `target`, an empty folder; returns their count. Fault as above."""
     size = path.stat().st_size
-    with path.open("rb") as stream, _opened(path.name, stream, size, SET_MEMBERS) as archive:
-        checked = _checked(path.name, archive, size, SET_BYTES)
-        needed, free = sum(info.file_size for info in checked), shutil.disk_usage(target).free
+    with path.open("rb") as stream, _open_archive(path.name, stream, size, SET_MEMBERS) as archive:
+        infos = _check_members(path.name, archive, size, SET_BYTES)
+        needed, free = sum(info.file_size for info in infos), shutil.disk_usage(target).free
         if needed > free:
-            raise Fault(f"{path.name}: needs {needed:,} bytes unpacked, and {free:,} are free; make room for it")
-        for info in checked:
+            raise Fault(f"{path.name}: needs {needed:,} bytes unpacked, and {free:,} are free; free some space")
+        for info in infos:
             file = target / info.filename
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                with file.open("xb") as written:
-                    written.write(_inflated(path.name, archive, info))
+                with file.open("xb") as output:
+                    output.write(_inflate_member(path.name, archive, info))
             except (FileExistsError, NotADirectoryError) as error:
                 raise _fault(path.name, info.filename, "is a file and a folder at once; pack the set again") from error
-    return len(checked)
+    return len(infos)
 
 
 def packed(files: dict[str, bytes]) -> bytes:
-    """An archive of files by name, stored as they are, without times: equal files give equal bytes."""
+    """An archive of files by name, stored without compression and times, so that equal files give equal bytes."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(files):
@@ -85,58 +85,66 @@ def packed(files: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def _opened(name: str, stream: io.BytesIO | io.BufferedReader, size: int, most: int) -> zipfile.ZipFile:
-    """The archive with its directory read, of which no more is read than `most` members need."""
-    if _directory(stream, size) > most * ENTRY:
-        raise Fault(f"{name}: has a directory for more than {most:,} files; divide the archive")
+def _open_archive(name: str, stream: io.BytesIO | io.BufferedReader, size: int, max_members: int) -> zipfile.ZipFile:
+    """The open archive with its directory, of which at most the size for `max_members` is read."""
+    if _declared_directory_size(stream, size) > max_members * ENTRY:
+        raise Fault(f"{name}: has a directory for more than {max_members:,} files; divide the archive")
     try:
         archive = zipfile.ZipFile(stream)
     except (zipfile.BadZipFile, ValueError, struct.error, OSError, RuntimeError, OverflowError) as error:
-        why = "a file name in it is not UTF-8" if isinstance(error, UnicodeDecodeError) else "it is damaged"
-        raise Fault(f"{name}: cannot be opened as a zip archive, {why}; pack it again") from error
-    if len(archive.infolist()) > most:
+        reason = "a file name in it is not UTF-8" if isinstance(error, UnicodeDecodeError) else "it is damaged"
+        raise Fault(f"{name}: cannot be opened as a zip archive, {reason}; pack it again") from error
+    if len(archive.infolist()) > max_members:
         archive.close()
-        raise Fault(f"{name}: holds {len(archive.infolist()):,} files, more than {most:,}; divide the archive")
+        raise Fault(f"{name}: holds {len(archive.infolist()):,} files, more than {max_members:,}; divide the archive")
     return archive
 
 
-def _directory(stream: io.BytesIO | io.BufferedReader, size: int) -> int:
-    """The most bytes of directory that anything like an archive's end declares (APPNOTE 4.3.14 to 16); 0 if none."""
+def _declared_directory_size(stream: io.BytesIO | io.BufferedReader, size: int) -> int:
+    """The largest directory size in bytes that any end record declares (APPNOTE 4.3.14 to 4.3.16); 0 without one."""
     stream.seek(max(0, size - COMMENT - END_SIZE - LOCATOR_SIZE - END64_SIZE))
     tail = stream.read()
     stream.seek(0)
-    declared, at = 0, tail.find(END)
-    while at >= 0:
-        sizes = [int.from_bytes(tail[at + 12 : at + 16], "little") % 0xFFFFFFFF]
-        large = at - LOCATOR_SIZE - END64_SIZE
-        if large >= 0 and tail[at - LOCATOR_SIZE :].startswith(LOCATOR) and tail[large:].startswith(END64):
-            sizes.append(int.from_bytes(tail[large + 40 : large + 48], "little"))
-        declared, at = max(declared, *sizes), tail.find(END, at + 1)
+    declared, position = 0, tail.find(END)
+    while position >= 0:
+        sizes = [int.from_bytes(tail[position + 12 : position + 16], "little") % 0xFFFFFFFF]
+        zip64_position = position - LOCATOR_SIZE - END64_SIZE
+        if (
+            zip64_position >= 0
+            and tail[position - LOCATOR_SIZE :].startswith(LOCATOR)
+            and tail[zip64_position:].startswith(END64)
+        ):
+            sizes.append(int.from_bytes(tail[zip64_position + 40 : zip64_position + 48], "little"))
+        declared, position = max(declared, *sizes), tail.find(END, position + 1)
     return declared
 
 
-def _checked(name: str, archive: zipfile.ZipFile, size: int, most: int) -> list[zipfile.ZipInfo]:
+def _check_members(name: str, archive: zipfile.ZipFile, size: int, max_bytes: int) -> list[zipfile.ZipInfo]:
     """The members that hold scans, by path. Fault if any member, hidden ones included, could do harm."""
-    seen: set[str] = set()
-    total = packed = 0
+    names: set[str] = set()
+    total_size = packed_size = 0
     for info in archive.infolist():
-        wrong = _wrong_name(info) or _wrong_kind(info)
-        if wrong:
-            raise _fault(name, info.filename, wrong)
+        problem = _name_problem(info) or _kind_problem(info)
+        if problem:
+            raise _fault(name, info.filename, problem)
         key = info.filename.rstrip("/").casefold()
-        if key in seen:
+        if key in names:
             raise _fault(name, info.filename, "is in it twice; pack it again with one of them")
-        seen.add(key)
-        total, packed = total + info.file_size, packed + info.compress_size
-        if total > most:
-            raise _fault(name, info.filename, f"makes it more than {most // 2**20:,} MiB inflated; divide the archive")
-    if packed > size:
-        raise Fault(f"{name}: its files overlap, {packed:,} bytes of them lie in {size:,}; pack it again")
+        names.add(key)
+        total_size, packed_size = total_size + info.file_size, packed_size + info.compress_size
+        if total_size > max_bytes:
+            raise _fault(
+                name, info.filename, f"makes it more than {max_bytes // 2**20:,} MiB inflated; divide the archive"
+            )
+    if packed_size > size:
+        raise Fault(
+            f"{name}: its files overlap, with {packed_size:,} compressed bytes in an archive of {size:,}; pack it again"
+        )
     files = [info for info in archive.infolist() if not info.is_dir() and not hidden(info.filename)]
     return sorted(files, key=lambda info: info.filename)
 
 
-def _wrong_name(info: zipfile.ZipInfo) -> str:
+def _name_problem(info: zipfile.ZipInfo) -> str:
     name = info.orig_filename
     if not info.flag_bits & UTF8 and not name.isascii():
         try:
@@ -151,7 +159,7 @@ def _wrong_name(info: zipfile.ZipInfo) -> str:
     return ""
 
 
-def _wrong_kind(info: zipfile.ZipInfo) -> str:
+def _kind_problem(info: zipfile.ZipInfo) -> str:
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device; put the file itself into the archive"
@@ -166,23 +174,23 @@ def _wrong_kind(info: zipfile.ZipInfo) -> str:
     return ""
 
 
-def _inflated(name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """The bytes of a member; `zipfile` inflates no more than the size that was declared, and checks the CRC-32."""
+def _inflate_member(name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The bytes of a member; `zipfile` inflates at most the declared size, and checks the CRC-32."""
     try:
         with archive.open(info) as stream:
             content = stream.read(info.file_size)
-            ended = not stream.read(1)
+            is_complete = not stream.read(1)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, struct.error) as error:
         raise _fault(name, info.filename, "is damaged; pack it again") from error
-    if len(content) != info.file_size or not ended:
+    if len(content) != info.file_size or not is_complete:
         raise _fault(name, info.filename, "is not as long as the archive says; pack it again")
     if is_archive(content) or info.filename.lower().endswith(".zip"):
         raise _fault(name, info.filename, "is an archive inside an archive; unpack it first")
     return content
 
 
-def _fault(name: str, member: str, wrong: str) -> Fault:
-    """One sentence with the archive's name and the member's base name, which may hold anything."""
+def _fault(name: str, member: str, problem: str) -> Fault:
+    """A Fault with the archive's name and the member's base name, whose unprintable letters are replaced."""
     base = member.rstrip("/").rpartition("/")[2]
-    shown = "".join(letter if letter.isprintable() else "?" for letter in base)
-    return Fault(f"{name}: {shown if len(shown) <= 80 else shown[:77] + '...'} {wrong}")
+    printable = "".join(letter if letter.isprintable() else "?" for letter in base)
+    return Fault(f"{name}: {printable if len(printable) <= 80 else printable[:77] + '...'} {problem}")

@@ -1,4 +1,4 @@
-"""The three tasks and a way to write the table of a batch by hand."""
+"""Fixtures: two tasks, ingest settings, a small batch, its index and an editor of its table."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def brain(lung: Task) -> Task:
 
 @pytest.fixture(scope="session")
 def ingest() -> IngestSettings:
-    """The shipped thresholds."""
+    """The default thresholds."""
     return IngestSettings("scan", 0.2, 1, 0.97, 0.98)
 
 
@@ -76,16 +76,16 @@ def indexed(batch: Path, lung: Task) -> Indexed:
 
 @pytest.fixture
 def edit(batch: Path) -> Callable[[Callable[[list[Row]], list[Row] | None]], None]:
-    """Change the rows of that batch's metadata.csv."""
+    """A function that changes the rows of that batch's metadata.csv."""
 
-    def change(how: Callable[[list[Row]], list[Row] | None]) -> None:
+    def change_rows(edit_rows: Callable[[list[Row]], list[Row] | None]) -> None:
         path = batch / "metadata.csv"
         with path.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
-        rows = how(rows) or rows
+        rows = edit_rows(rows) or rows
         with path.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
 
-    return change
+    return change_rows

@@ -1,4 +1,4 @@
-"""Hostile files and tables: nothing but one clear sentence comes of them, and nothing is written outside."""
+"""Hostile files and tables give one clear sentence each, and nothing is written outside of the folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LARGEST = 300_000  # bytes of an original: mutating a small file reaches more of
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory, lung: Task, brain: Task, real_data: Path) -> Path:
-    """Small real DICOM files of every kind, and a phantom of each format."""
+    """Small real DICOM files of every kind, phantoms of both tasks and pictures."""
     folder = tmp_path_factory.mktemp("originals")
     files = (path for path in sorted((real_data / "dicom-zoo").rglob("*")) if path.is_file() and path.suffix != ".csv")
     for path in files:
@@ -41,23 +41,25 @@ def originals(tmp_path_factory: pytest.TempPathFactory, lung: Task, brain: Task,
     for task in (lung, brain):
         batch.write_study(folder, study.study(task, study.usual(task), 5, 0, task.positive[0]), task.name, 2)
     grey = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8))
-    for number in range(12):  # as many pictures as to be drawn now and then
+    for number in range(12):  # enough pictures to be picked now and then
         kind = ("png", "jpeg")[number % 2]
         grey.save(folder / f"picture-{number}.{kind}", **({"quality": 60 + number} if kind == "jpeg" else {}))
     return folder
 
 
-def test_mutated_files_bring_nothing_but_sentences(originals: Path, home: Path) -> None:
-    """Each process may take 6 GiB of address space; a decoder that dies takes its process along, and fails the test."""
+def test_mutated_files_are_read_or_refused_with_one_sentence(originals: Path, home: Path) -> None:
+    """Each process may use 6 GiB of address space; a decoder that crashes ends its process and fails the test."""
     share = MUTATIONS // PROCESSES
 
     def run(seed: int) -> dict[str, Any]:
         folder, last = originals.with_name(f"{originals.name}-{seed}"), Path(f"{originals}-{seed}.now")
         folder.symlink_to(originals)
         command = [sys.executable, "-m", "tests.data.mutations", str(folder), str(seed), str(share)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"died at {last.read_text() if last.exists() else 'once'}: {done.stderr[-500:]}"
-        result: dict[str, Any] = json.loads(done.stdout)
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, (
+            f"crashed at {last.read_text() if last.exists() else 'the start'}: {process.stderr[-500:]}"
+        )
+        result: dict[str, Any] = json.loads(process.stdout)
         return result
 
     with ThreadPoolExecutor(2) as pool:
@@ -71,8 +73,8 @@ def test_mutated_files_bring_nothing_but_sentences(originals: Path, home: Path) 
     assert counts["peak_mib"] < PEAK_MIB and counts["cpu_s"] < CPU_S, counts
 
 
-def test_a_refusal_shows_no_control_characters(tmp_path: Path, lung: Task) -> None:
-    """A transfer syntax that clears the screen: pydicom's message quotes it as it is."""
+def test_a_refusal_contains_no_control_characters(tmp_path: Path, lung: Task) -> None:
+    """A transfer syntax that clears the screen: pydicom's message quotes it unchanged."""
     batch.write_study(tmp_path, study.study(lung, study.usual(lung), 5, 0, "malignant"), "one", 1)
     content = next(tmp_path.rglob("*.dcm")).read_bytes()
     at = content.index(b"1.2.840.10008.1.2", content.index(b"\x02\x00\x10\x00UI"))
@@ -82,9 +84,9 @@ def test_a_refusal_shows_no_control_characters(tmp_path: Path, lung: Task) -> No
 
 
 def test_the_same_seed_gives_the_same_mutation() -> None:
-    one, other = bytes(range(256)) * 8, b"other" * 99
-    first, again = (mutated(one, other, np.random.default_rng([3, 4])) for _ in range(2))
-    assert first == again != mutated(one, other, np.random.default_rng([3, 5]))
+    original, donor = bytes(range(256)) * 8, b"other" * 99
+    first, second = (mutated(original, donor, np.random.default_rng([3, 4])) for _ in range(2))
+    assert first == second != mutated(original, donor, np.random.default_rng([3, 5]))
 
 
 HEADER = "file_name,patient_id,task,label\n"
@@ -125,14 +127,14 @@ def test_hostile_tables_are_refused_and_nothing_is_written_outside(home: Path, l
     with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(folder):
         listener.bind("socket.png")
     (folder / "metadata.csv").write_text(TABLES[kind], encoding="utf-8")
-    before = everything(home.parent)
+    before = sizes_by_path(home.parent)
     with pytest.raises(Fault) as caught:
         index_batch(folder, home.parent / "staging" / "batch", lung)
     assert len(str(caught.value)) < 600 and str(caught.value).isprintable()
-    assert everything(home.parent) == before
+    assert sizes_by_path(home.parent) == before
 
 
-def test_file_names_of_no_encoding_are_refused(home: Path, lung: Task) -> None:
+def test_file_names_that_are_not_utf_8_are_refused(home: Path, lung: Task) -> None:
     folder = home.parent / "inbox" / "batch"
     folder.mkdir(parents=True)
     name = os.fsencode(str(folder)) + b"/caf\xe9.png"
@@ -143,6 +145,6 @@ def test_file_names_of_no_encoding_are_refused(home: Path, lung: Task) -> None:
         index_batch(folder, home.parent / "staging" / "batch", lung)
 
 
-def everything(folder: Path) -> dict[str, int]:
-    """Every path below a folder and its size, links not followed."""
+def sizes_by_path(folder: Path) -> dict[str, int]:
+    """Every path below a folder and its size, without following links."""
     return {str(path): path.lstat().st_size for path in folder.rglob("*") if path.name != "staging"}

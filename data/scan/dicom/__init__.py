@@ -1,1 +1,1 @@
-"""DICOM files: header, frames and pixel data. What the files of a series become together is in data/scan/series.py."""
+"""Reading single DICOM files: header, frames and pixel data; no series of files (data/scan/series.py)."""

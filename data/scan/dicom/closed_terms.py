@@ -1,4 +1,4 @@
-"""Coded fields of a DICOM header whose values the standard enumerates (PS3.3), and what replaces any other value."""
+"""Coded fields of a DICOM header with enumerated values (PS3.3), and the replacement of any other value."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ POSITIONS = frozenset(
 )
 
 
-# Coded fields whose values are enumerated (PS3.3), and what stands for any other value, which may be a name
+# Coded fields with enumerated values (PS3.3), and the replacement of any other value, which may be a name
 CLOSED: dict[str, tuple[frozenset[str], str | None]] = {
     "Modality": (IMAGES, "OT"),
     "PhotometricInterpretation": (COLOURS, None),

@@ -19,8 +19,8 @@ Picture = NDArray[np.float32]
 TEXTS = ("DOE JANE", "MRN 4711-0815", "1963-07-17 F")
 
 
-def drawn(picture: Picture, size: int, corner: str, text: str, share: float = 1.0) -> Picture:
-    """A picture with a text in a corner (`top left`), as bright as `share` of its range."""
+def draw_text(picture: Picture, size: int, corner: str, text: str, share: float = 1.0) -> Picture:
+    """A picture with a text in a corner such as `top left`, at brightness `share` of its range."""
     sheet = Image.new("L", picture.shape[::-1])
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
@@ -44,53 +44,53 @@ def clean(lung: Task, brain: Task) -> list[Picture]:
     ]
 
 
-def test_clean_phantoms_raise_no_alarm(clean: list[Picture]) -> None:
-    assert [number for number, picture in enumerate(clean) if burned_in_text.lines(picture)] == []
+def test_no_text_is_detected_in_clean_phantoms(clean: list[Picture]) -> None:
+    assert [number for number, picture in enumerate(clean) if burned_in_text.find_lines(picture)] == []
 
 
 @pytest.mark.parametrize(("size", "recall"), [(8, 0.9), (9, 0.85), (10, 0.9), (12, 0.8)])
-def test_writing_in_a_corner_of_a_phantom_is_found(clean: list[Picture], size: int, recall: float) -> None:
-    found = [
-        bool(burned_in_text.lines(drawn(picture, size, f"{edge} {side}", TEXTS[number % 3], share)))
+def test_text_in_a_corner_of_a_phantom_is_detected(clean: list[Picture], size: int, recall: float) -> None:
+    is_detected = [
+        bool(burned_in_text.find_lines(draw_text(picture, size, f"{edge} {side}", TEXTS[number % 3], share)))
         for number, picture in enumerate(clean)
         for edge in ("top", "bottom")
         for side in ("left", "right")
         for share in (1.0, 0.8)
     ]
-    assert np.mean(found) >= recall
+    assert np.mean(is_detected) >= recall
 
 
-def test_the_box_lies_around_the_writing() -> None:
-    line = burned_in_text.lines(
-        drawn(np.zeros((256, 256), np.float32) + np.eye(256, dtype=np.float32), 16, "top left", "DOEJANE")
+def test_the_box_encloses_the_text() -> None:
+    lines = burned_in_text.find_lines(
+        draw_text(np.zeros((256, 256), np.float32) + np.eye(256, dtype=np.float32), 16, "top left", "DOEJANE")
     )
-    assert len(line) == 1 and line[0].letters >= 4
-    assert line[0].top < 8 and line[0].bottom < 22 and line[0].left < 20 and line[0].right < 90
+    assert len(lines) == 1 and lines[0].letters >= 4
+    assert lines[0].top < 8 and lines[0].bottom < 22 and lines[0].left < 20 and lines[0].right < 90
 
 
-def test_a_marker_a_scale_bar_and_a_flat_picture_are_no_writing() -> None:
+def test_a_marker_a_scale_bar_and_a_flat_picture_are_no_text() -> None:
     picture = np.random.default_rng(0).normal(0, 1, (256, 256)).astype(np.float32)
     picture[60:200, 60:200] += 100
-    assert burned_in_text.lines(drawn(picture, 16, "top left", "R")) == []
+    assert burned_in_text.find_lines(draw_text(picture, 16, "top left", "R")) == []
     picture[40:216:16, 5:12] = 150
-    assert burned_in_text.lines(picture) == []
+    assert burned_in_text.find_lines(picture) == []
     assert (
-        burned_in_text.lines(np.zeros((256, 256), np.float32))
+        burned_in_text.find_lines(np.zeros((256, 256), np.float32))
         == []
-        == burned_in_text.lines(np.ones((3, 3), np.float32))
+        == burned_in_text.find_lines(np.ones((3, 3), np.float32))
     )
 
 
-def test_one_slice_with_writing_marks_the_whole_scan(clean: list[Picture]) -> None:
-    sound, written = clean[0], drawn(clean[0], 10, "top left", TEXTS[0])
-    assert burned_in_text.facts(Scan("x", np.stack([sound, sound]), Units.RAW, None, None)) == {}
-    assert burned_in_text.facts(Scan("x", np.stack([sound, written]), Units.RAW, None, None)) == {
+def test_one_slice_with_text_marks_the_scan(clean: list[Picture]) -> None:
+    plain, marked = clean[0], draw_text(clean[0], 10, "top left", TEXTS[0])
+    assert burned_in_text.facts(Scan("x", np.stack([plain, plain]), Units.RAW, None, None)) == {}
+    assert burned_in_text.facts(Scan("x", np.stack([plain, marked]), Units.RAW, None, None)) == {
         "burned_in": "detected"
     }
 
 
-def test_real_scans_raise_no_alarm_and_real_writing_is_found(real_data: Path) -> None:
-    """A sample of the real chest CT and brain MR; the ultrasound files of the zoo do have writing."""
+def test_text_is_detected_in_real_files_with_text_and_in_no_others(real_data: Path) -> None:
+    """Chest CT and brain MR have no text; an ultrasound file of the zoo has text."""
     chest = sorted((real_data / "chest-ct-tcga-luad-dicom").rglob("*.dcm"))
     brain = sorted(path for path in (real_data / "brain-mr-tumor-progression").rglob("*T1*.nii.gz"))[:3]
     slices = sorted((real_data / "lung-ct-iq-oth-nccd").rglob("*.jpg"))[::10]
@@ -100,32 +100,33 @@ def test_real_scans_raise_no_alarm_and_real_writing_is_found(real_data: Path) ->
     assert burned_in_text.facts(read("x", ultrasound[0].read_bytes())) == {"burned_in": "detected"}
 
 
-def test_letters_that_touch_are_counted_as_two() -> None:
-    """Small type runs together: DOE is two marks, and DOE JANE five; five blocks of another height each are none."""
+def test_touching_letters_count_as_two() -> None:
+    """Small letters merge: DOE is two marks, DOE JANE five. Five blocks of different heights are no line."""
     picture = np.random.default_rng(0).normal(0, 1, (128, 128)).astype(np.float32)
     picture[40:90, 40:90] += 100
-    assert burned_in_text.lines(drawn(picture, 9, "top left", "DOE JANE"))
+    assert burned_in_text.find_lines(draw_text(picture, 9, "top left", "DOE JANE"))
     for number in range(5):
         picture[4 : 10 + 3 * number, 4 + 20 * number : 4 + 20 * number + 12] = 110
-    assert burned_in_text.lines(picture) == []
+    assert burned_in_text.find_lines(picture) == []
 
 
-def test_the_opening_is_that_of_scipy() -> None:
+def test_the_grey_opening_equals_that_of_scipy() -> None:
     """Grey opening by a square, at the border too (Serra 1982)."""
     band = np.random.default_rng(0).normal(size=(23, 41)).astype(np.float32)
     assert (
-        burned_in_text._opened(band) == ndimage.grey_opening(band, size=(burned_in_text.STROKE, burned_in_text.STROKE))
+        burned_in_text._grey_opening(band)
+        == ndimage.grey_opening(band, size=(burned_in_text.STROKE, burned_in_text.STROKE))
     ).all()
 
 
-def test_a_slice_is_looked_through_in_no_time() -> None:
-    """A picture without steep rows costs about a millisecond of 512 × 512 pixels; slow machines get five."""
+def test_a_slice_is_searched_within_five_milliseconds() -> None:
+    """A picture of 512 × 512 pixels without steep rows takes about 1 ms; slow machines get 5 ms."""
     rows, columns = np.mgrid[-1:1:512j, -1:1:512j]
     picture = np.exp(-3 * (rows**2 + columns**2)).astype(np.float32)
-    burned_in_text.lines(picture)
-    spent = []
+    burned_in_text.find_lines(picture)
+    seconds = []
     for _ in range(20):
-        begin = time.process_time()
-        assert burned_in_text.lines(picture) == []
-        spent.append(time.process_time() - begin)
-    assert np.median(spent) < 0.005
+        start = time.process_time()
+        assert burned_in_text.find_lines(picture) == []
+        seconds.append(time.process_time() - start)
+    assert np.median(seconds) < 0.005

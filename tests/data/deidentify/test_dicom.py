@@ -56,7 +56,7 @@ STUDY = phantom_study.study(LUNG, phantom_study.usual(LUNG), 5, 0, "malignant")
 
 
 def dicom(index: int = 0, **attributes: Any) -> bytes:
-    """A phantom with its planted identity, and more attributes."""
+    """A phantom file with its planted identity and the given attributes."""
     pixels, pixel = STUDY.slice(index, 2)
     image = pydicom.dcmread(io.BytesIO(phantom_dicom(STUDY, pixels, pixel, index)))
     for keyword, value in attributes.items():
@@ -71,26 +71,34 @@ def opened(content: bytes) -> Any:
 
 
 @pytest.mark.usefixtures("home")
-def test_no_byte_of_the_identity_is_left() -> None:
+def test_no_byte_of_the_identity_remains() -> None:
     person = STUDY.person
-    family, given = person.name.split("^")
-    content = dicom(PatientComments=f"{given} called", OperatorsName=f"{family}^Op", ImageComments=person.id)
+    family, first_name = person.name.split("^")
+    content = dicom(PatientComments=f"{first_name} called", OperatorsName=f"{family}^Op", ImageComments=person.id)
     nested = opened(content)
-    deep, deeper = Dataset(), Dataset()
-    deeper.PersonName, deeper.TextValue = person.name, f"seen by {family}"
-    deep.ContentSequence = [deeper]
-    nested.ContentSequence = [deep]
+    item, inner_item = Dataset(), Dataset()
+    inner_item.PersonName, inner_item.TextValue = person.name, f"seen by {family}"
+    item.ContentSequence = [inner_item]
+    nested.ContentSequence = [item]
     stream = io.BytesIO()
     nested.save_as(stream)
     planted = stream.getvalue().lower()
     _, clean = anonymise("a.dcm", stream.getvalue(), {"patient_id": person.id})
-    for secret in (family, given, person.id, "House", "Hospital", person.day.strftime("%Y%m%d"), STUDY.person.id[3:]):
+    for secret in (
+        family,
+        first_name,
+        person.id,
+        "House",
+        "Hospital",
+        person.day.strftime("%Y%m%d"),
+        STUDY.person.id[3:],
+    ):
         assert secret.lower().encode() in planted, f"{secret} was not planted"
-        assert secret.lower().encode() not in clean.lower(), f"{secret} is left"
+        assert secret.lower().encode() not in clean.lower(), f"{secret} remains"
 
 
 @pytest.mark.usefixtures("home")
-def test_the_standard_s_attributes_say_what_was_done() -> None:
+def test_the_attributes_of_the_standard_state_the_method() -> None:
     header = opened(anonymise("a.dcm", dicom(), {"patient_id": STUDY.person.id})[1])
     assert header.PatientIdentityRemoved == "YES" and header.DeidentificationMethod
     codes = [code.CodeValue for code in header.DeidentificationMethodCodeSequence]
@@ -102,7 +110,7 @@ def test_the_standard_s_attributes_say_what_was_done() -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_what_describes_the_scan_and_its_pixels_stay() -> None:
+def test_pixels_and_facts_of_the_scan_are_unchanged() -> None:
     content = dicom()
     before, after = read("a.dcm", content), read("b.dcm", anonymise("a.dcm", content, {"patient_id": "x"})[1])
     np.testing.assert_array_equal(before.pixels, after.pixels)
@@ -120,32 +128,32 @@ def test_uids_and_dates_stay_consistent() -> None:
     original = opened(dicom())
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
         assert first.get(keyword) != original.get(keyword) and pydicom.uid.UID(first.get(keyword)).is_valid
-    moved = (np.datetime64(_iso(first.StudyDate)) - np.datetime64(_iso(original.StudyDate))).astype(int)
+    moved = (np.datetime64(_iso_date(first.StudyDate)) - np.datetime64(_iso_date(original.StudyDate))).astype(int)
     assert moved == keys.day_shift("MRN1") and first.StudyDate == first.ContentDate
 
 
-def _iso(date: str) -> str:
+def _iso_date(date: str) -> str:
     return f"{date[:4]}-{date[4:6]}-{date[6:]}"
 
 
 @pytest.mark.usefixtures("home")
-def test_oldest_ages_are_joined_and_kept_text_does_not_betray() -> None:
+def test_ages_above_90_become_90_and_retained_text_does_not_identify() -> None:
     family = STUDY.person.name.split("^")[0]
     header = opened(anonymise("a.dcm", dicom(PatientAge="097Y", ConvolutionKernel=f"{family} special"), {})[1])
     assert header.PatientAge == "090Y" and not header.ConvolutionKernel
-    assert header.PatientID == keys.pseudonym(STUDY.person.id)  # no metadata: the header's own identity
+    assert header.PatientID == keys.pseudonym(STUDY.person.id)  # no metadata: the identity of the header
 
 
 @pytest.mark.usefixtures("home")
-def test_a_file_s_name_leaves_no_trace_in_what_is_kept() -> None:
+def test_the_file_name_does_not_change_the_de_identified_bytes() -> None:
     content = dicom()
-    one, other = (anonymise(name, content, {"patient_id": "x"}) for name in ("DOE_JANE.dcm", "other"))
-    assert one == other and one[0] == ".dcm"
+    first, second = (anonymise(name, content, {"patient_id": "x"}) for name in ("DOE_JANE.dcm", "other"))
+    assert first == second and first[0] == ".dcm"
 
 
 @pytest.mark.usefixtures("home")
-@pytest.mark.parametrize("squeeze", [False, True])
-def test_nifti_header_text_and_extensions_are_gone(squeeze: bool) -> None:
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_nifti_header_text_and_extensions_are_removed(is_compressed: bool) -> None:
     import nibabel
 
     image = nibabel.Nifti1Image(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4))
@@ -153,18 +161,18 @@ def test_nifti_header_text_and_extensions_are_gone(squeeze: bool) -> None:
         image.header[field] = b"Quillfeather"[:size]
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"Quillfeather, Zelda"))
     plain = image.to_bytes() + b"Quillfeather"
-    content = gzip.compress(plain) if squeeze else plain
-    if squeeze:  # the gzip header can hold a file name
+    content = gzip.compress(plain) if is_compressed else plain
+    if is_compressed:  # the gzip header can hold a file name
         content = content[:3] + b"\x08" + content[4:10] + b"Quillfeather.nii\0" + content[10:]
-    ending, clean = anonymise("Quillfeather.nii", content, {})
-    inside = gzip.decompress(clean) if squeeze else clean
-    assert b"Quillfeather" in content and b"Quill" not in clean and b"Quill" not in inside
+    suffix, clean = anonymise("Quillfeather.nii", content, {})
+    plain_clean = gzip.decompress(clean) if is_compressed else clean
+    assert b"Quillfeather" in content and b"Quill" not in clean and b"Quill" not in plain_clean
     np.testing.assert_array_equal(read("a", clean).pixels, read("a", content).pixels)
-    assert ending == (".nii.gz" if squeeze else ".nii")
+    assert suffix == (".nii.gz" if is_compressed else ".nii")
 
 
 @pytest.mark.usefixtures("home")
-def test_jpeg_loses_exif_and_comments_but_no_pixel() -> None:
+def test_exif_and_comments_of_a_jpeg_are_removed_and_pixels_are_unchanged() -> None:
     from PIL import Image
 
     stream = io.BytesIO()
@@ -179,16 +187,16 @@ def test_jpeg_loses_exif_and_comments_but_no_pixel() -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_png_loses_its_text_but_no_pixel() -> None:
+def test_text_of_a_png_is_removed_and_pixels_are_unchanged() -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    told = PngInfo()
-    told.add_text("Patient", "Quillfeather")
-    told.add_itxt("More", "Quillfeather", zip=True)
+    text_chunks = PngInfo()
+    text_chunks.add_text("Patient", "Quillfeather")
+    text_chunks.add_itxt("More", "Quillfeather", zip=True)
     stream = io.BytesIO()
     grey = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
-    Image.fromarray(grey).save(stream, "PNG", pnginfo=told)
+    Image.fromarray(grey).save(stream, "PNG", pnginfo=text_chunks)
     content = stream.getvalue() + b"Quillfeather"
     _, clean = anonymise("a.png", content, {})
     assert b"Quill" not in clean and zlib.compress(b"Quillfeather")[2:8] not in clean
@@ -197,15 +205,15 @@ def test_png_loses_its_text_but_no_pixel() -> None:
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("kind", ["a.dcm", "a.nii.gz", "a.jpg", "a.png"])
-def test_damaged_files_are_faults_by_name(kind: str, tmp_path: Path) -> None:
-    whole = {
+def test_damaged_files_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    damaged = {
         "a.dcm": lambda: b"\0" * 128 + b"DICM" + b"\xff" * 40,
         "a.nii.gz": lambda: _volume(tmp_path)[:200],
         "a.jpg": lambda: b"\xff\xd8\xff\xe0\x00\x04ab\xff\xda\x00\x04ab",
         "a.png": lambda: b"\x89PNG\r\n\x1a\n\x00\x00\x00\xff",
     }
     with pytest.raises(Fault, match=f"^{kind}: "):
-        anonymise(kind, whole[kind](), {"patient_id": "x"})
+        anonymise(kind, damaged[kind](), {"patient_id": "x"})
 
 
 def _volume(folder: Path) -> bytes:
@@ -215,7 +223,7 @@ def _volume(folder: Path) -> bytes:
 
 
 @pytest.mark.usefixtures("home")
-def test_a_phantom_volume_is_cleaned(tmp_path: Path) -> None:
+def test_the_name_in_a_phantom_volume_is_removed(tmp_path: Path) -> None:
     content = _volume(tmp_path)
     name = phantom_study.study(BRAIN, phantom_study.usual(BRAIN), 5, 0, "tumour").person.name.encode()
     assert name in gzip.decompress(content)
@@ -223,14 +231,14 @@ def test_a_phantom_volume_is_cleaned(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("home")
-def test_real_files_keep_every_pixel(real_data: Path) -> None:
-    """All that the zoo holds: compressed, enhanced, big-endian, colour, palette, segmentations."""
+def test_pixels_of_real_files_are_unchanged(real_data: Path) -> None:
+    """Every third file of the zoo: compressed, enhanced, big-endian, colour, palette, segmentations."""
     checked = 0
     for path in sorted((real_data / "dicom-zoo/decodes").iterdir())[::3]:
         content = path.read_bytes()
         before = read(path.name, content)
-        ending, clean = anonymise(path.name, content, {})
-        after = read(ending, clean)
+        suffix, clean = anonymise(path.name, content, {})
+        after = read(suffix, clean)
         np.testing.assert_array_equal(before.pixels, after.pixels, err_msg=path.name)
         assert (before.units, before.spacing) == (after.units, after.spacing)
         checked += 1

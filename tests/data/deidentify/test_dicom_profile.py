@@ -1,4 +1,4 @@
-"""The result against the standard's own tables: PS3.15 Table E.1-1 and the required attributes of PS3.3."""
+"""De-identified headers against the tables of the standard: PS3.15 Table E.1-1, required attributes of PS3.3."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.data.deidentify.test_dicom import STUDY, dicom, opened
 
 HERE = Path(__file__).parent
 SECRET = "Quillfeather"
-FILLED = {
+VALUES = {
     "DA": "19630717",
     "DT": "19630717101112",
     "TM": "101112.345678",
@@ -53,8 +53,8 @@ SHIFTED = {
     "AcquisitionDateTime",
     "FrameReferenceDateTime",
     "FrameAcquisitionDateTime",
-}  # 113107, its column says C
-CHARACTERISTICS = {"PatientSex", "PatientAge"}  # 113108, its column says K
+}  # code 113107, C in its column
+CHARACTERISTICS = {"PatientSex", "PatientAge"}  # code 113108, K in its column
 
 
 def table(name: str) -> list[dict[str, str]]:
@@ -62,8 +62,8 @@ def table(name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
 
-def fill(target: Any, deep: bool) -> None:
-    """Every attribute of Table E.1-1 but those of commands and file headers; sequences with one item."""
+def fill(target: Any, is_deep: bool) -> None:
+    """Set every attribute of Table E.1-1 but those of commands and file headers; sequences get one item."""
     for row in table("ps315_e1.csv"):
         tag = row["tag"].replace("50xxxxxx", "50020010").replace("60xx", "6002")
         number = int(tag, 16)
@@ -72,28 +72,28 @@ def fill(target: Any, deep: bool) -> None:
         if not keyword_for_tag(number) and number >> 16 not in (0x5002, 0x6002):
             target.add_new(number, "LO", SECRET)  # newer than the dictionary
             continue
-        kind = dictionary_VR(number).split(" or ")[0] if keyword_for_tag(number) else "UN"
-        if kind == "SQ":
+        representation = dictionary_VR(number).split(" or ")[0] if keyword_for_tag(number) else "UN"
+        if representation == "SQ":
             item = Dataset()
-            item.PatientName, item.TextValue, item.ReferencedSOPInstanceUID = f"{SECRET}^Z", SECRET, FILLED["UI"]
-            if deep:
-                fill(item, deep=False)
+            item.PatientName, item.TextValue, item.ReferencedSOPInstanceUID = f"{SECRET}^Z", SECRET, VALUES["UI"]
+            if is_deep:
+                fill(item, is_deep=False)
             target.add_new(number, "SQ", [item])
-        elif number not in KEEP:
-            target.add_new(number, kind, FILLED.get(kind, SECRET))
+        elif number not in PRESENT_TAGS:
+            target.add_new(number, representation, VALUES.get(representation, SECRET))
 
 
-KEEP = {0x00080016, 0x00080018, 0x0020000D, 0x0020000E, 0x00100040}  # what the phantom says of itself already
+PRESENT_TAGS = {0x00080016, 0x00080018, 0x0020000D, 0x0020000E, 0x00100040}  # set by the phantom already
 
 
 @pytest.fixture
 def full(home: Path) -> tuple[Any, Any]:
-    """A phantom with the whole table filled in, at the top and in items of a kept sequence, before and after."""
+    """A phantom with every attribute of the table, also in items of a retained sequence: before and after."""
     header = opened(dicom())
-    fill(header, deep=True)
+    fill(header, is_deep=True)
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "T-28000", "SRT", "Lung"
-    fill(item, deep=False)
+    fill(item, is_deep=False)
     header.AnatomicRegionSequence = [item]
     block = header.private_block(0x0019, "ACME", create=True)
     block.add_new(0x10, "LO", SECRET)
@@ -103,66 +103,68 @@ def full(home: Path) -> tuple[Any, Any]:
     return header, opened(anonymise("a.dcm", stream.getvalue(), {"patient_id": "one"})[1])
 
 
-def test_nothing_of_the_table_survives_its_action(full: tuple[Any, Any]) -> None:
+def test_every_attribute_of_the_table_is_treated_as_it_says(full: tuple[Any, Any]) -> None:
     before, after = full
-    filled = {element.tag for element in before.iterall()}
+    present_tags = {element.tag for element in before.iterall()}
     checked = 0
     for row in table("ps315_e1.csv"):
-        if "xx" in row["tag"] or int(row["tag"], 16) not in filled:
+        if "xx" in row["tag"] or int(row["tag"], 16) not in present_tags:
             continue
         for element in after.iterall():
             if element.tag != int(row["tag"], 16) or row["keyword"] in SHIFTED | CHARACTERISTICS:
                 continue
-            old = {str(one.value) for one in before.iterall() if one.tag == element.tag}
-            assert row["action"] != "X", f"{row['keyword']} should be gone"
+            old_values = {str(original.value) for original in before.iterall() if original.tag == element.tag}
+            assert row["action"] != "X", f"{row['keyword']} must be removed"
             if element.VR == "SQ":
                 assert not element.value or row["action"].endswith("U*"), row["keyword"]
             else:
-                assert str(element.value) not in old or not element.value, row["keyword"]
+                assert str(element.value) not in old_values or not element.value, row["keyword"]
         checked += 1
     assert checked > 550
 
 
-def test_no_group_and_no_private_attribute_survives(full: tuple[Any, Any]) -> None:
+def test_overlays_curves_and_private_attributes_are_removed(full: tuple[Any, Any]) -> None:
     for element in full[1].iterall():
         assert not element.tag.is_private and not 0x5000 <= element.tag.group < 0x5100, element.keyword
         assert not 0x6000 <= element.tag.group < 0x6100, element.keyword
 
 
-def test_no_byte_of_what_was_filled_in_survives(full: tuple[Any, Any]) -> None:
+def test_no_byte_of_the_planted_values_remains(full: tuple[Any, Any]) -> None:
     stream = io.BytesIO()
     full[1].save_as(stream, enforce_file_format=True)
     for secret in (SECRET, SECRET.upper(), "19630717", "101112", "77418529", "7741.85"):
         assert secret.encode() not in stream.getvalue(), secret
 
 
-def test_dates_that_stay_are_moved_by_one_number_of_days(full: tuple[Any, Any]) -> None:
-    found = {element.keyword: str(element.value)[:8] for element in full[1].iterall() if element.keyword in SHIFTED}
-    assert {"StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"} <= set(found)
-    for keyword, value in found.items():
-        moved = datetime.strptime(value, "%Y%m%d") - datetime(1963, 7, 17)
-        assert moved.days == keys.day_shift("one"), keyword
+def test_retained_dates_are_shifted_by_one_number_of_days(full: tuple[Any, Any]) -> None:
+    dates = {element.keyword: str(element.value)[:8] for element in full[1].iterall() if element.keyword in SHIFTED}
+    assert {"StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"} <= set(dates)
+    for keyword, value in dates.items():
+        shift = datetime.strptime(value, "%Y%m%d") - datetime(1963, 7, 17)
+        assert shift.days == keys.day_shift("one"), keyword
 
 
-def test_what_was_done_is_stated(full: tuple[Any, Any]) -> None:
+def test_the_method_is_stated_in_the_codes_of_the_profile(full: tuple[Any, Any]) -> None:
     after = full[1]
-    stated = [(code.CodeValue, code.CodingSchemeDesignator) for code in after.DeidentificationMethodCodeSequence]
-    assert stated == [(value, "DCM") for value, _ in CODES]
+    codes = [(code.CodeValue, code.CodingSchemeDesignator) for code in after.DeidentificationMethodCodeSequence]
+    assert codes == [(value, "DCM") for value, _ in CODES]
     assert (after.PatientIdentityRemoved, after.LongitudinalTemporalInformationModified) == ("YES", "MODIFIED")
 
 
-def test_references_follow_the_files_of_a_study(home: Path) -> None:
+def test_references_between_files_of_a_study_stay_valid(home: Path) -> None:
     first, second = opened(dicom(0)), opened(dicom(1))
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = first.SOPClassUID, first.SOPInstanceUID
     second.ReferencedImageSequence = second.SourceImageSequence = [item]
     stream = io.BytesIO()
     second.save_as(stream)
-    one = opened(anonymise("a", dicom(0), {"patient_id": "one"})[1])
-    two = opened(anonymise("b", stream.getvalue(), {"patient_id": "one"})[1])
-    assert one.SOPInstanceUID == two.ReferencedImageSequence[0].ReferencedSOPInstanceUID != first.SOPInstanceUID
-    assert one.SOPInstanceUID == two.SourceImageSequence[0].ReferencedSOPInstanceUID
-    assert one.StudyInstanceUID == two.StudyInstanceUID and one.FrameOfReferenceUID == two.FrameOfReferenceUID
+    clean_first = opened(anonymise("a", dicom(0), {"patient_id": "one"})[1])
+    clean_second = opened(anonymise("b", stream.getvalue(), {"patient_id": "one"})[1])
+    reference = clean_second.ReferencedImageSequence[0].ReferencedSOPInstanceUID
+    assert clean_first.SOPInstanceUID == reference != first.SOPInstanceUID
+    assert clean_first.SOPInstanceUID == clean_second.SourceImageSequence[0].ReferencedSOPInstanceUID
+    assert clean_first.StudyInstanceUID == clean_second.StudyInstanceUID
+    assert clean_first.FrameOfReferenceUID == clean_second.FrameOfReferenceUID
 
 
 IODS = {
@@ -173,32 +175,32 @@ IODS = {
 }
 
 
-def complaints(before: Any, after: Any) -> list[str]:
-    """Required attributes that the original had and the result lacks; type 1 must not be empty either."""
-    wrong = []
+def missing_attributes(before: Any, after: Any) -> list[str]:
+    """Required attributes that the original has and the result lacks; an empty type 1 attribute counts as missing."""
+    missing = []
     for row in table("iod_required.csv"):
         if row["iod"] != IODS[before.SOPClassUID] or row["keyword"] not in before:
             continue
         value = after.get(row["keyword"])
         if row["keyword"] not in after:
-            wrong.append(f"{row['keyword']} is gone")
+            missing.append(f"{row['keyword']} is absent")
         elif row["type"] == "1" and before.get(row["keyword"]) not in (None, "") and value in (None, ""):
-            wrong.append(f"{row['keyword']} is empty")
-    return wrong
+            missing.append(f"{row['keyword']} is empty")
+    return missing
 
 
-def test_the_result_keeps_what_its_kind_of_image_requires(home: Path, real_data: Path) -> None:
-    seen: dict[str, int] = {}
+def test_required_attributes_of_the_kind_of_image_are_present(home: Path, real_data: Path) -> None:
+    counts: dict[str, int] = {}
     files = [*(real_data / "dicom-zoo/decodes").iterdir(), *(real_data / "chest-ct-tcga-luad-dicom").rglob("*.dcm")]
     for path in sorted(files):
         content = path.read_bytes()
         before = pydicom.dcmread(io.BytesIO(content), force=True)
         if before.get("SOPClassUID") not in IODS:
             continue
-        ending, clean = anonymise(path.name, content, {"patient_id": "one"})
-        assert complaints(before, opened(clean)) == [], path.name
-        np.testing.assert_array_equal(read(path.name, content).pixels, read(ending, clean).pixels)
-        seen[IODS[before.SOPClassUID]] = seen.get(IODS[before.SOPClassUID], 0) + 1
-    assert set(seen) == set(IODS.values()), seen
-    whole = opened(dicom())
-    assert complaints(whole, opened(anonymise("a", dicom(), {"patient_id": STUDY.person.id})[1])) == []
+        suffix, clean = anonymise(path.name, content, {"patient_id": "one"})
+        assert missing_attributes(before, opened(clean)) == [], path.name
+        np.testing.assert_array_equal(read(path.name, content).pixels, read(suffix, clean).pixels)
+        counts[IODS[before.SOPClassUID]] = counts.get(IODS[before.SOPClassUID], 0) + 1
+    assert set(counts) == set(IODS.values()), counts
+    phantom = opened(dicom())
+    assert missing_attributes(phantom, opened(anonymise("a", dicom(), {"patient_id": STUDY.person.id})[1])) == []

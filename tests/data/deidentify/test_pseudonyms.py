@@ -10,7 +10,7 @@ import pytest
 
 from data.batch.manifest import index_batch
 from data.batch.metadata_table import metadata, remarks
-from data.deidentify.pseudonyms import age, age_string, number, shifted, who
+from data.deidentify.pseudonyms import age, age_string, number, shift_date, who
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Scan, Task, Units
 from lineage.errors import Fault
 
@@ -24,58 +24,58 @@ def scan(slices: int = 1, **header: str) -> Scan:
 
 
 @pytest.mark.usefixtures("home")
-def test_a_patient_keeps_one_pseudonym_and_one_shift() -> None:
+def test_a_patient_has_one_pseudonym_and_one_date_shift() -> None:
     first = who(row(patient_id="Doe 1", study_date="2024-03-01"), scan(), "a" * 64)
     later = who(row(patient_id="Doe 1", study_date="2024-03-31"), scan(), "b" * 64)
     assert first["patient"] == later["patient"] == first["cluster"]
     assert "Doe" not in str(first)
-    apart = date.fromisoformat(later["study_date"]) - date.fromisoformat(first["study_date"])
-    assert apart.days == 30 and first["study_date"] < "2024-03-01"
+    interval = date.fromisoformat(later["study_date"]) - date.fromisoformat(first["study_date"])
+    assert interval.days == 30 and first["study_date"] < "2024-03-01"
     assert first["case"] == f"{first['patient']}-{first['study_date']}" != later["case"]
 
 
 @pytest.mark.usefixtures("home")
 def test_without_a_date_a_volume_is_a_case_and_single_pictures_share_one() -> None:
-    told = row(patient_id="1")
-    volumes = [who(told, scan(24), digest * 64)["case"] for digest in "ab"]
-    pictures = [who(told, scan(), digest * 64)["case"] for digest in "ab"]
+    undated = row(patient_id="1")
+    volumes = [who(undated, scan(24), digest * 64)["case"] for digest in "ab"]
+    pictures = [who(undated, scan(), digest * 64)["case"] for digest in "ab"]
     assert volumes[0] != volumes[1] and pictures[0] == pictures[1]
 
 
 @pytest.mark.usefixtures("home")
-def test_a_group_is_the_cluster_and_stands_in_for_an_unknown_patient() -> None:
-    both = who(row(patient_id="1", group="g"), scan(), "")
-    alone = who(row(group="g"), scan(), "")
-    assert both["cluster"] == alone["cluster"] != both["patient"]
-    assert alone["patient"] not in ("", both["patient"])
+def test_a_group_is_the_cluster_and_replaces_an_unknown_patient() -> None:
+    with_patient = who(row(patient_id="1", group="g"), scan(), "")
+    without_patient = who(row(group="g"), scan(), "")
+    assert with_patient["cluster"] == without_patient["cluster"] != with_patient["patient"]
+    assert without_patient["patient"] not in ("", with_patient["patient"])
 
 
 @pytest.mark.usefixtures("home")
-def test_the_header_fills_in_what_the_table_leaves_open() -> None:
-    filled = who(row(patient_id="1", sex="f"), scan(manufacturer="ACME", model="One"), "")
-    assert (filled["scanner"], filled["sex"]) == ("ACME One", "F")
+def test_the_header_fills_empty_cells_of_the_table() -> None:
+    columns = who(row(patient_id="1", sex="f"), scan(manufacturer="ACME", model="One"), "")
+    assert (columns["scanner"], columns["sex"]) == ("ACME One", "F")
 
 
 @pytest.mark.parametrize(("text", "years"), [("63", 63.0), ("063Y", 63.0), ("94", 90.0), ("008M", 0.67), ("", None)])
-def test_ages_are_years_and_the_oldest_are_not_told_apart(text: str, years: float | None) -> None:
+def test_ages_are_years_and_those_above_90_become_90(text: str, years: float | None) -> None:
     assert age(text) == years
 
 
 @pytest.mark.parametrize("text", ["old", "-3", "nan", "1e999"])
-def test_a_number_that_is_none_is_named(text: str) -> None:
+def test_an_invalid_number_is_refused_with_its_column(text: str) -> None:
     with pytest.raises(Fault, match="lesion_mm"):
         number(text, "lesion_mm")
 
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("text", ["31.12.2024", "2024-02-30", "0001-01-01"])
-def test_a_date_that_is_none_is_named(text: str) -> None:
+def test_an_invalid_date_is_refused(text: str) -> None:
     with pytest.raises(Fault, match="not a date such as 2026-01-31"):
-        shifted(text, "someone")
+        shift_date(text, "someone")
 
 
 @pytest.mark.parametrize(
-    ("text", "years", "written"),
+    ("text", "years", "age_text"),
     [
         ("063Y", 63.0, "063Y"),
         ("63Y", 63.0, "063Y"),
@@ -104,20 +104,20 @@ def test_a_date_that_is_none_is_named(text: str) -> None:
         ("1e3", None, ""),
     ],
 )
-def test_ages_of_every_spelling(text: str, years: float | None, written: str) -> None:
-    assert age(text) == years and age_string(text) == written
+def test_an_age_is_read_in_every_spelling(text: str, years: float | None, age_text: str) -> None:
+    assert age(text) == years and age_string(text) == age_text
     assert age(age_string(text)) == (None if years is None else pytest.approx(years, abs=0.6))
 
 
 @pytest.mark.usefixtures("home")
-def test_an_age_that_is_none_in_the_table_is_unknown_and_the_header_speaks() -> None:
+def test_for_an_invalid_age_in_the_table_the_header_counts() -> None:
     assert who(row(patient_id="1", age="old"), scan(age="018M"), "")["age"] == 1.5
     assert who(row(patient_id="1", age="old"), scan(age="ANON"), "")["age"] is None
     assert who(row(patient_id="1", age="40"), scan(age="018M"), "")["age"] == 40.0
 
 
 @pytest.mark.usefixtures("home")
-def test_the_ages_of_the_faults_agree_with_their_stored_copies(real_data: Path, tmp_path: Path, lung: Task) -> None:
+def test_ages_in_the_manifest_equal_those_in_the_stored_copies(real_data: Path, tmp_path: Path, lung: Task) -> None:
     source = Path(shutil.copytree(real_data / "intake-faults" / "patient-age", tmp_path / "batch"))
     indexed = index_batch(source, tmp_path / "staging", lung)
     assert not indexed.refused
@@ -128,4 +128,4 @@ def test_the_ages_of_the_faults_agree_with_their_stored_copies(real_data: Path, 
         assert age(stored) == value
     text = (source / "metadata.csv").read_text().replace("truth\n", "truth,age\n").replace("reader\n", "reader,old\n")
     (source / "metadata.csv").write_text(text)
-    assert any("no age in the column age" in said for said in remarks(source, metadata(source)))
+    assert any("no age in the column age" in remark for remark in remarks(source, metadata(source)))

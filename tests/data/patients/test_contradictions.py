@@ -1,4 +1,4 @@
-"""Who a patient is: table, folder and DICOM header together, and every contradiction between them by name."""
+"""Contradictions between the patient ids of a table and the identities in DICOM headers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ from data.settings import IngestSettings
 from lineage.errors import Fault
 from lineage.record.verdict import Outcome
 
-NOTHING = pd.DataFrame()
 CLEAN = Validation(True, {}, [], [], Path("page"), {})
 Edit = Callable[[Callable[[list[dict[str, str]]], list[dict[str, str]] | None]], None]
 
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory, lung: Task) -> Path:
-    """Scans and table of six patients, two slices each, made once."""
+    """Scans and table of six patients, two slices each."""
     folder = tmp_path_factory.mktemp("phantoms")
     phantom_batch.write_batch(folder, lung, 6, study.usual(lung), seed=1, slices=2)
     return folder
@@ -41,11 +40,11 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory, lung: Task) -> Path:
 
 @pytest.fixture
 def batch(home: Path, phantoms: Path) -> Path:
-    """Those in the inbox."""
+    """A copy of the phantoms in the inbox."""
     return Path(shutil.copytree(phantoms, home.parent / "inbox" / "first"))
 
 
-def headers(folder: Path, change: Callable[[Any, int], None]) -> None:
+def change_headers(folder: Path, change: Callable[[Any, int], None]) -> None:
     """Change the header of every DICOM file of a folder; the number counts patients, two files each."""
     for number, path in enumerate(sorted(folder.glob("*.dcm"))):
         header = pydicom.dcmread(path)
@@ -53,142 +52,152 @@ def headers(folder: Path, change: Callable[[Any, int], None]) -> None:
         header.save_as(path)
 
 
-def judged(folder: Path, lung: Task, ingest: IngestSettings, known: pd.DataFrame = NOTHING) -> tuple[Findings, Any]:
-    """What the leakage checks find in a batch, and the gate's verdict on it."""
+def judge(folder: Path, lung: Task, ingest: IngestSettings) -> tuple[Findings, Any]:
+    """The findings of the leakage checks in a batch, and the gate's verdict on it."""
     indexed = index_batch(folder, folder.parent.parent / "staging" / folder.name, lung)
-    found = check(indexed.manifest, known, ingest, indexed.rows)
-    verdict, _ = admit("b", CLEAN, found, indexed.refused, len(indexed.manifest), ingest)
-    return found, verdict
+    findings = check(indexed.manifest, pd.DataFrame(), ingest, indexed.rows)
+    verdict, _ = admit("b", CLEAN, findings, indexed.refused, len(indexed.manifest), ingest)
+    return findings, verdict
 
 
-def shifted(rows: list[dict[str, str]]) -> None:
-    """The column patient_id slips by one row."""
+def shift_ids(rows: list[dict[str, str]]) -> None:
+    """Shift the column patient_id by one row."""
     ids = [row["patient_id"] for row in rows]
     for row, identity in zip(rows, [*ids[1:], ids[0]], strict=True):
         row["patient_id"] = identity
 
 
 @pytest.mark.usefixtures("home")
-def test_the_slipped_table_stops_the_batch(real_data: Path, tmp_path: Path, lung: Task, ingest: IngestSettings) -> None:
+def test_a_table_with_shifted_rows_stops_the_batch(
+    real_data: Path, tmp_path: Path, lung: Task, ingest: IngestSettings
+) -> None:
     shutil.copytree(real_data / "intake-faults" / "table-slipped-by-one-row", tmp_path / "inbox" / "slipped")
-    found, verdict = judged(tmp_path / "inbox" / "slipped", lung, ingest)
-    assert verdict.outcome is Outcome.FAIL and len(found.failing) == 8
+    findings, verdict = judge(tmp_path / "inbox" / "slipped", lung, ingest)
+    assert verdict.outcome is Outcome.FAIL and len(findings.failing) == 8
     assert "the table's rows do not match their scans" in verdict.reasons[0]
     assert "rows 2, 3, 4, 5, 6 and 3 more" in verdict.reasons[0]
     assert "HOSP" not in str(verdict) and "Person" not in str(verdict)
 
 
-def test_pseudonyms_of_the_hospital_are_fine_as_long_as_they_are_one_to_one(
+def test_pseudonyms_of_the_hospital_are_accepted_if_they_are_one_to_one(
     batch: Path, lung: Task, ingest: IngestSettings, edit: Edit
 ) -> None:
     edit(lambda rows: [row | {"patient_id": f"X{number // 2}"} for number, row in enumerate(rows)])
-    assert judged(batch, lung, ingest)[0].failing == {}
-    edit(shifted)
-    found, verdict = judged(batch, lung, ingest)
-    assert len(found.failing) == 12 and verdict.outcome is Outcome.FAIL
+    assert judge(batch, lung, ingest)[0].failing == {}
+    edit(shift_ids)
+    findings, verdict = judge(batch, lung, ingest)
+    assert len(findings.failing) == 12 and verdict.outcome is Outcome.FAIL
 
 
-def test_one_wrong_row_stops_its_two_patients_and_nobody_else(
+def test_one_wrong_row_stops_only_its_two_patients(batch: Path, lung: Task, ingest: IngestSettings, edit: Edit) -> None:
+    edit(
+        lambda rows: [
+            row | ({"patient_id": rows[2]["patient_id"]} if index == 1 else {}) for index, row in enumerate(rows)
+        ]
+    )
+    findings, _ = judge(batch, lung, ingest)
+    assert len(findings.failing) == 4 and not findings.errors
+    assert any("contradict each other in rows 2, 3, 4, 5" in warning for warning in findings.warnings)
+    assert findings.figures["patient_contradictions"] == 1
+
+
+def test_shifted_rows_are_detected_if_every_patient_has_one_scan(
     batch: Path, lung: Task, ingest: IngestSettings, edit: Edit
 ) -> None:
-    edit(lambda rows: [row | ({"patient_id": rows[2]["patient_id"]} if at == 1 else {}) for at, row in enumerate(rows)])
-    found, _ = judged(batch, lung, ingest)
-    assert len(found.failing) == 4 and not found.errors
-    assert any("contradict each other in rows 2, 3, 4, 5" in warning for warning in found.warnings)
-    assert found.figures["patient_contradictions"] == 1
-
-
-def test_rows_that_slip_where_every_patient_has_one_scan(
-    batch: Path, lung: Task, ingest: IngestSettings, edit: Edit
-) -> None:
-    """Table and headers use the same ids, each once: the mapping is one-to-one and wrong all the same."""
+    """Table and headers use the same ids, each once: the mapping is one-to-one and still wrong."""
     edit(lambda rows: rows[::2])
-    assert judged(batch, lung, ingest)[0].failing == {}
-    edit(shifted)
-    found, verdict = judged(batch, lung, ingest)
-    assert len(found.failing) == 6 and verdict.outcome is Outcome.FAIL
+    assert judge(batch, lung, ingest)[0].failing == {}
+    edit(shift_ids)
+    findings, verdict = judge(batch, lung, ingest)
+    assert len(findings.failing) == 6 and verdict.outcome is Outcome.FAIL
 
 
 @pytest.mark.parametrize("constant", ["", "ANON", "0", "Anonymous", "000000", "n/a", "SITE1"])
-def test_constants_of_an_anonymiser_raise_no_alarm(
+def test_constants_of_an_anonymiser_fail_no_unit(
     batch: Path, lung: Task, ingest: IngestSettings, constant: str
 ) -> None:
     def blank(header: Any, _patient: int) -> None:
         header.PatientID, header.PatientName, header.PatientBirthDate = constant, "ANON", ""
 
-    headers(batch, blank)
-    found = judged(batch, lung, ingest)[0]
-    assert found.failing == {}
-    assert any("every scan has the same PatientID" in text for text in found.warnings) == (constant == "SITE1")
+    change_headers(batch, blank)
+    findings = judge(batch, lung, ingest)[0]
+    assert findings.failing == {}
+    assert any("every scan has the same PatientID" in text for text in findings.warnings) == (constant == "SITE1")
 
 
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID"])
-def test_one_study_under_two_patients_is_named_whatever_the_ids_say(
+def test_one_study_under_two_patients_fails_for_any_ids(
     batch: Path, lung: Task, ingest: IngestSettings, keyword: str
 ) -> None:
-    def share(header: Any, patient: int) -> None:
+    def share_uid(header: Any, patient: int) -> None:
         header.PatientID, header.PatientName, header.PatientBirthDate = "ANON", "ANON", ""
         if patient < 2:
             setattr(header, keyword, "1.2.3.4")
 
-    headers(batch, share)
-    found = judged(batch, lung, ingest)[0]
-    assert len(found.failing) == 4
-    assert all(why[-1].startswith("one person of the DICOM headers is two") for why in found.failing.values())
+    change_headers(batch, share_uid)
+    findings = judge(batch, lung, ingest)[0]
+    assert len(findings.failing) == 4
+    assert all(texts[-1].startswith("one person of the DICOM headers is two") for texts in findings.failing.values())
 
 
-def test_a_constant_frame_of_reference_says_nothing(batch: Path, lung: Task, ingest: IngestSettings) -> None:
-    headers(batch, lambda header, _: setattr(header, "FrameOfReferenceUID", "1.2.3.4"))
-    found = judged(batch, lung, ingest)[0]
-    assert found.failing == {} and any("same frame of reference" in text for text in found.warnings)
-    headers(batch, lambda header, _: setattr(header, "FrameOfReferenceUID", "1.2.840.10008.1.4.1.1"))
-    assert judged(batch, lung, ingest)[0].failing == {}
+def test_a_constant_frame_of_reference_is_ignored(batch: Path, lung: Task, ingest: IngestSettings) -> None:
+    change_headers(batch, lambda header, _: setattr(header, "FrameOfReferenceUID", "1.2.3.4"))
+    findings = judge(batch, lung, ingest)[0]
+    assert findings.failing == {} and any("same frame of reference" in text for text in findings.warnings)
+    change_headers(batch, lambda header, _: setattr(header, "FrameOfReferenceUID", "1.2.840.10008.1.4.1.1"))
+    assert judge(batch, lung, ingest)[0].failing == {}
 
 
-def test_names_and_birth_dates_speak_where_ids_do_not(
+def test_names_and_birth_dates_are_compared_without_ids(
     batch: Path, lung: Task, ingest: IngestSettings, edit: Edit
 ) -> None:
-    headers(batch, lambda header, _: setattr(header, "PatientID", "ANON"))
-    assert judged(batch, lung, ingest)[0].failing == {}
-    edit(shifted)
-    assert len(judged(batch, lung, ingest)[0].failing) == 12
+    change_headers(batch, lambda header, _: setattr(header, "PatientID", "ANON"))
+    assert judge(batch, lung, ingest)[0].failing == {}
+    edit(shift_ids)
+    assert len(judge(batch, lung, ingest)[0].failing) == 12
 
 
-def test_two_birth_dates_under_one_id_of_the_table(batch: Path, lung: Task, ingest: IngestSettings, edit: Edit) -> None:
+def test_two_birth_dates_under_one_id_of_the_table_fail(
+    batch: Path, lung: Task, ingest: IngestSettings, edit: Edit
+) -> None:
     def blank(header: Any, patient: int) -> None:
         header.PatientID = header.PatientName = ""
         header.PatientBirthDate = f"195{patient}0203"
 
-    headers(batch, blank)
-    assert judged(batch, lung, ingest)[0].failing == {}
-    edit(lambda rows: [row | ({"patient_id": rows[0]["patient_id"]} if at < 4 else {}) for at, row in enumerate(rows)])
-    found = judged(batch, lung, ingest)[0]
-    assert len(found.failing) == 4 and "by name or birth date" in next(iter(found.failing.values()))[0]
+    change_headers(batch, blank)
+    assert judge(batch, lung, ingest)[0].failing == {}
+    edit(
+        lambda rows: [
+            row | ({"patient_id": rows[0]["patient_id"]} if index < 4 else {}) for index, row in enumerate(rows)
+        ]
+    )
+    findings = judge(batch, lung, ingest)[0]
+    assert len(findings.failing) == 4 and "by name or birth date" in next(iter(findings.failing.values()))[0]
 
 
 def test_groups_are_compared_like_patients(batch: Path, lung: Task, ingest: IngestSettings, edit: Edit) -> None:
-    edit(lambda rows: [row | {"patient_id": "", "group": f"G{at // 2}"} for at, row in enumerate(rows)])
-    assert judged(batch, lung, ingest)[0].failing == {}
-    edit(lambda rows: [row | {"group": f"G{(at + 1) // 2}"} for at, row in enumerate(rows)])
-    assert len(judged(batch, lung, ingest)[0].failing) == 12
+    edit(lambda rows: [row | {"patient_id": "", "group": f"G{index // 2}"} for index, row in enumerate(rows)])
+    assert judge(batch, lung, ingest)[0].failing == {}
+    edit(lambda rows: [row | {"group": f"G{(index + 1) // 2}"} for index, row in enumerate(rows)])
+    assert len(judge(batch, lung, ingest)[0].failing) == 12
 
 
 def test_a_group_of_several_patients_is_no_contradiction(
     batch: Path, lung: Task, ingest: IngestSettings, edit: Edit
 ) -> None:
-    edit(lambda rows: [row | {"group": f"G{at // 4}"} for at, row in enumerate(rows)])
-    assert judged(batch, lung, ingest)[0].failing == {}
+    edit(lambda rows: [row | {"group": f"G{index // 4}"} for index, row in enumerate(rows)])
+    assert judge(batch, lung, ingest)[0].failing == {}
 
 
 def admitted(batch: Path, lung: Task) -> pd.DataFrame:
-    """The batch as one that was admitted before."""
+    """The manifest of the batch as an admitted one."""
     target = batch.parent.parent / "admitted" / "first"
     return index_batch(batch, target, lung).manifest
 
 
-def another(batch: Path, edit: Edit, **cells: str) -> None:
-    """The scans of the batch as later ones: other pixels, each patient's first scan alone."""
-    edit(lambda rows: [row | cells for row in rows[::2]])
+def make_later(batch: Path, edit: Edit) -> None:
+    """Turn the scans of the batch into later ones: other pixels, and only the first row of each patient."""
+    edit(lambda rows: rows[::2])
     for path in batch.glob("*.dcm"):
         header = pydicom.dcmread(path)
         pixels = header.pixel_array.copy()
@@ -211,26 +220,26 @@ def test_admitted_batches_are_compared_too(
 ) -> None:
     before = admitted(batch, lung)
     ids = metadata(batch)["patient_id"].drop_duplicates().tolist()
-    another(batch, edit)
+    make_later(batch, edit)
     cells = {name: cell.replace("as in the second row", ids[1]) for name, cell in cells.items()}
     edit(lambda rows: [rows[0] | cells])
     folder = batch.parent.parent / "admitted"
     new = index_batch(batch, batch.parent.parent / "staging" / "second", lung)
-    known = related(folder, batch.parent.parent / "known", new.manifest)
-    found = check(new.manifest, known, ingest, new.rows)
-    assert check(new.manifest, before, ingest, new.rows).failing == found.failing
-    reasons = [reason for why in found.failing.values() for reason in why if "DICOM headers" in reason]
+    related_units = related(folder, batch.parent.parent / "known", new.manifest)
+    findings = check(new.manifest, related_units, ingest, new.rows)
+    assert check(new.manifest, before, ingest, new.rows).failing == findings.failing
+    reasons = [reason for texts in findings.failing.values() for reason in texts if "DICOM headers" in reason]
     assert len(reasons) == bool(words) and all(words in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("spelling", ["0{}", "{} .", "{}.0", "\uff10{}", "-{}"])
-def test_another_spelling_than_in_an_admitted_batch_is_named(
+def test_another_spelling_than_in_an_admitted_batch_fails(
     batch: Path, lung: Task, ingest: IngestSettings, edit: Edit, spelling: str
 ) -> None:
-    headers(batch, lambda header, _: setattr(header, "PatientID", ""))
-    edit(lambda rows: [row | {"patient_id": str(7 + at // 2)} for at, row in enumerate(rows)])
+    change_headers(batch, lambda header, _: setattr(header, "PatientID", ""))
+    edit(lambda rows: [row | {"patient_id": str(7 + index // 2)} for index, row in enumerate(rows)])
     before = admitted(batch, lung)
-    another(batch, edit)
+    make_later(batch, edit)
     for path in batch.glob("*.dcm"):
         header = pydicom.dcmread(path)
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
@@ -243,27 +252,27 @@ def test_another_spelling_than_in_an_admitted_batch_is_named(
     assert any("the id of one patient is spelt in two ways" in reason for reason in reasons)
 
 
-def test_a_manifest_of_before_says_nothing_and_stops_nothing(
+def test_an_older_manifest_without_signs_stops_nothing(
     batch: Path, lung: Task, ingest: IngestSettings, edit: Edit
 ) -> None:
     old = admitted(batch, lung).drop(columns=list(SIGNS))
-    another(batch, edit)
+    make_later(batch, edit)
     new = index_batch(batch, batch.parent.parent / "staging" / "second", lung)
-    reasons = [reason for why in check(new.manifest, old, ingest).failing.values() for reason in why]
+    reasons = [reason for texts in check(new.manifest, old, ingest).failing.values() for reason in texts]
     assert not [reason for reason in reasons if "person" in reason or "spelt" in reason]
 
 
 def test_no_sign_in_the_manifest_is_an_identity(batch: Path, lung: Task) -> None:
     manifest = admitted(batch, lung)
     header = header_identity.of_header(pydicom.dcmread(next(batch.glob("*.dcm"))))
-    written = (batch.parent.parent / "admitted" / "first" / "manifest.csv").read_text()
+    manifest_text = (batch.parent.parent / "admitted" / "first" / "manifest.csv").read_text()
     absent = ["header_others", "group_spelling"]
     assert (manifest[list(SIGNS)].drop(columns=absent) != "").all(axis=None)
-    assert not [value for value in vars(header).values() if value and value in written]
+    assert not [value for value in vars(header).values() if value and value in manifest_text]
     assert read_manifest(batch.parent.parent / "admitted" / "first" / "manifest.csv")[SIGNS[0]].notna().all()
 
 
-def test_spellings_of_the_faults_are_named_by_row(real_data: Path) -> None:
+def test_ids_that_differ_in_spelling_are_refused_with_their_rows(real_data: Path) -> None:
     with pytest.raises(Fault) as caught:
         metadata(real_data / "intake-faults" / "patient-id-spelling")
     assert "in rows 2 and 3, rows 4 and 5, rows 6 and 7, rows 8 and 9, rows 10 and 11;" in str(caught.value)
@@ -271,7 +280,7 @@ def test_spellings_of_the_faults_are_named_by_row(real_data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "two"),
+    ("first", "second"),
     [
         ("7", "007"),
         ("12", "12.0"),
@@ -291,13 +300,13 @@ def test_spellings_of_the_faults_are_named_by_row(real_data: Path) -> None:
         ("P 0042", "p42"),
     ],
 )
-def test_ids_that_differ_in_spelling_are_one(one: str, two: str) -> None:
-    assert header_identity.fold(one) == header_identity.fold(two)
-    assert header_identity.spellings(["x", one, one, two]) == [[1, 3]]
+def test_ids_that_differ_in_spelling_are_one(first: str, second: str) -> None:
+    assert header_identity.fold(first) == header_identity.fold(second)
+    assert header_identity.spellings(["x", first, first, second]) == [[1, 3]]
 
 
 @pytest.mark.parametrize(
-    ("one", "two"),
+    ("first", "second"),
     [
         ("1-11", "11-1"),
         ("A1", "A10"),
@@ -309,12 +318,12 @@ def test_ids_that_differ_in_spelling_are_one(one: str, two: str) -> None:
         ("-", "_"),
     ],
 )
-def test_ids_that_differ_in_more_are_two(one: str, two: str) -> None:
-    assert header_identity.fold(one) != header_identity.fold(two)
+def test_ids_that_differ_in_more_are_two(first: str, second: str) -> None:
+    assert header_identity.fold(first) != header_identity.fold(second)
 
 
 @pytest.mark.parametrize(
-    ("one", "two", "what"),
+    ("first", "second", "expected"),
     [
         (HeaderIdentity("7 "), HeaderIdentity("007"), ""),
         (HeaderIdentity("7"), HeaderIdentity("8"), "patient"),
@@ -325,13 +334,13 @@ def test_ids_that_differ_in_more_are_two(one: str, two: str) -> None:
         (HeaderIdentity("A", "", "19500101"), HeaderIdentity("A", "", "1950.01.02"), "birth date"),
     ],
 )
-def test_two_headers_are_of_one_person_or_say_why_not(one: HeaderIdentity, two: HeaderIdentity, what: str) -> None:
-    assert header_identity.difference(one, two) == header_identity.difference(two, one) == what
+def test_a_difference_names_what_shows_two_people(first: HeaderIdentity, second: HeaderIdentity, expected: str) -> None:
+    assert header_identity.difference(first, second) == header_identity.difference(second, first) == expected
 
 
 def later(batch: Path, lung: Task, edit: Edit, **cells: str) -> Indexed:
-    """The first scan of the batch as one of a later examination, under other cells of the table."""
-    another(batch, edit)
+    """The first scan of the batch as that of a later examination, with other cells of the table."""
+    make_later(batch, edit)
     for path in batch.glob("*.dcm"):
         header = pydicom.dcmread(path)
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
@@ -341,63 +350,64 @@ def later(batch: Path, lung: Task, edit: Edit, **cells: str) -> Indexed:
     return index_batch(batch, batch.parent.parent / "staging" / "second", lung)
 
 
-def reasons(found: Findings) -> str:
-    return " ".join(reason for why in found.failing.values() for reason in why)
+def joined_reasons(findings: Findings) -> str:
+    return " ".join(reason for texts in findings.failing.values() for reason in texts)
 
 
-@pytest.mark.parametrize("sequence", [False, True])
+@pytest.mark.parametrize("in_sequence", [False, True])
 def test_another_number_of_the_header_joins_two_patients_of_the_table(
-    batch: Path, lung: Task, ingest: IngestSettings, edit: Edit, sequence: bool
+    batch: Path, lung: Task, ingest: IngestSettings, edit: Edit, in_sequence: bool
 ) -> None:
-    def own(header: Any, number: int) -> None:
+    def set_numbers(header: Any, number: int) -> None:
         header.PatientName = header.PatientBirthDate = ""
         if number == 1:
             header.PatientID = "MRN-B-77"
-        elif number == 0 and sequence:
+        elif number == 0 and in_sequence:
             item = pydicom.Dataset()
             item.PatientID = "mrn b 077"
             header.OtherPatientIDsSequence = [item]
         elif number == 0:
             header.OtherPatientIDs = ["x", "MRN-B-77"]
 
-    headers(batch, own)
-    found = judged(batch, lung, ingest)[0]
-    assert len(found.failing) == 4 and "one person of the DICOM headers is two patients" in reasons(found)
-    one = metadata(batch)["patient_id"].iloc[0]
-    edit(lambda rows: [row | {"patient_id": one} if at < 4 else row for at, row in enumerate(rows)])
-    assert judged(batch, lung, ingest)[0].failing == {}
+    change_headers(batch, set_numbers)
+    findings = judge(batch, lung, ingest)[0]
+    assert len(findings.failing) == 4 and "one person of the DICOM headers is two patients" in joined_reasons(findings)
+    first_id = metadata(batch)["patient_id"].iloc[0]
+    edit(lambda rows: [row | {"patient_id": first_id} if index < 4 else row for index, row in enumerate(rows)])
+    assert judge(batch, lung, ingest)[0].failing == {}
 
 
-def test_other_numbers_of_an_insurance_join_nobody(batch: Path, lung: Task, ingest: IngestSettings) -> None:
-    headers(batch, lambda header, number: setattr(header, "OtherPatientIDs", f"AOK-{number // 3}"))
-    found = judged(batch, lung, ingest)[0]
-    assert found.failing == {} and any("other patient IDs of the headers" in text for text in found.warnings)
+def test_other_numbers_of_an_insurance_join_no_patients(batch: Path, lung: Task, ingest: IngestSettings) -> None:
+    change_headers(batch, lambda header, number: setattr(header, "OtherPatientIDs", f"AOK-{number // 3}"))
+    findings = judge(batch, lung, ingest)[0]
+    assert findings.failing == {} and any("other patient IDs of the headers" in text for text in findings.warnings)
 
 
 def test_another_number_is_compared_with_admitted_batches(
     batch: Path, lung: Task, ingest: IngestSettings, edit: Edit
 ) -> None:
     before = admitted(batch, lung)
-    mine = pydicom.dcmread(sorted(batch.glob("*.dcm"))[0]).PatientID
+    first_id = pydicom.dcmread(sorted(batch.glob("*.dcm"))[0]).PatientID
 
-    def moved(header: Any, _: int) -> None:
-        header.PatientID, header.OtherPatientIDs, header.PatientName, header.PatientBirthDate = "Z-9", mine, "", ""
+    def change_number(header: Any, _: int) -> None:
+        header.PatientID, header.OtherPatientIDs, header.PatientName, header.PatientBirthDate = "Z-9", first_id, "", ""
 
-    headers(batch, moved)
+    change_headers(batch, change_number)
     new = later(batch, lung, edit, patient_id="Z-9")
-    known = related(batch.parent.parent / "admitted", batch.parent.parent / "known", new.manifest)
-    for table in (before, known):
-        assert "is two patients of the table" in reasons(check(new.manifest, table, ingest, new.rows))
+    related_units = related(batch.parent.parent / "admitted", batch.parent.parent / "known", new.manifest)
+    for table in (before, related_units):
+        assert "is two patients of the table" in joined_reasons(check(new.manifest, table, ingest, new.rows))
 
 
 def test_one_number_of_two_hospitals_is_two_people(batch: Path, lung: Task, ingest: IngestSettings, edit: Edit) -> None:
     before = admitted(batch, lung)
-    other = ("Somebody^Else", "19010203")
-    headers(batch, lambda header, _: header.update({"PatientName": other[0], "PatientBirthDate": other[1]}))
+    change_headers(
+        batch, lambda header, _: header.update({"PatientName": "Somebody^Else", "PatientBirthDate": "19010203"})
+    )
     new = later(batch, lung, edit, patient_id="B-1")
-    found = check(new.manifest, before, ingest, new.rows)
-    assert "DICOM headers" not in reasons(found)
-    assert any("people of other names and birth dates: 1" in text for text in found.warnings)
+    findings = check(new.manifest, before, ingest, new.rows)
+    assert "DICOM headers" not in joined_reasons(findings)
+    assert any("people of other names and birth dates: 1" in text for text in findings.warnings)
 
 
 @pytest.mark.parametrize("same", ["PatientName", "PatientBirthDate", "neither is there"])
@@ -405,38 +415,40 @@ def test_one_number_with_one_name_or_birth_date_is_one_person(
     batch: Path, lung: Task, ingest: IngestSettings, edit: Edit, same: str
 ) -> None:
     before = admitted(batch, lung)
-    other = {"PatientName": "Somebody^Else", "PatientBirthDate": "19010203"}
-    other.pop(same, "")
-    other = other if len(other) == 1 else dict.fromkeys(other, "")
-    headers(batch, lambda header, _: header.update(other))
+    changes = {"PatientName": "Somebody^Else", "PatientBirthDate": "19010203"}
+    changes.pop(same, "")
+    changes = changes if len(changes) == 1 else dict.fromkeys(changes, "")
+    change_headers(batch, lambda header, _: header.update(changes))
     new = later(batch, lung, edit, patient_id="B-1")
-    assert "is two patients of the table" in reasons(check(new.manifest, before, ingest, new.rows))
+    assert "is two patients of the table" in joined_reasons(check(new.manifest, before, ingest, new.rows))
 
 
-def test_a_group_spelt_otherwise_than_in_an_admitted_batch_is_named(
+def test_a_group_spelt_differently_than_in_an_admitted_batch_fails(
     batch: Path, lung: Task, ingest: IngestSettings, edit: Edit
 ) -> None:
-    edit(lambda rows: [row | {"group": f"Family {at // 4}"} for at, row in enumerate(rows)])
+    edit(lambda rows: [row | {"group": f"Family {index // 4}"} for index, row in enumerate(rows)])
     before = admitted(batch, lung)
-    headers(batch, lambda header, _: header.update({"PatientID": "", "PatientName": "", "PatientBirthDate": ""}))
+    change_headers(batch, lambda header, _: header.update({"PatientID": "", "PatientName": "", "PatientBirthDate": ""}))
     new = later(batch, lung, edit, patient_id="sister", group="family-00")
-    known = related(batch.parent.parent / "admitted", batch.parent.parent / "known", new.manifest)
-    for table in (before, known):
-        assert "the group of its patient is spelt in two ways" in reasons(check(new.manifest, table, ingest, new.rows))
+    related_units = related(batch.parent.parent / "admitted", batch.parent.parent / "known", new.manifest)
+    for table in (before, related_units):
+        assert "the group of its patient is spelt in two ways" in joined_reasons(
+            check(new.manifest, table, ingest, new.rows)
+        )
 
 
 @pytest.mark.parametrize(
-    ("first", "other"),
+    ("first", "second"),
     [("А123", "A123"), ("ΡΟ12", "PO12"), ("HASTI1", "hastı1"), ("Łuk7", "LUK7"), ("КОТ-01", "KOT1")],
 )
-def test_letters_of_another_keyboard_are_the_same_id(first: str, other: str) -> None:
-    assert header_identity.spellings([first, other]) == [[0, 1]]
+def test_look_alike_letters_of_another_script_give_the_same_id(first: str, second: str) -> None:
+    assert header_identity.spellings([first, second]) == [[0, 1]]
 
 
-def test_a_patient_of_both_sexes_is_named(batch: Path, lung: Task, ingest: IngestSettings, edit: Edit) -> None:
+def test_a_patient_of_both_sexes_gets_a_warning(batch: Path, lung: Task, ingest: IngestSettings, edit: Edit) -> None:
     edit(lambda rows: [row | {"sex": "F"} for row in rows])
-    assert not any("sexes" in text for text in judged(batch, lung, ingest)[0].warnings)
-    edit(lambda rows: [row | {"sex": "FM"[at % 2]} for at, row in enumerate(rows)])
+    assert not any("sexes" in text for text in judge(batch, lung, ingest)[0].warnings)
+    edit(lambda rows: [row | {"sex": "FM"[index % 2]} for index, row in enumerate(rows)])
     assert any(
-        "patients of both sexes, who may be two people: 6" in text for text in judged(batch, lung, ingest)[0].warnings
+        "patients of both sexes, who may be two people: 6" in text for text in judge(batch, lung, ingest)[0].warnings
     )

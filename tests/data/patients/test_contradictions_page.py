@@ -1,4 +1,4 @@
-"""The page of refusals and warnings says what the rules do, and nothing else."""
+"""The page of refusals and warnings lists exactly the rules and their effects."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ PAGE = ROOT / "docs" / "explanation" / "contradictions.md"
 
 
 def rows(*titles: str) -> dict[str, str]:
-    """What the tables under these headings say of each quoted meaning."""
-    found: dict[str, str] = {}
+    """The tables under these headings, from the quoted meaning to the effect."""
+    effects: dict[str, str] = {}
     for part in PAGE.read_text(encoding="utf-8").split("\n## ")[1:]:
         if part.splitlines()[0] in titles:
-            found |= dict(re.findall(r"^\| `(.+?)` \| (.+?) \|", part, re.MULTILINE))
-    return found
+            effects |= dict(re.findall(r"^\| `(.+?)` \| (.+?) \|", part, re.MULTILINE))
+    return effects
 
 
-def shipped() -> list[tuple[str, Rule]]:
-    """Every rule of the suite of every shipped task, with the task's modality."""
+def shipped_rules() -> list[tuple[str, Rule]]:
+    """Every rule of the suite of every shipped task, with the modality of the task."""
     settings = params.load(ROOT)
     return [(task.modality.value, rule) for task in settings.tasks.values() for rule in rules(task, settings.ingest)]
 
@@ -32,16 +32,16 @@ def matches(row: str, meaning: str) -> bool:
     return bool(re.fullmatch(re.escape(row).replace("…", ".+"), meaning))
 
 
-def test_every_rule_of_the_suite_is_on_the_page_with_what_it_does() -> None:
+def test_every_rule_of_the_suite_is_on_the_page_with_its_effect() -> None:
     table = rows("Every slice, at ingest and at the endpoint", "Every batch, at ingest")
-    for modality, rule in shipped():
+    for modality, rule in shipped_rules():
         (row,) = [row for row in table if matches(row, rule.meaning)]
         action = next((part for part in table[row].split(", ") if modality in part), table[row])
         assert action.startswith("stops" if rule.error else "warns"), (modality, rule.meaning)
 
 
-def test_the_page_names_no_rule_that_is_gone() -> None:
-    meanings = {rule.meaning for _, rule in shipped()}
+def test_the_page_has_no_rule_that_does_not_exist() -> None:
+    meanings = {rule.meaning for _, rule in shipped_rules()}
     table = rows("Every slice, at ingest and at the endpoint", "Every batch, at ingest")
     assert not [row for row in table if not any(matches(row, meaning) for meaning in meanings)]
 

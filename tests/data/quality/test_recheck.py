@@ -137,7 +137,7 @@ def test_one_person_in_two_patients_is_found_by_the_stored_copies(dicom: Admitte
     change_headers(dicom.without_new_columns(), one_study)
     reasons = dicom.reasons()
     affected = dicom.table().loc[dicom.table()["patient"].isin([patients[0], patients[-1]]), "unit_id"]
-    assert reasons == {"one person of the DICOM headers is two patients of the table: mend patient_id": set(affected)}
+    assert reasons == {"one person of the DICOM headers is two patients of the table: correct patient_id": set(affected)}
 
 
 def test_identity_signs_of_two_batches_are_compared(home: Path, lung: Task) -> None:
@@ -219,7 +219,7 @@ def test_a_shifted_table_is_found_by_its_original(home: Path, real_data: Path, l
     shutil.copytree(real_data / "intake-faults/table-slipped-by-one-row", source)
     batch = admit(source, lung).without_new_columns()
     reasons = batch.reasons(with_source=True)
-    assert list(reasons) == ["one person of the DICOM headers is two patients of the table: mend patient_id"]
+    assert list(reasons) == ["one person of the DICOM headers is two patients of the table: correct patient_id"]
     assert len(next(iter(reasons.values()))) == 8
 
 

@@ -1,4 +1,4 @@
-"""Outlines lie on the lesion whatever the orientation of scan and mask, or the mask is refused."""
+"""Outlines cover the lesion for every orientation of scan and mask, or the mask is refused."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from pipelines import params
 
 Volume = NDArray[np.int16]
 ROOT = Path(__file__).resolve().parents[3]
-SIDES, VOXEL = (6, 10, 9), (3.0, 0.8, 1.1)  # slices, rows, columns of the body, and mm; no two alike
+SIDES, VOXEL = (6, 10, 9), (3.0, 0.8, 1.1)  # slices, rows, columns of the body, and mm; all different
 ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
-LESION = (slice(2, 4), slice(1, 3), slice(6, 9))  # near one corner: no symmetry hides a wrong turn
+LESION = (slice(2, 4), slice(1, 3), slice(6, 9))  # near one corner, so that no symmetry hides a wrong turn
 
 
 def body() -> Volume:
-    """A patient, slices × rows × columns in LPS: each voxel has a value of its own, highest in the lesion."""
+    """A patient, slices × rows × columns in LPS: every voxel has a unique value, the highest ones in the lesion."""
     random = np.random.default_rng(3)
     volume = random.permutation(np.prod(SIDES)).reshape(SIDES).astype(np.int16)
     volume[LESION] += 2000
@@ -54,17 +54,18 @@ def lesion() -> Volume:
 
 def standard(tilt: float = 0.0) -> geometry.Affine:
     """The affine of `body`: standard axial slices, turned by `tilt` (radians) about two axes."""
-    one, two = np.cos(tilt), np.sin(tilt)
-    turn = np.array([[one, -two, 0], [two, one, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, one, -two], [0, two, one]])
+    cosine, sine = np.cos(tilt), np.sin(tilt)
+    about_z = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+    turn = about_z @ np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
     affine = np.eye(4)
     affine[:3, :3] = turn @ np.array([[0, 0, VOXEL[2]], [0, VOXEL[1], 0], [VOXEL[0], 0, 0]])
     affine[:3, 3] = (-31.5, 12.25, 7.0)
     return affine
 
 
-def stored(volume: Volume, affine: geometry.Affine, how: Any) -> tuple[Volume, geometry.Affine]:
-    """The same voxels stored with their axes exchanged and reversed, and the affine that says so."""
-    axes, signs = how
+def stored(volume: Volume, affine: geometry.Affine, orientation: Any) -> tuple[Volume, geometry.Affine]:
+    """The same voxels stored with axes exchanged and reversed, and the matching affine."""
+    axes, signs = orientation
     moved, new = volume.transpose(axes), affine[:, [*axes, 3]].copy()
     for axis, sign in enumerate(signs):
         if sign < 0:
@@ -75,10 +76,10 @@ def stored(volume: Volume, affine: geometry.Affine, how: Any) -> tuple[Volume, g
 
 
 def nifti(
-    volume: Volume, affine: geometry.Affine, how: Any = ((0, 1, 2), (1, 1, 1)), codes: tuple[int, int] = (1, 1)
+    volume: Volume, affine: geometry.Affine, orientation: Any = ((0, 1, 2), (1, 1, 1)), codes: tuple[int, int] = (1, 1)
 ) -> bytes:
-    """A volume as NIfTI, its voxels stored that way (k, j, i), with codes of sform and qform."""
-    moved, new = stored(volume, affine, how)
+    """A volume as NIfTI, its voxels (k, j, i) stored in that orientation, with codes of sform and qform."""
+    moved, new = stored(volume, affine, orientation)
     ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ new[:, [2, 1, 0, 3]]
     image = nibabel.Nifti1Image(moved.transpose(2, 1, 0), ras)
     image.set_sform(ras, codes[0])
@@ -87,7 +88,7 @@ def nifti(
 
 
 def header(plane: Volume, affine: geometry.Affine, frames: int = 1) -> FileDataset:
-    """A CT header for pictures of that shape."""
+    """A CT file with the pixels of the plane or of several frames."""
     image = FileDataset(None, {}, preamble=b"\0" * 128)
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -105,7 +106,7 @@ def header(plane: Volume, affine: geometry.Affine, frames: int = 1) -> FileDatas
 
 
 def cosines(affine: geometry.Affine) -> tuple[list[float], list[float], float]:
-    """Orientation, pixel spacing (row, column), distance: decimal strings hold 16 characters."""
+    """Orientation, pixel spacing (row, column) and distance, rounded as decimal strings hold 16 characters."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     directions = affine[:3, :3] / lengths
     values = [float(f"{value:.10f}") for value in (*directions[:, 2], *directions[:, 1])]
@@ -129,7 +130,7 @@ def slices(volume: Volume, affine: geometry.Affine) -> Iterator[bytes]:
 
 
 def multiframe(volume: Volume, affine: geometry.Affine, order: list[int]) -> bytes:
-    """One file of all slices, stored in that order."""
+    """One multi-frame file of all slices, stored in that order."""
     orientation, spacing, distance = cosines(affine)
     image = header(volume[order], affine, len(volume))
     shared, plane, measures = Dataset(), Dataset(), Dataset()
@@ -149,80 +150,90 @@ def multiframe(volume: Volume, affine: geometry.Affine, order: list[int]) -> byt
 
 def series(files: list[bytes], order: list[int]) -> bytes:
     """A zip of the files, named in that order."""
-    return zip_archive.packed({f"{place}.dcm": files[number] for place, number in enumerate(order)})
+    return zip_archive.packed({f"{position}.dcm": files[number] for position, number in enumerate(order)})
 
 
-HOW = st.sampled_from(ORIENTATIONS)
+ORIENTATION = st.sampled_from(ORIENTATIONS)
 TILT = st.sampled_from([0.0, 0.03, -0.1])
-ORDER = st.permutations(range(10))  # of files or frames; numbers of slices that there are not are passed over
+ORDER = st.permutations(range(10))  # of files or frames; numbers of absent slices are skipped
 
 
 @cache
-def truth() -> frozenset[int]:
-    """The values of `body` in the lesion: they name its voxels in whatever order."""
+def lesion_values() -> frozenset[int]:
+    """The values of `body` in the lesion, which identify its voxels in any order."""
     return frozenset(body()[LESION].ravel().tolist())
 
 
-def check(scan: Scan, mask: bytes) -> None:
-    """The outline covers the lesion's voxels and no other."""
-    drawn = lesion_grid.drawn("mask", mask, scan).lesion
+def check_outline(scan: Scan, mask: bytes) -> None:
+    """Check that the outline covers exactly the voxels of the lesion."""
+    outline = lesion_grid.drawn("mask", mask, scan).lesion
     shift = 1024 if scan.header["format"] == "dicom" else 0
-    assert drawn.shape == scan.pixels.shape
-    assert {int(value) + shift for value in scan.pixels[drawn]} == truth()
+    assert outline.shape == scan.pixels.shape
+    assert {int(value) + shift for value in scan.pixels[outline]} == lesion_values()
 
 
 @settings(max_examples=150, deadline=None)
-@given(HOW, HOW, TILT)
-def test_volumes_of_any_two_orientations(scan_how: Any, mask_how: Any, tilt: float) -> None:
+@given(ORIENTATION, ORIENTATION, TILT)
+def test_a_mask_fits_a_volume_in_any_two_orientations(
+    scan_orientation: Any, mask_orientation: Any, tilt: float
+) -> None:
     affine = standard(tilt)
-    check(read("scan", nifti(body(), affine, scan_how)), nifti(lesion(), affine, mask_how))
+    check_outline(read("scan", nifti(body(), affine, scan_orientation)), nifti(lesion(), affine, mask_orientation))
 
 
 @settings(max_examples=30, deadline=None)
-@given(HOW, HOW, TILT, ORDER, st.booleans())
-def test_series_and_frames_in_any_order_with_masks_of_any_format(
-    scan_how: Any, mask_how: Any, tilt: float, order: list[int], frames: bool
+@given(ORIENTATION, ORIENTATION, TILT, ORDER, st.booleans())
+def test_masks_of_any_format_fit_series_and_frames_in_any_order(
+    scan_orientation: Any, mask_orientation: Any, tilt: float, order: list[int], is_multiframe: bool
 ) -> None:
     affine = standard(tilt)
-    volume, lies = stored(body(), affine, scan_how)
-    drawn, mask_lies = stored(lesion(), affine, mask_how)
-    order, masks = ([number for number in order if number < len(planes)] for planes in (volume, drawn))
-    content = multiframe(volume, lies, order) if frames else series(list(slices(volume, lies)), order)
+    volume, stored_affine = stored(body(), affine, scan_orientation)
+    mask_volume, mask_affine = stored(lesion(), affine, mask_orientation)
+    order, masks = ([number for number in order if number < len(planes)] for planes in (volume, mask_volume))
+    content = (
+        multiframe(volume, stored_affine, order)
+        if is_multiframe
+        else series(list(slices(volume, stored_affine)), order)
+    )
     scan = read("scan", content)
-    check(scan, nifti(lesion(), affine, mask_how))
-    check(scan, series(list(slices(drawn + 1024, mask_lies)), masks))
+    check_outline(scan, nifti(lesion(), affine, mask_orientation))
+    check_outline(scan, series(list(slices(mask_volume + 1024, mask_affine)), masks))
 
 
 @settings(max_examples=20, deadline=None)
-@given(HOW, HOW, TILT)
-def test_one_slice_of_dicom_takes_its_part_of_a_volume(scan_how: Any, mask_how: Any, tilt: float) -> None:
+@given(ORIENTATION, ORIENTATION, TILT)
+def test_one_dicom_slice_gets_its_part_of_a_volume_mask(
+    scan_orientation: Any, mask_orientation: Any, tilt: float
+) -> None:
     affine = standard(tilt)
-    mask = nifti(lesion(), affine, mask_how)
-    volume, lies = stored(body(), affine, scan_how)
-    inside: set[int] = set()
-    for content in slices(volume, lies):
+    mask = nifti(lesion(), affine, mask_orientation)
+    volume, stored_affine = stored(body(), affine, scan_orientation)
+    values: set[int] = set()
+    for content in slices(volume, stored_affine):
         scan = read("slice", content)
-        inside |= {int(value) + 1024 for value in scan.pixels[lesion_grid.drawn("mask", mask, scan).lesion]}
-    assert inside == truth()
+        values |= {int(value) + 1024 for value in scan.pixels[lesion_grid.drawn("mask", mask, scan).lesion]}
+    assert values == lesion_values()
 
 
 @settings(max_examples=40, deadline=None)
-@given(HOW, HOW, TILT)
-def test_labels_of_an_import_are_those_of_the_slices(scan_how: Any, mask_how: Any, tilt: float) -> None:
+@given(ORIENTATION, ORIENTATION, TILT)
+def test_an_import_labels_exactly_the_slices_with_a_lesion(
+    scan_orientation: Any, mask_orientation: Any, tilt: float
+) -> None:
     task, affine = params.load(ROOT).task("brain-mr"), standard(tilt)
     with TemporaryDirectory() as folder:
         scan, mask = Path(folder, "scan.nii"), Path(folder, "mask.nii")
-        scan.write_bytes(nifti(body(), affine, scan_how))
-        mask.write_bytes(nifti(lesion(), affine, mask_how))
+        scan.write_bytes(nifti(body(), affine, scan_orientation))
+        mask.write_bytes(nifti(lesion(), affine, mask_orientation))
         rows, blank, _ = slice_rows(scan, mask, task)
-    planes, _ = stored(body(), affine, scan_how)
-    ill = ["tumour" if truth() & set(plane.ravel().tolist()) else "no_tumour" for plane in planes]
-    assert [row["label"] for row in rows] == ill and blank == 0, "slices are counted as the file has them"
+    planes, _ = stored(body(), affine, scan_orientation)
+    labels = ["tumour" if lesion_values() & set(plane.ravel().tolist()) else "no_tumour" for plane in planes]
+    assert [row["label"] for row in rows] == labels and blank == 0, "slices are counted in the order of the file"
 
 
 @pytest.mark.parametrize(("axes", "plane"), [((0, 1, 2), "axial"), ((2, 1, 0), "sagittal"), ((1, 0, 2), "coronal")])
-def test_the_plane_of_a_volume_is_named(axes: tuple[int, int, int], plane: str) -> None:
-    """Slices run along the third axis of the file: where that is not the patient's, rules of the plane say so."""
+def test_the_plane_of_a_volume_is_described(axes: tuple[int, int, int], plane: str) -> None:
+    """Slices run along the third axis of the file. If that is not the patient's z axis, the plane is not axial."""
     scan = read("scan", nifti(body(), standard(), (axes, (1, -1, 1))))
     facts = slice_features.describe(scan.pixels[0], scan)
     assert facts["plane"] == plane
@@ -232,19 +243,19 @@ def test_the_plane_of_a_volume_is_named(axes: tuple[int, int, int], plane: str) 
 
 
 def changed(affine: geometry.Affine, shift: float = 0.0, scale: float = 1.0, turn: float = 0.0) -> geometry.Affine:
-    """The affine moved by `shift` voxels along the rows, stretched, and turned by `turn` radians about the head."""
-    spin = np.eye(4)
-    spin[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    """The affine shifted by `shift` voxels along the rows, scaled, and turned by `turn` radians about the z axis."""
+    rotation = np.eye(4)
+    rotation[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
     moved = affine.copy()
     moved[:3, 3] += moved[:3, 2] * shift
     moved[:3, :3] *= scale
-    return np.asarray(spin @ moved)
+    return np.asarray(rotation @ moved)
 
 
 @pytest.mark.parametrize(
     ("shift", "scale", "turn", "sentence"),
     [
-        (0.4, 1.0, 0.0, r"mask: lies 0\.40 voxels beside"),
+        (0.4, 1.0, 0.0, r"mask: is shifted by 0\.40 voxels against"),
         (0.0, 1.2, 0.0, "mask: has voxels of 3.60 × 0.96 × 1.32 mm"),
         (0.0, 1.0, 0.2, "mask: is turned against its scan by 11.5 degrees"),
         (3.0, 1.0, 0.0, "mask: does not cover"),
@@ -256,17 +267,17 @@ def test_a_mask_on_another_grid_is_refused(shift: float, scale: float, turn: flo
         lesion_grid.drawn("mask", nifti(lesion(), changed(standard(), shift, scale, turn)), scan)
 
 
-def test_a_mask_is_not_laid_on_a_series_with_a_slice_beside_the_others() -> None:
+def test_a_mask_is_refused_for_a_series_with_a_shifted_slice() -> None:
     files = list(slices(body(), standard()))
     moved = pydicom.dcmread(io.BytesIO(files[2]))
     moved.ImagePositionPatient = [moved.ImagePositionPatient[0] + 6, *moved.ImagePositionPatient[1:]]
     files[2] = saved(moved)
-    with pytest.raises(Fault, match=r"a regular grid, and its scan does not \(uneven distances, gantry tilt\)"):
+    with pytest.raises(Fault, match=r"a regular grid, and its scan is not \(uneven distances, gantry tilt\)"):
         lesion_grid.drawn("mask", nifti(lesion(), standard()), read("scan", series(files, list(range(len(files))))))
 
 
-def test_rounding_is_no_other_grid() -> None:
-    check(read("scan", nifti(body(), standard())), nifti(lesion(), changed(standard(), shift=0.05, turn=1e-4)))
+def test_rounding_does_not_change_the_grid() -> None:
+    check_outline(read("scan", nifti(body(), standard())), nifti(lesion(), changed(standard(), shift=0.05, turn=1e-4)))
 
 
 def test_a_mask_of_the_same_shape_turned_by_a_right_angle_is_refused() -> None:
@@ -280,72 +291,72 @@ def test_a_mask_of_the_same_shape_turned_by_a_right_angle_is_refused() -> None:
 
 
 @pytest.mark.parametrize("codes", [(1, 0), (0, 1), (2, 1)])
-def test_sform_and_qform_are_read_alike(codes: tuple[int, int]) -> None:
-    how = ORIENTATIONS[37]
-    check(read("scan", nifti(body(), standard(0.1), how, codes)), nifti(lesion(), standard(0.1)))
+def test_sform_and_qform_give_the_same_outline(codes: tuple[int, int]) -> None:
+    orientation = ORIENTATIONS[37]
+    check_outline(read("scan", nifti(body(), standard(0.1), orientation, codes)), nifti(lesion(), standard(0.1)))
 
 
-def test_sform_and_qform_of_two_minds_are_refused() -> None:
+def test_contradicting_sform_and_qform_are_refused() -> None:
     image = nibabel.Nifti1Image.from_bytes(nifti(body(), standard()))
     image.set_qform(np.diag([-1.0, 1.0, 1.0, 1.0]) @ image.get_sform(), 1)
     with pytest.raises(Fault, match="scan: its sform and its qform name different sides"):
         read("scan", bytes(image.to_bytes()))
 
 
-def test_a_head_that_was_registered_to_an_atlas_lies_as_its_sform_says() -> None:
+def test_a_volume_that_was_registered_to_an_atlas_uses_its_sform() -> None:
     image = nibabel.Nifti1Image.from_bytes(nifti(body(), standard()))
     image.set_sform(nibabel.affines.from_matvec(euler2mat(0.2, 0.1, 0.6)) @ image.get_qform(), 4)
     scan = read("scan", bytes(image.to_bytes()))
     assert scan.affine is not None
-    shown = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.get_sform()
-    np.testing.assert_allclose(np.abs(scan.affine[:3, 0]), np.abs(shown[:3, 2]), atol=1e-5)
+    expected = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.get_sform()
+    np.testing.assert_allclose(np.abs(scan.affine[:3, 0]), np.abs(expected[:3, 2]), atol=1e-5)
 
 
-def test_a_volume_that_says_nothing_fits_its_like_alone() -> None:
-    """With both codes 0 the directions are a guess: a mask that is sure of its own can't be laid on it."""
+def test_a_volume_without_orientation_only_fits_a_mask_without_one() -> None:
+    """With both codes 0 the directions are a guess, so a mask with a known orientation does not fit."""
     scan = read("scan", nifti(body(), standard(), codes=(0, 0)))
     assert scan.affine is None and scan.header["geometry"] == geometry.UNKNOWN
-    check(scan, nifti(lesion(), standard(), codes=(0, 0)))
-    with pytest.raises(Fault, match="its scan does not say where its voxels lie"):
+    check_outline(scan, nifti(lesion(), standard(), codes=(0, 0)))
+    with pytest.raises(Fault, match="its scan does not say where its voxels are"):
         lesion_grid.drawn("mask", nifti(lesion(), standard()), scan)
-    with pytest.raises(Fault, match="it does not say where its voxels lie"):
+    with pytest.raises(Fault, match="it does not say where its voxels are"):
         lesion_grid.drawn("mask", nifti(lesion(), standard(), codes=(0, 0)), read("scan", nifti(body(), standard())))
     plain = bytes(nibabel.Nifti1Image(lesion().transpose(2, 1, 0), np.eye(4)).to_bytes())
-    with pytest.raises(Fault, match="does not say where its voxels lie"):
+    with pytest.raises(Fault, match="does not say where its voxels are"):
         lesion_grid.drawn("mask", plain, scan)
 
 
-def test_a_picture_is_drawn_on_one_slice_with_rows_and_columns() -> None:
+def test_a_picture_mask_fits_one_slice_that_has_rows_and_columns() -> None:
     plane, png = lesion()[2], io.BytesIO()
     Image.fromarray(plane.astype(np.uint8) * 255).save(png, "PNG")
     content = list(slices(body(), standard()))[2]
     scan = read("slice", content)
     np.testing.assert_array_equal(lesion_grid.drawn("mask", png.getvalue(), scan).lesion[0], plane > 0)
     flat = read("scan", nifti(body()[2:3], standard()))
-    with pytest.raises(Fault, match="it does not say where its voxels lie in the patient"):
+    with pytest.raises(Fault, match="it does not say where its voxels are in the patient"):
         lesion_grid.drawn("mask", png.getvalue(), flat)
 
 
 @pytest.mark.usefixtures("home")
-def test_outlines_lie_on_the_lesion_whatever_the_position(real_data: Path, tmp_path: Path, lung: Task) -> None:
-    """Supine, prone, and a picture stored bottom up: the lesion is denser than the lung around it."""
-    found = manifest.index_batch(real_data / "intake-faults/prone-and-flipped", tmp_path, lung)
-    assert not found.refused
+def test_outlines_cover_the_lesion_in_any_patient_position(real_data: Path, tmp_path: Path, lung: Task) -> None:
+    """Supine, prone, and a picture stored bottom up: the lesion is denser than the surrounding lung."""
+    indexed = manifest.index_batch(real_data / "intake-faults/prone-and-flipped", tmp_path, lung)
+    assert not indexed.refused
     grids = lesion_grid.read_grids(tmp_path / lesion_grid.NAME)
     assert len(grids) == 3
     for unit, grid in grids.items():
-        row = found.manifest.set_index("unit_id").loc[unit]
+        row = indexed.manifest.set_index("unit_id").loc[unit]
         plane = read("scan", (tmp_path / row["file"]).read_bytes()).pixels[0]
         small = plane.reshape(32, 4, 32, 4).mean((1, 3))
         assert small[grid > 250].mean() > -100, unit
-    assert (found.manifest["geometry"] == geometry.UNUSUAL).tolist() == [False, True, True]
+    assert (indexed.manifest["geometry"] == geometry.UNUSUAL).tolist() == [False, True, True]
 
 
-def test_an_old_outline_is_doubted_where_the_scan_lies_unusually() -> None:
+def test_an_old_outline_is_doubted_for_an_unusual_orientation() -> None:
     usual = read("scan", next(slices(body(), standard())))
     assert geometry.outline_doubt(usual) == geometry.slice_doubt(usual) == ""
     assert "6 slices" in geometry.slice_doubt(read("scan", nifti(body(), standard())))
-    volume, lies = stored(body(), standard(), ((0, 1, 2), (1, -1, -1)))
-    assert "RAS" in geometry.outline_doubt(read("scan", next(slices(volume, lies))))
+    volume, stored_affine = stored(body(), standard(), ((0, 1, 2), (1, -1, -1)))
+    assert "RAS" in geometry.outline_doubt(read("scan", next(slices(volume, stored_affine))))
     assert geometry.outline_doubt(read("scan", nifti(body(), standard(), ((0, 1, 2), (1, -1, -1))))) == ""
     assert "directions" in geometry.outline_doubt(read("scan", nifti(body(), standard(), ((2, 1, 0), (1, 1, 1)))))

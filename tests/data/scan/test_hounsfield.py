@@ -1,4 +1,4 @@
-"""CT as NIfTI: usable where its values are Hounsfield units, refused with what to do where they are not."""
+"""CT as NIfTI is accepted if its values are Hounsfield units, else refused with advice."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def pancreas() -> Task:
 
 @pytest.fixture(scope="module")
 def body() -> np.ndarray:
-    """Six slices of an abdomen in HU, as NIfTI stores them: columns, rows, slices."""
+    """Six slices of an abdomen in HU, in the axis order of NIfTI: columns, rows, slices."""
     task = params.load(ROOT).task("pancreas-ct")
     study = phantom_study.study(task, phantom_study.usual(task), 5, 0, "tumour")
-    return np.stack([study.slice(at, 6)[0] for at in range(6)])[:, ::-1, ::-1].transpose(2, 1, 0)
+    return np.stack([study.slice(index, 6)[0] for index in range(6)])[:, ::-1, ::-1].transpose(2, 1, 0)
 
 
 def scan(values: np.ndarray) -> Scan:
@@ -46,20 +46,22 @@ def scan(values: np.ndarray) -> Scan:
 
 
 @pytest.mark.usefixtures("home")
-def test_a_public_pancreas_set_comes_in(real_data: Path, tmp_path: Path, pancreas: Task) -> None:
+def test_a_public_pancreas_data_set_is_imported_indexed_and_packed(
+    real_data: Path, tmp_path: Path, pancreas: Task
+) -> None:
     record = import_folder(real_data / "intake-faults/ct-nifti", tmp_path / "batch", pancreas)
     assert record["files"] == 2 and set(record["labels"]) == {"normal", "tumour"}
-    found = manifest.index_batch(tmp_path / "batch", tmp_path / "data/ct", pancreas)
-    assert not found.refused and set(found.manifest["units"]) == {"HU"} and (found.manifest["p01"] < -200).all()
-    again = metadata(tmp_path / "batch")
-    assert set(again["mask"]) == {"pat611/CT_mask.nii.gz", "pat612/CT_mask.nii.gz"}
-    side = {"task": pancreas.name, "side": "training", "epoch": 1}
-    cohorts = pd.DataFrame([side | {"cluster": name} for name in found.manifest["cluster"].unique()])
+    indexed = manifest.index_batch(tmp_path / "batch", tmp_path / "data/ct", pancreas)
+    assert not indexed.refused and set(indexed.manifest["units"]) == {"HU"} and (indexed.manifest["p01"] < -200).all()
+    table = metadata(tmp_path / "batch")
+    assert set(table["mask"]) == {"pat611/CT_mask.nii.gz", "pat612/CT_mask.nii.gz"}
+    cohort = {"task": pancreas.name, "side": "training", "epoch": 1}
+    cohorts = pd.DataFrame([cohort | {"cluster": name} for name in indexed.manifest["cluster"].unique()])
     (tmp_path / "data/ct" / pixel_cache.RECORD).unlink()
     shards.pack([tmp_path / "data/ct"], cohorts, pancreas, tmp_path / "packed")
     packed = shards.load(tmp_path / "packed")
-    path = tmp_path / "data/ct" / found.manifest["file"].iloc[0]
-    plane = read("scan", path.read_bytes()).pixels[int(found.manifest["slice"].iloc[0])]
+    path = tmp_path / "data/ct" / indexed.manifest["file"].iloc[0]
+    plane = read("scan", path.read_bytes()).pixels[int(indexed.manifest["slice"].iloc[0])]
     np.testing.assert_array_equal(packed.pixels[0], preprocess.unit_pixels(plane, Units.HU, pancreas.pixels))
 
 
@@ -76,14 +78,14 @@ def test_a_public_pancreas_set_comes_in(real_data: Path, tmp_path: Path, pancrea
         (lambda hu: np.where(hu < -950, 0, hu), "of it is exactly 0"),
     ],
 )
-def test_values_that_are_no_hu_are_refused(
+def test_values_that_are_no_hounsfield_units_are_refused(
     body: np.ndarray, change: Callable[[np.ndarray], np.ndarray], reason: str
 ) -> None:
     with pytest.raises(Fault, match=rf"scan: .*{reason}.*no Hounsfield units; convert it again from DICOM"):
         hounsfield.in_units_of(scan(change(body.astype(np.float32)).astype(np.float32)), Modality.CT)
 
 
-def test_a_ct_is_no_mr_and_other_formats_speak_for_themselves(body: np.ndarray) -> None:
+def test_hounsfield_units_are_refused_for_mr_and_other_formats_are_unchanged(body: np.ndarray) -> None:
     with pytest.raises(Fault, match="scan: its values are Hounsfield units, so it is a CT and no MR"):
         hounsfield.in_units_of(scan(body), Modality.MR)
     signal = scan(np.abs(body) % 1200)
@@ -92,33 +94,36 @@ def test_a_ct_is_no_mr_and_other_formats_speak_for_themselves(body: np.ndarray) 
     assert hounsfield.in_units_of(dicom, Modality.CT) is dicom
 
 
-@pytest.mark.parametrize("declared", [False, True])
-def test_zeros_around_a_dicom_ct_are_padding_if_they_are_declared_and_else_refused(declared: bool) -> None:
+@pytest.mark.parametrize("is_declared", [False, True])
+def test_zeros_around_a_dicom_ct_are_padding_if_they_are_declared_and_else_refused(is_declared: bool) -> None:
     task = params.load(ROOT).task("lung-ct")
     study = phantom_study.study(task, phantom_study.usual(task), 5, 0, "normal")
     values, pixel = study.slice(0, 1)
     values[:14], values[-14:] = 0, 0
     image = dcmread(io.BytesIO(files.dicom(study, values, pixel, 0)))
-    if declared:
+    if is_declared:
         image.add_new("PixelPaddingValue", "SS", -files.INTERCEPT)
     stream = io.BytesIO()
     image.save_as(stream)
     padded = read("slice", stream.getvalue())
-    if declared:
-        sound = study.slice(0, 1)[0][14:-14]
-        found = hounsfield.in_units_of(padded, Modality.CT).pixels[0]
-        assert found[:14].max() < -900 and np.array_equal(found[14:-14], np.where(sound == 0, -1024, sound))
+    if is_declared:
+        body_rows = study.slice(0, 1)[0][14:-14]
+        filled = hounsfield.in_units_of(padded, Modality.CT).pixels[0]
+        assert filled[:14].max() < -900
+        assert np.array_equal(filled[14:-14], np.where(body_rows == 0, -1024, body_rows))
     else:
         with pytest.raises(Fault, match=r"slice: 23% of it is exactly 0 HU, as where 0 was filled in for air or as p"):
             hounsfield.in_units_of(padded, Modality.CT)
 
 
-def test_an_import_says_why_and_writes_nothing(body: np.ndarray, tmp_path: Path, pancreas: Task) -> None:
-    place = tmp_path / "set/p1"
-    place.mkdir(parents=True)
+def test_an_import_of_other_values_is_refused_and_writes_nothing(
+    body: np.ndarray, tmp_path: Path, pancreas: Task
+) -> None:
+    folder = tmp_path / "set/p1"
+    folder.mkdir(parents=True)
     affine = np.diag([2.0, 2.0, 3.0, 1.0])
-    nibabel.save(nibabel.Nifti1Image(body + 1024, affine), place / "CT.nii.gz")
-    nibabel.save(nibabel.Nifti1Image((body > 400).astype(np.uint8), affine), place / "CT_seg.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(body + 1024, affine), folder / "CT.nii.gz")
+    nibabel.save(nibabel.Nifti1Image((body > 400).astype(np.uint8), affine), folder / "CT_seg.nii.gz")
     with pytest.raises(Fault, match=r"CT\.nii\.gz: its darkest hundredth"):
         import_folder(tmp_path / "set", tmp_path / "batch", pancreas)
     assert not (tmp_path / "batch").exists()

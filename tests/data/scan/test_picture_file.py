@@ -1,4 +1,4 @@
-"""A picture is read, stored and outlined as every viewer shows it."""
+"""Pictures are read, stored and outlined upright, as viewers show them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data.scan.read import read
 from lineage.errors import Fault
 
 GREY = np.random.default_rng(0).integers(0, 255, (40, 56), dtype=np.uint8)
-# How an upright picture is stored for each orientation (CIPA DC-008, table 6).
+# The stored form of an upright picture for each orientation (CIPA DC-008, table 6).
 STORED = {
     1: lambda grey: grey,
     2: lambda grey: grey[:, ::-1],
@@ -54,9 +54,9 @@ def test_every_orientation_gives_the_same_pixels_and_an_upright_copy(orientation
     np.testing.assert_array_equal(
         scan.pixels, read("b.png", picture(pixels, 1, mode="" if mode in ("L", "I;16") else mode)).pixels
     )
-    ending, clean = anonymise("a.png", content, {"patient_id": "x"})
+    suffix, clean = anonymise("a.png", content, {"patient_id": "x"})
     with Image.open(io.BytesIO(clean)) as copy:
-        assert ending == ".png" and copy.size == (56, 40) and not copy.getexif()
+        assert suffix == ".png" and copy.size == (56, 40) and not copy.getexif()
     assert b"Quill" in content and b"Quill" not in clean
     np.testing.assert_array_equal(read("c.png", clean).pixels, scan.pixels)
 
@@ -68,13 +68,13 @@ def test_a_turned_jpeg_is_stored_without_loss(orientation: int, mode: str) -> No
     content = picture(STORED[orientation](GREY), orientation, "JPEG", mode=mode, quality=95)
     scan = read("a.jpg", content)
     assert scan.pixels.shape == (1, 40, 56) and np.abs(scan.pixels[0] - GREY).mean() < 10
-    ending, clean = anonymise("a.jpg", content, {"patient_id": "x"})
-    assert ending == (".jpg" if orientation == 1 else ".png") and b"Quill" not in clean
+    suffix, clean = anonymise("a.jpg", content, {"patient_id": "x"})
+    assert suffix == (".jpg" if orientation == 1 else ".png") and b"Quill" not in clean
     np.testing.assert_array_equal(read("b", clean).pixels, scan.pixels)
 
 
 @pytest.mark.usefixtures("home")
-def test_the_same_picture_twice_has_one_answer(real_data: Path) -> None:
+def test_a_turned_and_an_upright_copy_of_a_picture_have_the_same_pixels(real_data: Path) -> None:
     folder = real_data / "intake-faults/exif-orientation"
     turned, upright = (
         read("a.jpg", (folder / f"contradiction-{name}.jpg").read_bytes()).pixels for name in ("exif", "upright")
@@ -82,18 +82,18 @@ def test_the_same_picture_twice_has_one_answer(real_data: Path) -> None:
     assert np.abs(turned - upright).max() <= 8
 
 
-def test_a_mask_that_is_a_turned_picture_is_turned_too() -> None:
-    drawn = np.zeros((40, 56), np.uint8)
-    drawn[3:9, 5:20] = 255
+def test_a_turned_mask_picture_is_turned_upright_too() -> None:
+    mask = np.zeros((40, 56), np.uint8)
+    mask[3:9, 5:20] = 255
     scan = read("a.png", picture(STORED[6](GREY), 6))
-    np.testing.assert_array_equal(lesion_grid.drawn("m.png", picture(STORED[8](drawn), 8), scan).lesion[0], drawn > 0)
+    np.testing.assert_array_equal(lesion_grid.drawn("m.png", picture(STORED[8](mask), 8), scan).lesion[0], mask > 0)
 
 
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0", b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"MM\0*\0\0\0\x08\0\x01\x01"]
 )
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_exif_turns_nothing(exif: bytes) -> None:
+def test_damaged_exif_is_ignored(exif: bytes) -> None:
     stream = io.BytesIO()
     Image.fromarray(GREY).save(stream, "PNG", exif=exif)
     np.testing.assert_array_equal(read("a.png", stream.getvalue()).pixels[0], GREY)
@@ -113,16 +113,16 @@ def saved(pixels: NDArray[np.generic], kind: str = "PNG", **options: object) -> 
 
 
 @pytest.mark.usefixtures("home")
-def test_what_is_transparent_is_black_and_what_lies_under_it_is_not_stored() -> None:
+def test_transparent_parts_are_black_and_hidden_pixels_are_not_stored() -> None:
     alpha = np.zeros_like(GREY)
     alpha[8:32, 8:48] = 255
     for layers in ([GREY] * 3, [GREY]):
         content = saved(np.dstack([*layers, alpha]))
         scan = read("a.png", content)
         np.testing.assert_allclose(scan.pixels[0], np.where(alpha, GREY, 0), atol=0.5)
-        ending, clean = anonymise("a.png", content, {"patient_id": "x"})
+        suffix, clean = anonymise("a.png", content, {"patient_id": "x"})
         with Image.open(io.BytesIO(clean)) as copy:
-            assert ending == ".png" and not copy.has_transparency_data
+            assert suffix == ".png" and not copy.has_transparency_data
             assert not np.asarray(copy.convert("L"))[alpha == 0].any()
         np.testing.assert_array_equal(read("b.png", clean).pixels, scan.pixels)
     opaque = saved(np.dstack([GREY, GREY, GREY, np.full_like(GREY, 255)]))
@@ -130,8 +130,8 @@ def test_what_is_transparent_is_black_and_what_lies_under_it_is_not_stored() -> 
 
 
 @pytest.mark.parametrize("bits", [12, 13, 14])
-def test_a_picture_of_16_bits_that_holds_a_scanners_numbers_is_refused(bits: int) -> None:
-    """OpenCV writes them so; DeepLesion adds 32,768 to its Hounsfield units."""
+def test_a_16_bit_picture_with_scanner_values_is_refused(bits: int) -> None:
+    """OpenCV writes such files; DeepLesion adds 32,768 to its Hounsfield units."""
     numbers = GREY.astype(np.uint16) << (bits - 8)
     for pixels in (numbers, numbers + 32768):
         with pytest.raises(Fault, match=r"of 16 bits that uses .* of its greys"):
@@ -142,21 +142,21 @@ def test_a_picture_of_16_bits_that_holds_a_scanners_numbers_is_refused(bits: int
 
 
 @pytest.mark.parametrize(("lesion", "kind"), [(1, "PNG"), (255, "PNG"), (255, "JPEG")])
-def test_a_mask_among_the_scans_is_known_by_its_values(lesion: int, kind: str) -> None:
+def test_a_mask_among_the_scans_is_detected_by_its_values(lesion: int, kind: str) -> None:
     disc = np.add.outer(np.arange(-64, 64) ** 2, np.arange(-64, 64) ** 2) < 20**2
     assert read("a", saved((disc * lesion).astype(np.uint8), kind)).header["image_type"] == image_type.MAP
-    several = np.where(disc, 2, 0) + np.where(np.arange(128) < 60, 1, 0)
-    assert read("a.png", saved((several * 60).astype(np.uint8))).header["image_type"] == image_type.MAP
+    labels = np.where(disc, 2, 0) + np.where(np.arange(128) < 60, 1, 0)
+    assert read("a.png", saved((labels * 60).astype(np.uint8))).header["image_type"] == image_type.MAP
     grey = np.asarray(Image.fromarray(GREY).resize((128, 128)))
     assert read("a", saved(np.where(disc, grey, 0).astype(np.uint8), kind)).header["image_type"] == ""
 
 
-def test_the_labels_of_a_mask_of_16_bits_are_its_own() -> None:
+def test_a_16_bit_mask_has_its_own_label_values() -> None:
     scan = read("scan.png", saved(GREY))
     lesion = np.zeros(GREY.shape, np.uint16)
     lesion[5:12, 5:12] = 2
-    drawn = lesion_grid.drawn("mask", saved(lesion), scan, (2.0,))
-    assert drawn.lesion.sum() == 49
+    outline = lesion_grid.drawn("mask", saved(lesion), scan, (2.0,))
+    assert outline.lesion.sum() == 49
     organ = lesion.copy()
     organ[20:30, 20:30] = 1
     with pytest.raises(Fault, match="holds the values 1, 2 besides 0"):
@@ -165,6 +165,6 @@ def test_the_labels_of_a_mask_of_16_bits_are_its_own() -> None:
     assert white.values == {1.0} and white.lesion.sum() == 49
 
 
-def test_a_picture_that_is_none_is_named_without_an_object_of_python() -> None:
+def test_a_file_that_is_no_picture_is_refused_with_a_plain_message() -> None:
     with pytest.raises(Fault, match=r"^a\.jpg: cannot be decoded as PNG or JPEG; copy it again$"):
         read("a.jpg", b"\xff\xd8\xff\xe0")

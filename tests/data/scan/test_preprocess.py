@@ -31,7 +31,7 @@ def test_display_grey_is_divided_by_255() -> None:
 
 def test_scanner_units_use_percentiles_so_that_gain_does_not_matter() -> None:
     plane = noise(128, 128)
-    plane[5, 5] = 1e6  # one hot pixel must not turn the rest black
+    plane[5, 5] = 1e6  # one very bright pixel must not make the rest black
     prepared = unit_pixels(plane, Units.RAW, BRAIN)
     assert 0.3 < prepared.mean() < 0.7
     np.testing.assert_allclose(unit_pixels(plane * 3 + 7, Units.RAW, BRAIN), prepared, atol=1e-4)
@@ -48,14 +48,14 @@ def test_any_shape_becomes_square_in_range(shape: tuple[int, int]) -> None:
     assert prepared.shape == (128, 128, 1) and prepared.min() >= 0 and prepared.max() <= 1
 
 
-def test_aspect_is_kept_by_a_dark_border() -> None:
+def test_a_dark_border_preserves_the_aspect_ratio() -> None:
     plane = np.full((64, 128), 200, np.float32)
     plane[0, 0] = -2000
     prepared = unit_pixels(plane, Units.HU, LUNG)[:, :, 0]
     assert not prepared[:31].any() and not prepared[97:].any() and (prepared[34:96] > 0.85).all()
 
 
-def test_area_resize_is_the_mean_of_what_is_covered() -> None:
+def test_area_resize_gives_the_mean_of_the_covered_patch() -> None:
     plane = noise(512, 512)
     np.testing.assert_allclose(area(plane, 128, 128), plane.reshape(128, 4, 128, 4).mean((1, 3)), rtol=1e-4, atol=1e-2)
     np.testing.assert_allclose(area(np.array([[0, 3, 6]], np.float32), 1, 2), [[1, 5]], atol=1e-6)
@@ -66,19 +66,19 @@ def test_area_resize_is_the_mean_of_what_is_covered() -> None:
 
 def test_the_same_slice_gives_the_same_bits() -> None:
     plane = noise(300, 211)
-    twice = [unit_pixels(plane.copy(), Units.HU, LUNG).tobytes() for _ in range(2)]
-    assert twice[0] == twice[1]
-    assert unit_pixels(np.asfortranarray(plane), Units.HU, LUNG).tobytes() == twice[0]
+    outputs = [unit_pixels(plane.copy(), Units.HU, LUNG).tobytes() for _ in range(2)]
+    assert outputs[0] == outputs[1]
+    assert unit_pixels(np.asfortranarray(plane), Units.HU, LUNG).tobytes() == outputs[0]
 
 
-def test_the_scan_is_not_changed() -> None:
+def test_preprocessing_does_not_change_the_scan() -> None:
     plane = noise(200, 200)
     before = plane.copy()
     unit_pixels(plane, Units.HU, LUNG)
     np.testing.assert_array_equal(plane, before)
 
 
-def test_every_slice_of_a_scan() -> None:
+def test_every_slice_of_a_scan_is_prepared() -> None:
     scan = Scan("s", noise(3, 40, 50), Units.HU, None, None)
     prepared = scan_pixels(scan, LUNG)
     assert prepared.shape == (3, 128, 128, 1)
@@ -88,9 +88,9 @@ def test_every_slice_of_a_scan() -> None:
 def test_a_full_slice_takes_milliseconds() -> None:
     plane, best = noise(512, 512), 1.0
     for _ in range(20):
-        started = time.perf_counter()
+        start = time.perf_counter()
         unit_pixels(plane, Units.HU, LUNG)
-        best = min(best, time.perf_counter() - started)
+        best = min(best, time.perf_counter() - start)
     assert best < 0.006  # 1 ms on an idle core
 
 

@@ -12,14 +12,15 @@ import pytest
 
 from data.record import Modality, Units
 from data.scan import size_limits
-from data.scan.read import read, series
+from data.scan.read import read
+from data.scan.series import series
 from lineage.errors import Fault
 
 STORED = np.arange(12, dtype="<u2").reshape(3, 4)
 
 
 def dicom(stored: np.ndarray[Any, Any] = STORED, pixel_data: bytes = b"", **attributes: Any) -> bytes:
-    """A small CT file; keyword arguments set attributes, None leaves one out."""
+    """A small CT file; keyword arguments set attributes, None omits one."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
@@ -85,7 +86,7 @@ def test_signed_pixels_and_ct_without_rescale() -> None:
     assert read("a.dcm", dicom(RescaleSlope=None)).units == Units.RAW
 
 
-def test_monochrome1_is_turned_so_that_bright_is_bright() -> None:
+def test_monochrome1_is_inverted() -> None:
     scan = read("a.dcm", dicom(Modality="CR", PhotometricInterpretation="MONOCHROME1", RescaleSlope=None))
     np.testing.assert_array_equal(scan.pixels[0], 11 - STORED)
     assert scan.units == Units.RAW and scan.modality is None and scan.header["modality"] == "CR"
@@ -97,13 +98,13 @@ def test_frames_become_slices() -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 2])
-def test_frames_that_the_header_does_not_count_are_named(frames: int) -> None:
+def test_more_frames_than_the_header_declares_are_refused(frames: int) -> None:
     pixels = np.arange(60, dtype="<u2").reshape(5, 3, 4)
     with pytest.raises(Fault, match=f"^a: holds more frames than the {frames} of its header; correct NumberOfFrames"):
         read("a", dicom(pixels, NumberOfFrames=frames if frames > 1 else None))
 
 
-def test_rescale_of_each_frame_of_an_enhanced_object() -> None:
+def test_each_frame_of_an_enhanced_object_has_its_own_rescale() -> None:
     from pydicom.dataset import Dataset
 
     groups = []
@@ -124,7 +125,7 @@ def test_rescale_of_each_frame_of_an_enhanced_object() -> None:
         read("a.dcm", mixed)
 
 
-def test_nifti_slices_are_the_last_axis_upright() -> None:
+def test_nifti_slices_run_along_the_last_axis_and_are_upright() -> None:
     volume = np.zeros((4, 6, 3), np.int16)
     volume[3, 5, 1] = 9  # the affine is RAS+: the last x is the patient's right, the last y the front
     plain = nifti(volume)
@@ -134,7 +135,7 @@ def test_nifti_slices_are_the_last_axis_upright() -> None:
     np.testing.assert_array_equal(read("a.nii.gz", gzip.compress(plain)).pixels, scan.pixels)
 
 
-def test_nifti_without_numbers_in_places() -> None:
+def test_nan_in_nifti_is_replaced_and_only_nan_is_refused() -> None:
     volume = np.ones((4, 4, 1), np.float32)
     volume[0, 0] = np.nan
     assert read("a.nii", nifti(volume)).pixels.min() == 1
@@ -162,12 +163,12 @@ def test_pictures_are_grey_of_0_to_255() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"GIF89a" + b"\0" * 200, b"\x1f\x8bnonsense", b"\x89PNG\r\n\x1a\nxx"]
 )
-def test_what_is_no_scan_is_refused_by_name(content: bytes) -> None:
+def test_a_file_that_is_no_scan_is_refused_by_name(content: bytes) -> None:
     with pytest.raises(Fault, match=r"^strange\.bin: "):
         read("strange.bin", content)
 
 
-def test_a_header_cannot_ask_for_gigabytes() -> None:
+def test_a_header_that_declares_gigabytes_is_refused() -> None:
     for content in (
         dicom(Rows=60000, Columns=60000),
         dicom(NumberOfFrames=2**30),
@@ -189,14 +190,14 @@ def _nifti_header(*shape: int) -> bytes:
     return gzip.compress(bytes(content))
 
 
-def test_a_codestream_cannot_ask_for_gigabytes() -> None:
+def test_a_codestream_that_declares_gigabytes_is_refused() -> None:
     frame = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xc0\x00\x11\x08" + struct.pack(">HH", 60000, 60000) + b"\x01" * 12
     with pytest.raises(Fault, match="60000×60000"):
-        size_limits.permit_codestream("f", frame)
-    size_limits.permit_codestream("f", frame.replace(struct.pack(">HH", 60000, 60000), struct.pack(">HH", 60, 60)))
+        size_limits.check_codestream_size("f", frame)
+    size_limits.check_codestream_size("f", frame.replace(struct.pack(">HH", 60000, 60000), struct.pack(">HH", 60, 60)))
 
 
-def test_a_gzip_bomb_is_inflated_no_further_than_its_header_says() -> None:
+def test_a_gzip_bomb_is_inflated_only_as_far_as_its_header_needs() -> None:
     bomb = gzip.compress(nifti(np.ones((4, 4, 2), np.int16)) + bytes(50_000_000))
     assert read("b.nii.gz", bomb).pixels.shape == (2, 4, 4)
 
@@ -205,29 +206,29 @@ def test_a_deflated_dicom_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(size_limits, "DECODED_BYTES", 10_000)
     content = dicom()
     end = 144 + int.from_bytes(content[140:144], "little")
-    squeezer = zlib.compressobj(wbits=-15)
+    compressor = zlib.compressobj(wbits=-15)
     meta = content[:end].replace(b"1.2.840.10008.1.2.1\x00", b"1.2.840.10008.1.2.1.99")
     meta = meta[:140] + (end - 144 + 2).to_bytes(4, "little") + meta[144:]
-    at = meta.index(b"1.2.840.10008.1.2.1.99") - 2
-    meta = meta[:at] + (22).to_bytes(2, "little") + meta[at + 2 :]
+    position = meta.index(b"1.2.840.10008.1.2.1.99") - 2
+    meta = meta[:position] + (22).to_bytes(2, "little") + meta[position + 2 :]
     with pytest.raises(Fault, match="inflates beyond"):
-        read("bomb.dcm", meta + squeezer.compress(content[end:] + bytes(100_000)) + squeezer.flush())
+        read("bomb.dcm", meta + compressor.compress(content[end:] + bytes(100_000)) + compressor.flush())
 
 
 def test_a_series_is_ordered_by_geometry() -> None:
-    def one(z: float, value: int, **more: Any) -> bytes:
+    def slice_file(z: float, value: int, **attributes: Any) -> bytes:
         plane = {"ImagePositionPatient": ["0", "0", str(z)], "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"]}
-        return dicom(np.full((3, 4), value, "<u2"), RescaleIntercept="0", RescaleSlope="1", **(plane | more))
+        return dicom(np.full((3, 4), value, "<u2"), RescaleIntercept="0", RescaleSlope="1", **(plane | attributes))
 
-    scans = [read(f"{z}.dcm", one(z, value)) for z, value in ((10, 3), (0, 1), (5, 2))]
-    whole = series(scans)
-    assert whole.pixels[:, 0, 0].tolist() == [1, 2, 3] and whole.spacing == (5.0, 0.5, 0.7)
-    assert whole.header["geometry"] == "even"
-    gap = series([*scans, read("20.dcm", one(20, 4))])
-    assert gap.header["geometry"] == "missing slices"
+    scans = [read(f"{z}.dcm", slice_file(z, value)) for z, value in ((10, 3), (0, 1), (5, 2))]
+    scan = series(scans)
+    assert scan.pixels[:, 0, 0].tolist() == [1, 2, 3] and scan.spacing == (5.0, 0.5, 0.7)
+    assert scan.header["geometry"] == "even"
+    with_gap = series([*scans, read("20.dcm", slice_file(20, 4))])
+    assert with_gap.header["geometry"] == "missing slices"
     with pytest.raises(Fault, match="shares its position"):
-        series([*scans, read("again.dcm", one(5, 9))])
-    turned = read("turned.dcm", one(15, 9, ImageOrientationPatient=["0", "1", "0", "0", "0", "1"]))
+        series([*scans, read("duplicate.dcm", slice_file(5, 9))])
+    turned = read("turned.dcm", slice_file(15, 9, ImageOrientationPatient=["0", "1", "0", "0", "0", "1"]))
     assert series([*scans, turned]).left_out == (("turned.dcm", "of another orientation than the other slices"),)
     with pytest.raises(Fault, match=r"turned\.dcm: differs .* orientation"):
         series([scans[0], turned])
@@ -237,7 +238,7 @@ def test_a_series_is_ordered_by_geometry() -> None:
 
 def test_every_file_of_the_zoo_is_read_or_refused_by_name(real_data: Path) -> None:
     files = [path for path in sorted((real_data / "dicom-zoo").rglob("*")) if path.is_file() and path.suffix != ".csv"]
-    decoded = {"decodes": 0, "series": 0}
+    counts = {"decodes": 0, "series": 0}
     for path in files:
         try:
             scan = read(path.name, path.read_bytes())
@@ -247,8 +248,8 @@ def test_every_file_of_the_zoo_is_read_or_refused_by_name(real_data: Path) -> No
             continue
         assert scan.pixels.ndim == 3 and np.isfinite(scan.pixels).all()
         group = path.relative_to(real_data / "dicom-zoo").parts[0]
-        decoded[group] = decoded.get(group, 0) + 1
-    assert decoded["decodes"] > 100 and decoded["series"] > 50
+        counts[group] = counts.get(group, 0) + 1
+    assert counts["decodes"] > 100 and counts["series"] > 50
 
 
 def test_real_chest_ct_is_plausible(real_data: Path) -> None:
@@ -259,15 +260,15 @@ def test_real_chest_ct_is_plausible(real_data: Path) -> None:
     assert lung > 0.03 and soft > 0.1 and scan.pixels.max() > 300
 
 
-def test_zoo_series_with_tilt_is_named(real_data: Path) -> None:
+def test_the_gantry_tilt_of_a_zoo_series_is_reported(real_data: Path) -> None:
     folder = real_data / "dicom-zoo/series/failing_gantrytilting_001"
-    whole = series([read(path.name, path.read_bytes()) for path in sorted(folder.iterdir())])
-    assert "gantry tilt" in whole.header["geometry"]
+    scan = series([read(path.name, path.read_bytes()) for path in sorted(folder.iterdir())])
+    assert "gantry tilt" in scan.header["geometry"]
 
 
 @pytest.mark.parametrize("value", [3e38, -3e38, 1e13, np.inf])
-def test_values_that_nothing_measures_are_refused_and_infinite_ones_replaced(value: float) -> None:
-    """Their squares overflow: a description of such a slice would hold no numbers."""
+def test_absurd_values_are_refused_and_infinite_values_replaced(value: float) -> None:
+    """The squares of absurd values overflow, so the description of such a slice would not be finite."""
     import nibabel
 
     pixels = np.ones((4, 4, 1), np.float32)

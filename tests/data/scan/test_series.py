@@ -10,12 +10,13 @@ import pytest
 from pydicom.dataset import Dataset
 
 from data.record import Units
-from data.scan.read import read, series
+from data.scan.read import read
+from data.scan.series import series
 from lineage.errors import Fault
 from tests.data.scan.test_read import dicom, nifti, picture
 
 AXIAL = ["1", "0", "0", "0", "1", "0"]
-ODD = {
+IRREGULAR = {
     "failing_gantrytilting_001": "gantry tilt",
     "failing_sliceincrement_001": "uneven distances|missing slices",
     "failing_sliceincrement_002": "uneven distances|missing slices",
@@ -28,26 +29,26 @@ REFUSED = {
 }
 
 
-def one(z: float, value: int = 0, x: float = 0, **more: Any) -> bytes:
-    """A slice at height `z` mm, every pixel of it `value` HU."""
+def slice_file(z: float, value: int = 0, x: float = 0, **attributes: Any) -> bytes:
+    """A DICOM file of one slice at height `z` mm, with every pixel at `value` HU."""
     plane = {"ImagePositionPatient": [str(x), "0", str(z)], "ImageOrientationPatient": AXIAL}
-    return dicom(np.full((3, 4), value, "<u2"), **({"RescaleIntercept": "0", "RescaleSlope": "1"} | plane | more))
+    return dicom(np.full((3, 4), value, "<u2"), **({"RescaleIntercept": "0", "RescaleSlope": "1"} | plane | attributes))
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as made:
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
-            made.writestr(name, content)
+            archive.writestr(name, content)
     return stream.getvalue()
 
 
 def geometry(*slices: bytes) -> str:
-    return series([read(f"{at}.dcm", content) for at, content in enumerate(slices)]).header["geometry"]
+    return series([read(f"{index}.dcm", content) for index, content in enumerate(slices)]).header["geometry"]
 
 
-def test_a_zipped_series_is_one_scan_in_the_order_of_the_body() -> None:
-    files = {f"s/{name}.dcm": one(z, value) for name, z, value in (("a", 10, 3), ("b", 0, 1), ("c", 5, 2))}
+def test_a_zipped_series_is_one_scan_in_anatomical_order() -> None:
+    files = {f"s/{name}.dcm": slice_file(z, value) for name, z, value in (("a", 10, 3), ("b", 0, 1), ("c", 5, 2))}
     scan = read("case.zip", zipped(files | {"s/.DS_Store": b"x", "DICOMDIR": b"y"}))
     assert scan.pixels[:, 0, 0].tolist() == [1, 2, 3] and scan.spacing == (5.0, 0.5, 0.7)
     assert scan.name == "case.zip" and scan.header["geometry"] == "even" and scan.patient_id == "MRN000123456"
@@ -64,24 +65,28 @@ def test_a_zipped_series_is_one_scan_in_the_order_of_the_body() -> None:
         ("ConvolutionKernel", ("B30f", "B70f"), "kernel"),
     ],
 )
-def test_two_series_that_lost_their_own_uids_are_not_mixed(keyword: str, values: tuple[str, str], fact: str) -> None:
-    """De-identification gave two people one patient number, one study and one series; their slices interleave."""
-    files = {f"{at}.dcm": one(2.5 * at, at, **{keyword: values[at % 2]}) for at in range(6)}
+def test_two_series_with_one_uid_are_refused_by_their_other_attributes(
+    keyword: str, values: tuple[str, str], fact: str
+) -> None:
+    """De-identification gave two people one patient number, study and series; their slices interleave."""
+    files = {f"{index}.dcm": slice_file(2.5 * index, index, **{keyword: values[index % 2]}) for index in range(6)}
     with pytest.raises(Fault, match=rf"1.dcm: differs from 0.dcm in {fact}; give the files of one series together"):
         read("case.zip", zipped(files))
-    silent = {f"{at}.dcm": one(2.5 * at, at, **{keyword: values[0] if at else ""}) for at in range(6)}
-    assert len(read("case.zip", zipped(silent)).pixels) == 6
+    partly_empty = {
+        f"{index}.dcm": slice_file(2.5 * index, index, **{keyword: values[0] if index else ""}) for index in range(6)
+    }
+    assert len(read("case.zip", zipped(partly_empty)).pixels) == 6
 
 
 def test_a_copy_of_a_slice_is_left_out_by_name() -> None:
-    files = {f"{at}.dcm": one(5 * at, at, SOPInstanceUID=f"1.2.{at}") for at in range(3)}
-    scan = read("case.zip", zipped(files | {"again (2).dcm": files["1.dcm"]}))
-    assert scan.pixels[:, 0, 0].tolist() == [0, 1, 2] and scan.left_out == (("again (2).dcm", "a copy of 1.dcm"),)
+    files = {f"{index}.dcm": slice_file(5 * index, index, SOPInstanceUID=f"1.2.{index}") for index in range(3)}
+    scan = read("case.zip", zipped(files | {"copy (2).dcm": files["1.dcm"]}))
+    assert scan.pixels[:, 0, 0].tolist() == [0, 1, 2] and scan.left_out == (("copy (2).dcm", "a copy of 1.dcm"),)
     with pytest.raises(Fault, match="shares its position"):
-        read("case.zip", zipped(files | {"x.dcm": one(5, 9, SOPInstanceUID="1.2.1")}))
+        read("case.zip", zipped(files | {"x.dcm": slice_file(5, 9, SOPInstanceUID="1.2.1")}))
 
 
-def test_a_zip_of_one_file_is_that_file() -> None:
+def test_a_zip_of_one_file_equals_that_file() -> None:
     volume = nifti(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
     for name, content in (("v.nii", volume), ("p.png", picture(np.eye(8, dtype=np.uint8))), ("d.dcm", dicom())):
         np.testing.assert_array_equal(read("a.zip", zipped({f"x/{name}": content})).pixels, read(name, content).pixels)
@@ -91,41 +96,50 @@ def test_a_zip_of_one_file_is_that_file() -> None:
     ("files", "reason"),
     [
         ({}, "holds no file"),
-        ({"a": one(0), "b": one(5, SeriesInstanceUID="9.9")}, r"holds two series, b is of the second"),
-        ({"a": one(0), "b": picture(np.eye(4, dtype=np.uint8))}, "b is one scan more"),
-        ({"a": one(0), "b": one(5, PatientID="another")}, "b: differs from a in patient"),
-        ({"a": one(0), "b": one(0, 1)}, "b: shares its position"),
-        ({"a": one(0), "b": one(5, ImageOrientationPatient=["0", "1", "0", "0", "0", "1"])}, "b: differs .* orient"),
-        ({"a": one(0), "b": one(5, ImagePositionPatient=None)}, "b: has no image position"),
-        ({"a": one(0), "b": b"no scan"}, "b: is not DICOM"),
-        ({"a": dicom(np.zeros((2, 3, 4), "<u2"), NumberOfFrames=2), "b": one(0)}, "multi-frame"),
+        ({"a": slice_file(0), "b": slice_file(5, SeriesInstanceUID="9.9")}, r"holds two series, b is of the second"),
+        ({"a": slice_file(0), "b": picture(np.eye(4, dtype=np.uint8))}, "b is one scan more"),
+        ({"a": slice_file(0), "b": slice_file(5, PatientID="another")}, "b: differs from a in patient"),
+        ({"a": slice_file(0), "b": slice_file(0, 1)}, "b: shares its position"),
+        (
+            {"a": slice_file(0), "b": slice_file(5, ImageOrientationPatient=["0", "1", "0", "0", "0", "1"])},
+            "b: differs .* orient",
+        ),
+        ({"a": slice_file(0), "b": slice_file(5, ImagePositionPatient=None)}, "b: has no image position"),
+        ({"a": slice_file(0), "b": b"no scan"}, "b: is not DICOM"),
+        ({"a": dicom(np.zeros((2, 3, 4), "<u2"), NumberOfFrames=2), "b": slice_file(0)}, "multi-frame"),
     ],
 )
-def test_what_is_not_one_scan_is_refused_by_archive_and_member(files: dict[str, bytes], reason: str) -> None:
+def test_files_that_are_not_one_scan_are_refused_by_archive_and_member(files: dict[str, bytes], reason: str) -> None:
     with pytest.raises(Fault, match=rf"^case\.zip: .*{reason}|^case\.zip: {reason}"):
         read("case.zip", zipped(files))
 
 
-def test_oddities_of_a_series_are_named() -> None:
-    assert geometry(one(0), one(5), one(10)) == "even"
-    assert geometry(one(0), one(5), one(10), one(20)) == "missing slices"
-    assert geometry(one(0), one(5), one(10), one(17)) == "uneven distances"
-    assert geometry(one(0), one(5, x=1), one(10, x=2)) == "gantry tilt"
-    shifted = [read(f"{at}", one(5 * at, x=4.0 * (at == 2))) for at in range(5)]
+def test_irregularities_of_a_series_are_reported() -> None:
+    assert geometry(slice_file(0), slice_file(5), slice_file(10)) == "even"
+    assert geometry(slice_file(0), slice_file(5), slice_file(10), slice_file(20)) == "missing slices"
+    assert geometry(slice_file(0), slice_file(5), slice_file(10), slice_file(17)) == "uneven distances"
+    assert geometry(slice_file(0), slice_file(5, x=1), slice_file(10, x=2)) == "gantry tilt"
+    shifted = [read(f"{index}", slice_file(5 * index, x=4.0 * (index == 2))) for index in range(5)]
     assert series(shifted).header["geometry"] == "uneven distances, gantry tilt" and series(shifted).affine is None
-    assert geometry(one(0), one(5, x=1), one(10, x=2), one(20, x=4)) == "missing slices, gantry tilt"
-    assert geometry(one(0), one(5.001, ImageOrientationPatient=["0.9999999", "0", "0", "0", "1", "0.0001"])) == "even"
+    assert (
+        geometry(slice_file(0), slice_file(5, x=1), slice_file(10, x=2), slice_file(20, x=4))
+        == "missing slices, gantry tilt"
+    )
+    assert (
+        geometry(slice_file(0), slice_file(5.001, ImageOrientationPatient=["0.9999999", "0", "0", "0", "1", "0.0001"]))
+        == "even"
+    )
 
 
-def enhanced(heights: list[float], turned: bool = False) -> bytes:
-    """A multi-frame file whose frame number is its pixel value; intercept -1000 of odd frames alone."""
+def enhanced(heights: list[float], is_turned: bool = False) -> bytes:
+    """A multi-frame file whose pixel values are the frame number; odd frames have the intercept -1000."""
     groups = []
     for number, z in enumerate(heights):
-        group, place, plane, values = Dataset(), Dataset(), Dataset(), Dataset()
-        place.ImagePositionPatient = ["0", "0", str(z)]
-        plane.ImageOrientationPatient = ["0", "1", "0", "0", "0", "1"] if turned and number else AXIAL
+        group, position, orientation, values = Dataset(), Dataset(), Dataset(), Dataset()
+        position.ImagePositionPatient = ["0", "0", str(z)]
+        orientation.ImageOrientationPatient = ["0", "1", "0", "0", "0", "1"] if is_turned and number else AXIAL
         values.RescaleSlope, values.RescaleIntercept, values.RescaleType = "1", "-1000" if number % 2 else "0", "HU"
-        group.PlanePositionSequence, group.PlaneOrientationSequence = [place], [plane]
+        group.PlanePositionSequence, group.PlaneOrientationSequence = [position], [orientation]
         group.PixelValueTransformationSequence = [values]
         groups.append(group)
     frames = np.arange(len(heights), dtype="<u2")[:, None, None] * np.ones((1, 3, 4), "<u2")
@@ -138,19 +152,19 @@ def test_frames_are_ordered_by_their_geometry_and_rescaled_one_by_one() -> None:
     assert scan.spacing == (5.0, 0.5, 0.7) and scan.header["geometry"] == "even"
     assert scan.header["position"] == "0\\0\\0"
     assert read("e.dcm", enhanced([0, 5, 15, 20])).header["geometry"] == "missing slices"
-    again = read("e.dcm", enhanced([5, 0, 5, 0]))  # two time points
-    assert again.header["geometry"] == "several slices at one place" and again.pixels[:, 0, 0].tolist() == [
+    repeated = read("e.dcm", enhanced([5, 0, 5, 0]))  # two time points
+    assert repeated.header["geometry"] == "several slices at one place" and repeated.pixels[:, 0, 0].tolist() == [
         -999,
         -997,
         0,
         2,
     ]
     with pytest.raises(Fault, match=r"^e\.dcm: frame 2 has another orientation than frame 1"):
-        read("e.dcm", enhanced([0, 5], turned=True))
+        read("e.dcm", enhanced([0, 5], is_turned=True))
     assert read("m.dcm", dicom(np.zeros((2, 3, 4), "<u2"), NumberOfFrames=2)).header["geometry"] == ""
 
 
-def test_every_series_of_the_zoo_is_even_named_odd_or_refused(real_data: Path) -> None:
+def test_every_series_of_the_zoo_is_even_reported_as_irregular_or_refused(real_data: Path) -> None:
     import re
 
     for folder in sorted((real_data / "dicom-zoo/series").iterdir()):
@@ -160,34 +174,37 @@ def test_every_series_of_the_zoo_is_even_named_odd_or_refused(real_data: Path) -
                 read(f"{folder.name}.zip", content)
             continue
         scan = read(f"{folder.name}.zip", content)
-        assert re.search(ODD.get(folder.name, "^even$"), scan.header["geometry"]), folder.name
+        assert re.search(IRREGULAR.get(folder.name, "^even$"), scan.header["geometry"]), folder.name
         assert len(scan.pixels) == len(list(folder.iterdir()))
 
 
-SOUND = {f"{at}": one(5 * at, at) for at in range(4)}
-SIDE = ["0", "1", "0", "0", "0", "-1"]
-STRANGERS = {
-    "localizer": (one(99, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "a localizer, not a slice"),
-    "scout, not marked": (one(99, ImageOrientationPatient=SIDE), "of another orientation than the other slices"),
+REGULAR = {f"{index}": slice_file(5 * index, index) for index in range(4)}
+SAGITTAL = ["0", "1", "0", "0", "0", "-1"]
+EXCLUDED = {
+    "localizer": (slice_file(99, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "a localizer, not a slice"),
+    "scout, not marked": (
+        slice_file(99, ImageOrientationPatient=SAGITTAL),
+        "of another orientation than the other slices",
+    ),
     "scout of its own series": (
-        one(99, ImageOrientationPatient=SIDE, SeriesInstanceUID="7.7"),
+        slice_file(99, ImageOrientationPatient=SAGITTAL, SeriesInstanceUID="7.7"),
         "of another orientation than the other slices",
     ),
     "marked, of its own series": (
-        one(99, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SeriesInstanceUID="7.7"),
+        slice_file(99, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SeriesInstanceUID="7.7"),
         "a localizer, not a slice",
     ),
-    "projection": (one(3, ImageType=["DERIVED", "SECONDARY", "AXIAL", "MIP"]), "a projection of several slices"),
+    "projection": (slice_file(3, ImageType=["DERIVED", "SECONDARY", "AXIAL", "MIP"]), "a projection of several slices"),
     "another size": (
         dicom(np.zeros((5, 4), "<u2"), ImagePositionPatient=["0", "0", "99"], ImageOrientationPatient=AXIAL),
         "of another size than the other slices",
     ),
-    "another spacing": (one(99, PixelSpacing=["0.9", "0.9"]), "of another pixel spacing than the other slices"),
+    "another spacing": (slice_file(99, PixelSpacing=["0.9", "0.9"]), "of another pixel spacing than the other slices"),
     "no Hounsfield units": (
-        one(99, RescaleSlope=None, RescaleIntercept=None),
+        slice_file(99, RescaleSlope=None, RescaleIntercept=None),
         "of another unit of pixels than the other slices",
     ),
-    "another modality": (one(99, Modality="PT"), "of another modality than the other slices"),
+    "another modality": (slice_file(99, Modality="PT"), "of another modality than the other slices"),
     "capture": (
         dicom(np.zeros((5, 9), "<u2"), SOPClassUID="1.2.840.10008.5.1.4.1.1.7", SeriesInstanceUID="8.8", Modality="OT"),
         "a secondary capture, not the scanner's image",
@@ -209,50 +226,76 @@ def report(**attributes: Any) -> bytes:
     return stream.getvalue()
 
 
-STRANGERS["dose report"] = (report(), "no image, but X-Ray Radiation Dose SR Storage")
-STRANGERS["presentation state"] = (
+EXCLUDED["dose report"] = (report(), "no image, but X-Ray Radiation Dose SR Storage")
+EXCLUDED["presentation state"] = (
     report(SOPClassUID="1.2.840.10008.5.1.4.1.1.11.1", Modality="PR"),
     "no image, but Grayscale Softcopy Presentation State Storage",
 )
 
 
-@pytest.mark.parametrize("place", ["0-first", "zz-last"])
-@pytest.mark.parametrize("kind", STRANGERS)
-def test_what_is_no_slice_of_a_series_is_left_out_by_name_and_the_slices_stay(kind: str, place: str) -> None:
-    content, reason = STRANGERS[kind]
-    scan = read("case.zip", zipped(SOUND | {place: content}))
+@pytest.mark.parametrize("name", ["0-first", "zz-last"])
+@pytest.mark.parametrize("kind", EXCLUDED)
+def test_files_that_are_no_slices_of_a_series_are_left_out_by_name(kind: str, name: str) -> None:
+    content, reason = EXCLUDED[kind]
+    scan = read("case.zip", zipped(REGULAR | {name: content}))
     assert scan.pixels[:, 0, 0].tolist() == [0, 1, 2, 3] and scan.header["geometry"] == "even"
-    assert scan.left_out == ((place, reason),) and scan.units == Units.HU
-    alone = read("case.zip", zipped({"0": SOUND["0"], "x": content})) if "another" not in reason else None
-    assert alone is None or (len(alone.pixels) == 1 and alone.left_out == (("x", reason),))
+    assert scan.left_out == ((name, reason),) and scan.units == Units.HU
+    pair = read("case.zip", zipped({"0": REGULAR["0"], "x": content})) if "another" not in reason else None
+    assert pair is None or (len(pair.pixels) == 1 and pair.left_out == (("x", reason),))
 
 
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
         (
-            [one(0), one(5), one(0, ImageOrientationPatient=SIDE), one(5, ImageOrientationPatient=SIDE)],
+            [
+                slice_file(0),
+                slice_file(5),
+                slice_file(0, ImageOrientationPatient=SAGITTAL),
+                slice_file(5, ImageOrientationPatient=SAGITTAL),
+            ],
             "in orientation",
         ),
-        ([one(0), one(5), one(10, PixelSpacing=["1", "1"]), one(15, PixelSpacing=["1", "1"])], "in pixel spacing"),
-        ([one(0), one(5), one(0, SeriesInstanceUID="7"), one(5, SeriesInstanceUID="7")], "holds two series"),
-        ([one(0), one(5), one(10), one(0, PatientID="other", ImageOrientationPatient=SIDE)], "in patient"),
-        ([one(0), one(5), report(PatientID="other")], "patient"),
+        (
+            [
+                slice_file(0),
+                slice_file(5),
+                slice_file(10, PixelSpacing=["1", "1"]),
+                slice_file(15, PixelSpacing=["1", "1"]),
+            ],
+            "in pixel spacing",
+        ),
+        (
+            [slice_file(0), slice_file(5), slice_file(0, SeriesInstanceUID="7"), slice_file(5, SeriesInstanceUID="7")],
+            "holds two series",
+        ),
+        (
+            [
+                slice_file(0),
+                slice_file(5),
+                slice_file(10),
+                slice_file(0, PatientID="other", ImageOrientationPatient=SAGITTAL),
+            ],
+            "in patient",
+        ),
+        ([slice_file(0), slice_file(5), report(PatientID="other")], "patient"),
         ([report(), report()], "holds no image"),
     ],
 )
-def test_what_cannot_be_told_apart_and_another_patient_are_refused(files: list[bytes], reason: str) -> None:
+def test_undecidable_series_and_other_patients_are_refused(files: list[bytes], reason: str) -> None:
     with pytest.raises(Fault, match=reason):
-        read("case.zip", zipped({f"{at}": content for at, content in enumerate(files)}))
+        read("case.zip", zipped({f"{index}": content for index, content in enumerate(files)}))
 
 
-def test_a_series_of_localizers_alone_stays_for_the_rules_to_stop() -> None:
-    marked = [one(5 * at, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]) for at in range(2)]
-    scan = read("case.zip", zipped({f"{at}": content for at, content in enumerate(marked)}))
+def test_a_series_of_only_localizers_is_read_and_left_to_the_rules() -> None:
+    localizers = [slice_file(5 * index, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]) for index in range(2)]
+    scan = read("case.zip", zipped({f"{index}": content for index, content in enumerate(localizers)}))
     assert len(scan.pixels) == 2 and scan.header["image_type"] == "a localizer, not a slice" and scan.left_out == ()
 
 
-def test_what_one_file_says_of_itself_holds_for_the_series() -> None:
-    files = dict(SOUND) | {"3": one(15, 3, BurnedInAnnotation="YES", ImageType=["DERIVED", "PRIMARY", "AXIAL"])}
+def test_image_type_and_burned_in_of_one_file_count_for_the_series() -> None:
+    files = dict(REGULAR) | {
+        "3": slice_file(15, 3, BurnedInAnnotation="YES", ImageType=["DERIVED", "PRIMARY", "AXIAL"])
+    }
     scan = read("case.zip", zipped(files))
     assert scan.header["burned_in"] == "YES" and scan.header["image_type"] == "derived from other images"

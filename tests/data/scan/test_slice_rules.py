@@ -1,4 +1,4 @@
-"""The rules of a slice on real pictures: inverted chests are found, crops are not taken for them."""
+"""The rules of a slice on real pictures: inverted chests fail, crops pass."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from data.scan.slice_features import describe, field_of_view
 
 
 def failing(task: Task, scan: Scan) -> set[str]:
-    asked = slice_rules.scan_rules(task.modality, task.body_parts, task.pixels.window, task.field_of_view)
-    return {asked[at].meaning for at in slice_rules.failures(describe(scan.pixels[0], scan), asked) if asked[at].error}
+    """The meanings of the errors that the first slice of the scan has."""
+    rules = slice_rules.scan_rules(task.modality, task.body_parts, task.pixels.window, task.field_of_view)
+    failures = slice_rules.failures(describe(scan.pixels[0], scan), rules)
+    return {rules[index].meaning for index in failures if rules[index].error}
 
 
-def test_every_inverted_chest_is_found_and_no_upright_one(real_data: Path, lung: Task) -> None:
+def test_every_inverted_chest_fails_and_no_other(real_data: Path, lung: Task) -> None:
     for path in sorted((real_data / "lung-ct-iq-oth-nccd" / "images").glob("*/*"))[::12]:
         scan = read.read(path.name, path.read_bytes())
         inverted = replace(scan, pixels=255 - scan.pixels)
@@ -37,7 +39,7 @@ def test_no_crop_of_a_nodule_is_refused(real_data: Path, lung: Task) -> None:
         scan = read.read("crop.png", (folder / str(row.file)).read_bytes())
         assert failing(crops, scan) == set(), row.file
         if row.label != "indeterminate":
-            assert failing(lung, scan) == set(), "a task that does not say that its pictures are crops"
+            assert failing(lung, scan) == set(), "in a task that does not declare its pictures as crops"
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_no_crop_of_a_nodule_is_refused(real_data: Path, lung: Task) -> None:
         (256, 0.9, Units.RAW, FieldOfView.BODY),
     ],
 )
-def test_the_field_of_view_of_a_ct_is_known_in_millimetres(
+def test_the_field_of_view_of_a_ct_depends_on_its_size_in_mm(
     side: int, spacing: float, units: Units, expected: FieldOfView
 ) -> None:
     scan = Scan("s", np.zeros((1, side, 512), np.float32), units, Modality.CT, (3.0, spacing, 0.7))
@@ -68,23 +70,29 @@ def test_the_field_of_view_of_a_ct_is_known_in_millimetres(
         ("BRAIN", ["body part is none of CHEST, LUNG"]),
     ],
 )
-def test_a_body_part_is_the_tasks_holds_more_or_is_another(body_part: str, meanings: list[str], lung: Task) -> None:
-    asked = [
+def test_a_body_part_of_the_task_passes_more_warns_and_another_fails(
+    body_part: str, meanings: list[str], lung: Task
+) -> None:
+    rules = [
         rule
         for rule in slice_rules.scan_rules(lung.modality, lung.body_parts, None, lung.field_of_view)
         if rule.arguments.get("column") == "body_part"
     ]
-    assert [asked[at].meaning for at in slice_rules.failures({"body_part": body_part}, asked)] == meanings
+    failures = slice_rules.failures({"body_part": body_part}, rules)
+    assert [rules[index].meaning for index in failures] == meanings
 
 
 @pytest.mark.parametrize("least", [-200, -250, -500])
-def test_a_ct_that_was_cut_off_is_refused_where_its_window_shows_air(least: int, lung: Task) -> None:
-    """Sets made ready for nnU-Net and others hold HU from -200 to 300: lungs and air are one grey."""
+def test_a_clipped_ct_fails_if_the_task_window_shows_air(least: int, lung: Task) -> None:
+    """Data sets prepared for nnU-Net and others hold HU from -200 to 300: lungs and air have one grey value."""
     study = phantom_study.study(lung, phantom_study.usual(lung), 5, 0, "malignant")
     pixels, pixel = study.slice(0, 2)
-    whole = Scan("s", pixels[None].astype(np.float32), Units.HU, Modality.CT, (3.0, pixel, pixel))
+    unclipped = Scan("s", pixels[None].astype(np.float32), Units.HU, Modality.CT, (3.0, pixel, pixel))
     abdomen = replace(lung, pixels=PixelSettings(128, (50, 400)))
-    for scan in (replace(whole, pixels=whole.pixels.clip(least, 300)), replace(whole, pixels=whole.pixels / 2)):
+    for scan in (
+        replace(unclipped, pixels=unclipped.pixels.clip(least, 300)),
+        replace(unclipped, pixels=unclipped.pixels / 2),
+    ):
         assert failing(lung, scan) == {"wrong window, no air in HU"}
         assert failing(abdomen, scan) == set()
-    assert failing(lung, whole) == set()
+    assert failing(lung, unclipped) == set()

@@ -16,16 +16,16 @@ Members = dict[str, bytes]
 
 def zipped(files: Members, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", method) as made:
+    with zipfile.ZipFile(stream, "w", method) as archive:
         for name, content in files.items():
-            made.writestr(name, content)
+            archive.writestr(name, content)
     return stream.getvalue()
 
 
-def one(info: zipfile.ZipInfo, content: bytes = b"x") -> bytes:
+def zip_member(info: zipfile.ZipInfo, content: bytes) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as made:
-        made.writestr(info, content)
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(info, content)
     return stream.getvalue()
 
 
@@ -33,13 +33,13 @@ def read(content: bytes) -> Members:
     return dict(zip_archive.members("a.zip", content))
 
 
-def test_members_come_in_order_without_what_systems_leave_behind() -> None:
-    junk = {"__MACOSX/._b.dcm": b"m", "s/.DS_Store": b"d", "DICOMDIR": b"i", "s/Thumbs.db": b"t"}
-    assert read(zipped({"s/b.dcm": b"2", "s/a.dcm": b"1"} | junk)) == {"s/a.dcm": b"1", "s/b.dcm": b"2"}
+def test_members_are_in_order_and_without_files_of_systems() -> None:
+    system_files = {"__MACOSX/._b.dcm": b"m", "s/.DS_Store": b"d", "DICOMDIR": b"i", "s/Thumbs.db": b"t"}
+    assert read(zipped({"s/b.dcm": b"2", "s/a.dcm": b"1"} | system_files)) == {"s/a.dcm": b"1", "s/b.dcm": b"2"}
     assert list(read(zipped({"s/b": b"2", "s/a": b"1"}))) == ["s/a", "s/b"]
 
 
-def test_packed_bytes_depend_on_names_and_contents_alone() -> None:
+def test_packed_bytes_depend_only_on_names_and_contents() -> None:
     packed = zip_archive.packed({"b": b"2", "a": b"1" * 1000})
     assert packed == zip_archive.packed({"a": b"1" * 1000, "b": b"2"}) and zip_archive.is_archive(packed)
     assert read(packed) == {"a": b"1" * 1000, "b": b"2"}
@@ -58,7 +58,7 @@ def test_packed_bytes_depend_on_names_and_contents_alone() -> None:
         ("n" * 300, "has a name that no file may have"),
     ],
 )
-def test_names_that_lead_elsewhere_are_refused(name: str, reason: str, tmp_path: Path) -> None:
+def test_names_that_leave_the_archive_or_are_invalid_are_refused(name: str, reason: str, tmp_path: Path) -> None:
     content = zipped({"fine.dcm": b"1", name: b"2"})
     with pytest.raises(Fault, match=reason):
         read(content)
@@ -74,13 +74,13 @@ def test_links_and_devices_are_refused(kind: int) -> None:
     info = zipfile.ZipInfo("innocent.dcm")
     info.external_attr = (kind | 0o777) << 16
     with pytest.raises(Fault, match=r"innocent\.dcm is a link or a device"):
-        read(one(info, b"/etc/passwd"))
+        read(zip_member(info, b"/etc/passwd"))
 
 
-def test_encrypted_members_and_other_methods_are_refused() -> None:
+def test_encrypted_members_and_other_compression_methods_are_refused() -> None:
     content = bytearray(zipped({"secret.dcm": b"1"}))
-    at = content.index(b"PK\x01\x02")
-    content[at + 8] |= 1
+    position = content.index(b"PK\x01\x02")
+    content[position + 8] |= 1
     with pytest.raises(Fault, match=r"secret\.dcm is encrypted"):
         read(bytes(content))
     with pytest.raises(Fault, match="another method than deflate"):
@@ -91,19 +91,19 @@ def test_names_that_are_not_utf_8_are_refused() -> None:
     content = zipped({"xx.dcm": b"1"}).replace(b"xx.dcm", b"\xe4\xff.dcm")
     with pytest.raises(Fault, match=r"a\.zip: .* has a name that is not UTF-8"):
         read(content)
-    at = content.index(b"PK\x01\x02") + 8
-    flagged = content[:at] + struct.pack("<H", 0x800) + content[at + 2 :]
+    position = content.index(b"PK\x01\x02") + 8
+    flagged = content[:position] + struct.pack("<H", 0x800) + content[position + 2 :]
     with pytest.raises(Fault, match="a file name in it is not UTF-8"):
         read(flagged)
     assert read(zipped({"ä.dcm": b"1"})) == {"ä.dcm": b"1"}
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_twice_is_refused() -> None:
+def test_a_repeated_name_is_refused() -> None:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as made:
-        made.writestr("a.dcm", b"1")
-        made.writestr("A.dcm", b"2")
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a.dcm", b"1")
+        archive.writestr("A.dcm", b"2")
     with pytest.raises(Fault, match=r"A\.dcm is in it twice"):
         read(stream.getvalue())
 
@@ -127,21 +127,21 @@ def test_archives_inside_archives_are_refused() -> None:
             read(zipped({name: inner}))
 
 
-def test_a_member_that_lies_about_its_size_is_refused() -> None:
+def test_a_member_with_a_wrong_size_is_refused() -> None:
     content = bytearray(zipped({"a.dcm": bytes(100_000)}))
-    at = content.index(b"PK\x01\x02")
-    content[at + 24 : at + 28] = struct.pack("<I", 10)
+    position = content.index(b"PK\x01\x02")
+    content[position + 24 : position + 28] = struct.pack("<I", 10)
     with pytest.raises(Fault, match=r"a\.dcm is "):
         read(bytes(content))
-    content[at + 24 : at + 28] = struct.pack("<I", 100_001)
+    content[position + 24 : position + 28] = struct.pack("<I", 100_001)
     with pytest.raises(Fault, match=r"a\.dcm is "):
         read(bytes(content))
 
 
 def test_overlapping_members_are_refused() -> None:
     content = bytearray(zipped({"a": b"1" * 500, "b": b"1" * 500}, zipfile.ZIP_STORED))
-    at = content.index(b"PK\x01\x02")
-    content[at + 20 : at + 28] = struct.pack("<II", 5000, 5000)
+    position = content.index(b"PK\x01\x02")
+    content[position + 20 : position + 28] = struct.pack("<II", 5000, 5000)
     with pytest.raises(Fault, match="its files overlap"):
         read(bytes(content))
 
@@ -157,20 +157,21 @@ def test_too_many_members_and_huge_directories_are_refused(monkeypatch: pytest.M
         read(b"PK\x03\x04" + bytes(100) + end)
 
 
-def test_every_cut_and_every_flipped_byte_is_a_sentence() -> None:
+def test_every_truncated_and_every_altered_archive_is_read_or_refused_by_name() -> None:
     content = zipped({"a/one.dcm": bytes(range(256)), "two.dcm": b"2" * 300})
-    whole = read(content)
-    for at in range(len(content)):
-        for damaged in (content[:at], content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]):
+    original = read(content)
+    for index in range(len(content)):
+        altered = content[:index] + bytes([content[index] ^ 0xFF]) + content[index + 1 :]
+        for damaged in (content[:index], altered):
             try:
-                found = read(damaged)
+                files = read(damaged)
             except Fault as fault:
                 assert str(fault).startswith("a.zip: ") and "\n" not in str(fault)
             else:
-                assert set(found.values()) <= set(whole.values())  # a changed time or comment harms nobody
+                assert set(files.values()) <= set(original.values())  # a changed time or comment is harmless
 
 
-def test_a_set_is_unpacked_below_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_is_unpacked_below_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"set/normal/a.dcm": b"1", "set/normal/b.dcm": b"2", "set/.hidden": b"3"}
     (tmp_path / "a.zip").write_bytes(zipped(files))
     (tmp_path / "in").mkdir()

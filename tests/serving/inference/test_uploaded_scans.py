@@ -105,7 +105,7 @@ def test_one_number_for_all_does_not_make_them_one_person(slices: list[bytes]) -
 def test_files_without_a_series_uid_are_not_put_together(slices: list[bytes]) -> None:
     one, other = (planted_identities.image(content) for content in slices)
     del one.SeriesInstanceUID, other.SeriesInstanceUID
-    with pytest.raises(Fault, match="has no series UID, so nobody knows what belongs with it"):
+    with pytest.raises(Fault, match="has no series UID, so its series is unknown"):
         uploaded_scans.scans(
             [Upload("a.dcm", planted_identities.stored(one)), Upload("b.dcm", planted_identities.stored(other))]
         )

@@ -1,4 +1,4 @@
-"""DICOM data sets without preamble or file meta information are read as their elements are written."""
+"""DICOM data sets without preamble or file meta information are read by the encoding of their elements."""
 
 from __future__ import annotations
 
@@ -29,53 +29,59 @@ NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 EIGHT = np.tile(STORED, (16, 16)).astype(np.uint16)
 
 
-def bare(content: bytes) -> bytes:
-    """Without preamble, prefix and file meta information."""
+def without_meta(content: bytes) -> bytes:
+    """The file without preamble, prefix and file meta information."""
     return content[144 + int.from_bytes(content[140:144], "little") :]
 
 
-def named(content: bytes) -> bytes:
-    """With file meta information, without preamble and prefix."""
+def without_preamble(content: bytes) -> bytes:
+    """The file with file meta information, without preamble and prefix."""
     return content[132:]
 
 
 @pytest.mark.parametrize("syntax", NATIVE, ids=lambda syntax: syntax.keyword)
 @pytest.mark.parametrize("before", [b"", b"\0" * 128, b"\0" * 128 + b"DICM", b"RAW!" * 32 + b"DICM"])
 @pytest.mark.usefixtures("home")
-def test_every_native_encoding_is_recognised(syntax: Any, before: bytes) -> None:
+def test_every_native_encoding_of_a_bare_data_set_is_recognised(syntax: Any, before: bytes) -> None:
     content = ct(EIGHT, syntax)
-    scan, expected = read("a.dcm", before + bare(content)), read("b.dcm", content)
+    scan, expected = read("a.dcm", before + without_meta(content)), read("b.dcm", content)
     np.testing.assert_array_equal(scan.pixels, expected.pixels)
     assert scan.header == expected.header and scan.patient_id == expected.patient_id and scan.units == expected.units
-    _, clean = anonymise("a.dcm", before + bare(content), {"patient_id": "x"})
-    image = pydicom.dcmread(io.BytesIO(clean))  # a valid file: read without force
+    _, clean = anonymise("a.dcm", before + without_meta(content), {"patient_id": "x"})
+    image = pydicom.dcmread(io.BytesIO(clean))  # a valid file, read without force
     assert image.file_meta.TransferSyntaxUID == syntax and image.file_meta.MediaStorageSOPClassUID == image.SOPClassUID
     np.testing.assert_array_equal(read("a.dcm", clean).pixels, expected.pixels)
 
 
 @pytest.mark.parametrize("syntax", [*NATIVE, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
 @pytest.mark.parametrize("before", [b"", b"\0" * 128])
-def test_meta_information_without_its_preamble_is_believed(syntax: Any, before: bytes) -> None:
+def test_meta_information_without_a_preamble_is_used(syntax: Any, before: bytes) -> None:
     content = ct(EIGHT, syntax)
-    np.testing.assert_array_equal(read("a.dcm", before + named(content)).pixels, read("b.dcm", content).pixels)
+    np.testing.assert_array_equal(
+        read("a.dcm", before + without_preamble(content)).pixels, read("b.dcm", content).pixels
+    )
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
-def test_compressed_pixels_without_their_syntax_are_refused(syntax: Any) -> None:
+def test_compressed_pixels_without_a_transfer_syntax_are_refused(syntax: Any) -> None:
     with pytest.raises(Fault, match=r"a\.dcm: holds compressed pixels but no transfer syntax"):
-        read("a.dcm", bare(ct(EIGHT, syntax)))
+        read("a.dcm", without_meta(ct(EIGHT, syntax)))
 
 
-def test_no_bare_file_inflates_beyond_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deflated_files_that_inflate_beyond_the_limits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     content = ct(np.zeros((200, 200), np.uint16), DeflatedExplicitVRLittleEndian)
     monkeypatch.setattr(size_limits, "DECODED_BYTES", 10_000)
-    lengthless = content[:132] + content[144:]
-    for hostile, why in ((named(content), "inflates beyond"), (content, "inflates beyond"), (lengthless, "its length")):
-        with pytest.raises(Fault, match=why):
+    without_length = content[:132] + content[144:]
+    for hostile, reason in (
+        (without_preamble(content), "inflates beyond"),
+        (content, "inflates beyond"),
+        (without_length, "its length"),
+    ):
+        with pytest.raises(Fault, match=reason):
             read("a.dcm", hostile)
 
 
-def test_what_only_begins_like_a_data_set_is_refused_in_one_sentence() -> None:
+def test_a_file_that_only_begins_like_a_data_set_is_refused_with_one_sentence() -> None:
     for content in (b"\x08\0" + b"\0" * 500, b"\0\x08" + b"x" * 500, b"\x02\0\0\0UL" + b"\xff" * 300, b"\0" * 700):
         with pytest.raises(Fault, match=r"^a\.dcm: ") as caught:
             read("a.dcm", content)
@@ -85,11 +91,11 @@ def test_what_only_begins_like_a_data_set_is_refused_in_one_sentence() -> None:
     stream = io.BytesIO()
     image.save_as(stream)
     with pytest.raises(Fault, match="names no SOP class"):
-        read("a.dcm", bare(stream.getvalue()))
+        read("a.dcm", without_meta(stream.getvalue()))
 
 
 @pytest.mark.usefixtures("home")
-def test_bare_files_of_an_archive(real_data: Path) -> None:
+def test_real_bare_files_are_read_and_de_identified(real_data: Path) -> None:
     for name in ("bare0", "bare1"):
         content = (real_data / f"intake-faults/no-file-meta/{name}.dcm").read_bytes()
         scan = read(name, content)

@@ -1,4 +1,4 @@
-"""Nothing but the picture is left in a compressed frame, and a sound frame stays as it is."""
+"""Hidden bytes in compressed frames are removed, and clean frames are unchanged."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def with_frame(image: Any, frame: bytes) -> bytes:
 
 
 def single_frames(real_data: Path) -> list[Path]:
-    """A decodable file of every compressed transfer syntax of the zoo."""
+    """A decodable single-frame file of every compressed transfer syntax of the zoo."""
     with (real_data / "dicom-zoo/index.csv").open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if row["pixel_array"] == "ok" and row["group"] == "decodes"]
-    found: dict[str, Path] = {}
+    paths_by_syntax: dict[str, Path] = {}
     for row in rows:
         path = real_data / "dicom-zoo" / row["file"]
         header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
         syntax = header.file_meta.get("TransferSyntaxUID")
         if syntax is not None and syntax.is_encapsulated and int(header.get("NumberOfFrames") or 1) == 1:
-            found.setdefault(str(syntax), path)
-    return list(found.values())
+            paths_by_syntax.setdefault(str(syntax), path)
+    return list(paths_by_syntax.values())
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("home")
-def test_bytes_behind_a_picture_are_gone_in_every_syntax(real_data: Path) -> None:
+def test_bytes_after_a_picture_are_removed_in_every_syntax(real_data: Path) -> None:
     paths = single_frames(real_data)
     syntaxes = set()
     for path in paths:
@@ -66,28 +66,30 @@ def test_bytes_behind_a_picture_are_gone_in_every_syntax(real_data: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_clean_frame_stays_byte_by_byte(real_data: Path) -> None:
+def test_a_clean_frame_is_unchanged_byte_by_byte(real_data: Path) -> None:
     for path in single_frames(real_data):
         image, frame = frame_of(path)
-        clean = codestream.frame(frame)
+        clean = codestream.clean_frame(frame)
         if image.file_meta.TransferSyntaxUID == RLELossless:
-            clean = codestream.rle(frame, int(image.Rows) * int(image.Columns))
+            clean = codestream.clean_rle(frame, int(image.Rows) * int(image.Columns))
             assert clean == frame, path.name
-        assert codestream.frame(clean) == clean, path.name
+        assert codestream.clean_frame(clean) == clean, path.name
 
 
 def test_comments_of_tiles_are_zeroed() -> None:
     from openjpeg.utils import encode_array
 
     frame = encode_array(np.arange(4096, dtype=np.uint16).reshape(64, 64), photometric_interpretation=2, codec_format=0)
-    at = frame.index(codestream.SOT)
-    length = int.from_bytes(frame[at + 6 : at + 10])
+    start = frame.index(codestream.SOT)
+    length = int.from_bytes(frame[start + 6 : start + 10])
     comment = codestream.COMMENT + (len(SECRET) + 4).to_bytes(2) + b"\0\1" + SECRET
-    part = frame[at : at + 6] + (length + len(comment)).to_bytes(4) + frame[at + 10 : at + 12] + comment
-    planted = frame[:at] + part + frame[at + 12 :] + SECRET
+    tile_part = (
+        frame[start : start + 6] + (length + len(comment)).to_bytes(4) + frame[start + 10 : start + 12] + comment
+    )
+    planted = frame[:start] + tile_part + frame[start + 12 :] + SECRET
     from openjpeg import decode
 
-    clean = codestream.jpeg_2000(planted)
+    clean = codestream.clean_jpeg_2000(planted)
     assert SECRET in planted and SECRET not in clean and clean.endswith(codestream.EOC)
     np.testing.assert_array_equal(decode(clean), decode(frame))
 
@@ -99,7 +101,7 @@ def rle_file() -> Any:
 
 
 @pytest.mark.usefixtures("home")
-def test_gaps_of_rle_are_closed() -> None:
+def test_gaps_between_rle_segments_are_removed() -> None:
     image = rle_file()
     frame = next(generate_frames(image.PixelData, number_of_frames=1))
     header = np.frombuffer(frame[:64], "<u4").copy()
@@ -113,19 +115,19 @@ def test_gaps_of_rle_are_closed() -> None:
     np.testing.assert_array_equal(read("a.dcm", clean).pixels, read("a.dcm", dicom(STORED)).pixels)
 
 
-def test_the_last_run_of_rle_is_cut_to_the_picture() -> None:
+def test_the_last_rle_run_is_cut_to_the_size_of_the_picture() -> None:
     def segment(runs: bytes) -> bytes:
         return np.array([1, 64, *[0] * 14], "<u4").tobytes() + runs
 
-    assert codestream.rle(segment(bytes([15]) + b"abcd" + SECRET), 4) == segment(bytes([3]) + b"abcd\0")
-    assert codestream.rle(segment(bytes([0xFE, 7]) + SECRET), 2) == segment(bytes([0xFF, 7]))
-    assert codestream.rle(segment(bytes([0xFE, 7]) + SECRET), 1) == segment(bytes([0, 7]))
+    assert codestream.clean_rle(segment(bytes([15]) + b"abcd" + SECRET), 4) == segment(bytes([3]) + b"abcd\0")
+    assert codestream.clean_rle(segment(bytes([0xFE, 7]) + SECRET), 2) == segment(bytes([0xFF, 7]))
+    assert codestream.clean_rle(segment(bytes([0xFE, 7]) + SECRET), 1) == segment(bytes([0, 7]))
     for damaged in (b"", b"x" * 70, np.array([1, 9000, *[0] * 14], "<u4").tobytes(), segment(b"")):
-        assert codestream.rle(damaged, 4) == damaged
+        assert codestream.clean_rle(damaged, 4) == damaged
 
 
 @pytest.mark.usefixtures("home")
-def test_tables_of_offsets_hold_nothing_but_offsets() -> None:
+def test_hidden_bytes_in_tables_of_offsets_are_removed() -> None:
     image = rle_file()
     frames = list(generate_frames(image.PixelData, number_of_frames=1))
     image.PixelData = (
@@ -143,7 +145,7 @@ def test_tables_of_offsets_hold_nothing_but_offsets() -> None:
     np.testing.assert_array_equal(read("a.dcm", clean).pixels, read("a.dcm", dicom(STORED)).pixels)
 
 
-def test_what_is_no_number_in_a_volume_holds_no_letters() -> None:
+def test_hidden_bytes_in_nan_values_of_a_volume_are_removed() -> None:
     from data.deidentify import other_formats
     from tests.data.scan.test_read import nifti
 

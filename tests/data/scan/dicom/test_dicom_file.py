@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from data.scan.read import read
 from tests.data.scan.test_read import dicom, nifti, picture
 
 ROOT = Path(__file__).resolve().parents[4]
-SLACK = 24 * 2**20  # bytes: what decoders and tables of pydicom take once, whatever the file
+SLACK = 24 * 2**20  # bytes that decoders and tables of pydicom use once, for any file
 FACTOR = 4
 MEASURE = """
 import json, sys
@@ -32,8 +33,8 @@ from lineage.errors import Fault
 def peak():
     return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) * 1024
 
-warm = json.loads(sys.argv[1])
-for name in warm:
+warm_up = json.loads(sys.argv[1])
+for name in warm_up:
     read(name, Path(name).read_bytes())
 for name in sys.stdin.read().splitlines():
     content = Path(name).read_bytes()
@@ -47,15 +48,15 @@ for name in sys.stdin.read().splitlines():
 """
 
 
-def decodable(real_data: Path) -> list[Path]:
-    """The images of the zoo that its index says pydicom decodes."""
+def decodable_files(real_data: Path) -> list[Path]:
+    """The images of the zoo that pydicom decodes, by the zoo's index."""
     with (real_data / "dicom-zoo/index.csv").open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if row["pixel_array"] == "ok" and row["group"] != "fails"]
     return [real_data / "dicom-zoo" / row["file"] for row in rows]
 
 
 def expected(path: Path) -> tuple[np.ndarray[Any, Any], bool]:
-    """What pydicom itself makes of a file: values after the modality LUT, or red, green and blue; and which."""
+    """The values that pydicom decodes, after the modality LUT or as colours, and whether they are colours."""
     header = pydicom.dcmread(path, force=True)
     stored = header.pixel_array
     shape = (int(header.get("NumberOfFrames") or 1), header.Rows, header.Columns)
@@ -76,19 +77,19 @@ def expected(path: Path) -> tuple[np.ndarray[Any, Any], bool]:
 def test_pixels_of_every_decodable_file_are_those_of_pydicom(real_data: Path) -> None:
     kinds: dict[str, int] = {}
     padded = 0
-    for path in decodable(real_data):
-        scan, (values, coloured) = read(path.name, path.read_bytes()), expected(path)
+    for path in decodable_files(real_data):
+        scan, (values, has_colours) = read(path.name, path.read_bytes()), expected(path)
         kind = scan.header["photometric"]
         kinds[kind] = kinds.get(kind, 0) + 1
-        if coloured:
-            top = 255 / (255 if values.dtype.itemsize == 1 else np.iinfo(values.dtype).max)
-            grey = values @ np.array([0.299, 0.587, 0.114]) * top
+        if has_colours:
+            scale = 255 / (255 if values.dtype.itemsize == 1 else np.iinfo(values.dtype).max)
+            grey = values @ np.array([0.299, 0.587, 0.114]) * scale
             np.testing.assert_allclose(scan.pixels, grey, atol=1e-3, err_msg=path.name)
             assert scan.units == Units.DISPLAY
             continue
         if kind == "MONOCHROME1" and scan.units != Units.HU:
             values = values.max() + values.min() - values
-        if not np.array_equal(scan.pixels[0], values[0]) and len(values) > 1:  # frames are put in the body's order
+        if not np.array_equal(scan.pixels[0], values[0]) and len(values) > 1:  # frames are put in anatomical order
             np.testing.assert_allclose(np.sort(scan.pixels.mean((1, 2))), np.sort(values.mean((1, 2))), rtol=1e-5)
             continue
         if scan.padding is not None:
@@ -103,30 +104,39 @@ def test_pixels_of_every_decodable_file_are_those_of_pydicom(real_data: Path) ->
     )
 
 
-def measured(names: list[Path], warm: list[Path]) -> list[tuple[str, int, int, int]]:
-    """Name, bytes that reading it added to the peak of the process, decoded size, size of the file."""
-    command = [sys.executable, "-c", MEASURE, json.dumps([str(path) for path in warm])]
-    given = "\n".join(map(str, names))
+@dataclass(frozen=True)
+class Measurement:
+    """The memory in bytes that reading one file added to the peak of the process, and the sizes of the file."""
+
+    name: str
+    peak: int
+    decoded: int
+    stored: int
+
+
+def measure(paths: list[Path], warm_up: list[Path]) -> list[Measurement]:
+    """Read files in one separate process, after the warm-up files, and measure each."""
+    command = [sys.executable, "-c", MEASURE, json.dumps([str(path) for path in warm_up])]
+    names = "\n".join(map(str, paths))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536", "OPENBLAS_NUM_THREADS": "1"}
-    run = subprocess.run(command, input=given, text=True, capture_output=True, env=environment, cwd=ROOT, timeout=300)
+    run = subprocess.run(command, input=names, text=True, capture_output=True, env=environment, cwd=ROOT, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
-    return [tuple(json.loads(line)) for line in run.stdout.splitlines()]
+    return [Measurement(*json.loads(line)) for line in run.stdout.splitlines()]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are measured through Linux's /proc")
-def test_no_file_of_the_zoo_takes_more_memory_than_four_times_its_pixels(real_data: Path) -> None:
+def test_no_file_of_the_zoo_needs_more_memory_than_four_times_its_pixels(real_data: Path) -> None:
     files = [path for path in sorted((real_data / "dicom-zoo").rglob("*")) if path.is_file() and path.suffix != ".csv"]
-    found = measured(files, files[:1])
-    assert len(found) == len(files) == 236
-    greedy = [one for one in found if one[1] > FACTOR * max(one[2], one[3]) + SLACK]
-    assert not greedy
+    measurements = measure(files, files[:1])
+    assert len(measurements) == len(files) == 236
+    assert not [file for file in measurements if file.peak > FACTOR * max(file.decoded, file.stored) + SLACK]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are measured through Linux's /proc")
-def test_no_large_file_of_any_format_takes_more_than_four_times_its_pixels(tmp_path: Path) -> None:
+def test_no_large_file_of_any_format_needs_more_memory_than_four_times_its_pixels(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     grey = random.integers(0, 4000, (64, 512, 512), dtype=np.uint16)  # 64 MiB decoded
-    eight = (grey[0:64:4] >> 4).astype(np.uint8).reshape(2048, 2048)
+    eight_bit = (grey[0:64:4] >> 4).astype(np.uint8).reshape(2048, 2048)
     colours = np.stack([grey[:24] & 255] * 3, -1).astype(np.uint8)
     files = {
         "frames.dcm": dicom(grey, NumberOfFrames=64),
@@ -145,26 +155,26 @@ def test_no_large_file_of_any_format_takes_more_than_four_times_its_pixels(tmp_p
         "volume.nii": nifti(grey.transpose(2, 1, 0).astype(np.int16)),
         "volume.nii.gz": gzip.compress(nifti(grey.transpose(2, 1, 0).astype(np.int16)), 1),
         "double.nii": nifti(grey[:32].transpose(2, 1, 0).astype(np.float64)),
-        "picture.png": picture(np.tile(eight, (2, 2))),
-        "series.zip": _series(grey),
+        "picture.png": picture(np.tile(eight_bit, (2, 2))),
+        "series.zip": _zipped_series(grey),
     }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "warm.dcm").write_bytes(dicom())
     (tmp_path / "warm.nii").write_bytes(nifti(np.ones((4, 4, 2), np.int16)))
     (tmp_path / "warm.png").write_bytes(picture(np.eye(8, dtype=np.uint8)))
-    found = measured([tmp_path / name for name in files], sorted(tmp_path.glob("warm.*")))
-    factors = {Path(name).name: round(peak / decoded, 2) for name, peak, decoded, _ in found}
+    measurements = measure([tmp_path / name for name in files], sorted(tmp_path.glob("warm.*")))
+    factors = {Path(file.name).name: round(file.peak / file.decoded, 2) for file in measurements}
     assert len(factors) == len(files) and max(factors.values()) <= FACTOR, factors
 
 
-def _series(grey: np.ndarray[Any, Any]) -> bytes:
+def _zipped_series(grey: np.ndarray[Any, Any]) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made:
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for z, plane in enumerate(grey):
-            place = {
+            position = {
                 "ImagePositionPatient": ["0", "0", str(z)],
                 "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"],
             }
-            made.writestr(f"{z}.dcm", dicom(plane, **place))
+            archive.writestr(f"{z}.dcm", dicom(plane, **position))
     return stream.getvalue()

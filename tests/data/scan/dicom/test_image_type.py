@@ -1,4 +1,4 @@
-"""Slices of a scanner, and what is none: by ImageType, SOP class and colours."""
+"""Recognition of scanner slices and other images by ImageType, SOP class and colours."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from data.scan.dicom.image_type import foreign
 
 
 def kind(*values: str, **attributes: Any) -> str:
+    """The declared kinds of a CT image with these values of ImageType and these attributes."""
     header = Dataset()
     header.SOPClassUID, header.PhotometricInterpretation = CTImageStorage, "MONOCHROME2"
     if values:
         header.ImageType = list(values)
     for keyword, value in attributes.items():
         setattr(header, keyword, value)
-    return image_type.image_type(header)
+    return image_type.declared_image_type(header)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def kind(*values: str, **attributes: Any) -> str:
         ("original", "primary", "axial"),
     ],
 )
-def test_a_slice_as_the_scanner_made_it(values: tuple[str, ...]) -> None:
+def test_an_original_slice_has_no_kind(values: tuple[str, ...]) -> None:
     assert kind(*values) == ""
 
 
@@ -69,7 +70,7 @@ def test_a_slice_as_the_scanner_made_it(values: tuple[str, ...]) -> None:
         (("ORIGINAL", "PRIMARY", "PHASE MAP", "P", "FFE"), image_type.PHASE),
     ],
 )
-def test_what_is_no_slice_is_foreign(values: tuple[str, ...], expected: str) -> None:
+def test_images_that_are_no_slices_are_foreign(values: tuple[str, ...], expected: str) -> None:
     assert expected in kind(*values).split("; ") and foreign(kind(*values)) == expected
 
 
@@ -79,14 +80,14 @@ def test_what_is_no_slice_is_foreign(values: tuple[str, ...], expected: str) -> 
         (("DERIVED", "SECONDARY", "MPR", "CSA MPR"), image_type.REFORMAT),
         (("DERIVED", "PRIMARY", "AXIAL", "RESAMPLED"), image_type.REFORMAT),
         (("DERIVED", "PRIMARY", "AXIAL", "CT_SOM5 SPI"), image_type.DERIVED),
-        (("ORIGINAL", "SECONDARY", "AXIAL"), image_type.LATER),
+        (("ORIGINAL", "SECONDARY", "AXIAL"), image_type.SECONDARY),
     ],
 )
-def test_what_is_only_odd_is_named_and_not_foreign(values: tuple[str, ...], expected: str) -> None:
+def test_unusual_slices_are_named_and_not_foreign(values: tuple[str, ...], expected: str) -> None:
     assert kind(*values) == expected and foreign(expected) == ""
 
 
-def test_captures_maps_and_colours_by_other_attributes() -> None:
+def test_captures_maps_and_colours_are_recognised_by_other_attributes() -> None:
     for uid in (SecondaryCaptureImageStorage, MultiFrameTrueColorSecondaryCaptureImageStorage):
         assert kind("ORIGINAL", "PRIMARY", "AXIAL", SOPClassUID=uid) == image_type.CAPTURE
     for uid in (SegmentationStorage, ParametricMapStorage):
@@ -95,31 +96,34 @@ def test_captures_maps_and_colours_by_other_attributes() -> None:
         assert kind(PhotometricInterpretation=colours) == image_type.COLOURS
     assert kind(PhotometricInterpretation="MONOCHROME1") == ""
     assert kind("DERIVED", "PRIMARY", VolumeBasedCalculationTechnique="MAX_IP") == image_type.PROJECTION
-    both = kind("DERIVED", "SECONDARY", "MIP", SOPClassUID=SecondaryCaptureImageStorage)
-    assert both == f"{image_type.PROJECTION}; {image_type.CAPTURE}"
+    two_kinds = kind("DERIVED", "SECONDARY", "MIP", SOPClassUID=SecondaryCaptureImageStorage)
+    assert two_kinds == f"{image_type.PROJECTION}; {image_type.CAPTURE}"
 
 
-def test_a_phase_is_known_by_its_component_too() -> None:
+def test_a_phase_image_is_recognised_by_its_component() -> None:
     assert kind("ORIGINAL", "PRIMARY", "OTHER", ComplexImageComponent="PHASE") == image_type.PHASE
     assert kind("ORIGINAL", "PRIMARY", "OTHER", ComplexImageComponent="MAGNITUDE") == ""
 
 
 @pytest.mark.parametrize("sequence", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
-def test_the_frames_of_an_enhanced_object_say_what_they_are(sequence: str) -> None:
-    def groups(*types: list[str], **attributes: str) -> list[Dataset]:
-        found = []
-        for one in types:
+def test_frame_types_of_an_enhanced_object_count(sequence: str) -> None:
+    def functional_groups(*types: list[str], **attributes: str) -> list[Dataset]:
+        groups = []
+        for frame_type in types:
             group, item = Dataset(), Dataset()
-            item.FrameType = one
+            item.FrameType = frame_type
             for keyword, value in attributes.items():
                 setattr(item, keyword, value)
             group.MRImageFrameTypeSequence = [item]
-            found.append(group)
-        return found
+            groups.append(group)
+        return groups
 
-    plain, map_of = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]
-    assert kind("ORIGINAL", "PRIMARY", "VOLUME", "MIXED", **{sequence: groups(plain, plain)}) == ""
-    assert kind("ORIGINAL", "PRIMARY", "VOLUME", "MIXED", **{sequence: groups(plain, map_of)}) == image_type.MAP
-    projected = groups(plain, VolumeBasedCalculationTechnique="MAX_IP")
+    plain, map_type = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]
+    assert kind("ORIGINAL", "PRIMARY", "VOLUME", "MIXED", **{sequence: functional_groups(plain, plain)}) == ""
+    assert (
+        kind("ORIGINAL", "PRIMARY", "VOLUME", "MIXED", **{sequence: functional_groups(plain, map_type)})
+        == image_type.MAP
+    )
+    projected = functional_groups(plain, VolumeBasedCalculationTechnique="MAX_IP")
     assert kind("ORIGINAL", "PRIMARY", "VOLUME", "MIXED", **{sequence: projected}) == image_type.PROJECTION
-    assert kind("DERIVED", "PRIMARY", "VOLUME", "NONE", **{sequence: groups(plain)}) == image_type.DERIVED
+    assert kind("DERIVED", "PRIMARY", "VOLUME", "NONE", **{sequence: functional_groups(plain)}) == image_type.DERIVED

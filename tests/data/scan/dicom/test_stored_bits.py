@@ -1,4 +1,4 @@
-"""What lies in bits outside of BitsStored reaches neither the pixels nor the stored copy."""
+"""Bits outside of BitsStored reach neither the pixels nor the stored copy."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ SYNTAXES = (
 )
 
 
-def writing(shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """A name over the picture."""
+def text_mask(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The mask of a name that is written over the picture."""
     sheet = Image.new("L", shape[::-1])
     ImageDraw.Draw(sheet).text((10, 20), "QUILLFEATHER\nMRN77418529", fill=255)
     return np.asarray(sheet) > 127
@@ -55,7 +55,7 @@ def anatomy(lung: Task) -> Stored:
 
 
 def ct(stored: Stored, syntax: Any = ExplicitVRLittleEndian, declared: int | None = None, **attributes: Any) -> bytes:
-    """A file whose samples (a 2-D array of an unsigned type, as they lie in the file) are 12 of 16 bits by default."""
+    """A file with these samples (a 2-D array of an unsigned type, unchanged), by default 12 of 16 bits."""
     bits = 8 * stored.dtype.itemsize
     plain = {"BitsAllocated": bits, "BitsStored": 12, "HighBit": 11, "RescaleSlope": "1", "RescaleIntercept": "-1024"}
     image = pydicom.dcmread(
@@ -77,15 +77,15 @@ def ct(stored: Stored, syntax: Any = ExplicitVRLittleEndian, declared: int | Non
     elif syntax == ExplicitVRBigEndian:
         image.PixelData = stored.astype(stored.dtype.newbyteorder(">")).tobytes()
     image.file_meta.TransferSyntaxUID = syntax
-    fresh = pydicom.Dataset({element.tag: element for element in image})
-    fresh.file_meta = image.file_meta
+    copy = pydicom.Dataset({element.tag: element for element in image})
+    copy.file_meta = image.file_meta
     stream = io.BytesIO()
-    fresh.save_as(stream, enforce_file_format=True)
+    copy.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
 
 
 def samples(content: bytes) -> Stored:
-    """All bits of the samples of a file, without a sign."""
+    """All bits of the samples of a file, as unsigned integers."""
     image = pydicom.dcmread(io.BytesIO(content))
     stored = pixel_array(image, correct_unused_bits=False)
     return stored.astype(stored.dtype.newbyteorder("=")).view(f"u{stored.dtype.itemsize}")
@@ -94,22 +94,22 @@ def samples(content: bytes) -> Stored:
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.keyword)
 @pytest.mark.parametrize("declared", [15, None])
 @pytest.mark.usefixtures("home")
-def test_an_overlay_in_spare_bits_is_in_no_pixel_and_in_no_copy(
+def test_an_overlay_in_spare_bits_is_removed_from_pixels_and_copy(
     anatomy: Stored, syntax: Any, declared: int | None
 ) -> None:
-    drawn = anatomy.astype(np.uint16) | writing(anatomy.shape).astype(np.uint16) << 15
-    content = ct(drawn, syntax, declared)
+    stored = anatomy.astype(np.uint16) | text_mask(anatomy.shape).astype(np.uint16) << 15
+    content = ct(stored, syntax, declared)
     scan = read("a.dcm", content)
     np.testing.assert_array_equal(scan.pixels[0], anatomy - 1024.0)
-    ending, clean = anonymise("a.dcm", content, {"patient_id": "x"})
+    suffix, clean = anonymise("a.dcm", content, {"patient_id": "x"})
     np.testing.assert_array_equal(samples(clean), anatomy)
-    np.testing.assert_array_equal(read(ending, clean).pixels, scan.pixels)
+    np.testing.assert_array_equal(read(suffix, clean).pixels, scan.pixels)
     assert not any(tag.group >> 8 == 0x60 for tag in pydicom.dcmread(io.BytesIO(clean)).keys())  # noqa: SIM118
 
 
 @pytest.mark.parametrize("folder", ["", "batch"])
 @pytest.mark.usefixtures("home")
-def test_files_with_a_name_in_their_spare_bits(real_data: Path, folder: str) -> None:
+def test_a_name_in_the_spare_bits_of_real_files_is_removed(real_data: Path, folder: str) -> None:
     for path in sorted((real_data / "intake-faults/overlay-in-spare-bits" / folder).glob("*.dcm")):
         content = path.read_bytes()
         assert read(path.name, content).pixels.max() == 585, path.name
@@ -117,33 +117,35 @@ def test_files_with_a_name_in_their_spare_bits(real_data: Path, folder: str) -> 
         assert samples(clean).max() < 4096, path.name
 
 
-@pytest.mark.parametrize(("signed", "bits", "kind"), [(1, 12, "u2"), (1, 14, "u2"), (0, 10, "u2"), (1, 20, "u4")])
+@pytest.mark.parametrize(
+    ("signed", "bits", "sample_type"), [(1, 12, "u2"), (1, 14, "u2"), (0, 10, "u2"), (1, 20, "u4")]
+)
 @pytest.mark.usefixtures("home")
-def test_the_sign_is_that_of_the_highest_stored_bit(anatomy: Stored, signed: int, bits: int, kind: str) -> None:
+def test_the_sign_is_that_of_the_highest_stored_bit(anatomy: Stored, signed: int, bits: int, sample_type: str) -> None:
     values = np.clip(anatomy, 0, 1000) - 500 * signed
     mask = (1 << bits) - 1
-    extended = values.astype(kind.replace("u", "i")).view(kind)
-    plane = writing(anatomy.shape).astype(kind) << (8 * int(kind[1]) - 2)
-    for stored in (extended, extended & mask, extended ^ plane, extended & mask | plane):
+    extended = values.astype(sample_type.replace("u", "i")).view(sample_type)
+    overlay = text_mask(anatomy.shape).astype(sample_type) << (8 * int(sample_type[1]) - 2)
+    for stored in (extended, extended & mask, extended ^ overlay, extended & mask | overlay):
         content = ct(stored, BitsStored=bits, HighBit=bits - 1, PixelRepresentation=signed)
         np.testing.assert_array_equal(read("a.dcm", content).pixels[0], values - 1024.0)
-        ending, clean = anonymise("a.dcm", content, {"patient_id": "x"})
-        np.testing.assert_array_equal(read(ending, clean).pixels[0], values - 1024.0)
-        assert set(np.unique(samples(clean) >> bits)) <= {0, ((1 << 8 * int(kind[1])) - 1) >> bits}
+        suffix, clean = anonymise("a.dcm", content, {"patient_id": "x"})
+        np.testing.assert_array_equal(read(suffix, clean).pixels[0], values - 1024.0)
+        assert set(np.unique(samples(clean) >> bits)) <= {0, ((1 << 8 * int(sample_type[1])) - 1) >> bits}
 
 
 @pytest.mark.usefixtures("home")
-def test_values_may_stand_at_the_left_with_an_overlay_below(anatomy: Stored) -> None:
-    drawn = anatomy.astype(np.uint16) << 4 | writing(anatomy.shape).astype(np.uint16)
-    content = ct(drawn, HighBit=15)
+def test_values_may_use_the_high_bits_with_an_overlay_below(anatomy: Stored) -> None:
+    stored = anatomy.astype(np.uint16) << 4 | text_mask(anatomy.shape).astype(np.uint16)
+    content = ct(stored, HighBit=15)
     np.testing.assert_array_equal(read("a.dcm", content).pixels[0], anatomy - 1024.0)
     np.testing.assert_array_equal(samples(anonymise("a.dcm", content, {"patient_id": "x"})[1]), anatomy << 4)
 
 
 @pytest.mark.usefixtures("home")
-def test_an_overlay_in_some_frames_or_in_eight_bits(anatomy: Stored) -> None:
+def test_an_overlay_in_one_frame_of_eight_bits_is_removed(anatomy: Stored) -> None:
     small = (anatomy // 64).astype(np.uint8)  # 6 bits
-    frames = np.stack([small, small | writing(anatomy.shape).astype(np.uint8) << 7])
+    frames = np.stack([small, small | text_mask(anatomy.shape).astype(np.uint8) << 7])
     content = ct(frames, NumberOfFrames=2, BitsStored=6, HighBit=5)
     scan = read("a.dcm", content)
     np.testing.assert_array_equal(scan.pixels, np.stack([small, small]) - 1024.0)
@@ -152,25 +154,25 @@ def test_an_overlay_in_some_frames_or_in_eight_bits(anatomy: Stored) -> None:
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.keyword)
 @pytest.mark.usefixtures("home")
-def test_sound_files_keep_their_pixel_data_byte_by_byte(anatomy: Stored, syntax: Any) -> None:
+def test_pixel_data_of_clean_files_are_unchanged_byte_by_byte(anatomy: Stored, syntax: Any) -> None:
     content = ct(anatomy.astype(np.uint16), syntax)
     _, clean = anonymise("a.dcm", content, {"patient_id": "x"})
-    before, after = (pydicom.dcmread(io.BytesIO(one)) for one in (content, clean))
+    before, after = (pydicom.dcmread(io.BytesIO(file)) for file in (content, clean))
     assert before.file_meta.TransferSyntaxUID == after.file_meta.TransferSyntaxUID
-    assert before.PixelData == after.PixelData or syntax == JPEG2000Lossless  # that one loses its comment
+    assert before.PixelData == after.PixelData or syntax == JPEG2000Lossless  # its comment is removed
 
 
-def test_values_that_need_more_bits_than_are_stored_are_refused(anatomy: Stored) -> None:
-    metal = np.kron(anatomy[30:94, 30:94], np.ones((2, 2), np.int32)) + np.arange(128) * 40  # up to 6,000 and over
-    unsigned = (anatomy - 1024).astype(np.int16).view(np.uint16)  # a sign in a file that says it has none
-    left = anatomy.astype(np.uint16)  # 12 bits at the right, in a file that says they are at the left
+def test_values_that_need_more_bits_than_bits_stored_are_refused(anatomy: Stored) -> None:
+    metal = np.kron(anatomy[30:94, 30:94], np.ones((2, 2), np.int32)) + np.arange(128) * 40  # up to more than 6,000
+    unsigned = (anatomy - 1024).astype(np.int16).view(np.uint16)  # signed values in a file that declares unsigned ones
+    low_bits = anatomy.astype(np.uint16)  # values in the low 12 bits of a file that declares the high 12 bits
     bone = (anatomy - 1024).astype(np.int16).copy()
     rows, columns = np.ogrid[:128, :128]
     bone += np.maximum(0, 3500 - 200 * np.hypot(rows - 64, columns - 64)).astype(np.int16)
     for stored, attributes in (
         (metal.astype(np.uint16), {}),
         (unsigned, {}),
-        (left, {"HighBit": 15}),
+        (low_bits, {"HighBit": 15}),
         (bone.view(np.uint16), {"PixelRepresentation": 1}),
         (metal.astype(np.uint16), {"HighBit": 9}),
     ):
@@ -178,7 +180,7 @@ def test_values_that_need_more_bits_than_are_stored_are_refused(anatomy: Stored)
             read("a.dcm", ct(stored, **attributes))
 
 
-def test_noise_over_all_bits_and_overlays_inside_of_the_value_are_refused(anatomy: Stored) -> None:
+def test_noise_in_all_bits_and_overlays_within_the_value_are_refused(anatomy: Stored) -> None:
     noise = np.random.default_rng(0).integers(0, 65536, anatomy.shape).astype(np.uint16)
     with pytest.raises(Fault, match="BitsStored"):
         read("a.dcm", ct(noise))
@@ -189,7 +191,7 @@ def test_noise_over_all_bits_and_overlays_inside_of_the_value_are_refused(anatom
 
 
 @pytest.mark.usefixtures("home")
-def test_overlay_data_beside_the_pixels_is_gone_at_any_depth(anatomy: Stored) -> None:
+def test_overlay_data_elements_are_removed_at_any_depth(anatomy: Stored) -> None:
     image = pydicom.dcmread(io.BytesIO(ct(anatomy.astype(np.uint16))))
     item = pydicom.Dataset()
     for target in (image, item):
@@ -213,8 +215,8 @@ def head(brain: Task) -> Stored:
 
 
 @pytest.mark.parametrize("bits", [12, 16])
-def test_pixels_of_the_other_sign_are_refused(head: Stored, bits: int) -> None:
-    """Values that wrap at an end of their range: bright tissue would turn black, or noise around zero white."""
+def test_pixels_with_the_wrong_pixel_representation_are_refused(head: Stored, bits: int) -> None:
+    """Values that wrap at an end of their range: bright tissue would become black, or noise around zero white."""
     layout = {"BitsStored": bits, "HighBit": bits - 1, "Modality": "MR"}
     bright = (head * ((1 << bits) - 1)).astype("<u2")
     noise = (900 * head - 60).astype("<i2").view("<u2") & np.uint16((1 << bits) - 1)
@@ -225,9 +227,9 @@ def test_pixels_of_the_other_sign_are_refused(head: Stored, bits: int) -> None:
 
 
 @pytest.mark.parametrize("edge", [0, 65535])
-def test_writing_and_saturation_at_an_end_of_the_range_are_no_sign(head: Stored, edge: int) -> None:
+def test_text_and_saturation_at_an_end_of_the_range_are_accepted(head: Stored, edge: int) -> None:
     for peak in (15000, 50000):
         stored = (head * peak).astype("<u2")
-        stored[writing(stored.shape)] = edge
+        stored[text_mask(stored.shape)] = edge
         scan = read("a", ct(stored, PixelRepresentation=0, BitsStored=16, HighBit=15, Modality="MR"))
         assert scan.pixels.max() == stored.max() - 1024.0
