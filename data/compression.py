@@ -17,7 +17,7 @@ def gzipped(content: bytes, level: int) -> bytes:
     return bytes(pyarrow.Codec("gzip", compression_level=level).compress(content, asbytes=True))
 
 
-def stored(content: bytes) -> bytes:
+def uncompressed_zlib(content: bytes) -> bytes:
     """`content` as an uncompressed zlib stream (RFC 1950), for small contents."""
     pieces = [content[start : start + BLOCK] for start in range(0, len(content), BLOCK)] or [b""]
     is_last = [index == len(pieces) - 1 for index in range(len(pieces))]

@@ -34,8 +34,8 @@ FOREIGN = {
 }
 MAX_GUESSED = 2**24  # maximum bytes of a table for which 8-bit encodings are tried
 SCIENTIFIC = re.compile(r"\d+([.,]\d+)?[eE][+-]\d+")
-EXACT = 15  # digits of a number that a spreadsheet stores exactly
-LONG_NUMBER = re.compile(rf"\d{{{EXACT + 1},}}")
+EXACT_DIGITS = 15  # digits of a number that a spreadsheet stores exactly
+LONG_NUMBER = re.compile(rf"\d{{{EXACT_DIGITS + 1},}}")
 MONTH = (
     r"(jan|feb|m[aä]r|mrz|apr|mai|may|jun|jul|aug|sept?|o[ck]t|nov|de[cz]|january?|januar|february?|februar|march|märz|"
     r"april|june|juni|july|juli|august|september|o[ck]tober|november|de[cz]ember)\.?"
@@ -113,10 +113,10 @@ def find_misnamed(folder: Path, name: str) -> str:
     return next(misnamed_files, "")
 
 
-def rounded(ids: Collection[str]) -> bool:
+def are_rounded(ids: Collection[str]) -> bool:
     """Whether a spreadsheet has rounded long numbers: it stores 15 digits, and writes zeros for the others."""
     long_numbers = {number for number in ids if LONG_NUMBER.fullmatch(number)}
-    return len(long_numbers) > 1 and all(set(number[EXACT:]) == {"0"} for number in long_numbers)
+    return len(long_numbers) > 1 and all(set(number[EXACT_DIGITS:]) == {"0"} for number in long_numbers)
 
 
 def spreadsheet_damage(cell: str) -> str:

@@ -88,7 +88,7 @@ class Secrets:
         return Secrets(self.long | other.long, self.short | other.short)
 
 
-def of_row(row: Mapping[str, str]) -> Secrets:
+def secrets_of_row(row: Mapping[str, str]) -> Secrets:
     """The secrets of a metadata row: its patient and group."""
     return _secrets([row.get("patient_id", ""), row.get("group", "")])
 
@@ -112,7 +112,7 @@ class People:
     hospital: Secrets = Secrets()
 
 
-def people(header: Any) -> People:
+def find_people(header: Any) -> People:
     """The patient's names, numbers and birth date, staff and institution in a DICOM data set and its items.
 
     None stands for another format and names nobody.
@@ -137,7 +137,7 @@ def people(header: Any) -> People:
     return People(patient, hospital)
 
 
-def betrays(text: str, secrets: Secrets, words: bool = True) -> bool:
+def contains_secret(text: str, secrets: Secrets, words: bool = True) -> bool:
     """Whether a text contains a secret. With `words` short names count too; not in codes, whose terms are as short."""
     plain = fold_text(text)
     squeezed = "".join(WORD.findall(plain))
@@ -151,15 +151,17 @@ def contains_patient_number(text: str, secrets: Secrets) -> bool:
     return len(text) >= MIN_INSIDE and any(len(secret) >= MIN_INSIDE and secret in text for secret in secrets.long)
 
 
-def silent(
+def redact_facts(
     facts: Mapping[str, str], header_people: People, row: Mapping[str, str], names: Iterable[str]
 ) -> dict[str, str]:
     """The header facts of a scan, emptied where a free text identifies a person; `header_people` are in its header."""
-    secrets = of_row(row) | secrets_of_names(names) | header_people.patient | header_people.hospital
-    return {name: "" if name in FREE_TEXT_FACTS and betrays(text, secrets) else text for name, text in facts.items()}
+    secrets = secrets_of_row(row) | secrets_of_names(names) | header_people.patient | header_people.hospital
+    return {
+        name: "" if name in FREE_TEXT_FACTS and contains_secret(text, secrets) else text for name, text in facts.items()
+    }
 
 
-def cells(rows: Iterable[Mapping[str, str]]) -> dict[str, str]:
+def free_text_cells(rows: Iterable[Mapping[str, str]]) -> dict[str, str]:
     """The free texts of metadata that the manifest stores, mapped to their columns."""
     return {row[name]: name for row in rows for name in CELLS if row.get(name)}
 
@@ -176,7 +178,7 @@ def check_cells(name: str, columns_by_text: Mapping[str, str], secrets: Secrets)
                 )
 
 
-def unquoted(text: str, content: bytes) -> str:
+def remove_quoted_words(text: str, content: bytes) -> str:
     """A library's message without words that occur in the file's bytes, and without control characters."""
     plain = WORD.sub(lambda match: GAP if _is_quoted(match[0], content) else match[0], text)
     return "".join(letter if letter.isprintable() else GAP for letter in plain)

@@ -18,7 +18,7 @@ class Modality(StrEnum):
     MR = "MR"
 
 
-class Units(StrEnum):
+class ValueUnit(StrEnum):
     """What a pixel value means: Hounsfield units, arbitrary scanner units, or display grey of 0 to 255."""
 
     HU = "HU"
@@ -159,7 +159,7 @@ class Scan:
 
     name: str
     pixels: NDArray[np.float32]
-    units: Units
+    units: ValueUnit
     modality: Modality | None
     spacing: tuple[float, float, float] | None
     header: dict[str, str] = field(default_factory=dict)

@@ -13,9 +13,9 @@ from lineage.record import database, ledger
 
 ROLES = ("engineer", "clinician", "auditor")
 SYSTEM = "system"
-CHECK, SHADOW = "release-check", "release-shadow"
+CHECK_ACCOUNT, SHADOW_ACCOUNT = "release-check", "release-shadow"
 # Accounts of the loop itself: CHECK sends the warm-up scans, SHADOW sends requests to a shadow release.
-PROGRAMS = (CHECK, SHADOW)
+PROGRAMS = (CHECK_ACCOUNT, SHADOW_ACCOUNT)
 NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 INVITATION = "sign-in"
 INVITATION_MINUTES = 10
@@ -74,7 +74,7 @@ def open_accounts() -> list[Person]:
     return [account for account in people() if account.disabled_at is None and account.name not in PROGRAMS]
 
 
-def admit(name: str) -> Person:
+def require_open_account(name: str) -> Person:
     """The account of a person who may sign in. Fault for any other name."""
     account = person(name)
     if account.disabled_at is not None:
@@ -123,7 +123,7 @@ def enable(name: str, actor: str = SYSTEM) -> None:
 
 def invite(name: str, minutes: int = INVITATION_MINUTES, actor: str = SYSTEM) -> str:
     """A one-time token for a sign-in link, valid for `minutes`; the ledger records the invitation."""
-    admit(name)
+    require_open_account(name)
     ledger.append("person.invited", name, {"minutes": minutes}, actor)
     return _issue(name, INVITATION, timedelta(minutes=minutes))
 

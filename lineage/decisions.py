@@ -47,7 +47,7 @@ def record(kind: str, subject: str, facts: dict[str, Any], actor: str) -> Event:
     )
 
 
-def begin() -> None:
+def start_signing() -> None:
     """Record, once, that all decisions of this workspace are signed from now on."""
     if not ledger.events(SIGNED_FROM, limit=1):
         keys.create(("decision",))
@@ -94,13 +94,13 @@ def is_used(event: Event) -> bool:
     return any(use.payload["decision"] == event.seq for use in ledger.events("decision.used", event.subject))
 
 
-def use(event: Event, refused: str = "") -> None:
+def mark_used(event: Event, refused: str = "") -> None:
     """Record that a decision was acted on, or with `refused` why it was not; either way it is used."""
     use_facts = {"decision": event.seq, "kind": event.kind, "refused": refused}
     ledger.append("decision.used", event.subject, {name: value for name, value in use_facts.items() if value != ""})
 
 
-def waiting(kind: str) -> list[Event]:
+def pending_decisions(kind: str) -> list[Event]:
     """The unused signed decisions of a kind, oldest first; `check` each before acting on it."""
     used_decisions = {event.payload["decision"] for event in ledger.events("decision.used")}
     return [event for event in ledger.events(kind) if SIGNATURE in event.payload and event.seq not in used_decisions]

@@ -67,7 +67,7 @@ def digest(value: Any) -> str:
     return text_sha256(canonical(value))
 
 
-def tree(folder: Path) -> dict[str, str]:
+def hash_folder(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder, by its path relative to the folder (with forward slashes)."""
     if not folder.is_dir():
         raise Fault(f"{folder} is not a folder; check the path")
@@ -75,7 +75,7 @@ def tree(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
-def code(packages: tuple[str, ...]) -> dict[str, Any]:
+def describe_code(packages: tuple[str, ...]) -> dict[str, Any]:
     """The installed code: `files` with their SHA-256, the product's `version`, and its `commit` if there is one.
 
     A package is named by its folder: "data/scan" with its sub-packages, "data/top-level" without them. It is looked up

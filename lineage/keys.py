@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lineage.errors import Fault
-from lineage.paths import home, place
+from lineage.paths import home, state_path
 
 PURPOSES = ("pseudonym", "signin", "signature", "scans", "decision", "door")
 KEY_BYTES = 32
@@ -21,7 +21,7 @@ DAYS = 365
 def create(purposes: Iterable[str] = PURPOSES) -> None:
     """Create the missing keys with mode 0600. An existing key is never changed."""
     for purpose in purposes:
-        path = place("keys", purpose)
+        path = state_path("keys", purpose)
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
@@ -80,19 +80,19 @@ def sign(payload: bytes) -> str:
     return hmac.new(key("signature"), payload, hashlib.sha256).hexdigest()
 
 
-def signed(payload: bytes, signature: str) -> bool:
+def verify_signature(payload: bytes, signature: str) -> bool:
     """Whether `signature` is this installation's signature of `payload`."""
     return hmac.compare_digest(sign(payload).encode(), signature.encode())
 
 
-def door(name: str) -> str:
+def server_secret(name: str) -> str:
     """The secret that a server of this workspace (`prefect`, `release`) requires; only its own processes have it."""
     return _hmac("door", name).hex()
 
 
 def prefect_secret() -> str:
     """The credentials that Prefect's server requires, as `user:password`."""
-    return f"oncoloop:{door('prefect')}"
+    return f"oncoloop:{server_secret('prefect')}"
 
 
 def _hmac(purpose: str, text: str) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lineage.errors import Fault
-from lineage.fingerprint import file_sha256, tree
+from lineage.fingerprint import file_sha256, hash_folder
 from lineage.paths import home
 from lineage.record import ledger
 
@@ -20,13 +20,13 @@ RELEASED = {"graph": "graph.onnx", "head": "head.npz"}  # the files with hashes 
 CALIBRATION = ("temperature", "threshold", "precision", "prevalence")
 
 
-def record(task: str, version: str, hashes: Mapping[str, str], reason: str) -> None:
+def record_hashes(task: str, version: str, hashes: Mapping[str, str], reason: str) -> None:
     """Record the files of a version (SHA-256 by file name). Nothing is added if the same hashes are recorded."""
-    if recorded(task, version) != hashes:
+    if recorded_hashes(task, version) != hashes:
         ledger.append(KIND, f"{task}/{version}", {"files": hashes, "reason": reason})
 
 
-def recorded(task: str, version: str) -> dict[str, str] | None:
+def recorded_hashes(task: str, version: str) -> dict[str, str] | None:
     """The recorded SHA-256 of a version's files; None for a version that was judged before hashes were recorded."""
     events = ledger.events(KIND, f"{task}/{version}", limit=1)
     return dict(events[0].payload["files"]) if events else None
@@ -44,7 +44,7 @@ def check(task: str, version: str, folder: Path) -> None:
     For a version that was judged before hashes were recorded they are recorded now (`_record_unrecorded`). A version
     without a verdict has none.
     """
-    hashes = recorded(task, version)
+    hashes = recorded_hashes(task, version)
     if hashes is None:
         if ledger.events("verdict", f"{task}/{version}", limit=1):
             _record_unrecorded(task, version, folder)
@@ -81,7 +81,9 @@ def _record_unrecorded(task: str, version: str, folder: Path) -> None:
         version,
         compared,
     )
-    record(task, version, tree(folder), f"judged before hashes were recorded; as found at the next use{compared}")
+    record_hashes(
+        task, version, hash_folder(folder), f"judged before hashes were recorded; as found at the next use{compared}"
+    )
 
 
 def _same_calibration(folder: Path, facts: Mapping[str, Any]) -> bool:

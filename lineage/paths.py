@@ -27,7 +27,7 @@ def _absolute(folder: str, working_folder: str) -> Path:
     return Path(os.path.abspath(Path(working_folder, Path(folder).expanduser())))  # noqa: PTH100, without ..
 
 
-def place(*parts: str) -> Path:
+def state_path(*parts: str) -> Path:
     """A path below `home()`; its parent folder is created."""
     path = home().joinpath(*parts)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def database_url() -> str:
 
 def mlflow_socket() -> Path:
     """The Unix socket of MLflow's server, in a folder that only its owner may enter."""
-    folder = place("run", "mlflow", "x").parent
+    folder = state_path("run", "mlflow", "x").parent
     if folder.stat().st_mode & PRIVATE:
         folder.chmod(0o700)
     return folder / "http.sock"
@@ -90,7 +90,7 @@ def set_environment() -> None:
     folders are always replaced: they do not say where a workspace keeps its state. New files are private from now on.
     """
     keep_private()
-    subprocess_environment.isolate(os.environ)
+    subprocess_environment.isolate_process(os.environ)
     for name, value in environment().items():
         if name.startswith("XDG_"):
             os.environ[name] = value

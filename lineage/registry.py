@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 from lineage import model_files
 from lineage.errors import Fault
-from lineage.paths import home, place, set_environment
+from lineage.paths import home, set_environment, state_path
 from lineage.record import ledger
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def download(task: str, version: str) -> Path:
 
     Fault with the file's name if one differs from what the gate judged: MLflow's server accepts uploads into any run.
     """
-    target = place("mlflow", "downloads", task, version)
+    target = state_path("mlflow", "downloads", task, version)
     target.mkdir(parents=True, exist_ok=True)
     folder = _fetch(task, version, target)
     model_files.check(task, version, folder)
@@ -73,7 +73,7 @@ def changed_artifacts(task: str, version: str) -> dict[str, str | None]:
 
     Empty for a version without recorded hashes.
     """
-    hashes = model_files.recorded(task, version)
+    hashes = model_files.recorded_hashes(task, version)
     if hashes is None:
         return {}
     with tempfile.TemporaryDirectory(dir=home()) as target:
@@ -86,7 +86,7 @@ def tags(task: str, version: str) -> dict[str, str]:
     return {**model_version.tags, "run_id": str(model_version.run_id)}
 
 
-def mark(task: str, version: str, facts: dict[str, str]) -> None:
+def set_tags(task: str, version: str, facts: dict[str, str]) -> None:
     """Set tags on a version and on its run."""
     client, model_version = _client(), _version(task, version)
     for name, value in facts.items():
@@ -141,10 +141,10 @@ def promote(task: str, version: str, facts: dict[str, object], actor: str = "sys
     ledger.append("model.promoted", task, {**facts, "version": version}, actor)
     if needs_anchor:
         ledger.append("anchor.set", task, {"version": version, "reason": "first promoted version"}, actor)
-    project(task)
+    update_aliases(task)
 
 
-def project(task: str) -> None:
+def update_aliases(task: str) -> None:
     """Set the aliases in MLflow to the roles in the ledger."""
     client, aliases = _client(), _aliases(task)
     for alias, version in roles(task).items():
@@ -170,7 +170,7 @@ def relocate(before: Path) -> None:
     MLflow stores absolute addresses and has no command that changes them. Every text column value that begins with the
     old artefact folder is changed. Another MLflow server of the user is not touched.
     """
-    path = place("mlflow", "mlflow.db")
+    path = state_path("mlflow", "mlflow.db")
     if not path.is_file():
         return
     old_folder, new_folder = f"{before / 'mlflow'}/", f"{path.parent}/"

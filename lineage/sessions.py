@@ -30,7 +30,7 @@ class Session:
 
 def begin(name: str, place: str, hours: float = HOURS) -> str:
     """Sign a person in at a place; the secret of the session. Fault if there is no such open account."""
-    accounts.admit(name)
+    accounts.require_open_account(name)
     secret = secrets.token_urlsafe(32)
     expires_at = (datetime.now(UTC) + timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%SZ")
     row = {
@@ -48,11 +48,11 @@ def begin(name: str, place: str, hours: float = HOURS) -> str:
 
 def holder(secret: str, place: str) -> tuple[Person, str] | None:
     """The person of a session's secret, and its id; None if it is unknown, expired, ended or of another place."""
-    person = of_id(text_sha256(secret), place) if secret else None
+    person = person_of_session(text_sha256(secret), place) if secret else None
     return (person, text_sha256(secret)) if person else None
 
 
-def of_id(session_id: str, place: str = DESK) -> Person | None:
+def person_of_session(session_id: str, place: str = DESK) -> Person | None:
     """The person of a session id, if the session is open."""
     table = database.sessions
     rows = database.fetch(table.select().where((table.c.sha256 == session_id) & (table.c.place == place) & _is_open()))
@@ -62,7 +62,7 @@ def of_id(session_id: str, place: str = DESK) -> Person | None:
 
 def hours_left(name: str) -> float:
     """Hours until a person's last session at the desk ends; 0 without one."""
-    expiries = [datetime.fromisoformat(session.expires_at) for session in of(name) if session.place == DESK]
+    expiries = [datetime.fromisoformat(session.expires_at) for session in open_sessions(name) if session.place == DESK]
     return max(((expiry - datetime.now(UTC)).total_seconds() / 3600 for expiry in expiries), default=0.0)
 
 
@@ -94,7 +94,7 @@ def end_all(name: str, actor: str) -> int:
     return ended
 
 
-def of(name: str) -> list[Session]:
+def open_sessions(name: str) -> list[Session]:
     """The open sessions of a person, the newest first."""
     table = database.sessions
     query = table.select().where((table.c.name == name) & _is_open()).order_by(table.c.opened_at.desc())

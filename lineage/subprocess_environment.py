@@ -38,7 +38,7 @@ PREFECT = ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def isolated(environment: Mapping[str, str]) -> dict[str, str]:
+def isolated_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment for a child process: no foreign repository, no proxy for loopback addresses."""
     kept_variables = {
         name: value for name, value in environment.items() if not (_is_foreign(name) or _is_socks(name, value))
@@ -46,9 +46,9 @@ def isolated(environment: Mapping[str, str]) -> dict[str, str]:
     return kept_variables | GIT | without_proxy(environment)
 
 
-def isolate(environment: MutableMapping[str, str]) -> None:
+def isolate_process(environment: MutableMapping[str, str]) -> None:
     """Apply `isolated` to this process's environment, which libraries read and child processes inherit."""
-    isolated_variables = isolated(environment)
+    isolated_variables = isolated_environment(environment)
     for name in set(environment) - set(isolated_variables):
         del environment[name]
     environment.update(isolated_variables)

@@ -10,7 +10,7 @@ PLOT_TYPE = "big_graph"  # type of Evidently's plot widget, which contains every
 EMPTY_PLOT = {"data": [], "layout": {"title": {"text": "The rows of this plot were removed: a patient was withdrawn"}}}
 
 
-def forget(evidently_home: Path, tasks: frozenset[str]) -> int:
+def empty_plots(evidently_home: Path, tasks: frozenset[str]) -> int:
     """Empty the plots of every run of some tasks; return the number of changed runs.
 
     Plots contain descriptions of single predictions and reference units without patient identifiers, so all plots of a

@@ -38,7 +38,7 @@ class Drift:
     page: Path
 
 
-def drift(
+def report_drift(
     reference: pd.DataFrame,
     current: pd.DataFrame,
     settings: MonitoringSettings,

@@ -13,7 +13,7 @@ from monitoring.settings import MonitoringSettings
 MAX_NAMED = 3  # shifted descriptions that a reason names
 
 
-def ask(
+def judge_window(
     task: Task,
     drift: Drift | None,
     outcomes: Mapping[str, Any],

@@ -44,7 +44,7 @@ def labelled(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.merge(last_labels, on="id", how="inner")
 
 
-def outcomes(task: Task, rows: pd.DataFrame) -> dict[str, Any]:
+def compute_outcomes(task: Task, rows: pd.DataFrame) -> dict[str, Any]:
     """Sensitivity and specificity of a window's answers against their late labels, with 95 % intervals by patient.
 
     A withheld answer is neither correct nor wrong; it is counted as `abstained`. A metric without cases is None.

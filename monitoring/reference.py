@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from data.record import Pooling
 from lineage.errors import Fault
 from monitoring.window import with_clusters
-from serving.inference.pooling import among, looks
+from serving.inference.pooling import adjust_to_prevalence, independent_slice_count
 
 SEED = 7
 
@@ -74,7 +74,9 @@ def _answer_sizes(current: pd.DataFrame) -> tuple[NDArray[np.intp], NDArray[np.f
         lambda slices: max(1, sum(slice_record.get("counted", True) for slice_record in slices))
     )
     distances = current["d_thickness"] if "d_thickness" in current else pd.Series(0.0, index=current.index)
-    look_counts = [looks(count, distance) for count, distance in zip(counts, distances.fillna(0.0), strict=True)]
+    look_counts = [
+        independent_slice_count(count, distance) for count, distance in zip(counts, distances.fillna(0.0), strict=True)
+    ]
     return counts.to_numpy(dtype=np.intp), np.array(look_counts)
 
 
@@ -89,5 +91,7 @@ def _pool_scores(
     if pooling.rule != "topk":
         return scores.groupby(group).transform("mean")
     share = np.minimum(1.0, pooling.k / look_counts)
-    adjusted = pd.Series(among(scores.to_numpy(np.float64), prevalence, np.asarray(share)), index=scores.index)
+    adjusted = pd.Series(
+        adjust_to_prevalence(scores.to_numpy(np.float64), prevalence, np.asarray(share)), index=scores.index
+    )
     return adjusted.groupby(group).transform(lambda group_scores: group_scores.nlargest(pooling.k).mean())

@@ -14,7 +14,9 @@ DESCRIPTION_PREFIX = "d_"  # of the description columns in the journal
 OWN_CLUSTER = "unknown patient "
 
 
-def window(task: str, hours: float | None = None, since: str | None = None, release: str | None = None) -> pd.DataFrame:
+def read_window(
+    task: str, hours: float | None = None, since: str | None = None, release: str | None = None
+) -> pd.DataFrame:
     """The task's predictions of the last `hours`, or from `since` (UTC, ISO 8601) on, oldest first.
 
     One row per prediction. The description columns have the names of the reference (no prefix), `embedding` has
@@ -25,7 +27,7 @@ def window(task: str, hours: float | None = None, since: str | None = None, rele
         raise Fault("a window is defined by `hours` or by `since`, not by both")
     start = since if hours is None else _time_before(hours)
     rows = journal.rows(task=task, since=start, release=release)
-    rows = rows[rows["actor"] != accounts.CHECK] if len(rows) else rows
+    rows = rows[rows["actor"] != accounts.CHECK_ACCOUNT] if len(rows) else rows
     plain_names = {
         name: name.removeprefix(DESCRIPTION_PREFIX)
         for name in rows.columns
@@ -34,7 +36,7 @@ def window(task: str, hours: float | None = None, since: str | None = None, rele
     return with_clusters(rows.rename(columns=plain_names)).sort_values("at", kind="stable").reset_index(drop=True)
 
 
-def clusters(rows: pd.DataFrame) -> int:
+def count_patients(rows: pd.DataFrame) -> int:
     """The number of independent patients in the rows."""
     return int(rows["cluster"].nunique())
 

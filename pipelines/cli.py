@@ -374,7 +374,7 @@ def run(args: argparse.Namespace) -> Answer:
     from pipelines.workspace import workspace
 
     command = COMMANDS[args.command]
-    subprocess_environment.isolate(os.environ)
+    subprocess_environment.isolate_process(os.environ)
     for name in ("folder", "file", "facts", "keys", "passphrase_file"):
         if isinstance(path_argument := getattr(args, name, None), Path):
             setattr(args, name, path_argument.expanduser().absolute())
@@ -429,7 +429,7 @@ def _first_line(error: Exception) -> str:
 def _save_traceback() -> str:
     if "ONCOLOOP_HOME" not in os.environ:
         return "".join(traceback.format_exc(limit=-1).splitlines()[-1:])
-    path = paths.place("logs", "crash.log")
+    path = paths.state_path("logs", "crash.log")
     with path.open("a", encoding="utf-8") as handle:
         handle.write(traceback.format_exc() + "\n")
     return f"the details are in {path}"

@@ -39,7 +39,7 @@ def list_versions() -> list[dict[str, Any]]:
             "version": event.payload["data_version"],
             "at": event.at,
             **{name: event.payload[name] for name in columns},
-            "lost": withdraw.lost(event.payload["data_version"]),
+            "lost": withdraw.incomplete_since(event.payload["data_version"]),
         }
         for event in ledger.events(kind="batch.admitted")
     ]
@@ -72,7 +72,7 @@ def contents(version: str, task: str) -> Contents:
     names = sorted(name for name in git.batches_of(version) if name.split("/")[0] == task)
     tables, unknown = [], []
     for name in names:
-        path = erase.inside(git.committed(f"data/batches/{name}.dvc", version), "manifest.csv")
+        path = erase.cached_file(git.committed_text(f"data/batches/{name}.dvc", version), "manifest.csv")
         if path is None:
             unknown.append(name)
         else:
@@ -100,5 +100,5 @@ def describe(change: dict[str, Any]) -> str:
 def checkout(version: str) -> tuple[Path, str]:
     """Check out a version; return its folder and, if scans were withdrawn, a sentence about it (else empty)."""
     folder = dvc.checkout(version)
-    lost = withdraw.lost(version)
+    lost = withdraw.incomplete_since(version)
     return folder, NOT_REPRODUCIBLE.format(lost) if lost else ""

@@ -21,8 +21,10 @@ def prepare(task: str) -> None:
     folders = sorted(path.parent for path in Path("data/batches", task).glob("*/manifest.csv"))
     if not folders:
         raise Fault(f"no admitted batch of {task} yet; put one into inbox/ and run `oncoloop ingest`")
-    cohorts = dataset_cohorts.named(dataset_cohorts.read_cohorts(Path("data/cohorts", f"{task}.csv")), folders)
-    shards.pack(folders, cohorts, settings, Path("data/processed", task))
+    cohorts = dataset_cohorts.restore_cluster_names(
+        dataset_cohorts.read_cohorts(Path("data/cohorts", f"{task}.csv")), folders
+    )
+    shards.pack_shards(folders, cohorts, settings, Path("data/processed", task))
 
 
 def fit(task: str) -> None:
@@ -32,8 +34,13 @@ def fit(task: str) -> None:
     from training.fitting import fit as fitting
 
     settings = params.load()
-    units = shards.load(Path("data/processed", task))
-    fitting.fit(units, settings.task(task), warm_start_pins.settings(settings.fit_of(task), task), Path("models", task))
+    units = shards.load_units(Path("data/processed", task))
+    fitting.fit(
+        units,
+        settings.task(task),
+        warm_start_pins.fit_settings_with_pin(settings.fit_of(task), task),
+        Path("models", task),
+    )
 
 
 def export(task: str) -> None:
@@ -43,8 +50,8 @@ def export(task: str) -> None:
     from training.network import onnx_export as exporting
 
     params.load().task(task)
-    validation = shards.load(Path("data/processed", task), [Side.VALIDATION])
-    exporting.finish(Path("models", task), validation)
+    validation = shards.load_units(Path("data/processed", task), [Side.VALIDATION])
+    exporting.export_and_verify(Path("models", task), validation)
 
 
 def evaluate(task: str) -> None:
@@ -53,7 +60,7 @@ def evaluate(task: str) -> None:
     from training.evaluation import evaluate as evaluation
 
     settings = params.load()
-    units = shards.load(Path("data/processed", task))
+    units = shards.load_units(Path("data/processed", task))
     evaluation.evaluate(
         units,
         settings.task(task),

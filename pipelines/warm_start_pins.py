@@ -28,7 +28,7 @@ PINS, FOLDER = "parents.json", "parents"
 Pin = dict[str, str]
 
 
-def pin(tree: Path) -> None:
+def write_pins(tree: Path) -> None:
     """Write `parents.json` of the pinned worktree, and copy the weights that it names next to it.
 
     The pin of a task without a parent is null: with `fit.strategy: full`, for a first model, for a parent that a person
@@ -36,22 +36,24 @@ def pin(tree: Path) -> None:
     network).
     """
     settings = params.load(tree)
-    committed_pins = json.loads(git.committed(PINS) or "{}")
+    committed_pins = json.loads(git.committed_text(PINS) or "{}")
     is_warm = settings.fit.strategy == "warm"
     pins: dict[str, Pin | None] = {name: committed_pins.get(name) if is_warm else None for name in settings.tasks}
     _write(tree, pins)
     if not is_warm:
         return
-    due_tasks = {name.split("@")[1] for name in dvc.changed(tree, list(pins)) if not name.startswith("evaluate@")}
+    due_tasks = {
+        name.split("@")[1] for name in dvc.changed_stages(tree, list(pins)) if not name.startswith("evaluate@")
+    }
     for name in due_tasks:
-        pins[name] = None if name in settings.fit.warm.parents else champion(settings, settings.task(name))
+        pins[name] = None if name in settings.fit.warm.parents else pin_of_champion(settings, settings.task(name))
     _write(tree, pins)
     for name, task_pin in pins.items():
         if task_pin is not None:
-            bring(tree, name, task_pin)
+            copy_parent_weights(tree, name, task_pin)
 
 
-def champion(settings: Params, task: Task) -> Pin | None:
+def pin_of_champion(settings: Params, task: Task) -> Pin | None:
     """The pin of a task's champion; None if there is none, or with a warning if a warm fit cannot start from it."""
     version = registry.roles(task.name).get("champion")
     if version is None:
@@ -80,7 +82,7 @@ def champion(settings: Params, task: Task) -> Pin | None:
     return {"version": version, "sha256": fingerprint.file_sha256(folder / WEIGHTS)}
 
 
-def bring(tree: Path, task: str, task_pin: Pin) -> None:
+def copy_parent_weights(tree: Path, task: str, task_pin: Pin) -> None:
     """Copy the parent's weights and report into the worktree, unless they are there; the fit checks their hash."""
     target = tree / FOLDER / task
     if (target / WEIGHTS).is_file() and fingerprint.file_sha256(target / WEIGHTS) == task_pin["sha256"]:
@@ -91,27 +93,27 @@ def bring(tree: Path, task: str, task_pin: Pin) -> None:
         shutil.copyfile(source / name, target / name)
 
 
-def of(tree: Path, task: str) -> Pin | None:
+def pin_of_task(tree: Path, task: str) -> Pin | None:
     """The pin of a task in a worktree, or None."""
     task_pin: Pin | None = json_files.read_json(tree / PINS).get(task) if (tree / PINS).is_file() else None
     return task_pin
 
 
-def settings(fit: FitSettings, task: str) -> FitSettings:
+def fit_settings_with_pin(fit: FitSettings, task: str) -> FitSettings:
     """The fit settings in the current worktree with the loop's pin; a pin by a person takes precedence."""
-    task_pin = of(Path(), task)
+    task_pin = pin_of_task(Path(), task)
     if task_pin is None or task in fit.warm.parents:
         return fit
     parents = {task: {"folder": str(Path(FOLDER, task)), "sha256": task_pin["sha256"]}}
     return dataclasses.replace(fit, warm=dataclasses.replace(fit.warm, parents=parents))
 
 
-def facts(tree: Path, task: str) -> dict[str, Any]:
+def parent_record(tree: Path, task: str) -> dict[str, Any]:
     """The parent of a fit, for the ledger and MLflow; empty without a parent."""
     sha256 = json_files.read_json(tree / "models" / task / REPORT).get("parent_sha256")
     if sha256 is None:
         return {}
-    task_pin = of(tree, task)
+    task_pin = pin_of_task(tree, task)
     name = f"{task}/{task_pin['version']}" if task_pin else f"weights {sha256[:12]}, pinned by a person"
     return {"parent": name, "parent_sha256": sha256}
 

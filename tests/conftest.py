@@ -41,7 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) 
     for name, value in paths.environment().items():
         monkeypatch.setenv(name, value)
     keys.create()
-    shutil.copyfile(empty_database, paths.place("oncoloop.db"))
+    shutil.copyfile(empty_database, paths.state_path("oncoloop.db"))
     database.migrate()
     return tmp_path / "var"
 

@@ -266,8 +266,8 @@ def test_a_stage_depends_exactly_on_the_packages_that_it_uses(stage: str) -> Non
 
 def test_a_release_contains_only_packages_that_it_uses() -> None:
     modules = transitive_imports("serving.http.service", "serving.inference.answer", "serving.bundle.launch")
-    assert modules <= modules_of_packages(list(bento_build.CARRIED))
-    for package in bento_build.CARRIED:
+    assert modules <= modules_of_packages(list(bento_build.PACKED_PACKAGES))
+    for package in bento_build.PACKED_PACKAGES:
         assert modules & modules_of_packages([package]), package
 
 

@@ -73,7 +73,7 @@ def log_run(
     return run_id
 
 
-def hashes(evaluation_folder: Path, model_folder: Path) -> dict[str, str]:
+def artifact_hashes(evaluation_folder: Path, model_folder: Path) -> dict[str, str]:
     """SHA-256 by file name of each file under `model/`, which a gate, a release, a watch or a warm fit reads."""
     return {name: file_sha256(_find_file(name, model_folder, evaluation_folder)) for name in MODEL_FILES}
 

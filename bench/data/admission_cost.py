@@ -38,7 +38,7 @@ from data.duplicates import admitted_units
 from data.phantom import batch as phantom_batch
 from data.phantom import study
 from data.quality import gate, leakage, suite
-from data.record import Task, Units
+from data.record import Task, ValueUnit
 from data.scan import thumbnail
 from data.scan.preprocess import unit_pixels
 from lineage import json_files, paths
@@ -114,7 +114,7 @@ def _store_object(content: bytes, suffix: str = "") -> str:
     """Write an object to cache and remote; its name (MD5 and suffix)."""
     name = hashlib.md5(content, usedforsecurity=False).hexdigest() + suffix
     for store in ("cache", "remote"):
-        path = paths.place(store, "files", "md5", name[:2], name[2:])
+        path = paths.state_path(store, "files", "md5", name[:2], name[2:])
         path.write_bytes(content)
         path.chmod(0o444)
     return name
@@ -122,39 +122,39 @@ def _store_object(content: bytes, suffix: str = "") -> str:
 
 def _phantom_thumbnails(task: Task) -> list[str]:
     """Thumbnails of 200 phantoms that no batch contains."""
-    scanner, texts = study.usual(task), []
+    scanner, texts = study.usual_scanner(task), []
     for number in range(200):
-        plane, _ = study.study(task, scanner, 990, number, task.classes[number % 3]).slice(0, 1)
-        texts.append(thumbnail.thumbnail(unit_pixels(plane.astype(np.float32), Units.HU, task.pixels)))
+        plane, _ = study.make_study(task, scanner, 990, number, task.classes[number % 3]).slice(0, 1)
+        texts.append(thumbnail.thumbnail(unit_pixels(plane.astype(np.float32), ValueUnit.HU, task.pixels)))
     return texts
 
 
 def time_admission(task: Task, seed: int) -> dict[str, float]:
     """Admit 100 phantom scans; the seconds of each step."""
     folder = Path("inbox", f"new-{seed}")
-    phantom_batch.write_batch(folder, task, SCANS, study.usual(task), seed)
+    phantom_batch.write_batch(folder, task, SCANS, study.usual_scanner(task), seed)
     settings, steps, clock = params.load().ingest, {}, time.perf_counter()
 
     def record_step(step: str) -> None:
         nonlocal clock
         steps[step], clock = time.perf_counter() - clock, time.perf_counter()
 
-    interrupted_runs.settle()
+    interrupted_runs.recover_workspace()
     record_step("settle")
-    batch = ingest.incoming(folder)
+    batch = ingest.read_incoming_batch(folder)
     indexed = manifest.index_batch(batch.source, batch.staging, task)
     record_step("index")
     cohorts = dataset_cohorts.read_cohorts(Path("data/cohorts", f"{task.name}.csv"))
-    population = ingest.reference(task.name, cohorts)
+    population = ingest.load_reference_population(task.name, cohorts)
     record_step("population")
-    validation = suite.validate(indexed.manifest, task, settings, paths.place("gx"), batch.name, population)
+    validation = suite.validate(indexed.manifest, task, settings, paths.state_path("gx"), batch.name, population)
     record_step("suite")
-    findings = leakage.check(indexed.manifest, ingest.known_units(task.name, indexed.manifest), settings)
+    findings = leakage.check_leakage(indexed.manifest, ingest.load_related_units(task.name, indexed.manifest), settings)
     record_step("leakage")
     _, failing = gate.admit(batch.name, validation, findings, indexed.refused, SCANS, settings)
     if failing or indexed.refused:
         raise SystemExit(f"{len(failing)} valid scans failed the gate: {dict(list(failing.items())[:3])}")
-    ingest.admit.fn(batch, indexed.manifest, database.now())
+    ingest.admit_batch.fn(batch, indexed.manifest, database.now())
     record_step("admit")
     return steps | {"all": sum(steps.values())}
 
@@ -170,8 +170,12 @@ def prepare_workspace(home: Path, task: Task, count: int) -> dict[str, float]:
         template = manifest.read_manifest(Path("data/batches", task.name, "new-1", "manifest.csv"))
         add_simulated_batches(task, template, count)
         start = time.perf_counter()
-        admitted_units.related(Path("data/batches", task.name), paths.place("known", task.name), template)
-        ingest.reference(task.name, dataset_cohorts.read_cohorts(Path("data/cohorts", f"{task.name}.csv")))
+        admitted_units.find_related_units(
+            Path("data/batches", task.name), paths.state_path("known", task.name), template
+        )
+        ingest.load_reference_population(
+            task.name, dataset_cohorts.read_cohorts(Path("data/cohorts", f"{task.name}.csv"))
+        )
         return {"projections_from_nothing": time.perf_counter() - start}
 
 

@@ -36,8 +36,8 @@ class Batch:
     def study(self, label: str | None = None, **scanner: float) -> phantom_study.Study:
         """The next patient."""
         self.patient_count += 1
-        scanner_settings = replace(phantom_study.usual(self.task), **scanner)  # type: ignore[arg-type]
-        return phantom_study.study(
+        scanner_settings = replace(phantom_study.usual_scanner(self.task), **scanner)  # type: ignore[arg-type]
+        return phantom_study.make_study(
             self.task,
             scanner_settings,
             self.seed,

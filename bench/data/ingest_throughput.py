@@ -48,7 +48,7 @@ CORES = 2
 
 def phantoms(folder: Path, task: Task, files: int) -> None:
     """Write a batch of patients with four slices each."""
-    batch.write_batch(folder, task, files // 4, study.usual(task), seed=1, slices=4)
+    batch.write_batch(folder, task, files // 4, study.usual_scanner(task), seed=1, slices=4)
 
 
 def chest(folder: Path, task: Task, files: int, compressed: bool) -> None:
@@ -87,13 +87,13 @@ def time_ingest(folder: Path, work: Path, task: Task) -> dict[str, float]:
     target = work / "batches" / folder.name
     indexed = manifest.index_batch(folder, target, task, CORES)
     indexed_at = time.perf_counter()
-    findings = leakage.check(indexed.manifest, indexed.manifest.iloc[:0], settings.ingest)
+    findings = leakage.check_leakage(indexed.manifest, indexed.manifest.iloc[:0], settings.ingest)
     total = len(indexed.manifest) + len(indexed.refused)
     _, failing = gate.admit(folder.name, CLEAN, findings, indexed.refused, total, settings.ingest)
     cohorts = dataset_cohorts.read_cohorts(work / "cohorts.csv")
-    sides = dataset_cohorts.assign(indexed.manifest, cohorts, settings.split, 1, folder.name, task)
+    sides = dataset_cohorts.assign_cohorts(indexed.manifest, cohorts, settings.split, 1, folder.name, task)
     gated_at = time.perf_counter()
-    shards.pack([target], sides, task, work / "packed", CORES)
+    shards.pack_shards([target], sides, task, work / "packed", CORES)
     if indexed.refused:
         raise SystemExit(f"{len(indexed.refused)} valid files were refused: {indexed.refused[0].reason}")
     packed_at = time.perf_counter()

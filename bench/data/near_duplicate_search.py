@@ -27,9 +27,9 @@ import numpy as np
 import pandas as pd
 
 from data.duplicates import admitted_units, image_alignment, index_segments
-from data.duplicates.near_duplicates import LIKELY, WANTED, Array, candidates
+from data.duplicates.near_duplicates import MIN_COSINE, NEIGHBOUR_COUNT, Array, candidates
 from data.phantom import study
-from data.record import Units
+from data.record import ValueUnit
 from data.scan import thumbnail
 from data.scan.preprocess import unit_pixels
 from pipelines import params
@@ -43,10 +43,10 @@ CHUNK = 2**15
 def phantom_thumbnails() -> pd.DataFrame:
     """Thumbnails of phantom chests, one per patient."""
     task = params.load(Path(__file__).resolve().parents[2]).task("lung-ct")
-    scanner, texts = study.usual(task), []
+    scanner, texts = study.usual_scanner(task), []
     for number in range(PHANTOMS):
-        plane, _ = study.study(task, scanner, 77, number, task.classes[number % 3]).slice(0, 1)
-        texts.append(thumbnail.thumbnail(unit_pixels(plane.astype(np.float32), Units.HU, task.pixels)))
+        plane, _ = study.make_study(task, scanner, 77, number, task.classes[number % 3]).slice(0, 1)
+        texts.append(thumbnail.thumbnail(unit_pixels(plane.astype(np.float32), ValueUnit.HU, task.pixels)))
     return pd.DataFrame({"thumbnail": texts})
 
 
@@ -62,15 +62,15 @@ def scatter(random: np.random.Generator, centres: Array, distance: float) -> Arr
 def fill(folder: Path, thumbnails: pd.DataFrame, count: int, seed: int = 1) -> Array:
     """Fill a projection with `count` simulated images, one per patient; their vectors (count × 51)."""
     random = np.random.default_rng(seed)
-    centres = thumbnail.vectors(thumbnail.greys(thumbnails["thumbnail"]))
+    centres = thumbnail.thumbnail_vectors(thumbnail.decode_thumbnails(thumbnails["thumbnail"]))
     thumbnail_texts, batches = thumbnails["thumbnail"].tolist(), []
-    with admitted_units._opened(folder) as database:
+    with admitted_units.open_projection(folder) as database:
         for first in range(0, count, CHUNK):
             phantoms = random.integers(0, len(centres), min(CHUNK, count - first))
             vectors = scatter(random, centres[phantoms], SCATTER).astype("<f2")
             batches.append(vectors)
             _insert(database, first, [thumbnail_texts[number] for number in phantoms], vectors)
-            index_segments.keep(database, folder)
+            index_segments.update_segments(database, folder)
     return np.concatenate(batches).astype(np.float32)
 
 
@@ -93,7 +93,7 @@ def _insert(database: sqlite3.Connection, first: int, texts: list[str], vectors:
 def measure(folder: Path, known_vectors: Array, thumbnails: pd.DataFrame, count: int, runs: int) -> dict[str, Any]:
     """Seconds of index and brute force for `count` new images, and the share of true neighbours that it finds."""
     random = np.random.default_rng(2)
-    centres = thumbnail.vectors(thumbnail.greys(thumbnails["thumbnail"]))
+    centres = thumbnail.thumbnail_vectors(thumbnail.decode_thumbnails(thumbnails["thumbnail"]))
     queries = scatter(random, centres[random.integers(0, len(centres), count)], SCATTER)
     planted = random.choice(len(known_vectors), count // 10, replace=False)
     queries[: len(planted)] = scatter(random, known_vectors[planted], COPY)
@@ -102,16 +102,18 @@ def measure(folder: Path, known_vectors: Array, thumbnails: pd.DataFrame, count:
     seconds: dict[str, list[float]] = {"search": [], "compare": [], "brute": [], "search_cpu": []}
     for _ in range(runs):
         start, cpu_start = time.perf_counter(), time.process_time()
-        with admitted_units._opened(folder) as database:
-            thumbnail.vectors(thumbnail.greys(texts))  # part of a real query; the vectors below are simulated
-            index = index_segments.opened(database, folder)
+        with admitted_units.open_projection(folder) as database:
+            thumbnail.thumbnail_vectors(
+                thumbnail.decode_thumbnails(texts)
+            )  # part of a real query; the vectors below are simulated
+            index = index_segments.open_index(database, folder)
             pairs = candidates(
                 lambda vectors, neighbour_count, index=index: index_segments.search(index, vectors, neighbour_count),
-                lambda numbers, database=database: admitted_units._clusters(database, numbers),
+                lambda numbers, database=database: admitted_units.clusters_of_units(database, numbers),
                 queries,
                 clusters,
             )
-            rows = admitted_units._units(database, sorted(set(pairs[:, 1].tolist())))
+            rows = admitted_units.select_units(database, sorted(set(pairs[:, 1].tolist())))
         seconds["search"].append(time.perf_counter() - start)
         seconds["search_cpu"].append(time.process_time() - cpu_start)
         seconds["compare"].append(_compare(texts, rows, pairs))
@@ -121,7 +123,7 @@ def measure(folder: Path, known_vectors: Array, thumbnails: pd.DataFrame, count:
     found_pairs = set(map(tuple, pairs.tolist()))
     true_pairs = [(query, int(number)) for query, row in enumerate(nearest) for number in row]
     true_pairs = [
-        (query, number) for query, number in true_pairs if queries[query] @ known_vectors[number] >= LIKELY + 0.01
+        (query, number) for query, number in true_pairs if queries[query] @ known_vectors[number] >= MIN_COSINE + 0.01
     ]
     figures: dict[str, Any] = {f"{name}_s": round(statistics.median(values), 3) for name, values in seconds.items()}
     figures["recall_of_copies"] = round(
@@ -134,11 +136,13 @@ def measure(folder: Path, known_vectors: Array, thumbnails: pd.DataFrame, count:
 def _compare(texts: pd.Series[str], rows: pd.DataFrame, pairs: Any) -> float:
     """Seconds to register every pair of thumbnails."""
     start = time.perf_counter()
-    query_greys = thumbnail.greys(texts)
+    query_greys = thumbnail.decode_thumbnails(texts)
     row_of_unit = dict(zip(rows["unit_id"], range(len(rows)), strict=True))
     matches = np.array([row_of_unit[f"u{number}"] for number in pairs[:, 1]])
-    match_greys = thumbnail.greys(rows["thumbnail"])[matches]
-    offsets = thumbnail.start(thumbnail.frames(query_greys)[pairs[:, 0]], thumbnail.frames(match_greys))
+    match_greys = thumbnail.decode_thumbnails(rows["thumbnail"])[matches]
+    offsets = thumbnail.initial_alignment(
+        thumbnail.body_frames(query_greys)[pairs[:, 0]], thumbnail.body_frames(match_greys)
+    )
     image_alignment.likeness(query_greys[pairs[:, 0]], match_greys, offsets)
     return time.perf_counter() - start
 
@@ -148,7 +152,7 @@ def search_by_brute_force(queries: Array, known_vectors: Array) -> Any:
     nearest = []
     for start in range(0, len(queries), 32):
         cosines = queries[start : start + 32] @ known_vectors.T
-        nearest.append(np.argpartition(-cosines, WANTED, axis=1)[:, :WANTED])
+        nearest.append(np.argpartition(-cosines, NEIGHBOUR_COUNT, axis=1)[:, :NEIGHBOUR_COUNT])
     return np.concatenate(nearest)
 
 

@@ -55,7 +55,7 @@ def judge(batch: Batch, home: Path) -> dict[str, list[str]]:
     settings = params.load(ROOT).ingest
     indexed = batch_manifest.index_batch(batch.folder, home / "staging", batch.task)
     validation = suite.validate(indexed.manifest, batch.task, settings, home / "gx", "planted")
-    findings = leakage.check(indexed.manifest, pd.DataFrame(), settings)
+    findings = leakage.check_leakage(indexed.manifest, pd.DataFrame(), settings)
     total = len(indexed.manifest) + len(indexed.refused)
     _, failing = gate.admit("planted", validation, findings, indexed.refused, total, settings)
     names = _names_by_unit(batch, indexed.manifest)
@@ -130,9 +130,11 @@ def lung(data: Path, home: Path) -> dict[str, Any]:
     task, source = params.load(ROOT).task("lung-ct"), data / "lung-ct-iq-oth-nccd"
     import_record = import_folder.import_folder(source, home / "known", task)
     manifest = batch_manifest.index_batch(home / "known", home / "lung", task).manifest
-    leakage_figures = leakage.check(manifest, pd.DataFrame(), params.load(ROOT).ingest).figures
+    leakage_figures = leakage.check_leakage(manifest, pd.DataFrame(), params.load(ROOT).ingest).figures
     import_folder.import_folder(source / "images", home / "derived", task)
-    tables = [batch_manifest.metadata(home / name).set_index("file_name")["group"] for name in ("known", "derived")]
+    tables = [
+        batch_manifest.read_metadata(home / name).set_index("file_name")["group"] for name in ("known", "derived")
+    ]
     pair_agreement = agreement(tables[0].to_numpy(), tables[1].reindex(tables[0].index).to_numpy())
     return {
         "pictures": import_record["files"],
@@ -157,11 +159,11 @@ def brain(data: Path, home: Path) -> dict[str, Any]:
     task, source = params.load(ROOT).task("brain-mr"), data / "brain-mr-tumor-progression"
     import_folder.import_folder(source, home / "brain", task)
     manifest = batch_manifest.index_batch(home / "brain", home / "brain-index", task).manifest
-    leakage_figures = leakage.check(manifest, pd.DataFrame(), params.load(ROOT).ingest).figures
+    leakage_figures = leakage.check_leakage(manifest, pd.DataFrame(), params.load(ROOT).ingest).figures
     table = _single_pictures(home / "brain", home / "brain-pictures")
     record = import_folder.import_folder(home / "brain-pictures", home / "brain-derived", task)
     derived = (
-        batch_manifest.metadata(home / "brain-derived")
+        batch_manifest.read_metadata(home / "brain-derived")
         .set_index("file_name")["group"]
         .reindex(table["file"])
         .to_numpy()
@@ -181,8 +183,8 @@ def brain(data: Path, home: Path) -> dict[str, Any]:
 def _single_pictures(batch: Path, target: Path) -> pd.DataFrame:
     """Write every labelled slice as a PNG in a folder of its class; a table of file, patient and volume."""
     rows = []
-    for name, slices in batch_manifest.metadata(batch).groupby("file_name"):
-        planes = read.read(Path(str(name)).name, (batch / str(name)).read_bytes()).pixels
+    for name, slices in batch_manifest.read_metadata(batch).groupby("file_name"):
+        planes = read.read_scan(Path(str(name)).name, (batch / str(name)).read_bytes()).pixels
         black, white = np.percentile(planes, (1, 99.5))
         for row in slices.itertuples():
             file = f"{row.label}/{len(rows):04d}.png"

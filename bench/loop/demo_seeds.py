@@ -42,7 +42,7 @@ def run_seed(job: tuple[int, bool]) -> dict[str, Any]:
         os.environ["ONCOLOOP_HOME"] = f"{scratch}/var"
         paths.set_environment()
         keys.create()
-        for number, (name, scanner, patients, slices) in enumerate(demo.FIRST):
+        for number, (name, scanner, patients, slices) in enumerate(demo.FIRST_BATCHES):
             batch, source = Path(scratch, name, "first"), Path(scratch, "inbox", name)
             task = settings.tasks[name]
             phantom_batch.write_batch(
@@ -53,10 +53,12 @@ def run_seed(job: tuple[int, bool]) -> dict[str, Any]:
             verdict = judge_model(metrics, None, None, settings, f"{name}/1")
             baseline_auroc = metrics["baseline"]["auroc"]["value"]
             row[name] = f"{verdict.outcome.value} {metrics['test']['auroc']['value']:.3f} ({baseline_auroc:.3f})"
-        task = settings.tasks[demo.WATCHED]
-        source, folder = Path(scratch, "inbox", "shifted"), Path(scratch, demo.WATCHED)
+        task = settings.tasks[demo.WATCHED_TASK]
+        source, folder = Path(scratch, "inbox", "shifted"), Path(scratch, demo.WATCHED_TASK)
         scanner = phantom_scanner.SCANNERS[demo.SHIFTED_SCANNER]
-        phantom_batch.write_batch(source, task, demo.SHIFTED, scanner, 10 * seed + 9, demo.SLICES, sham=is_sham)
+        phantom_batch.write_batch(
+            source, task, demo.SHIFTED_PATIENTS, scanner, 10 * seed + 9, demo.SHIFTED_SLICES, sham=is_sham
+        )
         admit_batch(source, folder / "shifted", task, settings, epoch=2)
         metrics, predictions = fit_and_evaluate(folder, task, settings, "2")
         verdict = judge_model(metrics, predictions, folder, settings, f"{task.name}/2")
@@ -86,7 +88,7 @@ def admit_batch(source: Path, target: Path, task: Any, settings: Any, epoch: int
     cohorts = target.parent / "cohorts.csv"
     assigned = dataset_cohorts.read_cohorts(cohorts)
     dataset_cohorts.append_cohorts(
-        cohorts, dataset_cohorts.assign(manifest, assigned, settings.split, epoch, target.name, task)
+        cohorts, dataset_cohorts.assign_cohorts(manifest, assigned, settings.split, epoch, target.name, task)
     )
 
 
@@ -99,14 +101,14 @@ def fit_and_evaluate(folder: Path, task: Any, settings: Any, version: str) -> tu
 
     shards, model, evaluation = (folder / f"{name}-{version}" for name in ("shards", "model", "evaluation"))
     batches = sorted(path.parent for path in folder.glob("*/manifest.csv"))
-    dataset_shards.pack(
+    dataset_shards.pack_shards(
         batches,
-        dataset_cohorts.named(dataset_cohorts.read_cohorts(folder / "cohorts.csv"), batches),
+        dataset_cohorts.restore_cluster_names(dataset_cohorts.read_cohorts(folder / "cohorts.csv"), batches),
         task,
         shards,
         workers=1,
     )
-    units = dataset_shards.load(shards)
+    units = dataset_shards.load_units(shards)
     fit.fit(units, task, settings.fit_of(task.name), model)
     evaluate.evaluate(units, task, model, settings.calibrate, settings.evaluate, evaluation)
     return json.loads((evaluation / "metrics.json").read_text()), evaluate.read_predictions(evaluation)
@@ -123,12 +125,16 @@ def judge_model(
     comparison_with_champion = None
     if folder is not None:
         task = settings.tasks[subject.split("/")[0]]
-        units = dataset_shards.load(folder / "shards-2")
-        champion_predictions = evaluate.predictions(units, registered_folder(folder), task, settings.serving.engine)
+        units = dataset_shards.load_units(folder / "shards-2")
+        champion_predictions = evaluate.predict_held_out(
+            units, registered_folder(folder), task, settings.serving.engine
+        )
         comparison_with_champion = comparison.compare(
             challenger_predictions, champion_predictions, settings.promotion, "champion 1"
         )
-    return gate.promote(subject, metrics, comparison_with_champion, comparison_with_champion, settings.promotion)
+    return gate.judge_challenger(
+        subject, metrics, comparison_with_champion, comparison_with_champion, settings.promotion
+    )
 
 
 def registered_folder(folder: Path) -> Path:

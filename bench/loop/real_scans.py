@@ -134,7 +134,7 @@ def write_recipes(workspace: Path) -> None:
 
 def free_port() -> int:
     """A base port such that the ports of the services are free."""
-    return next(p for p in range(7800, 9000, 100) if not any(services.taken(p + n) for n in (0, 1, 10)))
+    return next(p for p in range(7800, 9000, 100) if not any(services.is_port_in_use(p + n) for n in (0, 1, 10)))
 
 
 def import_first_batches(story: Story, data: Path, report: Any) -> None:
@@ -191,7 +191,7 @@ def cross_validate_by_image(workspace: Path, task: str) -> dict[str, Any]:
 
     settings, units = load_units(workspace, task)
     ungrouped = dataclasses.replace(units, table=units.table.assign(cluster=units.table["unit_id"]))
-    return cross_validation.crossval(
+    return cross_validation.cross_validate(
         ungrouped,
         settings.task(task),
         settings.fit_of(task),
@@ -213,7 +213,7 @@ def load_units(workspace: Path, task: str) -> tuple[params.Params, Any]:
     from data.dataset import shards
 
     os.environ["ONCOLOOP_HOME"] = str(workspace / "var")
-    return params.load(workspace), shards.load(workspace / "var" / "worktree" / "data" / "processed" / task)
+    return params.load(workspace), shards.load_units(workspace / "var" / "worktree" / "data" / "processed" / task)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def judge_by_texture(units: Units, task: Task, settings: EvaluateSettings, folds
         [np.concatenate([patterns(unit_pixels[..., 0], radius) for radius in RADII]) for unit_pixels in units.pixels]
     )
     predictions = []
-    for fold in cross_validation.deal(units, folds, settings.seed):
+    for fold in cross_validation.assign_folds(units, folds, settings.seed):
         test = (fold.table["side"] == Side.TEST.value).to_numpy()
         model = make_pipeline(
             StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=ROUNDS)
@@ -53,7 +53,7 @@ def judge_by_texture(units: Units, task: Task, settings: EvaluateSettings, folds
         probabilities = model.predict_proba(histograms[test])
         table = fold.table.loc[test, ["unit_id", "cluster", "label"]]
         predictions.append(_prediction_table(table, probabilities, task))
-    return metrics.figures(pd.concat(predictions, ignore_index=True), task.classes, settings, task.ordered)
+    return metrics.compute_metrics(pd.concat(predictions, ignore_index=True), task.classes, settings, task.ordered)
 
 
 def _prediction_table(table: pd.DataFrame, probabilities: NDArray[np.float64], task: Task) -> pd.DataFrame:

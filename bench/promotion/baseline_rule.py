@@ -99,7 +99,7 @@ def outcome(job: tuple[int, int, Kind, Any]) -> str:
     }
     sensitivity = {"value": 0.9, "low": 0.8, "high": 1.0}
     metrics = {"test": {"auroc": auroc_figures, "sensitivity": sensitivity, **counts}, "baseline": comparison}
-    verdict = gate.promote("task/1", metrics, None, None, settings)
+    verdict = gate.judge_challenger("task/1", metrics, None, None, settings)
     reason = next(line for line in verdict.reasons if RULE in line)
     passed = reason.startswith(("the network beats", "the network is no worse"))
     return "pass" if passed else "fail" if reason.startswith("the network is behind") else "inconclusive"

@@ -122,14 +122,14 @@ def gate_verdict(
     """The verdict of the product's comparison and gate."""
     from training.promotion import comparison, gate, test_set_budget
 
-    decided = test_set_budget.decided(past)
+    decided = test_set_budget.decided_batches(past)
     champion_comparison = comparison.compare(challenger, champion, settings(), "champion", decided=decided)
     anchor_comparison = (
         champion_comparison
         if anchor is None
         else comparison.compare(challenger, anchor, settings(), "anchor", decided=decided)
     )
-    return gate.promote(
+    return gate.judge_challenger(
         f"task/{version}", metrics(challenger), champion_comparison, anchor_comparison, settings(), past
     )
 
@@ -147,7 +147,7 @@ def by_gate(chain: Chain) -> list[tuple[float, float, int]]:
         moment = f"2026-{1 + number // 2:02d}-{1 + 14 * (number % 2):02d}T00:00:00Z"
         challenger_auroc = min(0.999, true_auroc + random.normal(chain.mean, chain.deviation))
         challenger = cohort.judged(challenger_auroc)
-        past = test_set_budget.looks(verdicts, "task", moment)
+        past = test_set_budget.read_looks(verdicts, "task", moment)
         verdict = gate_verdict(challenger, champion, None if champion is anchor else anchor, past, number + 2)
         verdicts.append((moment, verdict.to_dict()))
         if verdict.outcome.value == "pass":
@@ -167,7 +167,7 @@ def by_rule(chain: Chain, rule: str, margin: float = 0.0) -> list[tuple[float, f
     for _ in range(RETRAININGS):
         challenger_auroc = min(0.999, true_auroc + random.normal(chain.mean, chain.deviation))
         challenger = cohort.judged(challenger_auroc)
-        comparison = delong.paired(
+        comparison = delong.compare_areas(
             challenger["score"], champion["score"], challenger["positive"], challenger["cluster"]
         )
         if comparison.difference > 0 if rule == "higher" else comparison.bound(settings().alpha, -1) > -margin:

@@ -66,7 +66,7 @@ def measure(name: str, work: Path, options: argparse.Namespace, token: str) -> d
     series_files, single_slice = dicom_slices(SLICES), dicom_slices(1)
     inputs_by_kind = {"dicom": single_slice, "jpeg": [("a.jpg", jpeg_slice())], "series": series_files}
     forms = {
-        kind: load_generator.form(files, TASK, "/predict", bento_server.shown(token))
+        kind: load_generator.form(files, TASK, "/predict", bento_server.request_headers(token))
         for kind, files in inputs_by_kind.items()
     }
     environment = {"ONEDNN_MAX_CPU_ISA": options.isa} if options.isa else {}

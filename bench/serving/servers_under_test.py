@@ -94,7 +94,7 @@ def dicom_slices(count: int) -> list[tuple[str, bytes]]:
     from pipelines import params
 
     task = params.load(ROOT).tasks[TASK]
-    study = phantom_study.study(task, phantom_study.usual(task), 5, 0, task.positive[0])
+    study = phantom_study.make_study(task, phantom_study.usual_scanner(task), 5, 0, task.positive[0])
     files = []
     for number in range(count):
         pixels, spacing = study.slice(number, count)
@@ -111,9 +111,9 @@ def jpeg_slice() -> bytes:
     """The first slice in the task's window, as JPEG."""
     from PIL import Image
 
-    from data.scan.read import read
+    from data.scan.read import read_scan
 
-    values = read("a.dcm", dicom_slices(1)[0][1]).pixels[0]
+    values = read_scan("a.dcm", dicom_slices(1)[0][1]).pixels[0]
     stream = io.BytesIO()
     Image.fromarray((np.clip((values + 1150) / 1500, 0, 1) * 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
     return stream.getvalue()
@@ -122,17 +122,17 @@ def jpeg_slice() -> bytes:
 def time_bare_inference(folder: Path, files: list[tuple[str, bytes]], runs: int) -> float:
     """Median seconds of decoding, preprocessing, graph and heat map in this process."""
     from data.scan import preprocess, read
-    from data.scan.series import series
+    from data.scan.series import join_series
     from serving.inference import heatmap
     from serving.inference.release import load_release
 
     model, seconds = load_release(folder).models[TASK], []
     for _ in range(runs + 2):
         start = time.perf_counter()
-        scans = [read.read(name, content) for name, content in files]
-        scan = series(scans) if len(scans) > 1 else scans[0]
+        scans = [read.read_scan(name, content) for name, content in files]
+        scan = join_series(scans) if len(scans) > 1 else scans[0]
         _, features = model.graph.run(preprocess.scan_pixels(scan, model.pixels))
-        heatmap.base64_png(heatmap.heat(features[0], model.kernel, 0))
+        heatmap.base64_png(heatmap.class_activation_map(features[0], model.kernel, 0))
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[2:])
 

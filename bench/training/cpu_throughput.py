@@ -139,15 +139,17 @@ def run_own_row(options: argparse.Namespace) -> None:
         class_weights=False,
         precision=options.precision,
     )
-    devices.deterministic(settings.seed)
+    devices.make_deterministic(settings.seed)
     generator, count = np.random.default_rng(0), options.batch * options.steps
     pixels = generator.random((count, SIZE, SIZE, 1), np.float32)
     units = Units(None, pixels, np.arange(count) % CLASSES)  # type: ignore[arg-type]
-    feed = training_loop.feed_of(units, settings, shipped_params.task("lung-ct"))
+    feed = training_loop.make_feed(units, settings, shipped_params.task("lung-ct"))
     network = model.build(settings, CLASSES, SIZE)
     if options.one == "memory":
         settings = replace(settings, augment=AugmentSettings(0, 0, 0, False, 0, 0, 0))
-    trainer = training_loop.learner(network, settings, fine_tuning.stages(settings)[0], options.steps, ordered=False)
+    trainer = training_loop.build_learning_model(
+        network, settings, fine_tuning.stages(settings)[0], options.steps, ordered=False
+    )
     if options.one == "memory":
         trainer = without_augmentation(network, trainer)
     epoch_start = [0.0]

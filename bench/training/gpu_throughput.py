@@ -117,7 +117,7 @@ def keras(network: str, batch: int, steps: int) -> dict[str, Any]:
     pixels, labels = batch_of(batch * steps, size)
     feed = Feed(pixels, labels, np.ones(len(labels)), batch, fit_settings.seed)
     stage = fine_tuning.stages(fit_settings)[0]
-    trainer = training_loop.learner(
+    trainer = training_loop.build_learning_model(
         model.build(fit_settings, CLASSES, size), fit_settings, stage, len(feed), ordered=False
     )
     epoch_starts: list[float] = []

@@ -21,7 +21,7 @@ from data.deidentify import burned_in_text, dicom, pseudonyms
 from data.patients import contradictions
 from data.record import Scan, Task
 from data.scan import preprocess, read, slice_features, zip_archive
-from data.scan.hounsfield import in_units_of
+from data.scan.hounsfield import convert_to_task_units
 from data.scan.thumbnail import thumbnail
 from data.settings import Disagreement
 from lineage import fingerprint
@@ -79,18 +79,22 @@ def examine_scan(job: Job) -> ExaminedScan:
         files, sha256 = _read_files(path)
         parts = {name if len(files) == 1 else f"file {at}": content for at, content in enumerate(files.values(), 1)}
         scan, slice_files = _read_scan(name, parts)
-        scan = in_units_of(scan, job.task.modality)
+        scan = convert_to_task_units(scan, job.task.modality)
         row_by_slice = _rows_by_slice(job.rows, scan, job.disagreement)
         first_row = row_by_slice[min(row_by_slice)]
         header_people = [_header_people(name, header) for name, _, header in slice_files]
         scan = replace(
-            scan, header=identifiers.silent(scan.header, header_people[0], first_row, [job.file_name, *files])
+            scan, header=identifiers.redact_facts(scan.header, header_people[0], first_row, [job.file_name, *files])
         )
         ending, copy = _deidentified_copy(
-            slice_files, header_people, first_row, [job.file_name, *files], identifiers.cells(row_by_slice.values())
+            slice_files,
+            header_people,
+            first_row,
+            [job.file_name, *files],
+            identifiers.free_text_cells(row_by_slice.values()),
         )
         facts = {"sha256": sha256, "stored_sha256": hashlib.sha256(copy).hexdigest()}
-        facts |= pseudonyms.who(first_row, scan, sha256) | burned_in_text.facts(scan)
+        facts |= pseudonyms.identity_columns(first_row, scan, sha256) | burned_in_text.burned_in_fact(scan)
         facts |= contradictions.keyed(contradictions.signs(first_row["patient_id"], scan.identity, first_row["group"]))
         grids, mask_values = _lesion_grids(job, scan, row_by_slice)
         slice_units = [_describe_unit(scan, number, row, job.task) for number, row in sorted(row_by_slice.items())]
@@ -143,13 +147,13 @@ def _read_files(path: Path) -> tuple[dict[str, bytes], str]:
 def _archive_members(name: str, content: bytes) -> dict[str, bytes]:
     """The files of an archive, by name. Error messages leave out the names that the archive contains."""
     try:
-        return dict(zip_archive.members(name, content))
+        return dict(zip_archive.read_members(name, content))
     except Fault as fault:
-        raise Fault(identifiers.unquoted(str(fault).removeprefix(f"{name}: "), content)) from None
+        raise Fault(identifiers.remove_quoted_words(str(fault).removeprefix(f"{name}: "), content)) from None
 
 
 def _series_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not zip_archive.hidden(path.name))
+    return sorted(path for path in folder.iterdir() if not zip_archive.is_system_file(path.name))
 
 
 def _joint_hash(hashes: Iterator[str]) -> str:
@@ -162,11 +166,13 @@ def _read_scan(name: str, parts: dict[str, bytes]) -> tuple[Scan, list[tuple[str
 
     def read_scans() -> Iterator[Scan]:
         for member, content in parts.items():
-            scan, header = read.opened(name, content) if member == name else read.member(name, member, content)
+            scan, header = (
+                read.read_with_header(name, content) if member == name else read.read_member(name, member, content)
+            )
             slice_files.append((scan.name, content, header))
             yield scan
 
-    scan = read.assemble(name, read_scans())
+    scan = read.assemble_scan(name, read_scans())
     left_out = {file for file, _ in scan.left_out}
     return scan, [slice_file for slice_file in slice_files if slice_file[0] not in left_out]
 
@@ -174,7 +180,7 @@ def _read_scan(name: str, parts: dict[str, bytes]) -> tuple[Scan, list[tuple[str
 def _header_people(name: str, header: Any) -> identifiers.People:
     """The people that a header names. Fault if its values cannot be read."""
     try:
-        return identifiers.people(header)
+        return identifiers.find_people(header)
     except Exception as error:  # pydicom parses values on access and raises many types of exception, as in `read`
         raise Fault(f"{name}: its header cannot be read ({type(error).__name__}); export it again") from error
 
@@ -192,12 +198,14 @@ def _deidentified_copy(
 ) -> tuple[str, bytes]:
     """Suffix and bytes of the de-identified copy: one file, or an archive whose members are named by their content."""
     copies = [
-        dicom.anonymise(name, content, row, header, names, cells, file_people)
+        dicom.deidentify_file(name, content, row, header, names, cells, file_people)
         for (name, content, header), file_people in zip(slice_files, header_people, strict=True)
     ]
     if len(copies) == 1:
         return copies[0]
-    return ".zip", zip_archive.packed({hashlib.sha256(copy).hexdigest()[:16] + ending: copy for ending, copy in copies})
+    return ".zip", zip_archive.pack_files(
+        {hashlib.sha256(copy).hexdigest()[:16] + ending: copy for ending, copy in copies}
+    )
 
 
 def _rows_by_slice(rows: list[dict[str, str]], scan: Scan, disagreement: Disagreement) -> dict[int, dict[str, str]]:
@@ -248,12 +256,12 @@ def _describe_unit(scan: Scan, number: int, row: Row, task: Task) -> tuple[dict[
     pixels = preprocess.unit_pixels(picture, scan.units, task.pixels)
     labels = {name: row[name] for name in METADATA_COLUMNS}
     labels |= {
-        "label": pseudonyms.among(row["label"], task.classes),
-        "truth": pseudonyms.among(row["truth"], (*metadata_table.TRUTHS, "")),
+        "label": pseudonyms.known_term(row["label"], task.classes),
+        "truth": pseudonyms.known_term(row["truth"], (*metadata_table.TRUTHS, "")),
     }
     facts = {
         "slice": number,
-        "lesion_mm": pseudonyms.number(row["lesion_mm"], "lesion_mm"),
+        "lesion_mm": pseudonyms.parse_number(row["lesion_mm"], "lesion_mm"),
         "pixels_blake3": pixels_blake3(picture),
         "dhash": slice_features.dhash(pixels),
         "embedding": embedding_text(pixels),
@@ -276,7 +284,7 @@ def _lesion_grids(
             path, mask_name = job.source / row["mask"], f"the mask of row {job.row}"
             if path.stat().st_size > MAX_FILE:
                 raise Fault(f"{mask_name} is larger than {MAX_FILE // 2**20} MiB; divide it")
-            masks[key] = lesion_grid.drawn(
+            masks[key] = lesion_grid.read_lesion_mask(
                 mask_name, path.read_bytes(), scan, lesion_grid.lesion_values(row["lesion_value"])
             )
     grids = {

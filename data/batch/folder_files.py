@@ -91,7 +91,7 @@ def _walk(
     for entry in entries:
         name, path = relative / entry.name, Path(entry.path)
         by_link = is_linked or entry.is_symlink()
-        if zip_archive.hidden(entry.name):
+        if zip_archive.is_system_file(entry.name):
             key = name.as_posix() + ("/" if path.is_dir() and not entry.is_symlink() else "")
             files.passed_over[_printable(key)] = _file_count(path) if key.endswith("/") else 1
         elif not path.is_dir():

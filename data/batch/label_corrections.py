@@ -13,7 +13,7 @@ import pandas as pd
 
 from data import identifiers
 from data.batch import metadata_table
-from data.batch.manifest import Refused, file_reference, read_manifest
+from data.batch.manifest import RefusedFile, file_reference, read_manifest
 from data.deidentify import pseudonyms
 from data.record import Task
 from data.settings import Disagreement
@@ -23,10 +23,10 @@ from lineage.errors import Fault
 NAME = "corrections.csv"
 CORRECTED_COLUMNS = ("label", "truth", "labeller", "labelled_at", "stage", "lesion_mm")
 COLUMNS = ("unit_id", "sha256", "patient", "was", *CORRECTED_COLUMNS)
-WAS = "was"  # column of the previous label; a manifest does not have it
+PREVIOUS_LABEL = "was"  # column of the previous label; a manifest does not have it
 TEXT = {name: str for name in COLUMNS if name != "lesion_mm"}
 REQUIRED_CELLS = ("label", "labeller", "labelled_at", "truth")
-FULL_HASH = re.compile(metadata_table.HASH + "[0-9a-f]{64}")
+FULL_HASH = re.compile(metadata_table.HASH_PREFIX + "[0-9a-f]{64}")
 MIN_HASH_LENGTH = 8  # characters of a typed hash
 
 
@@ -40,30 +40,32 @@ class Corrections:
 
     rows: pd.DataFrame
     manifest: pd.DataFrame
-    refused: list[Refused]
+    refused: list[RefusedFile]
 
     def without(self, failing: Mapping[str, list[str]]) -> pd.DataFrame:
         """The rows to admit: all but those of the units in `failing`."""
         return self.rows[~self.rows["unit_id"].isin(list(failing))]
 
 
-def check(table: pd.DataFrame, folder: Path, task: Task, disagreement: Disagreement) -> Corrections:
+def check_corrections(table: pd.DataFrame, folder: Path, task: Task, disagreement: Disagreement) -> Corrections:
     """Match the rows of a correcting metadata.csv with the admitted batches of its task in `folder`.
 
     A correction states who labelled, when, and how the label is known. It must not be older than the label that it
     corrects, nor have a weaker kind of truth.
     """
-    units = admitted_units(folder, set(table["file_name"].str.removeprefix(metadata_table.HASH)))
+    units = admitted_units(folder, set(table["file_name"].str.removeprefix(metadata_table.HASH_PREFIX)))
     rows: list[dict[str, Any]] = []
     refused = []
     for name, scan_rows in table.groupby("file_name", sort=False):
         try:
             rows += _correct_scan(str(name), scan_rows, units, task, disagreement)
         except Fault as fault:
-            sha256 = str(name).removeprefix(metadata_table.HASH) if FULL_HASH.fullmatch(str(name)) else ""
-            refused.append(Refused(file_reference(int(scan_rows.index[0]), sha256), str(fault)))
+            sha256 = str(name).removeprefix(metadata_table.HASH_PREFIX) if FULL_HASH.fullmatch(str(name)) else ""
+            refused.append(RefusedFile(file_reference(int(scan_rows.index[0]), sha256), str(fault)))
     corrections = pd.DataFrame(rows, columns=list(COLUMNS))
-    return Corrections(corrections, apply(units[units["unit_id"].isin(corrections["unit_id"])], corrections), refused)
+    return Corrections(
+        corrections, apply_corrections(units[units["unit_id"].isin(corrections["unit_id"])], corrections), refused
+    )
 
 
 def admitted_units(folder: Path, hashes: set[str]) -> pd.DataFrame:
@@ -76,10 +78,10 @@ def admitted_units(folder: Path, hashes: set[str]) -> pd.DataFrame:
         manifest = read_manifest(path)
         tables.append(manifest[manifest["sha256"].isin(hashes)].assign(batch=path.parent.name))
     units = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["unit_id", "sha256"])
-    return apply(units, given(folder))
+    return apply_corrections(units, read_corrections(folder))
 
 
-def given(folder: Path) -> pd.DataFrame:
+def read_corrections(folder: Path) -> pd.DataFrame:
     """Every admitted correction of a task, oldest first, with the `batch` that contains it."""
     tables = [
         pd.read_csv(path, dtype=TEXT).fillna(dict.fromkeys(TEXT, "")).assign(batch=path.parent.name)
@@ -90,7 +92,7 @@ def given(folder: Path) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).sort_values(["labelled_at", "batch"], kind="stable", ignore_index=True)
 
 
-def apply(manifest: pd.DataFrame, corrections: pd.DataFrame) -> pd.DataFrame:
+def apply_corrections(manifest: pd.DataFrame, corrections: pd.DataFrame) -> pd.DataFrame:
     """A manifest (or some columns of it) with the newest correction of each unit. No cluster changes its cohort."""
     newest = corrections.drop_duplicates("unit_id", keep="last").set_index("unit_id")
     is_corrected = manifest["unit_id"].isin(newest.index) if len(newest) else pd.Series(False, manifest.index)
@@ -101,7 +103,7 @@ def apply(manifest: pd.DataFrame, corrections: pd.DataFrame) -> pd.DataFrame:
     return manifest.assign(**{name: manifest[name].where(~is_corrected, units.map(newest[name])) for name in columns})
 
 
-def history(folder: Path, key: str) -> list[dict[str, str]]:
+def label_history(folder: Path, key: str) -> list[dict[str, str]]:
     """The labels of units over time, oldest first. `key` is a unit_id, or (the start of) the SHA-256 of a scan.
 
     Every step has: unit, sha256, at, who, truth, from ("" for the first label), to, batch. Empty if nothing matches.
@@ -115,14 +117,14 @@ def history(folder: Path, key: str) -> list[dict[str, str]]:
         for unit in _matching_units(manifest, key).to_dict("records"):
             steps.append(_history_step(unit, "", path.parent.name))
     units = {step["unit"] for step in steps}
-    corrections = given(folder)
+    corrections = read_corrections(folder)
     for row in corrections[corrections["unit_id"].isin(units)].to_dict("records"):
         steps.append(_history_step(row, str(row["was"]), str(row["batch"])))
     return sorted(steps, key=lambda step: (step["unit"], step["from"] != "", step["at"]))
 
 
 def _matching_units(manifest: pd.DataFrame, key: str) -> pd.DataFrame:
-    hash_start = key.removeprefix(metadata_table.HASH)
+    hash_start = key.removeprefix(metadata_table.HASH_PREFIX)
     return manifest[(manifest["unit_id"] == key) | manifest["sha256"].str.startswith(hash_start)]
 
 
@@ -145,7 +147,7 @@ def _correct_scan(
     """Yield one correction for every unit that the rows of one scan refer to."""
     if not FULL_HASH.fullmatch(name):
         raise Fault("is not the whole SHA-256 of a scan, 64 of the digits 0-9 and a-f")
-    scan = units[units["sha256"] == name.removeprefix(metadata_table.HASH)]
+    scan = units[units["sha256"] == name.removeprefix(metadata_table.HASH_PREFIX)]
     if scan.empty:
         raise Fault(f"is no admitted scan of {task.name}; `oncoloop data history` lists those")
     row_by_unit: dict[str, dict[str, str]] = {}
@@ -187,7 +189,7 @@ def _correct_unit(unit: Mapping[Any, Any], row: dict[str, str], task: Task) -> d
         raise Fault(f"is {unit['label']} by {unit['truth']} already")
     if _is_dated(unit["labelled_at"]) and labelled_at <= _utc_text(str(unit["labelled_at"])):
         raise Fault(f"is corrected as of {labelled_at}, and its present label is not older ({unit['labelled_at']})")
-    lesion = pseudonyms.number(row["lesion_mm"], "lesion_mm") if row["lesion_mm"] else unit["lesion_mm"]
+    lesion = pseudonyms.parse_number(row["lesion_mm"], "lesion_mm") if row["lesion_mm"] else unit["lesion_mm"]
     identity = {name: unit[name] for name in ("unit_id", "sha256", "patient")}
     labels = {name: row[name] for name in ("label", "truth", "labeller")}
     stage = row["stage"] or unit["stage"]
@@ -196,9 +198,9 @@ def _correct_unit(unit: Mapping[Any, Any], row: dict[str, str], task: Task) -> d
 
 def _check_no_identity(row: dict[str, str]) -> None:
     """Fault if a text that is stored repeats the identity of its patient."""
-    secrets = identifiers.of_row(row)
-    for text, column in identifiers.cells([row]).items():
-        if identifiers.betrays(text, secrets, words=False):
+    secrets = identifiers.secrets_of_row(row)
+    for text, column in identifiers.free_text_cells([row]).items():
+        if identifiers.contains_secret(text, secrets, words=False):
             raise Fault(f"repeats in the column {column} the patient's name or number; correct the cell")
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data.record import Scan
 from data.scan import geometry, preprocess, read, zip_archive
-from data.scan.picture_file import DEEPEST
+from data.scan.picture_file import WHITE_16_BIT
 from lineage.errors import Fault
 
 NAME = "masks.npz"
@@ -23,7 +23,7 @@ GRID = 32  # cells per side: finer than the feature maps of any backbone; coarse
 FULL = 255  # value of a cell that is completely lesion
 SEGMENTED = ("SEG", "RTSTRUCT")  # Modality of DICOM objects with outlines and no pixel mask
 JPEG, WHITE = b"\xff\xd8\xff", 255.0
-WHITES: tuple[set[float], ...] = ({WHITE}, {float(DEEPEST)})  # white of pictures with 8 and with 16 bits
+WHITES: tuple[set[float], ...] = ({WHITE}, {float(WHITE_16_BIT)})  # white of pictures with 8 and with 16 bits
 NOISE = 24.0  # grey levels of JPEG noise around black and white; measured: no 3 × 3 area exceeds it at quality 20
 GREY_SIDE = 3  # pixels per side of a grey area that is not noise
 ROUNDING = 1e-3  # tolerance of a label that was stored with a slope
@@ -44,7 +44,7 @@ class LesionMask:
     values: frozenset[float]
 
 
-def drawn(name: str, content: bytes, scan: Scan, lesion_values: Collection[float] = ()) -> LesionMask:
+def read_lesion_mask(name: str, content: bytes, scan: Scan, lesion_values: Collection[float] = ()) -> LesionMask:
     """Read a mask file in any format of data/scan/read.py onto the grid of its `scan` (data/scan/geometry.py).
 
     The lesion is where the mask has one of `lesion_values`; without those, where it has its only value other than 0.
@@ -53,18 +53,20 @@ def drawn(name: str, content: bytes, scan: Scan, lesion_values: Collection[float
     """
     if content[128:132] == b"DICM" and str(read.dataset(name, content).get("Modality")) in SEGMENTED:
         raise Fault(f"{name}: is a DICOM segmentation, which can't be read yet; convert it to NIfTI on its scan's grid")
-    mask = read.read(name, content)
+    mask = read.read_scan(name, content)
     if mask.padding is not None:  # NaN or declared padding is no label
         mask = replace(mask, pixels=np.where(mask.padding, np.float32(0), mask.pixels))
     if mask.header.get("depth") == "16":
-        mask = replace(mask, pixels=np.rint(mask.pixels * np.float32(DEEPEST / WHITE)))  # back to the stored labels
+        mask = replace(
+            mask, pixels=np.rint(mask.pixels * np.float32(WHITE_16_BIT / WHITE))
+        )  # back to the stored labels
     if content.startswith(JPEG):
         mask = replace(mask, pixels=_binarise_jpeg(name, mask.pixels))
     values = _label_values(name, mask.pixels, lesion_values)
     if values in WHITES and mask.header.get("format") == "picture" and not lesion_values:
         values = {1.0}  # white in a picture means the same as 1 in a volume
     try:
-        labels = geometry.on_grid(mask, scan)
+        labels = geometry.align_mask_to_scan(mask, scan)
     except Fault as fault:
         raise Fault(f"{name}: {fault}") from fault
     is_lesion = (
@@ -167,10 +169,10 @@ def lesion_shares(outline: NDArray[np.bool_]) -> Grid:
 
     Shares are rounded up: a cell that the lesion touches is not 0.
     """
-    return np.asarray(np.ceil(preprocess.shares(outline, GRID) * np.float32(FULL)), np.uint8)
+    return np.asarray(np.ceil(preprocess.mask_shares(outline, GRID) * np.float32(FULL)), np.uint8)
 
 
-def write(path: Path, grids: Mapping[str, Grid]) -> None:
+def write_grids(path: Path, grids: Mapping[str, Grid]) -> None:
     """Write the grids by unit, with the same bytes for the same grids; no file if there are none.
 
     Only grids are stored, never the mask file, because its header can name the patient.
@@ -178,7 +180,7 @@ def write(path: Path, grids: Mapping[str, Grid]) -> None:
     path.unlink(missing_ok=True)
     if grids:  # not numpy.savez: its zip bytes change between patch versions of Python
         arrays = {"units": np.array(list(grids), np.str_), "shares": np.stack(list(grids.values()))}
-        path.write_bytes(zip_archive.packed({f"{name}.npy": _npy_bytes(array) for name, array in arrays.items()}))
+        path.write_bytes(zip_archive.pack_files({f"{name}.npy": _npy_bytes(array) for name, array in arrays.items()}))
 
 
 def _npy_bytes(array: NDArray[Any]) -> bytes:
@@ -202,7 +204,7 @@ def read_grids(path: Path) -> dict[str, Grid]:
 def narrow(source: Path, target: Path, units: Sequence[str]) -> None:
     """Write the masks of the folder `source` into the folder `target`, for these units only."""
     grids = read_grids(source / NAME)
-    write(target / NAME, {unit: grids[unit] for unit in units if unit in grids})
+    write_grids(target / NAME, {unit: grids[unit] for unit in units if unit in grids})
 
 
 def stack_grids(path: Path, units: Sequence[str]) -> NDArray[np.float32] | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data.batch import lesion_grid, metadata_table, pixel_cache
 from data.batch.examine_scan import ExaminedScan, Job, embedding_text, examine_scan, scan_sha256, suffix
-from data.batch.metadata_table import metadata
+from data.batch.metadata_table import read_metadata
 from data.parallel import run_parallel
 from data.patients.contradictions import SIGNS
 from data.record import MANIFEST, Task, check_cluster
@@ -28,14 +28,14 @@ from lineage.errors import Fault
 __all__ = [
     "COLUMNS",
     "TEXT",
-    "Indexed",
-    "Refused",
+    "IndexedBatch",
+    "RefusedFile",
     "batch_digest",
     "embedding_text",
     "embeddings",
     "index_batch",
-    "metadata",
     "read_manifest",
+    "read_metadata",
 ]
 
 log = logging.getLogger(__name__)
@@ -44,17 +44,17 @@ COLUMNS = (
     *MANIFEST,
     *slice_features.FACTS,
     *slice_features.DESCRIPTION,
-    *slice_features.CHECKED,
+    *slice_features.RULE_ONLY,
     "embedding",
     "thumbnail",
 )
-NUMBERS = ("slice", "age", "lesion_mm", *slice_features.DESCRIPTION, *slice_features.CHECKED)
+NUMBERS = ("slice", "age", "lesion_mm", *slice_features.DESCRIPTION, *slice_features.RULE_ONLY)
 LATER_COLUMNS = ("outlined", *SIGNS)  # columns that old manifests lack
 TEXT = {name: str for name in COLUMNS if name not in NUMBERS}
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedFile:
     """A refused file: its metadata row and its hash, and the reason in one sentence."""
 
     file: str
@@ -62,7 +62,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Indexed:
+class IndexedBatch:
     """An indexed batch.
 
     `manifest` has one row per unit. `digest` identifies the batch. `rows` is the row of metadata.csv of every unit.
@@ -70,10 +70,10 @@ class Indexed:
     """
 
     manifest: pd.DataFrame
-    refused: list[Refused]
+    refused: list[RefusedFile]
     digest: str
     rows: dict[str, int] = field(default_factory=dict)
-    left_out: tuple[Refused, ...] = ()
+    left_out: tuple[RefusedFile, ...] = ()
 
     def warnings(self) -> list[str]:
         """One sentence that lists the files left out of series; empty if there are none."""
@@ -84,7 +84,7 @@ class Indexed:
 
 def index_batch(
     source: Path, target: Path, task: Task, workers: int = 2, disagreement: Disagreement = Disagreement.MAJORITY
-) -> Indexed:
+) -> IndexedBatch:
     """Read, hash, de-identify and describe every scan of metadata.csv once.
 
     Writes into `target`: de-identified copies in scans/, named by content; manifest.csv; the network input of every
@@ -92,7 +92,7 @@ def index_batch(
     file is refused and the other files are indexed. Fault if the batch as a whole cannot be trusted.
     """
     check_cluster(task)
-    table = metadata(source)
+    table = read_metadata(source)
     if table["task"].iloc[0] != task.name:
         raise Fault(f"{source.name}: its rows belong to another task than {task.name}; give each task a batch")
     for name in ("scans", pixel_cache.PARTS):
@@ -113,17 +113,21 @@ def index_batch(
         target, [scan.cached_pixels for scan in scans if scan.cached_pixels], manifest["unit_id"].tolist(), task
     )
     grids = {row["unit_id"]: row["outline"] for row in rows if row["outline"] is not None}
-    lesion_grid.write(target / lesion_grid.NAME, grids)
+    lesion_grid.write_grids(target / lesion_grid.NAME, grids)
     refused = [
-        Refused(file_reference(first_row[scan.file_name], scan.sha256), scan.refusal) for scan in scans if scan.refusal
+        RefusedFile(file_reference(first_row[scan.file_name], scan.sha256), scan.refusal)
+        for scan in scans
+        if scan.refusal
     ]
     left_out = tuple(
-        Refused(f"row {first_row[scan.file_name]}, {file}", reason) for scan in scans for file, reason in scan.left_out
+        RefusedFile(f"row {first_row[scan.file_name]}, {file}", reason)
+        for scan in scans
+        for file, reason in scan.left_out
     )
     digest = _digest_files(source, table, {scan.file_name: scan.sha256 for scan in scans})
     log.info("%s: %d units in %d files, %d refused", source.name, len(manifest), len(scans), len(refused))
     row_by_unit = {row["unit_id"]: first_row[row["file_name"]] for row in rows}
-    return Indexed(manifest, refused, digest, row_by_unit, left_out)
+    return IndexedBatch(manifest, refused, digest, row_by_unit, left_out)
 
 
 def file_reference(row: int, sha256: str) -> str:
@@ -133,8 +137,8 @@ def file_reference(row: int, sha256: str) -> str:
 
 def batch_digest(source: Path) -> str:
     """One hash over metadata.csv and every file in it. A batch keeps its digest when its folder is renamed."""
-    table = metadata(source)
-    names = {} if metadata_table.corrects(table) else dict.fromkeys(table["file_name"])
+    table = read_metadata(source)
+    names = {} if metadata_table.is_correction_batch(table) else dict.fromkeys(table["file_name"])
     return _digest_files(source, table, {name: scan_sha256(source / name) for name in names})
 
 
@@ -158,7 +162,7 @@ def embeddings(column: pd.Series[str]) -> NDArray[np.float32]:
 
 
 def _digest_files(source: Path, table: pd.DataFrame, files: dict[str, str]) -> str:
-    masks = [] if metadata_table.corrects(table) else sorted(set(table["mask"]) - {""})
+    masks = [] if metadata_table.is_correction_batch(table) else sorted(set(table["mask"]) - {""})
     files = files | {name: fingerprint.file_sha256(source / name) for name in masks}
     return fingerprint.digest({"metadata": fingerprint.file_sha256(source / metadata_table.NAME), "files": files})
 

@@ -30,11 +30,11 @@ MAX_NAMED = 5  # rows or files in one message
 DECIMALS = ("lesion_mm", "age")
 DECIMAL_COMMA = re.compile(r"^(\d+),(\d+)$")
 FORMULA_STARTS = ("=", "+", "-", "@")
-HASH = "sha256:"  # of an admitted scan, in place of a file name: the row corrects that scan's label
+HASH_PREFIX = "sha256:"  # of an admitted scan, in place of a file name: the row corrects that scan's label
 TRUTHS = [truth.value for truth in Truth]
 
 
-def metadata(source: Path) -> pd.DataFrame:
+def read_metadata(source: Path) -> pd.DataFrame:
     """Read the metadata.csv of a batch as text: one column per known name, "" for an empty cell.
 
     The index is the row number in the file. Fault if the table cannot be trusted: encoding, size, columns, formulas,
@@ -64,7 +64,7 @@ def metadata(source: Path) -> pd.DataFrame:
     _check_one_task(table, source.name)
     table_ids.check_spelling(table, f"{source.name}/{NAME}")
     table["file_name"], table["mask"] = _stored_paths(table, "file_name", source), _stored_paths(table, "mask", source)
-    if not corrects(table):
+    if not is_correction_batch(table):
         table_ids.check_names(table, f"{source.name}/{NAME}")
         _check_files(table["file_name"], source)
         _check_files(table["mask"][table["mask"] != ""], source, series=False)
@@ -72,12 +72,13 @@ def metadata(source: Path) -> pd.DataFrame:
     return table
 
 
-def corrects(table: pd.DataFrame) -> bool:
+def is_correction_batch(table: pd.DataFrame) -> bool:
     """Whether a batch corrects labels of admitted scans. Fault if it also contains new scans."""
-    is_correction = table["file_name"].str.startswith(HASH)
+    is_correction = table["file_name"].str.startswith(HASH_PREFIX)
     if is_correction.any() and not is_correction.all():
         raise Fault(
-            f"{NAME}: {int(is_correction.sum())} of {len(table)} rows correct admitted scans ({HASH}...) and the "
+            f"{NAME}: {int(is_correction.sum())} of {len(table)} rows correct admitted scans ({HASH_PREFIX}...) and "
+            "the "
             "others contain new ones; send two batches"
         )
     return bool(is_correction.all())
@@ -179,7 +180,7 @@ def _check_path(name: str, column: str, batch: str, row: Any) -> str:
         raise Fault(f"{batch}/{NAME} row {row}: has other cells and no {column}; fill it in, or delete the row")
     if "\\" in name or path.is_absolute() or ".." in path.parts or path == PurePosixPath("."):
         raise Fault(f"{batch}/{NAME} row {row}: {column} is not a plain path inside the batch; correct it")
-    if zip_archive.hidden(str(path)):
+    if zip_archive.is_system_file(str(path)):
         raise Fault(f"{batch}/{NAME} row {row}: {column} is a file that a system or viewer left behind; delete the row")
     return str(path)
 
@@ -224,7 +225,7 @@ def _check_series_folder(folder: Path, folder_label: str) -> None:
     with os.scandir(folder) as entries:
         count = 0
         for entry in entries:
-            if zip_archive.hidden(entry.name):
+            if zip_archive.is_system_file(entry.name):
                 continue
             count += 1
             if not entry.is_file(follow_symlinks=False) or not entry.name.isprintable():
@@ -274,13 +275,15 @@ def remarks(source: Path, table: pd.DataFrame) -> list[str]:
         kinds = Counter(_file_kind(name) for name in unlisted)
         counted = ", ".join(f"{count} {ending}" for ending, count in sorted(kinds.items()))
         remarks.append(f"files of the folder that no row of {NAME} names, and that were left out: {counted}")
-    rows_without_age = [str(number) for number, cell in table["age"].items() if cell and pseudonyms.age(cell) is None]
+    rows_without_age = [
+        str(number) for number, cell in table["age"].items() if cell and pseudonyms.age_in_years(cell) is None
+    ]
     if rows_without_age:
         more = f" and {len(rows_without_age) - MAX_NAMED} more" if len(rows_without_age) > MAX_NAMED else ""
         remarks.append(
             f"no age in the column age, so that it is unknown: rows {', '.join(rows_without_age[:MAX_NAMED])}{more}"
         )
-    remarks += table_ids.visits(table)
+    remarks += table_ids.visit_warnings(table)
     if files.left_out:
         remarks.append(f"files of the folder that can't be read or are empty, and were left out: {len(files.left_out)}")
     return remarks

@@ -39,7 +39,7 @@ CODE = ("data/top-level", "data/scan", "data/deidentify", "data/patients", "data
 def cache_key(task: Task) -> str:
     """A digest of everything that the pixels depend on: preprocessing of the task, code, decoding libraries."""
     libraries = {name: _library_version(name) for name in LIBRARIES}
-    inputs = {"pixels": dataclasses.asdict(task.pixels), "code": fingerprint.code(CODE)["files"]}
+    inputs = {"pixels": dataclasses.asdict(task.pixels), "code": fingerprint.describe_code(CODE)["files"]}
     return fingerprint.digest(inputs | {"libraries": libraries})
 
 

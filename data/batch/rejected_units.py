@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.batch.manifest import Refused, read_manifest
+from data.batch.manifest import RefusedFile, read_manifest
 
 NAME = "failing.json"
 
 
-def note(staging: Path, failing: Mapping[str, Sequence[str]], refused: Sequence[Refused]) -> None:
+def record_failing(staging: Path, failing: Mapping[str, Sequence[str]], refused: Sequence[RefusedFile]) -> None:
     """Write the reasons for every failing unit (by `unit_id`) and refused file beside the staged batch."""
     record = {
         "failing": {unit: list(reasons) for unit, reasons in sorted(failing.items())},

@@ -6,9 +6,18 @@ import re
 
 import pandas as pd
 
-from lineage.patient_hash import mark
+from lineage.patient_hash import hash_pseudonym
 
-__all__ = ["blinded", "changed_row", "concerned", "mark", "marked", "named", "rows_of", "stand_in"]
+__all__ = [
+    "affected_rows",
+    "changed_row",
+    "hash_pseudonym",
+    "hide_withdrawn_clusters",
+    "mark_clusters",
+    "rows_of_withdrawn",
+    "stand_in",
+    "withdrawn_pseudonyms",
+]
 
 PSEUDONYM = re.compile(r"P[0-9a-f]{12}")
 MARK = re.compile(r"[0-9a-f]{64}")
@@ -17,30 +26,30 @@ STAND_IN = "withdrawn-"
 
 def stand_in(pseudonym: str) -> str:
     """The name of a withdrawn cluster in the cohorts table. The row stays, because the table is append-only."""
-    return _stand_in_of(mark(pseudonym))
+    return _stand_in_of(hash_pseudonym(pseudonym))
 
 
-def marked(cohorts: pd.DataFrame) -> pd.DataFrame:
+def mark_clusters(cohorts: pd.DataFrame) -> pd.DataFrame:
     """The cohorts table with every cluster replaced by its mark. Stand-ins of withdrawn clusters stay."""
     return cohorts.assign(cluster=[_mark_of(str(cluster)) for cluster in cohorts["cluster"]])
 
 
-def named(text: str, marks: set[str]) -> set[str]:
+def withdrawn_pseudonyms(text: str, marks: set[str]) -> set[str]:
     """The pseudonyms of withdrawn patients that occur in a text."""
-    return {name for name in set(PSEUDONYM.findall(text)) if mark(name) in marks}
+    return {name for name in set(PSEUDONYM.findall(text)) if hash_pseudonym(name) in marks}
 
 
-def concerned(manifest: pd.DataFrame, marks: set[str]) -> pd.Series[bool]:
+def affected_rows(manifest: pd.DataFrame, marks: set[str]) -> pd.Series[bool]:
     """Which rows of a manifest (n) belong to a withdrawn patient, or share the stored file of such a row."""
     names = set(manifest["patient"]) | set(manifest["cluster"])
-    withdrawn = {name for name in names if mark(str(name)) in marks}
+    withdrawn = {name for name in names if hash_pseudonym(str(name)) in marks}
     is_withdrawn = manifest["patient"].isin(withdrawn) | manifest["cluster"].isin(withdrawn)
     return is_withdrawn | manifest["stored_sha256"].isin(set(manifest.loc[is_withdrawn, "stored_sha256"]))
 
 
-def blinded(cohorts: pd.DataFrame, marks: set[str]) -> pd.DataFrame:
+def hide_withdrawn_clusters(cohorts: pd.DataFrame, marks: set[str]) -> pd.DataFrame:
     """The cohorts table with withdrawn clusters replaced by stand-ins. Side, epoch and stratum do not change."""
-    table = marked(cohorts)
+    table = mark_clusters(cohorts)
     return table.assign(
         cluster=[_stand_in_of(cluster) if cluster in marks else cluster for cluster in table["cluster"]]
     )
@@ -64,20 +73,20 @@ def changed_row(before: pd.DataFrame, after: pd.DataFrame) -> str | None:
     return None
 
 
-def rows_of(table: pd.DataFrame, units: set[str], marks: set[str]) -> pd.Series[bool]:
+def rows_of_withdrawn(table: pd.DataFrame, units: set[str], marks: set[str]) -> pd.Series[bool]:
     """Which rows of any table (n) belong to a withdrawn patient: by unit, patient or cluster."""
     is_withdrawn = pd.Series(False, table.index)
     if "unit_id" in table:
         is_withdrawn |= table["unit_id"].isin(units)
     for column in ("patient", "cluster"):
         if column in table:
-            is_withdrawn |= table[column].map(lambda name: mark(str(name)) in marks)
+            is_withdrawn |= table[column].map(lambda name: hash_pseudonym(str(name)) in marks)
     return is_withdrawn
 
 
 def _mark_of(cluster: str) -> str:
     """The mark of a cluster as named in the cohorts table. Old tables name it by its pseudonym."""
-    return cluster if MARK.fullmatch(cluster) or cluster.startswith(STAND_IN) else mark(cluster)
+    return cluster if MARK.fullmatch(cluster) or cluster.startswith(STAND_IN) else hash_pseudonym(cluster)
 
 
 def _stand_in_of(cluster_mark: str) -> str:

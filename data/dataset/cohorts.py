@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.batch.withdrawal import STAND_IN, marked
+from data.batch.withdrawal import STAND_IN, mark_clusters
 from data.record import Side, Task, check_cluster
 from data.settings import SplitSettings
 from lineage import fingerprint
 from lineage.errors import Fault
-from lineage.patient_hash import mark
+from lineage.patient_hash import hash_pseudonym
 from lineage.record import database
 
 COHORTS = ("task", "cluster", "side", "epoch", "stratum", "batch", "assigned_at")
@@ -48,10 +48,10 @@ def append_cohorts(path: Path, rows: pd.DataFrame) -> None:
 
     The table is committed to git, whose history is permanent: it contains the marks of clusters and never their names.
     """
-    new, written = marked(rows[list(COHORTS)]), path.read_bytes() if path.exists() else b""
+    new, written = mark_clusters(rows[list(COHORTS)]), path.read_bytes() if path.exists() else b""
     existing = _marks_of(written)
     if existing is None:
-        table = marked(read_cohorts(path))
+        table = mark_clusters(read_cohorts(path))
         existing, written = set(table["cluster"]), table.to_csv(index=False, lineterminator="\n").encode()
     repeated = sorted(existing & set(new["cluster"]))
     if repeated:
@@ -67,17 +67,17 @@ def _marks_of(written: bytes) -> set[str] | None:
     return {mark.decode() for mark in marks} if is_intact and len(marks) == written.count(b"\n") - 1 else None
 
 
-def called(clusters: pd.Series[str], cohorts: pd.DataFrame) -> pd.Series[str]:
+def names_in_cohorts(clusters: pd.Series[str], cohorts: pd.DataFrame) -> pd.Series[str]:
     """The name of each cluster (n) in a cohorts table: its mark, or its own name in new rows of `assign`."""
     known = set(cohorts["cluster"])
-    return clusters.map({name: name if name in known else mark(str(name)) for name in clusters.unique()})
+    return clusters.map({name: name if name in known else hash_pseudonym(str(name)) for name in clusters.unique()})
 
 
-def named(cohorts: pd.DataFrame, batches: list[Path]) -> pd.DataFrame:
+def restore_cluster_names(cohorts: pd.DataFrame, batches: list[Path]) -> pd.DataFrame:
     """The cohorts table with marks replaced by the cluster names of the manifests of these batches."""
     tables = [pd.read_csv(path / "manifest.csv", usecols=["cluster"], dtype=str) for path in batches]
     names = {name for table in tables for name in table["cluster"].dropna()}
-    marks = {mark(name): name for name in names}
+    marks = {hash_pseudonym(name): name for name in names}
     return cohorts.assign(cluster=[marks.get(cluster, cluster) for cluster in cohorts["cluster"]])
 
 
@@ -96,7 +96,7 @@ def _write_atomically(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def assign(
+def assign_cohorts(
     manifest: pd.DataFrame, cohorts: pd.DataFrame, settings: SplitSettings, epoch: int, batch: str, task: Task
 ) -> pd.DataFrame:
     """Assign a side to each cluster of `manifest` that has none; return only the new rows.
@@ -119,9 +119,9 @@ def assign(
     return pd.DataFrame(rows, columns=list(COHORTS)).sort_values("cluster", ignore_index=True)
 
 
-def few(manifest: pd.DataFrame, cohorts: pd.DataFrame) -> list[str]:
+def small_set_warning(manifest: pd.DataFrame, cohorts: pd.DataFrame) -> list[str]:
     """A warning if these units and all admitted ones have too few clusters for a test cohort; else an empty list."""
-    count = len(set(called(manifest["cluster"], cohorts)) | set(_without_withdrawn(cohorts)["cluster"]))
+    count = len(set(names_in_cohorts(manifest["cluster"], cohorts)) | set(_without_withdrawn(cohorts)["cluster"]))
     if count >= FEW:
         return []
     return [
@@ -162,7 +162,7 @@ def _without_withdrawn(cohorts: pd.DataFrame) -> pd.DataFrame:
 
 def _ballots(manifest: pd.DataFrame, cohorts: pd.DataFrame, seed: int, task: Task) -> list[tuple[str, str, str, str]]:
     """(ballot, cluster, worst label, site) of each new cluster, sorted by ballot."""
-    new = manifest[~called(manifest["cluster"], cohorts).isin(cohorts["cluster"])]
+    new = manifest[~names_in_cohorts(manifest["cluster"], cohorts).isin(cohorts["cluster"])]
     ballots = []
     for cluster, units in new.groupby("cluster", sort=True):
         pixel_hashes = "\n".join(sorted(units["pixels_blake3"]))

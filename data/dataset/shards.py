@@ -16,7 +16,7 @@ from data.batch import label_corrections, lesion_grid, pixel_cache
 from data.batch import manifest as batch_manifest
 from data.parallel import run_parallel
 from data.record import PixelSettings, Side, Task
-from data.record import Units as ValueUnit
+from data.record import ValueUnit as ValueUnit
 from data.scan import preprocess, read
 from data.scan.slice_features import DESCRIPTION
 from lineage import fingerprint
@@ -78,7 +78,7 @@ class Units:
         return np.asarray(~np.isnan(self.masks[:, 0, 0, 0]))
 
 
-def pack(batches: list[Path], cohorts: pd.DataFrame, task: Task, target: Path, workers: int = 2) -> None:
+def pack_shards(batches: list[Path], cohorts: pd.DataFrame, task: Task, target: Path, workers: int = 2) -> None:
     """Pack all units of the batches into the folder `target`.
 
     It writes units.csv, a shard <batch>.npy for each batch, and <batch>.masks.npz for a batch with masks. A shard is
@@ -92,14 +92,14 @@ def pack(batches: list[Path], cohorts: pd.DataFrame, task: Task, target: Path, w
     for old_file in [*target.glob("*.npy"), *target.glob("*.npz")]:
         old_file.unlink()
     tables = []
-    corrections = label_corrections.given(batches[0].parent)
+    corrections = label_corrections.read_corrections(batches[0].parent)
     for batch in sorted(batches, key=lambda path: path.name):
         table = _batch_units(batch, cohorts, task, corrections)
         if table.empty:  # a batch of corrections
             continue
         _write_shard(batch, table, task, target / f"{batch.name}.npy", workers)
         grids = lesion_grid.read_grids(batch / lesion_grid.NAME)
-        lesion_grid.write(
+        lesion_grid.write_grids(
             target / _mask_file(batch.name), {unit: grids[unit] for unit in table["unit_id"] if unit in grids}
         )
         tables.append(table)
@@ -121,7 +121,7 @@ def check_sums(folder: Path) -> None:
             raise Fault(f"{folder / name} is damaged: its bytes are not those that were packed; run `dvc checkout`")
 
 
-def table(folder: Path) -> pd.DataFrame:
+def read_units_table(folder: Path) -> pd.DataFrame:
     """Read the units.csv of a packed folder: text as text ("" if empty), numbers as numbers."""
     path = folder / UNITS_FILE
     if not path.is_file():
@@ -129,9 +129,9 @@ def table(folder: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str)).fillna(dict.fromkeys(TEXT, ""))
 
 
-def load(folder: Path, sides: list[Side | str] | None = None) -> Units:
+def load_units(folder: Path, sides: list[Side | str] | None = None) -> Units:
     """Load the units of a packed folder, or only those of `sides`. Fault if a shard is damaged or no unit is left."""
-    units = table(folder)
+    units = read_units_table(folder)
     check_sums(folder)
     if sides is not None:
         units = units[units["side"].isin([str(side) for side in sides])].reset_index(drop=True)
@@ -164,7 +164,7 @@ def _mask_file(batch: str) -> str:
 
 def _batch_units(batch: Path, cohorts: pd.DataFrame, task: Task, corrections: pd.DataFrame) -> pd.DataFrame:
     """The manifest of one batch with the side of every cluster, and the columns needed to read its scans."""
-    manifest = label_corrections.apply(batch_manifest.read_manifest(batch / "manifest.csv"), corrections)
+    manifest = label_corrections.apply_corrections(batch_manifest.read_manifest(batch / "manifest.csv"), corrections)
     unknown = set(manifest["label"]) - set(task.classes)
     if unknown:
         raise Fault(
@@ -220,7 +220,7 @@ def _pack_scan(scan_file: _StoredScan) -> None:
     content = scan_file.path.read_bytes()
     if hashlib.sha256(content).hexdigest() != scan_file.sha256:
         raise Fault(f"{scan_file.path}: its bytes are not those that were admitted; restore it with `dvc checkout`")
-    scan = read.read(scan_file.path.name, content)
+    scan = read.read_scan(scan_file.path.name, content)
     shard = np.load(scan_file.shard, mmap_mode="r+")
     for number, row in zip(scan_file.slices, scan_file.rows, strict=True):
         shard[row] = preprocess.unit_pixels(scan.pixels[number], scan_file.unit, scan_file.settings)

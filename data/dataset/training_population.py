@@ -13,7 +13,7 @@ import pandas as pd
 
 from data.batch.manifest import read_manifest
 from data.scan.slice_features import DESCRIPTION
-from lineage.patient_hash import mark
+from lineage.patient_hash import hash_pseudonym
 
 LARGE = 0.8  # standard deviations between patients; a "large" effect (Cohen 1988)
 SURE = 3.5  # standard errors; strict, because twenty features are compared
@@ -55,7 +55,7 @@ def merge_populations(parts: Sequence[Population]) -> Population:
     return Population(total, mean, squares, sources)
 
 
-def reference(batches: Sequence[Path], training: set[str], cache: Path) -> Population:
+def read_training_population(batches: Sequence[Path], training: set[str], cache: Path) -> Population:
     """The population of the training side (the clusters `training`, by name or mark) of admitted batches.
 
     Batches and sides never change, so the population of each batch is cached in the folder `cache`.
@@ -67,7 +67,7 @@ def reference(batches: Sequence[Path], training: set[str], cache: Path) -> Popul
             parts.append(Population(**json.loads(path.read_text(encoding="utf-8"))))
             continue
         manifest = read_manifest(batch / "manifest.csv")
-        is_training = manifest["cluster"].isin(training) | manifest["cluster"].map(mark).isin(training)
+        is_training = manifest["cluster"].isin(training) | manifest["cluster"].map(hash_pseudonym).isin(training)
         parts.append(describe_population(manifest[is_training]))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(parts[-1])) + "\n", encoding="utf-8")

@@ -52,7 +52,7 @@ class _Mark(NamedTuple):
         return self.right - self.left <= MAX_NARROW * self.height
 
 
-def facts(scan: Scan) -> dict[str, str]:
+def burned_in_fact(scan: Scan) -> dict[str, str]:
     """`burned_in: detected` if any slice shows text and the header does not already say so; else nothing.
 
     The padding mask is searched separately: its pixels are filled in the scan, but the stored file still has them.

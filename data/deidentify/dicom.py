@@ -29,7 +29,7 @@ UID = re.compile(r"[0-9.]{1,64}")  # PS3.5, section 9.1
 _NO_CELLS: Mapping[str, str] = {}
 
 
-def anonymise(
+def deidentify_file(
     name: str,
     content: bytes,
     metadata: Mapping[str, str],
@@ -46,14 +46,14 @@ def anonymise(
     hold their words. `cells` are the free texts of the scan's rows. Fault if the file can't be parsed, or if a cell
     repeats the patient.
     """
-    secrets = identifiers.of_row(metadata)
-    file_format = read.kind_of(name, content)
+    secrets = identifiers.secrets_of_row(metadata)
+    file_format = read.detect_format(name, content)
     if file_format == "picture":
         suffix, clean = other_formats.clean_picture(name, content)
     elif file_format == "nifti":
-        clean, suffix = other_formats.nifti(name, content), ".nii.gz" if content[:2] == b"\x1f\x8b" else ".nii"
+        clean, suffix = other_formats.clean_nifti(name, content), ".nii.gz" if content[:2] == b"\x1f\x8b" else ".nii"
     else:
-        header = header if header is not None else read.opened(name, content)[1]
+        header = header if header is not None else read.read_with_header(name, content)[1]
         clean, secrets = _deidentify_dicom(
             name, header, metadata, secrets, identifiers.secrets_of_names(names), header_people
         )
@@ -68,7 +68,7 @@ def _deidentify_dicom(
     """The de-identified file, and the patient's secrets from row and header."""
     identity = metadata.get("patient_id") or metadata.get("group") or ""
     try:
-        header_people = header_people or identifiers.people(header)
+        header_people = header_people or identifiers.find_people(header)
         patient = row | header_people.patient
         clean = _retain_allowed(name, header, patient | header_people.hospital | names)
         for keyword in dicom_profile.PIXELS:
@@ -158,7 +158,7 @@ def _redact(element: Any, secrets: Secrets) -> Any:
     if element.VR == "CS":
         secrets = Secrets(secrets.long, secrets.short - dicom_profile.TERMS)
     parts = [element.value] if element.VM < 2 else list(element.value)
-    redacted = ["" if identifiers.betrays(_text(part), secrets) else part for part in parts]
+    redacted = ["" if identifiers.contains_secret(_text(part), secrets) else part for part in parts]
     return redacted if element.VM > 1 else redacted[0]
 
 

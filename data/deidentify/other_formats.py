@@ -45,7 +45,7 @@ ADAM7 = (
 )  # x, y, steps
 
 
-def nifti(name: str, content: bytes) -> bytes:
+def clean_nifti(name: str, content: bytes) -> bytes:
     """The file without text fields, extensions and bytes after the voxels; gzip without name and time."""
     plain, header, end = nifti_bytes(name, content)
     clean = bytearray(plain[:end])

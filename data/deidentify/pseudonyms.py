@@ -20,7 +20,7 @@ AGE = re.compile(r"(?P<count>\d{1,4}([.,]\d{1,4})?)(?P<unit>[YMWD]?)")
 UNITS_PER_YEAR = {"Y": 1.0, "M": 12.0, "W": 365.25 / 7, "D": 365.25}
 
 
-def who(row: dict[str, str], scan: Scan, sha256: str) -> dict[str, Any]:
+def identity_columns(row: dict[str, str], scan: Scan, sha256: str) -> dict[str, Any]:
     """Pseudonyms, shifted date, age and scanner of a file, the same for all of its slices.
 
     Without a date each volume is its own case, and single pictures of one patient are one case.
@@ -34,8 +34,8 @@ def who(row: dict[str, str], scan: Scan, sha256: str) -> dict[str, Any]:
         "cluster": keys.pseudonym(f"group {row['group']}") if row["group"] else patient,
         "case": "-".join(filter(None, (patient, examination))),
         "study_date": study_date,
-        "age": age(stated_age(row, scan.header.get("age", ""))),
-        "sex": among((row["sex"] or scan.header.get("sex", "")).upper(), ("F", "M", "O", "")),
+        "age": age_in_years(stated_age(row, scan.header.get("age", ""))),
+        "sex": known_term((row["sex"] or scan.header.get("sex", "")).upper(), ("F", "M", "O", "")),
         "scanner": row["scanner"]
         or " ".join(filter(None, (scan.header.get("manufacturer", ""), scan.header.get("model", "")))),
     }
@@ -44,7 +44,7 @@ def who(row: dict[str, str], scan: Scan, sha256: str) -> dict[str, Any]:
 def stated_age(row: Mapping[str, str], header: str) -> str:
     """The age of the row if it is a valid age, else the age of the header."""
     cell = row.get("age", "")
-    return cell if age(cell) is not None else header
+    return cell if age_in_years(cell) is not None else header
 
 
 def shift_date(text: str, identity: str) -> str:
@@ -58,7 +58,7 @@ def shift_date(text: str, identity: str) -> str:
         raise Fault("the study_date of its row is not a date such as 2026-01-31; correct the cell") from error
 
 
-def age(text: str) -> float | None:
+def age_in_years(text: str) -> float | None:
     """Years to two decimals, from "63" or a DICOM age (PS3.5, section 6.2: "063Y", "018M", "006W", "010D").
 
     Lower case and short numbers are accepted, and spaces are ignored. Any other text gives None. Ages from 90 on become
@@ -73,7 +73,7 @@ def age(text: str) -> float | None:
 
 def age_string(text: str) -> str:
     """The same age as a DICOM age string: whole years, or months for a fraction of years; "" for no age."""
-    years = age(text)
+    years = age_in_years(text)
     if years is None:
         return ""
     match = AGE.fullmatch("".join(text.split()).upper())
@@ -86,12 +86,12 @@ def age_string(text: str) -> str:
     return f"{round(count):03d}{unit}"
 
 
-def among(text: str, terms: Sequence[str]) -> str:
+def known_term(text: str, terms: Sequence[str]) -> str:
     """A term of a closed list, else "?": a cell that is off by a column may hold a name, and is not stored."""
     return text if text in terms else UNKNOWN
 
 
-def number(text: str, name: str) -> float | None:
+def parse_number(text: str, name: str) -> float | None:
     """A number of 0 or more, None for an empty cell. A Fault names the column and does not quote the cell."""
     if not text:
         return None

@@ -17,7 +17,7 @@ import pandas as pd
 from data.batch.manifest import read_manifest
 from data.duplicates import index_segments
 from data.duplicates.near_duplicates import Array, Clusters, Positions, candidates, pictures
-from data.patients.identity_signs import APART, JOINING, SIGNS
+from data.patients.identity_signs import JOINING, SIGN_SEPARATOR, SIGNS
 from data.scan import thumbnail
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ CHUNK = 500  # values in one query, rows in one insert
 DAMAGE_ERRORS = (sqlite3.DatabaseError, RuntimeError, ValueError, LookupError, OSError)
 
 
-def related(batches: Path, place: Path, new: pd.DataFrame) -> pd.DataFrame:
+def find_related_units(batches: Path, place: Path, new: pd.DataFrame) -> pd.DataFrame:
     """The admitted units that the leakage checks of a batch need, out of all in `batches`/*/manifest.csv.
 
     These are: units with the same pixels or from the same file; one unit per cluster (and batch) that contains a
@@ -76,13 +76,13 @@ def related(batches: Path, place: Path, new: pd.DataFrame) -> pd.DataFrame:
         return _query(batches, place, new)
 
 
-def forget(place: Path) -> None:
+def delete_projection(place: Path) -> None:
     """Delete the projection of a task completely; the next query rebuilds it."""
     shutil.rmtree(place, ignore_errors=True)
 
 
 def _query(batches: Path, place: Path, new: pd.DataFrame) -> pd.DataFrame:
-    with _opened(place) as database:
+    with open_projection(place) as database:
         _update(database, batches, place)
         numbers = {
             *_matching_numbers(database, "units", "pixels_blake3", new["pixels_blake3"]),
@@ -91,11 +91,11 @@ def _query(batches: Path, place: Path, new: pd.DataFrame) -> pd.DataFrame:
             *_matching_numbers(database, "signs", "sign", _unit_signs(new)["sign"]),
             *_nearest_numbers(database, place, new[pictures(new)] if len(new) else new),
         }
-        return _units(database, sorted(numbers))
+        return select_units(database, sorted(numbers))
 
 
 @contextmanager
-def _opened(place: Path) -> Iterator[sqlite3.Connection]:
+def open_projection(place: Path) -> Iterator[sqlite3.Connection]:
     """Open the database of the projection, created if missing. Deleted content is overwritten on disk."""
     place.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(place / "known.db", isolation_level=None)
@@ -120,7 +120,7 @@ def _update(database: sqlite3.Connection, batches: Path, place: Path) -> None:
         _remove_batches(database, place, outdated)
     for name in content_by_batch.keys() - recorded.keys() | set(outdated) & content_by_batch.keys():
         _add_batch(database, name, content_by_batch[name], read_manifest(batches / name / "manifest.csv"))
-    index_segments.keep(database, place)
+    index_segments.update_segments(database, place)
 
 
 def _fingerprint(manifest: Path) -> str:
@@ -160,7 +160,7 @@ def _add_batch(database: sqlite3.Connection, name: str, content: str, manifest: 
     with_picture = table[pictures(table) & (table["thumbnail"] != "")]
     for start in range(0, len(with_picture), CHUNK):
         thumbnails = with_picture["thumbnail"].iloc[start : start + CHUNK]
-        vectors = thumbnail.vectors(thumbnail.greys(thumbnails)).astype("<f2")
+        vectors = thumbnail.thumbnail_vectors(thumbnail.decode_thumbnails(thumbnails)).astype("<f2")
         picture_rows = [
             (number, text, vector.tobytes())
             for number, text, vector in zip(thumbnails.index.tolist(), thumbnails, vectors, strict=True)
@@ -182,7 +182,8 @@ def _unit_signs(units: pd.DataFrame) -> pd.DataFrame:
     """One row per identity sign of each unit, with patient and cluster; the index is the number of the unit."""
     table = units.reindex(columns=["patient", "cluster", "batch", *SIGNS]).fillna("")
     parts = [
-        table[["patient", "cluster", "batch"]].assign(sign=table[name].astype(str).str.split(APART)) for name in JOINING
+        table[["patient", "cluster", "batch"]].assign(sign=table[name].astype(str).str.split(SIGN_SEPARATOR))
+        for name in JOINING
     ]
     rows = pd.concat(parts).explode("sign")
     return rows[rows["sign"] != ""]
@@ -202,18 +203,18 @@ def _nearest_numbers(database: sqlite3.Connection, place: Path, new: pd.DataFram
     """The numbers of the nearest pictures in other clusters."""
     if new.empty:
         return set()
-    index = index_segments.opened(database, place)
+    index = index_segments.open_index(database, place)
 
     def find(queries: Array, count: int) -> tuple[Array, Positions]:
         return index_segments.search(index, queries, count)
 
-    vectors = thumbnail.vectors(thumbnail.greys(new["thumbnail"]))
+    vectors = thumbnail.thumbnail_vectors(thumbnail.decode_thumbnails(new["thumbnail"]))
     clusters = new["cluster"].to_numpy(object)
-    pairs = candidates(find, lambda numbers: _clusters(database, numbers), vectors, clusters)
+    pairs = candidates(find, lambda numbers: clusters_of_units(database, numbers), vectors, clusters)
     return set(pairs[:, 1].tolist())
 
 
-def _clusters(database: sqlite3.Connection, numbers: Positions) -> Clusters:
+def clusters_of_units(database: sqlite3.Connection, numbers: Positions) -> Clusters:
     """The cluster of each unit, by its number."""
     unit_numbers, positions = np.unique(numbers, return_inverse=True)
     rows = _select(database, "units", ("id", "cluster"), unit_numbers.tolist())
@@ -221,7 +222,7 @@ def _clusters(database: sqlite3.Connection, numbers: Positions) -> Clusters:
     return np.array([clusters[number] for number in unit_numbers.tolist()], object)[positions]
 
 
-def _units(database: sqlite3.Connection, numbers: list[int]) -> pd.DataFrame:
+def select_units(database: sqlite3.Connection, numbers: list[int]) -> pd.DataFrame:
     units = _select(database, "units", ("id", *(name for name in COLUMNS if name != "thumbnail")), numbers)
     thumbnails = _select(database, "pictures", ("id", "thumbnail"), numbers)
     return units.merge(thumbnails, on="id", how="left").fillna({"thumbnail": ""})[list(COLUMNS)]

@@ -28,7 +28,7 @@ class Opened:
     indexes: list[Any]
 
 
-def keep(database: sqlite3.Connection, place: Path) -> None:
+def update_segments(database: sqlite3.Connection, place: Path) -> None:
     """Write the newest vectors into a segment if there are enough, and merge segments of similar size.
 
     As in a log-structured merge tree (O'Neil et al. 1996), a vector is written again only when its segment is merged
@@ -51,7 +51,7 @@ def drop(database: sqlite3.Connection, place: Path, numbers: Sequence[int]) -> N
         (place / f"{number}.index").unlink(missing_ok=True)
 
 
-def opened(database: sqlite3.Connection, place: Path) -> Opened:
+def open_index(database: sqlite3.Connection, place: Path) -> Opened:
     """Open all segments for `search`. OSError if a file is missing or truncated."""
     indexes = []
     for number, size in database.execute("SELECT id, bytes FROM segments").fetchall():

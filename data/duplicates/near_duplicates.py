@@ -14,8 +14,8 @@ from data.scan import thumbnail
 Array = NDArray[np.float32]
 Positions = NDArray[np.int64]
 Clusters = NDArray[np.object_]
-LIKELY = 0.8  # minimum cosine of two vectors for a comparison; cropped copies had at least 0.84
-WANTED, WIDEST = 8, 1024  # neighbours of other clusters to compare; maximum neighbours searched to find them
+MIN_COSINE = 0.8  # minimum cosine of two vectors for a comparison; cropped copies had at least 0.84
+NEIGHBOUR_COUNT, WIDEST = 8, 1024  # neighbours of other clusters to compare; maximum neighbours searched to find them
 LINKS, POSSIBLE = 32, 0.6  # for groups: neighbours to compare with a picture; their minimum cosine
 LINKED, NEXT = 0.953, 0.92  # minimum likeness of two pictures of one group; of adjacent slices of a volume
 HALF_SIZE = 0.8  # for groups: minimum likeness at half size for a comparison at full size
@@ -36,17 +36,20 @@ def near_pairs(new: pd.DataFrame, known: pd.DataFrame, min_likeness: float) -> P
     """
     if new.empty or known.empty:
         return np.zeros((0, 2), np.int64)
-    left, right = thumbnail.greys(new["thumbnail"]), thumbnail.greys(known["thumbnail"])
-    index, clusters = vector_index.build_in_memory(thumbnail.vectors(right)), known["cluster"].to_numpy(object)
+    left, right = thumbnail.decode_thumbnails(new["thumbnail"]), thumbnail.decode_thumbnails(known["thumbnail"])
+    index, clusters = (
+        vector_index.build_in_memory(thumbnail.thumbnail_vectors(right)),
+        known["cluster"].to_numpy(object),
+    )
     pairs = candidates(
         lambda queries, count: vector_index.search(index, queries, count),
         lambda numbers: clusters[numbers],
-        thumbnail.vectors(left),
+        thumbnail.thumbnail_vectors(left),
         new["cluster"].to_numpy(object),
     )
-    left_frames, right_frames = thumbnail.frames(left)[pairs[:, 0]], thumbnail.frames(right)[pairs[:, 1]]
+    left_frames, right_frames = thumbnail.body_frames(left)[pairs[:, 0]], thumbnail.body_frames(right)[pairs[:, 1]]
     likeness = image_alignment.likeness(
-        left[pairs[:, 0]], right[pairs[:, 1]], thumbnail.start(left_frames, right_frames)
+        left[pairs[:, 0]], right[pairs[:, 1]], thumbnail.initial_alignment(left_frames, right_frames)
     )
     pairs, likeness = pairs[likeness >= min_likeness], likeness[likeness >= min_likeness]
     return pairs[np.argsort(-likeness, kind="stable")]
@@ -63,16 +66,16 @@ def candidates(
     `find` returns cosines and numbers of the nearest. If the own cluster of a vector fills the result (a patient with
     hundreds of slices), the search is repeated for four times as many, until enough neighbours of others are found.
     """
-    pending, count, pairs_found = np.arange(len(vectors)), 2 * WANTED, [np.zeros((0, 2), np.int64)]
+    pending, count, pairs_found = np.arange(len(vectors)), 2 * NEIGHBOUR_COUNT, [np.zeros((0, 2), np.int64)]
     while pending.size and count <= WIDEST:
         cosines, numbers = find(vectors[pending], count)
-        is_likely = (numbers >= 0) & (cosines >= LIKELY)
+        is_likely = (numbers >= 0) & (cosines >= MIN_COSINE)
         is_foreign = is_likely.copy()
         is_foreign[is_likely] = (
             clusters_of(numbers[is_likely]) != np.broadcast_to(clusters[pending][:, None], is_likely.shape)[is_likely]
         )
-        is_foreign &= np.cumsum(is_foreign, 1) <= WANTED
-        is_complete = (is_foreign.sum(1) >= WANTED) | ~is_likely[:, -1] | (count * 4 > WIDEST)
+        is_foreign &= np.cumsum(is_foreign, 1) <= NEIGHBOUR_COUNT
+        is_complete = (is_foreign.sum(1) >= NEIGHBOUR_COUNT) | ~is_likely[:, -1] | (count * 4 > WIDEST)
         rows, columns = np.nonzero(is_foreign & is_complete[:, None])
         pairs_found.append(np.stack([pending[rows], numbers[rows, columns]], 1))
         pending, count = pending[~is_complete], count * 4
@@ -104,13 +107,13 @@ def _likely_pairs(thumbnails: pd.Series[str]) -> tuple[Positions, Array]:
 
     And the likeness.
     """
-    greys = thumbnail.greys(thumbnails)
-    vectors, frames = thumbnail.vectors(greys), thumbnail.frames(greys)
+    greys = thumbnail.decode_thumbnails(thumbnails)
+    vectors, frames = thumbnail.thumbnail_vectors(greys), thumbnail.body_frames(greys)
     cosines, numbers = vector_index.search(vector_index.build_in_memory(vectors), vectors, LINKS + 1)
     rows, columns = np.nonzero((numbers >= 0) & (cosines >= POSSIBLE) & (numbers != np.arange(len(greys))[:, None]))
     pairs = np.unique(np.sort(np.stack([rows, numbers[rows, columns]], 1), 1), axis=0)
     left, right = pairs.T
-    start = thumbnail.start(frames[left], frames[right])
+    start = thumbnail.initial_alignment(frames[left], frames[right])
     likeness = image_alignment.likeness(greys[left], greys[right], start, HALF_SIZE)
     is_near = likeness >= NEXT
     return pairs[is_near], likeness[is_near]

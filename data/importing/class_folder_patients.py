@@ -54,7 +54,7 @@ def assign_patients(
         return Patients(_check_headers(scans, [patient_by_name[name] for name in names]), notes)
     numbers = _patient_numbers(scans)
     studies = len({scan.identity.study for scan in scans} - {""})
-    if all(numbers) and len(set(numbers)) == 1 and studies >= who.SLIPPED and level is None:
+    if all(numbers) and len(set(numbers)) == 1 and studies >= who.MIXED_UP and level is None:
         raise Fault(
             f"every scan has one patient number in its DICOM header, in {studies} studies, as anonymisers write it; "
             f"give a {GROUPS} (columns file, label, group), or put each patient's files into a folder and give its "
@@ -87,7 +87,7 @@ def join_by_header(scans: Sequence[ClassScan], groups: NDArray[np.int64]) -> NDA
 
     Fault if they conflict.
     """
-    numbers = who.together(_signs_table(scans, [str(group) for group in groups]))
+    numbers = who.group_by_person(_signs_table(scans, [str(group) for group in groups]))
     _check_headers(scans, [str(number) for number in numbers])
     return numbers
 
@@ -108,10 +108,10 @@ def _people_count(scans: Sequence[ClassScan]) -> int:
 
 def _check_headers(scans: Sequence[ClassScan], patients: list[str]) -> list[str]:
     """Return the patients unchanged. Fault if the headers contradict them."""
-    contradictions = who.check(_signs_table(scans, patients))
+    contradictions = who.check_identities(_signs_table(scans, patients))
     if contradictions.failing:
         kinds = {reason.partition(":")[0] for reasons in contradictions.failing.values() for reason in reasons}
-        listed = list(contradictions.failing)[: who.NAMED]
+        listed = list(contradictions.failing)[: who.MAX_LISTED]
         more = (
             f" and {len(contradictions.failing) - len(listed)} more"
             if len(contradictions.failing) > len(listed)

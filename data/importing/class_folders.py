@@ -22,10 +22,10 @@ from data.importing.mask_volumes import Row
 from data.parallel import run_parallel
 from data.record import HeaderIdentity, Scan, Task
 from data.scan import preprocess, read, zip_archive
-from data.scan.dicom.header_identity import spellings
-from data.scan.dicom.image_type import foreign
-from data.scan.hounsfield import in_units_of
-from data.scan.series import arrange, sift
+from data.scan.dicom.header_identity import spelling_variants
+from data.scan.dicom.image_type import non_slice_kinds
+from data.scan.hounsfield import convert_to_task_units
+from data.scan.series import order_slices, select_slices
 from data.scan.thumbnail import thumbnail
 from lineage.errors import Fault
 
@@ -104,7 +104,9 @@ def _label_files(base: Path, names: Sequence[str], class_by_folder: dict[str, st
             raise Fault(f"{base / name}: lies in folders of two classes, so its label is ambiguous; keep one")
         levels.add(classes[0])
         labels[name] = class_by_folder[normalise_class(folders[classes[0]])]
-    for folder in sorted(path for path in base.iterdir() if path.is_dir() and not zip_archive.hidden(path.name)):
+    for folder in sorted(
+        path for path in base.iterdir() if path.is_dir() and not zip_archive.is_system_file(path.name)
+    ):
         if levels <= {0} and normalise_class(folder.name) not in class_by_folder:
             raise Fault(f"{folder}: {folder.name!r} is none of the classes of {task.name} ({', '.join(task.classes)})")
     if len(levels) > 1:
@@ -133,7 +135,7 @@ def _apply_groups(rows: list[Row], path: Path, class_by_folder: dict[str, str]) 
     if ragged_rows:
         raise Fault(f"{path}: row {ragged_rows[0]} has not as many cells as there are columns; correct the row")
     groups = pd.DataFrame(csv_table.rows, columns=csv_table.columns, index=csv_table.numbers, dtype=str)
-    for positions in spellings(groups["group"]):
+    for positions in spelling_variants(groups["group"]):
         row_numbers = " and ".join(str(groups.index[position]) for position in positions)
         raise Fault(f"{path}: group differs only in its spelling in rows {row_numbers}; use one spelling")
     damaged = next(
@@ -235,7 +237,7 @@ def summarise_file(job: tuple[Path, Task]) -> FileSummary:
     path, task = job
     try:
         content = path.read_bytes()
-        scan = in_units_of(read.read(path.name, content), task.modality)
+        scan = convert_to_task_units(read.read_scan(path.name, content), task.modality)
     except (Fault, OSError) as error:
         return FileSummary("", None, refusal=str(error).removeprefix(f"{path.name}: "))
     pixels = preprocess.unit_pixels(scan.pixels[len(scan.pixels) // 2], scan.units, task.pixels)
@@ -251,7 +253,9 @@ def summarise_file(job: tuple[Path, Task]) -> FileSummary:
 def _foreign_images(summaries: dict[str, FileSummary]) -> dict[str, str]:
     """The images that are no scanner slices by their header, with the reason: folder labels do not apply to them."""
     kinds = {
-        name: foreign(summary.scan.header.get("image_type", "")) for name, summary in summaries.items() if summary.scan
+        name: non_slice_kinds(summary.scan.header.get("image_type", ""))
+        for name, summary in summaries.items()
+        if summary.scan
     }
     return {name: f"is no slice of a scan, but {kind}" for name, kind in kinds.items() if kind}
 
@@ -275,10 +279,10 @@ def _assemble_series(summaries: dict[str, FileSummary], left_out: dict[str, str]
             continue
         try:
             shaped = [replace(_restore_shape(summaries[name].scan), name=name) for name in members]
-            slices, removed = sift(shaped)
+            slices, removed = select_slices(shaped)
             left_out |= {members[index]: f"is {reason}" for index, reason in removed.items()}
             members = [scan.name for scan in slices]
-            order = arrange(slices).order
+            order = order_slices(slices).order
         except Fault as fault:
             left_out |= dict.fromkeys(members, f"is of a series that is none: {fault}")
             continue

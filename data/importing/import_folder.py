@@ -159,9 +159,9 @@ def _account_files(
 
 
 def _read_table(source: Path, task: Task, only: str | None) -> tuple[list[Row], Facts]:
-    table = metadata_table.metadata(source)
+    table = metadata_table.read_metadata(source)
     selected = table[[fnmatch(Path(name).name, only or "*") for name in table["file_name"]]]
-    if metadata_table.corrects(table):
+    if metadata_table.is_correction_batch(table):
         raise Fault(
             f"{source / metadata_table.NAME} corrects admitted scans; unpack it, and import the folder that contains it"
         )

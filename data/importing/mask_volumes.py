@@ -16,8 +16,8 @@ from data.patients import ids_in_names
 from data.record import MaskMeaning, Task
 from data.scan import read
 from data.scan.dicom import header_identity
-from data.scan.dicom.image_type import foreign
-from data.scan.hounsfield import in_units_of
+from data.scan.dicom.image_type import non_slice_kinds
+from data.scan.hounsfield import convert_to_task_units
 from lineage.errors import Fault
 
 VOLUME = (".nii", ".nii.gz")
@@ -83,12 +83,14 @@ def volume_patients(scans: Sequence[Path], source: Path, level: int | None) -> t
     else:
         patients = patient_folders.patients_of_volumes(names, stem)
     patient_names = list(dict.fromkeys(patients.values()))
-    for positions in header_identity.spellings(patient_names):
+    for positions in header_identity.spelling_variants(patient_names):
         raise Fault(
             f"{' and '.join(patient_names[position] for position in positions)} differ only in spelling: one patient "
             "would become two; rename them"
         )
-    possible_visits = [" and ".join(group[: patient_folders.MAX_SHOWN]) for group in ids_in_names.visits(patient_names)]
+    possible_visits = [
+        " and ".join(group[: patient_folders.MAX_SHOWN]) for group in ids_in_names.group_visits(patient_names)
+    ]
     if possible_visits and level is None:
         answer = 0 if is_by_file else Path(names[0]).parts.index(patients[names[0]]) + 1
         raise Fault(
@@ -123,12 +125,14 @@ def slice_rows(
         )
     positive = task.positive[0]
     negative = next(name for name in task.classes if name != positive)
-    image = in_units_of(read.read(scan.name, scan.read_bytes()), task.modality)
-    if kind := foreign(image.header.get("image_type", "")):
+    image = convert_to_task_units(read.read_scan(scan.name, scan.read_bytes()), task.modality)
+    if kind := non_slice_kinds(image.header.get("image_type", "")):
         raise Fault(
             f"{scan.name}: was taken for the scan of {mask.name}, but is {kind}; rename it as a mask, or leave it out"
         )
-    lesion_mask = lesion_grid.drawn(f"{mask.parent.name}/{mask.name}", mask.read_bytes(), image, lesion_values)
+    lesion_mask = lesion_grid.read_lesion_mask(
+        f"{mask.parent.name}/{mask.name}", mask.read_bytes(), image, lesion_values
+    )
     _, row, column = image.spacing or (1.0, 1.0, 1.0)
     rows: list[Row] = []
     for number, (plane, outline) in enumerate(zip(image.pixels, lesion_mask.lesion, strict=True)):

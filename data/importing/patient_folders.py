@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
-from data.scan.dicom.header_identity import fold
+from data.scan.dicom.header_identity import fold_id
 from lineage.errors import Fault
 
 # ruff: noqa: SIM905  a list of words reads better as text
@@ -47,9 +47,9 @@ def patients_of_volumes(names: Sequence[str], stem: Callable[[str], str]) -> dic
         raise ambiguous_level(names)
     members: defaultdict[str, list[str]] = defaultdict(list)
     for name, path in zip(names, paths, strict=True):
-        members[path[0]].append(fold(stem(PurePosixPath(name).name)).replace(fold(path[0]), "", 1))
+        members[path[0]].append(fold_id(stem(PurePosixPath(name).name)).replace(fold_id(path[0]), "", 1))
     own_stems = {
-        folder: {fold(stem(PurePosixPath(name).name)) for name in names if _folder_name(name) == folder}
+        folder: {fold_id(stem(PurePosixPath(name).name)) for name in names if _folder_name(name) == folder}
         for folder in members
     }
     for folder, stems in members.items():
@@ -59,7 +59,7 @@ def patients_of_volumes(names: Sequence[str], stem: Callable[[str], str]) -> dic
             if other_folder != folder
             for other_stem in stem_list
         }
-        is_named = all(fold(folder) in other_stem for other_stem in own_stems[folder])
+        is_named = all(fold_id(folder) in other_stem for other_stem in own_stems[folder])
         if len(stems) > 1 and not is_named and other_stems.isdisjoint(stems):
             raise ambiguous_level(names)
     return {name: path[0] for name, path in zip(names, paths, strict=True)}

@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data.patients.identity_signs import (
-    APART,
     BOTH,
     LINKS,
+    SIGN_SEPARATOR,
     SIGNS,
     UNIQUE,
     keyed,
@@ -21,10 +21,10 @@ from data.patients.identity_signs import (
     without_constants,
 )
 
-__all__ = ["SIGNS", "UNIQUE", "Contradictions", "check", "keyed", "signs", "stored_signs", "together"]
+__all__ = ["SIGNS", "UNIQUE", "Contradictions", "check_identities", "group_by_person", "keyed", "signs", "stored_signs"]
 
-NAMED = 5  # groups of rows, or rows of a group, that one message lists
-SLIPPED = 3  # patients in one contradiction; a single wrong row does not explain so many
+MAX_LISTED = 5  # groups of rows, or rows of a group, that one message lists
+MIXED_UP = 3  # patients in one contradiction; a single wrong row does not explain so many
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Contradictions:
     count: int = 0
 
 
-def check(
+def check_identities(
     units: pd.DataFrame, admitted: pd.DataFrame | None = None, rows: Mapping[str, int] | None = None
 ) -> Contradictions:
     """Compare the ids of a table (or of folders) with the headers of its scans, and with admitted units.
@@ -69,7 +69,7 @@ def check(
         affected_units = new.loc[new["patient"].isin(patients), "unit_id"]
         failing |= {unit: [reason] for unit in affected_units}
         places.append(_rows_of(affected_units, rows or {}))
-        if len(patients) > 1 and max(members["patient"].nunique(), _number_count(members)) >= SLIPPED:
+        if len(patients) > 1 and max(members["patient"].nunique(), _number_count(members)) >= MIXED_UP:
             mixed_up.append(places[-1])
     for reason, units_of_group in _groups_spelt_alike(files, new):
         for unit in units_of_group:
@@ -79,14 +79,14 @@ def check(
             0, f"who is who: the table and the DICOM headers contradict each other in {_list_places(places)}"
         )
     errors = [
-        f"the table's rows do not match their scans: {SLIPPED} or more patients of table and headers are mixed up in "
+        f"the table's rows do not match their scans: {MIXED_UP} or more patients of table and headers are mixed up in "
         f"{_list_places(mixed_up)}, as when rows shift or an id is an examination's; correct patient_id and send the "
         "batch again"
     ]
     return Contradictions(failing, errors if mixed_up else [], warnings, len(places))
 
 
-def together(files: pd.DataFrame) -> NDArray[np.int64]:
+def group_by_person(files: pd.DataFrame) -> NDArray[np.int64]:
     """A group number for each file (n, columns as for `check`): files that share a patient or a sign are one group.
 
     Signs that are the same for all patients join no files.
@@ -115,7 +115,9 @@ def _components(files: pd.DataFrame) -> NDArray[np.int64]:
     for name in LINKS:
         kind = "id" if name in ("spelling", "header_patient", "header_others") else name
         for position, text in enumerate(files[name]):
-            for sign in text.split(APART) if text and (name != "header_person" or text.startswith(BOTH)) else ():
+            for sign in (
+                text.split(SIGN_SEPARATOR) if text and (name != "header_person" or text.startswith(BOTH)) else ()
+            ):
                 edges.append((position, numbers.setdefault((kind, sign), len(numbers))))
     left, right = np.array(edges, dtype=np.int64).reshape(-1, 2).T
     size = len(files) + len(numbers)
@@ -151,7 +153,7 @@ def _number_count(files: pd.DataFrame) -> int:
     numbers = files.loc[files["header_patient"] != "", ["header_patient", "header_others"]].drop_duplicates()
     people: list[set[str]] = []
     for number, others in numbers.itertuples(index=False):
-        ids = {number, *filter(None, others.split(APART))}
+        ids = {number, *filter(None, others.split(SIGN_SEPARATOR))}
         overlapping = [person for person in people if person & ids]
         people = [person for person in people if not person & ids] + [ids.union(*overlapping)]
     return len(people)
@@ -160,11 +162,11 @@ def _number_count(files: pd.DataFrame) -> int:
 def _rows_of(units: pd.Series[str], rows: Mapping[str, int]) -> str:
     numbers = sorted({rows[unit] for unit in units if unit in rows})
     labels = [str(number) for number in numbers] or sorted(units)
-    more = f" and {len(labels) - NAMED} more" if len(labels) > NAMED else ""
+    more = f" and {len(labels) - MAX_LISTED} more" if len(labels) > MAX_LISTED else ""
     noun = "rows" if numbers else "units"
-    return f"{noun if len(labels) > 1 else noun[:-1]} {', '.join(labels[:NAMED])}{more}"
+    return f"{noun if len(labels) > 1 else noun[:-1]} {', '.join(labels[:MAX_LISTED])}{more}"
 
 
 def _list_places(places: Sequence[str]) -> str:
-    more = f"; and {len(places) - NAMED} more" if len(places) > NAMED else ""
-    return "; ".join(places[:NAMED]) + more
+    more = f"; and {len(places) - MAX_LISTED} more" if len(places) > MAX_LISTED else ""
+    return "; ".join(places[:MAX_LISTED]) + more

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from data.record import HeaderIdentity
-from data.scan.dicom.header_identity import birth_day, fold, folded_name, is_placeholder, of_header
+from data.scan.dicom.header_identity import birth_day, fold_id, folded_name, is_placeholder, read_identity
 from lineage import fingerprint, keys
 
 # One manifest column for each sign of a person, as a keyed pseudonym; "" if the file or the table gives none.
@@ -31,7 +31,7 @@ LINKS = (
     "patient",
     *(name for name in JOINING if name != "group_spelling"),
 )  # signs that make files those of one patient
-APART = "|"  # separator of several ids in one sign
+SIGN_SEPARATOR = "|"  # separator of several ids in one sign
 CROWD = 3  # patients with one other number, which is then that of an insurance or a trial
 UIDS = ("study", "series", "frame", "instance")
 UNIQUE = tuple(f"header_{kind}" for kind in UIDS)
@@ -45,19 +45,19 @@ def signs(patient_id: str, header: HeaderIdentity, group: str = "") -> dict[str,
     """The signs of one scan in clear, for `check`; `patient_id` and `group` are those of the table or the folder."""
     name, birth = folded_name(header), birth_day(header)
     others = [
-        fold(other_id)
+        fold_id(other_id)
         for other_id in header.others
-        if not is_placeholder(other_id) and fold(other_id) != fold(header.patient_id)
+        if not is_placeholder(other_id) and fold_id(other_id) != fold_id(header.patient_id)
     ]
     return {
-        "spelling": f"id {fold(patient_id or group)}" if patient_id or group else "",
-        "header_patient": "" if is_placeholder(header.patient_id) else f"id {fold(header.patient_id)}",
+        "spelling": f"id {fold_id(patient_id or group)}" if patient_id or group else "",
+        "header_patient": "" if is_placeholder(header.patient_id) else f"id {fold_id(header.patient_id)}",
         "header_person": _person(header),
         **{f"header_{kind}": _identifying_uid(getattr(header, kind)) for kind in UIDS},
-        "header_others": APART.join(f"id {other_id}" for other_id in dict.fromkeys(others)),
+        "header_others": SIGN_SEPARATOR.join(f"id {other_id}" for other_id in dict.fromkeys(others)),
         "header_name": f"name {name}" if name else "",
         "header_birth": f"birth {birth}" if birth else "",
-        "group_spelling": f"group {fold(group)}" if group else "",
+        "group_spelling": f"group {fold_id(group)}" if group else "",
     }
 
 
@@ -68,7 +68,11 @@ def keyed(plain: Mapping[str, str]) -> dict[str, str]:
     """
 
     def sign(name: str, text: str) -> str:
-        return _short(keys.uid(text)) if name in UNIQUE else APART.join(map(_keyed_text, text.split(APART)))
+        return (
+            _short(keys.uid(text))
+            if name in UNIQUE
+            else SIGN_SEPARATOR.join(map(_keyed_text, text.split(SIGN_SEPARATOR)))
+        )
 
     return {name: sign(name, text) if text else "" for name, text in plain.items()}
 
@@ -78,7 +82,7 @@ def stored_signs(header: Any) -> dict[str, str]:
 
     They serve batches that were admitted before the manifest had columns for signs.
     """
-    identity = of_header(header)
+    identity = read_identity(header)
     return {f"header_{kind}": _short(uid) if (uid := getattr(identity, kind)) else "" for kind in UIDS}
 
 
@@ -148,12 +152,12 @@ def _drop_crowd_numbers(files: pd.DataFrame, earlier: pd.DataFrame) -> list[str]
     """Remove, in place, other numbers that many patients have; returns warnings."""
     scans = pd.concat([files, earlier])
     scans = scans[scans["header_others"] != ""]
-    numbered = scans[["patient"]].assign(number=scans["header_others"].str.split(APART)).explode("number")
+    numbered = scans[["patient"]].assign(number=scans["header_others"].str.split(SIGN_SEPARATOR)).explode("number")
     patients = numbered.groupby("number")["patient"].nunique()
     crowd_numbers = set(patients.index[patients >= CROWD])
     for table in (files, earlier) if crowd_numbers else ():
         table["header_others"] = [
-            APART.join(number for number in text.split(APART) if number not in crowd_numbers)
+            SIGN_SEPARATOR.join(number for number in text.split(SIGN_SEPARATOR) if number not in crowd_numbers)
             for text in table["header_others"]
         ]
     return (

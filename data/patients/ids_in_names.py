@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from pathlib import PurePosixPath
 
 from data.identifiers import COMMON_WORDS
-from data.scan.dicom.header_identity import fold
+from data.scan.dicom.header_identity import fold_id
 
 MAX_WORDS = 6  # of a file's name that may be one id
 MIN_DIGITS = 4  # of an id of digits only; shorter ones may be slice numbers
@@ -28,7 +28,7 @@ def contradicting_rows(names: Sequence[str], ids: Sequence[str], numbers: Sequen
 
     `names` are paths and `ids` are those of the table, row by row. Ids of only a few digits are ignored.
     """
-    folded_ids = {text: fold(text) for text in dict.fromkeys(ids)}
+    folded_ids = {text: fold_id(text) for text in dict.fromkeys(ids)}
     distinctive = {text for text in folded_ids.values() if len(text) >= MIN_DIGITS or not text.isdecimal()} - {""}
     distinctive = {text for text in distinctive if any(map(str.isdecimal, text)) or len(text) >= MIN_DIGITS}
     ids_by_name: dict[str, set[str]] = {}
@@ -43,7 +43,7 @@ def contradicting_rows(names: Sequence[str], ids: Sequence[str], numbers: Sequen
     return contradictions
 
 
-def visits(names: Iterable[str], by_number: bool = True) -> list[list[str]]:
+def group_visits(names: Iterable[str], by_number: bool = True) -> list[list[str]]:
     """Groups of names that only differ in a visit, a week or a date, such as `sub-01_ses-1` and `sub-01_ses-2`.
 
     With `by_number` a last number also counts as a visit (`00001-000`), if there are more patients than such numbers.
@@ -78,13 +78,13 @@ def _possible_ids(name: str) -> set[str]:
     for part in (*path.parts[:-1], path.name.partition(".")[0]):
         spans = [match.span() for match in WORD.finditer(part)]
         for first, (start, _) in enumerate(spans):
-            ids |= {fold(part[start:end]) for _, end in spans[first : first + MAX_WORDS]}
+            ids |= {fold_id(part[start:end]) for _, end in spans[first : first + MAX_WORDS]}
     return ids
 
 
 def _without_visit(name: str) -> str:
     plain = unicodedata.normalize("NFKC", name).casefold()
-    return fold(VISIT.sub(" ", plain))
+    return fold_id(VISIT.sub(" ", plain))
 
 
 def _is_id(text: str, group_count: int) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from data.csv_table import EXACT, rounded
+from data.csv_table import EXACT_DIGITS, are_rounded
 from data.patients import ids_in_names
-from data.scan.dicom.header_identity import is_word_for_nobody, spellings
+from data.scan.dicom.header_identity import is_word_for_nobody, spelling_variants
 from lineage.errors import Fault
 
 NAMED = 5
@@ -19,11 +19,13 @@ def check_spelling(table: pd.DataFrame, name: str) -> None:
     """
     for column in ("patient_id", "group"):
         variants = [
-            " and ".join(str(table.index[position]) for position in positions) for positions in spellings(table[column])
+            " and ".join(str(table.index[position]) for position in positions)
+            for positions in spelling_variants(table[column])
         ]
-        if rounded(set(table[column])):
+        if are_rounded(set(table[column])):
             raise Fault(
-                f"{name}: {column} holds numbers of more than {EXACT} digits that a spreadsheet has rounded, so that "
+                f"{name}: {column} holds numbers of more than {EXACT_DIGITS} digits that a spreadsheet has rounded, so "
+                "that "
                 "people may have become one; send the original ids, as text"
             )
         nobody_rows = [str(row) for row, text in table[column].items() if is_word_for_nobody(text)]
@@ -59,10 +61,10 @@ def check_names(table: pd.DataFrame, name: str) -> None:
             )
 
 
-def visits(table: pd.DataFrame) -> list[str]:
+def visit_warnings(table: pd.DataFrame) -> list[str]:
     """A warning that ids without a group may be visits of one patient; empty if they are not."""
     ungrouped = table["patient_id"].where(table["group"] == "", "")
-    groups = ids_in_names.visits(filter(None, ungrouped), by_number=False)
+    groups = ids_in_names.group_visits(filter(None, ungrouped), by_number=False)
     if not groups:
         return []
     return [

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data.phantom import anatomy, files
 from data.phantom.scanner import Scanner
-from data.phantom.study import COLUMNS, Row, Study, study
+from data.phantom.study import COLUMNS, Row, Study, make_study
 from data.record import Modality, Task
 
 MASKS = "masks"  # the folder of a batch that holds them, with a column `mask` that names each scan's
@@ -44,7 +44,7 @@ def write_batch(
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for number, label in enumerate(labels):
-        made = study(task, scanner, seed, number, str(label))
+        made = make_study(task, scanner, seed, number, str(label))
         written = write_study(folder, made, f"scan-{number:04d}", slices)
         rows += _masked(folder, made, written, slices) if masks and not sham else written
     write_metadata(folder, _dealt(rows, random) if sham else rows)
@@ -62,7 +62,7 @@ def write_study(folder: Path, study: Study, stem: str, slices: int = 1) -> list[
         return rows
     name, volume = f"{stem}.nii.gz", []
     for index in range(slices):
-        diseased = shows(study, index, slices)
+        diseased = slice_shows_lesion(study, index, slices)
         pixels, pixel = study.slice(index, slices, diseased)
         volume.append(pixels)
         rows.append(study.row(name, study.label if diseased else study.task.classes[0], PADDING + index))
@@ -70,7 +70,7 @@ def write_study(folder: Path, study: Study, stem: str, slices: int = 1) -> list[
     return rows
 
 
-def shows(study: Study, index: int, slices: int) -> bool:
+def slice_shows_lesion(study: Study, index: int, slices: int) -> bool:
     """Whether that slice of an MR volume goes through the lesion: half of them do, at one end; of an ordered task all,
     since no class of sizes means "none"."""
     first = study.number % 2 * (slices // 2)
@@ -85,7 +85,7 @@ def _masked(folder: Path, study: Study, rows: list[Row], slices: int) -> list[Ro
     """Write the masks of a study's files as NIfTI, each on the grid of its scan, and name them in its rows."""
     (folder / MASKS).mkdir(exist_ok=True)
     whole = study.scanner.modality == Modality.MR
-    shown = [not whole or shows(study, at, slices) for at in range(slices)]
+    shown = [not whole or slice_shows_lesion(study, at, slices) for at in range(slices)]
     planes = [study.outline(at, slices, shown[at]).astype(np.int16) for at in range(slices)]
     volumes = [_padded(planes)] * slices if whole else [plane[np.newaxis] for plane in planes]
     named = []

@@ -11,41 +11,41 @@ import numpy as np
 from data.phantom import anatomy, files
 from data.phantom.batch import write_batch, write_metadata, write_study
 from data.phantom.scanner import acquire
-from data.phantom.study import Row, Study, study, usual
+from data.phantom.study import Row, Study, make_study, usual_scanner
 from data.record import Modality, Task
 
 
 def bad_batch(folder: Path, task: Task, seed: int) -> dict[str, str]:
     """A batch of 12 good studies and one of every fault that the data room must find: file name -> what is wrong."""
-    scanner = usual(task)
+    scanner = usual_scanner(task)
     write_batch(folder, task, 12, scanner, seed)
     with (folder / "metadata.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     faults: dict[str, str] = {}
 
     def plant(number: int, stem: str, label: str, fault: str, source: Study | None = None) -> tuple[Path, Row]:
-        planted = source or study(task, scanner, seed, number, label)
+        planted = source or make_study(task, scanner, seed, number, label)
         row = write_study(folder, planted, stem)[0]
         faults[row["file_name"]] = fault
         rows.append(row | {"label": label})
         return folder / row["file_name"], rows[-1]
 
     positive, normal = task.positive[0], task.classes[0]
-    void = study(task, replace(scanner, noise=0.0, gain=0.0, offset=0.0, bias=0.0), seed, 100, normal)
+    void = make_study(task, replace(scanner, noise=0.0, gain=0.0, offset=0.0, bias=0.0), seed, 100, normal)
     plant(100, "blank", normal, "blank", void)
     path, _ = plant(101, "truncated", positive, "truncated")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 5])
-    plant(102, "unknown-label", "tumor?", "unknown label", study(task, scanner, seed, 102, positive))
-    twice = study(task, scanner, seed, 103, positive)
+    plant(102, "unknown-label", "tumor?", "unknown label", make_study(task, scanner, seed, 102, positive))
+    twice = make_study(task, scanner, seed, 103, positive)
     plant(103, "two-labels-a", positive, "two labels", twice)
     plant(103, "two-labels-b", normal, "two labels", twice)
     path, row = plant(104, "copy-a", positive, "copy under another patient")
     copy = path.with_name(path.name.replace("copy-a", "copy-b"))
     copy.write_bytes(path.read_bytes())
-    rows.append(row | {"file_name": copy.name, "patient_id": study(task, scanner, seed, 105, normal).person.id})
+    rows.append(row | {"file_name": copy.name, "patient_id": make_study(task, scanner, seed, 105, normal).person.id})
     faults[copy.name] = "copy under another patient"
     other = Modality.CT if task.modality == Modality.MR else Modality.MR
-    wrong = study(task, replace(scanner, modality=Modality.CT), seed, 106, normal)
+    wrong = make_study(task, replace(scanner, modality=Modality.CT), seed, 106, normal)
     pixels, pixel = wrong.slice(0, 1)
     (folder / "wrong-modality.dcm").write_bytes(files.dicom(wrong, pixels, pixel, 0, modality=other))
     rows.append(wrong.row("wrong-modality.dcm", normal))
@@ -60,11 +60,13 @@ def try_samples(folder: Path, tasks: list[Task]) -> list[Path]:
     made = []
     for task in tasks:
         for word, strength in (("clear", 0.85), ("equivocal", 0.3)):
-            tried = (study(task, usual(task), 4242, number, task.positive[0], strength) for number in range(20))
+            tried = (
+                make_study(task, usual_scanner(task), 4242, number, task.positive[0], strength) for number in range(20)
+            )
             sample = max(tried, key=lambda one: one.lesion.radius if one.lesion else 0.0)
             made.append(folder / write_study(folder, sample, f"{task.name}-{word}")[0]["file_name"])
     for task in [task for task in tasks if task.modality == Modality.CT][:1]:
-        sample = study(task, usual(task), 4242, 2, task.classes[0])
+        sample = make_study(task, usual_scanner(task), 4242, 2, task.classes[0])
         random = np.random.default_rng(4242)
         pixels = acquire(anatomy.leg(random, 3.0), sample.scanner, random)
         made.append(folder / "wrong-body-part.dcm")

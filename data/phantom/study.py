@@ -181,7 +181,9 @@ class Study:
         return dict(zip(COLUMNS, values, strict=True))
 
 
-def study(task: Task, scanner: Scanner, seed: int, number: int, label: str, strength: float | None = None) -> Study:
+def make_study(
+    task: Task, scanner: Scanner, seed: int, number: int, label: str, strength: float | None = None
+) -> Study:
     """A study with a lesion as its label wants it; `strength` fixes the contrast (0 to 1), else it is graded."""
     random = np.random.default_rng([*task.name.encode(), seed, number, 2])
     share = random.uniform()
@@ -209,6 +211,6 @@ def radii(task: Task, label: str) -> tuple[float, float]:
     return (0.7 * largest, largest) if label in task.positive else (4.5, 7.5)
 
 
-def usual(task: Task) -> Scanner:
+def usual_scanner(task: Task) -> Scanner:
     """The first usual scanner of a task's modality."""
     return next(scanner for scanner in SCANNERS.values() if scanner.modality == task.modality and not scanner.turned)

@@ -42,7 +42,7 @@ def mixed_patients(batches: Path) -> dict[str, dict[str, list[str]]]:
         return {}
     units = pd.concat(tables, ignore_index=True)
     batch_by_unit = dict(zip(units["unit_id"], units["batch"], strict=True))
-    for unit, reasons in contradictions.check(units).failing.items():
+    for unit, reasons in contradictions.check_identities(units).failing.items():
         doubtful[batch_by_unit[unit]].setdefault(unit, []).extend(reasons)
     return dict(doubtful)
 
@@ -55,7 +55,7 @@ def _copy_signs(path: Path) -> dict[str, str]:
     try:
         if not zip_archive.is_archive(content):
             return _header_signs(content)
-        signs = [_header_signs(part) for _, part in zip_archive.members(path.name, content)]
+        signs = [_header_signs(part) for _, part in zip_archive.read_members(path.name, content)]
     except Fault:
         return {}
     series = {sign.get("header_series", "") for sign in signs}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from data.batch.manifest import COLUMNS
 from data.record import Task, Truth
-from data.scan.slice_rules import Rule, among, filled, scan_rules
+from data.scan.slice_rules import Rule, in_set, not_null, scan_rules
 from data.settings import IngestSettings
 
 REQUIRED = ("unit_id", "file", "sha256", "pixels_blake3", "label", "patient", "cluster")
@@ -26,17 +26,17 @@ def _schema() -> list[Rule]:
     columns = {"column_set": list(COLUMNS), "exact_match": False}
     return [
         Rule("TableColumnsToMatchSet", "the manifest lacks columns", columns),
-        *(filled(name, f"{name} is missing") for name in REQUIRED),
+        *(not_null(name, f"{name} is missing") for name in REQUIRED),
         Rule("ColumnValuesToBeUnique", "two units have the same name", {"column": "unit_id"}),
     ]
 
 
 def _labels(task: Task) -> list[Rule]:
     return [
-        among("task", [task.name], f"not a scan of the task {task.name}"),
-        among("label", list(task.classes), f"label is none of {', '.join(task.classes)}"),
-        among("truth", [truth.value for truth in Truth], "no known source of truth"),
-        among("sex", ["F", "M", "O"], "sex is none of F, M, O", error=False),
+        in_set("task", [task.name], f"not a scan of the task {task.name}"),
+        in_set("label", list(task.classes), f"label is none of {', '.join(task.classes)}"),
+        in_set("truth", [truth.value for truth in Truth], "no known source of truth"),
+        in_set("sex", ["F", "M", "O"], "sex is none of F, M, O", error=False),
     ]
 
 
@@ -84,4 +84,4 @@ def _completeness() -> list[Rule]:
         "site": "the site",
         "study_date": "the study date",
     }
-    return [filled(name, f"{fact} is not stated", error=False) for name, fact in facts.items()]
+    return [not_null(name, f"{fact} is not stated", error=False) for name, fact in facts.items()]

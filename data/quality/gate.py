@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from data.batch.manifest import Refused
+from data.batch.manifest import RefusedFile
 from data.quality.leakage import Findings
 from data.quality.suite import Validation
 from data.settings import IngestSettings
@@ -20,7 +20,7 @@ def admit(
     batch: str,
     validation: Validation,
     findings: Findings,
-    refused: Sequence[Refused],
+    refused: Sequence[RefusedFile],
     total_units: int,
     settings: IngestSettings,
     warnings: Sequence[str] = (),
@@ -77,7 +77,7 @@ def _unit_sentences(failing: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"{_count(len(units), 'unit')} out, {kind}: {_first_units(units)}" for kind, units in ordered]
 
 
-def _file_sentences(refused: Sequence[Refused]) -> list[str]:
+def _file_sentences(refused: Sequence[RefusedFile]) -> list[str]:
     if not refused:
         return []
     listed = [f"{item.file} ({item.reason})" for item in refused[:MAX_NAMED]]

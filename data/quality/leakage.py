@@ -42,7 +42,7 @@ class Findings:
     errors: Sequence[str] = ()
 
 
-def check(
+def check_leakage(
     manifest: pd.DataFrame, known: pd.DataFrame, settings: IngestSettings, rows: Mapping[str, int] | None = None
 ) -> Findings:
     """Find leakage within a batch, and between it and the admitted units `known` of its task.
@@ -67,7 +67,7 @@ def check(
     for reasons in reasons_by_kind.values():
         for unit, reason in reasons.items():
             failing[unit].append(reason)
-    identity = contradictions.check(table, before, rows)
+    identity = contradictions.check_identities(table, before, rows)
     for unit, contradiction in identity.failing.items():
         failing[unit] += contradiction
     mixed = _mixed_clusters(table)

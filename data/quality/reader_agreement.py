@@ -47,7 +47,7 @@ class Agreement:
         ]
 
 
-def measure(table: pd.DataFrame, task: Task) -> Agreement | None:
+def measure_agreement(table: pd.DataFrame, task: Task) -> Agreement | None:
     """The agreement in the rows of a metadata.csv; None if no unit was read by two readers.
 
     Rows of one `file_name` and `slice` with different `labeller` are readings of one unit. Two readers: Cohen 1960,

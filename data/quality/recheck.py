@@ -19,8 +19,8 @@ from data.parallel import run_parallel
 from data.patients import contradictions
 from data.record import HeaderIdentity, Scan, Task
 from data.scan import geometry, read, slice_features, slice_rules, zip_archive
-from data.scan.dicom.header_identity import of_header
-from data.scan.hounsfield import in_units_of
+from data.scan.dicom.header_identity import read_identity
+from data.scan.hounsfield import convert_to_task_units
 from lineage.errors import Fault
 
 MANIFEST = "manifest.csv"
@@ -119,7 +119,7 @@ def recheck_file(job: Job) -> FileResult:
         )
     signs = _identity_signs(job, content) if job.is_old else {}
     try:
-        scan = in_units_of(read.read("the stored scan", content), job.task.modality)
+        scan = convert_to_task_units(read.read_scan("the stored scan", content), job.task.modality)
     except Fault as fault:
         return FileResult((finding(f"would be refused now: {str(fault).removeprefix('the stored scan: ')}"),), signs)
     findings = []
@@ -149,7 +149,7 @@ def _check_table(name: str, source: Path, manifest: pd.DataFrame) -> Finding:
     reason = ""
     try:
         if (source / metadata_table.NAME).is_file():
-            batch_manifest.metadata(source)
+            batch_manifest.read_metadata(source)
     except Fault as fault:
         reason = f"would be refused now: {fault}"
     return Finding(name, metadata_table.NAME, tuple(manifest["unit_id"].astype(str)), reason)
@@ -169,7 +169,7 @@ def _file_jobs(name: str, folder: Path, task: Task, inbox: Path, table: pd.DataF
 def _sources(inbox: Path, hashes_in_batch: set[str]) -> dict[str, Source]:
     """The originals of a batch in the inbox, by scan hash; empty if its table cannot be read."""
     try:
-        rows = batch_manifest.metadata(inbox).to_dict("records") if (inbox / metadata_table.NAME).is_file() else []
+        rows = batch_manifest.read_metadata(inbox).to_dict("records") if (inbox / metadata_table.NAME).is_file() else []
         hashes = {name: scan_sha256(inbox / name) for name in {str(row["file_name"]) for row in rows}}
     except (Fault, OSError):
         return {}  # `_check_table` reports the table; the files can be gone
@@ -211,7 +211,7 @@ def _compare_outlines(job: Job, masks: Mapping[str, tuple[Path, str]], scan: Sca
         if path is None or unit not in job.outlines or number >= len(scan.pixels):
             continue
         try:
-            mask = lesion_grid.drawn("its mask", path.read_bytes(), scan, lesion_grid.lesion_values(values))
+            mask = lesion_grid.read_lesion_mask("its mask", path.read_bytes(), scan, lesion_grid.lesion_values(values))
         except Fault as fault:
             if fault.__cause__ is None:  # the fault is in its values, not in its grid
                 return [finding(f"would be refused now: {fault}", job.outlines)]
@@ -233,10 +233,10 @@ def _check_unit(scan: Scan, row: Mapping[str, Any], error_rules: list[slice_rule
     if number >= len(scan.pixels):
         return [("its scan no longer has this slice", True)]
     picture = np.ascontiguousarray(scan.pixels[number])
-    facts = slice_features.describe(picture, scan) | burned_in_text.facts(scan)
+    facts = slice_features.describe(picture, scan) | burned_in_text.burned_in_fact(scan)
     reasons = [
         (f"would be refused now: {error_rules[index].meaning}", True)
-        for index in slice_rules.failures(facts, error_rules)
+        for index in slice_rules.failed_rules(facts, error_rules)
     ]
     if pixels_blake3(picture) == row["pixels_blake3"]:
         return reasons
@@ -250,7 +250,7 @@ def _check_unit(scan: Scan, row: Mapping[str, Any], error_rules: list[slice_rule
 
 def _as_stored(scan: Scan, number: int) -> NDArray[np.float32]:
     """A slice of a volume as it was read before slices were turned: the inverse of geometry.Turn.planes."""
-    turn = geometry.turn(scan.directions) if scan.header.get("format") == "nifti" else geometry.Turn()
+    turn = geometry.turn_to_upright(scan.directions) if scan.header.get("format") == "nifti" else geometry.Turn()
     picture = scan.pixels[number][:: -1 if turn.rows else 1, :: -1 if turn.columns else 1]
     return np.ascontiguousarray(picture.T if turn.exchanged else picture)
 
@@ -265,7 +265,7 @@ def _identity_signs(job: Job, content: bytes) -> Mapping[str, str]:
             header = _dicom_header(job.file, content)
             return contradictions.stored_signs(header) if header is not None else {}
         header = _dicom_header(job.file, _first_file(job.source.path))
-        identity = of_header(header) if header is not None else HeaderIdentity()
+        identity = read_identity(header) if header is not None else HeaderIdentity()
         return contradictions.keyed(contradictions.signs(job.source.patient_id, identity))
     except (Fault, OSError):
         return {}
@@ -273,14 +273,18 @@ def _identity_signs(job: Job, content: bytes) -> Mapping[str, str]:
 
 def _first_file(path: Path) -> bytes:
     """The bytes of a file, or of the first file of a folder of one series."""
-    paths = sorted(file for file in path.iterdir() if not zip_archive.hidden(file.name)) if path.is_dir() else [path]
+    paths = (
+        sorted(file for file in path.iterdir() if not zip_archive.is_system_file(file.name))
+        if path.is_dir()
+        else [path]
+    )
     return paths[0].read_bytes()
 
 
 def _dicom_header(name: str, content: bytes) -> Any:
     """The DICOM header of a file or of the first file of an archive; None for other formats."""
-    first = next(zip_archive.members(name, content))[1] if zip_archive.is_archive(content) else content
-    return read.dataset(name, first) if read.kind_of(name, first) == "dicom" else None
+    first = next(zip_archive.read_members(name, content))[1] if zip_archive.is_archive(content) else content
+    return read.dataset(name, first) if read.detect_format(name, first) == "dicom" else None
 
 
 def _check_patients(
@@ -297,7 +301,7 @@ def _check_patients(
         table[sign] = table[sign].where(table[sign] != "", pd.Series(header_signs, table.index))
     names = [f"{batch} {unit}" for batch, unit in zip(table["batch"], table["unit_id"], strict=True)]
     row_by_name = dict(zip(names, table[["batch", "file", "unit_id"]].itertuples(index=False), strict=True))
-    failing = contradictions.check(table.assign(unit_id=names)).failing
+    failing = contradictions.check_identities(table.assign(unit_id=names)).failing
     return [
         Finding(str(row_by_name[name].batch), str(row_by_name[name].file), (str(row_by_name[name].unit_id),), reason)
         for name, reasons in failing.items()

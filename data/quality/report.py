@@ -17,7 +17,7 @@ import pandas as pd
 from data.batch import label_corrections, rejected_units
 from data.batch.manifest import read_manifest
 from data.dataset import cohorts as dataset_cohorts
-from data.record import Side, Task, Units
+from data.record import Side, Task, ValueUnit
 from data.scan import preprocess, read, thumbnail
 from lineage.errors import Fault
 
@@ -68,7 +68,7 @@ class Case:
     duplicate: Picture | None
 
 
-def write(data: Path, tasks: Sequence[Task], verdicts: Sequence[Row], target: Path) -> Path:
+def write_quality_page(data: Path, tasks: Sequence[Task], verdicts: Sequence[Row], target: Path) -> Path:
     """Write the page of these tasks to `target`. `data` is the folder with batches, quarantine and cohorts.
 
     `verdicts` are payloads of the data gate from the ledger, with `task` and time `at`. The newest one of a batch
@@ -89,7 +89,7 @@ def _task_section(data: Path, task: Task, verdicts: Sequence[Row]) -> dict[str, 
     newest = {str(verdict["subject"]): verdict for verdict in verdicts}
     units = _task_units(data, task, list(newest))
     cohorts = dataset_cohorts.read_cohorts(data / "cohorts" / f"{task.name}.csv")
-    corrections = label_corrections.given(data / "batches" / task.name)
+    corrections = label_corrections.read_corrections(data / "batches" / task.name)
     return {
         "name": task.name,
         "title": task.title,
@@ -117,7 +117,7 @@ def _task_units(data: Path, task: Task, batches: list[str]) -> pd.DataFrame:
         return pd.DataFrame(columns=[*COLUMNS, "folder", "aside"]).astype({"aside": bool})
     units = pd.concat(tables, ignore_index=True)
     units["thumbnail"] = units["thumbnail"].fillna("")
-    return label_corrections.apply(units, label_corrections.given(data / "batches" / task.name))
+    return label_corrections.apply_corrections(units, label_corrections.read_corrections(data / "batches" / task.name))
 
 
 def _batch_card(verdict: Row) -> dict[str, Any]:
@@ -195,13 +195,13 @@ def _image(folder: Path, row: pd.Series[Any], task: Task) -> str:
     """The network input of the slice from the de-identified copy, or else the thumbnail of the manifest."""
     path = folder / str(row["file"])
     try:
-        plane = read.read(path.name, path.read_bytes())
-        picture, unit = plane.pixels[int(row["slice"])], Units(row["units"] or plane.units)
+        plane = read.read_scan(path.name, path.read_bytes())
+        picture, unit = plane.pixels[int(row["slice"])], ValueUnit(row["units"] or plane.units)
         grey = preprocess.unit_pixels(picture, unit, task.pixels)[..., 0] * 255
     except (Fault, OSError):
         if not row["thumbnail"]:
             return ""
-        grey = thumbnail.greys(pd.Series([row["thumbnail"]]))[0] * (255 / (thumbnail.GREYS - 1))
+        grey = thumbnail.decode_thumbnails(pd.Series([row["thumbnail"]]))[0] * (255 / (thumbnail.GREYS - 1))
     return _png(np.rint(grey).astype(np.uint8))
 
 

@@ -123,7 +123,11 @@ def _facts(manifest: pd.DataFrame) -> pd.DataFrame:
     for name in TEXTS:
         shares = manifest[name].value_counts(normalize=True)
         columns |= {f"{name} {text}": (manifest[name] == text).astype(float) for text in shares[shares >= RARE].index}
-    greys = thumbnail.greys(manifest["thumbnail"]) if "thumbnail" in manifest else np.zeros((len(manifest), 9, 9))
+    greys = (
+        thumbnail.decode_thumbnails(manifest["thumbnail"])
+        if "thumbnail" in manifest
+        else np.zeros((len(manifest), 9, 9))
+    )
     is_border = np.ones(greys.shape[1:], bool)
     is_border[BORDER:-BORDER, BORDER:-BORDER] = False
     levels = greys[:, is_border] * BINS // thumbnail.GREYS

@@ -71,7 +71,7 @@ def axis_directions(affine: Affine) -> str:
     return "".join(LETTERS[axis][int(cosines[axis] > 0)] for axis, cosines in zip(order, (a, b, c), strict=True))
 
 
-def turn(stored: str) -> Turn:
+def turn_to_upright(stored: str) -> Turn:
     """The turn of slices with these directions to radiological display: the patient's right is at the left.
 
     Axial slices have the front at the top, coronal and sagittal slices the head. Sagittal slices have the front at the
@@ -158,7 +158,7 @@ def _lps(matrix: Any) -> Affine:
 
 def geometry_fact(stack_geometry: str, stored: str) -> str:
     """The fact "geometry" of a DICOM scan: the regularity of its stack, and whether its orientation is unusual."""
-    return ", ".join(filter(None, (stack_geometry, UNUSUAL if turn(stored) != Turn() else "")))
+    return ", ".join(filter(None, (stack_geometry, UNUSUAL if turn_to_upright(stored) != Turn() else "")))
 
 
 def series_affine(affines: Sequence[Affine | None], geometry: str) -> Affine | None:
@@ -174,7 +174,7 @@ def series_affine(affines: Sequence[Affine | None], geometry: str) -> Affine | N
     return affine if is_usable(affine) else None
 
 
-def on_grid(mask: Scan, scan: Scan) -> NDArray[np.float32]:
+def align_mask_to_scan(mask: Scan, scan: Scan) -> NDArray[np.float32]:
     """The mask's values on its scan's grid, slices × rows × columns: one voxel of the mask for each of the scan.
 
     With two affines, only these count: axes may be exchanged and reversed, and the mask may be larger than the scan.
@@ -242,7 +242,7 @@ def outline_doubt(scan: Scan) -> str:
     `scan` is the stored scan as it is read now; its mask is no longer stored. For a volume in a usual orientation the
     scan alone does not show whether the mask's slices ran in the other direction.
     """
-    upright_turn = turn(scan.directions)
+    upright_turn = turn_to_upright(scan.directions)
     if scan.header.get("format") == "dicom" and upright_turn != Turn():
         return (
             f"its rows and columns run in the directions {scan.directions}; "

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Modality, Scan, Units
+from data.record import Modality, Scan, ValueUnit
 from data.scan import padding
 from data.scan.preprocess import DISPLAY_WHITE
 from data.scan.slice_rules import AIR, AIR_TO_METAL
@@ -22,7 +22,7 @@ MIN_SPREAD = 0.5  # of the 65,536 greys of 16 bits; 12-bit values use 6 %
 MIN_SOFT_TISSUE = 0.02  # share of a body volume
 
 
-def in_units_of(scan: Scan, modality: Modality | str) -> Scan:
+def convert_to_task_units(scan: Scan, modality: Modality | str) -> Scan:
     """The scan in the units of a task of that modality: NIfTI with plausible HU gets the unit HU for CT.
 
     The padding of such a scan is filled in place, as for other CT. Other formats state their unit themselves. Fault for
@@ -35,12 +35,12 @@ def in_units_of(scan: Scan, modality: Modality | str) -> Scan:
             f"{scan.name}: is a picture of 16 bits that uses {spread:.0%} of its greys, so its black and its "
             "white are unknown; save it in the task's window, from black to white"
         )
-    if scan.units is Units.HU and MAX_WATER < (water_share := _water_share(scan.pixels)) < BLANK:
+    if scan.units is ValueUnit.HU and MAX_WATER < (water_share := _water_share(scan.pixels)) < BLANK:
         raise Fault(
             f"{scan.name}: {water_share:.0%} of it is exactly 0 HU, as where 0 was filled in for air or as padding; "
             "declare it as PixelPaddingValue, or export the scan again without it"
         )
-    if scan.header.get("format") != "nifti" or scan.units is not Units.RAW:
+    if scan.header.get("format") != "nifti" or scan.units is not ValueUnit.RAW:
         return scan
     doubt = implausible(scan.pixels)
     if modality != Modality.CT:
@@ -55,7 +55,7 @@ def in_units_of(scan: Scan, modality: Modality | str) -> Scan:
             f"{scan.name}: {doubt}, so its values are no Hounsfield units; convert it again from DICOM, with "
             "rescale slope and intercept and without a window or a normalisation"
         )
-    return replace(scan, units=Units.HU, padding=padding.fill_padding(scan.pixels, Units.HU, scan.padding))
+    return replace(scan, units=ValueUnit.HU, padding=padding.fill_padding(scan.pixels, ValueUnit.HU, scan.padding))
 
 
 def _water_share(pixels: NDArray[np.float32]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Scan, Units
+from data.record import Scan, ValueUnit
 from data.scan import geometry, size_limits
 from data.scan.dicom.image_type import mask_kind
 from lineage.errors import Fault
@@ -32,7 +32,7 @@ def nifti_bytes(name: str, content: bytes) -> tuple[bytes, Any, int]:
     shape = tuple(int(length) for length in header.get_data_shape())
     if not 2 <= len(shape) <= 4 or (len(shape) == 4 and shape[3] != 1) or header.get_data_dtype().fields:
         raise Fault(f"{name}: has the shape {'×'.join(map(str, shape))} or colours; give one grey volume per file")
-    size_limits.permit(name, *shape)
+    size_limits.check_decoded_size(name, *shape)
     end = int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize
     if not header_class.sizeof_hdr <= header.get_data_offset() <= end <= 5 * size_limits.DECODED_BYTES:
         raise Fault(f"{name}: the header puts the voxels at byte {header.get_data_offset()}; export it again")
@@ -58,7 +58,7 @@ def read_nifti(name: str, content: bytes) -> Scan:
         affine, directions = geometry.nifti_affine(image.header)
     except Fault as fault:
         raise Fault(f"{name}: {fault}") from fault
-    upright_turn = geometry.turn(directions)
+    upright_turn = geometry.turn_to_upright(directions)
     shape = (*image.shape, 1)[:3][::-1]
     zooms = (*(float(zoom) for zoom in header.get_zooms()[:3]), 1.0)[:3][::-1]
     if affine is not None:
@@ -72,7 +72,7 @@ def read_nifti(name: str, content: bytes) -> Scan:
     return Scan(
         name=name,
         pixels=pixels,
-        units=Units.RAW,
+        units=ValueUnit.RAW,
         modality=None,
         spacing=(zooms[0], zooms[2], zooms[1]) if upright_turn.exchanged else (zooms[0], zooms[1], zooms[2]),
         header=facts,

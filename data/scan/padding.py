@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Units
+from data.record import ValueUnit
 from lineage.errors import Fault
 
 Array = NDArray[Any]
@@ -17,7 +17,10 @@ AIR = -1024.0  # HU: the lowest value of a 12-bit CT, which replaces its padding
 LOWEST_AIR = -1500.0  # HU; noise of air is not lower. Padding in real files: -2000, -2048, -3024
 FLAT = 0.9  # share of such pixels of a slice that must have one value
 TISSUE = (-950.0, 3071.0)  # HU; a range of padding must not overlap it
-MIN_SIDE_SHARE = {Units.HU: 0.01, Units.RAW: 0.25}  # of the other pixels, on both sides of a value of the picture
+MIN_SIDE_SHARE = {
+    ValueUnit.HU: 0.01,
+    ValueUnit.RAW: 0.25,
+}  # of the other pixels, on both sides of a value of the picture
 MAX_LABELS = 16  # values of a mask
 DARK_PERCENT = 1.0  # percentile of a slice in arbitrary units, whose value replaces padding
 NEIGHBOURS, SPIKE = 8, 4  # stored values on both sides of a padding value; its frequency as a multiple of theirs
@@ -85,17 +88,19 @@ def padding_mask(padding: DeclaredPadding, stored: Array) -> Mask | None:
     return mask if mask.any() else None
 
 
-def check_padding(name: str, padding: DeclaredPadding, stored: Array, pixels: Array, mask: Mask, units: Units) -> None:
+def check_padding(
+    name: str, padding: DeclaredPadding, stored: Array, pixels: Array, mask: Mask, units: ValueUnit
+) -> None:
     """Fault if the declared padding is part of the picture: values that are common in it, or a range of HU of tissue.
 
     `pixels` are the `stored` values in their `units`, both of one frame.
     """
     is_range = padding.low < padding.high
-    if units == Units.HU:
+    if units == ValueUnit.HU:
         padded_pixels = pixels[mask] if is_range else pixels.ravel()[mask.argmax()]
         if padded_pixels.max() <= TISSUE[0] or padded_pixels.min() >= TISSUE[1]:
             return
-    contradicts: bool = is_range and units == Units.HU
+    contradicts: bool = is_range and units == ValueUnit.HU
     if not is_range:
         contradicts = _is_common(stored, padding.value, int(mask.sum()), MIN_SIDE_SHARE[units])
     if contradicts:
@@ -140,7 +145,7 @@ def has_several_values(stored: Array, mask: Mask) -> bool:
     return int(np.count_nonzero(stored == stored.ravel()[mask.argmax()])) != int(np.count_nonzero(mask))
 
 
-def fill_padding(pixels: NDArray[np.float32], units: Units, mask: Mask | None) -> Mask | None:
+def fill_padding(pixels: NDArray[np.float32], units: ValueUnit, mask: Mask | None) -> Mask | None:
     """Fill padding in place with the value of what surrounds a body; returns the mask of all padding, None if none.
 
     `pixels` and `mask` are slices × rows × columns. In HU padding becomes `AIR`. Otherwise it becomes the
@@ -158,11 +163,13 @@ def fill_padding(pixels: NDArray[np.float32], units: Units, mask: Mask | None) -
     return undeclared_mask
 
 
-def _fill(pixels: NDArray[np.float32], units: Units, mask: Mask) -> None:
+def _fill(pixels: NDArray[np.float32], units: ValueUnit, mask: Mask) -> None:
     for plane, where in zip(pixels, mask, strict=True):
         if where.any():
             np.copyto(
-                plane, np.float32(AIR if units == Units.HU else _dark_value(plane, where, pixels, mask)), where=where
+                plane,
+                np.float32(AIR if units == ValueUnit.HU else _dark_value(plane, where, pixels, mask)),
+                where=where,
             )
 
 
@@ -176,12 +183,12 @@ def _dark_value(plane: Array, where: Mask, pixels: Array, mask: Mask) -> float:
     return float(np.partition(unpadded, rank)[rank])
 
 
-def _undeclared_mask(pixels: NDArray[np.float32], units: Units) -> Mask | None:
+def _undeclared_mask(pixels: NDArray[np.float32], units: ValueUnit) -> Mask | None:
     """Undeclared padding: see `undeclared`; in scanner units the single value that stands alone below zero."""
     least = float(pixels.min())
-    if units == Units.DISPLAY or least >= (LOWEST_AIR if units == Units.HU else 0):
+    if units == ValueUnit.DISPLAY or least >= (LOWEST_AIR if units == ValueUnit.HU else 0):
         return None
-    if units == Units.RAW:
+    if units == ValueUnit.RAW:
         return pixels == least if _stands_alone(pixels, least) else None
     mask = np.zeros(pixels.shape, bool)
     for number, plane in enumerate(pixels):

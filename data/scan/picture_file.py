@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Scan, Units
+from data.record import Scan, ValueUnit
 from data.scan import size_limits
 from data.scan.dicom.image_type import COLOURS, mask_kind
 from lineage.errors import Fault
@@ -28,7 +28,7 @@ PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 DEEP_MODES = ("I;16", "I;16B", "I", "F")
 JPEG, NOISE = b"\xff\xd8\xff", 24  # greys by which compression changes black and white
 SAMPLE = 128 * 128  # pixels, or up to four times as many, on a regular grid
-DEEPEST = 65535  # white in 16 bits
+WHITE_16_BIT = 65535  # white in 16 bits
 TINT, MAX_COLOURED = 32, 0.001  # channel difference (0 to 255) of a coloured pixel; share of them in a grey picture
 
 
@@ -43,14 +43,14 @@ def read_picture(name: str, content: bytes) -> Scan:
     picture = _composite_on_black(picture)
     is_deep = picture.mode in DEEP_MODES
     if is_deep:
-        grey = np.asarray(_turn_picture(picture, turn), dtype=np.float32) * np.float32(255 / DEEPEST)
+        grey = np.asarray(_turn_picture(picture, turn), dtype=np.float32) * np.float32(255 / WHITE_16_BIT)
     else:
         grey = np.asarray(_turn_picture(picture.convert("L"), turn), dtype=np.float32)
     image_type = (
         COLOURS if _is_coloured(picture) else mask_kind(_without_noise(grey) if content.startswith(JPEG) else grey)
     )
     facts = {"format": "picture", "modality": "", "image_type": image_type}
-    return Scan(name, grey[None], Units.DISPLAY, None, None, facts | ({"depth": "16"} if is_deep else {}))
+    return Scan(name, grey[None], ValueUnit.DISPLAY, None, None, facts | ({"depth": "16"} if is_deep else {}))
 
 
 def _without_noise(grey: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -100,7 +100,7 @@ def _open_picture(name: str, content: bytes) -> tuple[Any, str]:
         picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
     except UnidentifiedImageError as error:
         raise Fault(f"{name}: cannot be decoded as PNG or JPEG; copy it again") from error
-    size_limits.permit(name, picture.height, picture.width, len(picture.getbands()))
+    size_limits.check_decoded_size(name, picture.height, picture.width, len(picture.getbands()))
     if content.startswith(b"\x89PNG") and b"eXIf" in content:
         picture.load()
     exif = Image.Exif()

@@ -7,14 +7,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import PixelSettings, Scan, Units
+from data.record import PixelSettings, Scan, ValueUnit
 
 PERCENTILES = (1.0, 99.5)  # of a slice in arbitrary units: its black and its white
 DISPLAY_WHITE = 255.0
 MIN_RANGE = 1e-30  # between black and white; a smaller range has no finite inverse in float32
 
 
-def unit_pixels(pixels: NDArray[np.float32], units: Units, settings: PixelSettings) -> NDArray[np.float32]:
+def unit_pixels(pixels: NDArray[np.float32], units: ValueUnit, settings: PixelSettings) -> NDArray[np.float32]:
     """One slice (height × width, in `units`) as size × size × 1 in [0, 1], float32, with its aspect ratio kept.
 
     HU are scaled by the task's window (centre, width in HU), display grey by 0 to 255, other units by the slice's own
@@ -25,15 +25,15 @@ def unit_pixels(pixels: NDArray[np.float32], units: Units, settings: PixelSettin
     if high - low < MIN_RANGE:
         return np.zeros((settings.size, settings.size, 1), np.float32)
     clipped = np.clip(pixels, np.float32(low), np.float32(high))
-    grey = area(_square(clipped, float(clipped.min())), settings.size, settings.size)
+    grey = resize_by_area(_square(clipped, float(clipped.min())), settings.size, settings.size)
     unit = np.ascontiguousarray(grey - np.float32(low))  # clipped at full size, scaled at the small one
     unit *= np.float32(1 / (high - low))
     return np.clip(unit, 0, 1, out=unit)[:, :, None]
 
 
-def shares(mask: NDArray[np.bool_], cells: int) -> NDArray[np.float32]:
+def mask_shares(mask: NDArray[np.bool_], cells: int) -> NDArray[np.float32]:
     """The share of each cell that the mask covers, `cells` × `cells` over the square that `unit_pixels` makes."""
-    return area(_square(mask.astype(np.float32), 0.0), cells, cells)
+    return resize_by_area(_square(mask.astype(np.float32), 0.0), cells, cells)
 
 
 def scan_pixels(scan: Scan, settings: PixelSettings) -> NDArray[np.float32]:
@@ -41,7 +41,7 @@ def scan_pixels(scan: Scan, settings: PixelSettings) -> NDArray[np.float32]:
     return np.stack([unit_pixels(plane, scan.units, settings) for plane in scan.pixels])
 
 
-def area(picture: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
+def resize_by_area(picture: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
     """Resize by exact area: each new pixel is the mean of the patch that it covers, including parts of pixels."""
     if picture.shape == (rows, columns):
         return picture
@@ -75,10 +75,10 @@ def _patches(length: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.flo
     return np.minimum(positions, length - 1), shares.astype(np.float32)[:, :, None]
 
 
-def _range(pixels: NDArray[np.float32], units: Units, settings: PixelSettings) -> tuple[float, float]:
-    if units == Units.DISPLAY:
+def _range(pixels: NDArray[np.float32], units: ValueUnit, settings: PixelSettings) -> tuple[float, float]:
+    if units == ValueUnit.DISPLAY:
         return 0.0, DISPLAY_WHITE
-    if units == Units.HU and settings.window is not None:
+    if units == ValueUnit.HU and settings.window is not None:
         centre, width = settings.window
         return centre - width / 2, centre + width / 2
     return _percentile(pixels, PERCENTILES[0]), _percentile(pixels, PERCENTILES[1])

@@ -14,37 +14,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import identifiers
-from data.record import Scan, Units
+from data.record import Scan, ValueUnit
 from data.scan import padding, size_limits, zip_archive
 from data.scan.dicom import pixel_data
 from data.scan.dicom.dicom_file import NoImage, is_dicom, scan_from_dataset
 from data.scan.dicom.dicom_file import dataset as dataset
 from data.scan.nifti import read_nifti
 from data.scan.picture_file import read_picture
-from data.scan.series import named, series, sift
+from data.scan.series import join_series, names_of_excluded, select_slices
 from lineage.errors import Fault
 
 MAX_VALUE = 1e12  # of a pixel, in any unit
 
 
-def read(name: str, content: bytes) -> Scan:
+def read_scan(name: str, content: bytes) -> Scan:
     """Decode one file. `pixels` are HU for CT with a rescale, grey of 0 to 255 for pictures, else scanner units.
 
     A zip archive must hold one scan: a series of single-slice DICOM files, or one file of any other kind.
     Every problem of the file is raised as a Fault of one sentence with its name, never as another exception.
     """
     if not zip_archive.is_archive(content):
-        return opened(name, content)[0]
-    return assemble(name, (member(name, path, part)[0] for path, part in zip_archive.members(name, content)))
+        return read_with_header(name, content)[0]
+    return assemble_scan(
+        name, (read_member(name, path, part)[0] for path, part in zip_archive.read_members(name, content))
+    )
 
 
-def opened(name: str, content: bytes) -> tuple[Scan, Any]:
+def read_with_header(name: str, content: bytes) -> tuple[Scan, Any]:
     """The scan of one file that is no archive, and its DICOM header (None for other formats), in one pass.
 
     No value of the header is parsed yet, so that de-identification can copy their bytes unchanged. If the pixel data
     hold more than the scan shows, the header gets rewritten pixel data.
     """
-    file_format = kind_of(name, content)
+    file_format = detect_format(name, content)
     _silence_libraries()
     try:
         header = dataset(name, content) if file_format == "dicom" else None
@@ -57,7 +59,7 @@ def opened(name: str, content: bytes) -> tuple[Scan, Any]:
     except Fault:
         raise
     except Exception as error:  # pydicom alone raises nine kinds for hostile files
-        reason = identifiers.unquoted(" ".join(str(error).split()), content)[:200] or "no reason given"
+        reason = identifiers.remove_quoted_words(" ".join(str(error).split()), content)[:200] or "no reason given"
         raise Fault(f"{name}: cannot be decoded ({type(error).__name__}: {reason}); export it again") from error
 
 
@@ -72,28 +74,28 @@ def _untouched(header: Any) -> Any:
     return copy
 
 
-def member(name: str, path: str, content: bytes) -> tuple[Scan, Any]:
+def read_member(name: str, path: str, content: bytes) -> tuple[Scan, Any]:
     """The scan and header of one file of the archive or folder `name`; scan and Fault carry the file's base name.
 
     A DICOM object without an image becomes a scan without slices, which `assemble` leaves out by name.
     """
     base = PurePosixPath(path).name
     try:
-        return opened(base, content)
+        return read_with_header(base, content)
     except NoImage as fault:
-        return without_slices(base, fault), None
+        return scan_without_slices(base, fault), None
     except Fault as fault:
         raise Fault(f"{name}: {fault}") from fault
 
 
-def without_slices(name: str, fault: NoImage) -> Scan:
+def scan_without_slices(name: str, fault: NoImage) -> Scan:
     """A DICOM object that holds no image, as a scan that `series.sift` leaves out."""
     facts = {"format": "dicom", "image_type": f"no image, but {fault.kind}"}
     empty = np.empty((0, 0, 0), np.float32)
-    return Scan(name, empty, Units.RAW, None, None, facts, fault.identity.patient_id, fault.identity)
+    return Scan(name, empty, ValueUnit.RAW, None, None, facts, fault.identity.patient_id, fault.identity)
 
 
-def assemble(name: str, scans: Iterable[Scan]) -> Scan:
+def assemble_scan(name: str, scans: Iterable[Scan]) -> Scan:
     """One scan from the files of the archive or folder `name`, see `series`.
 
     Fault if they are not one scan, or too large.
@@ -105,16 +107,16 @@ def assemble(name: str, scans: Iterable[Scan]) -> Scan:
         if not len(scan.pixels):
             continue
         size += scan.pixels.size
-        size_limits.permit(name, -(-size // scan.pixels[0].size), *scan.pixels.shape[1:])
+        size_limits.check_decoded_size(name, -(-size // scan.pixels[0].size), *scan.pixels.shape[1:])
         first = first or scan
         _check_alone(name, scan, first)
     if not member_scans:
         raise Fault(f"{name}: holds no file; put the files of one scan into it")
     try:
-        chosen, excluded = sift(member_scans)
+        chosen, excluded = select_slices(member_scans)
         for scan in chosen[1:]:
             _check_same_series(name, scan, chosen[0])
-        return replace(series(chosen), name=name, left_out=named(member_scans, excluded))
+        return replace(join_series(chosen), name=name, left_out=names_of_excluded(member_scans, excluded))
     except Fault as fault:
         raise Fault(f"{name}: {fault}") from fault
 
@@ -141,7 +143,7 @@ def _silence_libraries() -> None:
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
-def kind_of(name: str, content: bytes) -> str:
+def detect_format(name: str, content: bytes) -> str:
     """`dicom`, `picture` or `nifti`, by the first bytes of the content. Fault for any other format."""
     if content.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
         return "picture"

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from data.record import Scan
 from data.scan import geometry
-from data.scan.dicom.header_identity import difference
-from data.scan.dicom.image_type import foreign
+from data.scan.dicom.header_identity import identity_difference
+from data.scan.dicom.image_type import non_slice_kinds
 from lineage.errors import Fault
 
 Array = NDArray[Any]
@@ -41,17 +41,17 @@ class Stack:
     step: Array | None = None
 
 
-def series(scans: Sequence[Scan]) -> Scan:
+def join_series(scans: Sequence[Scan]) -> Scan:
     """One scan from the single-slice DICOM files of a series, ordered along the slice normal (PS3.3 C.7.6.2.1.1).
 
     Files that are not slices of it are named in `left_out`, see `sift`. Fault if the files do not belong together.
     `header["geometry"]` is "even", or names the irregularity: uneven distances, missing slices, gantry tilt.
     """
-    chosen, excluded = sift(scans)
-    left_out = named(scans, excluded)
+    chosen, excluded = select_slices(scans)
+    left_out = names_of_excluded(scans, excluded)
     if len(chosen) == 1:
         return replace(chosen[0], left_out=left_out)
-    first, stack = chosen[0], arrange(chosen)
+    first, stack = chosen[0], order_slices(chosen)
     row, column = first.spacing[1:] if first.spacing else (1.0, 1.0)
     return Scan(
         name=first.name,
@@ -86,7 +86,7 @@ def _series_facts(scans: Sequence[Scan]) -> dict[str, str]:
     return {"image_type": "; ".join(sorted(kinds)), "burned_in": burned_in}
 
 
-def sift(scans: Sequence[Scan]) -> tuple[list[Scan], dict[int, str]]:
+def select_slices(scans: Sequence[Scan]) -> tuple[list[Scan], dict[int, str]]:
     """The slices among the files of a series, and the positions of the excluded files with a description of each.
 
     Excluded are files without an image, copies, and images that are no slices by their own header (localizers,
@@ -98,7 +98,9 @@ def sift(scans: Sequence[Scan]) -> tuple[list[Scan], dict[int, str]]:
     excluded = {index: scan.header["image_type"] for index, scan in enumerate(scans) if not len(scan.pixels)}
     excluded |= _copies(scans)
     foreign_kinds = {
-        index: foreign(scan.header.get("image_type", "")) for index, scan in enumerate(scans) if index not in excluded
+        index: non_slice_kinds(scan.header.get("image_type", ""))
+        for index, scan in enumerate(scans)
+        if index not in excluded
     }
     if not all(foreign_kinds.values()):
         excluded |= {index: kind for index, kind in foreign_kinds.items() if kind}
@@ -111,7 +113,7 @@ def sift(scans: Sequence[Scan]) -> tuple[list[Scan], dict[int, str]]:
     return chosen, dict(sorted(excluded.items()))
 
 
-def named(scans: Sequence[Scan], excluded: Mapping[int, str]) -> tuple[tuple[str, str], ...]:
+def names_of_excluded(scans: Sequence[Scan], excluded: Mapping[int, str]) -> tuple[tuple[str, str], ...]:
     """The name of each file that `sift` excluded, with its description."""
     return tuple((scans[index].name, reason) for index, reason in excluded.items())
 
@@ -135,7 +137,7 @@ def _check_one_patient(scans: Sequence[Scan]) -> None:
     identified = [scan for scan in scans if len(scan.pixels) or scan.patient_id]
     for scan in identified[1:]:
         first = identified[0]
-        differing = difference(scan.identity, first.identity)
+        differing = identity_difference(scan.identity, first.identity)
         if differing and scan.header.get("series") != first.header.get("series"):
             raise Fault(f"holds two series, {scan.name} is of another patient than {first.name}; {TOGETHER}")
         if differing:
@@ -185,7 +187,7 @@ def _has_other_orientation(scan: Scan, reference: Scan) -> bool:
     )
 
 
-def arrange(scans: Sequence[Scan]) -> Stack:
+def order_slices(scans: Sequence[Scan]) -> Stack:
     """The stack of a series' files, by their headers and shapes alone. Fault if they do not belong together."""
     first = scans[0]
     if not first.header.get("series"):
@@ -196,7 +198,7 @@ def arrange(scans: Sequence[Scan]) -> Stack:
         unlike = "series" if scan.header.get("series") != first.header.get("series") else slice_difference(scan, first)
         if unlike or len(scan.pixels) != 1:
             raise Fault(f"{scan.name}: differs from {first.name} in {unlike or 'size'}; {TOGETHER}")
-        differing = difference(scan.identity, first.identity)
+        differing = identity_difference(scan.identity, first.identity)
         if not differing:
             differing = "study" if scan.identity.study != first.identity.study else _shared_difference(scan, first)
         if differing:

@@ -13,7 +13,7 @@ LONGEST_SERIES = 10_000  # files of one folder, archive or upload
 MAX_SEGMENTS = 10_000  # marker segments before the frame header of a JPEG; no real file has a hundred
 
 
-def permit(name: str, *shape: int) -> None:
+def check_decoded_size(name: str, *shape: int) -> None:
     """Fault unless an array of `shape` as float32 is non-empty and at most `DECODED_BYTES`."""
     size = PIXEL_BYTES
     for length in shape:
@@ -41,7 +41,7 @@ def check_codestream_size(name: str, frame: bytes) -> None:
     else:
         return
     if rows and columns:
-        permit(name, rows, columns)
+        check_decoded_size(name, rows, columns)
 
 
 def _jpeg_size(frame: bytes) -> tuple[int, int]:

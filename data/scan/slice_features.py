@@ -11,8 +11,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import FieldOfView, Scan, Units
-from data.scan.preprocess import area
+from data.record import FieldOfView, Scan, ValueUnit
+from data.scan.preprocess import resize_by_area
 
 Array = NDArray[np.float32]
 DESCRIPTION = (
@@ -52,7 +52,7 @@ FACTS = (
     "image_type",
     "field_of_view",
 )
-CHECKED = ("corner_mean",)  # used by the rules only: older reference tables do not have it
+RULE_ONLY = ("corner_mean",)  # used by the rules only: older reference tables do not have it
 PLANES = ("sagittal", "coronal", "axial")  # by the patient axis nearest to the slice normal
 SMALLEST_BODY = 250.0  # mm; no adult trunk fits into less, a head or a child does and has fewer rules
 CORNER = 16  # a corner is a square of one sixteenth of the side
@@ -99,7 +99,7 @@ def describe(pixels: Array, scan: Scan) -> dict[str, float | str]:
 
 def field_of_view(scan: Scan) -> FieldOfView:
     """A crop if the shorter side of CT slices is below `SMALLEST_BODY` in mm; a body if the size is unknown."""
-    if scan.spacing is None or scan.units is not Units.HU:
+    if scan.spacing is None or scan.units is not ValueUnit.HU:
         return FieldOfView.BODY
     side = min(length * step for length, step in zip(scan.pixels.shape[1:], scan.spacing[1:], strict=True))
     return FieldOfView.CROP if 0 < side < SMALLEST_BODY else FieldOfView.BODY
@@ -177,7 +177,7 @@ def embed(unit_pixels: Array) -> Array:
     Euclidean.
     """
     basis, low, ring = _cosines()
-    small = area(unit_pixels.reshape(unit_pixels.shape[:2]), GRID, GRID).astype(np.float64)
+    small = resize_by_area(unit_pixels.reshape(unit_pixels.shape[:2]), GRID, GRID).astype(np.float64)
     transform = basis @ small @ basis.T
     energy = np.bincount(ring, weights=(transform**2).ravel(), minlength=BANDS + 1)[1:]
     shape = transform[low] / GRID * 4
@@ -202,6 +202,6 @@ def dhash(pixels: Array) -> str:
 
     Near-duplicates (recompressed, brightened) differ in few bits. Clip to the task's window first (`unit_pixels`).
     """
-    small = area(pixels.reshape(pixels.shape[:2]), 8, 9)
+    small = resize_by_area(pixels.reshape(pixels.shape[:2]), 8, 9)
     bits = np.packbits(small[:, 1:] > small[:, :-1])
     return bits.tobytes().hex()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.record import FieldOfView, Modality, Units
+from data.record import FieldOfView, Modality, ValueUnit
 from data.scan import geometry, series
 from data.scan.dicom import image_type
 
@@ -79,7 +79,7 @@ def scan_rules(
     ]
 
 
-def failures(description: Mapping[str, Any], rules: Sequence[Rule]) -> list[int]:
+def failed_rules(description: Mapping[str, Any], rules: Sequence[Rule]) -> list[int]:
     """Positions of the rules that one slice fails, by its description (data/scan/slice_features.py).
 
     An empty text fails no rule.
@@ -105,7 +105,7 @@ def _meets(rule: Rule, description: Mapping[str, Any]) -> bool:
     return (re.search(arguments["regex"], value) is not None) == MUST_MATCH[rule.kind]
 
 
-def fits(body_part: str, body_parts: Sequence[str]) -> bool:
+def matches_body_part(body_part: str, body_parts: Sequence[str]) -> bool:
     """Whether a DICOM body part contains one of the task's (CHESTABDOMEN contains CHEST and ABDOMEN)."""
     return bool(re.search(_contains_any(body_parts), body_part))
 
@@ -123,7 +123,7 @@ def _exactly_or_none(body_parts: Sequence[str]) -> str:
 def _source_rules(modality: str, body_parts: Sequence[str]) -> list[Rule]:
     """An empty header value is allowed (pictures, NIfTI); a different value is not."""
     return [
-        among("modality", [modality], f"modality is not {modality}"),
+        in_set("modality", [modality], f"modality is not {modality}"),
         Rule(
             "ColumnValuesToMatchRegex",
             f"body part is none of {', '.join(body_parts)}",
@@ -154,7 +154,7 @@ def _image_type_rules() -> list[Rule]:
 def _geometry_rules(modality: str) -> list[Rule]:
     """Rules for the position of slices. An empty header value is allowed; an irregular series gets a warning."""
     return [
-        among("plane", ["axial"], "not an axial slice", error=modality == Modality.CT),
+        in_set("plane", ["axial"], "not an axial slice", error=modality == Modality.CT),
         *(
             not_containing("geometry", fact, f"the series has {fact}", error=fact == series.SAME_PLACE)
             for fact in series.IRREGULAR
@@ -183,14 +183,17 @@ def pixel_rules(modality: str, body: bool = True, window: tuple[float, float] | 
         between("columns", f"fewer than {MIN_SIDE} columns", low=MIN_SIDE),
     ]
     if modality != Modality.CT:
-        return [*general, among("units", [Units.RAW.value, Units.DISPLAY.value], "Hounsfield units outside of CT")]
-    hounsfield = ("units", "==", Units.HU.value)
+        return [
+            *general,
+            in_set("units", [ValueUnit.RAW.value, ValueUnit.DISPLAY.value], "Hounsfield units outside of CT"),
+        ]
+    hounsfield = ("units", "==", ValueUnit.HU.value)
     in_body, in_crop = (
         (hounsfield, ("field_of_view", "==", kind.value)) for kind in (FieldOfView.BODY, FieldOfView.CROP)
     )
     return [
         *general,
-        among("units", [Units.HU.value, Units.DISPLAY.value], "CT without Hounsfield units"),
+        in_set("units", [ValueUnit.HU.value, ValueUnit.DISPLAY.value], "CT without Hounsfield units"),
         between("p01", "values below what a scanner writes in HU", low=AIR_TO_METAL[0], when=hounsfield),
         between("p99", "values above metal in HU", high=AIR_TO_METAL[1], when=hounsfield),
         *(_density_rules(in_body, MAX_MEAN, MIN_P95, air) if body else []),
@@ -208,7 +211,7 @@ def _density_rules(when: tuple[Condition, ...], mean: float, p95: float, p01: fl
 
 def picture_rules(window: tuple[float, float] | None) -> list[Rule]:
     """Rules for pictures, which carry no HU: a wrong window shows in the share of black and in the air around."""
-    display = ("units", "==", Units.DISPLAY.value)
+    display = ("units", "==", ValueUnit.DISPLAY.value)
     if not _shows_air(window):
         return []
     return [
@@ -221,7 +224,7 @@ def _shows_air(window: tuple[float, float] | None) -> bool:
     return window is not None and window[0] - window[1] / 2 <= SHOWS_AIR
 
 
-def among(column: str, values: list[str], meaning: str, error: bool = True) -> Rule:
+def in_set(column: str, values: list[str], meaning: str, error: bool = True) -> Rule:
     """A rule: texts of a column are one of `values`, or empty."""
     return Rule("ColumnValuesToBeInSet", meaning, {"column": column, "value_set": values}, error)
 
@@ -231,7 +234,7 @@ def not_containing(column: str, text: str, meaning: str, error: bool = True) -> 
     return Rule("ColumnValuesToNotMatchRegex", meaning, {"column": column, "regex": re.escape(text)}, error)
 
 
-def filled(column: str, meaning: str, error: bool = True) -> Rule:
+def not_null(column: str, meaning: str, error: bool = True) -> Rule:
     """A rule: no value of a column is missing."""
     return Rule("ColumnValuesToNotBeNull", meaning, {"column": column}, error)
 

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data.compression import gzipped
-from data.scan.preprocess import area
+from data.scan.preprocess import resize_by_area
 
 Array = NDArray[np.float32]
 SIDE, GREYS = 40, 64
@@ -32,23 +32,23 @@ BLOCK = 256  # pictures at once, which a processor's cache holds
 
 def thumbnail(unit_pixels: Array) -> str:
     """The thumbnail of one slice of the network's input (size × size × 1 in [0, 1]) as text, about 1,000 characters."""
-    small = area(unit_pixels.reshape(unit_pixels.shape[:2]), SIDE, SIDE)
-    return encoded(np.rint(np.clip(small, 0, 1) * (GREYS - 1)).astype(np.uint8))
+    small = resize_by_area(unit_pixels.reshape(unit_pixels.shape[:2]), SIDE, SIDE)
+    return encode_thumbnail(np.rint(np.clip(small, 0, 1) * (GREYS - 1)).astype(np.uint8))
 
 
-def encoded(greys: NDArray[np.uint8]) -> str:
+def encode_thumbnail(greys: NDArray[np.uint8]) -> str:
     """The greys of a thumbnail (side × side) as text."""
     return base64.b64encode(gzipped(greys.tobytes(), level=6)).decode()
 
 
-def greys(column: pd.Series[str]) -> NDArray[np.uint8]:
+def decode_thumbnails(column: pd.Series[str]) -> NDArray[np.uint8]:
     """The thumbnails of a manifest column, n × 40 × 40; black for an empty cell."""
     empty = bytes(SIDE * SIDE)
     raw = b"".join(zlib.decompress(base64.b64decode(text), WBITS) if text else empty for text in column)
     return np.frombuffer(raw, np.uint8).reshape(len(column), SIDE, SIDE)
 
 
-def frames(pictures: NDArray[np.uint8]) -> Array:
+def body_frames(pictures: NDArray[np.uint8]) -> Array:
     """The frame of the body in each picture, n × 4: (half height, row, half width, column) as shares of the side.
 
     The half sizes run between the quartiles of brightness. The picture's centre is at row 0 and column 0.
@@ -63,7 +63,7 @@ def frames(pictures: NDArray[np.uint8]) -> Array:
     return np.stack(columns, 1).astype(np.float32)
 
 
-def start(left: Array, right: Array) -> Array:
+def initial_alignment(left: Array, right: Array) -> Array:
     """Scale (minus 1) and shifts that map the frames `right` to `left`, n × 3.
 
     data/duplicates/image_alignment.py starts from them.
@@ -73,14 +73,14 @@ def start(left: Array, right: Array) -> Array:
     return np.concatenate([scale[:, None] - 1, shift], 1).astype(np.float32)
 
 
-def vectors(pictures: NDArray[np.uint8]) -> Array:
+def thumbnail_vectors(pictures: NDArray[np.uint8]) -> Array:
     """Unit vectors of the low frequencies in the body's frame, n × 51; zero for a blank picture."""
     blocks = [_vectors(pictures[first : first + BLOCK]) for first in range(0, len(pictures), BLOCK)]
     return np.concatenate([np.zeros((0, LENGTH), np.float32), *blocks])
 
 
 def _vectors(pictures: NDArray[np.uint8]) -> Array:
-    body = frames(pictures)
+    body = body_frames(pictures)
     positions = ((np.arange(FRAME, dtype=np.float32) + 0.5) / FRAME * 2 - 1) / np.float32(SPAN)
     rows, columns = (
         _sampler(((body[:, column + 1] + 0.5) * SIDE)[:, None] + (body[:, column] * SIDE)[:, None] * positions - 0.5)

@@ -42,12 +42,12 @@ def is_archive(content: bytes) -> bool:
     return content[:4] in (START, END)
 
 
-def hidden(name: str) -> bool:
+def is_system_file(name: str) -> bool:
     """Whether a path is a file that systems and viewers create: it is no scan, and no reason to refuse one."""
     return any(part.startswith(".") or part.lower() in HIDDEN for part in PurePosixPath(name).parts)
 
 
-def members(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
+def read_members(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
     """Path and bytes of each file in one scan's archive, in the order of their paths.
 
     The complete directory is checked before the first member is inflated. A Fault names the archive and the member.
@@ -76,7 +76,7 @@ def unpack(path: Path, target: Path) -> int:
     return len(infos)
 
 
-def packed(files: dict[str, bytes]) -> bytes:
+def pack_files(files: dict[str, bytes]) -> bytes:
     """An archive of files by name, stored without compression and times, so that equal files give equal bytes."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
@@ -140,7 +140,7 @@ def _check_members(name: str, archive: zipfile.ZipFile, size: int, max_bytes: in
         raise Fault(
             f"{name}: its files overlap, with {packed_size:,} compressed bytes in an archive of {size:,}; pack it again"
         )
-    files = [info for info in archive.infolist() if not info.is_dir() and not hidden(info.filename)]
+    files = [info for info in archive.infolist() if not info.is_dir() and not is_system_file(info.filename)]
     return sorted(files, key=lambda info: info.filename)
 
 

@@ -16,7 +16,7 @@ from desk.visitor import Visitor
 from lineage.errors import Fault
 from lineage.record import database, journal
 from serving.inference.gate import WARNING
-from serving.inference.pooling import looks, needed
+from serving.inference.pooling import independent_slice_count, needed
 
 PAGE = 50
 WITHHELD, FOUND, CLEAR = "withheld", "found", "clear"
@@ -88,7 +88,7 @@ class Case:
         """The probability that a single slice needs among so many; None where the release is gone."""
         if self.task.threshold is None or self.task.pooling is None:
             return None
-        seen = looks(len(self.counted), float(self.row["description"].get("thickness", 0)))
+        seen = independent_slice_count(len(self.counted), float(self.row["description"].get("thickness", 0)))
         return needed(self.task.threshold, self.task.pooling, self.task.prevalence, seen)
 
     @property

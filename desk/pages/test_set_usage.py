@@ -45,10 +45,10 @@ def cohorts(task: str) -> Cohorts | None:
     thresholds = verdicts[-1].payload["thresholds"] if verdicts else {}
     if "looks_per_year" not in thresholds:
         return None
-    past = test_set_budget.looks([(event.at, event.payload) for event in verdicts], task, database.now())
+    past = test_set_budget.read_looks([(event.at, event.payload) for event in verdicts], task, database.now())
     share, most = float(thresholds["budget"]), int(thresholds["looks_per_year"])
     return Cohorts(
-        share, most, test_set_budget.balances(_batches(task, test_set_budget.decided(past)), past, share, most)
+        share, most, test_set_budget.balances(_batches(task, test_set_budget.decided_batches(past)), past, share, most)
     )
 
 

@@ -117,7 +117,7 @@ def _length(request: Request) -> int:
 
 def _headers(request: Request, authorization: str) -> dict[str, str]:
     """What the release is told. A sender who gives no idempotency key of its own gets one for this request."""
-    headers = {"Authorization": authorization, DESK: keys.door("release"), "Accept": "application/json"}
+    headers = {"Authorization": authorization, DESK: keys.server_secret("release"), "Accept": "application/json"}
     headers |= {name: request.headers[name] for name in ("content-type", "content-length") if name in request.headers}
     return headers | {KEY: request.headers.get(KEY) or uuid.uuid4().hex}
 

@@ -75,8 +75,8 @@ class Behind:
     async def _ask(self, dark: Dark, headers: dict[str, str], parts: list[bytes]) -> None:
         try:
             async with self.turns:
-                token = await run_in_threadpool(credentials.token, accounts.SHADOW)
-                headers |= {"authorization": f"Bearer {token}", DESK: keys.door("release")}
+                token = await run_in_threadpool(credentials.token, accounts.SHADOW_ACCOUNT)
+                headers |= {"authorization": f"Bearer {token}", DESK: keys.server_secret("release")}
                 limit = aiohttp.ClientTimeout(total=SECONDS)
                 address, body = f"{dark.url}/predict", _one_by_one(parts)
                 async with self.client.post(

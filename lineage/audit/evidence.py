@@ -9,7 +9,7 @@ from typing import Any
 
 from lineage.audit import trace
 from lineage.errors import Fault
-from lineage.fingerprint import canonical, file_sha256, tree
+from lineage.fingerprint import canonical, file_sha256, hash_folder
 from lineage.keys import sign
 from lineage.paths import home
 from lineage.record import database, ledger, standalone_verifier
@@ -72,7 +72,7 @@ def _write_files(folder: Path, release: str) -> None:
     _write_ledger(folder / "ledger.jsonl")
     shutil.copyfile(str(standalone_verifier.__file__), folder / "verify.py")
     (folder / "README.txt").write_text(_summary(release, events, str(verdict.figures["head"])))
-    sums = "".join(f"{value}  {name}\n" for name, value in tree(folder).items())
+    sums = "".join(f"{value}  {name}\n" for name, value in hash_folder(folder).items())
     (folder / standalone_verifier.SUMS).write_text(sums)
     ledger.append(
         "evidence.written",

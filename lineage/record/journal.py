@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lineage.errors import Fault
 from lineage.fingerprint import canonical
-from lineage.patient_hash import mark
+from lineage.patient_hash import hash_pseudonym
 from lineage.record import database
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def append(row: JournalRow, again: bool = False) -> bool:
     """
     values = vars(row).copy()
     values |= {name: canonical(values[name]) for name in JSON_COLUMNS}
-    values["cluster"] = mark(row.cluster) if row.cluster else ""
+    values["cluster"] = hash_pseudonym(row.cluster) if row.cluster else ""
     for name in ("score", "duration_ms"):
         values[name] = None if values[name] is None else float(values[name])
     pending = _PendingRow(values, again)
@@ -180,7 +180,7 @@ def predictions(pseudonym: str) -> list[dict[str, Any]]:
     """The `id` and `task` of every prediction of one patient, including shadow releases, oldest first."""
     table = database.journal
     query = table.select().with_only_columns(table.c.id, table.c.task).order_by(table.c.number)
-    return database.fetch(query.where(table.c.cluster == mark(pseudonym)))
+    return database.fetch(query.where(table.c.cluster == hash_pseudonym(pseudonym)))
 
 
 def count() -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lineage.errors import Fault
 from lineage.fingerprint import canonical, text_sha256
-from lineage.paths import place
+from lineage.paths import state_path
 from lineage.record import database
 from lineage.record.standalone_verifier import GENESIS, check_chain, hashed_text
 from lineage.record.verdict import Outcome, Verdict
@@ -59,7 +59,7 @@ def append(kind: str, subject: str, payload: dict[str, Any], actor: str = "syste
     return _event(row)
 
 
-def record(verdict: Verdict, actor: str = "system", **context: Any) -> Event:
+def record_verdict(verdict: Verdict, actor: str = "system", **context: Any) -> Event:
     """Record a verdict, with further facts in `context`."""
     return append("verdict", verdict.subject, verdict.to_dict() | context, actor)
 
@@ -85,7 +85,7 @@ def rows(after: int = 0, limit: int = PAGE) -> list[dict[str, Any]]:
 
 def head() -> tuple[int, str] | None:
     """The sequence number and hash of the newest event as noted outside the database; None if never noted."""
-    path = place("ledger.head")
+    path = state_path("ledger.head")
     if not path.exists():
         return None
     seq, _, hash_value = path.read_text().strip().partition(" ")
@@ -125,8 +125,8 @@ def _event(row: dict[str, Any]) -> Event:
 
 def _note_head(seq: int, hash_value: str) -> None:
     """Write the head next to the database; never an earlier one, since another process may have noted a later one."""
-    path = place("ledger.head")
-    with place("run", "ledger.lock").open("w") as lock:
+    path = state_path("ledger.head")
+    with state_path("run", "ledger.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         noted = head()
         if noted and noted[0] >= seq:

@@ -35,7 +35,7 @@ def pending() -> list[Message]:
     return [Message(row["id"], row["kind"], row["key"], json.loads(row["payload"]), row["put_at"]) for row in rows]
 
 
-def done(message_id: int) -> None:
+def mark_delivered(message_id: int) -> None:
     """Mark a message as delivered; idempotent. Fault if there is no such message."""
     table = database.outbox
     if not database.execute(table.update().where(table.c.id == message_id).values(done_at=database.now())):

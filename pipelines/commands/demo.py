@@ -24,12 +24,17 @@ from pipelines.workspace import workspace as making
 MARK_FILE = ".oncoloop-demo"
 PORT = 7800
 NEVER = "0 0 1 1 *"  # a cron line that does not fire during a demo (once a year)
-FIRST = (  # task, scanner, patients, labelled slices per patient
+FIRST_BATCHES = (  # task, scanner, patients, labelled slices per patient
     ("lung-ct", "alder-ct", 240, 1),
     ("pancreas-ct", "birch-ct", 100, 1),
     ("brain-mr", "birch-mr", 140, 2),
 )
-WATCHED, SHIFTED_SCANNER, SHIFTED, SLICES = "brain-mr", "shifted-mr", 130, 2  # the task with a new scanner
+WATCHED_TASK, SHIFTED_SCANNER, SHIFTED_PATIENTS, SHIFTED_SLICES = (
+    "brain-mr",
+    "shifted-mr",
+    130,
+    2,
+)  # the task with a new scanner
 PREDICTED_PATIENTS = 36  # shifted patients whose scans are sent to the endpoint before their labels arrive
 QUICK_DIVISOR = 3  # --quick divides the number of patients by it
 PEOPLE = (("ines", "engineer"), ("mara", "clinician"), ("otto", "auditor"))
@@ -44,7 +49,7 @@ def demo(args: argparse.Namespace) -> Answer:
     Exit code 0: every gate had the expected outcome. 3: a gate failed. 4: a gate was inconclusive. 1: an error.
     """
     workspace: Path = args.at.absolute()
-    settings = adapt_settings(making.shipped(params.NAME).read_text(encoding="utf-8"), args.set)
+    settings = adapt_settings(making.shipped_file(params.NAME).read_text(encoding="utf-8"), args.set)
     started = time.monotonic()
     _clear_workspace(workspace)
     story = Story(workspace, steps=9)
@@ -106,7 +111,9 @@ def _set_up(story: Story, settings: str) -> Any:
     with story.step("1  create a workspace and start its servers") as report:
         story.command("init", str(story.workspace))
         (story.workspace / params.NAME).write_text(settings, encoding="utf-8")
-        port = next(p for p in range(PORT, PORT + 1000, 100) if not any(services.taken(p + n) for n in (0, 1, 10)))
+        port = next(
+            p for p in range(PORT, PORT + 1000, 100) if not any(services.is_port_in_use(p + n) for n in (0, 1, 10))
+        )
         servers = story.background("up", "--only", "desk,prefect,runner,release", "--port", str(port))
         report(f"{story.workspace}, servers on ports from {port}")
     return servers
@@ -144,12 +151,12 @@ def _first_batches(story: Story, seed: int, quick: bool) -> None:
 
     tasks = params.load(story.workspace).tasks
     with story.step("2  ingest the first labelled batches, and a faulty one") as report:
-        for number, (name, scanner, patients, slices) in enumerate(FIRST):
+        for number, (name, scanner, patients, slices) in enumerate(FIRST_BATCHES):
             folder, count = story.workspace / "inbox" / f"{name}-{scanner}", patients // (QUICK_DIVISOR if quick else 1)
             phantom = phantom_scanner.SCANNERS[scanner]
             phantom_batch.write_batch(folder, tasks[name], count, phantom, 10 * seed + number, slices, masks=True)
         samples.bad_batch(story.workspace / "inbox" / "lung-ct-bad", tasks["lung-ct"], seed)
-        samples.try_samples(story.workspace / "try", [tasks[name] for name, *_ in FIRST])
+        samples.try_samples(story.workspace / "try", [tasks[name] for name, *_ in FIRST_BATCHES])
         for result in story.command("ingest", codes=GATE_EXIT_CODES)["batches"]:
             verdict = result["verdict"]
             state = "admitted" if verdict["outcome"] == "pass" else "quarantined"
@@ -183,8 +190,8 @@ def _report_verdict(story: Story, report: Any, entry: dict[str, Any], sham: bool
 def _first_answer(story: Story, token: str) -> dict[str, Any] | None:
     with story.step("4  ask the release over HTTP") as report:
         champions = {name: roles.get("champion") for name, roles in story.command("status")["tasks"].items()}
-        tasks_without_model = [name for name, *_ in FIRST if not champions[name]]
-        tasks_with_model = [name for name, *_ in FIRST if champions[name]]
+        tasks_without_model = [name for name, *_ in FIRST_BATCHES if not champions[name]]
+        tasks_with_model = [name for name, *_ in FIRST_BATCHES if champions[name]]
         if not tasks_with_model:
             report(f"there is no release: no model of {', '.join(tasks_without_model)} was approved")
             return None
@@ -212,21 +219,24 @@ def _send_shifted_scans(story: Story, token: str, seed: int, quick: bool) -> boo
     from data.phantom import batch as phantom_batch
     from data.phantom import scanner as phantom_scanner
 
-    task, divisor = params.load(story.workspace).tasks[WATCHED], QUICK_DIVISOR if quick else 1
+    task, divisor = params.load(story.workspace).tasks[WATCHED_TASK], QUICK_DIVISOR if quick else 1
     with story.step("5  send scans of another scanner to the endpoint; watch for drift") as report:
-        batch, scanner = story.workspace / "later" / f"{WATCHED}-new-scanner", phantom_scanner.SCANNERS[SHIFTED_SCANNER]
-        phantom_batch.write_batch(batch, task, SHIFTED // divisor, scanner, 10 * seed + 9, SLICES)
-        if not story.command("status")["tasks"][WATCHED].get("champion"):
-            report(f"{WATCHED} has no model, so these scans get no answer, and there is no drift to watch")
+        batch, scanner = (
+            story.workspace / "later" / f"{WATCHED_TASK}-new-scanner",
+            phantom_scanner.SCANNERS[SHIFTED_SCANNER],
+        )
+        phantom_batch.write_batch(batch, task, SHIFTED_PATIENTS // divisor, scanner, 10 * seed + 9, SHIFTED_SLICES)
+        if not story.command("status")["tasks"][WATCHED_TASK].get("champion"):
+            report(f"{WATCHED_TASK} has no model, so these scans get no answer, and there is no drift to watch")
             return False
         scans = sorted(path for path in batch.iterdir() if path.name != "metadata.csv")[: PREDICTED_PATIENTS // divisor]
         with demo_browser.client(demo_browser.address(story), token) as desk:
-            answers = [demo_browser.ask(desk, [scan], WATCHED) for scan in scans]
-        [result] = story.command("watch", "--task", WATCHED, codes=GATE_EXIT_CODES)
+            answers = [demo_browser.ask(desk, [scan], WATCHED_TASK) for scan in scans]
+        [result] = story.command("watch", "--task", WATCHED_TASK, codes=GATE_EXIT_CODES)
         report(f"watch: {result['verdict']['outcome']}: {'; '.join(result['verdict']['reasons'][:2])}")
         withheld = sum(answer["verdict"]["outcome"] != "pass" for answer in answers)
         report(f"{len(answers)} answers, {withheld} of them withheld by the serving gate")
-        story.gates[f"watch of {WATCHED}"] = "pass" if result["asked"] else "inconclusive"
+        story.gates[f"watch of {WATCHED_TASK}"] = "pass" if result["asked"] else "inconclusive"
         if not result["asked"]:
             report("the watch requests no retraining; an engineer will, when the labels have arrived")
     return bool(result["asked"])
@@ -237,13 +247,13 @@ def _admit_labels(story: Story, seed: int, sham: bool, quick: bool) -> None:
     from data.phantom import scanner as phantom_scanner
 
     with story.step("6  ingest the labels of these scans" + (", permuted" if sham else "")) as report:
-        name = f"{WATCHED}-new-scanner"
+        name = f"{WATCHED_TASK}-new-scanner"
         source, target = story.workspace / "later" / name, story.workspace / "inbox" / name
         shutil.move(source, target)
         if sham:
-            task, scanner = params.load(story.workspace).tasks[WATCHED], phantom_scanner.SCANNERS[SHIFTED_SCANNER]
-            count = SHIFTED // (QUICK_DIVISOR if quick else 1)
-            phantom_batch.write_batch(target, task, count, scanner, 10 * seed + 9, SLICES, sham=True)
+            task, scanner = params.load(story.workspace).tasks[WATCHED_TASK], phantom_scanner.SCANNERS[SHIFTED_SCANNER]
+            count = SHIFTED_PATIENTS // (QUICK_DIVISOR if quick else 1)
+            phantom_batch.write_batch(target, task, count, scanner, 10 * seed + 9, SHIFTED_SLICES, sham=True)
         for result in story.command("ingest", codes=GATE_EXIT_CODES)["batches"]:
             report(f"{result['batch']}: {result['verdict']['outcome']}: {result['verdict']['reasons'][0]}")
 
@@ -252,11 +262,13 @@ def _retrain(story: Story, is_requested: bool, sham: bool) -> dict[str, Any]:
     trigger = "the watch's event starts the retraining" if is_requested else "an engineer starts the retraining"
     with story.step(f"7  {trigger}; compare challenger and champion") as report:
         if not is_requested:
-            story.command("retrain", "--task", WATCHED, "--reason", "labels of a new scanner", codes=GATE_EXIT_CODES)
+            story.command(
+                "retrain", "--task", WATCHED_TASK, "--reason", "labels of a new scanner", codes=GATE_EXIT_CODES
+            )
         approval = params.load(story.workspace).promotion.approval
 
         def challenger() -> Any:
-            decisions = [entry for entry in story.command("status")["decisions"] if entry["task"] == WATCHED]
+            decisions = [entry for entry in story.command("status")["decisions"] if entry["task"] == WATCHED_TASK]
             latest = next((entry for entry in decisions if entry["version"] != "1"), None)
             if latest is None:
                 return None
@@ -264,24 +276,28 @@ def _retrain(story: Story, is_requested: bool, sham: bool) -> dict[str, Any]:
             return latest if state != (WAITING, "pass", "automatic") else None
 
         entry: dict[str, Any] = story.wait("the retraining", challenger, 600, interval=5.0)
-        verdict, subject = entry["verdict"], f"{WATCHED}/{entry['version']}"
+        verdict, subject = entry["verdict"], f"{WATCHED_TASK}/{entry['version']}"
         decision = _report_verdict(story, report, entry, sham)
         for reason in verdict["reasons"][1:] if verdict["outcome"] != "fail" else ():
             report(reason)
     with story.step("8  release and serve the new model") as report:
-        champion = story.command("status")["tasks"][WATCHED].get("champion")
+        champion = story.command("status")["tasks"][WATCHED_TASK].get("champion")
         if champion == entry["version"]:
             release = story.wait("the new release", lambda: _release_with(story, entry["version"]), 300)
             report(f"release {release} answers with {subject}")
         else:
-            outcome = f"the champion stays: {WATCHED}/{champion}" if champion else f"{WATCHED} stays without a model"
+            outcome = (
+                f"the champion stays: {WATCHED_TASK}/{champion}"
+                if champion
+                else f"{WATCHED_TASK} stays without a model"
+            )
             report(f"the outcome of the gate is {verdict['outcome']}, so nothing is released; {outcome}")
     return {"subject": subject, "challenger": verdict["outcome"], "decision": decision, "reasons": verdict["reasons"]}
 
 
 def _release_with(story: Story, version: str) -> str | None:
     release = story.command("status")["live"]
-    return str(release["release"]) if release and release["tasks"].get(WATCHED) == version else None
+    return str(release["release"]) if release and release["tasks"].get(WATCHED_TASK) == version else None
 
 
 def _verify_records(story: Story, first_answer: dict[str, Any] | None) -> None:

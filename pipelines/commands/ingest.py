@@ -25,7 +25,7 @@ def import_(args: argparse.Namespace) -> Answer:
     target = Path("inbox", name)
     if target.exists():
         raise Fault(f"inbox/{name} exists already; choose another name with --batch")
-    record = ingest_corrections.bring(args.folder, target, task)
+    record = ingest_corrections.import_corrections(args.folder, target, task)
     record = record or import_folder.import_folder(
         args.folder, target, task, only=args.only, lesion_value=args.lesion_value, patient_level=args.patient_level
     )
@@ -51,7 +51,7 @@ def ingest(args: argparse.Namespace) -> Answer:
 
     params.load()
     broken: dict[str, str] = {}
-    batches = flow.waiting(args.folder, args.again, broken)
+    batches = flow.unjudged_batches(args.folder, args.again, broken)
     broken_folders = [{"folder": folder, "reason": reason} for folder, reason in broken.items()]
     lines = [f"inbox/{entry['folder']} is broken and was not judged: {entry['reason']}" for entry in broken_folders]
     if not batches:
@@ -105,7 +105,7 @@ def _history(keys: list[str]) -> Answer:
     from data.batch import label_corrections
 
     folders = sorted(Path("data/batches").glob("*/"))
-    steps = [step for folder in folders for step in label_corrections.history(folder, keys[0])]
+    steps = [step for folder in folders for step in label_corrections.label_history(folder, keys[0])]
     if not steps:
         raise Fault(f"there is no admitted scan {keys[0][:80]!r}; give a unit, or the SHA-256 of the sent file")
     lines = [
@@ -162,5 +162,5 @@ def _quality(tasks: list[Task]) -> Answer:
         event.payload | {"at": event.at} for event in ledger.events(kind="verdict") if event.payload["gate"] == "data"
     ]
     name = tasks[0].name if len(tasks) == 1 else "all"
-    page = report.write(Path("data"), tasks, verdicts, paths.place("quality", f"{name}.html"))
+    page = report.write_quality_page(Path("data"), tasks, verdicts, paths.state_path("quality", f"{name}.html"))
     return Answer({"page": str(page)}, f"{page}: data quality of {', '.join(task.name for task in tasks)}")

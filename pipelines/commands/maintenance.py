@@ -20,7 +20,7 @@ def status(_args: argparse.Namespace) -> Answer:
     from lineage.record import outbox
 
     settings = params.load()
-    wanted_release = release.wanted()
+    wanted_release = release.release_to_serve()
     result: dict[str, Any] = {
         "version": git.head(),
         "tasks": {name: registry.roles(name) for name in settings.tasks},

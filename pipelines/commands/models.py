@@ -24,8 +24,8 @@ def retrain(args: argparse.Namespace) -> Answer:
     from pipelines.flows import retrain_plan
 
     params.load()
-    with workspace.alone("workspace"):
-        due = retrain_plan.due(args.task)
+    with workspace.hold_lock("workspace"):
+        due = retrain_plan.pending_work(args.task)
     if not due:
         return Answer(
             {"changed": False, "models": []},
@@ -36,7 +36,7 @@ def retrain(args: argparse.Namespace) -> Answer:
     person = command_line_session.authorised_person("retrain")
     payload = {"key": f"by hand/{uuid.uuid4().hex}", "reason": args.reason}
     request = decisions.record("retrain.asked", args.task or "all", payload, person)
-    decisions.use(request)
+    decisions.mark_used(request)
     result = flow.retrain(args.task, args.reason, args.pool)
     lines = [f"data version {result['data_version'][:12]}"]
     for entry in result["models"]:
@@ -45,7 +45,7 @@ def retrain(args: argparse.Namespace) -> Answer:
         lines += [f"  {note}"] if (note := params.load().task(entry["task"]).note) else []
     if result["release"]:
         lines.append(f"release {result['release']} is built")
-    code = EXIT_CODES[flow.said_no(result)] if any(e["decision"] != "unchanged" for e in result["models"]) else 0
+    code = EXIT_CODES[flow.worst_outcome(result)] if any(e["decision"] != "unchanged" for e in result["models"]) else 0
     return Answer({"changed": True, **result}, "\n".join(lines), code)
 
 
@@ -54,7 +54,7 @@ def _decide(args: argparse.Namespace, decision: str) -> Answer:
     from pipelines.models import promote, verdicts
 
     params.load().task(args.task)
-    verdicts.judged(args.task, args.version)
+    verdicts.version_verdict(args.task, args.version)
     sign = promote.approve if decision == "approve" else promote.reject
     approval = sign(args.task, args.version, command_line_session.authorised_person("approve"), args.reason)
     outcome = next((entry for entry in decide() if entry["decision"] == approval.seq), None)
@@ -113,13 +113,13 @@ def crossval(args: argparse.Namespace) -> Answer:
 
     settings = params.load()
     task = settings.task(args.task)
-    with workspace.alone("workspace"):
-        retrain_plan.trainable(task.name)
-        tree = retrain_plan.pin()
+    with workspace.hold_lock("workspace"):
+        retrain_plan.trainable_tasks(task.name)
+        tree = retrain_plan.pin_worktree()
         dvc.reproduce(tree, "prepare", task.name)
-        units = shards.load(tree / "data" / "processed" / task.name)
-        target = paths.place("crossval", task.name)
-        result = validation.crossval(
+        units = shards.load_units(tree / "data" / "processed" / task.name)
+        target = paths.state_path("crossval", task.name)
+        result = validation.cross_validate(
             units, task, settings.fit_of(task.name), settings.calibrate, settings.evaluate, args.folds, target
         )
     lines = [f"{task.name}, {result['folds']} folds of {result['counts']['clusters']} clusters; written to {target}"]
@@ -149,7 +149,7 @@ def stage(args: argparse.Namespace) -> Answer:
         raise Fault("`oncoloop stage` runs in a workspace or its worktree; DVC calls it")
     os.environ.setdefault("ONCOLOOP_HOME", str(Path("var").absolute()))
     paths.set_environment()
-    handler = logging.FileHandler(stage_log.path(args.stage, args.task))
+    handler = logging.FileHandler(stage_log.stage_log_path(args.stage, args.task))
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     log.info("%s@%s starts", args.stage, args.task)

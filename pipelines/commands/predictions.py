@@ -30,7 +30,7 @@ def _release(name: str | None = None) -> Any:
     from serving.inference.release import load_release
 
     if name is None:
-        wanted_event = release.wanted()
+        wanted_event = release.release_to_serve()
         if wanted_event is None:
             raise Fault("there is no release yet; `oncoloop retrain` makes the first one")
         name = wanted_event.subject
@@ -99,7 +99,7 @@ def watch(args: argparse.Namespace) -> Answer:
     params.load()
     from pipelines.flows import watch as flow
 
-    flow.watched(args.task)
+    flow.tasks_with_champion(args.task)
     results = flow.watch(args.task)
     verdicts = [from_dict(result["verdict"]) for result in results]
     lines = []

@@ -57,7 +57,7 @@ def schedule(args: argparse.Namespace) -> Answer:
         secret = keys.prefect_secret()
         return Answer({"PREFECT_API_AUTH_STRING": secret}, f"export PREFECT_API_AUTH_STRING={secret}")
     if args.work:
-        deployments.work()
+        deployments.serve_deployments()
         return Answer({"stopped": True}, "stopped")
     if "PREFECT_API_URL" not in os.environ:
         from lineage.errors import Fault

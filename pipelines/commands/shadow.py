@@ -16,12 +16,12 @@ def shadow(args: argparse.Namespace) -> Answer:
 
     params.load().task(args.task)
     person = command_line_session.authorised_person("traffic")
-    with workspace.alone("workspace"):
+    with workspace.hold_lock("workspace"):
         if not args.stop:
             release = shadows.start(args.task, args.version, person)
             text = f"{args.task}/{args.version} runs as a shadow, release {release}; `oncoloop up` serves it"
             return Answer({"task": args.task, "version": args.version, "release": release}, text)
-        running = shadows.wanted()
+        running = shadows.active_shadow()
         if running is None or (running.task, running.version) != (args.task, args.version):
             raise Fault(f"{args.task}/{args.version} is not running as a shadow")
         verdict = shadows.stop(person)

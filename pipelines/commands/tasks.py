@@ -50,7 +50,7 @@ def task(args: argparse.Namespace) -> Answer:
         )
         return Answer(list(tasks), text)
     facts = _read_facts(args.facts)
-    with workspace.alone("workspace"):
+    with workspace.hold_lock("workspace"):
         return _add(facts)
 
 
@@ -90,7 +90,7 @@ def _add(facts: dict[str, Any]) -> Answer:
     record, path = params.raw(), Path(params.NAME)
     if name in record["tasks"]:
         raise Fault(f"the task {name} exists already")
-    recorded_admissions.check()
+    recorded_admissions.check_git_history()
     entry = {key: facts[key] for key in ("title", "organ", "modality", "body_parts", "classes", "positive")}
     entry |= {"unit": "slice", "cluster": "patient", "sensitivity": facts["sensitivity"]}
     entry |= {name: facts.get(name, usual) for name, usual in DEFAULTS.items()}

@@ -72,7 +72,7 @@ def _revoke(args: argparse.Namespace, person: str) -> Answer:
 
 
 def _places(name: str) -> list[str]:
-    return sorted({session.place for session in sessions.of(name)})
+    return sorted({session.place for session in sessions.open_sessions(name)})
 
 
 def _state(row: dict[str, Any]) -> str:

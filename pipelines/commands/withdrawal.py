@@ -11,7 +11,7 @@ from pipelines.cli import Answer
 from pipelines.recovery import interrupted_runs
 from pipelines.withdrawal import locate
 from pipelines.withdrawal import withdraw as withdrawal_withdraw
-from pipelines.withdrawal.locate import Held
+from pipelines.withdrawal.locate import PatientRecords
 from pipelines.workspace import command_line_session, workspace
 
 KEPT_NOTE = (
@@ -23,11 +23,11 @@ CLEAN_NOTE = "a search of every byte of workspace and state (without inbox, try 
 
 def withdraw(args: argparse.Namespace) -> Answer:
     """Show where a patient's data is; with --yes, remove it. The reason is kept, so it must not name the patient."""
-    if identifiers.betrays(args.reason, identifiers.of_row({"patient_id": args.patient})):
+    if identifiers.contains_secret(args.reason, identifiers.secrets_of_row({"patient_id": args.patient})):
         raise Fault("the reason contains the name or number of the patient, and it is kept for ever; leave it out")
-    with workspace.alone("workspace"):
-        interrupted_runs.settle()
-        location = locate.find(args.patient)
+    with workspace.hold_lock("workspace"):
+        interrupted_runs.recover_workspace()
+        location = locate.locate_patient(args.patient)
         result = dataclasses.asdict(location) | {"done": args.yes}
         if not args.yes:
             return Answer(
@@ -50,7 +50,7 @@ def withdraw(args: argparse.Namespace) -> Answer:
     return Answer(result, "\n".join(lines), 1 if warnings else 0)
 
 
-def _describe(location: Held) -> list[str]:
+def _describe(location: PatientRecords) -> list[str]:
     lines = [f"{location.patient} is in", *(f"  batch {task}/{name}" for task, name in location.batches)]
     lines += [f"  data version {version[:12]}" for version in location.versions]
     lines += [*(f"  model {name}" for name in location.models), *(f"  release {name}" for name in location.releases)]

@@ -8,7 +8,7 @@ from typing import Any
 from lineage.record.verdict import Verdict
 
 
-def verdict(result: Verdict, key: str, link: str = "") -> None:
+def publish_verdict(result: Verdict, key: str, link: str = "") -> None:
     """Publish a verdict with its reasons and figures as a Prefect artifact."""
     from prefect.artifacts import create_markdown_artifact
 

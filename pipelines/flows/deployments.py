@@ -15,14 +15,14 @@ from pipelines.flows.work_pool import TAG
 
 log = logging.getLogger(__name__)
 
-ASKED = "oncoloop.retrain.asked"
-APPROVED = "oncoloop.approval.given"
+RETRAIN_EVENT = "oncoloop.retrain.asked"
+APPROVAL_EVENT = "oncoloop.approval.given"
 CHECK_SECONDS = 5.0  # between two comparisons of the deployments
 # These fields decide what a run executes.
-FIELDS = ("entrypoint", "pull_steps", "path", "parameters", "job_variables", "work_pool_name")
+COMPARED_FIELDS = ("entrypoint", "pull_steps", "path", "parameters", "job_variables", "work_pool_name")
 
 
-def planned() -> list[tuple[Any, dict[str, Any]]]:
+def planned_deployments() -> list[tuple[Any, dict[str, Any]]]:
     """Every flow that a schedule or an event starts, with its deployment options. None takes a parameter."""
     from prefect.events import DeploymentEventTrigger
     from prefect.flows import EntrypointType
@@ -31,8 +31,8 @@ def planned() -> list[tuple[Any, dict[str, Any]]]:
 
     schedule = params.load().schedule
     any_task = {"prefect.resource.id": "oncoloop.task.*"}
-    on_request = DeploymentEventTrigger(name="retraining was asked for", expect={ASKED}, match=any_task)
-    on_decision = DeploymentEventTrigger(name="a person decided", expect={APPROVED}, match=any_task)
+    on_request = DeploymentEventTrigger(name="retraining was asked for", expect={RETRAIN_EVENT}, match=any_task)
+    on_decision = DeploymentEventTrigger(name="a person decided", expect={APPROVAL_EVENT}, match=any_task)
     flow_options: list[tuple[Any, dict[str, Any]]] = [
         (ingest_inbox, {"name": "inbox", "cron": schedule.ingest, "description": "new folders in the inbox"}),
         (retrain_all, {"name": "scheduled", "cron": schedule.retrain, "description": "by cron"}),
@@ -46,13 +46,13 @@ def planned() -> list[tuple[Any, dict[str, Any]]]:
 
 def register() -> list[str]:
     """Register the deployments with the server of PREFECT_API_URL. Returns their names."""
-    deployments = [flow.to_deployment(**options) for flow, options in planned()]
+    deployments = [flow.to_deployment(**options) for flow, options in planned_deployments()]
     for deployment in deployments:
         deployment.apply()
     return [f"{deployment.flow_name}/{deployment.name}" for deployment in deployments]
 
 
-def work() -> None:
+def serve_deployments() -> None:
     """Register the deployments, create the ready file, and run the flows that are due until stopped.
 
     A run executes the flow of this installation. The entry point and pull steps stored on the server are ignored.
@@ -62,10 +62,10 @@ def work() -> None:
     from prefect.runner import Runner
 
     runner = Runner(limit=2)
-    for flow, options in planned():
+    for flow, options in planned_deployments():
         runner.add_flow(flow, **options)
     ready_file().touch()
-    wake()
+    emit_unfinished_requests()
     threading.Thread(target=guard_deployments, daemon=True, name="deployments").start()
     asyncio.run(runner.start())
 
@@ -76,7 +76,7 @@ def guard_deployments() -> None:
     while True:
         time.sleep(CHECK_SECONDS)
         try:
-            changes = compare(registered, _registered_fields())
+            changes = changed_fields(registered, _registered_fields())
             for name, fields in changes.items():
                 log.error("the deployment %s was changed from outside (%s); it is registered again", name, fields)
                 ledger.append("deployment.changed", name, {"fields": fields})
@@ -90,11 +90,11 @@ def guard_deployments() -> None:
             log.warning("the deployments could not be compared: %s", " ".join(str(error).split())[:200])
 
 
-def compare(registered: dict[str, dict[str, Any]], current: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+def changed_fields(registered: dict[str, dict[str, Any]], current: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     """The changed fields of each deployment, or `deleted`. A pause is no change: those who may pause may do so."""
     deleted = {name: ["deleted"] for name in registered.keys() - current.keys()}
     changed = {
-        name: [field for field in FIELDS if registered[name][field] != current[name][field]]
+        name: [field for field in COMPARED_FIELDS if registered[name][field] != current[name][field]]
         for name in registered.keys() & current.keys()
     }
     return deleted | {name: fields for name, fields in changed.items() if fields}
@@ -104,7 +104,7 @@ def _registered_fields() -> dict[str, dict[str, Any]]:
     """The compared fields of this product's deployments as the server stores them, by flow and name."""
     names = _planned_names()
     return {
-        name: {field: getattr(deployment, field) for field in FIELDS}
+        name: {field: getattr(deployment, field) for field in COMPARED_FIELDS}
         for name, deployment in _server_deployments().items()
         if name in names
     }
@@ -127,7 +127,7 @@ def _remove_foreign_deployments() -> list[str]:
 
 
 def _planned_names() -> set[str]:
-    return {f"{flow.name}/{options['name']}" for flow, options in planned()}
+    return {f"{flow.name}/{options['name']}" for flow, options in planned_deployments()}
 
 
 def _server_deployments() -> dict[str, Any]:
@@ -140,19 +140,19 @@ def _server_deployments() -> dict[str, Any]:
     return {f"{flow_names.get(deployment.flow_id)}/{deployment.name}": deployment for deployment in deployments}
 
 
-def wake() -> None:
+def emit_unfinished_requests() -> None:
     """Emit the events of decisions and requests that were not finished when the last runner ended."""
-    for kind, event in (("approval", APPROVED), ("retrain.asked", ASKED)):
-        for task in {row.subject.partition("/")[0] for row in decisions.waiting(kind)}:
-            emit(event, {"task": task})
+    for kind, event in (("approval", APPROVAL_EVENT), ("retrain.asked", RETRAIN_EVENT)):
+        for task in {row.subject.partition("/")[0] for row in decisions.pending_decisions(kind)}:
+            emit_task_event(event, {"task": task})
 
 
 def ready_file() -> Path:
     """The file that exists once deployments and triggers are registered: no flow would react to an earlier event."""
-    return paths.place("run", "runner.ready")
+    return paths.state_path("run", "runner.ready")
 
 
-def emit(event: str, payload: dict[str, Any]) -> None:
+def emit_task_event(event: str, payload: dict[str, Any]) -> None:
     """Send an event about a task to Prefect. Raises unless the server accepted it.
 
     `prefect.events.emit_event` would only queue the event, and would not report a refusal.

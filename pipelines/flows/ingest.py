@@ -28,7 +28,7 @@ from pipelines import params
 from pipelines.flows import artifacts, ingest_corrections
 from pipelines.recovery import interrupted_runs, recorded_admissions
 from pipelines.workspace import dvc, git
-from pipelines.workspace.workspace import alone
+from pipelines.workspace.workspace import hold_lock
 
 log = logging.getLogger(__name__)
 
@@ -47,26 +47,26 @@ class IncomingBatch:
     @property
     def staging(self) -> Path:
         """The folder of the de-identified copy, until the batch is admitted or quarantined."""
-        return paths.place("staging", self.name)
+        return paths.state_path("staging", self.name)
 
 
 @flow(name="ingest")
 def ingest(source: str | None = None, again: bool = False) -> list[dict[str, Any]]:
     """Judge every unjudged batch. Each is admitted without its failing scans, or quarantined."""
-    with alone("workspace"):
-        interrupted_runs.settle()
-        return [judge_batch(batch) for batch in waiting(Path(source) if source else None, again)]
+    with hold_lock("workspace"):
+        interrupted_runs.recover_workspace()
+        return [judge_batch(batch) for batch in unjudged_batches(Path(source) if source else None, again)]
 
 
 def judge_batch(batch: IncomingBatch) -> dict[str, Any]:
     """Examine one batch, record the verdict, then admit or quarantine the batch."""
-    arrived_at = received(batch)
-    verdict, manifest, validation_page = examine.with_options(name=f"examine {batch.name}")(batch)
-    ledger.record(verdict, task=batch.task.name, digest=batch.digest, page=paths.relative(validation_page))
-    artifacts.verdict(verdict, f"data-{batch.name}", paths.relative(validation_page))
+    arrived_at = record_arrival(batch)
+    verdict, manifest, validation_page = examine_batch.with_options(name=f"examine {batch.name}")(batch)
+    ledger.record_verdict(verdict, task=batch.task.name, digest=batch.digest, page=paths.relative(validation_page))
+    artifacts.publish_verdict(verdict, f"data-{batch.name}", paths.relative(validation_page))
     version = None
     if verdict.outcome is Outcome.PASS:
-        version = admit.with_options(name=f"admit {batch.name}")(batch, manifest, arrived_at)
+        version = admit_batch.with_options(name=f"admit {batch.name}")(batch, manifest, arrived_at)
     else:
         quarantine_batch(batch, verdict)
     shutil.rmtree(batch.staging, ignore_errors=True)
@@ -79,7 +79,9 @@ def judge_batch(batch: IncomingBatch) -> dict[str, Any]:
     }
 
 
-def waiting(source: Path | None, again: bool = False, broken: dict[str, str] | None = None) -> list[IncomingBatch]:
+def unjudged_batches(
+    source: Path | None, again: bool = False, broken: dict[str, str] | None = None
+) -> list[IncomingBatch]:
     """The unjudged batches: of one folder (Fault if it is no batch), or of all folders of the inbox.
 
     With `again`, quarantined batches are judged once more. A broken folder of the inbox does not stop the others:
@@ -88,12 +90,12 @@ def waiting(source: Path | None, again: bool = False, broken: dict[str, str] | N
     """
     judged_digests = recorded_admissions.judged_digests(("batch.admitted",) if again else JUDGED_EVENTS)
     if source:
-        return [batch for batch in [incoming(source)] if batch.digest not in judged_digests]
+        return [batch for batch in [read_incoming_batch(source)] if batch.digest not in judged_digests]
     batches: list[IncomingBatch] = []
     reasons = {} if broken is None else broken
     for folder in sorted(path.parent for path in Path("inbox").glob("*/metadata.csv")):
         try:
-            batch = incoming(folder)
+            batch = read_incoming_batch(folder)
             if batch.digest in judged_digests:
                 continue
             if any(Path("data/batches").glob(f"*/{batch.name}.dvc")):
@@ -106,23 +108,24 @@ def waiting(source: Path | None, again: bool = False, broken: dict[str, str] | N
     return batches
 
 
-def incoming(folder: Path) -> IncomingBatch:
+def read_incoming_batch(folder: Path) -> IncomingBatch:
     """Read task and digest of a folder. Fault if it is no batch, or if its name identifies one of its patients."""
     if not folder.is_dir():
         raise Fault("the batch folder does not exist; name a folder of the inbox")
-    table, settings = batch_manifest.metadata(folder), params.load()
+    table, settings = batch_manifest.read_metadata(folder), params.load()
     name, task_name = folder.resolve().name, str(table["task"].iloc[0])
     if task_name not in settings.tasks:  # not quoted: a row shifted by one column would put a patient into the message
         raise Fault(f"{name}: the task in its metadata.csv is none of {', '.join(settings.tasks)}; correct the column")
     identities = {str(text) for column in ("patient_id", "group") for text in table[column].unique()}
     if any(
-        identifiers.betrays(name, identifiers.of_row({"patient_id": identity}), words=False) for identity in identities
+        identifiers.contains_secret(name, identifiers.secrets_of_row({"patient_id": identity}), words=False)
+        for identity in identities
     ):
         raise Fault("the folder's name holds the name or number of one of its patients; rename it")
     return IncomingBatch(name, folder, settings.task(task_name), batch_manifest.batch_digest(folder))
 
 
-def received(batch: IncomingBatch) -> str:
+def record_arrival(batch: IncomingBatch) -> str:
     """The time (UTC) at which this content first arrived. It is recorded once, also if the run is interrupted."""
     facts = {"task": batch.task.name, "digest": batch.digest}
     arrivals = [event for event in ledger.events(kind="batch.received", subject=batch.name) if event.payload == facts]
@@ -130,7 +133,7 @@ def received(batch: IncomingBatch) -> str:
 
 
 @task(persist_result=False)
-def examine(batch: IncomingBatch) -> tuple[Verdict, pd.DataFrame, str]:
+def examine_batch(batch: IncomingBatch) -> tuple[Verdict, pd.DataFrame, str]:
     """Read, de-identify and describe every scan once, then apply the suite, the leakage checks and the gate.
 
     Returns the verdict, the rows that may be admitted, and the path of the validation page.
@@ -139,8 +142,8 @@ def examine(batch: IncomingBatch) -> tuple[Verdict, pd.DataFrame, str]:
     logger = get_run_logger()
     if any(Path("data/batches").glob(f"*/{batch.name}.dvc")):
         raise Fault(f"a batch named {batch.name} is already admitted with other content; give the folder a new name")
-    metadata = metadata_table.metadata(batch.source)
-    if metadata_table.corrects(metadata):
+    metadata = metadata_table.read_metadata(batch.source)
+    if metadata_table.is_correction_batch(metadata):
         return ingest_corrections.examine_corrections(batch.name, batch.source, batch.task, settings)
     indexed = batch_manifest.index_batch(batch.source, batch.staging, batch.task, disagreement=settings.disagreement)
     indexed = drop_withdrawn_patients(indexed, batch.staging)
@@ -150,25 +153,25 @@ def examine(batch: IncomingBatch) -> tuple[Verdict, pd.DataFrame, str]:
         indexed.manifest,
         batch.task,
         settings,
-        paths.place("gx"),
+        paths.state_path("gx"),
         batch.name,
-        reference(batch.task.name, cohorts),
-        reader_agreement.measure(metadata, batch.task),
+        load_reference_population(batch.task.name, cohorts),
+        reader_agreement.measure_agreement(metadata, batch.task),
     )
-    related_units = known_units(batch.task.name, indexed.manifest)
-    findings = leakage.check(indexed.manifest, related_units, settings, indexed.rows)
+    related_units = load_related_units(batch.task.name, indexed.manifest)
+    findings = leakage.check_leakage(indexed.manifest, related_units, settings, indexed.rows)
     total = len(indexed.manifest) + len(indexed.refused)
-    small_cohorts = dataset_cohorts.few(indexed.manifest, cohorts)
+    small_cohorts = dataset_cohorts.small_set_warning(indexed.manifest, cohorts)
     warnings = [*metadata_table.remarks(batch.source, metadata), *small_cohorts, *indexed.warnings()]
     verdict, failing = gate.admit(batch.name, validation, findings, indexed.refused, total, settings, warnings)
-    rejected_units.note(batch.staging, failing, indexed.refused)
+    rejected_units.record_failing(batch.staging, failing, indexed.refused)
     for reason in verdict.reasons:
         logger.info("%s: %s", batch.name, reason)
     admissible = indexed.manifest[~indexed.manifest["unit_id"].isin(list(failing))]
     return verdict, admissible, str(validation.page)
 
 
-def reference(task_name: str, cohorts: pd.DataFrame) -> training_population.Population:
+def load_reference_population(task_name: str, cohorts: pd.DataFrame) -> training_population.Population:
     """The training patients of the champion's batches, or of all admitted batches while there is no champion."""
     promoted = ledger.events(kind="model.promoted", subject=task_name, limit=1)
     champion = str(promoted[-1].payload["version"]) if promoted else ""
@@ -177,13 +180,13 @@ def reference(task_name: str, cohorts: pd.DataFrame) -> training_population.Popu
     folders = sorted(path.parent for path in Path("data/batches", task_name).glob("*/manifest.csv"))
     reference_folders = [folder for folder in folders if not champion or folder.name in learned]
     training = set(cohorts.loc[cohorts["side"] == "training", "cluster"])
-    return training_population.reference(reference_folders, training, paths.place("population"))
+    return training_population.read_training_population(reference_folders, training, paths.state_path("population"))
 
 
-def drop_withdrawn_patients(indexed: batch_manifest.Indexed, staging: Path) -> batch_manifest.Indexed:
+def drop_withdrawn_patients(indexed: batch_manifest.IndexedBatch, staging: Path) -> batch_manifest.IndexedBatch:
     """Remove the scans of withdrawn patients: their copies are deleted, their files listed as refused."""
     marks = {event.subject for event in ledger.events(kind="withdrawal.begun")}
-    is_withdrawn = withdrawal.concerned(indexed.manifest, marks)
+    is_withdrawn = withdrawal.affected_rows(indexed.manifest, marks)
     if not is_withdrawn.any():
         return indexed
     files = sorted(set(indexed.manifest.loc[is_withdrawn, "file"]))
@@ -192,26 +195,26 @@ def drop_withdrawn_patients(indexed: batch_manifest.Indexed, staging: Path) -> b
     manifest = indexed.manifest[~is_withdrawn].reset_index(drop=True)
     manifest.to_csv(staging / "manifest.csv", index=False, lineterminator="\n")
     reason = "the patient was withdrawn; take the file out of the batch"
-    refused = [*indexed.refused, *(batch_manifest.Refused(Path(file).name, reason) for file in files)]
+    refused = [*indexed.refused, *(batch_manifest.RefusedFile(Path(file).name, reason) for file in files)]
     return dataclasses.replace(indexed, manifest=manifest, refused=refused)
 
 
-def known_units(task_name: str, manifest: pd.DataFrame) -> pd.DataFrame:
+def load_related_units(task_name: str, manifest: pd.DataFrame) -> pd.DataFrame:
     """The admitted units of a task that the leakage checks of a batch need, with today's labels."""
     folder = Path("data/batches", task_name)
-    related_units = admitted_units.related(folder, paths.place("known", task_name), manifest)
-    return label_corrections.apply(related_units, label_corrections.given(folder))
+    related_units = admitted_units.find_related_units(folder, paths.state_path("known", task_name), manifest)
+    return label_corrections.apply_corrections(related_units, label_corrections.read_corrections(folder))
 
 
 @task(persist_result=False)
-def admit(batch: IncomingBatch, manifest: pd.DataFrame, arrived_at: str) -> str:
+def admit_batch(batch: IncomingBatch, manifest: pd.DataFrame, arrived_at: str) -> str:
     """Move the batch into the workspace, assign its new clusters, and commit. Returns the commit: the data version.
 
     After a kill before the commit, the next run undoes everything. After a kill behind the commit, it finishes.
     The only time in the written files is that of the arrival, so an interrupted run ends with the same bytes.
     """
     settings, name = params.load(), batch.task.name
-    if label_corrections.WAS in manifest:
+    if label_corrections.PREVIOUS_LABEL in manifest:
         return ingest_corrections.admit_corrections(batch.name, batch.task, batch.digest, manifest, arrived_at)
     rejected_units.set_aside(batch.staging, Path("data/quarantine", batch.name))
     target, table = Path("data/batches", name, batch.name), Path("data/cohorts", f"{name}.csv")
@@ -231,7 +234,7 @@ def admit(batch: IncomingBatch, manifest: pd.DataFrame, arrived_at: str) -> str:
         "received": arrived_at,
     }
     json_files.write_json(batch.staging / "record.json", record)
-    rows = dataset_cohorts.assign(
+    rows = dataset_cohorts.assign_cohorts(
         manifest, dataset_cohorts.read_cohorts(table), settings.split, current_epoch(name), batch.name, batch.task
     )
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -256,7 +259,7 @@ def quarantine_batch(batch: IncomingBatch, verdict: Verdict) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if batch.staging.exists():
         pixel_cache.drop(batch.staging)
-        lesion_grid.write(batch.staging / lesion_grid.NAME, {})
+        lesion_grid.write_grids(batch.staging / lesion_grid.NAME, {})
         shutil.move(batch.staging, target)
     target.mkdir(exist_ok=True)
     json_files.write_json(target / "verdict.json", verdict.to_dict())

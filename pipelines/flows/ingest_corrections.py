@@ -22,15 +22,15 @@ from pipelines.recovery import interrupted_runs
 from pipelines.workspace import dvc, git
 
 
-def bring(source: Path, target: Path, task: Task) -> dict[str, Any] | None:
+def import_corrections(source: Path, target: Path, task: Task) -> dict[str, Any] | None:
     """Copy a folder whose metadata.csv corrects admitted scans into the inbox. None for any other folder.
 
     Returns its import record. Fault if the rows correct scans of another task, or if the folder also holds scans.
     """
     if not (source / metadata_table.NAME).is_file():
         return None
-    table = metadata_table.metadata(source)
-    if not metadata_table.corrects(table):
+    table = metadata_table.read_metadata(source)
+    if not metadata_table.is_correction_batch(table):
         return None
     if table["task"].iloc[0] != task.name:
         raise Fault(
@@ -54,9 +54,11 @@ def examine_corrections(
     Returns the verdict, the rows that may be admitted, and the path of the validation page.
     """
     folder = Path("data/batches", task.name)
-    checked = label_corrections.check(metadata_table.metadata(source), folder, task, settings.disagreement)
+    checked = label_corrections.check_corrections(
+        metadata_table.read_metadata(source), folder, task, settings.disagreement
+    )
     relaxed = dataclasses.replace(settings, min_clusters_per_class=0)  # few corrections need not cover every class
-    validation = suite.validate(checked.manifest, task, relaxed, paths.place("gx"), name)
+    validation = suite.validate(checked.manifest, task, relaxed, paths.state_path("gx"), name)
     total = len(checked.rows) + len(checked.refused)
     verdict, failing = gate.admit(name, validation, Findings({}, [], {}), checked.refused, total, settings)
     return verdict, checked.without(failing), str(validation.page)
@@ -67,7 +69,7 @@ def admit_corrections(name: str, task: Task, digest: str, rows: pd.DataFrame, ar
 
     Recovery after a kill is that of any other batch.
     """
-    staging, target = paths.place("staging", name), Path("data/batches", task.name, name)
+    staging, target = paths.state_path("staging", name), Path("data/batches", task.name, name)
     staging.mkdir(parents=True, exist_ok=True)
     rows.to_csv(staging / label_corrections.NAME, index=False, lineterminator="\n")
     pd.DataFrame(columns=list(manifest.COLUMNS)).to_csv(staging / "manifest.csv", index=False, lineterminator="\n")

@@ -12,7 +12,7 @@ from lineage import json_files, paths
 from lineage.errors import Fault
 from pipelines.flows import remote_transfer
 from pipelines.workspace import stage_log
-from pipelines.workspace.workspace import alone
+from pipelines.workspace.workspace import hold_lock
 
 SOURCE_VARIABLE, REMOTE_VARIABLE = "ONCOLOOP_SOURCE", "ONCOLOOP_REMOTE"
 
@@ -29,10 +29,10 @@ def fit(task: str, commit: str, source: str, remote: str) -> dict[str, Any]:
     paths.set_environment()
     logger = get_run_logger()
     source, remote = os.environ.get(SOURCE_VARIABLE) or source, os.environ.get(REMOTE_VARIABLE) or remote
-    with alone(f"received-{task}"):
+    with hold_lock(f"received-{task}"):
         tree = remote_transfer.receive_fit_inputs(task, commit, source, remote)
         try:
-            with stage_log.lines(stage_log.path("fit", task), logger.info):
+            with stage_log.follow_log(stage_log.stage_log_path("fit", task), logger.info):
                 remote_transfer.pull_or_run_fit(tree, task)
             remote_transfer.push_fit_result(tree, task)
         finally:

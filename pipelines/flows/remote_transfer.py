@@ -35,7 +35,7 @@ def send_fit_inputs(tree: Path, task: str) -> str:
 
     The inputs are the outputs of `prepare`, and the parent model of a warm start.
     """
-    sent = paths.place("sent", task)
+    sent = paths.state_path("sent", task)
     if not (sent / ".git").exists():
         shutil.rmtree(sent, ignore_errors=True)
         git.run("worktree", "prune", folder=tree)
@@ -45,7 +45,7 @@ def send_fit_inputs(tree: Path, task: str) -> str:
     for name in dvc.PRODUCTS:
         shutil.copyfile(tree / name, sent / name)
     targets = [f"prepare@{task}"]
-    if warm_start_pins.of(tree, task):
+    if warm_start_pins.pin_of_task(tree, task):
         shutil.copytree(tree / warm_start_pins.FOLDER / task, sent / warm_start_pins.FOLDER / task, dirs_exist_ok=True)
         _run_dvc("add", f"{warm_start_pins.FOLDER}/{task}", folder=sent)
         targets.append(_parent_pointer(task))
@@ -60,7 +60,7 @@ def receive_fit_inputs(task: str, commit: str, source: str, remote: str) -> Path
 
     Fault if this machine's code differs from the code of that commit: the fit would not be the same.
     """
-    tree = paths.place("received", fingerprint.text_sha256(source)[:12], task, "tree")
+    tree = paths.state_path("received", fingerprint.text_sha256(source)[:12], task, "tree")
     if not (tree / ".git").exists():
         tree.mkdir(parents=True, exist_ok=True)
         git.run("init", folder=tree)
@@ -69,7 +69,7 @@ def receive_fit_inputs(task: str, commit: str, source: str, remote: str) -> Path
     shutil.rmtree(tree / "models", ignore_errors=True)
     dvc.configure(tree, remote, str(_cache(tree)))
     workspace_code = json_files.read_json(tree / "code.json")
-    local_code = code_snapshot.write_code(tree)
+    local_code = code_snapshot.write_code_snapshot(tree)
     if changed := sorted(package for package in local_code if local_code[package] != workspace_code.get(package)):
         raise Fault(f"this machine has other code than the workspace ({', '.join(changed)}): install the same oncoloop")
     targets = [f"prepare@{task}", *([_parent_pointer(task)] if (tree / _parent_pointer(task)).is_file() else [])]
@@ -107,8 +107,8 @@ def _run_dvc(*arguments: str, folder: Path) -> str:
     scripts = str(Path(sys.executable).parent)
     path = os.pathsep.join([scripts, os.environ.get("PATH", "")])  # DVC calls `oncoloop stage`
     command = tethered([sys.executable, "-m", "dvc", "--wait-for-lock", *arguments])
-    with stale_locks.noted():
-        environment = subprocess_environment.isolated(os.environ) | {"PATH": path, "PYTHONSAFEPATH": "1"}
+    with stale_locks.marked_dvc_work():
+        environment = subprocess_environment.isolated_environment(os.environ) | {"PATH": path, "PYTHONSAFEPATH": "1"}
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         lines = (result.stdout + result.stderr).splitlines()

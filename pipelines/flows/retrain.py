@@ -18,7 +18,7 @@ from pipelines import params, warm_start_pins
 from pipelines.flows import artifacts, remote_fit, remote_transfer, retrain_plan, work_pool
 from pipelines.models import promote
 from pipelines.workspace import dvc, stage_log
-from pipelines.workspace.workspace import alone
+from pipelines.workspace.workspace import hold_lock
 from training import mlflow_runs
 from training.evaluation import evaluate
 from training.promotion import comparison, gate, test_set_budget
@@ -36,12 +36,14 @@ def retrain(task: str | None = None, reason: str = "asked by hand", pool: str = 
     """
     if pool:
         work_pool.register_fit(pool)
-    with alone("workspace"):
-        names = retrain_plan.trainable(task)
-        tree = retrain_plan.pin()
+    with hold_lock("workspace"):
+        names = retrain_plan.trainable_tasks(task)
+        tree = retrain_plan.pin_worktree()
         run_stages(str(tree), names, pool)
-        version = dvc.keep(tree, Path.cwd(), f"Retrain {', '.join(names)}: {reason}")
-        results = [challenge.with_options(name=f"gate {name}")(str(tree), name, version, reason) for name in names]
+        version = dvc.commit_products(tree, Path.cwd(), f"Retrain {', '.join(names)}: {reason}")
+        results = [
+            judge_challenger.with_options(name=f"gate {name}")(str(tree), name, version, reason) for name in names
+        ]
         release = promote.release_champions()
     artifacts.publish_table([_verdict_row(result) for result in results], "retrain", "Verdicts of the training gate")
     return {"data_version": version, "models": results, "release": release}
@@ -76,36 +78,36 @@ def run_stage(tree: str, stage: str, name: str, pool: str = "") -> bool:
         place = f"by a worker of {pool}" if ran_on_worker else "here: the remote has no result of these inputs"
         logger.info("%s@%s done %s", stage, name, place)
         return True
-    with STAGE_SLOTS, stage_log.lines(stage_log.path(stage, name), logger.info):
+    with STAGE_SLOTS, stage_log.follow_log(stage_log.stage_log_path(stage, name), logger.info):
         changed = dvc.reproduce(Path(tree), stage, name)
     logger.info("%s@%s %s", stage, name, "done" if changed else "unchanged")
     return changed
 
 
 @task(persist_result=False)
-def challenge(tree: str, name: str, data_version: str, reason: str) -> dict[str, Any]:
+def judge_challenger(tree: str, name: str, data_version: str, reason: str) -> dict[str, Any]:
     """Register the trained model, judge it once against champion and anchor, and act on the verdict."""
     logger = get_run_logger()
-    version, is_new = challenger(Path(tree), name, data_version, reason)
+    version, is_new = register_challenger(Path(tree), name, data_version, reason)
     result = {"task": name, "version": version, "new": is_new}
     earlier_verdicts = ledger.events(kind="verdict", subject=f"{name}/{version}")
     if earlier_verdicts:
         return result | {"verdict": earlier_verdicts[-1].payload, "decision": "unchanged"}
-    files = mlflow_runs.hashes(Path(tree, "evaluation", name), Path(tree, "models", name))
-    model_files.record(name, version, files, "judged by the training gate")
+    files = mlflow_runs.artifact_hashes(Path(tree, "evaluation", name), Path(tree, "models", name))
+    model_files.record_hashes(name, version, files, "judged by the training gate")
     verdict = judge_version(Path(tree), name, version)
-    ledger.record(verdict, task=name, version=version, data_version=data_version)
-    if spent_batches := test_set_budget.spent(verdict.figures):
+    ledger.record_verdict(verdict, task=name, version=version, data_version=data_version)
+    if spent_batches := test_set_budget.exhausted_batches(verdict.figures):
         ledger.append("cohort.spent", name, {"version": version, "batches": spent_batches})
     mlflow_runs.log_verdict(registry.tags(name, version)["run_id"], verdict)
-    artifacts.verdict(verdict, f"training-{name}")
+    artifacts.publish_verdict(verdict, f"training-{name}")
     for line in verdict.reasons:
         logger.info("%s/%s %s: %s", name, version, verdict.outcome.value, line)
     decision = promote.apply_verdict(name, version, verdict)
     return result | {"verdict": verdict.to_dict(), "decision": decision}
 
 
-def challenger(tree: Path, name: str, data_version: str, reason: str) -> tuple[str, bool]:
+def register_challenger(tree: Path, name: str, data_version: str, reason: str) -> tuple[str, bool]:
     """Log this training to MLflow and the ledger, once per lock hash. Returns the version and whether it is new."""
     lock_hash = dvc.lock_hash(tree, name)
     if logged_version := retrain_plan.find_logged_version(name, lock_hash):
@@ -119,7 +121,7 @@ def challenger(tree: Path, name: str, data_version: str, reason: str) -> tuple[s
         "code_digest": fingerprint.digest(code_record),
         "reason": reason,
         "batches": sorted(path.stem for path in Path("data/batches", name).glob("*.dvc")),
-        **warm_start_pins.facts(tree, name),
+        **warm_start_pins.parent_record(tree, name),
     }
     if note := settings.task(name).note:
         facts["note"] = note
@@ -138,27 +140,27 @@ def judge_version(tree: Path, name: str, version: str) -> Verdict:
     All are paired on the same test units.
     """
     settings = params.load()
-    units = shards.load(tree / "data" / "processed" / name)
+    units = shards.load_units(tree / "data" / "processed" / name)
     predictions = evaluate.read_predictions(tree / "evaluation" / name)
     metrics = json_files.read_json(tree / "evaluation" / name / "metrics.json")
     roles = registry.roles(name)
     verdicts = [(event.at, event.payload) for event in ledger.events(kind="verdict")]
-    past_looks = test_set_budget.looks(verdicts, name, database.now())
+    past_looks = test_set_budget.read_looks(verdicts, name, database.now())
     comparisons = {}
     for role in ("champion", "anchor"):
         rival = roles.get(role)
         if rival is not None:
             folder = registry.download(name, rival)
-            rival_predictions = evaluate.predictions(units, folder, settings.task(name), settings.serving.engine)
+            rival_predictions = evaluate.predict_held_out(units, folder, settings.task(name), settings.serving.engine)
             comparisons[role] = comparison.compare(
                 predictions,
                 rival_predictions,
                 settings.promotion,
                 f"{role} {rival}",
                 units.table,
-                test_set_budget.decided(past_looks),
+                test_set_budget.decided_batches(past_looks),
             )
-    return gate.promote(
+    return gate.judge_challenger(
         f"{name}/{version}",
         metrics,
         comparisons.get("champion"),
@@ -179,7 +181,7 @@ def _verdict_row(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def said_no(result: dict[str, Any]) -> Outcome:
+def worst_outcome(result: dict[str, Any]) -> Outcome:
     """The worst outcome of a retraining, for the exit code."""
     outcomes = {Outcome(model["verdict"]["outcome"]) for model in result["models"]}
     order = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)

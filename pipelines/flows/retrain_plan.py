@@ -14,7 +14,7 @@ from pipelines.workspace import code_snapshot, dvc, git
 SETTINGS_FILES = ("params.yaml", "dvc.yaml")
 
 
-def trainable(name: str | None) -> list[str]:
+def trainable_tasks(name: str | None) -> list[str]:
     """The tasks with admitted data, or the one named. Fault if there is none."""
     candidates = [params.load().task(name).name] if name else list(params.load().tasks)
     tasks = [task for task in candidates if any(Path("data/batches", task).glob("*.dvc"))]
@@ -23,20 +23,20 @@ def trainable(name: str | None) -> list[str]:
     return tasks
 
 
-def pin() -> Path:
+def pin_worktree() -> Path:
     """Check out today's data and settings into the retraining's own worktree, with code fingerprint and parents."""
-    interrupted_runs.settle()
+    interrupted_runs.recover_workspace()
     tree = dvc.worktree(git.commit(list(SETTINGS_FILES), "Change the settings"))
-    code_snapshot.write_code(tree)
-    warm_start_pins.pin(tree)
+    code_snapshot.write_code_snapshot(tree)
+    warm_start_pins.write_pins(tree)
     return tree
 
 
-def due(name: str | None = None) -> list[str]:
+def pending_work(name: str | None = None) -> list[str]:
     """The stages, gates and release that a retraining would run now, in words. Empty if nothing has changed."""
-    tasks = trainable(name)
-    tree = pin()
-    work = dvc.changed(tree, tasks)
+    tasks = trainable_tasks(name)
+    tree = pin_worktree()
+    work = dvc.changed_stages(tree, tasks)
     for task in tasks:
         version = find_logged_version(task, dvc.lock_hash(tree, task))
         if not work and (version is None or not ledger.events(kind="verdict", subject=f"{task}/{version}")):

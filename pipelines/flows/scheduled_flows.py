@@ -15,7 +15,7 @@ from pipelines.flows.retrain import retrain
 from pipelines.flows.watch import watch
 from pipelines.models import promote
 from pipelines.models.retrain_requests import has_new_labels
-from pipelines.workspace.workspace import alone
+from pipelines.workspace.workspace import hold_lock
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +38,14 @@ def retrain_all() -> dict[str, Any]:
 def retrain_asked() -> list[dict[str, Any]]:
     """Retrain each task with an open request, if it has labels that its newest model has not learned from."""
     requests_by_task: dict[str, list[Event]] = {}
-    for event in decisions.waiting("retrain.asked"):
+    for event in decisions.pending_decisions("retrain.asked"):
         if not refuse_invalid(event) and has_new_labels(event.subject):
             requests_by_task.setdefault(event.subject, []).append(event)
     results = []
     for task, events in requests_by_task.items():
         results.append(retrain(task, "; ".join(dict.fromkeys(str(event.payload["reason"]) for event in events))))
         for event in events:
-            decisions.use(event)
+            decisions.mark_used(event)
     return results
 
 
@@ -60,8 +60,8 @@ def watch_all() -> list[dict[str, Any]]:
 def decide() -> list[dict[str, Any]]:
     """Carry out the signed approvals and rejections. A decision that cannot be carried out ends with its reason."""
     outcomes: list[dict[str, Any]] = []
-    with alone("workspace"):
-        for event in decisions.waiting("approval"):
+    with hold_lock("workspace"):
+        for event in decisions.pending_decisions("approval"):
             outcome = {"decision": event.seq, "subject": event.subject, "refused": refuse_invalid(event)}
             if not outcome["refused"]:
                 outcome["refused"] = _carry_out(event)
@@ -76,7 +76,7 @@ def refuse_invalid(event: Event) -> str:
         decisions.check(event)
     except Fault as fault:
         log.warning("%s", fault)
-        decisions.use(event, str(fault))
+        decisions.mark_used(event, str(fault))
         return str(fault)
     return ""
 
@@ -84,10 +84,10 @@ def refuse_invalid(event: Event) -> str:
 def _carry_out(event: Event) -> str:
     """Carry out a decision and use it up. Returns the reason if that is impossible, else ""."""
     try:
-        promote.act(event)
+        promote.carry_out_decision(event)
     except Fault as fault:  # it is not tried again: the reason would be the same
         log.warning("the decision %d on %s: %s", event.seq, event.subject, fault)
-        decisions.use(event, str(fault))
+        decisions.mark_used(event, str(fault))
         return str(fault)
-    decisions.use(event)
+    decisions.mark_used(event)
     return ""

@@ -17,7 +17,7 @@ from monitoring import evidently_report, gate, late_labels, reference, triage, w
 from pipelines import params
 from pipelines.flows import artifacts
 from pipelines.models.retrain_requests import ask_for_retraining
-from pipelines.workspace.workspace import alone
+from pipelines.workspace.workspace import hold_lock
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 @flow(name="watch")
 def watch(task: str | None = None) -> list[dict[str, Any]]:
     """Compare recent predictions with the reference patients, for every task with a champion or for one task."""
-    names = watched(task)
+    names = tasks_with_champion(task)
     return [watch_task(name) for name in names]
 
 
-def watched(name: str | None) -> list[str]:
+def tasks_with_champion(name: str | None) -> list[str]:
     """The tasks that have a champion, or the one named. Fault if there is none."""
     candidates = [params.load().task(name).name] if name else list(params.load().tasks)
     tasks = [candidate for candidate in candidates if registry.roles(candidate).get("champion")]
@@ -40,11 +40,11 @@ def watched(name: str | None) -> list[str]:
 
 def watch_task(name: str) -> dict[str, Any]:
     """Examine one task's window, record the verdict, and request a retraining if it fails."""
-    with alone(f"watch-{name}"):
+    with hold_lock(f"watch-{name}"):
         verdict, page = examine_window.with_options(name=f"watch {name}")(name)
         version = registry.roles(name)["champion"]
-        event = ledger.record(verdict, task=name, version=version, page=paths.relative(page))
-        artifacts.verdict(verdict, f"watch-{name}", paths.relative(page))
+        event = ledger.record_verdict(verdict, task=name, version=version, page=paths.relative(page))
+        artifacts.publish_verdict(verdict, f"watch-{name}", paths.relative(page))
         is_requested = False
         if verdict.outcome is Outcome.FAIL:
             is_requested = request_retraining(name, str(version), verdict, event.seq)
@@ -59,15 +59,19 @@ def examine_window(name: str) -> tuple[Verdict, str]:
     """
     settings, version = params.load(), str(registry.roles(name)["champion"])
     task_settings, monitoring = settings.task(name), settings.monitoring
-    rows = window.window(name, monitoring.window_hours)
+    rows = window.read_window(name, monitoring.window_hours)
     current = rows[rows["version"].astype(str) == version] if len(rows) else rows
-    clusters = window.clusters(current)
+    clusters = window.count_patients(current)
     get_run_logger().info("%s/%s: %d predictions of %d patients in the window", name, version, len(current), clusters)
     reference_set = reference.read(registry.download(name, version))
     drift = None
     if clusters > 1:
-        drift = evidently_report.drift(reference_set, current, monitoring, paths.home() / "evidently", task_settings)
-    verdict = gate.ask(task_settings, drift, late_labels.outcomes(task_settings, current), monitoring, clusters)
+        drift = evidently_report.report_drift(
+            reference_set, current, monitoring, paths.home() / "evidently", task_settings
+        )
+    verdict = gate.judge_window(
+        task_settings, drift, late_labels.compute_outcomes(task_settings, current), monitoring, clusters
+    )
     if len(current):
         ranked = triage.rank(current, reference_set, limit=20)
         artifacts.publish_table(

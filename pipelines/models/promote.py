@@ -12,7 +12,7 @@ from lineage.record.ledger import Event
 from lineage.record.verdict import Outcome, Verdict
 from pipelines import params
 from pipelines.models import release
-from pipelines.models.verdicts import champions, judged
+from pipelines.models.verdicts import champions, version_verdict
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def apply_verdict(task: str, version: str, verdict: Verdict) -> str:
         ledger.append("model.rejected", task, {"version": version, "reason": "the training gate said fail"})
         return "rejected"
     if verdict.outcome is Outcome.PASS and params.load().promotion.approval == "automatic":
-        promote(task, version, "system", "passed the gate; approval is automatic")
+        promote_version(task, version, "system", "passed the gate; approval is automatic")
         return "promoted"
     return "waiting for approval"
 
@@ -35,7 +35,7 @@ def approve(task: str, version: str, actor: str, reason: str) -> Event:
     """
     from pipelines.models import shadow  # imports pandas and the gate, which a rollback does not need
 
-    verdict = judged(task, version)
+    verdict = version_verdict(task, version)
     if verdict.outcome is Outcome.FAIL:
         raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; a fail can't be approved")
     if not reason.strip():
@@ -50,7 +50,7 @@ def approve(task: str, version: str, actor: str, reason: str) -> Event:
 
 def reject(task: str, version: str, actor: str, reason: str) -> Event:
     """Sign the rejection of a version. Returns the ledger row that `act` carries out. Fault for the champion."""
-    judged(task, version)
+    version_verdict(task, version)
     _check_not_champion(task, version)
     return _sign(task, version, "reject", actor, reason)
 
@@ -64,7 +64,7 @@ def _sign(task: str, version: str, decision: str, actor: str, reason: str) -> Ev
     return decisions.record("approval", f"{task}/{version}", {"decision": decision, "reason": reason}, actor)
 
 
-def act(event: Event) -> None:
+def carry_out_decision(event: Event) -> None:
     """Carry out a decision that `decisions.check` accepted: promote or reject. After a kill it can be repeated.
 
     Fault if that is no longer possible: the gate said fail, or the version has failed in shadow.
@@ -75,7 +75,7 @@ def act(event: Event) -> None:
     for later_use in ledger.events("decision.used", event.subject):
         if later_use.seq > event.seq and "refused" not in later_use.payload:
             raise Fault(f"{event.subject} was decided by somebody else at the same time")
-    verdict, reason = judged(task, version), str(event.payload["reason"])
+    verdict, reason = version_verdict(task, version), str(event.payload["reason"])
     if event.payload["decision"] == "reject":
         shadow.stop_version(task, version, event.actor, "the version is rejected")
         _check_not_champion(task, version)
@@ -86,10 +86,10 @@ def act(event: Event) -> None:
     if registry.roles(task).get("champion") != version:
         shadow.prepare_approval(task, version, event.actor)
         registry.check_artifacts(task, version)
-        promote(task, version, event.actor, reason)
+        promote_version(task, version, event.actor, reason)
 
 
-def promote(task: str, version: str, actor: str, reason: str) -> None:
+def promote_version(task: str, version: str, actor: str, reason: str) -> None:
     """Make a version the champion: in the ledger, then in MLflow's aliases.
 
     Fault if a file of the version is not the one that the gate judged.
@@ -119,14 +119,14 @@ def release_champions() -> str | None:
     for task in champions():
         if mismatches := registry.mismatches(task):
             log.warning("%s; the ledger decides, the aliases are set again", mismatches[0])
-            registry.project(task)
+            registry.update_aliases(task)
     if not is_release_pending():
         return None
     settings = params.load()
     built = release.build(settings, champions())
     ledger.append("release.built", built.id, built.facts())
     verdict = release.check(built)
-    ledger.record(verdict, release=built.id)
+    ledger.record_verdict(verdict, release=built.id)
     if not (built.folder.parent / f"evidence-{built.id}").exists():
         evidence.write(built.id, built.folder.parent)
     return built.id
@@ -137,7 +137,7 @@ def rollback(actor: str, reason: str) -> tuple[str, list[str]]:
 
     Traffic follows the ledger at once. MLflow's aliases take seconds, so they are set last.
     """
-    current, previous = release.wanted(), release.previous_release()
+    current, previous = release.release_to_serve(), release.previous_release()
     if current is None or previous is None:
         raise Fault("there is no earlier release to go back to")
     moved = []
@@ -149,5 +149,5 @@ def rollback(actor: str, reason: str) -> tuple[str, list[str]]:
     facts = {"instead_of": current.subject, "reason": reason}
     decisions.record("release.wanted", previous.subject, facts, actor)
     for task, _ in moved:
-        registry.project(task)
+        registry.update_aliases(task)
     return previous.subject, [f"{task}/{version}" for task, version in moved]

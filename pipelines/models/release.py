@@ -18,7 +18,7 @@ from lineage.record.database import now
 from lineage.record.ledger import Event
 from lineage.record.verdict import Verdict
 from pipelines.params import Params
-from serving.bundle import bento_build, bento_server
+from serving.bundle import bento_build
 from serving.inference import outlier, release_integrity
 
 GRAPH_FILES = ("graph.onnx", "head.npz", "reference.npz")
@@ -36,7 +36,7 @@ class BuiltRelease:
     def facts(self) -> dict[str, Any]:
         """The payload of its ledger event."""
         digest = fingerprint.file_sha256(self.folder / "manifest.json")
-        files = fingerprint.tree(bento_server.bento(self.tag))
+        files = fingerprint.hash_folder(release_integrity.bento_folder(self.tag))
         return {"bento": self.tag, "tasks": self.tasks, "manifest_sha256": digest, release_integrity.FILES: files}
 
 
@@ -47,9 +47,9 @@ def build(settings: Params, champions: dict[str, str]) -> BuiltRelease:
     serving = {
         key: getattr(settings.serving, key) for key in ("engine", "keep_scans", "abstain_below", "max_upload_mb")
     }
-    code = fingerprint.code(bento_build.CARRIED)["files"]
+    code = fingerprint.describe_code(bento_build.PACKED_PACKAGES)["files"]
     name = fingerprint.digest({"tasks": tasks, "serving": serving, "code": code})[:12]
-    folder = paths.place("releases", name)
+    folder = paths.state_path("releases", name)
     manifest = {"release": name, "created": now(), "tasks": tasks, "serving": serving}
     bento_build.assemble(folder, manifest, sources, [warm_up_scan(settings.task(task)) for task in champions])
     tag = bento_build.build(folder)
@@ -60,11 +60,11 @@ def warm_up_scan(task: Task) -> tuple[str, bytes, str]:
     """A de-identified synthetic scan of the task's modality. Returns file name, bytes and task name."""
     organ = task.organ if task.organ in phantom_study.DRAWINGS else {"CT": "pancreas", "MR": "brain"}[task.modality]
     phantom_task = dataclasses.replace(task, organ=organ)
-    study = phantom_study.study(phantom_task, phantom_study.usual(phantom_task), 1, 1, task.positive[0])
-    with tempfile.TemporaryDirectory(dir=paths.place("staging", "x").parent.parent) as folder:
+    study = phantom_study.make_study(phantom_task, phantom_study.usual_scanner(phantom_task), 1, 1, task.positive[0])
+    with tempfile.TemporaryDirectory(dir=paths.state_path("staging", "x").parent.parent) as folder:
         row = batch.write_study(Path(folder), study, task.name)[0]
         content = (Path(folder) / row["file_name"]).read_bytes()
-    suffix, clean = dicom.anonymise(row["file_name"], content, row)
+    suffix, clean = dicom.deidentify_file(row["file_name"], content, row)
     return f"warm-up{suffix}", clean, task.name
 
 
@@ -99,7 +99,7 @@ def manifest_entry(settings: Params, name: str, version: str, source: Path) -> d
         "precision": calibration["precision"],
         "prevalence": calibration["prevalence"],
         "conformal": _conformal(calibration["conformal"]),
-        "outlier_distance": outlier.limit(source / "reference.npz", settings.serving.outlier_quantile),
+        "outlier_distance": outlier.distance_limit(source / "reference.npz", settings.serving.outlier_quantile),
         "metrics": metrics["test"],
         "counts": metrics["counts"],
         "version": version,
@@ -153,7 +153,7 @@ def servable_releases() -> list[Event]:
     return [event for event in ledger.events(kind="release.built") if event.subject in passed]
 
 
-def wanted() -> Event | None:
+def release_to_serve() -> Event | None:
     """The release to serve: the newest servable one, unless a later signed rollback chose another."""
     candidates = servable_releases()
     if not candidates:
@@ -166,6 +166,6 @@ def wanted() -> Event | None:
 
 def previous_release() -> Event | None:
     """The servable release before the one to serve."""
-    current = wanted()
+    current = release_to_serve()
     earlier = [event for event in servable_releases() if current and event.seq < current.seq]
     return earlier[-1] if earlier else None

@@ -26,15 +26,15 @@ def reproduce(task: str, version: str) -> dict[str, Any]:
         )
     tags, folder = registry.tags(task, version), registry.download(task, version)
     tree = dvc.checkout(tags["data_version"])
-    code_digest = fingerprint.digest(code_snapshot.write_code(tree))
+    code_digest = fingerprint.digest(code_snapshot.write_code_snapshot(tree))
     notes = []
     if code_digest != tags["code_digest"]:
         notes.append(f"the code differs from that version's (then {tags['code_digest'][:12]}, now {code_digest[:12]})")
     if params.load(tree).digest != tags["params_digest"]:
         shutil.copyfile("params.yaml", tree / "params.yaml")
         notes.append("params.yaml of the data version differs from that of the training; today's was used")
-    if pinned := warm_start_pins.of(tree, task):
-        warm_start_pins.bring(tree, task, pinned)
+    if pinned := warm_start_pins.pin_of_task(tree, task):
+        warm_start_pins.copy_parent_weights(tree, task, pinned)
     for stage in dvc.STAGES:
         log.info("%s@%s again", stage, task)
         dvc.reproduce(tree, stage, task, force=True)

@@ -37,7 +37,7 @@ class Shadow:
     since: str
 
 
-def wanted() -> Shadow | None:
+def active_shadow() -> Shadow | None:
     """The shadow that should run now, or None."""
     started, stopped = _newest_event("shadow.started"), _newest_event("shadow.stopped")
     if started is None or (stopped is not None and stopped.seq > started.seq):
@@ -46,7 +46,7 @@ def wanted() -> Shadow | None:
     return Shadow(started.subject, str(facts["version"]), str(facts["release"]), started.seq, started.at)
 
 
-def served(shadow: Shadow, url: str) -> None:
+def record_address(shadow: Shadow, url: str) -> None:
     """Record the address of the shadow's server for the desk, once for each address."""
     newest = _newest_event("shadow.served")
     if newest is None or newest.seq < shadow.seq or newest.payload["url"] != url:
@@ -59,11 +59,11 @@ def start(task: str, version: str, actor: str) -> str:
 
     Fault if a shadow runs already, if the gate or the release check failed, or if there is no other champion.
     """
-    if (active := wanted()) is not None:
+    if (active := active_shadow()) is not None:
         raise Fault(
             f"{active.task}/{active.version} is in shadow; `oncoloop shadow {active.task} {active.version} --stop`"
         )
-    verdict = verdicts.judged(task, version)
+    verdict = verdicts.version_verdict(task, version)
     if verdict.outcome is Outcome.FAIL:
         raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; it is not worth a shadow")
     champions = verdicts.champions()
@@ -73,23 +73,23 @@ def start(task: str, version: str, actor: str) -> str:
     if not ledger.events("shadow.built", built.id):
         ledger.append("shadow.built", built.id, built.facts(), actor)
     release_verdict = release.check(built)
-    ledger.record(release_verdict, release=built.id)
+    ledger.record_verdict(release_verdict, release=built.id)
     if release_verdict.outcome is Outcome.FAIL:
         raise Fault(f"the release of {task}/{version} did not pass its check: {release_verdict.reasons[0]}")
-    begin(task, version, built.id, actor)
+    record_start(task, version, built.id, actor)
     return built.id
 
 
-def begin(task: str, version: str, release: str, actor: str) -> None:
+def record_start(task: str, version: str, release: str, actor: str) -> None:
     """Record the start of a built release's shadow, and make sure that the account of its journal rows exists."""
-    if accounts.SHADOW not in [person.name for person in accounts.people()]:
-        accounts.add(accounts.SHADOW, "engineer")
+    if accounts.SHADOW_ACCOUNT not in [person.name for person in accounts.people()]:
+        accounts.add(accounts.SHADOW_ACCOUNT, "engineer")
     decisions.record("shadow.started", task, {"version": version, "release": release}, actor)
 
 
 def stop(actor: str, reason: str = "asked by hand") -> Verdict:
     """Stop the shadow and record its comparison. Fault if there is none."""
-    active = wanted()
+    active = active_shadow()
     if active is None:
         raise Fault("no version is in shadow; `oncoloop shadow TASK VERSION` starts one")
     decisions.record("shadow.stopped", active.task, {"version": active.version, "reason": reason}, actor)
@@ -98,7 +98,7 @@ def stop(actor: str, reason: str = "asked by hand") -> Verdict:
 
 def stop_version(task: str, version: str, actor: str, reason: str) -> None:
     """Stop the shadow if it is that of this version."""
-    if (active := wanted()) is not None and (active.task, active.version) == (task, version):
+    if (active := active_shadow()) is not None and (active.task, active.version) == (task, version):
         stop(actor, reason)
 
 
@@ -109,7 +109,7 @@ def judge_shadow(shadow: Shadow, actor: str = accounts.SYSTEM) -> Verdict:
     subject = verdict_subject(shadow.task, shadow.version)
     positive = settings.task(shadow.task).positive
     verdict = gate.compare(subject, pairs, unpaired_count, positive, settings.promotion.shadow)
-    ledger.record(verdict, actor, task=shadow.task, version=shadow.version, release=shadow.release)
+    ledger.record_verdict(verdict, actor, task=shadow.task, version=shadow.version, release=shadow.release)
     return verdict
 
 
@@ -137,7 +137,11 @@ def paired_answers(shadow: Shadow) -> tuple[pd.DataFrame, int]:
     Live answers are those of the champion since the shadow's server was first ready, without those of release checks.
     """
     addresses = [event for event in ledger.events("shadow.served", shadow.task) if event.seq > shadow.seq]
-    live = window.window(shadow.task, since=addresses[0].at) if addresses else window.window(shadow.task).iloc[:0]
+    live = (
+        window.read_window(shadow.task, since=addresses[0].at)
+        if addresses
+        else window.read_window(shadow.task).iloc[:0]
+    )
     live = live[live["version"] == registry.roles(shadow.task)["champion"]]
     shadow_rows = journal.rows(shadow.task, since=shadow.since, release=shadow.release, shadows=True)
     live_columns, shadow_columns = ["id", "cluster", *COLUMNS], ["shadows", *COLUMNS]

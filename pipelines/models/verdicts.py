@@ -9,7 +9,7 @@ from lineage.record.verdict import Verdict, from_dict
 from pipelines import params
 
 
-def judged(task: str, version: str) -> Verdict:
+def version_verdict(task: str, version: str) -> Verdict:
     """The newest verdict of the training gate on a version. Fault if there is none."""
     events = ledger.events(kind="verdict", subject=f"{task}/{version}")
     if not events:

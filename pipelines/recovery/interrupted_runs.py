@@ -24,14 +24,14 @@ from pipelines.workspace import dvc, git, stale_locks
 log = logging.getLogger(__name__)
 
 
-def settle() -> None:
+def recover_workspace() -> None:
     """Remove stale locks, undo uncommitted changes, record committed admissions, and finish withdrawals.
 
     Call it while holding the lock `workspace`. Fault if git lost what the ledger names, since undoing would delete
     the rest of it. Fault if an old row of a cohort table was changed: such a table only grows.
     """
-    stale_locks.mend(Path.cwd())
-    recorded_admissions.check()
+    stale_locks.remove_stale_locks(Path.cwd())
+    recorded_admissions.check_git_history()
     check_cohorts()
     for change in dvc.recover(Path.cwd()):
         log.warning("undone after an interruption: %s", change)
@@ -40,7 +40,7 @@ def settle() -> None:
     for path in sorted(Path("data/batches").glob("*/*/record.json")):
         if path.parent.name not in admitted:
             dvc.push(batch=path.parent)
-            record_admission(json_files.read_json(path), dvc.admission(path.parent))
+            record_admission(json_files.read_json(path), dvc.admission_commit(path.parent))
             log.warning("committed before an interruption, and recorded in the ledger now: %s", path.parent.name)
     for start_event in withdraw.unfinished_withdrawals():
         log.warning("the withdrawal %s was interrupted; it is finished now", start_event.subject[:12])
@@ -63,7 +63,7 @@ def check_cohorts() -> None:
     }
     for task, version in newest_versions.items():
         path = Path("data/cohorts", f"{task}.csv")
-        if git.unchanged(str(path), version):
+        if git.is_unchanged(str(path), version):
             continue
         admitted_table = _committed_table(str(path), version)
         for table, culprit in ((_committed_table(str(path), "HEAD"), "a commit"), (_working_table(path), "the file")):
@@ -76,7 +76,7 @@ def check_cohorts() -> None:
 
 
 def _committed_table(path: str, version: str) -> pd.DataFrame:
-    content = io.StringIO(git.committed(path, version) or ",".join(cohorts.COHORTS))
+    content = io.StringIO(git.committed_text(path, version) or ",".join(cohorts.COHORTS))
     return pd.read_csv(content, dtype=str, keep_default_na=False)
 
 

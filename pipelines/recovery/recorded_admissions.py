@@ -87,7 +87,7 @@ def _has_unfinished_withdrawal() -> bool:
     return any(event.seq not in completed for event in ledger.events(kind=WITHDRAWN[0]))
 
 
-def check() -> None:
+def check_git_history() -> None:
     """Fault if git lost what the ledger names, or has a withdrawn batch again: any new write would make it worse."""
     differences = compare_with_git()
     if differences.returned:

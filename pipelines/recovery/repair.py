@@ -19,7 +19,7 @@ from lineage.record.ledger import Event
 from pipelines import params
 from pipelines.recovery import interrupted_runs, recorded_admissions, verify_workspace
 from pipelines.workspace import dvc, dvc_objects, git, stale_locks
-from pipelines.workspace.workspace import alone
+from pipelines.workspace.workspace import hold_lock
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ def repair() -> list[str]:
     What cannot be restored is recorded as lost, by name, so that work can continue: its folder may be admitted again.
     A file is overwritten only if its bytes are not those that the ledger's versions name.
     """
-    with alone("workspace"):
-        stale_locks.mend(Path.cwd())
-        repairs, stores, batches = _restore_history(), dvc.stores(), recorded_admissions.admitted_batches()
+    with hold_lock("workspace"):
+        stale_locks.remove_stale_locks(Path.cwd())
+        repairs, stores, batches = _restore_history(), dvc.object_stores(), recorded_admissions.admitted_batches()
         returned = recorded_admissions.compare_with_git().returned
         for pair in returned:
             repairs += _remove_batch(Path("data/batches", pair))
@@ -48,7 +48,7 @@ def repair() -> list[str]:
             losses = {"batches": list(missing.batches), "versions": list(missing.versions)}
             facts = {"restored": repairs, "lost": losses, "data_version": version}
             ledger.append(recorded_admissions.REPAIRED, "workspace", facts)
-        interrupted_runs.settle()
+        interrupted_runs.recover_workspace()
         dvc.push()
     return repairs
 
@@ -100,14 +100,16 @@ def _restore_pointer(pair: str, event: Event, stores: Mapping[str, Path]) -> lis
     """Restore the `.dvc` file of a batch: from the commit that admitted it or today's commit, else from the stores."""
     path = Path("data/batches", f"{pair}.dvc")
     version = str(event.payload["data_version"])
-    text = git.committed(str(path), version) or git.committed(str(path)) or _working_pointer(path, event, stores)
+    text = (
+        git.committed_text(str(path), version) or git.committed_text(str(path)) or _working_pointer(path, event, stores)
+    )
     if text and (not path.is_file() or path.read_text(encoding="utf-8").strip() != text.strip()):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.strip() + "\n", encoding="utf-8")
         return [f"{pair}: {path} is back"]
     if text:
         return []
-    for md5, files in dvc_objects.lists(stores.values()):
+    for md5, files in dvc_objects.all_folder_listings(stores.values()):
         if _is_record_of(event, _find_object(files.get("record.json", ""), stores)):
             folder = Path("data/batches", pair)
             shutil.rmtree(folder, ignore_errors=True)
@@ -122,7 +124,7 @@ def _working_pointer(path: Path, event: Event, stores: Mapping[str, Path]) -> st
     """The text of the `.dvc` file in the working folder if it points to the batch of the event, else empty."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     try:
-        files = dvc_objects.listing(stores.values(), dvc_objects.pointer(text).md5) or {}
+        files = dvc_objects.folder_listing(stores.values(), dvc_objects.read_pointer(text).md5) or {}
     except ValueError:
         return ""
     return text if _is_record_of(event, _find_object(files.get("record.json", ""), stores)) else ""
@@ -136,7 +138,7 @@ def _is_record_of(event: Event, record: Path | None) -> bool:
 
 def _find_object(md5: str, stores: Mapping[str, Path]) -> Path | None:
     """A copy of an object with the right bytes, or None."""
-    paths = [dvc_objects.location(store, md5) for store in stores.values()] if md5 else []
+    paths = [dvc_objects.object_path(store, md5) for store in stores.values()] if md5 else []
     return next((path for path in paths if dvc_objects.is_sound(path, md5)), None)
 
 
@@ -154,17 +156,17 @@ def _restore_objects(pair: str, stores: Mapping[str, Path]) -> list[str]:
     path, folder = Path("data/batches", f"{pair}.dvc"), Path("data/batches", pair)
     if not path.is_file():
         return []
-    list_md5 = dvc_objects.pointer(path.read_text(encoding="utf-8")).md5
+    list_md5 = dvc_objects.read_pointer(path.read_text(encoding="utf-8")).md5
     if "remote" not in stores:
         dvc.fetch(path)  # the remote is on another machine
-    files = dvc_objects.listing(stores.values(), list_md5) or _rebuild_list(path, list_md5, stores)
+    files = dvc_objects.folder_listing(stores.values(), list_md5) or _rebuild_list(path, list_md5, stores)
     if files is None:
         return []
     restored_count = 0
     for name, md5 in {".": list_md5, **files}.items():
         sound_copy = _find_object(md5, stores) or (folder / name if dvc_objects.is_sound(folder / name, md5) else None)
         for store in stores.values():
-            target = dvc_objects.location(store, md5)
+            target = dvc_objects.object_path(store, md5)
             if sound_copy is not None and not dvc_objects.is_sound(target, md5):
                 _copy_object(sound_copy, target)
                 restored_count += 1
@@ -181,9 +183,9 @@ def _rebuild_list(path: Path, md5: str, stores: Mapping[str, Path]) -> dict[str,
         return None
     text = path.read_text(encoding="utf-8")
     dvc.add(path.with_suffix(""))
-    if dvc_objects.pointer(path.read_text(encoding="utf-8")).md5 != md5:
+    if dvc_objects.read_pointer(path.read_text(encoding="utf-8")).md5 != md5:
         path.write_text(text, encoding="utf-8")
-    return dvc_objects.listing(stores.values(), md5)
+    return dvc_objects.folder_listing(stores.values(), md5)
 
 
 def _restore_cohorts(task: str, batches: Mapping[str, Event]) -> list[str]:
@@ -258,5 +260,5 @@ def _reassign_clusters(table: pd.DataFrame, pair: str, event: Event) -> pd.DataF
     ]
     epoch = 1 + len(promotions)
     earlier_rows = table.astype({"epoch": int})
-    rows = cohorts.assign(manifest, earlier_rows, settings.split, epoch, name, settings.task(task))
-    return withdrawal.marked(rows.assign(assigned_at=event.payload["received"])).astype(str)
+    rows = cohorts.assign_cohorts(manifest, earlier_rows, settings.split, epoch, name, settings.task(task))
+    return withdrawal.mark_clusters(rows.assign(assigned_at=event.payload["received"])).astype(str)

@@ -50,7 +50,7 @@ def verify(full: bool = False) -> Verdict:
     batches, losses = recorded_admissions.admitted_batches(), recorded_admissions.permanent_losses()
     problems = [
         *_check_versions(),
-        *_check_batches(batches, dvc.stores(), full),
+        *_check_batches(batches, dvc.object_stores(), full),
         *_check_cohorts(batches),
         *_check_quarantine(),
         *_check_models(),
@@ -107,18 +107,18 @@ def _check_batches(batches: dict[str, Event], stores: dict[str, Path], full: boo
 
 def _check_batch(pair: str, event: Event, path: Path, stores: dict[str, Path], full: bool) -> Iterator[Problem]:
     """Check one batch: its `.dvc` file, its objects, its folder."""
-    text = git.committed(str(path))
-    admitted_text = git.committed(str(path), str(event.payload["data_version"]))
+    text = git.committed_text(str(path))
+    admitted_text = git.committed_text(str(path), str(event.payload["data_version"]))
     try:
-        pointer = dvc_objects.pointer(text)
-        if admitted_text and dvc_objects.pointer(admitted_text) != pointer:
+        pointer = dvc_objects.read_pointer(text)
+        if admitted_text and dvc_objects.read_pointer(admitted_text) != pointer:
             yield Problem(pair, f"{path} was changed after it was admitted")
     except ValueError:
         yield Problem(pair, f"{path} is no .dvc file of a folder")
         return
     if not path.is_file() or path.read_text(encoding="utf-8").strip() != text:
         yield Problem(pair, f"{path} is {'changed' if path.is_file() else 'missing'} in the working folder")
-    files = dvc_objects.listing(stores.values(), pointer.md5)
+    files = dvc_objects.folder_listing(stores.values(), pointer.md5)
     if files is None:
         yield Problem(pair, f"its list of files ({pointer.md5}) is neither in cache nor remote")
         return
@@ -128,11 +128,11 @@ def _check_batch(pair: str, event: Event, path: Path, stores: dict[str, Path], f
 
 
 def _check_objects(pair: str, objects: set[str], name: str, store: Path, full: bool) -> Iterator[Problem]:
-    missing = {md5 for md5 in objects if not dvc_objects.location(store, md5).is_file()}
+    missing = {md5 for md5 in objects if not dvc_objects.object_path(store, md5).is_file()}
     if missing:
         yield Problem(pair, f"{len(missing)} of its {len(objects)} objects are missing in {name}")
     present = sorted(objects - missing) if full else []
-    wrong_objects = [md5 for md5 in present if not dvc_objects.is_sound(dvc_objects.location(store, md5), md5)]
+    wrong_objects = [md5 for md5 in present if not dvc_objects.is_sound(dvc_objects.object_path(store, md5), md5)]
     if wrong_objects:
         yield Problem(pair, f"{len(wrong_objects)} of its objects in {name} have other bytes ({wrong_objects[0]})")
 
@@ -190,7 +190,7 @@ def clusters_without_side(table: pd.DataFrame, pair: str) -> set[str]:
         return set()
     rows = pd.read_csv(manifest, dtype=str, keep_default_na=False)
     clusters = rows["cluster"].drop_duplicates() if "cluster" in rows else pd.Series(dtype=str)
-    return set(clusters[~cohorts.called(clusters, table).isin(table["cluster"])])
+    return set(clusters[~cohorts.names_in_cohorts(clusters, table).isin(table["cluster"])])
 
 
 def newest_cohort_table(task: str) -> pd.DataFrame | None:
@@ -198,14 +198,14 @@ def newest_cohort_table(task: str) -> pd.DataFrame | None:
     path = Path("data/cohorts", f"{task}.csv")
     admitted = [event for event in ledger.events(kind=recorded_admissions.ADMITTED) if event.payload["task"] == task]
     for event in reversed(admitted):
-        if git.committed(str(path), str(event.payload["data_version"])):
+        if git.committed_text(str(path), str(event.payload["data_version"])):
             return cohort_table_at(path, str(event.payload["data_version"]))
     return None
 
 
 def cohort_table_at(path: Path, version: str) -> pd.DataFrame:
     """A cohort table in a version, all cells as text."""
-    text = git.committed(str(path), version) or ",".join(cohorts.COHORTS)
+    text = git.committed_text(str(path), version) or ",".join(cohorts.COHORTS)
     return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
 
 
@@ -242,18 +242,18 @@ def _check_artifacts(task: str, version: str) -> Iterator[Problem]:
 
 def _check_releases() -> Iterator[Problem]:
     """Check that the release to serve exists, and that folder and Bento of every present release are unchanged."""
-    served = release.wanted()
+    served = release.release_to_serve()
     if served and not (paths.home() / "releases" / served.subject / "manifest.json").is_file():
         yield Problem(f"release {served.subject}", "it is the release to serve, and its folder is missing")
     built = {
         event.subject: str(event.payload.get("bento", ""))
-        for kind in release_integrity.BUILT
+        for kind in release_integrity.BUILD_EVENTS
         for event in ledger.events(kind=kind)
     }
     for name, tag in built.items():
         if (folder := paths.home() / "releases" / name).is_dir():
             yield from _check_release(name, release_integrity.check_release, folder)
-        if tag and release_integrity.bento(tag).is_dir():
+        if tag and release_integrity.bento_folder(tag).is_dir():
             yield from _check_release(name, release_integrity.check_bento, tag)
 
 

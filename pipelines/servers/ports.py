@@ -14,7 +14,7 @@ from lineage import paths
 HOST = "127.0.0.1"
 
 
-def taken(port: int) -> bool:
+def is_port_in_use(port: int) -> bool:
     """Whether a process listens on a loopback port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

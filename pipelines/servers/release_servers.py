@@ -47,7 +47,7 @@ class Fleet:
         if not self.is_adopted:
             self.adopt()
             self.is_adopted = True
-        wanted_event = release.wanted()
+        wanted_event = release.release_to_serve()
         if wanted_event is None:
             self.is_ready = True
             return
@@ -115,7 +115,9 @@ class Fleet:
         used_ports = {service.port for service in (*self.running.values(), *self.headless, *self.leaving)}
         first = self.base + FIRST_PORT
         free_ports = (
-            port for port in range(first, first + PORT_COUNT) if port not in used_ports and not ports.taken(port)
+            port
+            for port in range(first, first + PORT_COUNT)
+            if port not in used_ports and not ports.is_port_in_use(port)
         )
         port = next(free_ports, None)
         if port is None:
@@ -169,7 +171,7 @@ class Fleet:
 
     def _run_standby(self, wanted_release: str) -> None:
         """Run the previous release and a shadow beside the wanted release; all other servers finish and end."""
-        shadow_version = shadow.wanted()
+        shadow_version = shadow.active_shadow()
         needed = {
             wanted_release,
             *recent_releases()[:RELEASES_KEPT],
@@ -182,7 +184,7 @@ class Fleet:
             self.running[name].leave()
             self.leaving.append(self.running.pop(name))
         if shadow_version and self._is_ready(shadow_version.release):
-            shadow.served(shadow_version, self.running[shadow_version.release].url)
+            shadow.record_address(shadow_version, self.running[shadow_version.release].url)
 
     def _retire_replaced(self) -> None:
         """Retire headless servers whose release answers elsewhere or is not needed."""
@@ -208,10 +210,10 @@ def bento_tag(name: str) -> str:
 
 def is_servable(name: str) -> bool:
     """Whether the Bento store still has the Bento of a release."""
-    from serving.bundle import bento_server
+    from serving.inference import release_integrity
 
     tag = next(_bento_tags(name), None)
-    return tag is not None and bento_server.bento(tag).is_dir()
+    return tag is not None and release_integrity.bento_folder(tag).is_dir()
 
 
 def recent_releases() -> list[str]:

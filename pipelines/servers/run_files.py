@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 def run_file(name: str) -> Path:
     """The file with the address and the process of a service."""
-    return paths.place("run", f"{name}.json")
+    return paths.state_path("run", f"{name}.json")
 
 
 def records() -> dict[str, dict[str, Any]]:
@@ -62,7 +62,7 @@ def _is_running(record: Mapping[str, Any]) -> bool:
 
 def is_supervised() -> bool:
     """Whether an `oncoloop up` holds the lock of this workspace."""
-    with paths.place("run", "up.lock").open("a") as handle:
+    with paths.state_path("run", "up.lock").open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -15,9 +15,9 @@ from lineage import fingerprint, json_files, paths
 from lineage.errors import Fault
 from pipelines.servers import marked_processes
 from pipelines.servers.marked_processes import Process, end
-from pipelines.servers.ports import HOST, answers, answers_at, is_listening, is_reachable, taken
+from pipelines.servers.ports import HOST, answers, answers_at, is_listening, is_port_in_use, is_reachable
 from pipelines.servers.run_files import clear_leftovers, connect_prefect, is_starting, run_file, url
-from pipelines.workspace.workspace import shipped
+from pipelines.workspace.workspace import shipped_file
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ __all__ = [
     "clear_leftovers",
     "connect_prefect",
     "end",
+    "is_port_in_use",
     "is_starting",
     "program",
     "run_file",
-    "taken",
     "url",
 ]
 STEADY_AFTER = 10.0  # seconds of health after which earlier failures are forgotten
@@ -113,13 +113,13 @@ class Service:
             if name.startswith(SETTING_PREFIXES)
             and name not in (marked_processes.MARK_VARIABLE, marked_processes.COMMAND_VARIABLE)
         }
-        code = fingerprint.code(self.code)["files"]
-        files = [fingerprint.file_sha256(path) for path in (shipped("requirements.lock"), *self.files)]
+        code = fingerprint.describe_code(self.code)["files"]
+        files = [fingerprint.file_sha256(path) for path in (shipped_file("requirements.lock"), *self.files)]
         return fingerprint.digest([self.command, settings, code, files, sys.version])
 
     def start(self) -> None:
         """Start the process in a session of its own; output goes to logs/NAME.log. Fault if its port is in use."""
-        if self.port and not self.predecessor and taken(self.port):
+        if self.port and not self.predecessor and is_port_in_use(self.port):
             raise Fault(f"port {self.port} for {self.name} is in use; free it or choose others with --port")
         if self.ready:
             self.ready.unlink(missing_ok=True)
@@ -127,7 +127,7 @@ class Service:
             self.socket.unlink(missing_ok=True)
         folder = self.socket.parent if self.socket else None
         options = ["--beside"] if self.predecessor else []
-        with paths.place("logs", f"{self.name}.log").open("ab") as output:
+        with paths.state_path("logs", f"{self.name}.log").open("ab") as output:
             self.process = marked_processes.start([*self.command, *options], self.environment, output, folder)
         self.started_at, self.healthy, self.trouble = time.monotonic(), False, ""
         log.info("%s starts (process %d)", self.name, self.process.pid)
@@ -215,7 +215,7 @@ class Service:
         else:
             self.process.kill()
             deadline = time.monotonic() + PORT_RELEASE
-            while self.port and taken(self.port) and time.monotonic() < deadline:
+            while self.port and is_port_in_use(self.port) and time.monotonic() < deadline:
                 time.sleep(0.02)  # the kernel closes the port a moment after the process has ended
         if self.predecessor:  # it may not share its port, so the next start needs the port free
             self.predecessor.stop()

@@ -20,7 +20,7 @@ from pipelines.models.retrain_requests import has_new_labels
 from pipelines.servers import run_files, services
 from pipelines.servers.release_servers import Fleet
 from pipelines.servers.services import HOST, Service
-from pipelines.workspace.workspace import alone
+from pipelines.workspace.workspace import hold_lock
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Supervisor:
             adopted |= {key for key, record in records.items() if record.get("release") and record.get("mark")}
         services.clear_leftovers(frozenset(adopted))
         for service in self.services.values():
-            if not adopted and service.port and services.taken(service.port):
+            if not adopted and service.port and services.is_port_in_use(service.port):
                 raise Fault(f"port {service.port} for {service.name} is in use; free it or choose others with --port")
 
     def run(self, stop_event: threading.Event, announce: Any = None) -> None:
@@ -214,8 +214,8 @@ def drain_outbox() -> list[str]:
     sent = []
     rows = outbox.pending()
     for row in [row for row in rows if row.kind == "approval"]:
-        deployments.emit(deployments.APPROVED, {"task": row.payload["task"]})
-        outbox.done(row.id)
+        deployments.emit_task_event(deployments.APPROVAL_EVENT, {"task": row.payload["task"]})
+        outbox.mark_delivered(row.id)
         sent.append(f"approval of {row.payload['task']}/{row.payload['version']}")
     requests_by_task: dict[str, list[outbox.Message]] = {}
     for row in [row for row in rows if row.kind == "retrain"]:
@@ -223,9 +223,9 @@ def drain_outbox() -> list[str]:
     for task, requests in requests_by_task.items():
         if has_new_labels(task):
             reason = "; ".join(dict.fromkeys(row.payload["reason"] for row in requests))
-            deployments.emit(deployments.ASKED, {"task": task})
+            deployments.emit_task_event(deployments.RETRAIN_EVENT, {"task": task})
             for row in requests:
-                outbox.done(row.id)
+                outbox.mark_delivered(row.id)
             sent.append(f"retraining of {task}: {reason}")
     for line in sent:
         log.info("sent to Prefect: %s", line)
@@ -237,7 +237,7 @@ def up(base: int = PORT, only: tuple[str, ...] = NAMES, announce: Any = log.info
     unknown_names = set(only) - set(NAMES)
     if unknown_names:
         raise Fault(f"up has no service {sorted(unknown_names)[0]!r}; choose from: {', '.join(NAMES)}")
-    with alone("up", wait=False):
+    with hold_lock("up", wait=False):
         stop_event = threading.Event()
         # a shell may have started this process with SIGINT ignored
         for signal_number in (signal.SIGINT, signal.SIGTERM):

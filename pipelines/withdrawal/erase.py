@@ -88,7 +88,7 @@ def pointer_objects(pointer: Path) -> set[str]:
     return output_objects(str(yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"]))
 
 
-def inside(pointer: str, name: str) -> Path | None:
+def cached_file(pointer: str, name: str) -> Path | None:
     """The cached copy of one file in the folder of a `.dvc` file, given as text. None if the cache lacks it."""
     listing = _object_path("cache", str(yaml.safe_load(pointer)["outs"][0]["md5"]))
     entries = json.loads(listing.read_text(encoding="utf-8")) if listing.is_file() else []
@@ -111,14 +111,14 @@ def _erase_trees(targets: ErasureTargets) -> None:
     for task in targets.tasks:
         for folder in (Path("data/processed", task), Path("evaluation", task)):
             shutil.rmtree(folder, ignore_errors=True)
-        admitted_units.forget(paths.home() / "known" / task)
+        admitted_units.delete_projection(paths.home() / "known" / task)
     shutil.rmtree(paths.home() / "cache" / "dvc", ignore_errors=True)
 
 
 def _erase_objects(targets: ErasureTargets) -> None:
     """Delete from cache and remote: old batches, outputs of their tasks, and unreferenced objects of the patient."""
     referenced = set().union(*(pointer_objects(path) for path in Path("data/batches").glob("*/*.dvc")))
-    for stage in dvc.lock(Path.cwd()).values():
+    for stage in dvc.locked_stages(Path.cwd()).values():
         referenced |= _stage_objects(stage)
     doomed_objects = (set(targets.objects) | _task_objects(targets.tasks)) - referenced
     # The list of a folder is deleted last, because it names the folder's other objects.
@@ -128,7 +128,7 @@ def _erase_objects(targets: ErasureTargets) -> None:
     for store in STORES:
         for path in regular_files(paths.home() / store / "files", skip=()):
             content = path.read_bytes() if path.parent.name + path.name not in referenced else b""
-            names = withdrawal.named(content.decode("latin-1"), set(targets.marks))
+            names = withdrawal.withdrawn_pseudonyms(content.decode("latin-1"), set(targets.marks))
             if names or sha256(content).hexdigest() in targets.stored:
                 path.unlink()
 
@@ -137,7 +137,7 @@ def _task_objects(tasks: frozenset[str]) -> set[str]:
     """The objects of every stage output of these tasks: over the history of dvc.lock, and in DVC's run cache."""
     objects: set[str] = set()
     for commit in git.run("log", "--format=%H", "--", "dvc.lock").splitlines():
-        stages = (yaml.safe_load(git.committed("dvc.lock", commit)) or {}).get("stages", {})
+        stages = (yaml.safe_load(git.committed_text("dvc.lock", commit)) or {}).get("stages", {})
         for name, stage in stages.items():
             if name.split("@")[1] in tasks:
                 objects |= _stage_objects(stage)
@@ -161,7 +161,7 @@ def _erase_quarantine(targets: ErasureTargets) -> None:
                 path.unlink()
     for path in Path("data/quarantine").glob("*/manifest.csv"):
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        is_doomed = withdrawal.concerned(table, set(targets.marks))
+        is_doomed = withdrawal.affected_rows(table, set(targets.marks))
         for file in set(table.loc[is_doomed, "file"]):
             (path.parent / file).unlink(missing_ok=True)
         _rewrite_table(path, table[~is_doomed])
@@ -179,10 +179,10 @@ def _erase_references(targets: ErasureTargets) -> None:
             arrays = {name: content[name] for name in content.files}
         table = path.with_name("reference.csv")
         if not table.is_file():
-            outlier.reduce(path, path)
+            outlier.copy_anonymous(path, path)
             continue
         rows = pd.read_csv(table, dtype=str, keep_default_na=False)
-        is_doomed = withdrawal.rows_of(rows, set(targets.units), set(targets.marks)).to_numpy(bool)
+        is_doomed = withdrawal.rows_of_withdrawn(rows, set(targets.units), set(targets.marks)).to_numpy(bool)
         if is_doomed.any() and len(arrays["clusters"]) == len(rows):
             aligned = set(arrays) - {"centre", "scale"}
             reduced = {name: array[~is_doomed] if name in aligned else array for name, array in arrays.items()}
@@ -211,7 +211,7 @@ def _erase_windows(targets: ErasureTargets) -> None:
     tasks = targets.tasks | targets.answered
     for task in tasks:
         shutil.rmtree(paths.home() / "evidently" / "pages" / task, ignore_errors=True)
-    evidently_erasure.forget(paths.home() / "evidently", tasks)
+    evidently_erasure.empty_plots(paths.home() / "evidently", tasks)
 
 
 def _erase_pages(targets: ErasureTargets) -> None:
@@ -223,12 +223,12 @@ def _erase_pages(targets: ErasureTargets) -> None:
         if path.suffix not in (*PAGE_SUFFIXES, *TEXT_SUFFIXES) or _is_evidence(path):
             continue
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
-        names = withdrawal.named(text, set(targets.marks))
+        names = withdrawal.withdrawn_pseudonyms(text, set(targets.marks))
         if not names and not any(unit in text for unit in targets.units):
             continue
         if path.suffix == ".csv":
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
-            _rewrite_table(path, table[~withdrawal.rows_of(table, set(targets.units), set(targets.marks))])
+            _rewrite_table(path, table[~withdrawal.rows_of_withdrawn(table, set(targets.units), set(targets.marks))])
         elif path.suffix in PAGE_SUFFIXES:
             _replace_text(path, NOTE_PAGE if path.suffix == ".html" else json.dumps({"note": NOTE}) + "\n")
             _delete_page_pictures(path)
@@ -255,7 +255,9 @@ def _erase_database_rows(targets: ErasureTargets) -> None:
         for table, column in (("artifact", "data"), ("artifact_collection", "data"), ("log", "message")):
             columns = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
             rows = database.execute(f"SELECT id, {column} FROM {table}").fetchall() if column in columns else []
-            doomed_rows = [(key,) for key, text in rows if withdrawal.named(str(text), set(targets.marks))]
+            doomed_rows = [
+                (key,) for key, text in rows if withdrawal.withdrawn_pseudonyms(str(text), set(targets.marks))
+            ]
             database.executemany(f"DELETE FROM {table} WHERE id = ?", doomed_rows)
         database.commit()
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")

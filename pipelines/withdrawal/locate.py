@@ -21,7 +21,7 @@ BEGUN = "withdrawal.begun"
 
 
 @dataclass(frozen=True)
-class Held:
+class PatientRecords:
     """Everything that holds data of a patient.
 
     `patient`: the pseudonym. `batches`: (task, batch), with those that correct the patient's labels. `versions`: of
@@ -43,7 +43,7 @@ class Held:
     relations: dict[str, int]
 
 
-def find(patient: str) -> Held:
+def locate_patient(patient: str) -> PatientRecords:
     """Look for a patient by the identity in the scans or by the pseudonym. Fault if nothing holds the patient."""
     admitted_tables, quarantined_tables = read_manifests("data/batches/*/*"), read_manifests("data/quarantine/*")
     name = _pseudonym(patient, [*admitted_tables.values(), *quarantined_tables.values()])
@@ -57,7 +57,7 @@ def find(patient: str) -> Held:
     ancestors = {(folder.parent.name, batch) for folder in folders for batch in batch_ancestry(folder)}
     models = _models(ancestors)
     predictions = journal.predictions(name)
-    return Held(
+    return PatientRecords(
         patient=name,
         batches=[(folder.parent.name, folder.name) for folder in folders],
         versions=_versions({f"{task}/{batch}" for task, batch in ancestors}),
@@ -73,7 +73,7 @@ def find(patient: str) -> Held:
 
 def withdrawal_event(name: str, kind: str = BEGUN) -> Event | None:
     """The newest ledger event of a patient's withdrawal: its beginning, or another kind. None if there is none."""
-    events = ledger.events(kind=kind, subject=withdrawal.mark(name))
+    events = ledger.events(kind=kind, subject=withdrawal.hash_pseudonym(name))
     return events[-1] if events else None
 
 
@@ -144,13 +144,13 @@ def _inbox(name: str, scans: set[str]) -> list[str]:
     folders = []
     for path in sorted(Path("inbox").glob("*/metadata.csv")):
         try:
-            table = manifest.metadata(path.parent)
+            table = manifest.read_metadata(path.parent)
         except Fault as fault:
             log.warning("inbox/%s could not be searched: %s", path.parent.name, fault)
             continue
         identities = {row["patient_id"] or row["group"] for row in table.to_dict("records")}
         identities |= {f"group {group}" for group in table["group"] if group}
-        corrected_scans = set(table["file_name"].str.removeprefix(metadata_table.HASH)) & scans
+        corrected_scans = set(table["file_name"].str.removeprefix(metadata_table.HASH_PREFIX)) & scans
         if corrected_scans or name in {keys.pseudonym(identity) for identity in identities}:
             folders.append(str(path.parent))
     return folders

@@ -31,14 +31,14 @@ def search(targets: ErasureTargets, identity: str = "") -> list[str]:
     remains = [
         str(path) for root in roots for path in regular_files(root, skip) if _file_holds_patient(path, targets, parts)
     ]
-    if _names_patient(git.objects(), targets, parts):
+    if _names_patient(git.read_all_objects(), targets, parts):
         remains.append(str(workspace / ".git"))
     return sorted(remains)
 
 
 def searchable_parts(identity: str) -> frozenset[bytes]:
     """The parts of an identity that are searched in bytes, in lower case: those too long to occur by chance."""
-    secrets = identities.of_row({"patient_id": identity})
+    secrets = identities.secrets_of_row({"patient_id": identity})
     return frozenset(part.encode() for part in secrets.long if len(part) >= MIN_PART_LENGTH)
 
 
@@ -55,7 +55,7 @@ def _file_holds_patient(path: Path, targets: ErasureTargets, parts: frozenset[by
 
 
 def _names_patient(content: bytes, targets: ErasureTargets, parts: frozenset[bytes]) -> bool:
-    if withdrawal.named(content.decode("latin-1"), set(targets.marks)):
+    if withdrawal.withdrawn_pseudonyms(content.decode("latin-1"), set(targets.marks)):
         return True
     lower = content.lower() if parts else b""
     return any(part in lower for part in parts)
@@ -71,4 +71,4 @@ def _unpack(content: bytes) -> bytes:
 def _array_names_patient(path: Path, targets: ErasureTargets) -> bool:
     with np.load(path, allow_pickle=False) as content:
         texts = [content[name] for name in content.files if content[name].dtype.kind == "U"]
-    return any(withdrawal.mark(str(name)) in targets.marks for text in texts for name in np.unique(text))
+    return any(withdrawal.hash_pseudonym(str(name)) in targets.marks for text in texts for name in np.unique(text))

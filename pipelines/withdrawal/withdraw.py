@@ -17,7 +17,7 @@ from lineage.record import ledger
 from lineage.record.ledger import Event
 from pipelines.models.retrain_requests import ask_for_retraining
 from pipelines.withdrawal import erase, verify_erased
-from pipelines.withdrawal.locate import BEGUN, Held, batch_ancestry, withdrawal_event
+from pipelines.withdrawal.locate import BEGUN, PatientRecords, batch_ancestry, withdrawal_event
 from pipelines.workspace import dvc, git
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def unfinished_withdrawals() -> list[Event]:
     return [event for event in unfinished if decisions.is_signed(event)]
 
 
-def lost(version: str) -> str | None:
+def incomplete_since(version: str) -> str | None:
     """The date since which a data version lacks a patient's batches. None while it is complete."""
     events = ledger.events(kind=COMPLETED)
     batches = git.batches_of(version) if events else set()
@@ -41,7 +41,7 @@ def lost(version: str) -> str | None:
     return dates[0] if dates else None
 
 
-def withdraw(records: Held, reason: str, identity: str = "", actor: str = accounts.SYSTEM) -> Event:
+def withdraw(records: PatientRecords, reason: str, identity: str = "", actor: str = accounts.SYSTEM) -> Event:
     """Record the intent, then carry it out. After a kill, the same command or the next run finishes it.
 
     `identity` is searched for too, if the patient was given by identity. It is written nowhere.
@@ -50,7 +50,9 @@ def withdraw(records: Held, reason: str, identity: str = "", actor: str = accoun
     if start_event is None or (
         start_event not in unfinished_withdrawals() and (records.batches or records.quarantined)
     ):
-        start_event = decisions.record(BEGUN, withdrawal.mark(records.patient), _intent(records, reason), actor)
+        start_event = decisions.record(
+            BEGUN, withdrawal.hash_pseudonym(records.patient), _intent(records, reason), actor
+        )
     if start_event in unfinished_withdrawals():
         return finish_withdrawal(start_event, identity)
     return ledger.events(kind=COMPLETED, subject=start_event.subject)[-1]
@@ -62,7 +64,7 @@ def finish_withdrawal(start_event: Event, identity: str = "") -> Event:
     for pair in plan["batches"]:
         _make_successor(pair, targets)
     _blind_cohorts(plan["tasks"], start_event.subject)
-    dvc.forget(plan["tasks"])
+    dvc.drop_locked_stages(plan["tasks"])
     version = git.commit(["data", "dvc.lock"], "Withdraw a patient")
     dvc.push()
     _record_successors(plan, version)
@@ -72,7 +74,7 @@ def finish_withdrawal(start_event: Event, identity: str = "") -> Event:
     tags = {"not_reproducible_since": start_event.at[:10], "withdrawal": start_event.subject[:12]}
     for name in plan["models"]:
         task, number = name.split("/")
-        registry.mark(task, number, tags)
+        registry.set_tags(task, number, tags)
     facts = {name: plan[name] for name in ("batches", "ancestors", "versions", "models", "releases", "tasks", "reason")}
     facts |= {"predictions": plan["predictions"], "data_version": version, "begun": start_event.seq, "left": remains}
     completed = ledger.append(COMPLETED, start_event.subject, facts, start_event.actor)
@@ -94,14 +96,14 @@ def erasure_targets(start_event: Event) -> erase.ErasureTargets:
     )
 
 
-def _intent(records: Held, reason: str) -> dict[str, Any]:
+def _intent(records: PatientRecords, reason: str) -> dict[str, Any]:
     """All that is needed to finish, without a name: hashes of scans and objects, units, batches."""
-    marks = {withdrawal.mark(records.patient)}
+    marks = {withdrawal.hash_pseudonym(records.patient)}
     pairs = [f"{task}/{batch}" for task, batch in records.batches]
     folders = [Path("data/batches", pair) for pair in pairs]
     folders += [Path("data/quarantine", name) for name in records.quarantined]
     tables = [manifest.read_manifest(folder / "manifest.csv") for folder in folders]
-    rows = pd.concat([table[withdrawal.concerned(table, marks)] for table in tables]) if tables else pd.DataFrame()
+    rows = pd.concat([table[withdrawal.affected_rows(table, marks)] for table in tables]) if tables else pd.DataFrame()
     ancestors = {
         f"{task}/{ancestor}"
         for task, name in records.batches
@@ -132,7 +134,7 @@ def _make_successor(pair: str, targets: erase.ErasureTargets) -> None:
         return
     new = _free_name(old)
     table = manifest.read_manifest(old / MANIFEST)
-    remaining = table[~withdrawal.concerned(table, set(targets.marks))]
+    remaining = table[~withdrawal.affected_rows(table, set(targets.marks))]
     other_tables = {path.name: _without_patient(path, targets) for path in old.glob("*.csv") if path.name != MANIFEST}
     if len(remaining) or any(len(rows) for rows in other_tables.values()):
         (new / "scans").mkdir(parents=True)
@@ -146,7 +148,7 @@ def _make_successor(pair: str, targets: erase.ErasureTargets) -> None:
         facts |= {"batch": new.name, "predecessors": batch_ancestry(old)}
         json_files.write_json(new / "record.json", json_files.read_json(old / "record.json") | facts)
         dvc.add(new)
-    dvc.remove(old)
+    dvc.remove_pointer(old)
     shutil.rmtree(old)  # before the commit, since git no longer ignores it; after a kill here the cache restores it
     log.info("%s is replaced by %s with %d units", pair, new.name, len(remaining))
 
@@ -161,7 +163,7 @@ def _size_facts(remaining: pd.DataFrame, corrections: pd.DataFrame | None) -> di
 def _without_patient(path: Path, targets: erase.ErasureTargets) -> pd.DataFrame:
     """A table of a batch other than the manifest, such as its corrections, without the patient's rows."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return table[~withdrawal.rows_of(table, set(targets.units), set(targets.marks))]
+    return table[~withdrawal.rows_of_withdrawn(table, set(targets.units), set(targets.marks))]
 
 
 def _free_name(old: Path) -> Path:
@@ -174,19 +176,19 @@ def _free_name(old: Path) -> Path:
 def _blind_cohorts(tasks: list[str], mark: str) -> None:
     for task in tasks:
         path = Path("data/cohorts", f"{task}.csv")
-        cohorts.write_cohorts(path, withdrawal.blinded(cohorts.read_cohorts(path), {mark}))
+        cohorts.write_cohorts(path, withdrawal.hide_withdrawn_clusters(cohorts.read_cohorts(path), {mark}))
 
 
 def _record_changed_artifacts(plan: dict[str, Any], subject: str) -> None:
     """Record new hashes of the tables that the erasure changed. A file that was changed before stays refused."""
     for name in plan["models"]:
         task, version = name.split("/")
-        hashes, changed = model_files.recorded(task, version), registry.changed_artifacts(task, version)
+        hashes, changed = model_files.recorded_hashes(task, version), registry.changed_artifacts(task, version)
         changed_before = plan.get("changed_before", {}).get(name, [])
         erased = {file: value for file, value in changed.items() if value and file in erase.MODEL_TABLES}
         new_hashes = {file: value for file, value in erased.items() if file not in changed_before}
         if hashes and new_hashes:
-            model_files.record(task, version, hashes | new_hashes, f"a patient was withdrawn ({subject[:12]})")
+            model_files.record_hashes(task, version, hashes | new_hashes, f"a patient was withdrawn ({subject[:12]})")
 
 
 def _record_successors(plan: dict[str, Any], version: str) -> None:

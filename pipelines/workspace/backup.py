@@ -44,7 +44,7 @@ def write(target: Path) -> int:
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
         with (
-            workspace.alone("workspace"),
+            workspace.hold_lock("workspace"),
             tempfile.TemporaryDirectory(dir=paths.home()) as folder,
             os.fdopen(descriptor, "wb") as stream,
             tarfile.open(fileobj=stream, mode="w") as archive,

@@ -8,15 +8,17 @@ from pathlib import Path
 import yaml
 
 from lineage import fingerprint
-from pipelines.workspace.workspace import shipped
+from pipelines.workspace.workspace import shipped_file
 
 NAME = "code.json"
 
 
-def write_code(folder: Path) -> dict[str, object]:
+def write_code_snapshot(folder: Path) -> dict[str, object]:
     """Write `code.json` of a worktree: SHA-256 of the files of each package named in `dvc.yaml`, and of the lock."""
-    record: dict[str, object] = {name: fingerprint.code((name,))["files"] for name in packages_of(folder / "dvc.yaml")}
-    record["lock"] = fingerprint.file_sha256(shipped("requirements.lock"))
+    record: dict[str, object] = {
+        name: fingerprint.describe_code((name,))["files"] for name in packages_of(folder / "dvc.yaml")
+    }
+    record["lock"] = fingerprint.file_sha256(shipped_file("requirements.lock"))
     (folder / NAME).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return record
 

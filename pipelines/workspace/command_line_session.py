@@ -66,7 +66,7 @@ def _current_session() -> tuple[lineage_accounts.Person, str] | None:
 
 def _session_file() -> Path:
     """The file of the sign-in, in a separate folder for each user account of the machine."""
-    path = paths.place(f"signed-in-{os.getuid()}", "session")
+    path = paths.state_path(f"signed-in-{os.getuid()}", "session")
     if path.parent.stat().st_mode & paths.PRIVATE:
         path.parent.chmod(0o700)
     return path

@@ -74,17 +74,17 @@ def repository(folder: Path | None = None) -> Iterator[Any]:
     from dvc_objects.errors import ObjectFormatError
 
     logging.getLogger("dvc").setLevel(logging.WARNING)  # no advice on interactive use
-    subprocess_environment.isolate(os.environ)  # DVC's git libraries read the environment of this process
+    subprocess_environment.isolate_process(os.environ)  # DVC's git libraries read the environment of this process
     root = folder or Path.cwd()
     try:
-        with stale_locks.noted(), chdir(root), Repo(str(root)) as repo:
+        with stale_locks.marked_dvc_work(), chdir(root), Repo(str(root)) as repo:
             yield repo
     except (DvcException, ObjectFormatError) as error:
         cause = f": {error.__cause__}" if error.__cause__ else ""
         raise Fault(f"DVC in {root}: {git.shorten(f'{error}{cause}')}") from error
 
 
-def stores(folder: Path | None = None) -> dict[str, Path]:
+def object_stores(folder: Path | None = None) -> dict[str, Path]:
     """The folders of objects of `cache` and `remote` (see dvc_objects); a remote on another machine is left out."""
     with repository(folder) as repo:
         folders = {"cache": Path(repo.cache.local.path)}
@@ -121,7 +121,7 @@ def fetch(pointer: Path) -> None:
         repo.fetch(targets=[str(pointer)])
 
 
-def admission(batch: Path) -> str:
+def admission_commit(batch: Path) -> str:
     """The commit that admitted a batch: the newest one that added its `.dvc` file."""
     return git.run("log", "-1", "--format=%H", "--diff-filter=A", "--", f"{batch}.dvc") or git.head()
 
@@ -133,13 +133,15 @@ def recover(folder: Path) -> list[str]:
     out from the cache again.
     """
     git.run("reset", "--quiet", "HEAD", "--", "data", folder=folder)
-    undone = git.names(git.run("diff", "--name-only", "-z", "HEAD", "--", "data", folder=folder))
-    unknown_files = git.names(git.run("ls-files", "--others", "--exclude-standard", "-z", "--", "data", folder=folder))
+    undone = git.split_paths(git.run("diff", "--name-only", "-z", "HEAD", "--", "data", folder=folder))
+    unknown_files = git.split_paths(
+        git.run("ls-files", "--others", "--exclude-standard", "-z", "--", "data", folder=folder)
+    )
     for name in unknown_files:
         (folder / name).unlink(missing_ok=True)
     if undone:
         git.run("checkout", "--quiet", "HEAD", "--", "data", folder=folder)
-    if "dvc.lock" in git.names(git.run("diff", "--name-only", "-z", "HEAD", "--", "dvc.lock", folder=folder)):
+    if "dvc.lock" in git.split_paths(git.run("diff", "--name-only", "-z", "HEAD", "--", "dvc.lock", folder=folder)):
         git.run("checkout", "--quiet", "HEAD", "--", "dvc.lock", folder=folder)
     batches = [batch for batch in (folder / "data" / "batches").glob("*/*") if batch.is_dir()]
     for batch in batches:
@@ -165,7 +167,7 @@ def _is_complete(batch: Path) -> bool:
 
 def worktree(version: str) -> Path:
     """The worktree for retraining: `version` checked out with the shared cache; earlier stage outputs stay."""
-    tree = paths.place("worktree")
+    tree = paths.state_path("worktree")
     if not (tree / ".git").exists():
         shutil.rmtree(tree, ignore_errors=True)
         git.run("worktree", "prune")
@@ -187,7 +189,7 @@ def _drop_unknown_batches(tree: Path) -> None:
             shutil.rmtree(batch)
 
 
-def changed(tree: Path, tasks: list[str]) -> list[str]:
+def changed_stages(tree: Path, tasks: list[str]) -> list[str]:
     """The stages of these tasks that DVC would run again."""
     with repository(tree) as repo:
         names = {f"{stage}@{task}" for task in tasks for stage in STAGES}
@@ -204,11 +206,11 @@ def reproduce(tree: Path, stage: str, task: str, force: bool = False) -> bool:
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
     command += ["--force"] if force else []
     command += ["--no-run-cache"] if stage != "fit" else []  # the run cache is shared with workers, which may only fit
-    with stale_locks.noted():
+    with stale_locks.marked_dvc_work():
         process = subprocess.run(
             tethered(command),
             cwd=tree,
-            env=subprocess_environment.isolated(os.environ),
+            env=subprocess_environment.isolated_environment(os.environ),
             capture_output=True,
             text=True,
             check=False,
@@ -221,7 +223,7 @@ def reproduce(tree: Path, stage: str, task: str, force: bool = False) -> bool:
     return f"Stage '{name}' didn't change, skipping" not in process.stdout
 
 
-def lock(tree: Path) -> dict[str, Any]:
+def locked_stages(tree: Path) -> dict[str, Any]:
     """The stages in `dvc.lock`; empty without that file."""
     path = tree / "dvc.lock"
     if not path.is_file():
@@ -232,11 +234,11 @@ def lock(tree: Path) -> dict[str, Any]:
 
 def lock_hash(tree: Path, task: str) -> str:
     """The digest that identifies one training of a task: its stages with the hashes of all inputs and outputs."""
-    stages = lock(tree)
+    stages = locked_stages(tree)
     return digest({name: stages.get(name) for name in (f"{stage}@{task}" for stage in STAGES)})
 
 
-def keep(tree: Path, folder: Path, message: str) -> str:
+def commit_products(tree: Path, folder: Path, message: str) -> str:
     """Copy lock, code fingerprint and pins of the worktree to the workspace, commit them, and push the outputs."""
     for name in PRODUCTS:
         if (tree / name).is_file():
@@ -249,7 +251,7 @@ def keep(tree: Path, folder: Path, message: str) -> str:
 def checkout(version: str) -> Path:
     """Check out a data version with its files in a separate folder under ONCOLOOP_HOME; return that folder."""
     commit_id = git.run("rev-parse", "--verify", f"{version}^{{commit}}")
-    target = paths.place("versions", commit_id[:12])
+    target = paths.state_path("versions", commit_id[:12])
     if not (target / ".git").exists():
         git.run("worktree", "add", "--quiet", "--detach", str(target), commit_id)
     configure(target)
@@ -258,9 +260,9 @@ def checkout(version: str) -> Path:
     return target
 
 
-def forget(tasks: list[str]) -> None:
+def drop_locked_stages(tasks: list[str]) -> None:
     """Remove the stages of these tasks from the workspace's dvc.lock, since their outputs were deleted."""
-    stages = lock(Path.cwd())
+    stages = locked_stages(Path.cwd())
     remaining = {name: stage for name, stage in stages.items() if name.split("@")[1] not in tasks}
     if remaining != stages:
         partial = Path("dvc.lock.part")
@@ -268,7 +270,7 @@ def forget(tasks: list[str]) -> None:
         partial.replace("dvc.lock")
 
 
-def remove(path: Path) -> None:
+def remove_pointer(path: Path) -> None:
     """Remove a batch's `.dvc` file."""
     with repository() as repo:
         repo.remove(str(path.absolute()) + ".dvc")

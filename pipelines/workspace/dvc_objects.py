@@ -21,7 +21,7 @@ class Pointer:
     files: int
 
 
-def pointer(text: str) -> Pointer:
+def read_pointer(text: str) -> Pointer:
     """Read the text of a `.dvc` file of a folder. ValueError for any other text."""
     try:
         out = yaml.safe_load(text)["outs"][0]
@@ -30,24 +30,24 @@ def pointer(text: str) -> Pointer:
         raise ValueError("not a .dvc file of a folder") from error
 
 
-def location(store: Path, md5: str) -> Path:
+def object_path(store: Path, md5: str) -> Path:
     """The path of an object in a store; a store is a folder that `dvc.stores` returns."""
     return store / md5[:2] / md5[2:]
 
 
-def listing(stores: Iterable[Path], md5: str) -> dict[str, str] | None:
+def folder_listing(stores: Iterable[Path], md5: str) -> dict[str, str] | None:
     """The files of a folder (relative path to MD5), from the first store with an intact listing, else None."""
     for store in stores:
-        path = location(store, md5)
+        path = object_path(store, md5)
         if is_sound(path, md5):
             return {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(path.read_text(encoding="utf-8"))}
     return None
 
 
-def lists(stores: Iterable[Path]) -> Iterator[tuple[str, dict[str, str]]]:
+def all_folder_listings(stores: Iterable[Path]) -> Iterator[tuple[str, dict[str, str]]]:
     """Every folder in the stores: the MD5 of its listing, and its files."""
     for md5 in sorted({f"{path.parent.name}{path.name}" for store in stores for path in store.glob("??/*.dir")}):
-        if files := listing(stores, md5):
+        if files := folder_listing(stores, md5):
             yield md5, files
 
 

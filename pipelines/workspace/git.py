@@ -26,7 +26,7 @@ def _call(*arguments: str, folder: Path | None = None) -> subprocess.CompletedPr
     repository = [] if arguments[0] == "init" else [f"--git-dir={root / '.git'}", f"--work-tree={root}"]
     command = ["git", *repository, *arguments]
     return subprocess.run(
-        command, cwd=root, env=subprocess_environment.isolated(os.environ), capture_output=True, check=False
+        command, cwd=root, env=subprocess_environment.isolated_environment(os.environ), capture_output=True, check=False
     )
 
 
@@ -40,7 +40,7 @@ def check(folder: Path) -> None:
         )
 
 
-def objects() -> bytes:
+def read_all_objects() -> bytes:
     """All objects of the workspace's git, unpacked: everything that was ever added or committed."""
     process = _call("cat-file", "--batch-all-objects", "--batch", "--unordered")
     if process.returncode:
@@ -63,13 +63,13 @@ def commit(paths: list[str], message: str, folder: Path | None = None) -> str:
     return head(folder)
 
 
-def committed(path: str, version: str = "HEAD") -> str:
+def committed_text(path: str, version: str = "HEAD") -> str:
     """The text of a file in a version; empty if the version or the file does not exist."""
     blob = run("rev-parse", "--verify", "--quiet", f"{version}:{path}", check=False)
     return run("cat-file", "blob", blob) if blob else ""
 
 
-def unchanged(path: str, version: str) -> bool:
+def is_unchanged(path: str, version: str) -> bool:
     """Whether a file is the same in the workspace, in the newest commit and in a version, by git's hashes."""
     blobs = run("rev-parse", f"{version}:{path}", f"HEAD:{path}", check=False).split()
     return len(blobs) == 2 and Path(path).is_file() and blobs == [run("hash-object", "--", path)] * 2
@@ -81,7 +81,7 @@ def batches_of(version: str) -> set[str]:
     return {line.removeprefix("data/batches/").removesuffix(".dvc") for line in paths if line.endswith(".dvc")}
 
 
-def names(text: str) -> list[str]:
+def split_paths(text: str) -> list[str]:
     """The paths in a zero-terminated list of git (option -z), in which no name is quoted."""
     return [name for name in text.split("\0") if name]
 

@@ -30,7 +30,7 @@ def update_paths(folder: Path) -> None:
     record = lineage_paths.home() / PATH_RECORD
     if _recorded_folder(record) == str(folder):
         return
-    with lineage_paths.place("run", "relocation.lock").open("w") as lock:
+    with lineage_paths.state_path("run", "relocation.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         earlier_folder = _recorded_folder(record) or _configured_folder(folder)
         if earlier_folder in ("", str(folder)):

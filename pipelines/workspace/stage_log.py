@@ -11,13 +11,13 @@ from pathlib import Path
 from lineage import paths
 
 
-def path(stage: str, task: str) -> Path:
+def stage_log_path(stage: str, task: str) -> Path:
     """The log file of one stage of one task."""
-    return paths.place("logs", f"{stage}-{task}.log")
+    return paths.state_path("logs", f"{stage}-{task}.log")
 
 
 @contextmanager
-def lines(source: Path, emit: Callable[[str], None]) -> Iterator[None]:
+def follow_log(source: Path, emit: Callable[[str], None]) -> Iterator[None]:
     """Pass every new line of `source` to `emit` while the block runs, and the remaining lines at its end."""
     source.touch()
     position = source.stat().st_size

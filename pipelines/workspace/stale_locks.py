@@ -26,7 +26,7 @@ WAIT_S, EXIT_WAIT_S = 30.0, 5.0
 EMPTY_OBJECT = "1d8cd98f00b204e9800998ecf8427e"  # the name of the object of an empty file, in the folder d4
 
 
-def mend(folder: Path) -> list[str]:
+def remove_stale_locks(folder: Path) -> list[str]:
     """Remove the locks and partial objects of dead processes in a workspace and its worktree; return what was removed.
 
     DVC treats a killed process as running until its parent has waited for it; the parent of an orphan may never do so.
@@ -52,9 +52,9 @@ def mend(folder: Path) -> list[str]:
 
 
 @contextmanager
-def noted() -> Iterator[None]:
+def marked_dvc_work() -> Iterator[None]:
     """A mark file while DVC works. If the work is killed or fails, it stays, and `mend` checks all objects then."""
-    mark = paths.place("run", f"dvc-{os.getpid()}-{threading.get_ident()}")
+    mark = paths.state_path("run", f"dvc-{os.getpid()}-{threading.get_ident()}")
     mark.touch()
     yield
     mark.unlink(missing_ok=True)

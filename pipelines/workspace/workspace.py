@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 GITIGNORE = "var/\n/data/quarantine/\n/data/processed/\n/models/\n/evaluation/\n/inbox/\n/try/\n"
 
 
-def shipped(name: str) -> Path:
+def shipped_file(name: str) -> Path:
     """A file that is shipped with Oncoloop: next to the packages in a checkout, in share/ in an installation."""
     for folder in (Path(__file__).resolve().parents[2], Path(sys.prefix) / "share" / "oncoloop"):
         if (folder / name).is_file():
@@ -46,7 +46,7 @@ def create(folder: Path, new_keys: bool = False) -> bool:
     existed = (folder / ".dvc" / "config").is_file() and paths.home().is_dir()
     for name in ("params.yaml", "dvc.yaml"):
         if not (folder / name).exists():
-            shutil.copyfile(shipped(name), folder / name)
+            shutil.copyfile(shipped_file(name), folder / name)
     (folder / "inbox").mkdir(exist_ok=True)
     keys.create()
     database.migrate()
@@ -54,7 +54,7 @@ def create(folder: Path, new_keys: bool = False) -> bool:
         prepare_task(folder, task)
     dvc.initialise(folder, GITIGNORE)
     relocation.update_paths(folder.resolve())
-    decisions.begin()
+    decisions.start_signing()
     if not ledger.events(kind="workspace.created", limit=1):
         ledger.append("workspace.created", "workspace", {"version": git.head(folder)})
     return not existed
@@ -96,7 +96,7 @@ def enter(folder: Path) -> Path:
     database.migrate()
     if not missing_purposes:
         keys.create(("door",))
-    decisions.begin()
+    decisions.start_signing()
     return folder
 
 
@@ -124,12 +124,12 @@ def _lock_file(handle: IO[str]) -> None:
 
 
 @contextmanager
-def alone(name: str, wait: bool = True) -> Iterator[None]:
+def hold_lock(name: str, wait: bool = True) -> Iterator[None]:
     """Hold a lock of this workspace: `workspace` for ingest and retraining, the name of its task for a watch.
 
     Fault without `wait` if another run holds it.
     """
-    path = paths.place("run", f"{name}.lock")
+    path = paths.state_path("run", f"{name}.lock")
     with path.open("w") as handle:
         try:
             _lock_file(handle)

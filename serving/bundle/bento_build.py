@@ -18,7 +18,6 @@ from serving.bundle import licences
 from serving.bundle.bento_server import (
     NAME,
     Server,
-    bento,
     check,
     check_and_keep,
     environment,
@@ -35,7 +34,7 @@ log = logging.getLogger(__name__)
 __all__ = ["Server", "assemble", "build", "check", "check_and_keep", "serve_command", "start", "wait_ready"]
 
 LOCK, LICENCES = "release.lock", "LICENSES"
-CARRIED = (  # packages of a release: those that answer, and no other
+PACKED_PACKAGES = (  # packages of a release: those that answer, and no other
     "lineage/top-level",
     "lineage/record",
     "data/top-level",
@@ -91,12 +90,12 @@ def build(release_folder: Path) -> str:
     """Build the Bento of a release folder, offline, and give its tag. The same release again gives the same Bento."""
     release = read_manifest(release_folder)["release"]
     tag = f"{NAME}:{release}"
-    packed = bento(tag) / "src" / "release"
+    packed = release_integrity.bento_folder(tag) / "src" / "release"
     if packed.is_dir():
         _same(packed, read_manifest(release_folder))
         release_integrity.check_bento(tag)
         return tag
-    with tempfile.TemporaryDirectory(dir=paths.place("run", "build").parent, prefix="bento-") as context:
+    with tempfile.TemporaryDirectory(dir=paths.state_path("run", "build").parent, prefix="bento-") as context:
         _context(Path(context), release_folder)
         command = [sys.executable, "-m", "bentoml", "build", "-f", "bentofile.yaml", "--version", release, context]
         done = subprocess.run(command, cwd=context, env=environment(), capture_output=True, text=True, check=False)
@@ -112,7 +111,7 @@ def _checked(manifest: dict[str, Any], sources: Mapping[str, Path]) -> dict[str,
         raise Fault(f"the manifest has the tasks {sorted(manifest['tasks'])}, but the files are of {sorted(sources)}")
     if manifest["serving"]["keep_scans"]:
         raise Fault("serving.keep_scans: this version keeps no scans; set it to false in params.yaml")
-    code = fingerprint.digest(fingerprint.code(CARRIED)["files"])
+    code = fingerprint.digest(fingerprint.describe_code(PACKED_PACKAGES)["files"])
     kept = {key: manifest["serving"][key] for key in (*SERVING_KEYS, "workers") if key in manifest["serving"]}
     return manifest | {"serving": kept, "code": code}
 
@@ -141,7 +140,7 @@ def _copy_task(source: Path, target: Path, facts: dict[str, Any]) -> None:
         if not (source / name).is_file():
             raise Fault(f"{source / name} is missing; fit and evaluate the task again")
         if name == REFERENCE:
-            outlier.reduce(source / name, target / name)  # a release names nobody
+            outlier.copy_anonymous(source / name, target / name)  # a release names nobody
         else:
             shutil.copyfile(source / name, target / name)
     approved = facts.get("hashes", {}).get("graph")
@@ -173,7 +172,7 @@ def _expected(answer: Prediction) -> dict[str, Any]:
 
 def _context(context: Path, release_folder: Path) -> None:
     """What goes into the Bento: the code of the packages that answer, the release, and its lock."""
-    for package in CARRIED:
+    for package in PACKED_PACKAGES:
         for file in fingerprint.sources(package, CODE):
             target = context / file.relative_to(fingerprint.ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from serving.inference import release_integrity
 def main(tag: str, options: list[str]) -> None:
     """Compare the Bento with the ledger and its manifest, then become its server."""
     paths.keep_private()
-    for cache in [path for path in release_integrity.bento(tag).rglob("__pycache__") if path.is_dir()]:
+    for cache in [path for path in release_integrity.bento_folder(tag).rglob("__pycache__") if path.is_dir()]:
         shutil.rmtree(cache)  # Python would run what lies there in place of the code
     try:
         release_integrity.check_bento(tag)

@@ -101,7 +101,7 @@ class Guard:
         if person is None:
             detail = "Send a valid bearer token with the scope `predict` (`oncoloop login NAME --token`)."
             return problem(401, detail, {"WWW-Authenticate": 'Bearer realm="oncoloop", scope="predict"'})
-        if not hmac.compare_digest(keys.door("release").encode(), headers.get(DESK, "").encode()):
+        if not hmac.compare_digest(keys.server_secret("release").encode(), headers.get(DESK, "").encode()):
             return problem(403, ELSEWHERE)
         scope.setdefault("state", {})["actor"] = person.name
         length = headers.get("content-length", "0")

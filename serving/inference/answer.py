@@ -65,8 +65,10 @@ def _as_it_stands(prediction: Prediction) -> dict[str, Any]:
 
 def _shadowed(asker: Asker) -> str:
     """The answer that this one stands behind: only the shadows' own account gives such answers, and no other ones."""
-    if asker.name != accounts.SHADOW:
+    if asker.name != accounts.SHADOW_ACCOUNT:
         return ""
     if not re.fullmatch(r"[0-9a-f]{32}", asker.shadows):
-        raise Fault(f"{accounts.SHADOW} answers only behind another answer; name that one's id in the header `shadows`")
+        raise Fault(
+            f"{accounts.SHADOW_ACCOUNT} answers only behind another answer; name that one's id in the header `shadows`"
+        )
     return asker.shadows

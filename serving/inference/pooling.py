@@ -31,7 +31,7 @@ def pool(slices: Array, positive: Sequence[int], pooling: Pooling, prevalence: f
     top: NDArray[Any] = slices[deciding(slices[:, list(positive)].sum(axis=1), pooling)]
     if looks > pooling.k:
         masses = top[:, list(positive)].sum(axis=1, dtype=np.float64)
-        top = _with_mass(top, positive, masses, among(masses, prevalence, pooling.k / looks))
+        top = _with_mass(top, positive, masses, adjust_to_prevalence(masses, prevalence, pooling.k / looks))
     return np.asarray(top.mean(axis=0, dtype=np.float64), np.float32)
 
 
@@ -41,12 +41,12 @@ def deciding(scores: NDArray[Any], pooling: Pooling) -> NDArray[np.intp]:
     return order if pooling.rule == "mean" else order[: pooling.k]
 
 
-def looks(slices: int, distance: float) -> float:
+def independent_slice_count(slices: int, distance: float) -> float:
     """How many times slices `distance` mm apart look at something new; each does where nobody knows the distance."""
     return float(slices) if distance <= 0 else min(float(slices), max(1.0, slices * distance / LOOK))
 
 
-def among(scores: NDArray[Any], prevalence: float, share: Share) -> NDArray[np.float64]:
+def adjust_to_prevalence(scores: NDArray[Any], prevalence: float, share: Share) -> NDArray[np.float64]:
     """Positive probabilities (any shape) of slices that a model calibrated at `prevalence` gave, where a positive case
     shows its finding in a `share` of its looks alone, so that the prevalence is `prevalence` × `share`.
 

@@ -19,7 +19,7 @@ from lineage.errors import Fault
 from lineage.record.journal import JournalRow
 from lineage.record.verdict import Outcome, Verdict
 from serving.inference import gate, heatmap, outlier, upload_checks, uploaded_scans
-from serving.inference.pooling import deciding, looks, pool
+from serving.inference.pooling import deciding, independent_slice_count, pool
 from serving.inference.release import Model, Release, load_release
 from serving.inference.request import Upload
 
@@ -98,7 +98,7 @@ def predict(
     inputs = _aside().submit(_hashes, uploads)
     scans = uploaded_scans.scans(uploads)
     model = choose(release, scans[0], task)
-    scans = [hounsfield.in_units_of(scan, model.modality) for scan in scans]
+    scans = [hounsfield.convert_to_task_units(scan, model.modality) for scan in scans]
     prepared = np.concatenate([preprocess.scan_pixels(scan, model.pixels) for scan in scans])
     judged = _judged(prepared)
     described = _aside().submit(uploaded_scans.descriptions, scans, uploads, judged.tolist())
@@ -107,7 +107,7 @@ def predict(
     scores, distances = slices[:, list(model.positive)].sum(axis=1), outlier.distance(model.reference, features)
     counted = _counted(distances <= model.outlier_distance)
     distance = scans[0].spacing[0] if len(scans) == 1 and scans[0].spacing else 0.0
-    seen = looks(len(counted), distance)
+    seen = independent_slice_count(len(counted), distance)
     case = pool(slices[counted], model.positive, model.pooling, model.prevalence, seen)
     top = int(counted[np.argmax(scores[counted])])
     (scan, _), descriptions = uploaded_scans.slice_of(scans, int(judged[top])), described.result()
@@ -143,7 +143,7 @@ def predict(
             for number, (at, score) in enumerate(zip(judged, scores, strict=True))
         ),
         shown=uploaded_scans.number(scans, int(judged[top])),
-        map=heatmap.base64_png(heatmap.heat(features[top], model.kernel, mapped)),
+        map=heatmap.base64_png(heatmap.class_activation_map(features[top], model.kernel, mapped)),
         map_class=model.classes[mapped],
         engine=model.graph.facts(),
         note=" ".join(filter(None, (NOTE, model.note))),
@@ -178,7 +178,7 @@ def choose(release: Release, scan: Scan, task: str | None) -> Model:
     found = [
         model
         for model in release.models.values()
-        if model.modality == modality and (not body_part or gate.fits(body_part, model.body_parts))
+        if model.modality == modality and (not body_part or gate.matches_body_part(body_part, model.body_parts))
     ]
     found = [model for model in found if not model.ordered] or found
     if len(found) == 1:

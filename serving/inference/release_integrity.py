@@ -15,12 +15,12 @@ from serving.inference.manifest import MANIFEST, read_manifest
 log = logging.getLogger(__name__)
 
 FILES = "files"  # SHA-256 by path: in a manifest those of the release, in the ledger's row those of the Bento
-BUILT = ("release.built", "shadow.built")  # the events that name the manifest's SHA-256 and the Bento's files
+BUILD_EVENTS = ("release.built", "shadow.built")  # the events that name the manifest's SHA-256 and the Bento's files
 TASK_FILES = {"graph.onnx": "graph", "head.npz": "head"}  # what a manifest without `files` has hashes of
 ADVICE = "it is not served; restore a backup, or go back with `oncoloop rollback`"
 
 
-def bento(tag: str) -> Path:
+def bento_folder(tag: str) -> Path:
     """The folder of a built Bento in the local store."""
     name, _, version = tag.partition(":")
     return paths.home() / "bentoml" / "bentos" / name / version
@@ -28,7 +28,7 @@ def bento(tag: str) -> Path:
 
 def files(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a release folder but its manifest, by its path inside it."""
-    return {name: value for name, value in fingerprint.tree(folder).items() if name != MANIFEST}
+    return {name: value for name, value in fingerprint.hash_folder(folder).items() if name != MANIFEST}
 
 
 def check_release(folder: Path) -> None:
@@ -53,10 +53,10 @@ def check_release(folder: Path) -> None:
 
 def check_bento(tag: str) -> None:
     """Fault that names the first file of a Bento which was changed, lost or added since the release was built."""
-    folder, release = bento(tag), tag.partition(":")[2]
+    folder, release = bento_folder(tag), tag.partition(":")[2]
     rows = [row for row in _rows(release) if row.get("bento") == tag]
     listings = [row[FILES] for row in rows if FILES in row]
-    if listings and (found := fingerprint.tree(folder)) not in listings:
+    if listings and (found := fingerprint.hash_folder(folder)) not in listings:
         expected = listings[-1]
         name = next(name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name))
         raise Fault(f"{tag}: {folder / name} {_fact(found.get(name, ''), expected.get(name, ''))}; {ADVICE}")
@@ -84,7 +84,7 @@ def _rows(release: str) -> list[dict[str, Any]]:
     if not database.exists():
         log.warning("there is no ledger at hand: the manifest of release %s is compared with nothing", release)
         return []
-    return [event.payload for kind in BUILT for event in ledger.events(kind, release)]
+    return [event.payload for kind in BUILD_EVENTS for event in ledger.events(kind, release)]
 
 
 def _fact(found: str, expected: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.scan.slice_features import FACTS
-from data.scan.slice_rules import Rule, failures
+from data.scan.slice_rules import Rule, failed_rules
 
 BY_VALUE = ("modality", "body_part")  # the gate compares these itself, and names what the scan has
 MOST_FAILING = 0.2  # share of the judged slices; a batch with more of them is kept out whole (ingest.max_failing)
@@ -38,7 +38,7 @@ def check(
     slices = len(descriptions)
     failing: list[list[int]] = [[] for _ in asked]
     for position, description in enumerate(descriptions):
-        for number in failures(description, asked):
+        for number in failed_rules(description, asked):
             failing[number].append(position)
     found = [(rule, at) for rule, at in zip(asked, failing, strict=True) if at]
     errors = [(rule, at) for rule, at in found if rule.error and rule.arguments["column"] not in BY_VALUE]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data.batch.manifest import Indexed, index_batch
+from data.batch.manifest import IndexedBatch, index_batch
 from data.phantom import batch as phantom_batch
 from data.phantom import study
 from data.record import Modality, PixelSettings, Pooling, Task
@@ -64,12 +64,12 @@ def ingest() -> IngestSettings:
 def batch(home: Path, lung: Task) -> Path:
     """A lung CT batch of six patients, two slices each, in the inbox."""
     folder = home.parent / "inbox" / "first"
-    phantom_batch.write_batch(folder, lung, 6, study.usual(lung), seed=1, slices=2)
+    phantom_batch.write_batch(folder, lung, 6, study.usual_scanner(lung), seed=1, slices=2)
     return folder
 
 
 @pytest.fixture
-def indexed(batch: Path, lung: Task) -> Indexed:
+def indexed(batch: Path, lung: Task) -> IndexedBatch:
     """That batch, indexed into staging/first."""
     return index_batch(batch, batch.parent.parent / "staging" / "first", lung)
 

@@ -29,7 +29,7 @@ LENGTHS = (b"\xff\xff\xff\xff", b"\xff\xff", b"\x00\x00\x00\x00", b"\xff\xff\xff
 ROW = {"patient_id": "somebody"}
 
 
-def mutated(original: bytes, donor: bytes, random: np.random.Generator) -> bytes:
+def mutate_file(original: bytes, donor: bytes, random: np.random.Generator) -> bytes:
     """The file after one to four of: flipped bits, random bytes, lengths, a cut, a hole, a repeat, a donor piece."""
     content = bytearray(original)
     for _ in range(int(random.integers(1, 5))):
@@ -65,15 +65,15 @@ def _position(length: int, random: np.random.Generator) -> int:
 
 def outcome(name: str, content: bytes) -> str:
     """ "read" or "refused"; any other text is a defect. Runs reading and de-identification."""
-    from data.deidentify.dicom import anonymise
-    from data.scan.read import read
+    from data.deidentify.dicom import deidentify_file
+    from data.scan.read import read_scan
     from lineage.errors import Fault
 
     signal.alarm(SECONDS)
     try:
-        scan = read(name, content)
+        scan = read_scan(name, content)
         if content[:4] != b"PK\x03\x04":
-            anonymise(name, content, ROW)
+            deidentify_file(name, content, ROW)
         return "read" if np.isfinite(scan.pixels).all() else "non-finite pixels"
     except Fault as fault:
         text = str(fault)
@@ -99,7 +99,7 @@ def run(folder: Path, seed: int, count: int) -> dict[str, Any]:
         random = np.random.default_rng([seed, number])
         name, content = originals[int(random.integers(len(originals)))]
         _, donor = originals[int(random.integers(len(originals)))]
-        hostile = mutated(content, donor, random)
+        hostile = mutate_file(content, donor, random)
         Path(f"{folder}.now").write_text(f"{seed} {number} {name}")
         start = time.process_time()
         try:

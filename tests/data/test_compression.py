@@ -54,14 +54,14 @@ def steps() -> bytes:
 @pytest.mark.parametrize("name", BATCHES)
 def test_a_phantom_batch_has_the_same_bytes(name: str, lung: Task, brain: Task, tmp_path: Path) -> None:
     task = {"lung": lung, "brain": brain}[name]
-    batch.write_batch(tmp_path, task, 6, study.usual(task), 31, slices=2, masks=True)
-    assert fingerprint.digest(fingerprint.tree(tmp_path)) == BATCHES[name]
+    batch.write_batch(tmp_path, task, 6, study.usual_scanner(task), 31, slices=2, masks=True)
+    assert fingerprint.digest(fingerprint.hash_folder(tmp_path)) == BATCHES[name]
 
 
 @pytest.mark.usefixtures("another_compressor")
 def test_de_identified_copies_have_the_same_bytes(brain: Task, tmp_path: Path) -> None:
-    batch.write_batch(tmp_path, brain, 3, study.usual(brain), 31, slices=2)
-    copies = [other_formats.nifti(path.name, path.read_bytes()) for path in sorted(tmp_path.glob("*.nii.gz"))]
+    batch.write_batch(tmp_path, brain, 3, study.usual_scanner(brain), 31, slices=2)
+    copies = [other_formats.clean_nifti(path.name, path.read_bytes()) for path in sorted(tmp_path.glob("*.nii.gz"))]
     assert len(copies) == 3 and all(zlib.decompress(copy, 31) for copy in copies)
     assert fingerprint.text_sha256("".join(copy.hex() for copy in copies)) == COPIES
 
@@ -69,12 +69,12 @@ def test_de_identified_copies_have_the_same_bytes(brain: Task, tmp_path: Path) -
 @pytest.mark.usefixtures("another_compressor")
 def test_archives_grids_thumbnails_and_heatmaps_have_the_same_bytes(tmp_path: Path) -> None:
     grids = {name: np.frombuffer(steps()[at : at + 1024], np.uint8).reshape(32, 32) for at, name in enumerate("ab")}
-    lesion_grid.write(tmp_path / "masks.npz", grids)
+    lesion_grid.write_grids(tmp_path / "masks.npz", grids)
     written = {
         "gzip": compression.gzipped(steps(), 4),
-        "zip": zip_archive.packed({"b": steps(), "a": b"one"}),
+        "zip": zip_archive.pack_files({"b": steps(), "a": b"one"}),
         "masks": (tmp_path / "masks.npz").read_bytes(),
-        "thumbnail": thumbnail.encoded(np.frombuffer(steps()[:1600], np.uint8).reshape(40, 40) % 64).encode(),
+        "thumbnail": thumbnail.encode_thumbnail(np.frombuffer(steps()[:1600], np.uint8).reshape(40, 40) % 64).encode(),
         "map": heatmap.png(np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)),
     }
     assert fingerprint.digest({name: content.hex() for name, content in written.items()}) == CONTAINERS
@@ -83,7 +83,7 @@ def test_archives_grids_thumbnails_and_heatmaps_have_the_same_bytes(tmp_path: Pa
 @pytest.mark.parametrize("size", [0, 1, 65535, 65536, 200_000])
 def test_compressed_content_is_restored(size: int) -> None:
     content = steps()[:size]
-    assert zlib.decompress(compression.stored(content)) == content
+    assert zlib.decompress(compression.uncompressed_zlib(content)) == content
     assert gzip.decompress(compression.gzipped(content, 6)) == content
 
 
@@ -93,8 +93,8 @@ def test_thumbnails_of_older_manifests_are_read() -> None:
 
     grey = np.arange(1600, dtype=np.uint8).reshape(40, 40) % 64
     older = base64.b64encode(zlib.compress(grey.tobytes(), 6)).decode()
-    column = pd.Series([older, thumbnail.encoded(grey), ""])
-    np.testing.assert_array_equal(thumbnail.greys(column), [grey, grey, np.zeros((40, 40))])
+    column = pd.Series([older, thumbnail.encode_thumbnail(grey), ""])
+    np.testing.assert_array_equal(thumbnail.decode_thumbnails(column), [grey, grey, np.zeros((40, 40))])
 
 
 def test_no_other_code_calls_the_compressors_of_python() -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.batch import metadata_table
-from data.batch.metadata_table import metadata, remarks
-from data.csv_table import read_table, rounded, spreadsheet_damage
+from data.batch.metadata_table import read_metadata, remarks
+from data.csv_table import are_rounded, read_table, spreadsheet_damage
 from lineage.errors import Fault
 
 HEADINGS = ("file_name", "patient_id", "task", "label", "lesion_mm")
@@ -33,7 +33,7 @@ def table(folder: Path, content: bytes | str) -> Path:
 )
 def test_encodings_with_one_reading_are_read(tmp_path: Path, encoding: str) -> None:
     table(tmp_path, TEXT.encode(encoding))
-    assert list(metadata(tmp_path)["patient_id"]) == ["M\u00fcller"]
+    assert list(read_metadata(tmp_path)["patient_id"]) == ["M\u00fcller"]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_encodings_with_one_reading_are_read(tmp_path: Path, encoding: str) -> N
 def test_encodings_with_several_readings_are_refused(tmp_path: Path, text: str, encoding: str, words: str) -> None:
     table(tmp_path, TEXT.replace("M\u00fcller", text).encode(encoding))
     with pytest.raises(Fault) as caught:
-        metadata(tmp_path)
+        read_metadata(tmp_path)
     assert words in str(caught.value) and text not in str(caught.value)
 
 
@@ -60,7 +60,7 @@ def test_separators_line_ends_and_blank_lines(tmp_path: Path, separator: str, en
         [*lines, separator * 3, "", f"two.png{separator}8{separator}t{separator}x"]
     )
     table(tmp_path, text.replace("\n", ending))
-    rows = metadata(tmp_path)
+    rows = read_metadata(tmp_path)
     assert list(rows["patient_id"]) == ["M\u00fcller", "8"]
     assert list(rows.index) == [2 + bool(first), 5 + bool(first)]
     messages = metadata_table.remarks(tmp_path, rows)
@@ -71,13 +71,13 @@ def test_separators_line_ends_and_blank_lines(tmp_path: Path, separator: str, en
 
 def test_decimal_commas_are_numbers_where_they_divide_no_cells(tmp_path: Path) -> None:
     table(tmp_path, "file_name;patient_id;task;label;lesion_mm;age\none.png;7,5;t;normal;5,3;60,5\n")
-    row = metadata(tmp_path).iloc[0]
+    row = read_metadata(tmp_path).iloc[0]
     assert (row["lesion_mm"], row["age"], row["patient_id"]) == ("5.3", "60.5", "7,5")
 
 
 def test_headings_and_cells_are_cleaned_of_odd_spaces(tmp_path: Path) -> None:
     table(tmp_path, "\ufeffFile Name,\u00a0Patient-ID ,TASK,label,,\none.png,A\u00a07\u200b,t,normal\u00a0,,\n")
-    rows = metadata(tmp_path)
+    rows = read_metadata(tmp_path)
     assert rows[["patient_id", "label"]].iloc[0].tolist() == ["A 7", "normal"]
     assert (
         metadata_table.remarks(tmp_path, rows)[0]
@@ -101,7 +101,7 @@ def test_headings_and_cells_are_cleaned_of_odd_spaces(tmp_path: Path) -> None:
 def test_the_message_names_the_cause(tmp_path: Path, text: str, words: str) -> None:
     table(tmp_path, text)
     with pytest.raises(Fault) as caught:
-        metadata(tmp_path)
+        read_metadata(tmp_path)
     assert words in str(caught.value)
 
 
@@ -132,7 +132,7 @@ def test_unusual_ids_are_not_called_damaged(cell: str) -> None:
 
 @pytest.mark.parametrize("name", ["table-blank-rows", "table-nbsp", "table-semicolon"])
 def test_the_unusual_tables_of_the_real_data_are_read(real_data: Path, name: str) -> None:
-    rows = metadata(real_data / "intake-faults" / name)
+    rows = read_metadata(real_data / "intake-faults" / name)
     assert list(rows["patient_id"]) == ["X0", "X1"] and list(rows["label"]) == ["normal", "malignant"]
     assert len(metadata_table.remarks(real_data / "intake-faults" / name, rows)) == 1
 
@@ -177,19 +177,21 @@ def test_any_content_gives_a_table_or_a_fault(content: bytes) -> None:
 def test_a_file_that_is_no_table_is_named_by_its_kind(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "metadata.csv").write_bytes(content)
     with pytest.raises(Fault, match=words):
-        metadata(tmp_path)
+        read_metadata(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["Metadata.CSV", "metadata.xlsx", "metadata.csv.txt"])
 def test_a_misnamed_table_is_reported(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("x")
     with pytest.raises(Fault, match=f"save {name} as that"):
-        metadata(tmp_path)
+        read_metadata(tmp_path)
 
 
 def test_long_numbers_rounded_by_a_spreadsheet_are_detected() -> None:
-    assert rounded(["110101199003071000", "110101199003072000", "12"])
-    assert not rounded(["110101199003071000", "110101199003072314"]) and not rounded(["110101199003071000", "12"])
+    assert are_rounded(["110101199003071000", "110101199003072000", "12"])
+    assert not are_rounded(["110101199003071000", "110101199003072314"]) and not are_rounded(
+        ["110101199003071000", "12"]
+    )
 
 
 def test_rounded_ids_stop_the_batch(tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_rounded_ids_stop_the_batch(tmp_path: Path) -> None:
         + "".join(f"{number}.png,11010119900307{number}000,lung-ct,normal\n" for number in (1, 2)),
     )
     with pytest.raises(Fault, match="more than 15 digits that a spreadsheet has rounded"):
-        metadata(tmp_path)
+        read_metadata(tmp_path)
 
 
 @pytest.mark.parametrize(("on_disk", "in_table"), [("NFD", "NFC"), ("NFC", "NFD")])
@@ -209,6 +211,6 @@ def test_an_umlaut_of_one_or_two_characters_is_the_same_file(tmp_path: Path, on_
     file.write_bytes(b"x")
     name_in_table = unicodedata.normalize(in_table, "Schädel/Übersicht.png")
     table(tmp_path, f"file_name,patient_id,task,label\n{name_in_table},P1,lung-ct,normal\n")
-    rows = metadata(tmp_path)
+    rows = read_metadata(tmp_path)
     assert (tmp_path / rows["file_name"].iloc[0]).samefile(file)
     assert any("left out: 2 .png" in text for text in remarks(tmp_path, rows))  # the two files that `table` writes

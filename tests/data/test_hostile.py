@@ -22,7 +22,7 @@ from data.phantom import batch, study
 from data.record import Task
 from data.scan import read
 from lineage.errors import Fault
-from tests.data.mutations import CPU_S, PEAK_MIB, mutated
+from tests.data.mutations import CPU_S, PEAK_MIB, mutate_file
 
 ROOT = Path(__file__).resolve().parents[2]
 SOAK = bool(os.environ.get("ONCOLOOP_SOAK"))
@@ -39,7 +39,9 @@ def originals(tmp_path_factory: pytest.TempPathFactory, lung: Task, brain: Task,
         if path.stat().st_size < LARGEST:
             (folder / f"zoo-{path.name}").write_bytes(path.read_bytes())
     for task in (lung, brain):
-        batch.write_study(folder, study.study(task, study.usual(task), 5, 0, task.positive[0]), task.name, 2)
+        batch.write_study(
+            folder, study.make_study(task, study.usual_scanner(task), 5, 0, task.positive[0]), task.name, 2
+        )
     grey = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8))
     for number in range(12):  # enough pictures to be picked now and then
         kind = ("png", "jpeg")[number % 2]
@@ -75,18 +77,18 @@ def test_mutated_files_are_read_or_refused_with_one_sentence(originals: Path, ho
 
 def test_a_refusal_contains_no_control_characters(tmp_path: Path, lung: Task) -> None:
     """A transfer syntax that clears the screen: pydicom's message quotes it unchanged."""
-    batch.write_study(tmp_path, study.study(lung, study.usual(lung), 5, 0, "malignant"), "one", 1)
+    batch.write_study(tmp_path, study.make_study(lung, study.usual_scanner(lung), 5, 0, "malignant"), "one", 1)
     content = next(tmp_path.rglob("*.dcm")).read_bytes()
     at = content.index(b"1.2.840.10008.1.2", content.index(b"\x02\x00\x10\x00UI"))
     with pytest.raises(Fault) as caught:
-        read.read("x.dcm", content[:at] + b"1.2\x1b[2J\n" + content[at + 8 :])
+        read.read_scan("x.dcm", content[:at] + b"1.2\x1b[2J\n" + content[at + 8 :])
     assert str(caught.value).isprintable(), repr(str(caught.value))
 
 
 def test_the_same_seed_gives_the_same_mutation() -> None:
     original, donor = bytes(range(256)) * 8, b"other" * 99
-    first, second = (mutated(original, donor, np.random.default_rng([3, 4])) for _ in range(2))
-    assert first == second != mutated(original, donor, np.random.default_rng([3, 5]))
+    first, second = (mutate_file(original, donor, np.random.default_rng([3, 4])) for _ in range(2))
+    assert first == second != mutate_file(original, donor, np.random.default_rng([3, 5]))
 
 
 HEADER = "file_name,patient_id,task,label\n"

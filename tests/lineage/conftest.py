@@ -55,7 +55,7 @@ def prediction() -> Callable[..., journal.JournalRow]:
 
 def add_verdict(gate: str, subject: str, outcome: Outcome = Outcome.PASS) -> None:
     """Record a verdict."""
-    ledger.record(Verdict(gate, subject, outcome, (f"the {gate} gate has looked",)), task=TASK)
+    ledger.record_verdict(Verdict(gate, subject, outcome, (f"the {gate} gate has looked",)), task=TASK)
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +95,7 @@ def released(mlflow_home: Path) -> Path:
     add_verdict("training", f"{TASK}/{version}", Outcome.INCONCLUSIVE)
     ledger.append("approval", f"{TASK}/{version}", {"decision": "approve", "reason": "few patients"}, actor="erik")
     registry.promote(TASK, version, {"run_id": run_id, "reason": "approved"}, actor="erik")
-    manifest = paths.place("releases", "r-1", "manifest.json")
+    manifest = paths.state_path("releases", "r-1", "manifest.json")
     manifest.write_text('{"release": "r-1"}')
     value = fingerprint.file_sha256(manifest)
     ledger.append("release.built", "r-1", {"bento": "oncoloop:r-1", "tasks": {TASK: version}, "manifest_sha256": value})

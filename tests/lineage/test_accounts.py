@@ -273,11 +273,11 @@ def test_an_unknown_action_is_a_fault(three_people: None) -> None:
 
 
 def test_programs_and_disabled_people_may_not_sign_in(three_people: None) -> None:
-    accounts.add(accounts.CHECK, "engineer")
+    accounts.add(accounts.CHECK_ACCOUNT, "engineer")
     accounts.disable("ada")
     assert [person.name for person in accounts.open_accounts()] == ["carla", "erik"]
-    assert accounts.admit("carla").name == "carla"
-    for name, sentence in ((accounts.CHECK, "nobody signs in"), ("ada", "disabled"), ("eve", "no user")):
+    assert accounts.require_open_account("carla").name == "carla"
+    for name, sentence in ((accounts.CHECK_ACCOUNT, "nobody signs in"), ("ada", "disabled"), ("eve", "no user")):
         with pytest.raises(Fault, match=sentence):
             accounts.invite(name)
 

@@ -19,7 +19,7 @@ FACTS = {"decision": "approve", "reason": "read the errors"}
 @pytest.fixture(autouse=True)
 def three_people(home: Path) -> None:
     """One person of each role; decisions are signed from now on."""
-    decisions.begin()
+    decisions.start_signing()
     for name, role in (("erik", "engineer"), ("carla", "clinician"), ("ada", "auditor")):
         accounts.add(name, role)
 
@@ -31,10 +31,10 @@ def approve(actor: str = "erik") -> Event:
 
 def test_a_decision_can_be_used_once() -> None:
     event = approve()
-    assert decisions.facts(event) == FACTS and decisions.waiting("approval") == [event]
+    assert decisions.facts(event) == FACTS and decisions.pending_decisions("approval") == [event]
     decisions.check(event)
-    decisions.use(event)
-    assert decisions.waiting("approval") == []
+    decisions.mark_used(event)
+    assert decisions.pending_decisions("approval") == []
     with pytest.raises(Fault, match="acted on already"):
         decisions.check(event)
 
@@ -49,7 +49,7 @@ def test_a_decision_without_permission_is_not_recorded(actor: str) -> None:
 def test_the_system_may_decide_while_no_account_is_open(home: Path) -> None:
     for person in accounts.people():
         accounts.disable(person.name)
-    accounts.add(accounts.CHECK, "engineer")
+    accounts.add(accounts.CHECK_ACCOUNT, "engineer")
     decisions.check(approve("system"))
 
 
@@ -117,8 +117,8 @@ def test_a_decision_signed_with_a_lost_key_is_refused(home: Path) -> None:
 
 def test_a_refusal_ends_a_decision() -> None:
     event = approve()
-    decisions.use(event, "the gate said fail")
-    assert decisions.waiting("approval") == []
+    decisions.mark_used(event, "the gate said fail")
+    assert decisions.pending_decisions("approval") == []
     assert ledger.events("decision.used")[-1].payload["refused"] == "the gate said fail"
 
 

@@ -29,7 +29,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(Fault, match=r"gone\.dcm"):
         fingerprint.file_sha256(tmp_path / "gone.dcm")
     with pytest.raises(Fault, match="not a folder"):
-        fingerprint.tree(tmp_path / "gone")
+        fingerprint.hash_folder(tmp_path / "gone")
 
 
 def test_the_order_of_keys_does_not_matter() -> None:
@@ -74,10 +74,10 @@ def test_the_hashes_of_a_folder_show_every_change(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x").write_text("1")
     (tmp_path / "y").write_text("2")
-    before = fingerprint.tree(tmp_path)
+    before = fingerprint.hash_folder(tmp_path)
     assert list(before) == ["a/x", "y"]
     (tmp_path / "a" / "x").write_text("3")
-    after = fingerprint.tree(tmp_path)
+    after = fingerprint.hash_folder(tmp_path)
     assert [name for name in before if before[name] != after[name]] == ["a/x"]
 
 
@@ -85,7 +85,7 @@ def test_code_hashes_do_not_depend_on_the_working_folder(tmp_path: Path, monkeyp
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "__init__.py").write_text("raise SystemExit")
     monkeypatch.chdir(tmp_path)
-    code = fingerprint.code(("lineage", "data"))
+    code = fingerprint.describe_code(("lineage", "data"))
     assert code["files"]["lineage/record/ledger.py"] == fingerprint.file_sha256(ROOT / "lineage/record/ledger.py")
     assert "lineage/record/migrations/env.py" in code["files"]
     assert code["files"]["data/__init__.py"] == fingerprint.file_sha256(ROOT / "data" / "__init__.py")
@@ -93,14 +93,14 @@ def test_code_hashes_do_not_depend_on_the_working_folder(tmp_path: Path, monkeyp
 
 
 def test_a_package_is_named_with_or_without_its_sub_packages() -> None:
-    all_files, own_files = (set(fingerprint.code((name,))["files"]) for name in ("data", "data/top-level"))
+    all_files, own_files = (set(fingerprint.describe_code((name,))["files"]) for name in ("data", "data/top-level"))
     assert own_files < all_files and "data/record.py" in own_files and "data/scan/read.py" in all_files - own_files
-    assert set(fingerprint.code(("data/scan",))["files"]) < all_files - own_files
+    assert set(fingerprint.describe_code(("data/scan",))["files"]) < all_files - own_files
 
 
 def test_an_unknown_package_is_named() -> None:
     with pytest.raises(Fault, match="kitchen"):
-        fingerprint.code(("kitchen",))
+        fingerprint.describe_code(("kitchen",))
 
 
 def test_the_commit_is_the_one_checked_out(tmp_path: Path) -> None:

@@ -66,6 +66,6 @@ def test_date_shifts_are_at_most_a_year_and_stable(home: Path) -> None:
 
 def test_a_signature_is_valid_only_for_its_text(home: Path) -> None:
     signature = keys.sign(b"approve lung-ct/3")
-    assert keys.signed(b"approve lung-ct/3", signature)
-    assert not keys.signed(b"approve lung-ct/4", signature)
-    assert not keys.signed(b"approve lung-ct/3", "é" * 64)
+    assert keys.verify_signature(b"approve lung-ct/3", signature)
+    assert not keys.verify_signature(b"approve lung-ct/4", signature)
+    assert not keys.verify_signature(b"approve lung-ct/3", "é" * 64)

@@ -35,7 +35,7 @@ def add_verdict(version: str) -> None:
 
 def test_a_replaced_or_missing_file_is_named(version: str, run_id: str, home: Path) -> None:
     graph = next((home / "mlflow/artifacts").rglob("graph.onnx"))
-    model_files.record(TASK, version, {"graph.onnx": file_sha256(graph)}, "a test")
+    model_files.record_hashes(TASK, version, {"graph.onnx": file_sha256(graph)}, "a test")
     assert (registry.download(TASK, version) / "graph.onnx").is_file()
     assert registry.changed_artifacts(TASK, version) == {}
     upload(run_id, "graph.onnx", "another graph")
@@ -51,22 +51,22 @@ def test_a_replaced_or_missing_file_is_named(version: str, run_id: str, home: Pa
 
 
 def test_hashes_are_recorded_once_and_the_newest_count(home: Path) -> None:
-    assert model_files.recorded(TASK, "1") is None
+    assert model_files.recorded_hashes(TASK, "1") is None
     for hashes in ({"a": "1"}, {"a": "1"}, {"a": "2"}):
-        model_files.record(TASK, "1", hashes, "a test")
-    assert model_files.recorded(TASK, "1") == {"a": "2"} and len(ledger.events(model_files.KIND)) == 2
+        model_files.record_hashes(TASK, "1", hashes, "a test")
+    assert model_files.recorded_hashes(TASK, "1") == {"a": "2"} and len(ledger.events(model_files.KIND)) == 2
 
 
 def test_a_version_that_was_judged_before_gets_its_hashes_at_the_next_use(
     version: str, run_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry.download(TASK, version)
-    assert model_files.recorded(TASK, version) is None, "a version without a verdict has no hashes"
+    assert model_files.recorded_hashes(TASK, version) is None, "a version without a verdict has no hashes"
     add_verdict(version)
     with caplog.at_level(logging.WARNING):
         registry.check_artifacts(TASK, version)
     assert "lung-ct/1 was judged before the hashes of its files were recorded" in caplog.text
-    assert set(model_files.recorded(TASK, version) or {}) == {"graph.onnx"}
+    assert set(model_files.recorded_hashes(TASK, version) or {}) == {"graph.onnx"}
     upload(run_id, "graph.onnx", "another graph")
     with pytest.raises(Fault, match=r"graph\.onnx in MLflow is not the file"):
         registry.download(TASK, version)
@@ -77,11 +77,11 @@ def test_an_old_version_is_compared_with_its_release(version: str, run_id: str, 
     upload(run_id, "graph.onnx", "the graph")
     upload(run_id, "calibration.json", json.dumps({"temperature": 1.5, "threshold": 0.4}))
     facts = {"hashes": {"graph": text_sha256("the graph")}, "temperature": 1.5, "threshold": 0.4, "version": version}
-    manifest = paths.place("releases", "r-1", "manifest.json")
+    manifest = paths.state_path("releases", "r-1", "manifest.json")
     manifest.write_text(json.dumps({"release": "r-1", "tasks": {TASK: facts}}))
     ledger.append("release.built", "r-1", {"tasks": {TASK: version}, "manifest_sha256": file_sha256(manifest)})
     add_verdict(version)
     upload(run_id, exchanged, json.dumps({"temperature": 1.5, "threshold": 0.01}))
     with pytest.raises(Fault, match=rf"lung-ct/1: {exchanged} in MLflow is not that of release r-1"):
         registry.download(TASK, version)
-    assert model_files.recorded(TASK, version) is None
+    assert model_files.recorded_hashes(TASK, version) is None

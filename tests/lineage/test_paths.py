@@ -45,7 +45,7 @@ def test_home_is_var_of_the_workspace_unless_set(tmp_path: Path, monkeypatch: py
 
 
 def test_the_parent_folder_of_a_path_is_created(home: Path) -> None:
-    path = paths.place("reports", "a", "b.html")
+    path = paths.state_path("reports", "a", "b.html")
     assert path == home / "reports" / "a" / "b.html"
     assert path.parent.is_dir() and not path.exists()
 

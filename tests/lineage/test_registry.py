@@ -52,7 +52,7 @@ def test_aliases_are_set_to_the_roles_in_the_ledger(run_id: str) -> None:
     assert str(client.get_model_version_by_alias(TASK, "champion").version) == "2"
     client.set_registered_model_alias(TASK, "champion", "1")
     assert registry.mismatches(TASK) == [f"champion of {TASK} is version 2 in the ledger but 1 in MLflow"]
-    registry.project(TASK)
+    registry.update_aliases(TASK)
     assert registry.mismatches(TASK) == []
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from data.record import Task
 from data.scan.slice_features import DESCRIPTION
-from monitoring.evidently_erasure import forget
-from monitoring.evidently_report import drift
+from monitoring.evidently_erasure import empty_plots
+from monitoring.evidently_report import report_drift
 from monitoring.settings import MonitoringSettings
 
 Side = Callable[..., pd.DataFrame]
@@ -34,14 +34,17 @@ def test_plotted_rows_are_removed_and_metrics_stay(
 ) -> None:
     generator = np.random.default_rng(5)
     reference, current = side(generator, 20, columns=DESCRIPTION), side(generator, 20, columns=DESCRIPTION)
-    run = drift(reference, current, settings, tmp_path, task).figures["run"]
+    run = report_drift(reference, current, settings, tmp_path, task).figures["run"]
     path = tmp_path / run["project"] / "snapshots" / f"{run['snapshot']}.json"
     before = path.read_text()
     assert all(number in before for number in row_numbers(current)) and any(n in before for n in row_numbers(reference))
     figures = metric_values(tmp_path, run)
-    assert forget(tmp_path, frozenset({"another task"})) == 0 and path.read_text() == before
-    assert forget(tmp_path, frozenset({task.name})) == 1
+    assert empty_plots(tmp_path, frozenset({"another task"})) == 0 and path.read_text() == before
+    assert empty_plots(tmp_path, frozenset({task.name})) == 1
     after = path.read_text()
     assert not [number for number in row_numbers(current) + row_numbers(reference) if number in after]
     assert metric_values(tmp_path, run) == figures and len(figures) > len(DESCRIPTION)
-    assert forget(tmp_path, frozenset({task.name})) == 0 and forget(tmp_path / "none", frozenset({task.name})) == 0
+    assert (
+        empty_plots(tmp_path, frozenset({task.name})) == 0
+        and empty_plots(tmp_path / "none", frozenset({task.name})) == 0
+    )

@@ -16,10 +16,10 @@ from data.record import Task
 from data.scan.slice_features import DESCRIPTION
 from lineage.record.verdict import Outcome
 from monitoring import evidently_erasure, evidently_report
-from monitoring.evidently_report import Drift, drift
-from monitoring.gate import ask
+from monitoring.evidently_report import Drift, report_drift
+from monitoring.gate import judge_window
 from monitoring.settings import MonitoringSettings
-from monitoring.window import clusters, window
+from monitoring.window import count_patients, read_window
 
 Side = Callable[..., pd.DataFrame]
 
@@ -36,7 +36,7 @@ def shifted(side: Side, task: Task, settings: MonitoringSettings, evidently_home
     reference, current = side(generator, 60, columns=DESCRIPTION), side(generator, 40, columns=DESCRIPTION)
     current[DESCRIPTION[0]] += 3.0
     current["score"] = current["score"].astype(object)
-    return drift(reference, current, settings, evidently_home, task)
+    return report_drift(reference, current, settings, evidently_home, task)
 
 
 def read_run(evidently_home: Path, measured_drift: Drift) -> Any:
@@ -106,7 +106,7 @@ def test_a_second_run_joins_the_project_and_is_fast(
 
     generator = np.random.default_rng(2)
     start = time.process_time()
-    second = drift(
+    second = report_drift(
         side(generator, 100, columns=DESCRIPTION),
         side(generator, 100, columns=DESCRIPTION),
         settings,
@@ -131,7 +131,7 @@ def test_columns_without_values_do_not_break_the_page(
     reference[DESCRIPTION[2]] = current[DESCRIPTION[2]] = 1.0
     current.loc[0, DESCRIPTION[3]] = np.inf
     current["embedding"] = [np.zeros(0)] * len(current)
-    result = drift(reference, current, settings, evidently_home, task)
+    result = report_drift(reference, current, settings, evidently_home, task)
     assert result.page.is_file()
     assert result.figures["columns"][0]["name"] == DESCRIPTION[1]
     assert result.figures["columns"][0]["kind"] == "missing"
@@ -160,9 +160,9 @@ def test_from_the_journal_to_the_verdict(
         predicted(
             number, cluster=row["cluster"], description=description, embedding=[*row["embedding"]], score=row["score"]
         )
-    rows = window(task.name, hours=settings.window_hours)
-    result = drift(reference.assign(manufacturer="Known"), rows, settings, evidently_home, task)
-    verdict = ask(task, result, {}, settings, clusters(rows))
+    rows = read_window(task.name, hours=settings.window_hours)
+    result = report_drift(reference.assign(manufacturer="Known"), rows, settings, evidently_home, task)
+    verdict = judge_window(task, result, {}, settings, count_patients(rows))
     assert verdict.outcome is Outcome.FAIL
     assert verdict.reasons[1].startswith(DESCRIPTION[0].replace("_", " "))
     assert "higher than in the reference patients" in verdict.reasons[1]

@@ -11,7 +11,7 @@ from data.record import Task
 from lineage.errors import Fault
 from lineage.record import ledger
 from monitoring import late_labels
-from monitoring.window import window
+from monitoring.window import read_window
 
 Predicted = Callable[..., str]
 
@@ -53,7 +53,7 @@ def test_sensitivity_and_specificity_of_the_window(predicted: Predicted, task: T
     for number, (answer, truth) in enumerate(zip(answers, truths, strict=True)):
         late_labels.add(predicted(number, answer=answer), truth, "pathology", "dr-lee", task.classes)
     predicted(99)
-    figures = late_labels.outcomes(task, window(task.name, hours=24))
+    figures = late_labels.compute_outcomes(task, read_window(task.name, hours=24))
     assert (figures["labelled"], figures["abstained"], figures["clusters"]) == (6, 1, 5)
     assert figures["sensitivity"]["value"] == 0.5  # one of two answered malignant cases is correct
     assert figures["specificity"]["value"] == pytest.approx(2 / 3, abs=1e-4)
@@ -62,7 +62,7 @@ def test_sensitivity_and_specificity_of_the_window(predicted: Predicted, task: T
 
 def test_without_labels_there_are_no_metrics(predicted: Predicted, task: Task) -> None:
     predicted(1)
-    figures = late_labels.outcomes(task, window(task.name, hours=24))
+    figures = late_labels.compute_outcomes(task, read_window(task.name, hours=24))
     assert (figures["labelled"], figures["sensitivity"], figures["specificity"]) == (0, None, None)
 
 
@@ -96,4 +96,4 @@ def test_if_all_cases_agree_the_patients_count() -> None:
 
 def test_an_empty_window_has_no_metrics_even_if_others_have_labels(predicted: Predicted, task: Task) -> None:
     late_labels.add(predicted(1), "benign", "pathology", "dr-lee")
-    assert late_labels.outcomes(task, window("brain-mr", hours=24))["labelled"] == 0
+    assert late_labels.compute_outcomes(task, read_window("brain-mr", hours=24))["labelled"] == 0

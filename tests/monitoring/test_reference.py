@@ -11,7 +11,7 @@ import pytest
 from data.record import Pooling
 from lineage.errors import Fault
 from monitoring import reference
-from serving.inference.pooling import among
+from serving.inference.pooling import adjust_to_prevalence
 
 TOP = Pooling("topk", 2)
 
@@ -64,7 +64,7 @@ def test_answers_over_whole_series_take_the_most_positive_slice_of_each_case() -
     answers = reference.group_like_answers(rows, window_of(30), TOP, 0.4).sort_values("case")
     assert answers["case"].tolist() == ["A", "B", "C"]
     assert answers["noise"].tolist() == [1.0, 1.0, 0.0]
-    adjusted = among(np.array([0.9, 0.5, 0.4, 0.3, 0.7]), 0.4, TOP.k / 30)
+    adjusted = adjust_to_prevalence(np.array([0.9, 0.5, 0.4, 0.3, 0.7]), 0.4, TOP.k / 30)
     assert answers["score"].tolist() == pytest.approx([adjusted[:2].mean(), adjusted[2:4].mean(), adjusted[4]])
 
 
@@ -88,7 +88,7 @@ def test_pooled_answers_are_no_drift_against_the_grouped_reference() -> None:
     held_out = pd.concat([series(patient) for patient in range(40)], ignore_index=True)
     window = pd.concat([series(patient).nlargest(1, "score") for patient in range(30)], ignore_index=True)
     window["slices"] = [[{}] * 12] * len(window)
-    window["score"] = among(window["score"].to_numpy(), 0.4, 1 / 12)
+    window["score"] = adjust_to_prevalence(window["score"].to_numpy(), 0.4, 1 / 12)
     grouped = reference.group_like_answers(held_out, window, Pooling("topk", 1), 0.4)
     assert measure(held_out, window, 499, ["noise"])["p"] < 0.01
     assert measure(grouped, window, 499, ["noise"])["p"] > 0.05

@@ -41,7 +41,7 @@ def build(name: str, folder: Path, version: str = "1", kind: str = "release.buil
     )
     ledger.append(kind, name, {"bento": bento_build.build(release), "tasks": {TASK: version}})
     if kind == "release.built":
-        ledger.record(Verdict("release", name, Outcome.PASS, ("set by the test",)))
+        ledger.record_verdict(Verdict("release", name, Outcome.PASS, ("set by the test",)))
 
 
 def network(folder: Path) -> Path:

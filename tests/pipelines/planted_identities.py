@@ -34,19 +34,19 @@ SECRETS = (NAME, GIVEN, MRN, ACCESSION, BORN, CLINIC, STREET, DOCTOR, "1963-07-1
 FILE = f"{NAME}_{GIVEN}"
 
 
-def image(content: bytes) -> Any:
+def read_dicom(content: bytes) -> Any:
     return pydicom.dcmread(io.BytesIO(content))
 
 
-def stored(header: Any) -> bytes:
+def dicom_bytes(header: Any) -> bytes:
     stream = io.BytesIO()
     header.save_as(stream)
     return stream.getvalue()
 
 
-def told(content: bytes) -> bytes:
+def dicom_with_identity(content: bytes) -> bytes:
     """A DICOM file with the identity in top-level elements, nested sequences, private blocks, overlays and texts."""
-    header = image(content)
+    header = read_dicom(content)
     header.SpecificCharacterSet = "ISO_IR 192"
     header.PatientName, header.PatientID, header.PatientBirthDate = f"{NAME}^{GIVEN}", MRN, BORN
     header.AccessionNumber, header.InstitutionName, header.PatientAddress = ACCESSION, f"{CLINIC} Klinik", STREET
@@ -60,10 +60,10 @@ def told(content: bytes) -> bytes:
     header.private_block(0x0019, "ACME", create=True).add_new(0x10, "LT", f"{NAME} {ACCESSION}")
     header.add_new((0x6000, 0x4000), "LT", f"{NAME} {DOCTOR}")
     header.PixelData += f"{NAME} {MRN}".encode().ljust(24)
-    return stored(header)
+    return dicom_bytes(header)
 
 
-def picture(orientation: int = 1) -> bytes:
+def jpeg_with_identity(orientation: int = 1) -> bytes:
     exif = Image.Exif()
     exif[0x013B], exif[0x0112] = f"{NAME} {MRN}", orientation
     grey = np.random.default_rng(0).integers(0, 255, (128, 128), dtype=np.uint8)
@@ -72,7 +72,7 @@ def picture(orientation: int = 1) -> bytes:
     return stream.getvalue()
 
 
-def volume(content: bytes) -> bytes:
+def nifti_with_identity(content: bytes) -> bytes:
     plain = bytearray(gzip.decompress(content))
     plain[148:228] = f"{NAME} {GIVEN} {BORN}".encode().ljust(80, b"\0")
     plain[228:252] = MRN.encode().ljust(24, b"\0")
@@ -85,9 +85,9 @@ def repeated_identity(count: int) -> bytes:
     return (text * (count // len(text) + 1))[:count]
 
 
-def overdrawn(content: bytes, syntax: Any) -> bytes:
+def dicom_with_used_spare_bits(content: bytes, syntax: Any) -> bytes:
     """A CT file with the identity in the four unused bits of its 16."""
-    header = image(content)
+    header = read_dicom(content)
     pixels = header.pixel_array.astype(np.uint16)
     rows = pixels[20:28]
     letters = np.frombuffer(repeated_identity(rows.size // 2), np.uint8)
@@ -103,12 +103,12 @@ def overdrawn(content: bytes, syntax: Any) -> bytes:
         encoded = encode_array(pixels, bits_stored=16, photometric_interpretation=2, codec_format=0)
         header.PixelData = encapsulate([encoded])
     header.file_meta.TransferSyntaxUID = syntax
-    return stored(header)
+    return dicom_bytes(header)
 
 
-def behind_frames(content: bytes, syntax: Any) -> bytes:
+def dicom_with_text_after_frame(content: bytes, syntax: Any) -> bytes:
     """A valid CT file whose compressed frame has the identity in its comments and after its end."""
-    header = image(content)
+    header = read_dicom(content)
     pixels, text = header.pixel_array.astype(np.uint16), repeated_identity(64)
     comment = len(text + b"..").to_bytes(2) + text
     if syntax == JPEGBaseline8Bit:
@@ -129,19 +129,19 @@ def behind_frames(content: bytes, syntax: Any) -> bytes:
     header.PixelData = encapsulate([frame + text])
     header["PixelData"].is_undefined_length = True
     header.file_meta.TransferSyntaxUID = syntax
-    return stored(header)
+    return dicom_bytes(header)
 
 
-def padded(content: bytes) -> bytes:
+def dicom_with_text_in_padding(content: bytes) -> bytes:
     """A CT file whose padding contains the identity, one character per pixel."""
-    header = image(content)
+    header = read_dicom(content)
     pixels = header.pixel_array.copy()
     rows = pixels[:12]
     rows[...] = np.frombuffer(repeated_identity(rows.size), np.uint8).reshape(rows.shape).astype(np.int16) - 2048
     header.add_new("PixelPaddingValue", "SS", -2048)
     header.add_new("PixelPaddingRangeLimit", "SS", -1793)
     header.PixelData = pixels.tobytes()
-    return stored(header)
+    return dicom_bytes(header)
 
 
 def zipped(first: bytes, second: bytes) -> bytes:
@@ -183,7 +183,7 @@ def inflated(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
 
 def decoded(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
     """The samples of a DICOM file: all bytes, low bytes, unused bits and every bit plane; and a deflated data set."""
-    header = image(content)
+    header = read_dicom(content)
     if header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
         start = 144 + int.from_bytes(content[140:144], "little")
         yield f"{name} (inflated)", zlib.decompressobj(-15).decompress(content[start:])
@@ -207,7 +207,7 @@ def search(contents: Iterator[tuple[str, bytes]], secrets: tuple[str, ...] = SEC
     return hits
 
 
-def written(folder: Path, but: Path) -> Iterator[tuple[str, bytes]]:
+def files_below(folder: Path, but: Path) -> Iterator[tuple[str, bytes]]:
     """Every file and folder name below a folder except `but`, with packed bytes; git's objects unpacked."""
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink() and but not in path.parents:
@@ -220,7 +220,7 @@ def written(folder: Path, but: Path) -> Iterator[tuple[str, bytes]]:
         yield "git", subprocess.run(command, cwd=repository.parent, capture_output=True, check=True).stdout
 
 
-def inflated_of(folder: Path) -> Iterator[tuple[str, bytes]]:
+def unpacked_files_below(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Every file below a folder, and its packed bytes."""
     for path in folder.rglob("*"):
         if path.is_file():

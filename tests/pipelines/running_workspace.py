@@ -71,7 +71,7 @@ def plant(folder: Path, task: Task, seed: int) -> None:
         }
     path = folder / "scan-0003.nii.gz"
     path.rename(folder / rows_of_patient_3[0]["file_name"]).write_bytes(
-        planted_identities.volume((folder / rows_of_patient_3[0]["file_name"]).read_bytes())
+        planted_identities.nifti_with_identity((folder / rows_of_patient_3[0]["file_name"]).read_bytes())
     )
     rows_of_patient_4 = [row for row in rows if row["file_name"] == "scan-0004.nii.gz"]
     slices = images(task, seed, 4, [row["label"] for row in rows_of_patient_4])
@@ -91,10 +91,14 @@ def plant(folder: Path, task: Task, seed: int) -> None:
 def images(task: Task, seed: int, number: int, labels: list[str]) -> list[bytes]:
     """The slices of a patient as DICOM files full of identities; the pixels fit the labels."""
     study_label = next((label for label in labels if label in task.positive), labels[0])
-    study, files = phantom_study.study(task, scanner.SCANNERS["alder-mr"], seed, number, study_label), []
+    study, files = phantom_study.make_study(task, scanner.SCANNERS["alder-mr"], seed, number, study_label), []
     for index, label in enumerate(labels):
         pixels, pixel = study.slice(index, len(labels), label in task.positive)
-        files.append(planted_identities.told(phantom_files.dicom(study, pixels, pixel, index, modality=Modality.MR)))
+        files.append(
+            planted_identities.dicom_with_identity(
+                phantom_files.dicom(study, pixels, pixel, index, modality=Modality.MR)
+            )
+        )
     return files
 
 
@@ -103,13 +107,13 @@ def uploads(folder: Path, task: Task) -> list[Path]:
     folder.mkdir()
     slices = images(task, 4242, 7, [task.positive[0], task.positive[0]])
     volume = batch.write_study(
-        folder, phantom_study.study(task, phantom_study.usual(task), 4242, 8, task.positive[0]), "v"
+        folder, phantom_study.make_study(task, phantom_study.usual_scanner(task), 4242, 8, task.positive[0]), "v"
     )[0]
     content = (folder / volume["file_name"]).read_bytes()
     (folder / volume["file_name"]).unlink()
     contents = {
         "_a.zip": planted_identities.zipped(*slices),
-        "_b.nii.gz": planted_identities.volume(content),
+        "_b.nii.gz": planted_identities.nifti_with_identity(content),
         "_c.dcm": planted_identities.MRN.encode() * 99,
     }
     for name, content in contents.items():

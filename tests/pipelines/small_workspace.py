@@ -18,7 +18,7 @@ from pipelines import params
 from pipelines.flows import artifacts, retrain, retrain_plan
 from pipelines.workspace import dvc
 from pipelines.workspace import workspace as workspaces
-from tests.pipelines.flows.test_atomic_admission import made_in, run
+from tests.pipelines.flows.test_atomic_admission import new_workspace_in, run_admission
 
 TASK = "brain-mr"
 QUICK = (("epochs: 30", "epochs: 2"), ("bootstrap: 2000", "bootstrap: 200"), ("size: 128", "size: 32"))
@@ -34,7 +34,7 @@ LENIENT = (
 
 def make(folder: Path) -> Path:
     """Make a workspace with one batch and one short fit, judged by the real gate."""
-    with made_in(folder):
+    with new_workspace_in(folder):
         path = Path(params.NAME)
         text = path.read_text(encoding="utf-8")
         for old, new in (*QUICK, *LENIENT):
@@ -42,14 +42,14 @@ def make(folder: Path) -> Path:
             text = text.replace(old, new)
         path.write_text(text, encoding="utf-8")
         batch.write_batch(Path("inbox/first"), params.load().tasks[TASK], 24, scanner.SCANNERS["alder-mr"], 60, 2)
-        run("first")
-        tree = retrain_plan.pin()
+        run_admission("first")
+        tree = retrain_plan.pin_worktree()
         for stage in dvc.STAGES:
             dvc.reproduce(tree, stage, TASK)
-        version = dvc.keep(tree, Path.cwd(), "Retrain")
+        version = dvc.commit_products(tree, Path.cwd(), "Retrain")
         with pytest.MonkeyPatch.context() as patch, disable_run_logger():
-            patch.setattr(artifacts, "verdict", lambda *_: None)  # Prefect's page would start a server
-            entry = retrain.challenge.fn(str(tree), TASK, version, "a test")
+            patch.setattr(artifacts, "publish_verdict", lambda *_: None)  # Prefect's page would start a server
+            entry = retrain.judge_challenger.fn(str(tree), TASK, version, "a test")
         assert entry["decision"] == "waiting for approval", entry
         database.engine().dispose()
     return folder

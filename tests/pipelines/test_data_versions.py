@@ -18,7 +18,7 @@ from lineage.record import ledger
 from pipelines import data_versions, params
 from pipelines.recovery import interrupted_runs
 from pipelines.workspace import git
-from tests.pipelines.flows.test_atomic_admission import run
+from tests.pipelines.flows.test_atomic_admission import run_admission
 
 TASK = "brain-mr"
 
@@ -27,7 +27,7 @@ TASK = "brain-mr"
 def workspace_with_batches(workspace: Path) -> Path:
     for seed, name in ((60, "first"), (61, "second")):
         batch.write_batch(Path("inbox", name), params.load().tasks[TASK], 3, scanner.SCANNERS["alder-mr"], seed, 2)
-        run(name)
+        run_admission(name)
     return workspace
 
 
@@ -86,18 +86,18 @@ def test_a_changed_cohort_assignment_is_refused_by_name(workspace_with_batches: 
     changed_side = "test" if side != "test" else "training"
     path.write_text(text.replace(f"{cluster},{side}", f"{cluster},{changed_side}"), encoding="utf-8")
     with pytest.raises(Fault, match=rf"the file changed an old assignment \({cluster}: side was '{side}'"):
-        interrupted_runs.settle()
+        interrupted_runs.recover_workspace()
     assert changed_side in path.read_text(encoding="utf-8")
     git.commit(["data"], "By hand")
     with pytest.raises(Fault, match=f"a commit changed an old assignment \\({cluster}"):
-        interrupted_runs.settle()
+        interrupted_runs.recover_workspace()
     path.write_text("\n".join(text.splitlines()[:-1]) + "\n", encoding="utf-8")
     with pytest.raises(Fault, match="a commit changed an old assignment"):
-        interrupted_runs.settle()
+        interrupted_runs.recover_workspace()
     version = ledger.events(kind="batch.admitted")[-1].payload["data_version"]
     git.run("checkout", version, "--", str(path))
     git.commit(["data"], "Back")
-    interrupted_runs.settle()
+    interrupted_runs.recover_workspace()
     assert path.read_text(encoding="utf-8") == text
 
 
@@ -119,14 +119,17 @@ def test_a_table_is_replaced_completely_or_not_at_all(tmp_path: Path, monkeypatc
 def test_packed_shards_have_a_file_of_their_hashes(workspace_with_batches: Path) -> None:
     target, task = Path("packed"), params.load().tasks[TASK]
     folders = [Path("data/batches", TASK, name) for name in ("first", "second")]
-    shards.pack(
-        folders, cohorts.named(cohorts.read_cohorts(Path("data/cohorts", f"{TASK}.csv")), folders), task, target
+    shards.pack_shards(
+        folders,
+        cohorts.restore_cluster_names(cohorts.read_cohorts(Path("data/cohorts", f"{TASK}.csv")), folders),
+        task,
+        target,
     )
     process = subprocess.run(["sha256sum", "-c", shards.SUMS], cwd=target, capture_output=True, text=True, check=False)
     assert process.stdout.splitlines() == ["units.csv: OK", "first.npy: OK", "second.npy: OK"]
-    assert len(shards.load(target).table) == 12
+    assert len(shards.load_units(target).table) == 12
     content = bytearray((target / "second.npy").read_bytes())
     content[-3] ^= 1
     (target / "second.npy").write_bytes(content)
     with pytest.raises(Fault, match=r"second\.npy is damaged: its bytes are not those that were packed"):
-        shards.load(target)
+        shards.load_units(target)

@@ -27,7 +27,7 @@ PATIENTS, SLICES = 24, 4
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator[RunningWorkspace]:
     folder = tmp_path_factory.mktemp("loop") / "ward"
-    port = next(p for p in range(8600, 9600, 100) if not any(services.taken(p + n) for n in range(4)))
+    port = next(p for p in range(8600, 9600, 100) if not any(services.is_port_in_use(p + n) for n in range(4)))
     running = RunningWorkspace(folder, oncoloop, port)
     assert oncoloop("init", str(folder), cwd=folder.parent).returncode == 0
     path = folder / params.NAME
@@ -285,7 +285,7 @@ def test_changed_code_of_a_stage_makes_it_due(running: RunningWorkspace, release
     record = json.loads((tree / "code.json").read_text())
     record["training/fitting"]["training/fitting/fit.py"] = "another hash"
     (tree / "code.json").write_text(json.dumps(record))
-    assert dvc.changed(tree, ["brain-mr"]) == ["fit@brain-mr"]
+    assert dvc.changed_stages(tree, ["brain-mr"]) == ["fit@brain-mr"]
 
 
 def manifest_text(running: RunningWorkspace) -> str:
@@ -300,12 +300,12 @@ def test_no_planted_identity_is_written_anywhere_in_the_loop(
         secret for secret in planted_identities.SECRETS if secret != planted_identities.BORN
     )  # eight digits may occur by chance
     inbox = running.folder / "inbox"
-    assert {s for s, _ in planted_identities.search(planted_identities.inflated_of(inbox), secrets)} >= set(secrets) - {
-        "1963-07-17"
-    }
+    assert {s for s, _ in planted_identities.search(planted_identities.unpacked_files_below(inbox), secrets)} >= set(
+        secrets
+    ) - {"1963-07-17"}
     pages = list((running.folder / "var/evidently/pages").rglob("*.html"))
     assert pages and running.say("trace", identity_predictions[0])["missing"] == []
-    assert planted_identities.search(planted_identities.written(running.folder, inbox), secrets) == set()
+    assert planted_identities.search(planted_identities.files_below(running.folder, inbox), secrets) == set()
 
 
 def test_a_withdrawn_patient_is_removed_from_data_and_cache(running: RunningWorkspace, answer: dict[str, Any]) -> None:

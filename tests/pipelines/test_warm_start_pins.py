@@ -17,7 +17,7 @@ from pipelines import params, warm_start_pins
 from pipelines.flows import retrain, retrain_plan
 from pipelines.models import promote, reproduce
 from pipelines.workspace import dvc, git
-from tests.pipelines.flows.test_atomic_admission import made_in, run
+from tests.pipelines.flows.test_atomic_admission import new_workspace_in, run_admission
 
 TASK = "brain-mr"
 QUICK = (("epochs: 30", "epochs: 1"), ("bootstrap: 2000", "bootstrap: 200"), ("size: 128", "size: 32"))
@@ -26,14 +26,14 @@ QUICK = (("epochs: 30", "epochs: 1"), ("bootstrap: 2000", "bootstrap: 200"), ("s
 @pytest.fixture(scope="module")
 def warm_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A workspace with quick settings, a champion fitted in full, and a version fitted warm on new data."""
-    with made_in(tmp_path_factory.mktemp("warm") / "ward") as folder:
+    with new_workspace_in(tmp_path_factory.mktemp("warm") / "ward") as folder:
         change_settings(*QUICK)
         admit("first", 60)
         assert fit_and_log() == "1"
-        promote.promote(TASK, "1", "system", "the first model")
+        promote.promote_version(TASK, "1", "system", "the first model")
         change_settings(("strategy: full", "strategy: warm"), ("learning_rate: 0.0005", "learning_rate: 0.0001"))
         admit("second", 61)
-        assert f"fit@{TASK}" in retrain_plan.due(TASK) and fit_and_log() == "2"
+        assert f"fit@{TASK}" in retrain_plan.pending_work(TASK) and fit_and_log() == "2"
         yield folder
 
 
@@ -50,16 +50,16 @@ def change_settings(*changes: tuple[str, str]) -> None:
 def admit(name: str, seed: int) -> None:
     task = params.load().tasks[TASK]
     batch.write_batch(Path("inbox", name), task, 24, scanner.SCANNERS["alder-mr"], seed, 2)
-    run(name)
+    run_admission(name)
 
 
 def fit_and_log() -> str:
     """Run a retraining up to the gate; return the version."""
-    tree = retrain_plan.pin()
+    tree = retrain_plan.pin_worktree()
     for stage in dvc.STAGES:
         dvc.reproduce(tree, stage, TASK)
-    version = dvc.keep(tree, Path.cwd(), "Retrain")
-    model_version, _ = retrain.challenger(tree, TASK, version, "a test")
+    version = dvc.commit_products(tree, Path.cwd(), "Retrain")
+    model_version, _ = retrain.register_challenger(tree, TASK, version, "a test")
     ledger.append(
         "verdict",
         f"{TASK}/{model_version}",
@@ -81,9 +81,9 @@ def test_the_record_names_the_parent_that_the_loop_pinned(warm_workspace: Path) 
     reports = [json.loads((registry.download(TASK, version) / "fit.json").read_text()) for version in "12"]
     assert [report["strategy"] for report in reports] == ["full", "warm"]
     assert [report["parent_sha256"] for report in reports] == [None, parent["sha256"]]
-    committed_pins = json.loads(git.committed(warm_start_pins.PINS))
+    committed_pins = json.loads(git.committed_text(warm_start_pins.PINS))
     assert committed_pins == dict.fromkeys(params.load().tasks) | {TASK: parent}
-    assert dvc.lock(warm_workspace)[f"fit@{TASK}"]["params"][warm_start_pins.PINS] == {TASK: parent}, (
+    assert dvc.locked_stages(warm_workspace)[f"fit@{TASK}"]["params"][warm_start_pins.PINS] == {TASK: parent}, (
         "the pin is an input of the stage"
     )
 
@@ -97,18 +97,22 @@ def test_a_warm_version_is_reproduced_from_its_parent(warm_workspace: Path) -> N
 
 def test_the_pin_moves_with_new_data_and_not_with_a_promotion(warm_workspace: Path) -> None:
     assert warm_workspace.is_dir()
-    promote.promote(TASK, "2", "system", "better")
-    assert not [stage for stage in retrain_plan.due(TASK) if stage != "release"], (
+    promote.promote_version(TASK, "2", "system", "better")
+    assert not [stage for stage in retrain_plan.pending_work(TASK) if stage != "release"], (
         "a promotion alone asks for no further fit"
     )
-    assert warm_start_pins.of(retrain_plan.pin(), TASK) == pin_of("1")
+    assert warm_start_pins.pin_of_task(retrain_plan.pin_worktree(), TASK) == pin_of("1")
     admit("third", 62)
-    retrain_plan.pin()
-    tree = retrain_plan.pin()
-    assert warm_start_pins.of(tree, TASK) == pin_of("2"), "with new data, the pin moves to the current champion"
+    retrain_plan.pin_worktree()
+    tree = retrain_plan.pin_worktree()
+    assert warm_start_pins.pin_of_task(tree, TASK) == pin_of("2"), (
+        "with new data, the pin moves to the current champion"
+    )
     assert file_sha256(tree / "parents" / TASK / "weights.weights.h5") == pin_of("2")["sha256"]
     ledger.append("patient.withdrawn", "ab" * 32, {"models": [f"{TASK}/2"], "begun": 0, "tasks": [], "ancestors": []})
-    assert warm_start_pins.of(retrain_plan.pin(), TASK) is None, "a version trained on a withdrawn patient is no parent"
+    assert warm_start_pins.pin_of_task(retrain_plan.pin_worktree(), TASK) is None, (
+        "a version trained on a withdrawn patient is no parent"
+    )
     change_settings(("strategy: warm", "strategy: full"))
-    assert warm_start_pins.of(retrain_plan.pin(), TASK) is None
+    assert warm_start_pins.pin_of_task(retrain_plan.pin_worktree(), TASK) is None
     assert dvc.recover(warm_workspace) == []

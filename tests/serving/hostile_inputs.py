@@ -46,7 +46,7 @@ def files(endpoint: Endpoint, house: Path) -> set[str]:
 
 def answers(endpoint: Endpoint) -> bool:
     """Whether an ordinary scan is answered as ever, over and over on new connections, so by every worker."""
-    headers = bento_server.shown(endpoint.token) | {"Content-Type": "application/dicom"}
+    headers = bento_server.request_headers(endpoint.token) | {"Content-Type": "application/dicom"}
     address = f"{endpoint.server.url}/predict"
     replies = [httpx.post(address, content=dicom(True), headers=headers, timeout=30) for _ in range(8)]
     return all(reply.status_code == 200 and reply.json()["answer"] == "tumour" for reply in replies)
@@ -54,7 +54,7 @@ def answers(endpoint: Endpoint) -> bool:
 
 def fed(endpoint: Endpoint) -> None:
     """Let every worker have answered the largest scan that is read, as its time shows: its allocator keeps some."""
-    headers = bento_server.shown(endpoint.token)
+    headers = bento_server.request_headers(endpoint.token)
     large = picture(8_000, 8_000)
     began = {worker.pid: worker.cpu_times().user for worker in workers(endpoint)}
     rounds = dict.fromkeys(began, 0)

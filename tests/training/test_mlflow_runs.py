@@ -57,7 +57,7 @@ def test_the_logged_folder_gives_the_same_predictions(run_id: str, trained: Any,
     from mlflow.artifacts import download_artifacts
 
     folder = Path(download_artifacts(run_id=run_id, artifact_path="model", dst_path=str(tmp_path)))
-    again = evaluate.predictions(trained.units, folder, samples.TASK)
+    again = evaluate.predict_held_out(trained.units, folder, samples.TASK)
     assert list(again["score"]) == list(evaluate.read_predictions(trained.evaluation)["score"])
 
 

@@ -95,7 +95,7 @@ def compare(
     positive = test["positive"].to_numpy(bool)
     aurocs = [bootstrap.auroc(draws, table["score"], positive) for table in (test, baseline_test)]
     balanced_accuracies = [metrics.balanced_accuracy(table, task.classes, draws) for table in (test, baseline_test)]
-    baseline_metrics = metrics.figures(baseline_test, task.classes, settings)
+    baseline_metrics = metrics.compute_metrics(baseline_test, task.classes, settings)
     return {
         "model": "logistic regression",
         "features": list(feature_names),
@@ -112,7 +112,7 @@ def _widen_by_delong(
     interval: dict[str, float | None], network: pd.DataFrame, baseline: pd.DataFrame, confidence: float
 ) -> dict[str, float | None]:
     """The interval with the outer bounds of bootstrap and DeLong; unchanged if DeLong has none."""
-    paired = delong.paired(network["score"], baseline["score"], network["positive"], network["cluster"])
+    paired = delong.compare_areas(network["score"], baseline["score"], network["positive"], network["cluster"])
     low, high = interval["low"], interval["high"]
     if paired is None or low is None or high is None:
         return interval

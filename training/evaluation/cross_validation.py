@@ -27,7 +27,7 @@ INNER_FOLDS = 5  # one in so many of the remaining clusters is for early stoppin
 MIN_CLUSTERS = 3  # one each for test, validation and training
 
 
-def crossval(
+def cross_validate(
     units: Units,
     task: Task,
     fitting: FitSettings,
@@ -45,7 +45,7 @@ def crossval(
     """
     predictions_by_fold, baseline_by_fold = [], []
     feature_names: tuple[str, ...] = ()
-    for fold, fold_units in enumerate(deal(units, folds, settings.seed)):
+    for fold, fold_units in enumerate(assign_folds(units, folds, settings.seed)):
         folder = target / f"fold-{fold}"
         fit.fit(fold_units, task, fitting, folder / "model")
         fold_metrics = evaluate.evaluate(
@@ -64,7 +64,7 @@ def crossval(
         "task": task.name,
         "folds": len(predictions_by_fold),
         "counts": evaluation_metrics.counts(predictions),
-        "test": evaluation_metrics.figures(predictions, task.classes, settings, task.ordered),
+        "test": evaluation_metrics.compute_metrics(predictions, task.classes, settings, task.ordered),
         "fold_auroc": _auroc_by_fold(predictions_by_fold),
         "baseline": baseline.compare(predictions, baseline_predictions, feature_names, task, settings)
         | {"fold_auroc": _auroc_by_fold(baseline_by_fold)},
@@ -74,7 +74,7 @@ def crossval(
     return metrics
 
 
-def deal(units: Units, folds: int, seed: int) -> Iterator[Units]:
+def assign_folds(units: Units, folds: int, seed: int) -> Iterator[Units]:
     """Yield the units with the split of each fold: test clusters, stratified validation clusters, training clusters.
 
     One in `INNER_FOLDS` of the clusters that are not test clusters is for validation. Raises Fault for more folds than

@@ -85,7 +85,7 @@ def evaluate(
     return metrics
 
 
-def predictions(units: Units, folder: Path, task: Task, engine: str = "openvino") -> pd.DataFrame:
+def predict_held_out(units: Units, folder: Path, task: Task, engine: str = "openvino") -> pd.DataFrame:
     """Predictions of the model in `folder` (graph.onnx, calibration.json) for the held-out units, as in serving.
 
     The table has the columns of `predictions.csv`. A champion is evaluated on the newest test units with it.
@@ -161,7 +161,7 @@ def _test_metrics(units: Units, judged: pd.DataFrame, task: Task, settings: Eval
         "positive": list(task.positive),
         "unit": task.unit,
         "counts": counts,
-        "test": evaluation_metrics.figures(test, task.classes, settings, task.ordered),
+        "test": evaluation_metrics.compute_metrics(test, task.classes, settings, task.ordered),
         **subgroup_metrics.metrics_by_subgroup(test, units.table, task.classes, settings),
     }
 
@@ -215,7 +215,7 @@ def _write_plots(
     plots.plot_curves(target, judged[test], calibrated.threshold, task)
     plots.plot_confusion(target / "confusion.png", judged[test], task)
     plots.plot_learning(target / "learning.png", graph_folder / "history.csv")
-    plots.errors(target / "errors.png", judged[test], held_out.pixels[test], features[test], kernel, task)
+    plots.plot_errors(target / "errors.png", judged[test], held_out.pixels[test], features[test], kernel, task)
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:

@@ -29,7 +29,8 @@ def compare_with_random_layer(features: Array, kernel: Array, classes: NDArray[n
     correlations = []
     for unit in range(min(len(features), MAX_UNITS)):
         heat, random_heat = (
-            heatmap.heat(features[unit], layer, int(classes[unit])).ravel() for layer in (kernel, random_kernel)
+            heatmap.class_activation_map(features[unit], layer, int(classes[unit])).ravel()
+            for layer in (kernel, random_kernel)
         )
         if heat.std() > 0 and random_heat.std() > 0:
             correlations.append(float(np.corrcoef(heat, random_heat)[0, 1]))
@@ -62,7 +63,7 @@ def pointing_game(
     inside = np.stack([dilate_positions(lesion_positions(masks[unit, :, :, 0], features.shape[1:3])) for unit in units])
     hits = np.zeros(len(units))
     for row, unit in enumerate(units):
-        heat = heatmap.heat(features[unit], kernel, int(classes[unit]))
+        heat = heatmap.class_activation_map(features[unit], kernel, int(classes[unit]))
         hits[row] = heat.max() > 0 and inside[row].ravel()[heat.argmax()]
     draws = bootstrap.draw(clusters[units], settings.bootstrap, settings.seed)
     share = draws.share(hits, np.ones(len(units)))

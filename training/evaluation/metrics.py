@@ -19,7 +19,7 @@ MAX_NEWTON_STEPS = 25
 Figure = dict[str, float | None]
 
 
-def figures(
+def compute_metrics(
     judged: pd.DataFrame, classes: tuple[str, ...], settings: EvaluateSettings, ordered: bool = False
 ) -> dict[str, Any]:
     """Metrics of predicted units (the columns of `predictions.csv`): counts, confusion, and metrics with intervals.
@@ -97,7 +97,7 @@ def metrics_by_value(
             min(subgroup_counts["positive_clusters"], subgroup_counts["negative_clusters"]) >= MIN_SUBGROUP_CLUSTERS
         )
         metrics_of_value[str(value)] = (
-            {"status": "known", **figures(subgroup, classes, settings)}
+            {"status": "known", **compute_metrics(subgroup, classes, settings)}
             if is_large_enough
             else {"status": "unknown", **subgroup_counts, "wanted_clusters": MIN_SUBGROUP_CLUSTERS}
         )

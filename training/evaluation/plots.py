@@ -79,7 +79,7 @@ def plot_learning(path: Path, history: Path) -> None:
     _save(figure, path)
 
 
-def errors(path: Path, judged: pd.DataFrame, pixels: Array, features: Array, kernel: Array, task: Task) -> None:
+def plot_errors(path: Path, judged: pd.DataFrame, pixels: Array, features: Array, kernel: Array, task: Task) -> None:
     """The wrong test units with the lowest probability of the true class, each with the map of the predicted class."""
     true_probabilities = np.array([row[f"p_{row['label']}"] for _, row in judged.iterrows()])
     wrong_rows = np.flatnonzero((judged["label"] != judged["predicted"]).to_numpy())
@@ -98,7 +98,7 @@ def errors(path: Path, judged: pd.DataFrame, pixels: Array, features: Array, ker
             f"{row['unit_id'][:18]}\ntruth {row['label']}, p = {true_probabilities[row_number]:.2f}", fontsize=8
         )
         overlay_axes.imshow(pixels[row_number, :, :, 0], cmap="gray", vmin=0, vmax=1)
-        heat = heatmap.heat(features[row_number], kernel, task.classes.index(row["predicted"]))
+        heat = heatmap.class_activation_map(features[row_number], kernel, task.classes.index(row["predicted"]))
         size = pixels.shape[1]
         overlay_axes.imshow(
             heat,

@@ -94,7 +94,7 @@ def checkpoint_path(
         other_inputs,
         version("keras"),
         version("numpy"),
-        fingerprint.code(("training/top-level", "training/network", "training/fitting"))["files"],
+        fingerprint.describe_code(("training/top-level", "training/network", "training/fitting"))["files"],
     ]
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for units in (training, validation):
@@ -103,7 +103,7 @@ def checkpoint_path(
         digest.update(np.ascontiguousarray(units.pixels).data)
         if units.masks is not None:
             digest.update(np.ascontiguousarray(units.masks).data)
-    path = paths.place("checkpoints", f"{task.name}-{digest.hexdigest()[:24]}.npz")
+    path = paths.state_path("checkpoints", f"{task.name}-{digest.hexdigest()[:24]}.npz")
     for old in path.parent.glob(f"{task.name}-*"):
         if old != path and time.time() - old.stat().st_mtime > ABANDONED_AFTER:
             old.unlink(missing_ok=True)

@@ -81,7 +81,7 @@ def fit(units: Units, task: Task, settings: FitSettings, folder: Path) -> FitRep
         (folder / name).unlink(missing_ok=True)
     import keras
 
-    devices.deterministic(settings.seed)
+    devices.make_deterministic(settings.seed)
     from training.fitting import training_loop
     from training.network import model
 
@@ -176,7 +176,7 @@ def _write_products(network: Any, report: FitReport, progress: Progress, validat
             report.task,
         )
         return report
-    parity, graph_sha256 = onnx_export.finish(folder, validation, network)
+    parity, graph_sha256 = onnx_export.export_and_verify(folder, validation, network)
     return dataclasses.replace(report, parity=parity, graph_sha256=graph_sha256)
 
 

@@ -72,7 +72,7 @@ class LesionPaste:
             source_image, self.outlines_by_position[source], self.bodies_by_position[target], random
         )
         image = blend(target_image, lesion_image, lesion_outline)
-        return image, preprocess.area(lesion_outline, *self.units.masks.shape[1:3])
+        return image, preprocess.resize_by_area(lesion_outline, *self.units.masks.shape[1:3])
 
 
 def soft_outline(mask: Image, shape: tuple[int, ...]) -> Image:

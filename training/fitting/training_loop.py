@@ -34,7 +34,7 @@ def train(
     Every epoch is saved to `checkpoint_path`, from which an interrupted fit resumes. Raises Fault for a loss that is
     not a number.
     """
-    feed = feed_of(training, settings, task)
+    feed = make_feed(training, settings, task)
     validation_inputs = _validation_inputs(validation, feed.masks, settings.batch_size)
     progress = checkpoint.load(checkpoint_path)
     if progress.history:
@@ -42,7 +42,9 @@ def train(
     for stage in fine_tuning.stages(settings):
         if len(progress.history) < stage.end and not progress.is_finished(settings):
             model.set_trainable(network, stage.trainable)
-            learning_model = learner(network, settings, stage, len(feed), task.ordered, task.positive_index, feed.masks)
+            learning_model = build_learning_model(
+                network, settings, stage, len(feed), task.ordered, task.positive_index, feed.masks
+            )
             recompute = batch_norm.RecomputeStatistics(network, training.pixels[feed.draw(0)[: batch_norm.MAX_UNITS]])
             progress = _train_stage(
                 learning_model, recompute, feed, validation_inputs, stage, settings, checkpoint_path, progress
@@ -52,7 +54,7 @@ def train(
     return progress
 
 
-def feed_of(training: Units, settings: FitSettings, task: Task) -> Feed:
+def make_feed(training: Units, settings: FitSettings, task: Task) -> Feed:
     """The feed of training units: sampled by `fit.sampling`, with lesions pasted by `fit.augment.paste`.
 
     `fit.class_weights` applies only without balanced sampling.
@@ -83,7 +85,7 @@ def feed_of(training: Units, settings: FitSettings, task: Task) -> Feed:
     )
 
 
-def learner(
+def build_learning_model(
     network: Any,
     settings: FitSettings,
     stage: Stage,

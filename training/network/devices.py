@@ -11,7 +11,7 @@ from lineage.errors import Fault
 log = logging.getLogger(__name__)
 
 
-def deterministic(seed: int) -> None:
+def make_deterministic(seed: int) -> None:
     """Seed Python, NumPy and the backend, and forbid kernels whose sums depend on the order of threads."""
     import keras
 

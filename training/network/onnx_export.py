@@ -43,7 +43,7 @@ def unit_names(units: Units) -> str:
     return fingerprint.text_sha256("\n".join(units.table["unit_id"]))
 
 
-def finish(folder: Path, validation: Units, network: Any = None) -> tuple[float, str]:
+def export_and_verify(folder: Path, validation: Units, network: Any = None) -> tuple[float, str]:
     """Export the weights of a folder, compare the graph with the fitted network, and complete `fit.json`.
 
     `validation` holds the validation units of that fit. Returns the largest difference of a probability and the

@@ -151,7 +151,7 @@ def _compare_auroc(draws: Draws, paired: pd.DataFrame, alpha: float) -> dict[str
     aurocs = [bootstrap.auroc(draws, paired[column], positive) for column in ("score", "score_rival")]
     comparison = _difference(aurocs, alpha)
     bootstrap_bounds = {name: value for name, value in comparison["difference"].items() if name != "value"}
-    delong_result = delong.paired(paired["score"], paired["score_rival"], positive, paired["cluster"])
+    delong_result = delong.compare_areas(paired["score"], paired["score_rival"], positive, paired["cluster"])
     delong_bounds: dict[str, float | None] = dict.fromkeys(bootstrap_bounds)
     if delong_result is not None:
         delong_bounds = {

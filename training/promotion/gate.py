@@ -17,7 +17,7 @@ CHANCE = 0.5  # AUROC of a random model
 Figures = Mapping[str, Any]
 
 
-def promote(
+def judge_challenger(
     subject: str,
     metrics: Figures,
     against_champion: Figures | None,
@@ -161,7 +161,7 @@ def _check_superiority(
         )
         claim_words = "; ".join([f"on the {_describe_claim(look)}" for look in looks] + shortages)
         findings.add(Outcome.INCONCLUSIVE, f"not shown to be better than {rival['rival']}: {claim_words}{needed_words}")
-    if test_set_budget.spent({"looks": looks}):
+    if test_set_budget.exhausted_batches({"looks": looks}):
         findings.add(
             Outcome.INCONCLUSIVE,
             f"these test patients were used in {looks[0]['number'] - 1} verdicts of a year "

@@ -73,7 +73,7 @@ def _compare_subgroup(subgroup: pd.DataFrame, settings: PromotionSettings) -> Ro
     counts = {"positive_clusters": clusters[0], "negative_clusters": clusters[1]}
     is_large_enough = min(clusters) >= settings.slice_clusters
     result = (
-        delong.paired(subgroup["score"], subgroup["score_rival"], positive, subgroup["cluster"])
+        delong.compare_areas(subgroup["score"], subgroup["score_rival"], positive, subgroup["cluster"])
         if is_large_enough
         else None
     )

@@ -52,7 +52,7 @@ class Balance:
     level: float
 
 
-def looks(verdicts: Iterable[tuple[str, Mapping[str, Any]]], task: str, now: str) -> tuple[Look, ...]:
+def read_looks(verdicts: Iterable[tuple[str, Mapping[str, Any]]], task: str, now: str) -> tuple[Look, ...]:
     """The looks in a task's training verdicts, pairs of (time, payload), in the year before `now` (ISO times)."""
     since = datetime.fromisoformat(now) - YEAR
     recent = [record for time, record in verdicts if datetime.fromisoformat(time) > since]
@@ -65,12 +65,12 @@ def looks(verdicts: Iterable[tuple[str, Mapping[str, Any]]], task: str, now: str
     )
 
 
-def decided(past: Sequence[Look]) -> frozenset[str]:
+def decided_batches(past: Sequence[Look]) -> frozenset[str]:
     """The batches whose test patients were used in a look."""
     return frozenset(batch for look in past for batch in look.batches)
 
 
-def spent(figures: Mapping[str, Any]) -> list[str]:
+def exhausted_batches(figures: Mapping[str, Any]) -> list[str]:
     """The batches of a verdict's figures, if the budget of all its claims is spent; else an empty list."""
     claims = figures.get("looks", ())
     if any(look["level"] > 0 for look in claims):

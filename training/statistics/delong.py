@@ -56,7 +56,7 @@ class PairedAreas:
         return float(t.sf(distance / self.error, self.degrees_of_freedom))
 
 
-def paired(first: ArrayLike, second: ArrayLike, positive: ArrayLike, clusters: ArrayLike) -> PairedAreas | None:
+def compare_areas(first: ArrayLike, second: ArrayLike, positive: ArrayLike, clusters: ArrayLike) -> PairedAreas | None:
     """Compare two models' scores (units) on the same units; None with fewer than two clusters of either kind.
 
     DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988), by the ranks of Sun and Xu (IEEE Signal Processing

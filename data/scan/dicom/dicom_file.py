@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import HeaderIdentity, Modality, Scan, Units
+from data.record import HeaderIdentity, Modality, Scan, ValueUnit
 from data.scan import geometry, size_limits
 from data.scan.dicom import closed_terms, pixel_values
 from data.scan.dicom.frames import functional_group, stack_frames
-from data.scan.dicom.header_identity import of_header
+from data.scan.dicom.header_identity import read_identity
 from data.scan.dicom.image_type import declared_image_type
 from lineage.errors import Fault
 
@@ -114,7 +114,7 @@ def scan_from_dataset(name: str, header: Any) -> Scan:
         raise _no_image(name, header)
     frames = int(header.get("NumberOfFrames") or 1)
     samples = int(header.get("SamplesPerPixel") or 1)
-    size_limits.permit(name, frames, int(header.Rows), int(header.Columns), samples)
+    size_limits.check_decoded_size(name, frames, int(header.Rows), int(header.Columns), samples)
     _check_codestreams(name, header)
     frame_stack = stack_frames(name, header, frames)
     unit = pixel_values.pixel_units(header)
@@ -140,7 +140,7 @@ def scan_from_dataset(name: str, header: Any) -> Scan:
         spacing=spacing,
         header=facts,
         patient_id=str(header.get("PatientID") or ""),
-        identity=of_header(header),
+        identity=read_identity(header),
         affine=affine if frames == 1 or (frame_stack and frame_stack.step is not None) else None,
         directions=directions,
         padding=padding,
@@ -158,7 +158,7 @@ def _no_image(name: str, header: Any) -> Fault:
     sentence = f"{name}: holds no image, it is {kind}; leave it out of the folder"
     if kind == "of an unknown kind" or "Image" in kind:
         return Fault(sentence)
-    return NoImage(sentence, kind, of_header(header))
+    return NoImage(sentence, kind, read_identity(header))
 
 
 def _check_codestreams(name: str, header: Any) -> None:
@@ -172,7 +172,7 @@ def _check_codestreams(name: str, header: Any) -> None:
 
 
 def _pixels(
-    name: str, header: Any, count: int, unit: Units
+    name: str, header: Any, count: int, unit: ValueUnit
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, bool]:
     """Pixels of all frames (float32, frames × rows × columns), the mask of their padding, and `has_hidden_data`.
 
@@ -194,7 +194,7 @@ def _pixels(
             mask = np.zeros(shape, bool) if mask is None else mask
             mask[number] = frame.padding
     assert pixels is not None
-    if header.get("PhotometricInterpretation") == "MONOCHROME1" and unit == Units.RAW:
+    if header.get("PhotometricInterpretation") == "MONOCHROME1" and unit == ValueUnit.RAW:
         _invert(pixels, mask)
     return pixels, mask, has_hidden_data
 

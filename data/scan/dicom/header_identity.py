@@ -26,7 +26,7 @@ MAX_OTHER_IDS = 16  # of one patient
 SEPARATORS = re.compile(r"[\W_]+")
 
 
-def of_header(header: Any) -> HeaderIdentity:
+def read_identity(header: Any) -> HeaderIdentity:
     """The patient in a DICOM data set (PS3.3 C.7.1.1), and its study, series, frame of reference and instance."""
 
     def text(keyword: str) -> str:
@@ -53,7 +53,7 @@ def _other_ids(header: Any) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4096)
-def fold(text: str) -> str:
+def fold_id(text: str) -> str:
     """The normal form of an id, equal for all spellings of one id.
 
     Spellings differ in leading zeros, case, a trailing `.0`, spaces, hyphens, accents, full-width letters and letters
@@ -68,17 +68,17 @@ def fold(text: str) -> str:
 
 def is_placeholder(text: str) -> bool:
     """Whether an id or a name identifies nobody: empty, zeros, one repeated letter, or a word such as `ANON`."""
-    letters = SEPARATORS.sub("", fold(text)) if text else ""
+    letters = SEPARATORS.sub("", fold_id(text)) if text else ""
     return letters in PLACEHOLDERS or not letters.strip("0") or (letters.isalpha() and len(set(letters)) == 1)
 
 
 def is_word_for_nobody(text: str) -> bool:
     """Whether a cell says that an id is unknown: `nan`, `n/a`, `unknown`, `-`. A letter or zeros may be an id."""
-    letters = SEPARATORS.sub("", fold(text))
+    letters = SEPARATORS.sub("", fold_id(text))
     return bool(text) and (letters in PLACEHOLDERS or not letters)
 
 
-def spellings(ids: Iterable[str]) -> list[list[int]]:
+def spelling_variants(ids: Iterable[str]) -> list[list[int]]:
     """The positions (from 0) of ids that only differ in spelling: one list for each such id, in order.
 
     A list holds the first position of each spelling.
@@ -86,13 +86,13 @@ def spellings(ids: Iterable[str]) -> list[list[int]]:
     first_positions: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for position, text in enumerate(ids):
         if text:
-            first_positions[fold(text)].setdefault(text, position)
+            first_positions[fold_id(text)].setdefault(text, position)
     return [list(positions.values()) for positions in first_positions.values() if len(positions) > 1]
 
 
-def difference(first: HeaderIdentity, second: HeaderIdentity) -> str:
+def identity_difference(first: HeaderIdentity, second: HeaderIdentity) -> str:
     """The first property that shows different people: "patient", "name", "birth date"; "" if none does."""
-    if fold(first.patient_id) != fold(second.patient_id):
+    if fold_id(first.patient_id) != fold_id(second.patient_id):
         return "patient"
     for property_name, first_value, second_value in (
         ("name", folded_name(first), folded_name(second)),

@@ -159,7 +159,7 @@ def _words(value: str) -> tuple[str, ...]:
     return (*re.split(r"[^A-Z0-9]+", value), re.sub(r"[^A-Z0-9]", "", value))
 
 
-def foreign(text: str) -> str:
+def non_slice_kinds(text: str) -> str:
     """The kinds in an image type that are no slice of a scanner; empty for a slice."""
     return "; ".join(kind for kind in text.split("; ") if kind in FOREIGN)
 

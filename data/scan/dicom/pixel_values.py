@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Units
+from data.record import ValueUnit
 from data.scan import padding
 from data.scan.dicom import stored_bits
 from data.scan.dicom.frames import functional_group
@@ -38,7 +38,7 @@ class Frame:
     has_hidden_data: bool
 
 
-def decode_frames(name: str, header: Any, unit: Units) -> Iterator[Frame]:
+def decode_frames(name: str, header: Any, unit: ValueUnit) -> Iterator[Frame]:
     """Every frame in its `unit`, decoded one at a time. Fault if header and pixels contradict each other."""
     from pydicom.pixels import iter_pixels, pixel_array
 
@@ -68,7 +68,9 @@ def decode_frames(name: str, header: Any, unit: Units) -> Iterator[Frame]:
         if declared and mask is not None:
             padding.check_padding(name, declared, stored, pixels, mask, unit)
         undeclared = (
-            padding.undeclared_padding(pixels, mask) if unit == Units.HU and pixels.min() < padding.LOWEST_AIR else None
+            padding.undeclared_padding(pixels, mask)
+            if unit == ValueUnit.HU and pixels.min() < padding.LOWEST_AIR
+            else None
         )
         if undeclared is not None:
             mask = undeclared if mask is None else np.logical_or(mask, undeclared, out=mask)
@@ -97,14 +99,14 @@ def _remove_spare_bits(
     return np.where(mask, raw, stored), has_hidden_data
 
 
-def pixel_units(header: Any) -> Units:
+def pixel_units(header: Any) -> ValueUnit:
     """HU for CT with a rescale, grey of 0 to 255 for colours, else scanner units."""
     if int(header.get("SamplesPerPixel") or 1) > 1 or header.get("PhotometricInterpretation") == "PALETTE COLOR":
-        return Units.DISPLAY
+        return ValueUnit.DISPLAY
     if header.get("Modality") != "CT":
-        return Units.RAW
+        return ValueUnit.RAW
     is_rescaled = "ModalityLUTSequence" in header or rescale_rule(header, 0) is not None
-    return Units.HU if is_rescaled and _rescale_types(header) <= {"", "HU", "US"} else Units.RAW
+    return ValueUnit.HU if is_rescaled and _rescale_types(header) <= {"", "HU", "US"} else ValueUnit.RAW
 
 
 def _rescale_types(header: Any) -> set[str]:

@@ -14,14 +14,14 @@ from pydicom import Dataset, dcmread
 
 from data import parallel
 from data.batch.examine_scan import scan_sha256
-from data.batch.manifest import Indexed, batch_digest, index_batch
+from data.batch.manifest import IndexedBatch, batch_digest, index_batch
 from data.dataset import shards
 from data.phantom import batch as phantom_batch
 from data.phantom import study
 from data.record import Task
 from data.scan import read, zip_archive
 from data.scan.preprocess import unit_pixels
-from data.scan.series import series
+from data.scan.series import join_series
 from lineage import fingerprint
 from lineage.errors import Fault
 from tests.data.scan.test_read import dicom
@@ -43,7 +43,7 @@ def series_batch(home: Path, lung: Task) -> Callable[[str], Path]:
 
     def make(kind: str) -> Path:
         folder = home.parent / "inbox" / kind
-        phantom_batch.write_batch(folder, lung, 3, study.usual(lung), seed=1, slices=SLICES)
+        phantom_batch.write_batch(folder, lung, 3, study.usual_scanner(lung), seed=1, slices=SLICES)
         with (folder / "metadata.csv").open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         batch_rows = []
@@ -78,15 +78,17 @@ def test_a_series_is_stored_as_one_archive_in_slice_order(
     for file, rows in indexed.manifest.groupby("file"):
         content = (tmp_path / "out" / str(file)).read_bytes()
         assert str(file).endswith(".zip") and set(rows["case"]) == {rows["case"].iloc[0]}
-        scan = read.read("stored", content)
+        scan = read.read_scan("stored", content)
         for row in rows.itertuples():
             assert row.mean == pytest.approx(float(scan.pixels[row.slice].mean()), abs=1e-4)
-        members = dict(zip_archive.members("stored", content))
+        members = dict(zip_archive.read_members("stored", content))
         assert len(members) == SLICES
         for name, member in members.items():
             assert name == f"{hashlib.sha256(member).hexdigest()[:16]}.dcm"
-        heights = [float(read.read(name, member).header["position"].split("\\")[2]) for name, member in members.items()]
-        reassembled = series([read.read(name, member) for name, member in members.items()])
+        heights = [
+            float(read.read_scan(name, member).header["position"].split("\\")[2]) for name, member in members.items()
+        ]
+        reassembled = join_series([read.read_scan(name, member) for name, member in members.items()])
         assert float(reassembled.header["position"].split("\\")[2]) in heights
         np.testing.assert_array_equal(reassembled.pixels, scan.pixels)
 
@@ -102,7 +104,7 @@ def test_the_bytes_of_a_series_do_not_depend_on_file_names(
     (source / "case-0" / ".DS_Store").write_bytes(b"left by a viewer")
     renamed = index_batch(source, tmp_path / "two", lung)
     assert renamed.digest == first.digest == batch_digest(source)
-    assert fingerprint.tree(tmp_path / "one") == fingerprint.tree(tmp_path / "two")
+    assert fingerprint.hash_folder(tmp_path / "one") == fingerprint.hash_folder(tmp_path / "two")
     (source / "case-0" / "renamed 0").unlink()
     assert batch_digest(source) != first.digest
     assert scan_sha256(source / "case-0") != scan_sha256(source / "case-1")
@@ -113,11 +115,11 @@ def test_a_packed_series_has_the_pixels_of_its_slices(
 ) -> None:
     manifest = index_batch(series_batch("zips"), tmp_path / "batches" / "b", lung).manifest
     sides = [{"task": lung.name, "cluster": name, "side": "training", "epoch": 1} for name in set(manifest["cluster"])]
-    shards.pack([tmp_path / "batches" / "b"], pd.DataFrame(sides), lung, tmp_path / "packed")
-    units = shards.load(tmp_path / "packed")
+    shards.pack_shards([tmp_path / "batches" / "b"], pd.DataFrame(sides), lung, tmp_path / "packed")
+    units = shards.load_units(tmp_path / "packed")
     assert units.pixels.shape == (3 * SLICES, 64, 64, 1)
     last = manifest.iloc[-1]
-    scan = read.read("x", (tmp_path / "batches" / "b" / last["file"]).read_bytes())
+    scan = read.read_scan("x", (tmp_path / "batches" / "b" / last["file"]).read_bytes())
     np.testing.assert_array_equal(units.pixels[-1], unit_pixels(scan.pixels[SLICES - 1], scan.units, lung.pixels))
 
 
@@ -134,7 +136,7 @@ def test_an_invalid_series_is_refused_by_its_row_and_the_others_are_indexed(
 
 
 def test_processes_and_threads_give_the_same_manifest(
-    batch: Path, indexed: Indexed, lung: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batch: Path, indexed: IndexedBatch, lung: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parallel, "MIN_JOBS", 2)
     from_processes = index_batch(batch, tmp_path / "out", lung)
@@ -167,7 +169,7 @@ def test_a_scout_among_the_slices_is_left_out_with_a_warning(
     source, members = series_batch(kind), {}
     case = source / ("case-0.zip" if kind == "zips" else "case-0")
     members = (
-        dict(zip_archive.members("x", case.read_bytes()))
+        dict(zip_archive.read_members("x", case.read_bytes()))
         if kind == "zips"
         else {path.name: path.read_bytes() for path in case.iterdir()}
     )
@@ -189,7 +191,9 @@ def test_a_scout_among_the_slices_is_left_out_with_a_warning(
     assert scout.file.startswith("row 2, file ") and scout.file.endswith(f"sha256 {sha256}")
     assert scout.reason == "a localizer, not a slice"
     assert indexed.warnings() == [f"1 file of series left out: {scout.file} (a localizer, not a slice)"]
-    archives = [dict(zip_archive.members("s", path.read_bytes())) for path in (tmp_path / "out" / "scans").iterdir()]
+    archives = [
+        dict(zip_archive.read_members("s", path.read_bytes())) for path in (tmp_path / "out" / "scans").iterdir()
+    ]
     assert [len(slices) for slices in archives] == [SLICES] * 3
 
 
@@ -215,7 +219,7 @@ def enhanced(planes: list[np.ndarray], heights: list[int], spacings: tuple[str, 
 
 def test_a_row_counts_frames_in_the_order_of_the_file(home: Path, brain: Task) -> None:
     """Enhanced objects are often stored from head to foot; slices are sorted from foot to head."""
-    phantom = study.study(brain, study.usual(brain), 1, 0, "tumour")
+    phantom = study.make_study(brain, study.usual_scanner(brain), 1, 0, "tumour")
     planes = [np.clip(phantom.slice(index, 4, index == 0)[0], 0, None) for index in range(4)]
     folder = home.parent / "inbox" / "frames"
     folder.mkdir(parents=True)
@@ -230,6 +234,6 @@ def test_a_row_counts_frames_in_the_order_of_the_file(home: Path, brain: Task) -
 
 def test_frames_of_two_pixel_spacings_are_refused() -> None:
     planes = [np.arange(80).reshape(8, 10) + index for index in range(4)]
-    assert read.read("a", enhanced(planes, [0, 3, 6, 9])).spacing == (3.0, 2.0, 2.0)
+    assert read.read_scan("a", enhanced(planes, [0, 3, 6, 9])).spacing == (3.0, 2.0, 2.0)
     with pytest.raises(Fault, match="a: frame 2 has another pixel spacing than frame 1; divide the file"):
-        read.read("a", enhanced(planes, [0, 3, 6, 9], ("2", "4")))
+        read.read_scan("a", enhanced(planes, [0, 3, 6, 9], ("2", "4")))

@@ -20,7 +20,7 @@ Send = Callable[..., label_corrections.Corrections]
 
 
 @pytest.fixture
-def admitted(indexed: batch_manifest.Indexed, home: Path, lung: Task) -> Path:
+def admitted(indexed: batch_manifest.IndexedBatch, home: Path, lung: Task) -> Path:
     """The batch of six patients, admitted as data/batches/lung-ct/first."""
     target = home.parent / "data" / "batches" / "lung-ct" / "first"
     target.parent.mkdir(parents=True)
@@ -38,7 +38,9 @@ def send(admitted: Path, home: Path, lung: Task) -> Send:
         source = home.parent / "inbox" / batch
         source.mkdir(parents=True)
         (source / "metadata.csv").write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
-        corrections = label_corrections.check(metadata_table.metadata(source), admitted.parent, lung, rule)
+        corrections = label_corrections.check_corrections(
+            metadata_table.read_metadata(source), admitted.parent, lung, rule
+        )
         if len(corrections.rows):
             (admitted.parent / batch).mkdir()
             corrections.rows.to_csv(admitted.parent / batch / label_corrections.NAME, index=False)
@@ -62,13 +64,13 @@ def test_a_correction_changes_the_packed_label_and_no_cohort(
     unit = scan(admitted, "malignant")
     manifest = batch_manifest.read_manifest(admitted / "manifest.csv")
     no_cohorts = dataset_cohorts.read_cohorts(home / "none.csv")
-    cohorts = dataset_cohorts.assign(manifest, no_cohorts, SplitSettings(7, 0.3, 0.2), 1, "first", lung)
+    cohorts = dataset_cohorts.assign_cohorts(manifest, no_cohorts, SplitSettings(7, 0.3, 0.2), 1, "first", lung)
     processed = home.parent / "processed"
-    shards.pack([admitted], cohorts, lung, processed)
-    before = shards.table(processed).set_index("unit_id")
+    shards.pack_shards([admitted], cohorts, lung, processed)
+    before = shards.read_units_table(processed).set_index("unit_id")
     assert send(row(unit["sha256"], "benign")).refused == []
-    shards.pack([admitted], cohorts, lung, processed)
-    after = shards.table(processed).set_index("unit_id")
+    shards.pack_shards([admitted], cohorts, lung, processed)
+    after = shards.read_units_table(processed).set_index("unit_id")
     assert before.loc[unit["unit_id"], "label"] == "malignant" and before.loc[unit["unit_id"], "target"] == 2
     assert after.loc[unit["unit_id"], "label"] == "benign" and after.loc[unit["unit_id"], "target"] == 1
     assert after["side"].equals(before["side"])
@@ -80,17 +82,17 @@ def test_the_history_lists_who_when_from_and_to(admitted: Path, send: Send) -> N
     unit = scan(admitted, "malignant")
     send(row(unit["sha256"], "benign"), batch="one")
     send(row(unit["sha256"], "normal", "2025-07-01T12:00:00+02:00", "dr-c") + "0", batch="two")
-    steps = label_corrections.history(admitted.parent, unit["sha256"][:12])
+    steps = label_corrections.label_history(admitted.parent, unit["sha256"][:12])
     changes = [(step["from"], step["to"], step["who"], step["at"], step["batch"]) for step in steps]
     assert changes == [
         ("", "malignant", "reader-1", unit["labelled_at"], "first"),
         ("malignant", "benign", "dr-b", "2025-05-01T10:00:00Z", "one"),
         ("benign", "normal", "dr-c", "2025-07-01T10:00:00Z", "two"),
     ]
-    assert label_corrections.history(admitted.parent, unit["unit_id"]) == steps
-    assert label_corrections.history(admitted.parent, "f" * 64) == []
+    assert label_corrections.label_history(admitted.parent, unit["unit_id"]) == steps
+    assert label_corrections.label_history(admitted.parent, "f" * 64) == []
     with pytest.raises(Fault, match="give at least 8 of its SHA-256"):
-        label_corrections.history(admitted.parent, "ab")
+        label_corrections.label_history(admitted.parent, "ab")
 
 
 INVALID = [
@@ -146,4 +148,4 @@ def test_a_batch_of_scans_and_corrections_is_refused(admitted: Path, home: Path)
     text = "\n".join([HEADER, row(sha, "benign"), "one.png,7,lung-ct,normal,,,,,"])
     (home.parent / "metadata.csv").write_text(text + "\n", encoding="utf-8")
     with pytest.raises(Fault, match="1 of 2 rows correct admitted scans"):
-        metadata_table.metadata(home.parent)
+        metadata_table.read_metadata(home.parent)

@@ -14,15 +14,15 @@ import pytest
 from PIL import Image
 
 from data.batch import lesion_grid, manifest
-from data.batch.metadata_table import metadata
+from data.batch.metadata_table import read_metadata
 from data.dataset import shards
 from data.importing.import_folder import import_folder
 from data.importing.mask_volumes import pair_volumes
 from data.phantom import batch as phantom_batch
 from data.phantom import study
-from data.record import PixelSettings, Side, Task, Units
+from data.record import PixelSettings, Side, Task, ValueUnit
 from data.scan import preprocess
-from data.scan.read import read
+from data.scan.read import read_scan
 from lineage import fingerprint
 from lineage.errors import Fault
 
@@ -33,7 +33,7 @@ Rows = list[dict[str, str]]
 def masked(home: Path, brain: Task) -> Path:
     """A batch of 4 brain volumes of two slices, each with a mask, in the inbox."""
     folder = home.parent / "inbox" / "masked"
-    phantom_batch.write_batch(folder, brain, 4, study.usual(brain), 3, slices=2, masks=True)
+    phantom_batch.write_batch(folder, brain, 4, study.usual_scanner(brain), 3, slices=2, masks=True)
     return folder
 
 
@@ -52,8 +52,8 @@ def edit_rows(folder: Path, change: Callable[[Rows], None]) -> None:
 def pack_batches(folders: list[Path], task: Task, target: Path) -> shards.Units:
     clusters = pd.concat([manifest.read_manifest(folder / "manifest.csv") for folder in folders])["cluster"].unique()
     side = {"task": task.name, "side": Side.TRAINING.value, "epoch": 1}
-    shards.pack(folders, pd.DataFrame([side | {"cluster": name} for name in clusters]), task, target)
-    return shards.load(target)
+    shards.pack_shards(folders, pd.DataFrame([side | {"cluster": name} for name in clusters]), task, target)
+    return shards.load_units(target)
 
 
 def test_a_cell_holds_the_lesion_share_of_its_part_of_the_input() -> None:
@@ -64,7 +64,7 @@ def test_a_cell_holds_the_lesion_share_of_its_part_of_the_input() -> None:
     assert {tuple(map(int, cell)) for cell in np.argwhere(grid)} == {(10, 10), (10, 11), (11, 10), (11, 11)}
     assert (grid[10:12, 10:12] == lesion_grid.FULL).all()
     pixels = preprocess.unit_pixels(
-        outline.astype(np.float32) * 255, Units.DISPLAY, PixelSettings(lesion_grid.GRID, None)
+        outline.astype(np.float32) * 255, ValueUnit.DISPLAY, PixelSettings(lesion_grid.GRID, None)
     )
     np.testing.assert_allclose(pixels[:, :, 0], grid / lesion_grid.FULL, atol=1e-6)
     single_pixel = np.zeros((512, 1024), bool)
@@ -83,7 +83,7 @@ def test_masks_of_a_batch_reach_the_packed_units(masked: Path, brain: Task, tmp_
     lesion_area = (units.table["lesion_mm"].to_numpy() / 2) ** 2 * np.pi  # mm², of a round lesion
     mask_area = units.masks.sum(axis=(1, 2, 3)) * (1.725 * 128 / 32) ** 2
     np.testing.assert_allclose(mask_area[is_tumour], lesion_area[is_tumour], rtol=0.25)
-    pixels = preprocess.area(units.pixels[np.flatnonzero(is_tumour)[0], :, :, 0], 32, 32)
+    pixels = preprocess.resize_by_area(units.pixels[np.flatnonzero(is_tumour)[0], :, :, 0], 32, 32)
     is_lesion = units.masks[np.flatnonzero(is_tumour)[0], :, :, 0] == 1
     assert pixels[is_lesion].mean() > pixels[~is_lesion].mean() + 0.2, "the contrast-enhanced lesion is bright"
     chosen = units.where(is_tumour)
@@ -102,7 +102,7 @@ def test_units_without_a_mask_are_marked(masked: Path, batch: Path, lung: Task, 
     )
     edit_rows(masked, lambda rows: [row.update(mask="") for row in rows[:3]] and None)
     manifest.index_batch(masked, tmp_path / "brain/a", brain)
-    phantom_batch.write_batch(tmp_path / "inbox/b", brain, 3, study.usual(brain), 4, slices=1)
+    phantom_batch.write_batch(tmp_path / "inbox/b", brain, 3, study.usual_scanner(brain), 4, slices=1)
     manifest.index_batch(tmp_path / "inbox/b", tmp_path / "brain/b", brain)
     units = pack_batches([tmp_path / "brain/a", tmp_path / "brain/b"], brain, tmp_path / "some")
     assert units.masked.tolist() == [False] * 3 + [True] * 5 + [False] * 3
@@ -110,14 +110,14 @@ def test_units_without_a_mask_are_marked(masked: Path, batch: Path, lung: Task, 
     assert sorted(path.name for path in (tmp_path / "some").glob("*.npz")) == ["a.masks.npz"]
     (tmp_path / "some/a.masks.npz").write_bytes(b"PK")
     with pytest.raises(Fault, match=r"a\.masks\.npz is damaged"):
-        shards.load(tmp_path / "some")
+        shards.load_units(tmp_path / "some")
     pack_batches([tmp_path / "brain/b"], brain, tmp_path / "some")
     assert not list((tmp_path / "some").glob("*.npz")), "masks of a removed batch are removed"
 
 
 def test_only_the_grid_is_stored(masked: Path, brain: Task, tmp_path: Path) -> None:
     """The headers of the mask files name the patient; neither these files nor their names are stored."""
-    patient_ids = {row["patient_id"] for row in metadata(masked).to_dict("records")}
+    patient_ids = {row["patient_id"] for row in read_metadata(masked).to_dict("records")}
     headers = [gzip.decompress(path.read_bytes())[:400] for path in (masked / "masks").iterdir()]
     assert all(any(name.encode() in head for name in patient_ids) for head in headers)
     target = tmp_path / "staging"
@@ -157,7 +157,7 @@ def test_narrowing_removes_the_masks_of_other_units(masked: Path, brain: Task, t
 
 
 def test_a_mask_of_another_shape_refuses_its_scan_by_row(masked: Path, brain: Task, tmp_path: Path) -> None:
-    names = [row["mask"] for row in metadata(masked).to_dict("records")]
+    names = [row["mask"] for row in read_metadata(masked).to_dict("records")]
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(masked / "masks/small.png")
     (masked / names[2]).write_bytes(b"no scan at all")
     edit_rows(masked, lambda rows: [row.update(mask="masks/small.png") for row in rows[:2]] and None)
@@ -183,12 +183,12 @@ def test_a_mask_is_a_file_of_the_batch(masked: Path, name: str, message: str) ->
     (masked / "masks/link.png").symlink_to(masked / "metadata.csv")
     edit_rows(masked, lambda rows: rows[0].update(mask=name))
     with pytest.raises(Fault, match=message):
-        metadata(masked)
+        read_metadata(masked)
 
 
 def test_an_import_includes_the_masks(masked: Path, brain: Task, tmp_path: Path) -> None:
     """Imported volumes with masks, laid out as in a public set, give the same grids as the original batch."""
-    for number, row in enumerate(metadata(masked).drop_duplicates("file_name").to_dict("records")):
+    for number, row in enumerate(read_metadata(masked).drop_duplicates("file_name").to_dict("records")):
         folder = tmp_path / "set" / f"{number:02d}"
         folder.mkdir(parents=True)
         shutil.copy(masked / row["file_name"], folder / "Pre_Scan.nii.gz")
@@ -196,11 +196,11 @@ def test_an_import_includes_the_masks(masked: Path, brain: Task, tmp_path: Path)
     assert len(pair_volumes(tmp_path / "set", None)) == 4
     record = import_folder(tmp_path / "set", tmp_path / "inbox/taken", brain)
     assert (record["files"], record["rows"], record["blank_slices_left_out"]) == (4, 8, 8)
-    table = metadata(tmp_path / "inbox/taken")
+    table = read_metadata(tmp_path / "inbox/taken")
     assert set(table["mask"]) == {f"{number:02d}/Pre_Mask.nii.gz" for number in range(4)}
     second_record = import_folder(tmp_path / "inbox/taken", tmp_path / "inbox/again", brain)
     assert second_record["layout"] == "metadata.csv"
-    tree = fingerprint.tree(tmp_path / "inbox/again/00")
+    tree = fingerprint.hash_folder(tmp_path / "inbox/again/00")
     assert set(tree) == {"Pre_Mask.nii.gz", "Pre_Scan.nii.gz"}
     for name, source in (("first", masked), ("second", tmp_path / "inbox/again")):
         assert not manifest.index_batch(source, tmp_path / name, brain).refused
@@ -218,8 +218,8 @@ def test_real_masks_match_the_network_input(real_data: Path, tmp_path: Path, bra
     assert not indexed.refused and units.masked.all() and units.masks is not None
     np.testing.assert_array_equal(units.masks.max(axis=(1, 2, 3)) > 0, units.labels == 1)
     row = indexed.manifest[indexed.manifest["label"] == "tumour"].iloc[5]
-    mask = read("mask", (tmp_path / "set/01/Pre_Mask.nii.gz").read_bytes()).pixels[int(row["slice"])]
-    pixels = preprocess.unit_pixels(255.0 * (mask > 0), Units.DISPLAY, PixelSettings(32, None))
+    mask = read_scan("mask", (tmp_path / "set/01/Pre_Mask.nii.gz").read_bytes()).pixels[int(row["slice"])]
+    pixels = preprocess.unit_pixels(255.0 * (mask > 0), ValueUnit.DISPLAY, PixelSettings(32, None))
     index = units.table["unit_id"].tolist().index(row["unit_id"])
     np.testing.assert_allclose(units.masks[index], pixels, atol=1 / 255 + 1e-6)
 
@@ -240,24 +240,24 @@ def lesion() -> np.ndarray:
 
 
 def test_nan_in_a_mask_is_no_lesion(lesion: np.ndarray) -> None:
-    scan = read("scan", volume(np.random.default_rng(0).integers(0, 900, lesion.shape).astype(np.int16)))
+    scan = read_scan("scan", volume(np.random.default_rng(0).integers(0, 900, lesion.shape).astype(np.int16)))
     content = volume(np.where(lesion, 1, np.nan).astype(np.float32))
     for values in ((), (1.0,)):
-        assert lesion_grid.drawn("m", content, scan, values).lesion.sum() == lesion.sum()
+        assert lesion_grid.read_lesion_mask("m", content, scan, values).lesion.sum() == lesion.sum()
 
 
 @pytest.mark.parametrize("values", [(), (1.0,)])
 def test_an_inverted_mask_is_refused(lesion: np.ndarray, values: tuple[float, ...]) -> None:
-    scan = read("scan", volume(np.random.default_rng(0).integers(0, 900, lesion.shape).astype(np.int16)))
+    scan = read_scan("scan", volume(np.random.default_rng(0).integers(0, 900, lesion.shape).astype(np.int16)))
     with pytest.raises(Fault, match="may be inverted"):
-        lesion_grid.drawn("m", volume(1 - lesion), scan, values)
+        lesion_grid.read_lesion_mask("m", volume(1 - lesion), scan, values)
     large = lesion.copy()
     large[1, :, :] = 1
     large[2, :, 4:] = 1
-    assert lesion_grid.drawn("m", volume(large), scan, values).lesion.sum() == large.sum()
+    assert lesion_grid.read_lesion_mask("m", volume(large), scan, values).lesion.sum() == large.sum()
 
 
 def test_a_scan_in_place_of_a_mask_is_refused(lesion: np.ndarray) -> None:
     content = volume(np.random.default_rng(0).integers(0, 900, lesion.shape).astype(np.int16))
     with pytest.raises(Fault, match="as a scan does and no mask"):
-        lesion_grid.drawn("m", content, read("scan", content), (100.0,))
+        lesion_grid.read_lesion_mask("m", content, read_scan("scan", content), (100.0,))

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from blake3 import blake3
 
-from data.batch.manifest import COLUMNS, TEXT, Indexed, batch_digest, embeddings, index_batch, read_manifest
+from data.batch.manifest import COLUMNS, TEXT, IndexedBatch, batch_digest, embeddings, index_batch, read_manifest
 from data.phantom import batch as phantom_batch
 from data.phantom import study
 from data.record import Task
@@ -22,7 +22,7 @@ Row = dict[str, str]
 Edit = Callable[[Callable[[list[Row]], list[Row] | None]], None]
 
 
-def test_every_slice_becomes_a_unit_with_all_columns(indexed: Indexed) -> None:
+def test_every_slice_becomes_a_unit_with_all_columns(indexed: IndexedBatch) -> None:
     assert list(indexed.manifest.columns) == list(COLUMNS)
     assert len(indexed.manifest) == indexed.manifest["unit_id"].nunique() == 12
     assert indexed.manifest["cluster"].nunique() == 6
@@ -31,18 +31,18 @@ def test_every_slice_becomes_a_unit_with_all_columns(indexed: Indexed) -> None:
     assert not indexed.refused
 
 
-def test_stored_scans_are_named_by_content_and_show_the_same_pixels(indexed: Indexed, home: Path) -> None:
+def test_stored_scans_are_named_by_content_and_show_the_same_pixels(indexed: IndexedBatch, home: Path) -> None:
     staging = home.parent / "staging" / "first"
     assert {f"scans/{path.name}" for path in staging.glob("scans/*")} == set(indexed.manifest["file"])
     for unit in indexed.manifest.itertuples():
         content = (staging / unit.file).read_bytes()
         assert unit.file == f"scans/{unit.sha256[:16]}.dcm"
         assert hashlib.sha256(content).hexdigest() == unit.stored_sha256
-        plane = read.read("scan", content).pixels[unit.slice]
+        plane = read.read_scan("scan", content).pixels[unit.slice]
         assert blake3(repr(plane.shape).encode() + plane.tobytes()).hexdigest() == unit.pixels_blake3
 
 
-def test_no_identity_and_no_file_name_is_stored(batch: Path, indexed: Indexed, home: Path) -> None:
+def test_no_identity_and_no_file_name_is_stored(batch: Path, indexed: IndexedBatch, home: Path) -> None:
     staging = home.parent / "staging" / "first"
     table = pd.read_csv(batch / "metadata.csv", dtype=str)
     identifying = [*table["patient_id"], *table["file_name"]]
@@ -64,7 +64,7 @@ def test_no_identity_and_no_file_name_is_stored(batch: Path, indexed: Indexed, h
 
 
 def test_the_same_batch_has_the_same_digest_under_any_name_and_on_any_number_of_cores(
-    batch: Path, indexed: Indexed, lung: Task, tmp_path: Path
+    batch: Path, indexed: IndexedBatch, lung: Task, tmp_path: Path
 ) -> None:
     renamed = shutil.copytree(batch, tmp_path / "again")
     assert batch_digest(batch) == batch_digest(renamed) == indexed.digest
@@ -75,7 +75,7 @@ def test_the_same_batch_has_the_same_digest_under_any_name_and_on_any_number_of_
     assert batch_digest(renamed) != indexed.digest
 
 
-def test_the_manifest_is_read_back_unchanged(indexed: Indexed, home: Path) -> None:
+def test_the_manifest_is_read_back_unchanged(indexed: IndexedBatch, home: Path) -> None:
     path = home.parent / "staging" / "first" / "manifest.csv"
     pd.testing.assert_frame_equal(read_manifest(path), indexed.manifest, check_dtype=False)
     assert set(TEXT) < set(COLUMNS)
@@ -83,7 +83,9 @@ def test_the_manifest_is_read_back_unchanged(indexed: Indexed, home: Path) -> No
     assert vectors.shape == (12, 32) and np.isfinite(vectors).all()
 
 
-def test_a_second_run_replaces_the_files_of_the_first(batch: Path, indexed: Indexed, lung: Task, home: Path) -> None:
+def test_a_second_run_replaces_the_files_of_the_first(
+    batch: Path, indexed: IndexedBatch, lung: Task, home: Path
+) -> None:
     staging = home.parent / "staging" / "first"
     (staging / "scans" / "stale.dcm").write_bytes(b"x")
     again = index_batch(batch, staging, lung)
@@ -131,7 +133,7 @@ def test_an_invalid_row_refuses_its_file(batch: Path, edit: Edit, lung: Task, ce
 
 def test_volumes_give_the_slices_of_the_table_or_all(home: Path, brain: Task) -> None:
     folder = home.parent / "volumes"
-    phantom_batch.write_batch(folder, brain, 2, study.usual(brain), seed=1, slices=3)
+    phantom_batch.write_batch(folder, brain, 2, study.usual_scanner(brain), seed=1, slices=3)
     selected = index_batch(folder, home.parent / "named", brain).manifest
     assert list(selected.groupby("file")["slice"].apply(list)) == [[1, 2, 3]] * 2
     assert selected["case"].nunique() == 2

@@ -49,7 +49,7 @@ def batch(folder: Path, real_data: Path) -> Path:
     return folder
 
 
-def contradicting(indexed: manifest.Indexed, task: Task, home: Path) -> set[str]:
+def contradicting(indexed: manifest.IndexedBatch, task: Task, home: Path) -> set[str]:
     """The labels of the units that fail because label and mask disagree."""
     result = suite.validate(indexed.manifest, task, settings(), home / "gx", "nodules")
     failing = {

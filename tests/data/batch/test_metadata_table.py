@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data.batch.metadata_table import metadata, resolve_readings
+from data.batch.metadata_table import read_metadata, resolve_readings
 from data.settings import Disagreement
 from lineage.errors import Fault
 
@@ -28,7 +28,7 @@ def write(folder: Path, *lines: str, header: str = HEADER) -> Path:
 
 
 def test_a_valid_table_has_every_known_column(folder: Path) -> None:
-    table = metadata(write(folder, "one.png, 7 ,lung-ct,normal", "a/two.png,8,lung-ct,benign"))
+    table = read_metadata(write(folder, "one.png, 7 ,lung-ct,normal", "a/two.png,8,lung-ct,benign"))
     assert list(table["file_name"]) == ["one.png", "a/two.png"]
     assert list(table["patient_id"]) == ["7", "8"]
     assert list(table["study_date"]) == ["", ""]
@@ -36,7 +36,7 @@ def test_a_valid_table_has_every_known_column(folder: Path) -> None:
 
 def test_the_byte_order_mark_of_spreadsheets_is_ignored(folder: Path) -> None:
     (folder / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + f"{HEADER}\r\none.png,7,lung-ct,normal\r\n".encode())
-    assert len(metadata(folder)) == 1
+    assert len(read_metadata(folder)) == 1
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def test_the_byte_order_mark_of_spreadsheets_is_ignored(folder: Path) -> None:
 )
 def test_an_invalid_row_is_a_fault_that_names_the_cause(folder: Path, line: str, words: str) -> None:
     with pytest.raises(Fault) as caught:
-        metadata(write(folder, line))
+        read_metadata(write(folder, line))
     assert words in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
 def test_negative_numbers_are_no_formulas(folder: Path) -> None:
-    assert metadata(write(folder, "one.png,-7,t,normal"))["patient_id"].iloc[0] == "-7"
+    assert read_metadata(write(folder, "one.png,-7,t,normal"))["patient_id"].iloc[0] == "-7"
 
 
 def test_links_are_refused_wherever_they_are(folder: Path) -> None:
@@ -76,31 +76,31 @@ def test_links_are_refused_wherever_they_are(folder: Path) -> None:
     (folder / "b").symlink_to(folder / "a")
     for name in ("link.png", "b/two.png"):
         with pytest.raises(Fault, match="is a link or in a linked folder"):
-            metadata(write(folder, f"{name},7,t,normal"))
+            read_metadata(write(folder, f"{name},7,t,normal"))
     write(folder, "one.png,7,t,normal").joinpath("metadata.csv").rename(folder / "elsewhere.csv")
     (folder / "metadata.csv").symlink_to("elsewhere.csv")
     with pytest.raises(Fault, match=r"there is no metadata\.csv"):
-        metadata(folder)
+        read_metadata(folder)
 
 
 def test_a_pipe_is_not_opened(folder: Path) -> None:
     os.mkfifo(folder / "pipe.png")
     with pytest.raises(Fault, match="not a regular file"):
-        metadata(write(folder, "pipe.png,7,t,normal"))
+        read_metadata(write(folder, "pipe.png,7,t,normal"))
 
 
 def test_a_folder_stands_for_one_series_of_regular_files(folder: Path) -> None:
-    assert list(metadata(write(folder, "a,7,t,normal"))["file_name"]) == ["a"]
+    assert list(read_metadata(write(folder, "a,7,t,normal"))["file_name"]) == ["a"]
     with pytest.raises(Fault, match="named by itself and by its folder too"):
-        metadata(write(folder, "a,7,t,normal", "a/two.png,7,t,normal"))
+        read_metadata(write(folder, "a,7,t,normal", "a/two.png,7,t,normal"))
 
 
 def test_system_files_in_a_series_are_ignored_but_refused_in_rows(folder: Path) -> None:
     (folder / "a" / "._two.png").write_bytes(b"x")
     (folder / "a" / "__MACOSX").mkdir()
-    assert list(metadata(write(folder, "a,7,t,normal"))["file_name"]) == ["a"]
+    assert list(read_metadata(write(folder, "a,7,t,normal"))["file_name"]) == ["a"]
     with pytest.raises(Fault, match="row 2: file_name is a file that a system or viewer left behind"):
-        metadata(write(folder, "a/._two.png,7,t,normal"))
+        read_metadata(write(folder, "a/._two.png,7,t,normal"))
 
 
 @pytest.mark.parametrize("kind", ["nothing", "a folder", "a link", "a pipe"])
@@ -114,7 +114,7 @@ def test_a_series_folder_with_other_content_is_refused(folder: Path, kind: str) 
     elif kind == "a pipe":
         os.mkfifo(series / "pipe.dcm")
     with pytest.raises(Fault, match="stands for one series"):
-        metadata(write(folder, "series,7,t,normal"))
+        read_metadata(write(folder, "series,7,t,normal"))
 
 
 def test_columns_are_checked(folder: Path) -> None:
@@ -124,23 +124,23 @@ def test_columns_are_checked(folder: Path) -> None:
         (HEADER + ",label", "unknown or repeated columns"),
     ):
         with pytest.raises(Fault) as caught:
-            metadata(write(folder, "one.png,7,t,normal" + ",x" * (header.count(",") - 3), header=header))
+            read_metadata(write(folder, "one.png,7,t,normal" + ",x" * (header.count(",") - 3), header=header))
         assert words in str(caught.value)
 
 
 def test_two_tasks_and_no_rows_are_refused(folder: Path) -> None:
     with pytest.raises(Fault, match="belongs to one task, and row 3 has another"):
-        metadata(write(folder, "one.png,7,t,normal", "a/two.png,7,s,normal"))
+        read_metadata(write(folder, "one.png,7,t,normal", "a/two.png,7,s,normal"))
     with pytest.raises(Fault, match="holds no row"):
-        metadata(write(folder))
+        read_metadata(write(folder))
 
 
 def test_one_reader_labels_a_slice_once(folder: Path) -> None:
     header = HEADER + ",slice,labeller"
     rows = ["one.png,7,t,normal,0,ann", "one.png,7,t,benign,0,bob", "one.png,7,t,normal,1,ann"]
-    assert len(metadata(write(folder, *rows, header=header))) == 3
+    assert len(read_metadata(write(folder, *rows, header=header))) == 3
     with pytest.raises(Fault, match="the same reader has labelled a slice twice, repeated in row 5"):
-        metadata(write(folder, *rows, rows[0], header=header))
+        read_metadata(write(folder, *rows, rows[0], header=header))
 
 
 def readings(*rows: tuple[str, str, str]) -> pd.DataFrame:

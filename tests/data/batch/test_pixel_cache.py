@@ -23,7 +23,7 @@ from lineage.errors import Fault
 def batch(home: Path, brain: Task) -> Path:
     """An indexed batch of 3 brain volumes."""
     source, target = home.parent / "inbox" / "first", home.parent / "batches" / "first"
-    phantom_batch.write_batch(source, brain, 3, study.usual(brain), 1, slices=2)
+    phantom_batch.write_batch(source, brain, 3, study.usual_scanner(brain), 1, slices=2)
     batch_manifest.index_batch(source, target, brain)
     return target
 
@@ -34,8 +34,8 @@ def pack_batch(batch: Path, task: Task, target: Path) -> np.ndarray:
         {"task": task.name, "cluster": name, "side": Side.TRAINING.value, "epoch": 1}
         for name in manifest["cluster"].unique()
     ]
-    shards.pack([batch], pd.DataFrame(rows), task, target)
-    return shards.load(target).pixels
+    shards.pack_shards([batch], pd.DataFrame(rows), task, target)
+    return shards.load_units(target).pixels
 
 
 def units(batch: Path) -> list[str]:

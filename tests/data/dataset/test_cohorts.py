@@ -7,13 +7,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data.batch.withdrawal import blinded, changed_row, marked
-from data.dataset.cohorts import COHORTS, append_cohorts, assign, few, named, read_cohorts, write_cohorts
+from data.batch.withdrawal import changed_row, hide_withdrawn_clusters, mark_clusters
+from data.dataset.cohorts import (
+    COHORTS,
+    append_cohorts,
+    assign_cohorts,
+    read_cohorts,
+    restore_cluster_names,
+    small_set_warning,
+    write_cohorts,
+)
 from data.record import Side, Task
 from data.settings import SplitSettings
 from lineage.errors import Fault
 from lineage.fingerprint import text_sha256
-from lineage.patient_hash import mark
+from lineage.patient_hash import hash_pseudonym
 from lineage.record import database
 
 SETTINGS = SplitSettings(seed=7, test=0.3, validation=0.2)
@@ -44,7 +52,7 @@ def side_counts_of(rows: pd.DataFrame, start: str = "") -> Counter[str]:
 
 def test_each_class_is_split_by_the_shares(lung: Task, no_cohorts: pd.DataFrame) -> None:
     table = manifest(clusters_of(50, "normal") | clusters_of(20, "benign") | clusters_of(30, "malignant"))
-    rows = assign(table, no_cohorts, SETTINGS, 1, "first", lung)
+    rows = assign_cohorts(table, no_cohorts, SETTINGS, 1, "first", lung)
     assert tuple(rows.columns) == COHORTS
     assert side_counts_of(rows, "normal") == {"training": 25, "test": 15, "validation": 10}
     assert side_counts_of(rows, "benign") == {"training": 10, "test": 6, "validation": 4}
@@ -53,13 +61,13 @@ def test_each_class_is_split_by_the_shares(lung: Task, no_cohorts: pd.DataFrame)
 
 def test_sides_do_not_depend_on_row_order_and_pseudonym_key(lung: Task, no_cohorts: pd.DataFrame) -> None:
     clusters = clusters_of(20, "normal") | clusters_of(9, "malignant")
-    first = assign(manifest(clusters), no_cohorts, SETTINGS, 1, "b", lung)
+    first = assign_cohorts(manifest(clusters), no_cohorts, SETTINGS, 1, "b", lung)
     shuffled = manifest(clusters).sample(frac=1, random_state=3)
-    assert assign(shuffled, no_cohorts, SETTINGS, 1, "b", lung)["side"].tolist() == first["side"].tolist()
-    other_key = assign(manifest(clusters, key="K"), no_cohorts, SETTINGS, 1, "b", lung)
+    assert assign_cohorts(shuffled, no_cohorts, SETTINGS, 1, "b", lung)["side"].tolist() == first["side"].tolist()
+    other_key = assign_cohorts(manifest(clusters, key="K"), no_cohorts, SETTINGS, 1, "b", lung)
     assert other_key["cluster"].str[1:].tolist() == first["cluster"].tolist()
     assert other_key["side"].tolist() == first["side"].tolist()
-    other_seed = assign(manifest(clusters), no_cohorts, replace(SETTINGS, seed=8), 1, "b", lung)
+    other_seed = assign_cohorts(manifest(clusters), no_cohorts, replace(SETTINGS, seed=8), 1, "b", lung)
     assert other_seed["side"].tolist() != first["side"].tolist()
 
 
@@ -69,7 +77,9 @@ def test_sides_depend_on_pixels_and_not_on_file_bytes_or_shared_blank_slices(
     """The same pixels in different file bytes give the same sides, also if patients share a blank slice."""
     table = manifest(clusters_of(20, "normal") | clusters_of(9, "malignant"))
     assignments = [
-        assign(table.assign(sha256=[f"{compressor} {row}" for row in range(29)]), no_cohorts, SETTINGS, 1, "b", lung)
+        assign_cohorts(
+            table.assign(sha256=[f"{compressor} {row}" for row in range(29)]), no_cohorts, SETTINGS, 1, "b", lung
+        )
         for compressor in ("zlib", "zlib-ng")
     ]
     assert assignments[0]["side"].tolist() == assignments[1]["side"].tolist()
@@ -77,7 +87,7 @@ def test_sides_depend_on_pixels_and_not_on_file_bytes_or_shared_blank_slices(
     with_blank = pd.concat([table, blank], ignore_index=True)
     other_key = with_blank.assign(cluster=with_blank["cluster"].map(lambda name: text_sha256(name)[:8]))
     name_by_pseudonym = {text_sha256(name)[:8]: name for name in table["cluster"]}
-    original, renamed = (assign(units, no_cohorts, SETTINGS, 1, "b", lung) for units in (with_blank, other_key))
+    original, renamed = (assign_cohorts(units, no_cohorts, SETTINGS, 1, "b", lung) for units in (with_blank, other_key))
     assert dict(zip(renamed["cluster"].map(name_by_pseudonym), renamed["side"], strict=True)) == dict(
         zip(original["cluster"], original["side"], strict=True)
     )
@@ -87,7 +97,7 @@ def test_three_clusters_of_a_class_are_enough_to_train_validate_and_test_it(
     lung: Task, no_cohorts: pd.DataFrame
 ) -> None:
     for settings in (SETTINGS, SplitSettings(seed=7, test=0.1, validation=0.1)):
-        rows = assign(
+        rows = assign_cohorts(
             manifest(clusters_of(30, "normal") | clusters_of(3, "benign")), no_cohorts, settings, 1, "b", lung
         )
         assert side_counts_of(rows, "benign") == {"training": 1, "test": 1, "validation": 1}
@@ -95,57 +105,57 @@ def test_three_clusters_of_a_class_are_enough_to_train_validate_and_test_it(
 
 def test_many_sites_with_one_patient_each_reach_every_side(lung: Task, no_cohorts: pd.DataFrame) -> None:
     clusters = {f"m{site}": (["malignant"], f"site {site}") for site in range(20)}
-    side_counts = side_counts_of(assign(manifest(clusters), no_cohorts, SETTINGS, 1, "b", lung))
+    side_counts = side_counts_of(assign_cohorts(manifest(clusters), no_cohorts, SETTINGS, 1, "b", lung))
     assert min(side_counts[side] for side in Side) >= 3 and side_counts["training"] >= 8
 
 
 def test_a_new_site_is_tested_too(lung: Task, no_cohorts: pd.DataFrame) -> None:
-    first = assign(manifest(clusters_of(40, "normal", "A")), no_cohorts, SETTINGS, 1, "a", lung)
-    second = assign(manifest(clusters_of(10, "normal", "B", "b")), first, SETTINGS, 2, "b", lung)
+    first = assign_cohorts(manifest(clusters_of(40, "normal", "A")), no_cohorts, SETTINGS, 1, "a", lung)
+    second = assign_cohorts(manifest(clusters_of(10, "normal", "B", "b")), first, SETTINGS, 2, "b", lung)
     assert side_counts_of(second)["test"] == 3 and side_counts_of(second)["validation"] >= 1
 
 
 def test_a_cluster_that_has_a_side_is_never_assigned_again(lung: Task, no_cohorts: pd.DataFrame) -> None:
     clusters = clusters_of(12, "normal")
-    first = assign(manifest(clusters), no_cohorts, SETTINGS, 1, "a", lung)
-    assert assign(manifest(clusters), first, SETTINGS, 2, "b", lung).empty
-    second = assign(manifest(clusters | clusters_of(3, "malignant")), first, SETTINGS, 2, "b", lung)
+    first = assign_cohorts(manifest(clusters), no_cohorts, SETTINGS, 1, "a", lung)
+    assert assign_cohorts(manifest(clusters), first, SETTINGS, 2, "b", lung).empty
+    second = assign_cohorts(manifest(clusters | clusters_of(3, "malignant")), first, SETTINGS, 2, "b", lung)
     assert list(second["cluster"]) == ["malignant0", "malignant1", "malignant2"]
     assert set(second["epoch"]) == {2}
 
 
 def test_the_worst_label_of_a_cluster_decides_its_stratum(lung: Task, no_cohorts: pd.DataFrame) -> None:
     table = manifest({"x": (["normal", "malignant", "benign"], "A"), "y": (["normal", "benign"], "A")})
-    rows = assign(table, no_cohorts, SETTINGS, 1, "b", lung).set_index("cluster")
+    rows = assign_cohorts(table, no_cohorts, SETTINGS, 1, "b", lung).set_index("cluster")
     assert list(rows["stratum"]) == ["malignant|A", "benign|A"]
 
 
 def test_a_side_without_a_share_stays_empty(lung: Task, no_cohorts: pd.DataFrame) -> None:
-    rows = assign(manifest(clusters_of(20, "normal")), no_cohorts, SplitSettings(7, 0.0, 0.2), 1, "b", lung)
+    rows = assign_cohorts(manifest(clusters_of(20, "normal")), no_cohorts, SplitSettings(7, 0.0, 0.2), 1, "b", lung)
     assert "test" not in set(rows["side"])
     with pytest.raises(Fault, match="must be shares"):
-        assign(manifest(clusters_of(20, "normal")), no_cohorts, SplitSettings(7, 0.7, 0.5), 1, "b", lung)
+        assign_cohorts(manifest(clusters_of(20, "normal")), no_cohorts, SplitSettings(7, 0.7, 0.5), 1, "b", lung)
 
 
 def test_a_split_by_image_is_refused(lung: Task, no_cohorts: pd.DataFrame) -> None:
     with pytest.raises(Fault, match="`cluster: image` would put pictures of one patient on both sides"):
-        assign(manifest(clusters_of(3, "normal")), no_cohorts, SETTINGS, 1, "b", replace(lung, cluster="image"))
+        assign_cohorts(manifest(clusters_of(3, "normal")), no_cohorts, SETTINGS, 1, "b", replace(lung, cluster="image"))
 
 
 def test_the_table_on_disk_is_append_only(lung: Task, no_cohorts: pd.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "cohorts" / "lung-ct.csv"
-    first = assign(manifest(clusters_of(5, "normal")), no_cohorts, SETTINGS, 1, "a", lung)
+    first = assign_cohorts(manifest(clusters_of(5, "normal")), no_cohorts, SETTINGS, 1, "a", lung)
     append_cohorts(path, first)
     before = path.read_text()
     path.write_text(
         before.removesuffix("\n")
     )  # as an editor can leave it: a new row must not be appended to the last line
-    second = assign(manifest(clusters_of(5, "benign")), read_cohorts(path), SETTINGS, 2, "b", lung)
+    second = assign_cohorts(manifest(clusters_of(5, "benign")), read_cohorts(path), SETTINGS, 2, "b", lung)
     append_cohorts(path, second)
     assert path.read_text().startswith(before)
-    pd.testing.assert_frame_equal(read_cohorts(path), marked(pd.concat([first, second], ignore_index=True)))
+    pd.testing.assert_frame_equal(read_cohorts(path), mark_clusters(pd.concat([first, second], ignore_index=True)))
     assert not [name for name in (*first["cluster"], *second["cluster"]) if f",{name}," in path.read_text()]
-    assert assign(manifest(clusters_of(5, "normal")), read_cohorts(path), SETTINGS, 3, "c", lung).empty
+    assert assign_cohorts(manifest(clusters_of(5, "normal")), read_cohorts(path), SETTINGS, 3, "c", lung).empty
     with pytest.raises(Fault, match="already have a side"):
         append_cohorts(path, first.head(1))
     assert [entry.name for entry in path.parent.iterdir()] == ["lung-ct.csv"]
@@ -156,21 +166,26 @@ def test_cluster_names_are_restored_from_the_manifests(lung: Task, no_cohorts: p
     path, batch = tmp_path / "lung-ct.csv", tmp_path / "first"
     batch.mkdir()
     table.iloc[:4].to_csv(batch / "manifest.csv", index=False)
-    first = assign(table, no_cohorts, SETTINGS, 1, "first", lung)
+    first = assign_cohorts(table, no_cohorts, SETTINGS, 1, "first", lung)
     append_cohorts(path, first)
-    clusters = named(read_cohorts(path), [batch])["cluster"].tolist()
-    assert clusters == [name if name in set(table["cluster"][:4]) else mark(name) for name in first["cluster"]]
+    clusters = restore_cluster_names(read_cohorts(path), [batch])["cluster"].tolist()
+    assert clusters == [
+        name if name in set(table["cluster"][:4]) else hash_pseudonym(name) for name in first["cluster"]
+    ]
 
 
 def test_an_old_table_with_names_is_continued_with_marks(lung: Task, no_cohorts: pd.DataFrame, tmp_path: Path) -> None:
     """Its first rows name clusters; a changed side is still detected."""
     path = tmp_path / "lung-ct.csv"
-    before = assign(manifest(clusters_of(5, "normal")), no_cohorts, SETTINGS, 1, "a", lung)
+    before = assign_cohorts(manifest(clusters_of(5, "normal")), no_cohorts, SETTINGS, 1, "a", lung)
     before.to_csv(path, index=False)
-    assert assign(manifest(clusters_of(5, "normal")), read_cohorts(path), SETTINGS, 2, "b", lung).empty
-    append_cohorts(path, assign(manifest(clusters_of(3, "benign")), read_cohorts(path), SETTINGS, 2, "b", lung))
+    assert assign_cohorts(manifest(clusters_of(5, "normal")), read_cohorts(path), SETTINGS, 2, "b", lung).empty
+    append_cohorts(path, assign_cohorts(manifest(clusters_of(3, "benign")), read_cohorts(path), SETTINGS, 2, "b", lung))
     after = read_cohorts(path)
-    assert changed_row(before, after) is None and changed_row(after, blinded(after, {after["cluster"][1]})) is None
+    assert (
+        changed_row(before, after) is None
+        and changed_row(after, hide_withdrawn_clusters(after, {after["cluster"][1]})) is None
+    )
     assert set(after["cluster"].str.len()) == {64}
     changed = after.assign(side=after["side"].where(after.index != 2, "nowhere"))
     assert "side was" in str(changed_row(before, changed))
@@ -179,20 +194,22 @@ def test_an_old_table_with_names_is_continued_with_marks(lung: Task, no_cohorts:
 
 def test_withdrawn_clusters_stay_in_the_table_and_do_not_count(lung: Task, no_cohorts: pd.DataFrame) -> None:
     """The whole test side is withdrawn: new patients are assigned as if it had never existed."""
-    first = marked(assign(manifest(clusters_of(40, "normal")), no_cohorts, SETTINGS, 1, "a", lung))
+    first = mark_clusters(assign_cohorts(manifest(clusters_of(40, "normal")), no_cohorts, SETTINGS, 1, "a", lung))
     withdrawn = set(first.loc[first["side"] == "test", "cluster"])
-    cohorts = blinded(first, withdrawn)
+    cohorts = hide_withdrawn_clusters(first, withdrawn)
     assert len(cohorts) == 40 and cohorts["cluster"].str.startswith("withdrawn-").sum() == len(withdrawn) == 12
     remaining = first[first["side"] != "test"]
     new = manifest(clusters_of(12, "normal", prefix="new "))
-    rows = assign(new, cohorts, SETTINGS, 2, "b", lung)
+    rows = assign_cohorts(new, cohorts, SETTINGS, 2, "b", lung)
     assert (
         side_counts_of(rows)["test"] == 12
-        and rows["side"].tolist() == assign(new, remaining, SETTINGS, 2, "b", lung)["side"].tolist()
+        and rows["side"].tolist() == assign_cohorts(new, remaining, SETTINGS, 2, "b", lung)["side"].tolist()
     )
-    assert side_counts_of(assign(new, first, SETTINGS, 2, "b", lung))["test"] < 6
+    assert side_counts_of(assign_cohorts(new, first, SETTINGS, 2, "b", lung))["test"] < 6
     later = manifest(clusters_of(5, "normal", prefix="other "))
-    assert few(later, blinded(first, set(first["cluster"][:26])))[0].startswith("19 clusters")
+    assert small_set_warning(later, hide_withdrawn_clusters(first, set(first["cluster"][:26])))[0].startswith(
+        "19 clusters"
+    )
 
 
 def test_a_damaged_table_is_refused_by_name(tmp_path: Path) -> None:
@@ -203,10 +220,10 @@ def test_a_damaged_table_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_fewer_than_twenty_clusters_give_a_warning(lung: Task, no_cohorts: pd.DataFrame) -> None:
     first = manifest(clusters_of(12, "normal"))
-    assert few(first, no_cohorts)[0].startswith("12 clusters are fewer than 20")
-    cohorts = assign(first, no_cohorts, SETTINGS, 1, "a", lung)
-    assert few(manifest(clusters_of(7, "malignant") | clusters_of(5, "normal")), cohorts) != []
-    assert few(manifest(clusters_of(8, "malignant")), cohorts) == []
+    assert small_set_warning(first, no_cohorts)[0].startswith("12 clusters are fewer than 20")
+    cohorts = assign_cohorts(first, no_cohorts, SETTINGS, 1, "a", lung)
+    assert small_set_warning(manifest(clusters_of(7, "malignant") | clusters_of(5, "normal")), cohorts) != []
+    assert small_set_warning(manifest(clusters_of(8, "malignant")), cohorts) == []
 
 
 def test_every_site_of_a_class_is_split_by_the_shares(lung: Task, no_cohorts: pd.DataFrame) -> None:
@@ -217,7 +234,7 @@ def test_every_site_of_a_class_is_split_by_the_shares(lung: Task, no_cohorts: pd
             | clusters_of(20, "normal", "B", "b ")
             | clusters_of(20, "normal", "C", "c ")
         )
-        rows = assign(manifest(clusters), no_cohorts, replace(SETTINGS, seed=seed), 1, "b", lung)
+        rows = assign_cohorts(manifest(clusters), no_cohorts, replace(SETTINGS, seed=seed), 1, "b", lung)
         for site in "abc":
             assert side_counts_of(rows, site) == {"training": 10, "test": 6, "validation": 4}, (seed, site)
 
@@ -225,16 +242,18 @@ def test_every_site_of_a_class_is_split_by_the_shares(lung: Task, no_cohorts: pd
 def test_every_class_is_split_by_the_shares_over_small_sites(lung: Task, no_cohorts: pd.DataFrame) -> None:
     """Balanced by stratum only, the patient of each one-patient site would go to training."""
     clusters = {f"p{number}": (["malignant"], f"site {number}") for number in range(40)}
-    rows = assign(manifest(clusters), no_cohorts, SETTINGS, 1, "b", lung)
+    rows = assign_cohorts(manifest(clusters), no_cohorts, SETTINGS, 1, "b", lung)
     assert side_counts_of(rows) == {"training": 20, "test": 12, "validation": 8}
 
 
 def test_later_batches_correct_the_imbalance_of_earlier_ones(lung: Task, no_cohorts: pd.DataFrame) -> None:
     """The whole first batch is in training by hand: the next patients of its class and site go to other sides."""
-    first = assign(manifest(clusters_of(10, "normal")), no_cohorts, SETTINGS, 1, "a", lung).assign(side="training")
-    second = assign(manifest(clusters_of(10, "normal", prefix="new ")), first, SETTINGS, 2, "b", lung)
+    first = assign_cohorts(manifest(clusters_of(10, "normal")), no_cohorts, SETTINGS, 1, "a", lung).assign(
+        side="training"
+    )
+    second = assign_cohorts(manifest(clusters_of(10, "normal", prefix="new ")), first, SETTINGS, 2, "b", lung)
     assert side_counts_of(second) == {"test": 6, "validation": 4}
-    other_class = assign(manifest(clusters_of(10, "benign", prefix="new ")), first, SETTINGS, 2, "b", lung)
+    other_class = assign_cohorts(manifest(clusters_of(10, "benign", prefix="new ")), first, SETTINGS, 2, "b", lung)
     assert side_counts_of(other_class) == {"training": 5, "test": 3, "validation": 2}
 
 
@@ -245,13 +264,13 @@ def test_later_batches_correct_the_imbalance_of_earlier_ones(lung: Task, no_coho
 def test_the_first_clusters_of_a_class_go_to_the_largest_shares(
     lung: Task, no_cohorts: pd.DataFrame, count: int, expected: list[str]
 ) -> None:
-    rows = assign(manifest(clusters_of(count, "benign")), no_cohorts, SETTINGS, 1, "b", lung)
+    rows = assign_cohorts(manifest(clusters_of(count, "benign")), no_cohorts, SETTINGS, 1, "b", lung)
     assert sorted(rows["side"]) == expected
 
 
 def test_a_class_that_is_on_every_side_is_balanced_by_the_shares(lung: Task, no_cohorts: pd.DataFrame) -> None:
-    first = assign(manifest(clusters_of(10, "normal", "A")), no_cohorts, SETTINGS, 1, "a", lung)
-    second = assign(manifest(clusters_of(1, "normal", "A", "new ")), first, SETTINGS, 2, "b", lung)
+    first = assign_cohorts(manifest(clusters_of(10, "normal", "A")), no_cohorts, SETTINGS, 1, "a", lung)
+    second = assign_cohorts(manifest(clusters_of(1, "normal", "A", "new ")), first, SETTINGS, 2, "b", lung)
     assert list(second["side"]) == ["training"]
 
 
@@ -262,20 +281,22 @@ def test_a_class_that_is_on_every_side_is_balanced_by_the_shares(lung: Task, no_
 def test_a_positive_label_is_the_worst_at_any_position(
     lung: Task, no_cohorts: pd.DataFrame, labels: list[str], worst: str
 ) -> None:
-    rows = assign(manifest({"x": (labels, "A")}), no_cohorts, SETTINGS, 1, "b", replace(lung, positive=("benign",)))
+    rows = assign_cohorts(
+        manifest({"x": (labels, "A")}), no_cohorts, SETTINGS, 1, "b", replace(lung, positive=("benign",))
+    )
     assert list(rows["stratum"]) == [f"{worst}|A"]
 
 
 def test_the_site_of_a_cluster_is_its_most_frequent_one(lung: Task, no_cohorts: pd.DataFrame) -> None:
     units = manifest({"x": (["normal"] * 3, "A"), "y": (["normal"] * 2, "A"), "z": (["normal"], "A")})
     units["site"] = ["A", "B", "B", "B", "A", ""]
-    rows = assign(units, no_cohorts, SETTINGS, 1, "b", lung).set_index("cluster")
+    rows = assign_cohorts(units, no_cohorts, SETTINGS, 1, "b", lung).set_index("cluster")
     assert list(rows["stratum"]) == ["normal|B", "normal|A", "normal|"]
 
 
 def test_sides_do_not_depend_on_the_order_of_units(lung: Task, no_cohorts: pd.DataFrame) -> None:
     units = manifest({f"p{number}": (["normal"] * 4, "A") for number in range(30)})
-    rows, reversed_rows = (assign(table, no_cohorts, SETTINGS, 1, "b", lung) for table in (units, units[::-1]))
+    rows, reversed_rows = (assign_cohorts(table, no_cohorts, SETTINGS, 1, "b", lung) for table in (units, units[::-1]))
     assert rows["side"].tolist() == reversed_rows["side"].tolist()
 
 
@@ -285,7 +306,7 @@ def test_the_order_of_clusters_depends_on_the_seed(lung: Task, no_cohorts: pd.Da
     tested = [
         set(rows.loc[rows["side"] == "test", "cluster"])
         for seed in range(8)
-        for rows in [assign(units, no_cohorts, replace(SETTINGS, seed=seed), 1, "b", lung)]
+        for rows in [assign_cohorts(units, no_cohorts, replace(SETTINGS, seed=seed), 1, "b", lung)]
     ]
     assert len(set.union(*tested)) > 20 and all(len(clusters) == 9 for clusters in tested)
 
@@ -300,23 +321,27 @@ def test_shares_must_be_valid(
     settings, units = SplitSettings(7, test, validation), manifest(clusters_of(20, "normal"))
     if is_faulty:
         with pytest.raises(Fault, match=f"split: test {test} and validation {validation} must be shares"):
-            assign(units, no_cohorts, settings, 1, "b", lung)
+            assign_cohorts(units, no_cohorts, settings, 1, "b", lung)
         return
-    side_counts = side_counts_of(assign(units, no_cohorts, settings, 1, "b", lung))
+    side_counts = side_counts_of(assign_cohorts(units, no_cohorts, settings, 1, "b", lung))
     assert side_counts["test"] == round(20 * test) and side_counts["validation"] == round(20 * validation)
 
 
 @pytest.mark.parametrize("cluster", ["patient", "group"])
 def test_a_split_by_patient_or_group_is_accepted(lung: Task, no_cohorts: pd.DataFrame, cluster: str) -> None:
     assert (
-        len(assign(manifest(clusters_of(3, "normal")), no_cohorts, SETTINGS, 1, "b", replace(lung, cluster=cluster)))
+        len(
+            assign_cohorts(
+                manifest(clusters_of(3, "normal")), no_cohorts, SETTINGS, 1, "b", replace(lung, cluster=cluster)
+            )
+        )
         == 3
     )
 
 
 def test_an_assignment_has_side_stratum_batch_and_time(lung: Task, no_cohorts: pd.DataFrame) -> None:
     before = database.now()
-    (row,) = assign(manifest(clusters_of(1, "benign", "North")), no_cohorts, SETTINGS, 3, "b-3", lung).to_dict(
+    (row,) = assign_cohorts(manifest(clusters_of(1, "benign", "North")), no_cohorts, SETTINGS, 3, "b-3", lung).to_dict(
         "records"
     )
     assert before <= row.pop("assigned_at") <= database.now()
@@ -335,7 +360,7 @@ def test_a_change_of_a_read_table_does_not_affect_later_reads(
 ) -> None:
     """The table is cached until the file changes."""
     path = tmp_path / "lung-ct.csv"
-    append_cohorts(path, assign(manifest(clusters_of(4, "normal")), no_cohorts, SETTINGS, 1, "a", lung))
+    append_cohorts(path, assign_cohorts(manifest(clusters_of(4, "normal")), no_cohorts, SETTINGS, 1, "a", lung))
     table = read_cohorts(path)
     table["side"] = "nowhere"
     assert set(read_cohorts(path)["side"]) <= set(Side) and read_cohorts(path)["epoch"].tolist() == [1] * 4
@@ -345,10 +370,10 @@ def test_a_change_of_a_read_table_does_not_affect_later_reads(
 
 def test_a_refused_append_does_not_change_the_table(lung: Task, no_cohorts: pd.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "lung-ct.csv"
-    first = assign(manifest(clusters_of(5, "normal")), no_cohorts, SETTINGS, 1, "a", lung)
+    first = assign_cohorts(manifest(clusters_of(5, "normal")), no_cohorts, SETTINGS, 1, "a", lung)
     append_cohorts(path, first)
     before = path.read_bytes()
-    new = assign(manifest(clusters_of(2, "benign")), no_cohorts, SETTINGS, 1, "a", lung)
+    new = assign_cohorts(manifest(clusters_of(2, "benign")), no_cohorts, SETTINGS, 1, "a", lung)
     for rows in (pd.concat([new, first.head(2)]), pd.concat([first.tail(1).assign(side="test"), new])):
         with pytest.raises(Fault, match=r"lung-ct\.csv: \d clusters already have a side \([0-9a-f]{12}\); it never"):
             append_cohorts(path, rows)
@@ -357,9 +382,9 @@ def test_a_refused_append_does_not_change_the_table(lung: Task, no_cohorts: pd.D
 
 def test_appending_no_rows_does_not_change_the_table(lung: Task, no_cohorts: pd.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "deeper" / "lung-ct.csv"
-    append_cohorts(path, assign(manifest(clusters_of(5, "normal")), no_cohorts, SETTINGS, 1, "a", lung))
+    append_cohorts(path, assign_cohorts(manifest(clusters_of(5, "normal")), no_cohorts, SETTINGS, 1, "a", lung))
     before = path.read_bytes()
-    append_cohorts(path, assign(manifest(clusters_of(5, "normal")), read_cohorts(path), SETTINGS, 2, "b", lung))
+    append_cohorts(path, assign_cohorts(manifest(clusters_of(5, "normal")), read_cohorts(path), SETTINGS, 2, "b", lung))
     assert path.read_bytes() == before
     other_path = tmp_path / "other" / "folder" / "lung-ct.csv"
     for _ in range(2):
@@ -369,20 +394,20 @@ def test_appending_no_rows_does_not_change_the_table(lung: Task, no_cohorts: pd.
 
 def test_na_and_none_are_read_as_names(lung: Task, no_cohorts: pd.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "lung-ct.csv"
-    rows = assign(manifest(clusters_of(3, "normal", "None")), no_cohorts, SETTINGS, 1, "NA", lung)
+    rows = assign_cohorts(manifest(clusters_of(3, "normal", "None")), no_cohorts, SETTINGS, 1, "NA", lung)
     assert list(rows.index) == [0, 1, 2]
     append_cohorts(path, rows)
-    pd.testing.assert_frame_equal(read_cohorts(path), marked(rows))
+    pd.testing.assert_frame_equal(read_cohorts(path), mark_clusters(rows))
 
 
 def test_a_table_with_other_columns_is_not_extended(lung: Task, no_cohorts: pd.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "lung-ct.csv"
-    append_cohorts(path, assign(manifest(clusters_of(3, "normal")), no_cohorts, SETTINGS, 1, "a", lung))
+    append_cohorts(path, assign_cohorts(manifest(clusters_of(3, "normal")), no_cohorts, SETTINGS, 1, "a", lung))
     head, *lines = path.read_text().splitlines()
     path.write_text("\n".join([f"{head},more", *(f"{line},x" for line in lines)]) + "\n")
     before = path.read_bytes()
     with pytest.raises(Fault, match="the columns are"):
-        append_cohorts(path, assign(manifest(clusters_of(2, "benign")), no_cohorts, SETTINGS, 2, "b", lung))
+        append_cohorts(path, assign_cohorts(manifest(clusters_of(2, "benign")), no_cohorts, SETTINGS, 2, "b", lung))
     assert path.read_bytes() == before
 
 
@@ -410,5 +435,5 @@ def test_a_table_without_a_file_is_empty_and_typed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("count", "is_warned"), [(19, True), (20, False), (21, False)])
 def test_twenty_clusters_give_no_warning(lung: Task, no_cohorts: pd.DataFrame, count: int, is_warned: bool) -> None:
-    warnings = few(manifest(clusters_of(count, "normal")), no_cohorts)
+    warnings = small_set_warning(manifest(clusters_of(count, "normal")), no_cohorts)
     assert [text.split()[0] for text in warnings] == (["19"] if is_warned else [])

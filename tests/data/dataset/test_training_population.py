@@ -70,7 +70,7 @@ def test_the_reference_is_the_cached_training_side(tmp_path: Path) -> None:
     batch.mkdir(parents=True)
     table.to_csv(batch / "manifest.csv", index=False)
     training = {"P0", "P1", "P2"}
-    first = training_population.reference([batch], training, tmp_path / "kept")
+    first = training_population.read_training_population([batch], training, tmp_path / "kept")
     assert first.clusters == 3
     (batch / "manifest.csv").unlink()
-    assert training_population.reference([batch], training, tmp_path / "kept") == first
+    assert training_population.read_training_population([batch], training, tmp_path / "kept") == first

@@ -12,8 +12,8 @@ from scipy import ndimage
 from data.deidentify import burned_in_text
 from data.phantom import scanner as phantom_scanner
 from data.phantom import study
-from data.record import Scan, Task, Units
-from data.scan.read import read
+from data.record import Scan, Task, ValueUnit
+from data.scan.read import read_scan
 
 Picture = NDArray[np.float32]
 TEXTS = ("DOE JANE", "MRN 4711-0815", "1963-07-17 F")
@@ -36,7 +36,7 @@ def draw_text(picture: Picture, size: int, corner: str, text: str, share: float 
 def clean(lung: Task, brain: Task) -> list[Picture]:
     """Phantoms of every usual scanner, 128 × 128."""
     return [
-        study.study(task, scanner, 3, number, task.classes[number % 2]).slice(0, 1)[0].astype(np.float32)
+        study.make_study(task, scanner, 3, number, task.classes[number % 2]).slice(0, 1)[0].astype(np.float32)
         for task in (lung, brain)
         for scanner in phantom_scanner.SCANNERS.values()
         if scanner.modality == task.modality
@@ -83,8 +83,8 @@ def test_a_marker_a_scale_bar_and_a_flat_picture_are_no_text() -> None:
 
 def test_one_slice_with_text_marks_the_scan(clean: list[Picture]) -> None:
     plain, marked = clean[0], draw_text(clean[0], 10, "top left", TEXTS[0])
-    assert burned_in_text.facts(Scan("x", np.stack([plain, plain]), Units.RAW, None, None)) == {}
-    assert burned_in_text.facts(Scan("x", np.stack([plain, marked]), Units.RAW, None, None)) == {
+    assert burned_in_text.burned_in_fact(Scan("x", np.stack([plain, plain]), ValueUnit.RAW, None, None)) == {}
+    assert burned_in_text.burned_in_fact(Scan("x", np.stack([plain, marked]), ValueUnit.RAW, None, None)) == {
         "burned_in": "detected"
     }
 
@@ -95,9 +95,9 @@ def test_text_is_detected_in_real_files_with_text_and_in_no_others(real_data: Pa
     brain = sorted(path for path in (real_data / "brain-mr-tumor-progression").rglob("*T1*.nii.gz"))[:3]
     slices = sorted((real_data / "lung-ct-iq-oth-nccd").rglob("*.jpg"))[::10]
     for path in (*chest, *brain, *slices):
-        assert not burned_in_text.facts(read(path.name, path.read_bytes())), path.name
+        assert not burned_in_text.burned_in_fact(read_scan(path.name, path.read_bytes())), path.name
     ultrasound = [path for path in (real_data / "dicom-zoo/decodes").iterdir() if "US1_J2KI" in path.name]
-    assert burned_in_text.facts(read("x", ultrasound[0].read_bytes())) == {"burned_in": "detected"}
+    assert burned_in_text.burned_in_fact(read_scan("x", ultrasound[0].read_bytes())) == {"burned_in": "detected"}
 
 
 def test_touching_letters_count_as_two() -> None:

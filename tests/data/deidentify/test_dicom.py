@@ -11,12 +11,12 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from data.deidentify.dicom import anonymise
+from data.deidentify.dicom import deidentify_file
 from data.phantom import batch
 from data.phantom import study as phantom_study
 from data.phantom.files import dicom as phantom_dicom
 from data.record import Modality, PixelSettings, Pooling, Task
-from data.scan.read import read
+from data.scan.read import read_scan
 from lineage import keys
 from lineage.errors import Fault
 
@@ -52,7 +52,7 @@ BRAIN = Task(
     0.9,
     "",
 )
-STUDY = phantom_study.study(LUNG, phantom_study.usual(LUNG), 5, 0, "malignant")
+STUDY = phantom_study.make_study(LUNG, phantom_study.usual_scanner(LUNG), 5, 0, "malignant")
 
 
 def dicom(index: int = 0, **attributes: Any) -> bytes:
@@ -83,7 +83,7 @@ def test_no_byte_of_the_identity_remains() -> None:
     stream = io.BytesIO()
     nested.save_as(stream)
     planted = stream.getvalue().lower()
-    _, clean = anonymise("a.dcm", stream.getvalue(), {"patient_id": person.id})
+    _, clean = deidentify_file("a.dcm", stream.getvalue(), {"patient_id": person.id})
     for secret in (
         family,
         first_name,
@@ -99,7 +99,7 @@ def test_no_byte_of_the_identity_remains() -> None:
 
 @pytest.mark.usefixtures("home")
 def test_the_attributes_of_the_standard_state_the_method() -> None:
-    header = opened(anonymise("a.dcm", dicom(), {"patient_id": STUDY.person.id})[1])
+    header = opened(deidentify_file("a.dcm", dicom(), {"patient_id": STUDY.person.id})[1])
     assert header.PatientIdentityRemoved == "YES" and header.DeidentificationMethod
     codes = [code.CodeValue for code in header.DeidentificationMethodCodeSequence]
     assert codes == ["113100", "113107", "113108"] and header.LongitudinalTemporalInformationModified == "MODIFIED"
@@ -112,7 +112,10 @@ def test_the_attributes_of_the_standard_state_the_method() -> None:
 @pytest.mark.usefixtures("home")
 def test_pixels_and_facts_of_the_scan_are_unchanged() -> None:
     content = dicom()
-    before, after = read("a.dcm", content), read("b.dcm", anonymise("a.dcm", content, {"patient_id": "x"})[1])
+    before, after = (
+        read_scan("a.dcm", content),
+        read_scan("b.dcm", deidentify_file("a.dcm", content, {"patient_id": "x"})[1]),
+    )
     np.testing.assert_array_equal(before.pixels, after.pixels)
     assert before.spacing == after.spacing and before.units == after.units
     for fact in ("body_part", "manufacturer", "model", "kernel", "sex", "age", "position", "orientation"):
@@ -122,7 +125,7 @@ def test_pixels_and_facts_of_the_scan_are_unchanged() -> None:
 
 @pytest.mark.usefixtures("home")
 def test_uids_and_dates_stay_consistent() -> None:
-    first, second = (opened(anonymise("a.dcm", dicom(index), {"patient_id": "MRN1"})[1]) for index in (0, 1))
+    first, second = (opened(deidentify_file("a.dcm", dicom(index), {"patient_id": "MRN1"})[1]) for index in (0, 1))
     assert first.SeriesInstanceUID == second.SeriesInstanceUID and first.SOPInstanceUID != second.SOPInstanceUID
     assert first.SOPInstanceUID == first.file_meta.MediaStorageSOPInstanceUID
     original = opened(dicom())
@@ -139,7 +142,7 @@ def _iso_date(date: str) -> str:
 @pytest.mark.usefixtures("home")
 def test_ages_above_90_become_90_and_retained_text_does_not_identify() -> None:
     family = STUDY.person.name.split("^")[0]
-    header = opened(anonymise("a.dcm", dicom(PatientAge="097Y", ConvolutionKernel=f"{family} special"), {})[1])
+    header = opened(deidentify_file("a.dcm", dicom(PatientAge="097Y", ConvolutionKernel=f"{family} special"), {})[1])
     assert header.PatientAge == "090Y" and not header.ConvolutionKernel
     assert header.PatientID == keys.pseudonym(STUDY.person.id)  # no metadata: the identity of the header
 
@@ -147,7 +150,7 @@ def test_ages_above_90_become_90_and_retained_text_does_not_identify() -> None:
 @pytest.mark.usefixtures("home")
 def test_the_file_name_does_not_change_the_de_identified_bytes() -> None:
     content = dicom()
-    first, second = (anonymise(name, content, {"patient_id": "x"}) for name in ("DOE_JANE.dcm", "other"))
+    first, second = (deidentify_file(name, content, {"patient_id": "x"}) for name in ("DOE_JANE.dcm", "other"))
     assert first == second and first[0] == ".dcm"
 
 
@@ -164,10 +167,10 @@ def test_nifti_header_text_and_extensions_are_removed(is_compressed: bool) -> No
     content = gzip.compress(plain) if is_compressed else plain
     if is_compressed:  # the gzip header can hold a file name
         content = content[:3] + b"\x08" + content[4:10] + b"Quillfeather.nii\0" + content[10:]
-    suffix, clean = anonymise("Quillfeather.nii", content, {})
+    suffix, clean = deidentify_file("Quillfeather.nii", content, {})
     plain_clean = gzip.decompress(clean) if is_compressed else clean
     assert b"Quillfeather" in content and b"Quill" not in clean and b"Quill" not in plain_clean
-    np.testing.assert_array_equal(read("a", clean).pixels, read("a", content).pixels)
+    np.testing.assert_array_equal(read_scan("a", clean).pixels, read_scan("a", content).pixels)
     assert suffix == (".nii.gz" if is_compressed else ".nii")
 
 
@@ -181,9 +184,9 @@ def test_exif_and_comments_of_a_jpeg_are_removed_and_pixels_are_unchanged() -> N
     grey = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
     Image.fromarray(grey).save(stream, "JPEG", exif=exif, comment=b"Quillfeather", progressive=True, quality=80)
     content = stream.getvalue() + b"Quillfeather"
-    _, clean = anonymise("a.jpg", content, {})
+    _, clean = deidentify_file("a.jpg", content, {})
     assert content.count(b"Quillfeather") == 3 and b"Quill" not in clean and b"Exif" not in clean
-    np.testing.assert_array_equal(read("a", clean).pixels, read("a", content).pixels)
+    np.testing.assert_array_equal(read_scan("a", clean).pixels, read_scan("a", content).pixels)
 
 
 @pytest.mark.usefixtures("home")
@@ -198,9 +201,9 @@ def test_text_of_a_png_is_removed_and_pixels_are_unchanged() -> None:
     grey = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
     Image.fromarray(grey).save(stream, "PNG", pnginfo=text_chunks)
     content = stream.getvalue() + b"Quillfeather"
-    _, clean = anonymise("a.png", content, {})
+    _, clean = deidentify_file("a.png", content, {})
     assert b"Quill" not in clean and zlib.compress(b"Quillfeather")[2:8] not in clean
-    np.testing.assert_array_equal(read("a", clean).pixels, read("a", content).pixels)
+    np.testing.assert_array_equal(read_scan("a", clean).pixels, read_scan("a", content).pixels)
 
 
 @pytest.mark.usefixtures("home")
@@ -213,11 +216,11 @@ def test_damaged_files_are_refused_by_name(kind: str, tmp_path: Path) -> None:
         "a.png": lambda: b"\x89PNG\r\n\x1a\n\x00\x00\x00\xff",
     }
     with pytest.raises(Fault, match=f"^{kind}: "):
-        anonymise(kind, damaged[kind](), {"patient_id": "x"})
+        deidentify_file(kind, damaged[kind](), {"patient_id": "x"})
 
 
 def _volume(folder: Path) -> bytes:
-    study = phantom_study.study(BRAIN, phantom_study.usual(BRAIN), 5, 0, "tumour")
+    study = phantom_study.make_study(BRAIN, phantom_study.usual_scanner(BRAIN), 5, 0, "tumour")
     batch.write_study(folder, study, "v", 2)
     return (folder / "v.nii.gz").read_bytes()
 
@@ -225,9 +228,9 @@ def _volume(folder: Path) -> bytes:
 @pytest.mark.usefixtures("home")
 def test_the_name_in_a_phantom_volume_is_removed(tmp_path: Path) -> None:
     content = _volume(tmp_path)
-    name = phantom_study.study(BRAIN, phantom_study.usual(BRAIN), 5, 0, "tumour").person.name.encode()
+    name = phantom_study.make_study(BRAIN, phantom_study.usual_scanner(BRAIN), 5, 0, "tumour").person.name.encode()
     assert name in gzip.decompress(content)
-    assert name not in gzip.decompress(anonymise("v.nii.gz", content, {"patient_id": "x"})[1])
+    assert name not in gzip.decompress(deidentify_file("v.nii.gz", content, {"patient_id": "x"})[1])
 
 
 @pytest.mark.usefixtures("home")
@@ -236,9 +239,9 @@ def test_pixels_of_real_files_are_unchanged(real_data: Path) -> None:
     checked = 0
     for path in sorted((real_data / "dicom-zoo/decodes").iterdir())[::3]:
         content = path.read_bytes()
-        before = read(path.name, content)
-        suffix, clean = anonymise(path.name, content, {})
-        after = read(suffix, clean)
+        before = read_scan(path.name, content)
+        suffix, clean = deidentify_file(path.name, content, {})
+        after = read_scan(suffix, clean)
         np.testing.assert_array_equal(before.pixels, after.pixels, err_msg=path.name)
         assert (before.units, before.spacing) == (after.units, after.spacing)
         checked += 1

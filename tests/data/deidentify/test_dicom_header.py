@@ -12,7 +12,7 @@ import pytest
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from data.deidentify.dicom import anonymise
+from data.deidentify.dicom import deidentify_file
 from lineage import keys
 from lineage.errors import Fault
 from tests.data.deidentify.test_dicom import STUDY, dicom, opened
@@ -24,7 +24,7 @@ ROW = {"patient_id": "one"}
 
 def cleaned(content: bytes, row: dict[str, str] = ROW, **options: Any) -> Any:
     """The de-identified data set."""
-    return opened(anonymise("a.dcm", content, row, **options)[1])
+    return opened(deidentify_file("a.dcm", content, row, **options)[1])
 
 
 def saved(header: Any) -> bytes:
@@ -287,7 +287,7 @@ def test_file_meta_information_and_preamble_are_new() -> None:
     stream = io.BytesIO()
     header.save_as(stream, enforce_file_format=True)
     assert stream.getvalue().count(WORD.encode()) == 3
-    clean = anonymise("a.dcm", stream.getvalue(), ROW)[1]
+    clean = deidentify_file("a.dcm", stream.getvalue(), ROW)[1]
     assert clean[:132] == b"\0" * 128 + b"DICM" and WORD.encode() not in clean
     meta = opened(clean).file_meta
     assert meta.TransferSyntaxUID == header.file_meta.TransferSyntaxUID
@@ -303,7 +303,7 @@ def test_a_file_without_an_instance_uid_gets_a_new_media_uid() -> None:
 
 def test_bytes_after_the_last_pixel_are_removed() -> None:
     pixels = opened(dicom()).PixelData
-    clean = anonymise("a.dcm", dicom(PixelData=pixels + WORD.encode()), ROW)[1]
+    clean = deidentify_file("a.dcm", dicom(PixelData=pixels + WORD.encode()), ROW)[1]
     assert WORD.encode() not in clean and opened(clean).PixelData == pixels
 
 
@@ -313,8 +313,8 @@ def test_a_parsed_header_gives_the_same_data_set() -> None:
     for element in header.iterall():  # parses every value, as a check does
         assert element is not None
     row = {"patient_id": WORD}
-    unparsed = opened(anonymise("a.dcm", content, row)[1])
-    parsed = opened(anonymise("a.dcm", content, row, header)[1])
+    unparsed = opened(deidentify_file("a.dcm", content, row)[1])
+    parsed = opened(deidentify_file("a.dcm", content, row, header)[1])
     assert parsed.to_json_dict() == unparsed.to_json_dict()
     assert parsed.SliceThickness == 2.5 and parsed.AnatomicRegionSequence[0].CodeMeaning == ""
 
@@ -355,7 +355,7 @@ def test_text_in_place_of_a_number_or_bytes_is_refused(
     if is_parsed:
         header.get(keyword)
     with pytest.raises(Fault, match=rf"^a\.dcm: {keyword} .*; export it again$") as caught:
-        anonymise("a.dcm", content, {"patient_id": WORD}, header)
+        deidentify_file("a.dcm", content, {"patient_id": WORD}, header)
     assert WORD not in str(caught.value)
 
 
@@ -366,7 +366,7 @@ def test_text_in_place_of_a_number_in_a_sequence_is_refused() -> None:
     header = opened(dicom())
     header.SourceImageSequence = [inner]
     with pytest.raises(Fault, match=r"^a\.dcm: SliceThickness does not hold DS values"):
-        anonymise("a.dcm", dicom(), ROW, header)
+        deidentify_file("a.dcm", dicom(), ROW, header)
 
 
 def test_an_invalid_uid_is_removed() -> None:
@@ -374,7 +374,7 @@ def test_an_invalid_uid_is_removed() -> None:
         header = opened(planted("ReferencedSOPClassUID", "UI", WORD.encode()))
         if is_parsed:
             header.get("ReferencedSOPClassUID")
-        clean = anonymise("a.dcm", dicom(), ROW, header)[1]
+        clean = deidentify_file("a.dcm", dicom(), ROW, header)[1]
         assert "ReferencedSOPClassUID" not in opened(clean) and WORD.encode() not in clean
 
 
@@ -390,10 +390,10 @@ def test_a_cell_that_repeats_the_patient_refuses_the_scan(
     row: dict[str, str], cells: dict[str, str], is_refused: bool
 ) -> None:
     if not is_refused:
-        assert anonymise("a.dcm", dicom(), row, cells=cells)[0] == ".dcm"
+        assert deidentify_file("a.dcm", dicom(), row, cells=cells)[0] == ".dcm"
         return
     with pytest.raises(Fault, match=r"a\.dcm: the column site of its row repeats"):
-        anonymise("a.dcm", dicom(), row, cells=cells)
+        deidentify_file("a.dcm", dicom(), row, cells=cells)
 
 
 def test_a_cell_that_repeats_the_patient_refuses_other_formats_too() -> None:
@@ -402,21 +402,21 @@ def test_a_cell_that_repeats_the_patient_refuses_other_formats_too() -> None:
     stream = io.BytesIO()
     Image.new("L", (40, 40)).save(stream, "PNG")
     with pytest.raises(Fault, match=r"a\.png: the column site of its row repeats"):
-        anonymise("a.png", stream.getvalue(), {"patient_id": WORD}, cells={WORD: "site"})
+        deidentify_file("a.png", stream.getvalue(), {"patient_id": WORD}, cells={WORD: "site"})
 
 
 @pytest.mark.parametrize("keyword", ["SeriesNumber", "AcquisitionNumber"])
 def test_a_number_of_the_scan_that_repeats_one_of_the_patient_is_emptied(keyword: str) -> None:
-    header = opened(anonymise("a.dcm", dicom(PatientID="MRN471100", **{keyword: "4711"}), {"patient_id": "x"})[1])
+    header = opened(deidentify_file("a.dcm", dicom(PatientID="MRN471100", **{keyword: "4711"}), {"patient_id": "x"})[1])
     assert header[keyword].value == 4711
     for identity in ({"PatientID": "471100471"}, {"AccessionNumber": "471100471"}):
-        clean = anonymise("a.dcm", dicom(**{keyword: "471100471"}, **identity), {"patient_id": "x"})[1]
+        clean = deidentify_file("a.dcm", dicom(**{keyword: "471100471"}, **identity), {"patient_id": "x"})[1]
         assert b"471100" not in clean and opened(clean)[keyword].value is None
 
 
 def test_half_of_a_double_name_identifies() -> None:
     content = dicom(PatientName="Quill-Feather^Ann", ManufacturerModelName="FEATHER 7")
-    assert b"FEATHER" in content and b"FEATHER" not in anonymise("a.dcm", content, {"patient_id": "x"})[1]
+    assert b"FEATHER" in content and b"FEATHER" not in deidentify_file("a.dcm", content, {"patient_id": "x"})[1]
 
 
 @pytest.mark.parametrize(("bits", "data"), [(16, b"0011"), (8, b"01")])
@@ -430,6 +430,6 @@ def test_bytes_after_a_look_up_table_are_removed(bits: int, data: bytes) -> None
     nested.add_new(0x00281201, "OW", b"SECRET")
     stream = io.BytesIO()
     nested.save_as(stream)
-    clean = anonymise("a.dcm", stream.getvalue(), {"patient_id": "x"})[1]
+    clean = deidentify_file("a.dcm", stream.getvalue(), {"patient_id": "x"})[1]
     assert b"SECRET" in stream.getvalue() and b"SECRET" not in clean
     assert opened(clean).VOILUTSequence[0].LUTData == data

@@ -14,9 +14,9 @@ import pytest
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
 
-from data.deidentify.dicom import anonymise
+from data.deidentify.dicom import deidentify_file
 from data.deidentify.dicom_profile import CODES
-from data.scan.read import read
+from data.scan.read import read_scan
 from lineage import keys
 from tests.data.deidentify.test_dicom import STUDY, dicom, opened
 
@@ -100,7 +100,7 @@ def full(home: Path) -> tuple[Any, Any]:
     block.add_new(0x11, "SQ", [item])
     stream = io.BytesIO()
     header.save_as(stream)
-    return header, opened(anonymise("a.dcm", stream.getvalue(), {"patient_id": "one"})[1])
+    return header, opened(deidentify_file("a.dcm", stream.getvalue(), {"patient_id": "one"})[1])
 
 
 def test_every_attribute_of_the_table_is_treated_as_it_says(full: tuple[Any, Any]) -> None:
@@ -158,8 +158,8 @@ def test_references_between_files_of_a_study_stay_valid(home: Path) -> None:
     second.ReferencedImageSequence = second.SourceImageSequence = [item]
     stream = io.BytesIO()
     second.save_as(stream)
-    clean_first = opened(anonymise("a", dicom(0), {"patient_id": "one"})[1])
-    clean_second = opened(anonymise("b", stream.getvalue(), {"patient_id": "one"})[1])
+    clean_first = opened(deidentify_file("a", dicom(0), {"patient_id": "one"})[1])
+    clean_second = opened(deidentify_file("b", stream.getvalue(), {"patient_id": "one"})[1])
     reference = clean_second.ReferencedImageSequence[0].ReferencedSOPInstanceUID
     assert clean_first.SOPInstanceUID == reference != first.SOPInstanceUID
     assert clean_first.SOPInstanceUID == clean_second.SourceImageSequence[0].ReferencedSOPInstanceUID
@@ -197,10 +197,10 @@ def test_required_attributes_of_the_kind_of_image_are_present(home: Path, real_d
         before = pydicom.dcmread(io.BytesIO(content), force=True)
         if before.get("SOPClassUID") not in IODS:
             continue
-        suffix, clean = anonymise(path.name, content, {"patient_id": "one"})
+        suffix, clean = deidentify_file(path.name, content, {"patient_id": "one"})
         assert missing_attributes(before, opened(clean)) == [], path.name
-        np.testing.assert_array_equal(read(path.name, content).pixels, read(suffix, clean).pixels)
+        np.testing.assert_array_equal(read_scan(path.name, content).pixels, read_scan(suffix, clean).pixels)
         counts[IODS[before.SOPClassUID]] = counts.get(IODS[before.SOPClassUID], 0) + 1
     assert set(counts) == set(IODS.values()), counts
     phantom = opened(dicom())
-    assert missing_attributes(phantom, opened(anonymise("a", dicom(), {"patient_id": STUDY.person.id})[1])) == []
+    assert missing_attributes(phantom, opened(deidentify_file("a", dicom(), {"patient_id": STUDY.person.id})[1])) == []

@@ -11,9 +11,9 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 
 from data.deidentify import other_formats
-from data.deidentify.dicom import anonymise
+from data.deidentify.dicom import deidentify_file
 from data.scan.dicom import codestream, pixel_data
-from data.scan.read import read
+from data.scan.read import read_scan
 from lineage.errors import Fault
 from tests.data.deidentify.test_dicom import dicom, opened
 
@@ -60,9 +60,9 @@ def test_comments_in_the_frames_of_a_dicom_file_are_removed() -> None:
     header["PixelData"].is_undefined_length = True
     stream = io.BytesIO()
     header.save_as(stream)
-    suffix, clean = anonymise("a.dcm", stream.getvalue(), {"patient_id": "x"})
+    suffix, clean = deidentify_file("a.dcm", stream.getvalue(), {"patient_id": "x"})
     assert b"Quill" in stream.getvalue() and b"Quill" not in clean
-    np.testing.assert_array_equal(read("a", stream.getvalue()).pixels, read(suffix, clean).pixels)
+    np.testing.assert_array_equal(read_scan("a", stream.getvalue()).pixels, read_scan(suffix, clean).pixels)
 
 
 def test_bytes_below_80_after_ff_are_pixel_data_in_jpeg_ls() -> None:
@@ -83,7 +83,7 @@ def test_bytes_after_the_last_pixel_and_spare_bits_are_removed() -> None:
     plain.add_new((0x6000, 0x0102), "US", 12)
     stream = io.BytesIO()
     plain.save_as(stream)
-    clean = np.frombuffer(opened(anonymise("a.dcm", stream.getvalue(), {"patient_id": "x"})[1]).PixelData, "<u2")
+    clean = np.frombuffer(opened(deidentify_file("a.dcm", stream.getvalue(), {"patient_id": "x"})[1]).PixelData, "<u2")
     np.testing.assert_array_equal(clean, (stored & 0x0FFF).astype("<u2").ravel())
 
 
@@ -94,9 +94,9 @@ def test_unused_numbers_of_nifti_headers_are_zero() -> None:
         plain = bytearray(image_class(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4)).to_bytes())
         for offset in offsets:
             plain[offset : offset + 2] = b"MR"
-        clean = other_formats.nifti("a", bytes(plain))
+        clean = other_formats.clean_nifti("a", bytes(plain))
         assert b"MR" not in clean[:540]
-        np.testing.assert_array_equal(read("a", clean).pixels, read("a", bytes(plain)).pixels)
+        np.testing.assert_array_equal(read_scan("a", clean).pixels, read_scan("a", bytes(plain)).pixels)
 
 
 SECRET = b"Quillfeather"
@@ -177,8 +177,8 @@ def test_unused_numbers_of_a_nifti_header_are_removed(version: int, codes: tuple
         fields[name] = np.frombuffer(secret[: fields[name].nbytes], fields[name].dtype).reshape(fields[name].shape)
     for name in ("dim", "pixdim"):
         fields[name][0, 4:] = np.frombuffer(secret[: fields[name][0, 4:].nbytes], fields[name].dtype)
-    clean = other_formats.nifti("a", bytes(content))
+    clean = other_formats.clean_nifti("a", bytes(content))
     assert content.count(b"Qu") > 5 and b"Qu" not in clean and b"!!" not in clean
-    before, after = read("a", bytes(content)), read("a", clean)
+    before, after = read_scan("a", bytes(content)), read_scan("a", clean)
     np.testing.assert_array_equal(before.pixels, after.pixels)
     assert before.spacing == after.spacing and before.header == after.header

@@ -9,9 +9,9 @@ import pydicom
 import pytest
 
 from data.batch.manifest import index_batch
-from data.batch.metadata_table import metadata, remarks
-from data.deidentify.pseudonyms import age, age_string, number, shift_date, who
-from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Scan, Task, Units
+from data.batch.metadata_table import read_metadata, remarks
+from data.deidentify.pseudonyms import age_in_years, age_string, identity_columns, parse_number, shift_date
+from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Scan, Task, ValueUnit
 from lineage.errors import Fault
 
 
@@ -20,13 +20,13 @@ def row(**cells: str) -> dict[str, str]:
 
 
 def scan(slices: int = 1, **header: str) -> Scan:
-    return Scan("x", np.zeros((slices, 4, 4), np.float32), Units.HU, None, None, header)
+    return Scan("x", np.zeros((slices, 4, 4), np.float32), ValueUnit.HU, None, None, header)
 
 
 @pytest.mark.usefixtures("home")
 def test_a_patient_has_one_pseudonym_and_one_date_shift() -> None:
-    first = who(row(patient_id="Doe 1", study_date="2024-03-01"), scan(), "a" * 64)
-    later = who(row(patient_id="Doe 1", study_date="2024-03-31"), scan(), "b" * 64)
+    first = identity_columns(row(patient_id="Doe 1", study_date="2024-03-01"), scan(), "a" * 64)
+    later = identity_columns(row(patient_id="Doe 1", study_date="2024-03-31"), scan(), "b" * 64)
     assert first["patient"] == later["patient"] == first["cluster"]
     assert "Doe" not in str(first)
     interval = date.fromisoformat(later["study_date"]) - date.fromisoformat(first["study_date"])
@@ -37,34 +37,34 @@ def test_a_patient_has_one_pseudonym_and_one_date_shift() -> None:
 @pytest.mark.usefixtures("home")
 def test_without_a_date_a_volume_is_a_case_and_single_pictures_share_one() -> None:
     undated = row(patient_id="1")
-    volumes = [who(undated, scan(24), digest * 64)["case"] for digest in "ab"]
-    pictures = [who(undated, scan(), digest * 64)["case"] for digest in "ab"]
+    volumes = [identity_columns(undated, scan(24), digest * 64)["case"] for digest in "ab"]
+    pictures = [identity_columns(undated, scan(), digest * 64)["case"] for digest in "ab"]
     assert volumes[0] != volumes[1] and pictures[0] == pictures[1]
 
 
 @pytest.mark.usefixtures("home")
 def test_a_group_is_the_cluster_and_replaces_an_unknown_patient() -> None:
-    with_patient = who(row(patient_id="1", group="g"), scan(), "")
-    without_patient = who(row(group="g"), scan(), "")
+    with_patient = identity_columns(row(patient_id="1", group="g"), scan(), "")
+    without_patient = identity_columns(row(group="g"), scan(), "")
     assert with_patient["cluster"] == without_patient["cluster"] != with_patient["patient"]
     assert without_patient["patient"] not in ("", with_patient["patient"])
 
 
 @pytest.mark.usefixtures("home")
 def test_the_header_fills_empty_cells_of_the_table() -> None:
-    columns = who(row(patient_id="1", sex="f"), scan(manufacturer="ACME", model="One"), "")
+    columns = identity_columns(row(patient_id="1", sex="f"), scan(manufacturer="ACME", model="One"), "")
     assert (columns["scanner"], columns["sex"]) == ("ACME One", "F")
 
 
 @pytest.mark.parametrize(("text", "years"), [("63", 63.0), ("063Y", 63.0), ("94", 90.0), ("008M", 0.67), ("", None)])
 def test_ages_are_years_and_those_above_90_become_90(text: str, years: float | None) -> None:
-    assert age(text) == years
+    assert age_in_years(text) == years
 
 
 @pytest.mark.parametrize("text", ["old", "-3", "nan", "1e999"])
 def test_an_invalid_number_is_refused_with_its_column(text: str) -> None:
     with pytest.raises(Fault, match="lesion_mm"):
-        number(text, "lesion_mm")
+        parse_number(text, "lesion_mm")
 
 
 @pytest.mark.usefixtures("home")
@@ -105,15 +105,15 @@ def test_an_invalid_date_is_refused(text: str) -> None:
     ],
 )
 def test_an_age_is_read_in_every_spelling(text: str, years: float | None, age_text: str) -> None:
-    assert age(text) == years and age_string(text) == age_text
-    assert age(age_string(text)) == (None if years is None else pytest.approx(years, abs=0.6))
+    assert age_in_years(text) == years and age_string(text) == age_text
+    assert age_in_years(age_string(text)) == (None if years is None else pytest.approx(years, abs=0.6))
 
 
 @pytest.mark.usefixtures("home")
 def test_for_an_invalid_age_in_the_table_the_header_counts() -> None:
-    assert who(row(patient_id="1", age="old"), scan(age="018M"), "")["age"] == 1.5
-    assert who(row(patient_id="1", age="old"), scan(age="ANON"), "")["age"] is None
-    assert who(row(patient_id="1", age="40"), scan(age="018M"), "")["age"] == 40.0
+    assert identity_columns(row(patient_id="1", age="old"), scan(age="018M"), "")["age"] == 1.5
+    assert identity_columns(row(patient_id="1", age="old"), scan(age="ANON"), "")["age"] is None
+    assert identity_columns(row(patient_id="1", age="40"), scan(age="018M"), "")["age"] == 40.0
 
 
 @pytest.mark.usefixtures("home")
@@ -125,7 +125,7 @@ def test_ages_in_the_manifest_equal_those_in_the_stored_copies(real_data: Path, 
     assert ages == [None, 63.0, 63.0, 0.0, 0.5, None, None, 1.5, 63.0]
     for file, value in zip(indexed.manifest["file"], ages, strict=True):
         stored = str(pydicom.dcmread(tmp_path / "staging" / file).get("PatientAge") or "")
-        assert age(stored) == value
+        assert age_in_years(stored) == value
     text = (source / "metadata.csv").read_text().replace("truth\n", "truth,age\n").replace("reader\n", "reader,old\n")
     (source / "metadata.csv").write_text(text)
-    assert any("no age in the column age" in remark for remark in remarks(source, metadata(source)))
+    assert any("no age in the column age" in remark for remark in remarks(source, read_metadata(source)))

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from data.duplicates import admitted_units, index_segments, vector_index
-from data.duplicates.admitted_units import related
-from data.quality.leakage import check
-from data.scan.thumbnail import encoded
+from data.duplicates.admitted_units import find_related_units
+from data.quality.leakage import check_leakage
+from data.scan.thumbnail import encode_thumbnail
 from data.settings import IngestSettings
 
 BLOB = 3  # pixels per side of a blob in the synthetic pictures
@@ -22,7 +22,7 @@ def synthetic_thumbnail(seed: int) -> str:
     random = np.random.default_rng(seed)
     coarse = random.random((40 // BLOB + 2, 40 // BLOB + 2))
     picture = np.kron(coarse, np.ones((BLOB, BLOB)))[:40, :40]
-    return encoded((picture * 63).astype(np.uint8))
+    return encode_thumbnail((picture * 63).astype(np.uint8))
 
 
 def manifest(first: int, count: int) -> pd.DataFrame:
@@ -71,7 +71,7 @@ def test_copies_files_patients_and_near_duplicates_are_related(batches: Path, pl
     new.loc[1, "sha256"] = f"{23:064x}"
     new.loc[2, "patient"] = "p41"
     new.loc[3, "thumbnail"] = synthetic_thumbnail(55)
-    related_units = related(batches, place, new)
+    related_units = find_related_units(batches, place, new)
     assert {"u7", "u23", "u41", "u55"} <= unit_ids(related_units)
     assert len(related_units) < 60 and list(related_units.columns) == list(admitted_units.COLUMNS)
     assert related_units.set_index("unit_id").at["u55", "thumbnail"] == synthetic_thumbnail(55)
@@ -79,13 +79,13 @@ def test_copies_files_patients_and_near_duplicates_are_related(batches: Path, pl
 
 def test_a_cluster_is_not_compared_with_itself(batches: Path, place: Path) -> None:
     new = manifest(100, 1).assign(thumbnail=synthetic_thumbnail(55), cluster="p55")
-    assert "u55" not in unit_ids(related(batches, place, new))
-    assert "u55" in unit_ids(related(batches, place, new.assign(cluster="other")))
+    assert "u55" not in unit_ids(find_related_units(batches, place, new))
+    assert "u55" in unit_ids(find_related_units(batches, place, new.assign(cluster="other")))
 
 
 def test_an_empty_side_has_no_related_units(tmp_path: Path, place: Path, batches: Path) -> None:
-    assert related(tmp_path / "none", place, manifest(0, 3)).empty
-    assert related(batches, place, manifest(0, 0)).empty
+    assert find_related_units(tmp_path / "none", place, manifest(0, 3)).empty
+    assert find_related_units(batches, place, manifest(0, 0)).empty
 
 
 def test_the_leakage_check_finds_the_same_in_related_units_as_in_all(
@@ -98,7 +98,9 @@ def test_the_leakage_check_finds_the_same_in_related_units_as_in_all(
     new.loc[8, ["patient", "cluster"]] = ["p52", "elsewhere"]
     new = with_all_columns(new).assign(unit_id=[f"n{number}" for number in range(len(new))])
     all_admitted = with_all_columns(manifest(0, 60))
-    by_filter, by_all = (check(new, admitted, ingest) for admitted in (related(batches, place, new), all_admitted))
+    by_filter, by_all = (
+        check_leakage(new, admitted, ingest) for admitted in (find_related_units(batches, place, new), all_admitted)
+    )
     assert by_filter.failing == by_all.failing and len(by_all.failing) == 9
     kinds = {reason.split(":")[0] for reasons in by_filter.failing.values() for reason in reasons}
     assert kinds == {
@@ -119,31 +121,31 @@ def with_all_columns(table: pd.DataFrame) -> pd.DataFrame:
 
 def test_added_and_removed_batches_are_followed(batches: Path, place: Path) -> None:
     new = manifest(100, 1).assign(thumbnail=synthetic_thumbnail(15))
-    assert "u15" in unit_ids(related(batches, place, new))
+    assert "u15" in unit_ids(find_related_units(batches, place, new))
     shutil.rmtree(batches / "b0")
     write_manifest(batches, "b0-w1", manifest(0, 20).iloc[:15])
     write_manifest(batches, "b3", manifest(60, 10))
-    assert "u15" not in unit_ids(related(batches, place, new))
-    assert {"u3", "u65"} <= unit_ids(related(batches, place, manifest(100, 2).assign(patient=["p3", "p65"])))
+    assert "u15" not in unit_ids(find_related_units(batches, place, new))
+    assert {"u3", "u65"} <= unit_ids(find_related_units(batches, place, manifest(100, 2).assign(patient=["p3", "p65"])))
     shutil.rmtree(batches / "b3")
-    assert related(batches, place, manifest(60, 1)).query("unit_id == 'u60'").empty
+    assert find_related_units(batches, place, manifest(60, 1)).query("unit_id == 'u60'").empty
 
 
 def test_a_batch_of_the_same_name_with_other_content_is_read_again(batches: Path, place: Path) -> None:
-    related(batches, place, manifest(0, 1))
+    find_related_units(batches, place, manifest(0, 1))
     (batches / "b1.dvc").write_text("outs: another\n")
     manifest(20, 20).assign(label="tumour").to_csv(batches / "b1" / "manifest.csv", index=False)
-    assert set(related(batches, place, manifest(25, 1)).query("unit_id == 'u25'")["label"]) == {"tumour"}
+    assert set(find_related_units(batches, place, manifest(25, 1)).query("unit_id == 'u25'")["label"]) == {"tumour"}
 
 
 def test_no_bytes_of_a_withdrawn_batch_remain(batches: Path, place: Path) -> None:
-    related(batches, place, manifest(0, 1))
+    find_related_units(batches, place, manifest(0, 1))
     traces = [b"p15", synthetic_thumbnail(15).encode()[:60]]
     assert all(any(trace in path.read_bytes() for path in place.iterdir()) for trace in traces)
     shutil.rmtree(batches / "b0")
-    related(batches, place, manifest(100, 1))
+    find_related_units(batches, place, manifest(100, 1))
     assert not any(trace in path.read_bytes() for path in place.iterdir() for trace in traces)
-    admitted_units.forget(place)
+    admitted_units.delete_projection(place)
     assert not place.exists()
 
 
@@ -155,7 +157,7 @@ def test_a_damaged_projection_is_rebuilt(
     monkeypatch.setattr(index_segments, "TAIL", 30)
     monkeypatch.setattr(vector_index, "SMALL", 20)
     new = manifest(100, 2).assign(thumbnail=[synthetic_thumbnail(15), synthetic_thumbnail(44)], patient=["p3", "q"])
-    before = related(batches, place, new)
+    before = find_related_units(batches, place, new)
     assert {"u15", "u44", "u3"} <= unit_ids(before)
     database, index = place / "known.db", next(place.glob("*.index"))
     if damage == "deleted":
@@ -170,7 +172,7 @@ def test_a_damaged_projection_is_rebuilt(
         connection.close()
     else:
         index.write_bytes(index.read_bytes()[:-10])
-    pd.testing.assert_frame_equal(related(batches, place, new), before)
+    pd.testing.assert_frame_equal(find_related_units(batches, place, new), before)
 
 
 def test_segments_of_similar_size_are_merged_without_loss(
@@ -181,15 +183,15 @@ def test_segments_of_similar_size_are_merged_without_loss(
     monkeypatch.setattr(index_segments, "LARGEST", 100)
     for number in range(12):
         write_manifest(tmp_path / "batches", f"b{number:02d}", manifest(10 * number, 10))
-        related(tmp_path / "batches", place, manifest(500, 1))
+        find_related_units(tmp_path / "batches", place, manifest(500, 1))
     sizes = sorted(row[0] for row in sqlite3.connect(place / "known.db").execute("SELECT count FROM segments"))
     assert sum(sizes) >= 105 and len(sizes) <= 3 and sizes[-1] <= 100
     assert len(list(place.glob("*.index*"))) == len(sizes)
     new = manifest(500, 120).assign(thumbnail=[synthetic_thumbnail(number) for number in range(120)])
-    assert {f"u{number}" for number in range(120)} <= unit_ids(related(tmp_path / "batches", place, new))
+    assert {f"u{number}" for number in range(120)} <= unit_ids(find_related_units(tmp_path / "batches", place, new))
 
 
 def test_manifests_without_thumbnails_still_give_copies(batches: Path, place: Path) -> None:
     """A batch of an older version has no thumbnails, but it has pixel hashes and patients."""
     write_manifest(batches, "old", manifest(300, 5).drop(columns="thumbnail"))
-    assert "u302" in unit_ids(related(batches, place, manifest(302, 1)))
+    assert "u302" in unit_ids(find_related_units(batches, place, manifest(302, 1)))

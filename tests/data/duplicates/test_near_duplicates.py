@@ -10,16 +10,16 @@ import pytest
 from PIL import Image
 
 from data.duplicates import image_alignment, vector_index
-from data.duplicates.near_duplicates import WANTED, candidates, groups, near_pairs, pictures
+from data.duplicates.near_duplicates import NEIGHBOUR_COUNT, candidates, groups, near_pairs, pictures
 from data.phantom import study
-from data.record import Task, Units
+from data.record import Task, ValueUnit
 from data.scan import preprocess, thumbnail
 
 ALIKE = 0.97
 
 
 def likeness(grey: np.ndarray, task: Task) -> dict[str, object]:
-    pixels = preprocess.unit_pixels(np.ascontiguousarray(grey, np.float32), Units.DISPLAY, task.pixels)
+    pixels = preprocess.unit_pixels(np.ascontiguousarray(grey, np.float32), ValueUnit.DISPLAY, task.pixels)
     return {
         "thumbnail": thumbnail.thumbnail(pixels),
         "std": float(grey.std()),
@@ -29,9 +29,9 @@ def likeness(grey: np.ndarray, task: Task) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def greys(lung: Task) -> list[np.ndarray]:
     """Chest slices of forty phantom patients as display grey."""
-    scanner, slices = study.usual(lung), []
+    scanner, slices = study.usual_scanner(lung), []
     for number in range(40):
-        plane, _ = study.study(lung, scanner, 3, number, lung.classes[number % 3]).slice(0, 1)
+        plane, _ = study.make_study(lung, scanner, 3, number, lung.classes[number % 3]).slice(0, 1)
         slices.append(np.clip((plane.astype(np.float32) + 1150) / 1500 * 255, 0, 255))
     return slices
 
@@ -103,7 +103,7 @@ def test_a_patient_with_many_slices_does_not_hide_another() -> None:
         vectors[:5],
         clusters[:5],
     )
-    assert pairs.tolist() == [[number, 40] for number in range(5)] and WANTED < 40
+    assert pairs.tolist() == [[number, 40] for number in range(5)] and NEIGHBOUR_COUNT < 40
 
 
 def test_groups_join_neighbours_of_neighbours(greys: list[np.ndarray], lung: Task) -> None:
@@ -140,8 +140,10 @@ def test_a_blank_slice_is_no_picture_and_has_no_near_duplicate(greys: list[np.nd
 
 def test_a_thumbnail_is_decoded_unchanged() -> None:
     grey = np.random.default_rng(0).integers(0, 64, (2, 40, 40)).astype(np.uint8)
-    assert (thumbnail.greys(pd.Series([thumbnail.encoded(picture) for picture in grey])) == grey).all()
-    assert (thumbnail.greys(pd.Series([""])) == 0).all()
+    assert (
+        thumbnail.decode_thumbnails(pd.Series([thumbnail.encode_thumbnail(picture) for picture in grey])) == grey
+    ).all()
+    assert (thumbnail.decode_thumbnails(pd.Series([""])) == 0).all()
 
 
 def test_the_index_agrees_with_brute_force() -> None:
@@ -153,14 +155,14 @@ def test_the_index_agrees_with_brute_force() -> None:
     queries = known[:1000] + 0.02 * random.normal(size=(1000, 51)).astype(np.float32)
     index = vector_index.build_in_memory(known)
     begin = time.process_time()
-    _, numbers = vector_index.search(index, queries, WANTED)
+    _, numbers = vector_index.search(index, queries, NEIGHBOUR_COUNT)
     assert time.process_time() - begin < 5
-    nearest = np.argpartition(-(queries[:200] @ known.T), WANTED, 1)[:, :WANTED]
+    nearest = np.argpartition(-(queries[:200] @ known.T), NEIGHBOUR_COUNT, 1)[:, :NEIGHBOUR_COUNT]
     assert (numbers[:, 0] == np.arange(1000)).mean() >= 0.99
     assert (
         np.mean(
             [
-                len(set(found_numbers) & set(true_numbers)) / WANTED
+                len(set(found_numbers) & set(true_numbers)) / NEIGHBOUR_COUNT
                 for found_numbers, true_numbers in zip(numbers, nearest, strict=False)
             ]
         )
@@ -174,7 +176,7 @@ def test_the_time_of_groups_is_not_quadratic() -> None:
 
     def seconds(count: int) -> float:
         originals = random.integers(0, 64, (count // 2, 10, 10)).astype(np.uint8).repeat(4, 1).repeat(4, 2)
-        column = pd.Series([thumbnail.encoded(grey) for grey in originals for _ in range(2)])
+        column = pd.Series([thumbnail.encode_thumbnail(grey) for grey in originals for _ in range(2)])
         begin = time.process_time()
         assert len(set(groups(column))) == count // 2
         return time.process_time() - begin

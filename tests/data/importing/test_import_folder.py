@@ -14,11 +14,11 @@ import pydicom
 import pytest
 from PIL import Image
 
-from data.batch.manifest import index_batch, metadata
+from data.batch.manifest import index_batch, read_metadata
 from data.importing.import_folder import import_folder
 from data.phantom import study
 from data.quality.gate import admit
-from data.quality.leakage import check
+from data.quality.leakage import check_leakage
 from data.quality.suite import Validation
 from data.record import Task
 from data.settings import IngestSettings
@@ -35,7 +35,7 @@ def classes(tmp_path: Path, lung: Task) -> Path:
     for label in lung.classes:
         for person in range(2):
             number = 10 * lung.classes.index(label) + person
-            plane, _ = study.study(lung, study.usual(lung), 5, number, label).slice(0, 1)
+            plane, _ = study.make_study(lung, study.usual_scanner(lung), 5, number, label).slice(0, 1)
             grey = np.clip((plane.astype(np.float32) + 1150) / 1500 * 255, 0, 255)
             for copy in range(3):
                 path = tmp_path / "set" / label.capitalize() / f"{label} ({person}-{copy}).png"
@@ -47,7 +47,7 @@ def classes(tmp_path: Path, lung: Task) -> Path:
 
 def test_a_folder_for_each_class_becomes_a_batch_of_pseudo_patients(classes: Path, tmp_path: Path, lung: Task) -> None:
     record = import_folder(classes, tmp_path / "batch", lung, site="S1")
-    table = metadata(tmp_path / "batch")
+    table = read_metadata(tmp_path / "batch")
     assert record["files"] == len(table) == 18 and record["clusters"] == table["group"].nunique() == 6
     assert record["patients_from"].startswith("near-duplicates")
     person = table["file_name"].str.replace(r"-\d\)\.png", "", regex=True)
@@ -97,13 +97,13 @@ def test_dicom_headers_give_the_patients(batch: Path, tmp_path: Path, lung: Task
         shutil.copy(batch / name, tmp_path / "set" / label / name)
     record = import_folder(tmp_path / "set", tmp_path / "batch", lung)
     assert record["patients_from"] == "DICOM headers"
-    assert set(metadata(tmp_path / "batch")["patient_id"]) == set(table["patient_id"])
+    assert set(read_metadata(tmp_path / "batch")["patient_id"]) == set(table["patient_id"])
 
 
 def test_a_ready_batch_is_imported_as_it_is(batch: Path, tmp_path: Path, lung: Task, brain: Task) -> None:
     record = import_folder(batch, tmp_path / "batch", lung, only="scan-000[01]*")
     assert record["layout"] == "metadata.csv" and record["files"] == 4
-    assert set(metadata(tmp_path / "batch")["truth"]) <= {"pathology", "follow-up"}
+    assert set(read_metadata(tmp_path / "batch")["truth"]) <= {"pathology", "follow-up"}
     with pytest.raises(Fault, match="belong to the task lung-ct, not brain-mr"):
         import_folder(batch, tmp_path / "other", brain)
 
@@ -116,7 +116,7 @@ def test_an_interrupted_import_is_repeated_and_a_finished_one_is_not_replaced(
     (target / "metadata.csv.part").write_text("half")
     (target / "stale.png").write_bytes(b"x")
     import_folder(classes, target, lung)
-    assert not (target / "stale.png").exists() and len(metadata(target)) == 18
+    assert not (target / "stale.png").exists() and len(read_metadata(target)) == 18
     with pytest.raises(Fault, match="exists already"):
         import_folder(classes, target, lung)
 
@@ -137,7 +137,7 @@ def test_real_volumes_are_labelled_by_their_masks(real_data: Path, tmp_path: Pat
     slices = pd.read_csv(real_data / "brain-mr-tumor-progression" / "slices.csv", dtype={"patient": str})
     slices = slices[(slices["timepoint"] == "Pre") & (slices["blank"] == 0)]
     record = import_folder(real_data / "brain-mr-tumor-progression", tmp_path / "pre", brain, only="Pre*")
-    table = metadata(tmp_path / "pre")
+    table = read_metadata(tmp_path / "pre")
     assert record["blank_slices_left_out"] == 28 and record["clusters"] == 7
     label_by_slice = table.astype({"slice": int}).set_index(["patient_id", "slice"])["label"]
     assert label_by_slice.to_dict() == slices.set_index(["patient", "slice"])["label"].to_dict()
@@ -171,7 +171,7 @@ def test_the_real_lung_set_loses_only_its_exact_copies(
     table = pd.read_csv(tmp_path / "lung" / "metadata.csv", dtype=str)
     table[table["file_name"].isin(selected)].to_csv(tmp_path / "lung" / "metadata.csv", index=False)
     indexed = index_batch(tmp_path / "lung", tmp_path / "staging", replace(lung, pixels=replace(lung.pixels, size=128)))
-    findings = check(indexed.manifest, pd.DataFrame(), ingest)
+    findings = check_leakage(indexed.manifest, pd.DataFrame(), ingest)
     assert not indexed.refused and len(findings.failing) == 28
     assert all(reasons[0].startswith("exact copy: ") for reasons in findings.failing.values())
     assert findings.figures["near_duplicates"] == 0 and findings.figures["mixed_clusters"] == 1
@@ -192,7 +192,7 @@ def dicom_classes(root: Path, batch: Path) -> pd.DataFrame:
 def test_the_slices_of_a_series_become_one_scan(batch: Path, tmp_path: Path, lung: Task) -> None:
     rows = dicom_classes(tmp_path / "set", batch)
     record = import_folder(tmp_path / "set", tmp_path / "batch", lung)
-    table = metadata(tmp_path / "batch")
+    table = read_metadata(tmp_path / "batch")
     assert record["series"] == record["files"] == record["clusters"] == 6 and "left_out" not in record
     assert table["file_name"].str.contains("/series-").all()
     assert set(table["patient_id"]) == set(rows["patient_id"])
@@ -245,7 +245,7 @@ def test_an_archive_of_a_set_is_imported_like_its_folder(classes: Path, tmp_path
         archive.writestr("__MACOSX/._junk", b"x")
     record = import_folder(tmp_path / "set.zip", tmp_path / "zipped", lung)
     assert record == import_folder(classes, tmp_path / "plain", lung)
-    assert fingerprint.tree(tmp_path / "zipped") == fingerprint.tree(tmp_path / "plain")
+    assert fingerprint.hash_folder(tmp_path / "zipped") == fingerprint.hash_folder(tmp_path / "plain")
 
 
 def test_an_archive_with_a_table_is_imported_and_one_with_outside_paths_is_refused(
@@ -303,7 +303,7 @@ def test_a_folder_level_above_the_patients_is_asked_for(real_data: Path, tmp_pat
 
 def test_mask_pictures_become_masks(real_data: Path, tmp_path: Path, brain: Task) -> None:
     record = import_folder(fault_folder(real_data, "mask-pictures-beside-scans"), tmp_path / "batch", brain)
-    table = metadata(tmp_path / "batch")
+    table = read_metadata(tmp_path / "batch")
     masked = table[table["label"] == "tumour"]
     assert record["files"] == len(table) == 12 and record["files_copied"] == 18 and is_complete(record)
     assert not table["file_name"].str.contains("mask").any()
@@ -321,7 +321,7 @@ def test_groups_in_latin_1_are_read(real_data: Path, tmp_path: Path, brain: Task
     assert (
         record["clusters"] == 6 and record["remarks"] == ["groups.csv is read as Windows-1252"] and is_complete(record)
     )
-    assert metadata(tmp_path / "batch")["group"].str.startswith("M\u00fcller").all()
+    assert read_metadata(tmp_path / "batch")["group"].str.startswith("M\u00fcller").all()
 
 
 def test_linked_patients_are_copied(real_data: Path, tmp_path: Path, brain: Task) -> None:
@@ -476,7 +476,7 @@ def test_pseudo_patients_of_two_sets_have_different_names(classes: Path, tmp_pat
         grey = np.asarray(Image.open(path))
         Image.fromarray(255 - grey[::-1]).save(path)
     import_folder(classes, tmp_path / "two", lung)
-    first_groups, second_groups = (set(metadata(tmp_path / name)["group"]) for name in ("one", "two"))
+    first_groups, second_groups = (set(read_metadata(tmp_path / name)["group"]) for name in ("one", "two"))
     assert first_groups and second_groups and first_groups.isdisjoint(second_groups)
 
 

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 
 from data.batch import lesion_grid, manifest
-from data.batch.metadata_table import metadata
+from data.batch.metadata_table import read_metadata
 from data.importing import mask_volumes
 from data.importing.import_folder import import_folder
 from data.phantom import batch as phantom_batch
 from data.phantom import files
 from data.phantom import study as phantom_study
-from data.record import Scan, Task, Units
-from data.scan.read import read
+from data.record import Scan, Task, ValueUnit
+from data.scan.read import read_scan
 from lineage.errors import Fault
 
 
@@ -113,7 +113,7 @@ def test_file_names_in_split_folders_are_patients(tmp_path: Path) -> None:
 
 def test_labels_follow_the_mask_by_affine(real_data: Path, tmp_path: Path, brain: Task) -> None:
     import_folder(real_data / "intake-faults/mask-other-orientation", tmp_path / "batch", brain)
-    table = metadata(tmp_path / "batch")
+    table = read_metadata(tmp_path / "batch")
     tumour_slices = (
         table[table["label"] == "tumour"]
         .groupby("patient_id")["slice"]
@@ -128,7 +128,7 @@ def test_the_lesion_value_of_a_mask_with_two_values_is_asked_for(real_data: Path
     with pytest.raises(Fault, match=r"T1_Mask\.nii\.gz: holds the values 1, 2 besides 0; .*--lesion-value 2"):
         import_folder(source, tmp_path / "asked", brain)
     import_folder(source, tmp_path / "batch", brain, lesion_value="2")
-    table = metadata(tmp_path / "batch")
+    table = read_metadata(tmp_path / "batch")
     assert set(table["lesion_value"]) == {"2"}
     tumour_counts = table[table["label"] == "tumour"].groupby("patient_id").size()
     assert "pat603" not in tumour_counts and 0 < tumour_counts["pat601"] < 8
@@ -151,7 +151,7 @@ def test_masks_with_different_values_are_asked_for_across_the_import(
     with pytest.raises(Fault, match=r"the masks hold different values: 1 \(first in pat2/.*\), 2 \(first in pat1/"):
         import_folder(source, tmp_path / "asked", brain)
     import_folder(source, tmp_path / "batch", brain, lesion_value="1,2")
-    assert (metadata(tmp_path / "batch")["label"] == "tumour").sum() == 12
+    assert (read_metadata(tmp_path / "batch")["label"] == "tumour").sum() == 12
     record = import_folder(source, tmp_path / "none", brain, lesion_value="3")
     assert record["warning"] == "no mask holds the value 3: no slice is tumour"
 
@@ -159,8 +159,8 @@ def test_masks_with_different_values_are_asked_for_across_the_import(
 @pytest.mark.usefixtures("home")
 def test_the_lesion_value_is_asked_for_across_a_batch(tmp_path: Path, brain: Task) -> None:
     batch = tmp_path / "inbox/masked"
-    phantom_batch.write_batch(batch, brain, 4, phantom_study.usual(brain), 3, slices=2, masks=True)
-    rows = metadata(batch).to_dict("records")
+    phantom_batch.write_batch(batch, brain, 4, phantom_study.usual_scanner(brain), 3, slices=2, masks=True)
+    rows = read_metadata(batch).to_dict("records")
     tumour_mask = next(row["mask"] for row in rows if row["label"] == "tumour")
     content = nibabel.Nifti1Image.from_bytes(gzip.decompress((batch / tumour_mask).read_bytes()))
     doubled = nibabel.Nifti1Image(np.asarray(content.dataobj) * 2, content.affine)
@@ -176,7 +176,7 @@ def test_the_lesion_value_is_asked_for_across_a_batch(tmp_path: Path, brain: Tas
 
 def set_lesion_value(batch: Path, value: str) -> None:
     """Write this lesion_value into every row."""
-    rows = [row | {"lesion_value": value} for row in metadata(batch).to_dict("records")]
+    rows = [row | {"lesion_value": value} for row in read_metadata(batch).to_dict("records")]
     with (batch / "metadata.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
         writer.writeheader()
@@ -189,13 +189,13 @@ def picture(pixels: np.ndarray, kind: str = "PNG", **options: int) -> bytes:
     return stream.getvalue()
 
 
-PICTURE = Scan("scan", np.zeros((1, 64, 64), np.float32), Units.DISPLAY, None, None, {"format": "picture"})
+PICTURE = Scan("scan", np.zeros((1, 64, 64), np.float32), ValueUnit.DISPLAY, None, None, {"format": "picture"})
 
 
 def lesion_mask(
     pixels: np.ndarray, kind: str = "PNG", values: tuple[float, ...] = (), **options: int
 ) -> lesion_grid.LesionMask:
-    return lesion_grid.drawn("mask", picture(pixels, kind, **options), PICTURE, values)
+    return lesion_grid.read_lesion_mask("mask", picture(pixels, kind, **options), PICTURE, values)
 
 
 def disc(value: int, radius: int = 12) -> np.ndarray:
@@ -243,7 +243,9 @@ def volume(values: np.ndarray) -> bytes:
 def float_mask(values: list[float], lesion_values: tuple[float, ...] = ()) -> lesion_grid.LesionMask:
     array = np.zeros((4, 5, 2), np.float32)
     array.flat[1 : 1 + len(values)] = values
-    return lesion_grid.drawn("mask", volume(array), read("scan", volume(np.ones((4, 5, 2), np.float32))), lesion_values)
+    return lesion_grid.read_lesion_mask(
+        "mask", volume(array), read_scan("scan", volume(np.ones((4, 5, 2), np.float32))), lesion_values
+    )
 
 
 def test_whole_floats_are_labels() -> None:
@@ -265,7 +267,7 @@ def test_whole_floats_are_labels() -> None:
 def test_a_dicom_segmentation_is_refused(lung: Task, kind: str) -> None:
     import pydicom
 
-    study = phantom_study.study(lung, phantom_study.usual(lung), 3, 0, "malignant")
+    study = phantom_study.make_study(lung, phantom_study.usual_scanner(lung), 3, 0, "malignant")
     pixels, pixel = study.slice(0, 1)
     content = files.dicom(study, pixels, pixel, 0)
     header = pydicom.dcmread(io.BytesIO(content))
@@ -273,16 +275,16 @@ def test_a_dicom_segmentation_is_refused(lung: Task, kind: str) -> None:
     stream = io.BytesIO()
     header.save_as(stream)
     with pytest.raises(Fault, match="is a DICOM segmentation, which can't be read yet; convert it to NIfTI"):
-        lesion_grid.drawn("mask", stream.getvalue(), read("scan", content))
+        lesion_grid.read_lesion_mask("mask", stream.getvalue(), read_scan("scan", content))
 
 
 def test_the_lesion_value_is_written_into_a_ready_table(tmp_path: Path, brain: Task) -> None:
     batch = tmp_path / "inbox/masked"
-    phantom_batch.write_batch(batch, brain, 2, phantom_study.usual(brain), 3, slices=2, masks=True)
+    phantom_batch.write_batch(batch, brain, 2, phantom_study.usual_scanner(brain), 3, slices=2, masks=True)
     import_folder(batch, tmp_path / "batch", brain, lesion_value="1")
-    assert set(metadata(tmp_path / "batch")["lesion_value"]) == {"1"}
+    assert set(read_metadata(tmp_path / "batch")["lesion_value"]) == {"1"}
     plain = tmp_path / "inbox/plain"
-    phantom_batch.write_batch(plain, brain, 2, phantom_study.usual(brain), 3, slices=2)
+    phantom_batch.write_batch(plain, brain, 2, phantom_study.usual_scanner(brain), 3, slices=2)
     with pytest.raises(Fault, match="--lesion-value 2: no scan of the folder has a mask"):
         import_folder(plain, tmp_path / "none", brain, lesion_value="2")
 
@@ -290,12 +292,14 @@ def test_the_lesion_value_is_written_into_a_ready_table(tmp_path: Path, brain: T
 @pytest.mark.parametrize("name", ["P1_T1_lesion.nii.gz", "P1_T1_seg1.nii.gz", "P1_T1_roi.nii.gz"])
 def test_a_mask_without_a_mask_name_is_not_imported_as_a_scan(tmp_path: Path, brain: Task, name: str) -> None:
     """Otherwise it would be a second scan of the same patient, labelled by `P1_T1_mask.nii.gz`."""
-    phantom_batch.write_batch(tmp_path / "made", brain, 2, phantom_study.usual(brain), 3, slices=4, masks=True)
+    phantom_batch.write_batch(tmp_path / "made", brain, 2, phantom_study.usual_scanner(brain), 3, slices=4, masks=True)
     folder = tmp_path / "set" / "P1"
     folder.mkdir(parents=True)
     (folder / "P1_T1.nii.gz").write_bytes((tmp_path / "made" / "scan-0000.nii.gz").read_bytes())
     tumour = next(
-        path for path in sorted((tmp_path / "made/masks").iterdir()) if read(path.name, path.read_bytes()).pixels.any()
+        path
+        for path in sorted((tmp_path / "made/masks").iterdir())
+        if read_scan(path.name, path.read_bytes()).pixels.any()
     )
     for copy in ("P1_T1_mask.nii.gz", name):
         (folder / copy).write_bytes(tumour.read_bytes())
@@ -306,7 +310,7 @@ def test_a_mask_without_a_mask_name_is_not_imported_as_a_scan(tmp_path: Path, br
 
 
 def test_channels_that_share_a_mask_give_a_warning_and_unnamed_masks_a_fault(tmp_path: Path, brain: Task) -> None:
-    phantom_batch.write_batch(tmp_path / "made", brain, 2, phantom_study.usual(brain), 3, slices=4, masks=True)
+    phantom_batch.write_batch(tmp_path / "made", brain, 2, phantom_study.usual_scanner(brain), 3, slices=4, masks=True)
     for folder, ending in (("imagesTr", "_0000"), ("imagesTr", "_0001"), ("labelsTr", "")):
         for number in range(2):
             target = tmp_path / "set" / folder / f"case_{number}{ending}.nii.gz"

@@ -11,14 +11,14 @@ import pandas as pd
 import pydicom
 import pytest
 
-from data.batch.manifest import Indexed, index_batch, read_manifest
-from data.batch.metadata_table import metadata
-from data.duplicates.admitted_units import related
+from data.batch.manifest import IndexedBatch, index_batch, read_manifest
+from data.batch.metadata_table import read_metadata
+from data.duplicates.admitted_units import find_related_units
 from data.patients.contradictions import SIGNS
 from data.phantom import batch as phantom_batch
 from data.phantom import study
 from data.quality.gate import admit
-from data.quality.leakage import Findings, check
+from data.quality.leakage import Findings, check_leakage
 from data.quality.suite import Validation
 from data.record import HeaderIdentity, Task
 from data.scan.dicom import header_identity
@@ -34,7 +34,7 @@ Edit = Callable[[Callable[[list[dict[str, str]]], list[dict[str, str]] | None]],
 def phantoms(tmp_path_factory: pytest.TempPathFactory, lung: Task) -> Path:
     """Scans and table of six patients, two slices each."""
     folder = tmp_path_factory.mktemp("phantoms")
-    phantom_batch.write_batch(folder, lung, 6, study.usual(lung), seed=1, slices=2)
+    phantom_batch.write_batch(folder, lung, 6, study.usual_scanner(lung), seed=1, slices=2)
     return folder
 
 
@@ -55,7 +55,7 @@ def change_headers(folder: Path, change: Callable[[Any, int], None]) -> None:
 def judge(folder: Path, lung: Task, ingest: IngestSettings) -> tuple[Findings, Any]:
     """The findings of the leakage checks in a batch, and the gate's verdict on it."""
     indexed = index_batch(folder, folder.parent.parent / "staging" / folder.name, lung)
-    findings = check(indexed.manifest, pd.DataFrame(), ingest, indexed.rows)
+    findings = check_leakage(indexed.manifest, pd.DataFrame(), ingest, indexed.rows)
     verdict, _ = admit("b", CLEAN, findings, indexed.refused, len(indexed.manifest), ingest)
     return findings, verdict
 
@@ -219,15 +219,15 @@ def test_admitted_batches_are_compared_too(
     batch: Path, lung: Task, ingest: IngestSettings, edit: Edit, cells: dict[str, str], words: str
 ) -> None:
     before = admitted(batch, lung)
-    ids = metadata(batch)["patient_id"].drop_duplicates().tolist()
+    ids = read_metadata(batch)["patient_id"].drop_duplicates().tolist()
     make_later(batch, edit)
     cells = {name: cell.replace("as in the second row", ids[1]) for name, cell in cells.items()}
     edit(lambda rows: [rows[0] | cells])
     folder = batch.parent.parent / "admitted"
     new = index_batch(batch, batch.parent.parent / "staging" / "second", lung)
-    related_units = related(folder, batch.parent.parent / "known", new.manifest)
-    findings = check(new.manifest, related_units, ingest, new.rows)
-    assert check(new.manifest, before, ingest, new.rows).failing == findings.failing
+    related_units = find_related_units(folder, batch.parent.parent / "known", new.manifest)
+    findings = check_leakage(new.manifest, related_units, ingest, new.rows)
+    assert check_leakage(new.manifest, before, ingest, new.rows).failing == findings.failing
     reasons = [reason for texts in findings.failing.values() for reason in texts if "DICOM headers" in reason]
     assert len(reasons) == bool(words) and all(words in reason for reason in reasons)
 
@@ -248,7 +248,7 @@ def test_another_spelling_than_in_an_admitted_batch_fails(
         header.save_as(path)
     edit(lambda rows: [rows[0] | {"patient_id": spelling.format(7)}])
     new = index_batch(batch, batch.parent.parent / "staging" / "second", lung)
-    reasons = next(iter(check(new.manifest, before, ingest, new.rows).failing.values()))
+    reasons = next(iter(check_leakage(new.manifest, before, ingest, new.rows).failing.values()))
     assert any("the id of one patient is spelt in two ways" in reason for reason in reasons)
 
 
@@ -258,13 +258,13 @@ def test_an_older_manifest_without_signs_stops_nothing(
     old = admitted(batch, lung).drop(columns=list(SIGNS))
     make_later(batch, edit)
     new = index_batch(batch, batch.parent.parent / "staging" / "second", lung)
-    reasons = [reason for texts in check(new.manifest, old, ingest).failing.values() for reason in texts]
+    reasons = [reason for texts in check_leakage(new.manifest, old, ingest).failing.values() for reason in texts]
     assert not [reason for reason in reasons if "person" in reason or "spelt" in reason]
 
 
 def test_no_sign_in_the_manifest_is_an_identity(batch: Path, lung: Task) -> None:
     manifest = admitted(batch, lung)
-    header = header_identity.of_header(pydicom.dcmread(next(batch.glob("*.dcm"))))
+    header = header_identity.read_identity(pydicom.dcmread(next(batch.glob("*.dcm"))))
     manifest_text = (batch.parent.parent / "admitted" / "first" / "manifest.csv").read_text()
     absent = ["header_others", "group_spelling"]
     assert (manifest[list(SIGNS)].drop(columns=absent) != "").all(axis=None)
@@ -274,7 +274,7 @@ def test_no_sign_in_the_manifest_is_an_identity(batch: Path, lung: Task) -> None
 
 def test_ids_that_differ_in_spelling_are_refused_with_their_rows(real_data: Path) -> None:
     with pytest.raises(Fault) as caught:
-        metadata(real_data / "intake-faults" / "patient-id-spelling")
+        read_metadata(real_data / "intake-faults" / "patient-id-spelling")
     assert "in rows 2 and 3, rows 4 and 5, rows 6 and 7, rows 8 and 9, rows 10 and 11;" in str(caught.value)
     assert "patient_id differs in its spelling alone" in str(caught.value) and "ller" not in str(caught.value)
 
@@ -301,8 +301,8 @@ def test_ids_that_differ_in_spelling_are_refused_with_their_rows(real_data: Path
     ],
 )
 def test_ids_that_differ_in_spelling_are_one(first: str, second: str) -> None:
-    assert header_identity.fold(first) == header_identity.fold(second)
-    assert header_identity.spellings(["x", first, first, second]) == [[1, 3]]
+    assert header_identity.fold_id(first) == header_identity.fold_id(second)
+    assert header_identity.spelling_variants(["x", first, first, second]) == [[1, 3]]
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_ids_that_differ_in_spelling_are_one(first: str, second: str) -> None:
     ],
 )
 def test_ids_that_differ_in_more_are_two(first: str, second: str) -> None:
-    assert header_identity.fold(first) != header_identity.fold(second)
+    assert header_identity.fold_id(first) != header_identity.fold_id(second)
 
 
 @pytest.mark.parametrize(
@@ -335,10 +335,14 @@ def test_ids_that_differ_in_more_are_two(first: str, second: str) -> None:
     ],
 )
 def test_a_difference_names_what_shows_two_people(first: HeaderIdentity, second: HeaderIdentity, expected: str) -> None:
-    assert header_identity.difference(first, second) == header_identity.difference(second, first) == expected
+    assert (
+        header_identity.identity_difference(first, second)
+        == header_identity.identity_difference(second, first)
+        == expected
+    )
 
 
-def later(batch: Path, lung: Task, edit: Edit, **cells: str) -> Indexed:
+def later(batch: Path, lung: Task, edit: Edit, **cells: str) -> IndexedBatch:
     """The first scan of the batch as that of a later examination, with other cells of the table."""
     make_later(batch, edit)
     for path in batch.glob("*.dcm"):
@@ -372,7 +376,7 @@ def test_another_number_of_the_header_joins_two_patients_of_the_table(
     change_headers(batch, set_numbers)
     findings = judge(batch, lung, ingest)[0]
     assert len(findings.failing) == 4 and "one person of the DICOM headers is two patients" in joined_reasons(findings)
-    first_id = metadata(batch)["patient_id"].iloc[0]
+    first_id = read_metadata(batch)["patient_id"].iloc[0]
     edit(lambda rows: [row | {"patient_id": first_id} if index < 4 else row for index, row in enumerate(rows)])
     assert judge(batch, lung, ingest)[0].failing == {}
 
@@ -394,9 +398,9 @@ def test_another_number_is_compared_with_admitted_batches(
 
     change_headers(batch, change_number)
     new = later(batch, lung, edit, patient_id="Z-9")
-    related_units = related(batch.parent.parent / "admitted", batch.parent.parent / "known", new.manifest)
+    related_units = find_related_units(batch.parent.parent / "admitted", batch.parent.parent / "known", new.manifest)
     for table in (before, related_units):
-        assert "is two patients of the table" in joined_reasons(check(new.manifest, table, ingest, new.rows))
+        assert "is two patients of the table" in joined_reasons(check_leakage(new.manifest, table, ingest, new.rows))
 
 
 def test_one_number_of_two_hospitals_is_two_people(batch: Path, lung: Task, ingest: IngestSettings, edit: Edit) -> None:
@@ -405,7 +409,7 @@ def test_one_number_of_two_hospitals_is_two_people(batch: Path, lung: Task, inge
         batch, lambda header, _: header.update({"PatientName": "Somebody^Else", "PatientBirthDate": "19010203"})
     )
     new = later(batch, lung, edit, patient_id="B-1")
-    findings = check(new.manifest, before, ingest, new.rows)
+    findings = check_leakage(new.manifest, before, ingest, new.rows)
     assert "DICOM headers" not in joined_reasons(findings)
     assert any("people of other names and birth dates: 1" in text for text in findings.warnings)
 
@@ -420,7 +424,7 @@ def test_one_number_with_one_name_or_birth_date_is_one_person(
     changes = changes if len(changes) == 1 else dict.fromkeys(changes, "")
     change_headers(batch, lambda header, _: header.update(changes))
     new = later(batch, lung, edit, patient_id="B-1")
-    assert "is two patients of the table" in joined_reasons(check(new.manifest, before, ingest, new.rows))
+    assert "is two patients of the table" in joined_reasons(check_leakage(new.manifest, before, ingest, new.rows))
 
 
 def test_a_group_spelt_differently_than_in_an_admitted_batch_fails(
@@ -430,10 +434,10 @@ def test_a_group_spelt_differently_than_in_an_admitted_batch_fails(
     before = admitted(batch, lung)
     change_headers(batch, lambda header, _: header.update({"PatientID": "", "PatientName": "", "PatientBirthDate": ""}))
     new = later(batch, lung, edit, patient_id="sister", group="family-00")
-    related_units = related(batch.parent.parent / "admitted", batch.parent.parent / "known", new.manifest)
+    related_units = find_related_units(batch.parent.parent / "admitted", batch.parent.parent / "known", new.manifest)
     for table in (before, related_units):
         assert "the group of its patient is spelt in two ways" in joined_reasons(
-            check(new.manifest, table, ingest, new.rows)
+            check_leakage(new.manifest, table, ingest, new.rows)
         )
 
 
@@ -442,7 +446,7 @@ def test_a_group_spelt_differently_than_in_an_admitted_batch_fails(
     [("А123", "A123"), ("ΡΟ12", "PO12"), ("HASTI1", "hastı1"), ("Łuk7", "LUK7"), ("КОТ-01", "KOT1")],
 )
 def test_look_alike_letters_of_another_script_give_the_same_id(first: str, second: str) -> None:
-    assert header_identity.spellings([first, second]) == [[0, 1]]
+    assert header_identity.spelling_variants([first, second]) == [[0, 1]]
 
 
 def test_a_patient_of_both_sexes_gets_a_warning(batch: Path, lung: Task, ingest: IngestSettings, edit: Edit) -> None:

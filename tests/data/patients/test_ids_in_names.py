@@ -8,7 +8,7 @@ import pytest
 
 from data.batch import metadata_table
 from data.importing.import_folder import import_folder
-from data.patients.ids_in_names import contradicting_rows, visits
+from data.patients.ids_in_names import contradicting_rows, group_visits
 from data.record import Task
 from lineage.errors import Fault
 from tests.data.importing.test_import_folder import faults, volume
@@ -53,10 +53,10 @@ def test_rows_that_are_shifted_against_their_folders_stop_the_batch(batch: Path,
             row["patient_id"] = patient
 
     edit(move_into_folders)
-    assert len(metadata_table.metadata(batch)) == 12
+    assert len(metadata_table.read_metadata(batch)) == 12
     edit(shift_ids)
     with pytest.raises(Fault, match=r"the files of rows 3, 5, 7, 9, 11 and 1 more have in name or folder"):
-        metadata_table.metadata(batch)
+        metadata_table.read_metadata(batch)
 
 
 def test_ids_that_may_be_visits_get_a_warning_unless_a_group_is_given(batch: Path, edit: Edit) -> None:
@@ -77,7 +77,7 @@ def test_ids_that_may_be_visits_get_a_warning_unless_a_group_is_given(batch: Pat
 
 
 def remarks(batch: Path) -> list[str]:
-    return metadata_table.remarks(batch, metadata_table.metadata(batch))
+    return metadata_table.remarks(batch, metadata_table.read_metadata(batch))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def remarks(batch: Path) -> list[str]:
     ],
 )
 def test_names_that_only_differ_in_a_visit_are_grouped(names: tuple[str, ...], groups: list[list[str]]) -> None:
-    assert visits(names) == groups
+    assert group_visits(names) == groups
 
 
 def test_folders_that_may_be_visits_need_a_patient_level(real_data: Path, tmp_path: Path, brain: Task) -> None:
@@ -124,10 +124,10 @@ def test_file_names_that_may_be_visits_need_a_patient_level(real_data: Path, tmp
 def test_a_word_for_an_unknown_patient_is_no_id(batch: Path, edit: Edit, word: str, column: str) -> None:
     edit(lambda rows: [row | {column: word} if index < 4 else row for index, row in enumerate(rows)])
     with pytest.raises(Fault, match=rf"{column} is a word for nobody in rows 2, 3, 4, 5"):
-        metadata_table.metadata(batch)
+        metadata_table.read_metadata(batch)
 
 
 @pytest.mark.parametrize("ids", ["ABCDEF", "012345"])
 def test_letters_and_zero_are_ids(batch: Path, edit: Edit, ids: str) -> None:
     edit(lambda rows: [row | {"patient_id": ids[index // 2]} for index, row in enumerate(rows)])
-    assert metadata_table.metadata(batch)["patient_id"].nunique() == 6
+    assert metadata_table.read_metadata(batch)["patient_id"].nunique() == 6

@@ -16,7 +16,7 @@ import pandas as pd
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from data.batch.metadata_table import metadata
+from data.batch.metadata_table import read_metadata
 from data.importing.import_folder import import_folder
 from data.patients import contradictions as patients_contradictions
 from data.record import HeaderIdentity, Task
@@ -65,7 +65,7 @@ def scans(draw: st.DrawFn) -> pd.DataFrame:
 
 def units_without_finding(table: pd.DataFrame, admitted: pd.DataFrame | None = None) -> pd.DataFrame:
     """The units without a finding; none if the batch has an error or a warning."""
-    findings = patients_contradictions.check(table, admitted)
+    findings = patients_contradictions.check_identities(table, admitted)
     if findings.errors or findings.warnings:
         return table.iloc[:0]
     return table[~table["unit_id"].isin(list(findings.failing))]
@@ -103,7 +103,7 @@ def test_no_mix_up_of_patients_across_batches_is_silent(first: pd.DataFrame, sec
 def test_a_correct_table_is_never_contradicted(table: pd.DataFrame) -> None:
     correct = table.assign(patient="P" + table["person"].astype(str), cluster="P" + table["person"].astype(str))
     correct["spelling"] = "id p" + table["person"].astype(str)
-    findings = patients_contradictions.check(correct)
+    findings = patients_contradictions.check_identities(correct)
     assert not findings.failing and not findings.errors
 
 
@@ -159,7 +159,7 @@ def check_record(source: Path, target: Path, record: dict[str, Any]) -> None:
         left_out.values()
     )  # the batch's own table and record
     assert not [path for path in target.rglob("*") if path.is_symlink()]
-    rows = metadata(target)
+    rows = read_metadata(target)
     assert not rows["file_name"].str.contains(r"mask|\._|DS_Store|Thumbs", regex=True).any()
 
 

@@ -13,9 +13,9 @@ from data.duplicates.near_duplicates import near_pairs
 from data.phantom import batch, samples
 from data.phantom import scanner as phantom_scanner
 from data.phantom import study as phantom_study
-from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Modality, PixelSettings, Pooling, Scan, Task, Units
+from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Modality, PixelSettings, Pooling, Scan, Task, ValueUnit
 from data.scan.preprocess import unit_pixels
-from data.scan.read import read
+from data.scan.read import read_scan
 from data.scan.thumbnail import thumbnail
 from lineage import fingerprint
 from lineage.errors import Fault
@@ -54,7 +54,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 
 def scan_of(folder: Path, row: dict[str, str]) -> Scan:
-    return read(row["file_name"], (folder / row["file_name"]).read_bytes())
+    return read_scan(row["file_name"], (folder / row["file_name"]).read_bytes())
 
 
 def other(task: Task) -> phantom_scanner.Scanner:
@@ -64,14 +64,14 @@ def other(task: Task) -> phantom_scanner.Scanner:
 @each_task
 def test_the_same_seed_gives_the_same_bytes(task: Task, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        batch.write_batch(tmp_path / name, task, 3, phantom_study.usual(task), seed, slices=2)
-    a, b, c = (fingerprint.tree(tmp_path / name) for name in "abc")
+        batch.write_batch(tmp_path / name, task, 3, phantom_study.usual_scanner(task), seed, slices=2)
+    a, b, c = (fingerprint.hash_folder(tmp_path / name) for name in "abc")
     assert a == b and set(a.values()).isdisjoint(c.values())
 
 
 @each_task
 def test_every_row_is_a_readable_scan_with_what_the_task_needs(task: Task, tmp_path: Path) -> None:
-    batch.write_batch(tmp_path, task, 6, phantom_study.usual(task), 3, slices=2)
+    batch.write_batch(tmp_path, task, 6, phantom_study.usual_scanner(task), 3, slices=2)
     rows = rows_of(tmp_path)
     assert set(rows[0]) <= {*REQUIRED_METADATA, *OPTIONAL_METADATA} and len(rows) == 12
     assert len({row["patient_id"] for row in rows}) == 6 and {row["label"] for row in rows} == set(task.classes)
@@ -80,7 +80,7 @@ def test_every_row_is_a_readable_scan_with_what_the_task_needs(task: Task, tmp_p
         plane = scan.pixels[int(row["slice"] or 0)]
         assert plane.std() > 20 and scan.spacing is not None
         if task.modality == Modality.CT:
-            assert scan.units == Units.HU and scan.header["body_part"] == task.body_parts[0]
+            assert scan.units == ValueUnit.HU and scan.header["body_part"] == task.body_parts[0]
             assert scan.patient_id == row["patient_id"] and plane.min() >= -1024
         assert (row["lesion_mm"] != "") == (row["label"] != task.classes[0])
 
@@ -98,7 +98,7 @@ def test_a_phantom_is_valid_dicom_with_a_plain_identity(tmp_path: Path) -> None:
 
 
 def test_padding_of_a_volume_is_blank_and_not_labelled(tmp_path: Path) -> None:
-    batch.write_batch(tmp_path, BRAIN, 8, phantom_study.usual(BRAIN), 3, slices=4)
+    batch.write_batch(tmp_path, BRAIN, 8, phantom_study.usual_scanner(BRAIN), 3, slices=4)
     rows = rows_of(tmp_path)
     pixels = scan_of(tmp_path, rows[0]).pixels
     assert len(pixels) == 6 and not pixels[0].any() and not pixels[-1].any()
@@ -113,8 +113,8 @@ def test_padding_of_a_volume_is_blank_and_not_labelled(tmp_path: Path) -> None:
 def test_the_planted_lesion_is_the_only_difference(task: Task) -> None:
     """And on the shifted scanner it shows the other way round."""
     signs = []
-    for scanner in (phantom_study.usual(task), other(task)):
-        study = phantom_study.study(task, scanner, 1, 5, task.positive[0], strength=1.0)
+    for scanner in (phantom_study.usual_scanner(task), other(task)):
+        study = phantom_study.make_study(task, scanner, 1, 5, task.positive[0], strength=1.0)
         healthy = replace(study, lesion=None, room=0.0)
         change = study.slice(0, 1)[0].astype(float) - healthy.slice(0, 1)[0]
         assert study.lesion is not None
@@ -127,12 +127,12 @@ def test_the_planted_lesion_is_the_only_difference(task: Task) -> None:
 @each_task
 def test_who_has_no_tumour_has_as_much_of_its_greys_in_another_shape(task: Task) -> None:
     """A lookalike changes about as many pixels by about as much as the lesion, and lies longer than it is wide."""
-    quiet = replace(phantom_study.usual(task), noise=0.0)
+    quiet = replace(phantom_study.usual_scanner(task), noise=0.0)
     changed: dict[bool, list[float]] = {True: [], False: []}
     longer: dict[bool, list[float]] = {True: [], False: []}
     for number in range(40):
         for label in (task.positive[0], task.classes[0]):
-            study = phantom_study.study(task, quiet, 1, number, label)
+            study = phantom_study.make_study(task, quiet, 1, number, label)
             bare = replace(study, lesion=None, room=0.0)
             change = np.abs(study.slice(0, 1)[0].astype(float) - bare.slice(0, 1)[0])
             ill = study.lesion is not None
@@ -147,10 +147,10 @@ def test_who_has_no_tumour_has_as_much_of_its_greys_in_another_shape(task: Task)
 @each_task
 def test_patients_are_no_near_duplicates_of_each_other(task: Task) -> None:
     rows = []
-    for scanner in (phantom_study.usual(task), other(task)):
+    for scanner in (phantom_study.usual_scanner(task), other(task)):
         for number in range(60):
-            study = phantom_study.study(task, scanner, scanner.turned + 1, number, task.classes[number % 2])
-            units = Units.HU if task.modality == Modality.CT else Units.RAW
+            study = phantom_study.make_study(task, scanner, scanner.turned + 1, number, task.classes[number % 2])
+            units = ValueUnit.HU if task.modality == Modality.CT else ValueUnit.RAW
             picture = unit_pixels(study.slice(0, 1)[0].astype(np.float32), units, task.pixels)
             rows.append({"thumbnail": thumbnail(picture), "cluster": f"{scanner.site}-{number}"})
     table = pd.DataFrame(rows)
@@ -161,7 +161,7 @@ def test_patients_are_no_near_duplicates_of_each_other(task: Task) -> None:
 def test_the_classes_of_an_ordered_task_are_sizes(modality: Modality, tmp_path: Path) -> None:
     organ = {Modality.CT: "lung", Modality.MR: "brain"}[modality]
     made = task(f"{organ}-stage", organ, modality, "CHEST", ("small", "medium", "large"), None)
-    batch.write_batch(tmp_path, replace(made, ordered=True), 30, phantom_study.usual(made), 4, slices=2)
+    batch.write_batch(tmp_path, replace(made, ordered=True), 30, phantom_study.usual_scanner(made), 4, slices=2)
     sizes: dict[str, list[float]] = {"small": [], "medium": [], "large": []}
     for row in rows_of(tmp_path):
         sizes[row["label"]].append(float(row["lesion_mm"]))
@@ -172,7 +172,7 @@ def test_the_classes_of_an_ordered_task_are_sizes(modality: Modality, tmp_path: 
 
 def test_sham_deals_labels_to_patients_anew(tmp_path: Path) -> None:
     for name, sham in (("true", False), ("sham", True)):
-        batch.write_batch(tmp_path / name, LUNG, 30, phantom_study.usual(LUNG), 4, slices=2, sham=sham)
+        batch.write_batch(tmp_path / name, LUNG, 30, phantom_study.usual_scanner(LUNG), 4, slices=2, sham=sham)
     true, sham = rows_of(tmp_path / "true"), rows_of(tmp_path / "sham")
     same = np.mean([one["label"] == two["label"] for one, two in zip(true, sham, strict=True)])
     assert 0.1 < same < 0.6 and not any(row["lesion_mm"] for row in sham)
@@ -214,20 +214,20 @@ def test_samples_to_try(tmp_path: Path) -> None:
         "brain-mr-equivocal.nii.gz",
         "wrong-body-part.dcm",
     ]
-    assert read("x", made[-1].read_bytes()).header["body_part"] == "LEG"
-    clear, faint = (read("x", path.read_bytes()).pixels[0] for path in made[:2])
+    assert read_scan("x", made[-1].read_bytes()).header["body_part"] == "LEG"
+    clear, faint = (read_scan("x", path.read_bytes()).pixels[0] for path in made[:2])
     assert np.abs(clear - faint).max() > 300
 
 
 def test_an_organ_without_a_drawing_is_a_fault(tmp_path: Path) -> None:
     knee = task("knee-ct", "knee", Modality.CT, "KNEE", ("normal", "tumour"), (50.0, 400.0))
     with pytest.raises(Fault, match="no phantom for 'knee'"):
-        batch.write_batch(tmp_path, knee, 1, phantom_study.usual(knee), 1)
+        batch.write_batch(tmp_path, knee, 1, phantom_study.usual_scanner(knee), 1)
 
 
 def test_many_slices_are_made_in_seconds(tmp_path: Path) -> None:
     started = time.process_time()
-    batch.write_batch(tmp_path, LUNG, 60, phantom_study.usual(LUNG), 1)
+    batch.write_batch(tmp_path, LUNG, 60, phantom_study.usual_scanner(LUNG), 1)
     assert time.process_time() - started < 3  # about 0.6 s on an idle core
 
 
@@ -235,19 +235,19 @@ def test_many_slices_are_made_in_seconds(tmp_path: Path) -> None:
 def test_a_mask_is_where_the_lesion_was_drawn(task: Task, tmp_path: Path) -> None:
     """With masks the scans are the same; a mask lies where the slice differs from the same patient's without."""
     for name, masks in (("bare", False), ("masked", True)):
-        batch.write_batch(tmp_path / name, task, 6, phantom_study.usual(task), 3, slices=2, masks=masks)
-    bare, masked = (fingerprint.tree(tmp_path / name) for name in ("bare", "masked"))
+        batch.write_batch(tmp_path / name, task, 6, phantom_study.usual_scanner(task), 3, slices=2, masks=masks)
+    bare, masked = (fingerprint.hash_folder(tmp_path / name) for name in ("bare", "masked"))
     assert {name for name in masked if masked[name] != bare.get(name)} == {
         "metadata.csv",
         *(name for name in masked if name.startswith("masks/")),
     }
     for row in rows_of(tmp_path / "masked"):
-        mask = read("mask", (tmp_path / "masked" / row["mask"]).read_bytes()).pixels[int(row["slice"] or 0)] > 0
+        mask = read_scan("mask", (tmp_path / "masked" / row["mask"]).read_bytes()).pixels[int(row["slice"] or 0)] > 0
         assert mask.shape == (128, 128) and mask.any() == (row["label"] != task.classes[0])
-    ill = phantom_study.study(task, replace(phantom_study.usual(task), noise=0.0), 3, 1, task.positive[0])
+    ill = phantom_study.make_study(task, replace(phantom_study.usual_scanner(task), noise=0.0), 3, 1, task.positive[0])
     healthy = replace(ill, lesion=None, room=0.0)
     plane, without = (each.slice(0, 1)[0].astype(float) for each in (ill, healthy))
     outline, change = ill.outline(0, 1), np.abs(plane - without)
     assert change[outline].mean() > 8 * change[~outline].mean() and not healthy.outline(0, 1).any()
-    batch.write_batch(tmp_path / "sham", task, 3, phantom_study.usual(task), 3, sham=True, masks=True)
+    batch.write_batch(tmp_path / "sham", task, 3, phantom_study.usual_scanner(task), 3, sham=True, masks=True)
     assert not (tmp_path / "sham/masks").exists(), "a mask would betray the label"

@@ -8,7 +8,7 @@ import pytest
 from data.phantom import anatomy, canvas
 from data.phantom.anatomy import Habit, Lesion
 from data.phantom.scanner import SCANNERS, Scanner, acquire
-from data.record import Modality, Scan, Units
+from data.record import Modality, Scan, ValueUnit
 from data.scan.slice_features import describe
 
 DRAW = {Modality.CT: anatomy.chest, Modality.MR: anatomy.head}
@@ -41,7 +41,7 @@ def test_what_it_stores_is_a_plausible_scan(scanner: Scanner) -> None:
 def test_its_noise_is_what_it_says(scanner: Scanner) -> None:
     flat = np.full((anatomy.SIZE, anatomy.SIZE), 500, np.float32)
     plane = acquire(flat, replace(scanner, bias=0.0), np.random.default_rng(1)).astype(np.float32)
-    scan = Scan("flat", plane[None], Units.HU, scanner.modality, None)
+    scan = Scan("flat", plane[None], ValueUnit.HU, scanner.modality, None)
     assert describe(plane, scan)["noise"] == pytest.approx(scanner.noise, rel=0.1)
     assert plane.mean() == pytest.approx(500 * scanner.gain + scanner.offset, abs=8)
 

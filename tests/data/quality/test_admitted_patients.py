@@ -69,7 +69,7 @@ def test_a_series_without_a_series_uid_is_found(batch: Path, lung: Task) -> None
         del header.SeriesInstanceUID
         header.save_as(path)
         parts[path.name] = path.read_bytes()
-    archive = zip_archive.packed(parts)
+    archive = zip_archive.pack_files(parts)
     name = f"scans/{hashlib.sha256(archive).hexdigest()[:16]}.zip"
     (folder / name).write_bytes(archive)
     make_old(folder)

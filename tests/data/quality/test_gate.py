@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.batch.manifest import Refused
+from data.batch.manifest import RefusedFile
 from data.quality.gate import admit
 from data.quality.leakage import Findings
 from data.quality.suite import Validation
@@ -47,7 +47,7 @@ def test_too_many_failing_scans_keep_the_batch_out(ingest: IngestSettings) -> No
 
 
 def test_refused_files_are_counted_and_named(ingest: IngestSettings) -> None:
-    refused = [Refused(f"{number}.dcm", "is truncated") for number in range(7)]
+    refused = [RefusedFile(f"{number}.dcm", "is truncated") for number in range(7)]
     verdict, _ = admit("b", validation(), CLEAN, refused, 50, ingest)
     assert verdict.outcome is Outcome.PASS and verdict.figures["refused"] == 7
     assert verdict.reasons[1].startswith("7 files refused: 0.dcm (is truncated); ")
@@ -76,7 +76,7 @@ def test_warnings_are_reported_and_do_not_decide(ingest: IngestSettings) -> None
 def test_an_empty_batch_and_one_of_only_bad_scans_fail(ingest: IngestSettings) -> None:
     assert admit("b", validation(), CLEAN, [], 0, ingest)[0].reasons == ("the batch holds no unit",)
     tolerant = replace(ingest, max_failing=1.0)
-    verdict, _ = admit("b", validation(u1=["blank"]), CLEAN, [Refused("x", "y")], 2, tolerant)
+    verdict, _ = admit("b", validation(u1=["blank"]), CLEAN, [RefusedFile("x", "y")], 2, tolerant)
     assert verdict.outcome is Outcome.FAIL and verdict.reasons[0] == "nothing can be admitted: all 2 units fail"
 
 
@@ -102,7 +102,7 @@ def test_the_tolerated_share_counts_units_and_files(
     ingest: IngestSettings, failing: int, refused: int, total: int, outcome: Outcome
 ) -> None:
     bad = {f"u{number}": ["blank"] for number in range(failing)}
-    files = [Refused(f"{number}.dcm", "is truncated") for number in range(refused)]
+    files = [RefusedFile(f"{number}.dcm", "is truncated") for number in range(refused)]
     verdict, _ = admit("b", validation(**bad), CLEAN, files, total, ingest)
     assert verdict.outcome is outcome
     assert verdict.figures["failing_share"] == pytest.approx((failing + refused) / total)
@@ -121,7 +121,7 @@ def test_the_tolerated_share_can_be_0_or_1(
 
 def test_a_verdict_has_its_figures(ingest: IngestSettings) -> None:
     findings = Findings({"u2": ["exact copy: u1"]}, [], {"exact_copies": 1})
-    verdict, _ = admit("b", validation(u1=["blank"]), findings, [Refused("x", "y")], 30, ingest)
+    verdict, _ = admit("b", validation(u1=["blank"]), findings, [RefusedFile("x", "y")], 30, ingest)
     assert verdict.figures == {
         "units": 30,
         "failing": 2,
@@ -164,7 +164,7 @@ def test_reasons_are_sorted_by_frequency_and_name_five_units(ingest: IngestSetti
     ("count", "ending"), [(1, "0.dcm (torn)"), (5, "4.dcm (torn)"), (6, "4.dcm (torn) and 1 more")]
 )
 def test_five_refused_files_are_named(ingest: IngestSettings, count: int, ending: str) -> None:
-    refused = [Refused(f"{number}.dcm", "torn") for number in range(count)]
+    refused = [RefusedFile(f"{number}.dcm", "torn") for number in range(count)]
     reason = admit("b", validation(), CLEAN, refused, 1000, ingest)[0].reasons[1]
     assert reason.startswith(f"{count} file{'s' if count > 1 else ''} refused: 0.dcm (torn)")
     assert reason.endswith(ending)
@@ -172,7 +172,7 @@ def test_five_refused_files_are_named(ingest: IngestSettings, count: int, ending
 
 def test_a_refused_file_keeps_the_batch_out_if_nothing_is_tolerated(ingest: IngestSettings) -> None:
     strict = replace(ingest, quarantine="batch", max_failing=1.0)
-    verdict, _ = admit("b", validation(), CLEAN, [Refused("x", "torn")], 50, strict)
+    verdict, _ = admit("b", validation(), CLEAN, [RefusedFile("x", "torn")], 50, strict)
     assert verdict.outcome is Outcome.FAIL
     assert verdict.reasons[0] == "1 of 50 units fail, and ingest.quarantine is `batch`"
 

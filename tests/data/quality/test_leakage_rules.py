@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from data.quality.leakage import Findings, check
+from data.quality.leakage import Findings, check_leakage
 from data.quality.shortcuts import GREYS, NUMBERS
 from data.scan.slice_features import FACTS
-from data.scan.thumbnail import SIDE, encoded
+from data.scan.thumbnail import SIDE, encode_thumbnail
 from data.settings import IngestSettings
 
 SETTINGS = IngestSettings("scan", 0.2, 1, 0.97, 0.98)
@@ -30,7 +30,7 @@ def thumbnail(seed: int, change: float = 0.0) -> str:
         gaussian_filter(np.random.default_rng(number).normal(size=(SIDE, SIDE)), 2) for number in (seed, seed + 1000)
     )
     mixed = (1 - change) * picture + change * other_picture
-    return encoded(np.rint((mixed - mixed.min()) / np.ptp(mixed) * 63).astype(np.uint8))
+    return encode_thumbnail(np.rint((mixed - mixed.min()) / np.ptp(mixed) * 63).astype(np.uint8))
 
 
 def unit(name: str, patient: str, picture: int, label: str = "benign", **cells: Any) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def unit(name: str, patient: str, picture: int, label: str = "benign", **cells: 
 
 
 def check_units(*units: dict[str, Any], admitted: tuple[dict[str, Any], ...] = ()) -> Findings:
-    return check(pd.DataFrame(list(units)), pd.DataFrame(list(admitted)), SETTINGS)
+    return check_leakage(pd.DataFrame(list(units)), pd.DataFrame(list(admitted)), SETTINGS)
 
 
 def test_different_pictures_of_different_patients_have_no_findings() -> None:
@@ -87,7 +87,7 @@ def test_a_patient_of_both_sexes_gives_a_warning(sexes: list[str], count: int) -
 
 def test_an_empty_batch_has_no_finding() -> None:
     empty = pd.DataFrame([unit("a", "P1", 1)]).iloc[:0]
-    findings = check(empty, NOBODY, SETTINGS)
+    findings = check_leakage(empty, NOBODY, SETTINGS)
     assert findings.failing == {} and findings.figures["clusters"] == 0
 
 
@@ -131,7 +131,7 @@ def test_the_later_near_duplicate_of_two_patients_stays_out() -> None:
 def test_the_likeness_of_near_duplicates_is_a_setting(limit: float, is_out: bool) -> None:
     settings = IngestSettings("scan", 0.2, 1, limit, 0.98)
     units = pd.DataFrame([unit("b", "P2", 1), unit("a", "P1", 1, change=0.1)])
-    assert bool(check(units, NOBODY, settings).failing) is is_out
+    assert bool(check_leakage(units, NOBODY, settings).failing) is is_out
 
 
 def test_a_near_duplicate_of_an_admitted_scan_stays_out_at_any_position() -> None:

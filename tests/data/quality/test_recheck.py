@@ -91,7 +91,7 @@ def test_a_valid_batch_has_no_findings_and_is_not_changed(dicom: Admitted) -> No
 
 def test_a_valid_batch_of_volumes_has_no_findings(home: Path, brain: Task) -> None:
     source = home.parent / "inbox" / "volumes"
-    phantom_batch.write_batch(source, brain, 3, study.usual(brain), seed=1, slices=2)
+    phantom_batch.write_batch(source, brain, 3, study.usual_scanner(brain), seed=1, slices=2)
     assert admit(source, brain).without_new_columns().findings() == []
 
 
@@ -137,14 +137,16 @@ def test_one_person_in_two_patients_is_found_by_the_stored_copies(dicom: Admitte
     change_headers(dicom.without_new_columns(), one_study)
     reasons = dicom.reasons()
     affected = dicom.table().loc[dicom.table()["patient"].isin([patients[0], patients[-1]]), "unit_id"]
-    assert reasons == {"one person of the DICOM headers is two patients of the table: correct patient_id": set(affected)}
+    assert reasons == {
+        "one person of the DICOM headers is two patients of the table: correct patient_id": set(affected)
+    }
 
 
 def test_identity_signs_of_two_batches_are_compared(home: Path, lung: Task) -> None:
     batches = []
     for seed, name in enumerate(("one", "two")):
         source = home.parent / "inbox" / name
-        phantom_batch.write_batch(source, lung, 2, study.usual(lung), seed=seed + 1, slices=1)
+        phantom_batch.write_batch(source, lung, 2, study.usual_scanner(lung), seed=seed + 1, slices=1)
         batches.append(admit(source, lung).without_new_columns())
         change_headers(batches[-1], lambda header, number: setattr(header, "StudyInstanceUID", f"2.25.{number}"))
     findings = recheck.recheck({batch.folder.name: (batch.folder, lung) for batch in batches}, home.parent / "nowhere")
@@ -173,7 +175,7 @@ def test_outlines_are_compared_with_the_masks_of_the_inbox(prone: Admitted) -> N
     path = prone.folder / lesion_grid.NAME
     grids = lesion_grid.read_grids(path)
     flipped = {unit: np.ascontiguousarray(grid[::-1]) for unit, grid in grids.items()}
-    lesion_grid.write(path, {unit: flipped[unit] if number else grids[unit] for number, unit in enumerate(grids)})
+    lesion_grid.write_grids(path, {unit: flipped[unit] if number else grids[unit] for number, unit in enumerate(grids)})
     assert prone.reasons(with_source=True) == {
         "its outline is misplaced: by its affine the mask is elsewhere": set(list(grids)[1:])
     }
@@ -181,7 +183,7 @@ def test_outlines_are_compared_with_the_masks_of_the_inbox(prone: Admitted) -> N
 
 def test_masks_of_several_slices_without_an_original_give_a_hint(home: Path, brain: Task) -> None:
     source = home.parent / "inbox" / "masks"
-    phantom_batch.write_batch(source, brain, 2, study.usual(brain), seed=1, slices=2, masks=True)
+    phantom_batch.write_batch(source, brain, 2, study.usual_scanner(brain), seed=1, slices=2, masks=True)
     batch = admit(source, brain)
     assert batch.findings() == []
     batch.without_new_columns()
@@ -193,7 +195,7 @@ def test_a_mask_with_several_values_is_found_if_it_is_in_the_inbox(home: Path, r
     import nibabel
 
     source = home.parent / "inbox" / "organ"
-    phantom_batch.write_batch(source, brain, 2, study.usual(brain), seed=1, slices=2, masks=True)
+    phantom_batch.write_batch(source, brain, 2, study.usual_scanner(brain), seed=1, slices=2, masks=True)
     batch = admit(source, brain).without_new_columns()
     for path in {source / row["mask"] for row in csv.DictReader((source / "metadata.csv").open()) if row["mask"]}:
         image = nibabel.load(path)
@@ -209,7 +211,7 @@ def test_hidden_bits_of_a_stored_copy_are_found(home: Path, real_data: Path, lun
     batch = admit(source, lung)
     assert batch.findings() == [], "a copy of the current version has only the picture"
     original = next(path for path in source.iterdir() if path.suffix == ".dcm")
-    assert read.read("scan", original.read_bytes()).hides
+    assert read.read_scan("scan", original.read_bytes()).hides
     shutil.copyfile(original, stored_path(batch))
     assert list(batch.reasons()) == ["the stored copy has bits outside of its picture, which can contain a name"]
 

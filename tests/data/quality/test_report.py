@@ -23,10 +23,10 @@ def data(home: Path, lung: Task, ingest: IngestSettings) -> tuple[Path, dict[str
     samples.bad_batch(source, lung, 5)
     indexed = batch_manifest.index_batch(source, staging, lung)
     validation = suite.validate(indexed.manifest, lung, ingest, home / "gx", "first")
-    findings = leakage.check(indexed.manifest, pd.DataFrame(), ingest)
+    findings = leakage.check_leakage(indexed.manifest, pd.DataFrame(), ingest)
     verdict, failing = gate.admit("first", validation, findings, indexed.refused, len(indexed.manifest), ingest)
     root = home.parent / "data"
-    rejected_units.note(staging, failing, indexed.refused)
+    rejected_units.record_failing(staging, failing, indexed.refused)
     rejected_units.set_aside(staging, root / "quarantine" / "first")
     admitted = indexed.manifest[~indexed.manifest["unit_id"].isin(list(failing))]
     batch = root / "batches" / lung.name / "first"
@@ -34,13 +34,13 @@ def data(home: Path, lung: Task, ingest: IngestSettings) -> tuple[Path, dict[str
     staging.rename(batch)
     admitted.to_csv(batch / "manifest.csv", index=False)
     no_cohorts = cohorts.read_cohorts(home / "none.csv")
-    rows = cohorts.assign(admitted, no_cohorts, SplitSettings(7, 0.3, 0.2), 1, "first", lung)
+    rows = cohorts.assign_cohorts(admitted, no_cohorts, SplitSettings(7, 0.3, 0.2), 1, "first", lung)
     cohorts.append_cohorts(root / "cohorts" / "lung-ct.csv", rows)
     return root, verdict.to_dict() | {"task": "lung-ct", "at": "2026-05-01T10:00:00Z"}
 
 
 def page(data: tuple[Path, dict[str, object]], lung: Task, brain: Task, home: Path) -> str:
-    path = report.write(data[0], [lung, brain], [data[1]], home / "quality" / "all.html")
+    path = report.write_quality_page(data[0], [lung, brain], [data[1]], home / "quality" / "all.html")
     return path.read_text(encoding="utf-8")
 
 
@@ -113,6 +113,6 @@ def test_setting_aside_replaces_the_earlier_result(data: tuple[Path, dict[str, o
     rows = batch_manifest.read_manifest(quarantine / "manifest.csv")
     assert set(rows["unit_id"]) == set(rejected_units.read_failing(quarantine))
     assert all((quarantine / file).is_file() for file in rows["file"])
-    rejected_units.note(home / "empty", {}, [])
+    rejected_units.record_failing(home / "empty", {}, [])
     rejected_units.set_aside(home / "empty", quarantine)
     assert not quarantine.exists()

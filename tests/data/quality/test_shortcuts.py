@@ -6,7 +6,7 @@ import pytest
 
 from data.quality.shortcuts import GREYS, NUMBERS, find_shortcuts
 from data.scan.slice_features import FACTS
-from data.scan.thumbnail import encoded
+from data.scan.thumbnail import encode_thumbnail
 
 LIMIT = 0.98
 
@@ -17,7 +17,7 @@ def manifest_of(count: int, seed: int = 0) -> pd.DataFrame:
     cluster = np.repeat(np.arange(count), 3)
     numbers = {name: random.normal(size=3 * count) for name in (*NUMBERS, *GREYS)}
     texts = dict.fromkeys((*FACTS, "site", "scanner"), "same")
-    thumbnails = [encoded(random.integers(0, 64, (40, 40)).astype(np.uint8)) for _ in cluster]
+    thumbnails = [encode_thumbnail(random.integers(0, 64, (40, 40)).astype(np.uint8)) for _ in cluster]
     label = np.where(cluster % 2 == 0, "normal", "tumour")
     return pd.DataFrame({"label": label, "cluster": cluster.astype(str), "thumbnail": thumbnails, **numbers, **texts})
 
@@ -53,7 +53,7 @@ def test_a_fact_correlated_with_the_label_is_found_and_named(
 def test_a_frame_around_the_pictures_of_one_label_is_found(manifest: pd.DataFrame) -> None:
     framed = np.full((40, 40), 63, np.uint8)
     framed[4:-4, 4:-4] = 20
-    thumbnails = manifest["thumbnail"].where(manifest["label"] == "normal", encoded(framed))
+    thumbnails = manifest["thumbnail"].where(manifest["label"] == "normal", encode_thumbnail(framed))
     first = find_shortcuts(manifest.assign(thumbnail=thumbnails), LIMIT)[0]
     assert first.is_shortcut(LIMIT) and first.main_facts[0].startswith("border grey")
 

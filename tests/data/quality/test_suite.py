@@ -42,7 +42,7 @@ PLANTED = {
 def manifest(home: Path, lung: Task) -> pd.DataFrame:
     """The manifest of a batch of 15 patients."""
     folder = home.parent / "inbox" / "b"
-    phantom_batch.write_batch(folder, lung, 15, study.usual(lung), seed=2)
+    phantom_batch.write_batch(folder, lung, 15, study.usual_scanner(lung), seed=2)
     return index_batch(folder, home.parent / "staging", lung).manifest
 
 
@@ -147,7 +147,7 @@ def test_agreement_and_population_are_on_the_page(
         ],
         columns=["file_name", "slice", "labeller", "label", "truth"],
     )
-    agreement = reader_agreement.measure(readings, lung)
+    agreement = reader_agreement.measure_agreement(readings, lung)
     training = training_population.describe_population(manifest.assign(scanner="Old 1"))
     other_manifest = manifest.assign(scanner="New <2>", mean=manifest["mean"] + 400 * manifest["mean"].std())
     validation = validate(other_manifest, lung, ingest, home / "gx", "b", training, agreement)

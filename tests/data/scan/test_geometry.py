@@ -26,7 +26,7 @@ from data.batch import lesion_grid, manifest
 from data.importing.mask_volumes import slice_rows
 from data.record import Scan, Task
 from data.scan import geometry, slice_features, zip_archive
-from data.scan.read import read
+from data.scan.read import read_scan
 from lineage.errors import Fault
 from pipelines import params
 
@@ -150,7 +150,7 @@ def multiframe(volume: Volume, affine: geometry.Affine, order: list[int]) -> byt
 
 def series(files: list[bytes], order: list[int]) -> bytes:
     """A zip of the files, named in that order."""
-    return zip_archive.packed({f"{position}.dcm": files[number] for position, number in enumerate(order)})
+    return zip_archive.pack_files({f"{position}.dcm": files[number] for position, number in enumerate(order)})
 
 
 ORIENTATION = st.sampled_from(ORIENTATIONS)
@@ -166,7 +166,7 @@ def lesion_values() -> frozenset[int]:
 
 def check_outline(scan: Scan, mask: bytes) -> None:
     """Check that the outline covers exactly the voxels of the lesion."""
-    outline = lesion_grid.drawn("mask", mask, scan).lesion
+    outline = lesion_grid.read_lesion_mask("mask", mask, scan).lesion
     shift = 1024 if scan.header["format"] == "dicom" else 0
     assert outline.shape == scan.pixels.shape
     assert {int(value) + shift for value in scan.pixels[outline]} == lesion_values()
@@ -178,7 +178,7 @@ def test_a_mask_fits_a_volume_in_any_two_orientations(
     scan_orientation: Any, mask_orientation: Any, tilt: float
 ) -> None:
     affine = standard(tilt)
-    check_outline(read("scan", nifti(body(), affine, scan_orientation)), nifti(lesion(), affine, mask_orientation))
+    check_outline(read_scan("scan", nifti(body(), affine, scan_orientation)), nifti(lesion(), affine, mask_orientation))
 
 
 @settings(max_examples=30, deadline=None)
@@ -195,7 +195,7 @@ def test_masks_of_any_format_fit_series_and_frames_in_any_order(
         if is_multiframe
         else series(list(slices(volume, stored_affine)), order)
     )
-    scan = read("scan", content)
+    scan = read_scan("scan", content)
     check_outline(scan, nifti(lesion(), affine, mask_orientation))
     check_outline(scan, series(list(slices(mask_volume + 1024, mask_affine)), masks))
 
@@ -210,8 +210,8 @@ def test_one_dicom_slice_gets_its_part_of_a_volume_mask(
     volume, stored_affine = stored(body(), affine, scan_orientation)
     values: set[int] = set()
     for content in slices(volume, stored_affine):
-        scan = read("slice", content)
-        values |= {int(value) + 1024 for value in scan.pixels[lesion_grid.drawn("mask", mask, scan).lesion]}
+        scan = read_scan("slice", content)
+        values |= {int(value) + 1024 for value in scan.pixels[lesion_grid.read_lesion_mask("mask", mask, scan).lesion]}
     assert values == lesion_values()
 
 
@@ -234,7 +234,7 @@ def test_an_import_labels_exactly_the_slices_with_a_lesion(
 @pytest.mark.parametrize(("axes", "plane"), [((0, 1, 2), "axial"), ((2, 1, 0), "sagittal"), ((1, 0, 2), "coronal")])
 def test_the_plane_of_a_volume_is_described(axes: tuple[int, int, int], plane: str) -> None:
     """Slices run along the third axis of the file. If that is not the patient's z axis, the plane is not axial."""
-    scan = read("scan", nifti(body(), standard(), (axes, (1, -1, 1))))
+    scan = read_scan("scan", nifti(body(), standard(), (axes, (1, -1, 1))))
     facts = slice_features.describe(scan.pixels[0], scan)
     assert facts["plane"] == plane
     assert (facts["row_spacing"], facts["column_spacing"]) == pytest.approx(
@@ -262,9 +262,9 @@ def changed(affine: geometry.Affine, shift: float = 0.0, scale: float = 1.0, tur
     ],
 )
 def test_a_mask_on_another_grid_is_refused(shift: float, scale: float, turn: float, sentence: str) -> None:
-    scan = read("scan", nifti(body(), standard()))
+    scan = read_scan("scan", nifti(body(), standard()))
     with pytest.raises(Fault, match=sentence):
-        lesion_grid.drawn("mask", nifti(lesion(), changed(standard(), shift, scale, turn)), scan)
+        lesion_grid.read_lesion_mask("mask", nifti(lesion(), changed(standard(), shift, scale, turn)), scan)
 
 
 def test_a_mask_is_refused_for_a_series_with_a_shifted_slice() -> None:
@@ -273,11 +273,15 @@ def test_a_mask_is_refused_for_a_series_with_a_shifted_slice() -> None:
     moved.ImagePositionPatient = [moved.ImagePositionPatient[0] + 6, *moved.ImagePositionPatient[1:]]
     files[2] = saved(moved)
     with pytest.raises(Fault, match=r"a regular grid, and its scan is not \(uneven distances, gantry tilt\)"):
-        lesion_grid.drawn("mask", nifti(lesion(), standard()), read("scan", series(files, list(range(len(files))))))
+        lesion_grid.read_lesion_mask(
+            "mask", nifti(lesion(), standard()), read_scan("scan", series(files, list(range(len(files)))))
+        )
 
 
 def test_rounding_does_not_change_the_grid() -> None:
-    check_outline(read("scan", nifti(body(), standard())), nifti(lesion(), changed(standard(), shift=0.05, turn=1e-4)))
+    check_outline(
+        read_scan("scan", nifti(body(), standard())), nifti(lesion(), changed(standard(), shift=0.05, turn=1e-4))
+    )
 
 
 def test_a_mask_of_the_same_shape_turned_by_a_right_angle_is_refused() -> None:
@@ -287,26 +291,26 @@ def test_a_mask_of_the_same_shape_turned_by_a_right_angle_is_refused() -> None:
     other = affine.copy()
     other[:3, :3] = other[:3, :3] @ np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])
     with pytest.raises(Fault, match="does not cover"):
-        lesion_grid.drawn("mask", nifti(cube, other), read("scan", nifti(cube, affine)))
+        lesion_grid.read_lesion_mask("mask", nifti(cube, other), read_scan("scan", nifti(cube, affine)))
 
 
 @pytest.mark.parametrize("codes", [(1, 0), (0, 1), (2, 1)])
 def test_sform_and_qform_give_the_same_outline(codes: tuple[int, int]) -> None:
     orientation = ORIENTATIONS[37]
-    check_outline(read("scan", nifti(body(), standard(0.1), orientation, codes)), nifti(lesion(), standard(0.1)))
+    check_outline(read_scan("scan", nifti(body(), standard(0.1), orientation, codes)), nifti(lesion(), standard(0.1)))
 
 
 def test_contradicting_sform_and_qform_are_refused() -> None:
     image = nibabel.Nifti1Image.from_bytes(nifti(body(), standard()))
     image.set_qform(np.diag([-1.0, 1.0, 1.0, 1.0]) @ image.get_sform(), 1)
     with pytest.raises(Fault, match="scan: its sform and its qform name different sides"):
-        read("scan", bytes(image.to_bytes()))
+        read_scan("scan", bytes(image.to_bytes()))
 
 
 def test_a_volume_that_was_registered_to_an_atlas_uses_its_sform() -> None:
     image = nibabel.Nifti1Image.from_bytes(nifti(body(), standard()))
     image.set_sform(nibabel.affines.from_matvec(euler2mat(0.2, 0.1, 0.6)) @ image.get_qform(), 4)
-    scan = read("scan", bytes(image.to_bytes()))
+    scan = read_scan("scan", bytes(image.to_bytes()))
     assert scan.affine is not None
     expected = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.get_sform()
     np.testing.assert_allclose(np.abs(scan.affine[:3, 0]), np.abs(expected[:3, 2]), atol=1e-5)
@@ -314,27 +318,29 @@ def test_a_volume_that_was_registered_to_an_atlas_uses_its_sform() -> None:
 
 def test_a_volume_without_orientation_only_fits_a_mask_without_one() -> None:
     """With both codes 0 the directions are a guess, so a mask with a known orientation does not fit."""
-    scan = read("scan", nifti(body(), standard(), codes=(0, 0)))
+    scan = read_scan("scan", nifti(body(), standard(), codes=(0, 0)))
     assert scan.affine is None and scan.header["geometry"] == geometry.UNKNOWN
     check_outline(scan, nifti(lesion(), standard(), codes=(0, 0)))
     with pytest.raises(Fault, match="its scan does not say where its voxels are"):
-        lesion_grid.drawn("mask", nifti(lesion(), standard()), scan)
+        lesion_grid.read_lesion_mask("mask", nifti(lesion(), standard()), scan)
     with pytest.raises(Fault, match="it does not say where its voxels are"):
-        lesion_grid.drawn("mask", nifti(lesion(), standard(), codes=(0, 0)), read("scan", nifti(body(), standard())))
+        lesion_grid.read_lesion_mask(
+            "mask", nifti(lesion(), standard(), codes=(0, 0)), read_scan("scan", nifti(body(), standard()))
+        )
     plain = bytes(nibabel.Nifti1Image(lesion().transpose(2, 1, 0), np.eye(4)).to_bytes())
     with pytest.raises(Fault, match="does not say where its voxels are"):
-        lesion_grid.drawn("mask", plain, scan)
+        lesion_grid.read_lesion_mask("mask", plain, scan)
 
 
 def test_a_picture_mask_fits_one_slice_that_has_rows_and_columns() -> None:
     plane, png = lesion()[2], io.BytesIO()
     Image.fromarray(plane.astype(np.uint8) * 255).save(png, "PNG")
     content = list(slices(body(), standard()))[2]
-    scan = read("slice", content)
-    np.testing.assert_array_equal(lesion_grid.drawn("mask", png.getvalue(), scan).lesion[0], plane > 0)
-    flat = read("scan", nifti(body()[2:3], standard()))
+    scan = read_scan("slice", content)
+    np.testing.assert_array_equal(lesion_grid.read_lesion_mask("mask", png.getvalue(), scan).lesion[0], plane > 0)
+    flat = read_scan("scan", nifti(body()[2:3], standard()))
     with pytest.raises(Fault, match="it does not say where its voxels are in the patient"):
-        lesion_grid.drawn("mask", png.getvalue(), flat)
+        lesion_grid.read_lesion_mask("mask", png.getvalue(), flat)
 
 
 @pytest.mark.usefixtures("home")
@@ -346,17 +352,17 @@ def test_outlines_cover_the_lesion_in_any_patient_position(real_data: Path, tmp_
     assert len(grids) == 3
     for unit, grid in grids.items():
         row = indexed.manifest.set_index("unit_id").loc[unit]
-        plane = read("scan", (tmp_path / row["file"]).read_bytes()).pixels[0]
+        plane = read_scan("scan", (tmp_path / row["file"]).read_bytes()).pixels[0]
         small = plane.reshape(32, 4, 32, 4).mean((1, 3))
         assert small[grid > 250].mean() > -100, unit
     assert (indexed.manifest["geometry"] == geometry.UNUSUAL).tolist() == [False, True, True]
 
 
 def test_an_old_outline_is_doubted_for_an_unusual_orientation() -> None:
-    usual = read("scan", next(slices(body(), standard())))
+    usual = read_scan("scan", next(slices(body(), standard())))
     assert geometry.outline_doubt(usual) == geometry.slice_doubt(usual) == ""
-    assert "6 slices" in geometry.slice_doubt(read("scan", nifti(body(), standard())))
+    assert "6 slices" in geometry.slice_doubt(read_scan("scan", nifti(body(), standard())))
     volume, stored_affine = stored(body(), standard(), ((0, 1, 2), (1, -1, -1)))
-    assert "RAS" in geometry.outline_doubt(read("scan", next(slices(volume, stored_affine))))
-    assert geometry.outline_doubt(read("scan", nifti(body(), standard(), ((0, 1, 2), (1, -1, -1))))) == ""
-    assert "directions" in geometry.outline_doubt(read("scan", nifti(body(), standard(), ((2, 1, 0), (1, 1, 1)))))
+    assert "RAS" in geometry.outline_doubt(read_scan("scan", next(slices(volume, stored_affine))))
+    assert geometry.outline_doubt(read_scan("scan", nifti(body(), standard(), ((0, 1, 2), (1, -1, -1))))) == ""
+    assert "directions" in geometry.outline_doubt(read_scan("scan", nifti(body(), standard(), ((2, 1, 0), (1, 1, 1)))))

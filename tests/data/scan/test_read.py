@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.record import Modality, Units
+from data.record import Modality, ValueUnit
 from data.scan import size_limits
-from data.scan.read import read
-from data.scan.series import series
+from data.scan.read import read_scan
+from data.scan.series import join_series
 from lineage.errors import Fault
 
 STORED = np.arange(12, dtype="<u2").reshape(3, 4)
@@ -72,8 +72,8 @@ def picture(grey: np.ndarray[Any, Any], kind: str = "PNG") -> bytes:
 
 
 def test_ct_is_in_hounsfield_units_with_its_facts() -> None:
-    scan = read("a.dcm", dicom())
-    assert scan.units == Units.HU and scan.modality == Modality.CT and scan.pixels.dtype == np.float32
+    scan = read_scan("a.dcm", dicom())
+    assert scan.units == ValueUnit.HU and scan.modality == Modality.CT and scan.pixels.dtype == np.float32
     np.testing.assert_array_equal(scan.pixels[0], STORED * 2.0 - 1000)
     assert scan.spacing == (3.0, 0.5, 0.7)
     assert scan.header["body_part"] == "CHEST" and scan.header["age"] == "061Y"
@@ -81,27 +81,27 @@ def test_ct_is_in_hounsfield_units_with_its_facts() -> None:
 
 
 def test_signed_pixels_and_ct_without_rescale() -> None:
-    signed = read("a.dcm", dicom(np.array([[-5, 7]], "<i2"), PixelRepresentation=1, RescaleSlope="1"))
+    signed = read_scan("a.dcm", dicom(np.array([[-5, 7]], "<i2"), PixelRepresentation=1, RescaleSlope="1"))
     np.testing.assert_array_equal(signed.pixels[0], [[-1005, -993]])
-    assert read("a.dcm", dicom(RescaleSlope=None)).units == Units.RAW
+    assert read_scan("a.dcm", dicom(RescaleSlope=None)).units == ValueUnit.RAW
 
 
 def test_monochrome1_is_inverted() -> None:
-    scan = read("a.dcm", dicom(Modality="CR", PhotometricInterpretation="MONOCHROME1", RescaleSlope=None))
+    scan = read_scan("a.dcm", dicom(Modality="CR", PhotometricInterpretation="MONOCHROME1", RescaleSlope=None))
     np.testing.assert_array_equal(scan.pixels[0], 11 - STORED)
-    assert scan.units == Units.RAW and scan.modality is None and scan.header["modality"] == "CR"
+    assert scan.units == ValueUnit.RAW and scan.modality is None and scan.header["modality"] == "CR"
 
 
 def test_frames_become_slices() -> None:
     frames = np.arange(24, dtype="<u2").reshape(2, 3, 4)
-    assert read("a.dcm", dicom(frames, NumberOfFrames=2)).pixels.shape == (2, 3, 4)
+    assert read_scan("a.dcm", dicom(frames, NumberOfFrames=2)).pixels.shape == (2, 3, 4)
 
 
 @pytest.mark.parametrize("frames", [1, 2])
 def test_more_frames_than_the_header_declares_are_refused(frames: int) -> None:
     pixels = np.arange(60, dtype="<u2").reshape(5, 3, 4)
     with pytest.raises(Fault, match=f"^a: holds more frames than the {frames} of its header; correct NumberOfFrames"):
-        read("a", dicom(pixels, NumberOfFrames=frames if frames > 1 else None))
+        read_scan("a", dicom(pixels, NumberOfFrames=frames if frames > 1 else None))
 
 
 def test_each_frame_of_an_enhanced_object_has_its_own_rescale() -> None:
@@ -115,49 +115,49 @@ def test_each_frame_of_an_enhanced_object_has_its_own_rescale() -> None:
         groups.append(group)
     frames = np.zeros((2, 3, 4), "<u2")
     content = dicom(frames, NumberOfFrames=2, RescaleSlope=None, PerFrameFunctionalGroupsSequence=groups)
-    assert read("a.dcm", content).pixels[:, 0, 0].tolist() == [-10, -20]
+    assert read_scan("a.dcm", content).pixels[:, 0, 0].tolist() == [-10, -20]
     groups[1].PixelValueTransformationSequence[0].RescaleType = "MGML"
     mixed = dicom(frames, NumberOfFrames=2, RescaleSlope=None, PerFrameFunctionalGroupsSequence=groups)
-    assert read("a.dcm", mixed).units is Units.RAW
+    assert read_scan("a.dcm", mixed).units is ValueUnit.RAW
     del groups[1].PixelValueTransformationSequence
     mixed = dicom(frames, NumberOfFrames=2, RescaleSlope=None, PerFrameFunctionalGroupsSequence=groups)
     with pytest.raises(Fault, match="frame 2 and frame 1 do not both have a rescale slope"):
-        read("a.dcm", mixed)
+        read_scan("a.dcm", mixed)
 
 
 def test_nifti_slices_run_along_the_last_axis_and_are_upright() -> None:
     volume = np.zeros((4, 6, 3), np.int16)
     volume[3, 5, 1] = 9  # the affine is RAS+: the last x is the patient's right, the last y the front
     plain = nifti(volume)
-    scan = read("a.nii", plain)
+    scan = read_scan("a.nii", plain)
     assert scan.pixels.shape == (3, 6, 4) and scan.pixels[1, 0, 0] == 9 and scan.pixels.sum() == 9
-    assert scan.spacing == (5.0, 3.0, 2.0) and scan.modality is None and scan.units == Units.RAW
-    np.testing.assert_array_equal(read("a.nii.gz", gzip.compress(plain)).pixels, scan.pixels)
+    assert scan.spacing == (5.0, 3.0, 2.0) and scan.modality is None and scan.units == ValueUnit.RAW
+    np.testing.assert_array_equal(read_scan("a.nii.gz", gzip.compress(plain)).pixels, scan.pixels)
 
 
 def test_nan_in_nifti_is_replaced_and_only_nan_is_refused() -> None:
     volume = np.ones((4, 4, 1), np.float32)
     volume[0, 0] = np.nan
-    assert read("a.nii", nifti(volume)).pixels.min() == 1
+    assert read_scan("a.nii", nifti(volume)).pixels.min() == 1
     with pytest.raises(Fault, match="finite"):
-        read("a.nii", nifti(np.full((4, 4, 1), np.nan, np.float32)))
+        read_scan("a.nii", nifti(np.full((4, 4, 1), np.nan, np.float32)))
 
 
 def test_time_series_and_truncated_volumes_are_refused() -> None:
     with pytest.raises(Fault, match="one grey volume"):
-        read("f.nii", nifti(np.zeros((4, 4, 2, 5), np.int16)))
+        read_scan("f.nii", nifti(np.zeros((4, 4, 2, 5), np.int16)))
     plain = nifti(np.ones((8, 8, 8), np.int16))
     for content in (plain[:-9], gzip.compress(plain[:-9])):
         with pytest.raises(Fault, match=r"f\.nii: ends after"):
-            read("f.nii", content)
+            read_scan("f.nii", content)
 
 
 def test_pictures_are_grey_of_0_to_255() -> None:
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    np.testing.assert_array_equal(read("a.png", picture(grey)).pixels[0], grey)
-    deep = read("a.png", picture(grey.astype(np.uint16) * 257)).pixels[0]
+    np.testing.assert_array_equal(read_scan("a.png", picture(grey)).pixels[0], grey)
+    deep = read_scan("a.png", picture(grey.astype(np.uint16) * 257)).pixels[0]
     np.testing.assert_allclose(deep, grey, atol=0.01)
-    assert read("a.jpg", picture(grey, "JPEG")).units == Units.DISPLAY
+    assert read_scan("a.jpg", picture(grey, "JPEG")).units == ValueUnit.DISPLAY
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_pictures_are_grey_of_0_to_255() -> None:
 )
 def test_a_file_that_is_no_scan_is_refused_by_name(content: bytes) -> None:
     with pytest.raises(Fault, match=r"^strange\.bin: "):
-        read("strange.bin", content)
+        read_scan("strange.bin", content)
 
 
 def test_a_header_that_declares_gigabytes_is_refused() -> None:
@@ -176,7 +176,7 @@ def test_a_header_that_declares_gigabytes_is_refused() -> None:
         _nifti_header(30000, 30000, 30000),
     ):
         with pytest.raises(Fault, match=r"huge: .*(512 MiB|decoded|exceeds|pixels)"):
-            read("huge", content)
+            read_scan("huge", content)
 
 
 def _png_header(width: int, height: int) -> bytes:
@@ -199,7 +199,7 @@ def test_a_codestream_that_declares_gigabytes_is_refused() -> None:
 
 def test_a_gzip_bomb_is_inflated_only_as_far_as_its_header_needs() -> None:
     bomb = gzip.compress(nifti(np.ones((4, 4, 2), np.int16)) + bytes(50_000_000))
-    assert read("b.nii.gz", bomb).pixels.shape == (2, 4, 4)
+    assert read_scan("b.nii.gz", bomb).pixels.shape == (2, 4, 4)
 
 
 def test_a_deflated_dicom_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_a_deflated_dicom_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     position = meta.index(b"1.2.840.10008.1.2.1.99") - 2
     meta = meta[:position] + (22).to_bytes(2, "little") + meta[position + 2 :]
     with pytest.raises(Fault, match="inflates beyond"):
-        read("bomb.dcm", meta + compressor.compress(content[end:] + bytes(100_000)) + compressor.flush())
+        read_scan("bomb.dcm", meta + compressor.compress(content[end:] + bytes(100_000)) + compressor.flush())
 
 
 def test_a_series_is_ordered_by_geometry() -> None:
@@ -220,20 +220,20 @@ def test_a_series_is_ordered_by_geometry() -> None:
         plane = {"ImagePositionPatient": ["0", "0", str(z)], "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"]}
         return dicom(np.full((3, 4), value, "<u2"), RescaleIntercept="0", RescaleSlope="1", **(plane | attributes))
 
-    scans = [read(f"{z}.dcm", slice_file(z, value)) for z, value in ((10, 3), (0, 1), (5, 2))]
-    scan = series(scans)
+    scans = [read_scan(f"{z}.dcm", slice_file(z, value)) for z, value in ((10, 3), (0, 1), (5, 2))]
+    scan = join_series(scans)
     assert scan.pixels[:, 0, 0].tolist() == [1, 2, 3] and scan.spacing == (5.0, 0.5, 0.7)
     assert scan.header["geometry"] == "even"
-    with_gap = series([*scans, read("20.dcm", slice_file(20, 4))])
+    with_gap = join_series([*scans, read_scan("20.dcm", slice_file(20, 4))])
     assert with_gap.header["geometry"] == "missing slices"
     with pytest.raises(Fault, match="shares its position"):
-        series([*scans, read("duplicate.dcm", slice_file(5, 9))])
-    turned = read("turned.dcm", slice_file(15, 9, ImageOrientationPatient=["0", "1", "0", "0", "0", "1"]))
-    assert series([*scans, turned]).left_out == (("turned.dcm", "of another orientation than the other slices"),)
+        join_series([*scans, read_scan("duplicate.dcm", slice_file(5, 9))])
+    turned = read_scan("turned.dcm", slice_file(15, 9, ImageOrientationPatient=["0", "1", "0", "0", "0", "1"]))
+    assert join_series([*scans, turned]).left_out == (("turned.dcm", "of another orientation than the other slices"),)
     with pytest.raises(Fault, match=r"turned\.dcm: differs .* orientation"):
-        series([scans[0], turned])
+        join_series([scans[0], turned])
     with pytest.raises(Fault, match="no image orientation"):
-        series([read("a.dcm", dicom()), read("b.dcm", dicom(STORED + 1))])
+        join_series([read_scan("a.dcm", dicom()), read_scan("b.dcm", dicom(STORED + 1))])
 
 
 def test_every_file_of_the_zoo_is_read_or_refused_by_name(real_data: Path) -> None:
@@ -241,7 +241,7 @@ def test_every_file_of_the_zoo_is_read_or_refused_by_name(real_data: Path) -> No
     counts = {"decodes": 0, "series": 0}
     for path in files:
         try:
-            scan = read(path.name, path.read_bytes())
+            scan = read_scan(path.name, path.read_bytes())
         except Fault as fault:
             assert str(fault).startswith(f"{path.name}: ") and "\n" not in str(fault)
             assert path.parent.name in ("fails", "nonimage"), fault
@@ -254,15 +254,15 @@ def test_every_file_of_the_zoo_is_read_or_refused_by_name(real_data: Path) -> No
 
 def test_real_chest_ct_is_plausible(real_data: Path) -> None:
     path = sorted((real_data / "chest-ct-tcga-luad-dicom").glob("*.dcm"))[0]
-    scan = read(path.name, path.read_bytes())
-    assert scan.units == Units.HU and scan.header["body_part"] == "CHEST"
+    scan = read_scan(path.name, path.read_bytes())
+    assert scan.units == ValueUnit.HU and scan.header["body_part"] == "CHEST"
     lung, soft = (((scan.pixels > low) & (scan.pixels < high)).mean() for low, high in ((-970, -600), (-50, 120)))
     assert lung > 0.03 and soft > 0.1 and scan.pixels.max() > 300
 
 
 def test_the_gantry_tilt_of_a_zoo_series_is_reported(real_data: Path) -> None:
     folder = real_data / "dicom-zoo/series/failing_gantrytilting_001"
-    scan = series([read(path.name, path.read_bytes()) for path in sorted(folder.iterdir())])
+    scan = join_series([read_scan(path.name, path.read_bytes()) for path in sorted(folder.iterdir())])
     assert "gantry tilt" in scan.header["geometry"]
 
 
@@ -275,7 +275,7 @@ def test_absurd_values_are_refused_and_infinite_values_replaced(value: float) ->
     pixels[0, 0, 0] = value
     content = nibabel.Nifti1Image(pixels, np.eye(4)).to_bytes()
     if np.isinf(value):
-        assert read("x.nii", content).pixels.max() == 1
+        assert read_scan("x.nii", content).pixels.max() == 1
     else:
         with pytest.raises(Fault, match=r"x\.nii: holds pixel values beyond 1e\+12"):
-            read("x.nii", content)
+            read_scan("x.nii", content)

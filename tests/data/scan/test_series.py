@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from data.record import Units
-from data.scan.read import read
-from data.scan.series import series
+from data.record import ValueUnit
+from data.scan.read import read_scan
+from data.scan.series import join_series
 from lineage.errors import Fault
 from tests.data.scan.test_read import dicom, nifti, picture
 
@@ -44,12 +44,12 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 
 def geometry(*slices: bytes) -> str:
-    return series([read(f"{index}.dcm", content) for index, content in enumerate(slices)]).header["geometry"]
+    return join_series([read_scan(f"{index}.dcm", content) for index, content in enumerate(slices)]).header["geometry"]
 
 
 def test_a_zipped_series_is_one_scan_in_anatomical_order() -> None:
     files = {f"s/{name}.dcm": slice_file(z, value) for name, z, value in (("a", 10, 3), ("b", 0, 1), ("c", 5, 2))}
-    scan = read("case.zip", zipped(files | {"s/.DS_Store": b"x", "DICOMDIR": b"y"}))
+    scan = read_scan("case.zip", zipped(files | {"s/.DS_Store": b"x", "DICOMDIR": b"y"}))
     assert scan.pixels[:, 0, 0].tolist() == [1, 2, 3] and scan.spacing == (5.0, 0.5, 0.7)
     assert scan.name == "case.zip" and scan.header["geometry"] == "even" and scan.patient_id == "MRN000123456"
 
@@ -71,25 +71,27 @@ def test_two_series_with_one_uid_are_refused_by_their_other_attributes(
     """De-identification gave two people one patient number, study and series; their slices interleave."""
     files = {f"{index}.dcm": slice_file(2.5 * index, index, **{keyword: values[index % 2]}) for index in range(6)}
     with pytest.raises(Fault, match=rf"1.dcm: differs from 0.dcm in {fact}; give the files of one series together"):
-        read("case.zip", zipped(files))
+        read_scan("case.zip", zipped(files))
     partly_empty = {
         f"{index}.dcm": slice_file(2.5 * index, index, **{keyword: values[0] if index else ""}) for index in range(6)
     }
-    assert len(read("case.zip", zipped(partly_empty)).pixels) == 6
+    assert len(read_scan("case.zip", zipped(partly_empty)).pixels) == 6
 
 
 def test_a_copy_of_a_slice_is_left_out_by_name() -> None:
     files = {f"{index}.dcm": slice_file(5 * index, index, SOPInstanceUID=f"1.2.{index}") for index in range(3)}
-    scan = read("case.zip", zipped(files | {"copy (2).dcm": files["1.dcm"]}))
+    scan = read_scan("case.zip", zipped(files | {"copy (2).dcm": files["1.dcm"]}))
     assert scan.pixels[:, 0, 0].tolist() == [0, 1, 2] and scan.left_out == (("copy (2).dcm", "a copy of 1.dcm"),)
     with pytest.raises(Fault, match="shares its position"):
-        read("case.zip", zipped(files | {"x.dcm": slice_file(5, 9, SOPInstanceUID="1.2.1")}))
+        read_scan("case.zip", zipped(files | {"x.dcm": slice_file(5, 9, SOPInstanceUID="1.2.1")}))
 
 
 def test_a_zip_of_one_file_equals_that_file() -> None:
     volume = nifti(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
     for name, content in (("v.nii", volume), ("p.png", picture(np.eye(8, dtype=np.uint8))), ("d.dcm", dicom())):
-        np.testing.assert_array_equal(read("a.zip", zipped({f"x/{name}": content})).pixels, read(name, content).pixels)
+        np.testing.assert_array_equal(
+            read_scan("a.zip", zipped({f"x/{name}": content})).pixels, read_scan(name, content).pixels
+        )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_a_zip_of_one_file_equals_that_file() -> None:
 )
 def test_files_that_are_not_one_scan_are_refused_by_archive_and_member(files: dict[str, bytes], reason: str) -> None:
     with pytest.raises(Fault, match=rf"^case\.zip: .*{reason}|^case\.zip: {reason}"):
-        read("case.zip", zipped(files))
+        read_scan("case.zip", zipped(files))
 
 
 def test_irregularities_of_a_series_are_reported() -> None:
@@ -119,8 +121,11 @@ def test_irregularities_of_a_series_are_reported() -> None:
     assert geometry(slice_file(0), slice_file(5), slice_file(10), slice_file(20)) == "missing slices"
     assert geometry(slice_file(0), slice_file(5), slice_file(10), slice_file(17)) == "uneven distances"
     assert geometry(slice_file(0), slice_file(5, x=1), slice_file(10, x=2)) == "gantry tilt"
-    shifted = [read(f"{index}", slice_file(5 * index, x=4.0 * (index == 2))) for index in range(5)]
-    assert series(shifted).header["geometry"] == "uneven distances, gantry tilt" and series(shifted).affine is None
+    shifted = [read_scan(f"{index}", slice_file(5 * index, x=4.0 * (index == 2))) for index in range(5)]
+    assert (
+        join_series(shifted).header["geometry"] == "uneven distances, gantry tilt"
+        and join_series(shifted).affine is None
+    )
     assert (
         geometry(slice_file(0), slice_file(5, x=1), slice_file(10, x=2), slice_file(20, x=4))
         == "missing slices, gantry tilt"
@@ -147,12 +152,12 @@ def enhanced(heights: list[float], is_turned: bool = False) -> bytes:
 
 
 def test_frames_are_ordered_by_their_geometry_and_rescaled_one_by_one() -> None:
-    scan = read("e.dcm", enhanced([10, 0, 5, 15]))
+    scan = read_scan("e.dcm", enhanced([10, 0, 5, 15]))
     assert scan.pixels[:, 0, 0].tolist() == [-999, 2, 0, -997]
     assert scan.spacing == (5.0, 0.5, 0.7) and scan.header["geometry"] == "even"
     assert scan.header["position"] == "0\\0\\0"
-    assert read("e.dcm", enhanced([0, 5, 15, 20])).header["geometry"] == "missing slices"
-    repeated = read("e.dcm", enhanced([5, 0, 5, 0]))  # two time points
+    assert read_scan("e.dcm", enhanced([0, 5, 15, 20])).header["geometry"] == "missing slices"
+    repeated = read_scan("e.dcm", enhanced([5, 0, 5, 0]))  # two time points
     assert repeated.header["geometry"] == "several slices at one place" and repeated.pixels[:, 0, 0].tolist() == [
         -999,
         -997,
@@ -160,8 +165,8 @@ def test_frames_are_ordered_by_their_geometry_and_rescaled_one_by_one() -> None:
         2,
     ]
     with pytest.raises(Fault, match=r"^e\.dcm: frame 2 has another orientation than frame 1"):
-        read("e.dcm", enhanced([0, 5], is_turned=True))
-    assert read("m.dcm", dicom(np.zeros((2, 3, 4), "<u2"), NumberOfFrames=2)).header["geometry"] == ""
+        read_scan("e.dcm", enhanced([0, 5], is_turned=True))
+    assert read_scan("m.dcm", dicom(np.zeros((2, 3, 4), "<u2"), NumberOfFrames=2)).header["geometry"] == ""
 
 
 def test_every_series_of_the_zoo_is_even_reported_as_irregular_or_refused(real_data: Path) -> None:
@@ -171,9 +176,9 @@ def test_every_series_of_the_zoo_is_even_reported_as_irregular_or_refused(real_d
         content = zipped({path.name: path.read_bytes() for path in folder.iterdir()})
         if folder.name in REFUSED:
             with pytest.raises(Fault, match=rf"^{folder.name}\.zip: .*{REFUSED[folder.name]}"):
-                read(f"{folder.name}.zip", content)
+                read_scan(f"{folder.name}.zip", content)
             continue
-        scan = read(f"{folder.name}.zip", content)
+        scan = read_scan(f"{folder.name}.zip", content)
         assert re.search(IRREGULAR.get(folder.name, "^even$"), scan.header["geometry"]), folder.name
         assert len(scan.pixels) == len(list(folder.iterdir()))
 
@@ -237,10 +242,10 @@ EXCLUDED["presentation state"] = (
 @pytest.mark.parametrize("kind", EXCLUDED)
 def test_files_that_are_no_slices_of_a_series_are_left_out_by_name(kind: str, name: str) -> None:
     content, reason = EXCLUDED[kind]
-    scan = read("case.zip", zipped(REGULAR | {name: content}))
+    scan = read_scan("case.zip", zipped(REGULAR | {name: content}))
     assert scan.pixels[:, 0, 0].tolist() == [0, 1, 2, 3] and scan.header["geometry"] == "even"
-    assert scan.left_out == ((name, reason),) and scan.units == Units.HU
-    pair = read("case.zip", zipped({"0": REGULAR["0"], "x": content})) if "another" not in reason else None
+    assert scan.left_out == ((name, reason),) and scan.units == ValueUnit.HU
+    pair = read_scan("case.zip", zipped({"0": REGULAR["0"], "x": content})) if "another" not in reason else None
     assert pair is None or (len(pair.pixels) == 1 and pair.left_out == (("x", reason),))
 
 
@@ -284,12 +289,12 @@ def test_files_that_are_no_slices_of_a_series_are_left_out_by_name(kind: str, na
 )
 def test_undecidable_series_and_other_patients_are_refused(files: list[bytes], reason: str) -> None:
     with pytest.raises(Fault, match=reason):
-        read("case.zip", zipped({f"{index}": content for index, content in enumerate(files)}))
+        read_scan("case.zip", zipped({f"{index}": content for index, content in enumerate(files)}))
 
 
 def test_a_series_of_only_localizers_is_read_and_left_to_the_rules() -> None:
     localizers = [slice_file(5 * index, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]) for index in range(2)]
-    scan = read("case.zip", zipped({f"{index}": content for index, content in enumerate(localizers)}))
+    scan = read_scan("case.zip", zipped({f"{index}": content for index, content in enumerate(localizers)}))
     assert len(scan.pixels) == 2 and scan.header["image_type"] == "a localizer, not a slice" and scan.left_out == ()
 
 
@@ -297,5 +302,5 @@ def test_image_type_and_burned_in_of_one_file_count_for_the_series() -> None:
     files = dict(REGULAR) | {
         "3": slice_file(15, 3, BurnedInAnnotation="YES", ImageType=["DERIVED", "PRIMARY", "AXIAL"])
     }
-    scan = read("case.zip", zipped(files))
+    scan = read_scan("case.zip", zipped(files))
     assert scan.header["burned_in"] == "YES" and scan.header["image_type"] == "derived from other images"

@@ -3,15 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.record import Modality, Scan, Units
-from data.scan.slice_features import CHECKED, DESCRIPTION, EMBEDDING, FACTS, describe, dhash, embed
+from data.record import Modality, Scan, ValueUnit
+from data.scan.slice_features import DESCRIPTION, EMBEDDING, FACTS, RULE_ONLY, describe, dhash, embed
 
 RANDOM = np.random.default_rng(3)
 
 
 def scan_of(plane: np.ndarray) -> Scan:
     header = {"modality": "CT", "manufacturer": "Kestrel", "position": "1\\2\\3", "sex": "F"}
-    return Scan("s", plane[None], Units.HU, Modality.CT, (5.0, 0.7, 0.8), header, "MRN1")
+    return Scan("s", plane[None], ValueUnit.HU, Modality.CT, (5.0, 0.7, 0.8), header, "MRN1")
 
 
 def description_of(plane: np.ndarray) -> dict[str, float | str]:
@@ -25,7 +25,7 @@ def scene(noise: float = 0.0) -> np.ndarray:
 
 def test_every_column_is_present_and_no_identity_of_the_patient() -> None:
     values = description_of(scene())
-    assert tuple(values) == (*DESCRIPTION, *CHECKED, *FACTS)
+    assert tuple(values) == (*DESCRIPTION, *RULE_ONLY, *FACTS)
     assert all(isinstance(values[name], float) and np.isfinite(values[name]) for name in DESCRIPTION)
     assert all(isinstance(values[name], str) for name in FACTS)
     assert values["manufacturer"] == "Kestrel" and values["units"] == "HU" and values["kernel"] == ""
@@ -64,7 +64,7 @@ def test_odd_shapes_are_described(shape: tuple[int, int]) -> None:
 
 def test_a_scan_without_spacing_has_zeros_for_it() -> None:
     plane = scene()
-    values = describe(plane, Scan("s", plane[None], Units.DISPLAY, None, None))
+    values = describe(plane, Scan("s", plane[None], ValueUnit.DISPLAY, None, None))
     assert values["row_spacing"] == 0 and values["units"] == "display" and values["modality"] == ""
 
 

@@ -30,7 +30,7 @@ def zip_member(info: zipfile.ZipInfo, content: bytes) -> bytes:
 
 
 def read(content: bytes) -> Members:
-    return dict(zip_archive.members("a.zip", content))
+    return dict(zip_archive.read_members("a.zip", content))
 
 
 def test_members_are_in_order_and_without_files_of_systems() -> None:
@@ -40,8 +40,8 @@ def test_members_are_in_order_and_without_files_of_systems() -> None:
 
 
 def test_packed_bytes_depend_only_on_names_and_contents() -> None:
-    packed = zip_archive.packed({"b": b"2", "a": b"1" * 1000})
-    assert packed == zip_archive.packed({"a": b"1" * 1000, "b": b"2"}) and zip_archive.is_archive(packed)
+    packed = zip_archive.pack_files({"b": b"2", "a": b"1" * 1000})
+    assert packed == zip_archive.pack_files({"a": b"1" * 1000, "b": b"2"}) and zip_archive.is_archive(packed)
     assert read(packed) == {"a": b"1" * 1000, "b": b"2"}
 
 

@@ -88,7 +88,7 @@ def test_a_forged_cookie_is_no_sign_in(open_desk: Desk, spoil: Callable[[str], s
 
 def test_a_permit_for_another_purpose_is_no_cookie(open_desk: Desk) -> None:
     client, engineer = open_desk(""), open_desk("engineer")
-    [session] = sessions.of("enno")
+    [session] = sessions.open_sessions("enno")
     permit = tool_reports.permit(visitor.Visitor("enno", "engineer", session.id))
     for value in (
         session.id,
@@ -115,7 +115,7 @@ def test_a_copied_cookie_ends_with_the_sign_out(open_desk: Desk, csrf: Token, wo
     page.write_text("drift")
     client, thief = open_desk("engineer"), open_desk("")
     thief.cookies.set(signin.COOKIE, client.cookies[signin.COOKIE])
-    [session] = sessions.of("enno")
+    [session] = sessions.open_sessions("enno")
     leaf = tool_reports.link(visitor.Visitor("enno", "engineer", session.id), str(page))
     assert thief.get("/models").status_code == 200 == thief.get(leaf).status_code
     client.post("/leave", data={"csrf": csrf(client, "/models")})

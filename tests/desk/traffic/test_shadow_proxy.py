@@ -23,7 +23,7 @@ Desk = Callable[[str], TestClient]
 def dark(release: Answering) -> Iterator[Answering]:
     """A second release over HTTP, in shadow behind the live one."""
     assert release.seen == []
-    accounts.add(accounts.SHADOW, "engineer")
+    accounts.add(accounts.SHADOW_ACCOUNT, "engineer")
     answering = Answering()
     for url in serve(Starlette(routes=[Route("/predict", answering.predict, methods=["POST"])])):
         ledger.append("shadow.served", "lung-ct", {"version": "5", "release": "dark", "url": url})
@@ -55,7 +55,10 @@ def behind(client: TestClient) -> shadow_proxy.Behind:
 def test_the_shadow_is_asked_the_same_in_its_own_name(dark: Answering, release: Answering, client: TestClient) -> None:
     said = send(client, b"scan" * 50_000).json()
     until(lambda: behind(client).handed_on == 1)
-    assert dark.seen[0] | {"actor": ""} == release.seen[0] | {"actor": ""} and dark.seen[0]["actor"] == accounts.SHADOW
+    assert (
+        dark.seen[0] | {"actor": ""} == release.seen[0] | {"actor": ""}
+        and dark.seen[0]["actor"] == accounts.SHADOW_ACCOUNT
+    )
     assert dark.headers[0]["shadows"] == dark.headers[0]["idempotency-key"] == said["id"]
     assert "cookie" not in dark.headers[0] and release.headers[0].get("shadows") is None
     assert (behind(client).waiting, behind(client).held) == (0, 0)
@@ -80,7 +83,7 @@ def test_the_answers_of_other_tasks_have_none(dark: Answering, release: Answerin
 
 @pytest.mark.usefixtures("release")
 def test_a_shadow_that_is_down_is_in_nobodys_way(client: TestClient) -> None:
-    accounts.add(accounts.SHADOW, "engineer")
+    accounts.add(accounts.SHADOW_ACCOUNT, "engineer")
     ledger.append("shadow.served", "lung-ct", {"version": "5", "release": "dark", "url": "http://127.0.0.1:9"})
     time.sleep(0.5)
     assert [send(client).status_code for _ in range(3)] == [200, 200, 200]

@@ -73,7 +73,7 @@ def test_evidence_contains_every_event_behind_the_release(folder: Path) -> None:
 def test_the_ledger_records_and_signs_the_hashes_of_written_evidence(folder: Path) -> None:
     event = ledger.events("evidence.written", "r-1")[0]
     assert event.payload["sums_sha256"] == file_sha256(folder / "SHA256SUMS")
-    assert keys.signed((folder / "SHA256SUMS").read_bytes(), event.payload["signature"])
+    assert keys.verify_signature((folder / "SHA256SUMS").read_bytes(), event.payload["signature"])
 
 
 def _replace_text(name: str, old: str, new: str) -> Callable[[Path], object]:

@@ -14,7 +14,7 @@ import pytest
 
 from lineage import accounts
 from lineage.errors import Fault
-from lineage.patient_hash import mark
+from lineage.patient_hash import hash_pseudonym
 from lineage.record import database, journal, ledger, outbox
 from lineage.record.verdict import Outcome
 
@@ -132,7 +132,7 @@ def test_the_migration_replaces_pseudonyms_in_every_byte_of_the_file(home: Path,
     _migrate_pseudonyms(prediction)
     database.engine().dispose()
     stored_bytes = b"".join(path.read_bytes() for path in home.glob("oncoloop.db*"))
-    assert b"P00000000000" not in stored_bytes and mark("P000000000000").encode() in stored_bytes
+    assert b"P00000000000" not in stored_bytes and hash_pseudonym("P000000000000").encode() in stored_bytes
 
 
 def _migrate_pseudonyms(prediction: Prediction) -> None:
@@ -149,7 +149,7 @@ def _migrate_pseudonyms(prediction: Prediction) -> None:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
     database.migrate()
     rows = [row for row in database.fetch(database.journal.select()) if row["id"].startswith("old-")]
-    expected = [mark(f"P{number // 4:012d}") if number % 5 else "" for number in range(40)]
+    expected = [hash_pseudonym(f"P{number // 4:012d}") if number % 5 else "" for number in range(40)]
     assert [row["cluster"] for row in sorted(rows, key=lambda row: row["number"])] == expected
     assert journal.count() == count_before + 40 and database.missing_guards() == []
     assert [prediction_row["id"] for prediction_row in journal.predictions("P000000000001")] == [

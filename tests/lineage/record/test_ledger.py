@@ -64,7 +64,7 @@ def test_events_are_found_by_kind_and_subject_newest_last(three_events: sqlite3.
 
 def test_a_verdict_is_read_as_it_was_recorded(home: Path) -> None:
     verdict = Verdict("data", "b-1", Outcome.FAIL, ("a scan is blank",), {"units": 3}, {"max_failing": 0.2})
-    event = ledger.record(verdict, actor="erik", task="lung-ct")
+    event = ledger.record_verdict(verdict, actor="erik", task="lung-ct")
     assert (event.kind, event.subject, event.actor, event.payload["task"]) == ("verdict", "b-1", "erik", "lung-ct")
     assert from_dict(ledger.events(kind="verdict")[0].payload) == verdict
 
@@ -92,7 +92,7 @@ def test_an_event_that_cannot_be_written_leaves_no_gap(home: Path) -> None:
 
 
 def test_the_default_actor_is_the_system(home: Path) -> None:
-    assert ledger.record(Verdict("data", "b-1", Outcome.PASS, ())).actor == "system"
+    assert ledger.record_verdict(Verdict("data", "b-1", Outcome.PASS, ())).actor == "system"
 
 
 def test_the_newest_events_are_limited_within_their_kind_and_subject(three_events: sqlite3.Connection) -> None:

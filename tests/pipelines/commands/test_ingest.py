@@ -41,7 +41,7 @@ def write_corrections(folder: Path, manifest: Path, task: str = TASK) -> Path:
     unit = batch_manifest.read_manifest(manifest).iloc[0]
     label = "tumour" if unit["label"] == "no_tumour" else "no_tumour"
     row = (
-        f"{metadata_table.HASH}{unit['sha256']},,{task},{label},"
+        f"{metadata_table.HASH_PREFIX}{unit['sha256']},,{task},{label},"
         f"dr-b,2026-06-01T09:00:00Z,pathology,{int(unit['slice'])}"
     )
     folder.mkdir()
@@ -70,23 +70,25 @@ def test_a_broken_folder_is_named_and_the_others_are_judged(tmp_path: Path, onco
     manifest = workspace_folder / "data/batches" / TASK / "zoo" / "manifest.csv"
     source = write_corrections(tmp_path / "fix", manifest)
     with pytest.raises(Fault, match="its rows correct no scans of lung-ct"):
-        ingest_corrections.bring(source, workspace_folder / "inbox/fix", params.load(workspace_folder).tasks["lung-ct"])
+        ingest_corrections.import_corrections(
+            source, workspace_folder / "inbox/fix", params.load(workspace_folder).tasks["lung-ct"]
+        )
     imported = json.loads(oncoloop("import", str(source), "--task", TASK, "--json", cwd=workspace_folder).stdout)
     assert imported == {"batch": "fix", "layout": "corrections", "rows": 1, "files": 1}
-    metadata = metadata_table.metadata(workspace_folder / "inbox/fix")
-    assert metadata_table.corrects(metadata) and metadata.equals(metadata_table.metadata(source))
+    metadata = metadata_table.read_metadata(workspace_folder / "inbox/fix")
+    assert metadata_table.is_correction_batch(metadata) and metadata.equals(metadata_table.read_metadata(source))
     assert sorted(path.name for path in (workspace_folder / "inbox/fix").iterdir()) == ["import.json", "metadata.csv"]
 
 
 def test_each_kind_of_broken_folder_has_its_own_reason(workspace: Path) -> None:
     write_broken_folders(workspace / "inbox")
     reasons: dict[str, str] = {}
-    assert ingest.waiting(None, broken=reasons) == [] and ingest.waiting(None) == []
+    assert ingest.unjudged_batches(None, broken=reasons) == [] and ingest.unjudged_batches(None) == []
     expected = ("missing columns", "the task in its metadata.csv", "1 files that metadata.csv names", "is not UTF-8")
     names = ("no-columns", "no-task", "no-file", "no-table")
     assert all(text in reasons[name] for name, text in zip(names, expected, strict=True)), reasons
     with pytest.raises(Fault, match="missing columns"):
-        ingest.waiting(Path("inbox/no-columns"), broken=reasons)
+        ingest.unjudged_batches(Path("inbox/no-columns"), broken=reasons)
 
 
 def test_a_used_batch_name_is_reported_and_stops_no_other_batch(workspace: Path) -> None:
@@ -95,26 +97,26 @@ def test_a_used_batch_name_is_reported_and_stops_no_other_batch(workspace: Path)
         phantom_batch.write_batch(workspace / "inbox" / name, task, 1, scanner.SCANNERS["alder-mr"], 61 + len(name), 1)
     (workspace / "data/batches" / TASK / "one.dvc").write_text("outs:\n- md5: a.dir\n  path: one\n")
     reasons: dict[str, str] = {}
-    assert [batch.name for batch in ingest.waiting(None, broken=reasons)] == ["two"]
+    assert [batch.name for batch in ingest.unjudged_batches(None, broken=reasons)] == ["two"]
     assert list(reasons) == ["one"] and "already admitted with other content" in reasons["one"]
 
 
 def test_the_log_does_not_name_broken_folders(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
     (workspace / "inbox/Quillfeather").mkdir()
     (workspace / "inbox/Quillfeather/metadata.csv").write_text("nothing\n")
-    assert ingest.waiting(None) == []
+    assert ingest.unjudged_batches(None) == []
     assert "1 folders of the inbox are broken" in caplog.text and "Quillfeather" not in caplog.text
 
 
 def test_packed_corrections_are_refused_with_the_advice_to_unpack_them(workspace: Path, tmp_path: Path) -> None:
     from data.importing import import_folder
 
-    table = f"{HEADING}\n{metadata_table.HASH}{'0' * 64},,{TASK},tumour,dr-b,2026-06-01T09:00:00Z,pathology,0\n"
+    table = f"{HEADING}\n{metadata_table.HASH_PREFIX}{'0' * 64},,{TASK},tumour,dr-b,2026-06-01T09:00:00Z,pathology,0\n"
     (tmp_path / "fix").mkdir()
     (tmp_path / "fix" / "metadata.csv").write_text(table, encoding="utf-8")
     shutil.make_archive(str(tmp_path / "fix"), "zip", tmp_path / "fix")
     task = params.load().tasks[TASK]
-    assert ingest_corrections.bring(tmp_path / "fix.zip", workspace / "inbox/fix", task) is None
+    assert ingest_corrections.import_corrections(tmp_path / "fix.zip", workspace / "inbox/fix", task) is None
     with pytest.raises(Fault, match="unpack it, and import the folder"):
         import_folder.import_folder(tmp_path / "fix.zip", workspace / "inbox/fix", task)
     assert list((workspace / "inbox").iterdir()) == []

@@ -34,7 +34,7 @@ SEED = 20260701
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedWorkspace:
     """A workspace with one admitted batch and one in the inbox, its copy, and its state after an undisturbed run."""
 
     ward: Path
@@ -51,14 +51,14 @@ class Ready:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ready]:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedWorkspace]:
     """A workspace that is created once, and copied back before each test."""
-    with made_in(tmp_path_factory.mktemp("admission") / "ward") as folder:
+    with new_workspace_in(tmp_path_factory.mktemp("admission") / "ward") as folder:
         yield two_batches(folder)
 
 
 @contextmanager
-def made_in(folder: Path) -> Iterator[Path]:
+def new_workspace_in(folder: Path) -> Iterator[Path]:
     """Create a workspace that is this process's working folder until the block ends."""
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -73,36 +73,36 @@ def made_in(folder: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def ready(prepared: Ready) -> Ready:
+def ready(prepared: PreparedWorkspace) -> PreparedWorkspace:
     prepared.restore()
     return prepared
 
 
-def two_batches(workspace: Path) -> Ready:
+def two_batches(workspace: Path) -> PreparedWorkspace:
     """One admitted batch, and one whose arrival is recorded, of 2 patients each."""
     task = params.load().tasks["brain-mr"]
     for seed, name in enumerate(("first", "second")):
         phantom_batch.write_batch(Path("inbox", name), task, 2, scanner.SCANNERS["alder-mr"], 40 + seed, 1)
-    run("first")
-    ingest.received(ingest.incoming(Path("inbox/second")))
-    before, copy = state(workspace), workspace.with_name("kept")
+    run_admission("first")
+    ingest.record_arrival(ingest.read_incoming_batch(Path("inbox/second")))
+    before, copy = workspace_state(workspace), workspace.with_name("kept")
     shutil.copytree(workspace, copy, symlinks=True)
-    run("second")
-    return Ready(workspace, copy, state(workspace), before)
+    run_admission("second")
+    return PreparedWorkspace(workspace, copy, workspace_state(workspace), before)
 
 
-def run(name: str) -> str | None:
+def run_admission(name: str) -> str | None:
     """Do what the flow does with one batch that passes the gate: recover, index, admit."""
-    interrupted_runs.settle()
-    batches = ingest.waiting(Path("inbox", name))
+    interrupted_runs.recover_workspace()
+    batches = ingest.unjudged_batches(Path("inbox", name))
     for batch in batches:
-        arrived_at = ingest.received(batch)
+        arrived_at = ingest.record_arrival(batch)
         indexed = manifest.index_batch(batch.source, batch.staging, batch.task)
-        return ingest.admit.fn(batch, indexed.manifest, arrived_at)
+        return ingest.admit_batch.fn(batch, indexed.manifest, arrived_at)
     return None
 
 
-def state(workspace: Path) -> dict[str, str]:
+def workspace_state(workspace: Path) -> dict[str, str]:
     """The SHA-256 of every file of a version, of the cache and of the remote; and the admissions."""
     folders = ("data", "var/cache/files", "var/remote/files", "var/staging")
     files = [path for folder in folders for path in (workspace / folder).rglob("*") if path.is_file()]
@@ -115,7 +115,7 @@ def state(workspace: Path) -> dict[str, str]:
     return contents
 
 
-def child(work: Callable[[], object]) -> int:
+def run_in_child(work: Callable[[], object]) -> int:
     """Run in a child process that ends without cleanup. Returns its exit code (negative: killed by that signal)."""
     return os.waitstatus_to_exitcode(os.waitpid(start_child(work), 0)[1])
 
@@ -156,19 +156,19 @@ def kill_at(step: str, after: bool) -> None:
     setattr(module, step, kill)
 
 
-def finished(ready: Ready) -> None:
+def assert_next_run_finishes(ready: PreparedWorkspace) -> None:
     """The next run gives the new version with the bytes of an undisturbed run. A second one has nothing to do."""
-    run("second")
-    assert state(ready.ward) == ready.undisturbed
+    run_admission("second")
+    assert workspace_state(ready.ward) == ready.undisturbed
     assert git.head() == ledger.events(kind="batch.admitted")[-1].payload["data_version"]
     assert ledger.verify().outcome.value == "pass"
-    assert run("second") is None
+    assert run_admission("second") is None
 
 
-def recover_to_old_or_new(ready: Ready) -> str:
+def recover_to_old_or_new(ready: PreparedWorkspace) -> str:
     """Recovery after a kill gives one of the two versions and nothing in between. Returns which: "old" or "new"."""
-    interrupted_runs.settle()
-    current = state(ready.ward)
+    interrupted_runs.recover_workspace()
+    current = workspace_state(ready.ward)
     tracked = {name: value for name, value in current.items() if not name.startswith("var/")}
     old = {name: value for name, value in ready.before.items() if not name.startswith("var/")}
     new = {name: value for name, value in ready.undisturbed.items() if not name.startswith("var/")}
@@ -178,7 +178,7 @@ def recover_to_old_or_new(ready: Ready) -> str:
     return "old" if tracked == old else "new"
 
 
-def test_a_kill_after_any_step_gives_the_old_or_the_new_version(ready: Ready) -> None:
+def test_a_kill_after_any_step_gives_the_old_or_the_new_version(ready: PreparedWorkspace) -> None:
     """A kill after a step is one before the next step; the soak tries both."""
     versions = {}
     kills_before = [(step, False) for step in (STEPS if SOAK else STEPS[:1])]
@@ -187,11 +187,11 @@ def test_a_kill_after_any_step_gives_the_old_or_the_new_version(ready: Ready) ->
 
         def work(step: str = step, after: bool = after) -> None:
             kill_at(step, after)
-            run("second")
+            run_admission("second")
 
-        assert child(work) == -signal.SIGKILL, step
+        assert run_in_child(work) == -signal.SIGKILL, step
         versions[step, after] = recover_to_old_or_new(ready)
-        finished(ready)
+        assert_next_run_finishes(ready)
     assert versions["add", True] == "old"
     assert versions["commit", True] == "new"
 
@@ -209,57 +209,57 @@ def admit_until_write(count_file: Path, number: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-    run("second")
+    run_admission("second")
     count_file.write_text(str(write_count))
 
 
-def test_a_kill_at_any_write_gives_the_old_or_the_new_version(ready: Ready, tmp_path: Path) -> None:
+def test_a_kill_at_any_write_gives_the_old_or_the_new_version(ready: PreparedWorkspace, tmp_path: Path) -> None:
     """A write is a file opened for writing, renamed, linked or removed, or a started child process."""
     count_file = tmp_path / "writes"
-    assert child(lambda: admit_until_write(count_file, 0)) == 0
+    assert run_in_child(lambda: admit_until_write(count_file, 0)) == 0
     total = int(count_file.read_text())
     assert total > 100
     points = range(1, total + 1) if SOAK else sorted(random.Random(SEED).sample(range(1, total + 1), 5))
     for point in points:
         ready.restore()
-        assert child(lambda point=point: admit_until_write(count_file, point)) == -signal.SIGKILL, point
+        assert run_in_child(lambda point=point: admit_until_write(count_file, point)) == -signal.SIGKILL, point
         recover_to_old_or_new(ready)
-        finished(ready)
+        assert_next_run_finishes(ready)
 
 
-def test_a_run_killed_at_a_random_moment_is_finished_by_the_next(ready: Ready) -> None:
+def test_a_run_killed_at_a_random_moment_is_finished_by_the_next(ready: PreparedWorkspace) -> None:
     """With its children, or alone: then a git process that it started runs for a moment longer."""
     generator = random.Random(SEED)
     start_time = time.monotonic()
-    assert child(lambda: run("second")) == 0
+    assert run_in_child(lambda: run_admission("second")) == 0
     usual_seconds = time.monotonic() - start_time
     for _ in range(20 if SOAK else 3):
         ready.restore()
-        process_id = start_child(lambda: run("second"))
+        process_id = start_child(lambda: run_admission("second"))
         time.sleep(generator.uniform(0, usual_seconds))
         (os.killpg if generator.random() < 0.5 else os.kill)(process_id, signal.SIGKILL)
         os.waitpid(process_id, 0)
-        finished(ready)
+        assert_next_run_finishes(ready)
 
 
-def test_a_run_on_a_full_disk_is_finished_once_there_is_space(ready: Ready) -> None:
+def test_a_run_on_a_full_disk_is_finished_once_there_is_space(ready: PreparedWorkspace) -> None:
     """A limit on the file size lets tables, scans and databases fail in turn."""
 
     def run_with_limit(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        run("second")
+        run_admission("second")
 
     for size in (100, 1_000, 4_000, 30_000, 100_000, 200_000) if SOAK else (100, 30_000):
         ready.restore()
-        assert child(lambda size=size: run_with_limit(size)) not in (0, -signal.SIGKILL), size
-        finished(ready)
+        assert run_in_child(lambda size=size: run_with_limit(size)) not in (0, -signal.SIGKILL), size
+        assert_next_run_finishes(ready)
 
 
-def test_two_runs_at_once_admit_the_batch_once(ready: Ready) -> None:
+def test_two_runs_at_once_admit_the_batch_once(ready: PreparedWorkspace) -> None:
     def run_locked() -> None:
-        with workspaces.alone("workspace"):
-            run("second")
+        with workspaces.hold_lock("workspace"):
+            run_admission("second")
 
     process_ids = [start_child(run_locked), start_child(run_locked)]
     assert [os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1]) for process_id in process_ids] == [0, 0]
-    assert state(ready.ward) == ready.undisturbed
+    assert workspace_state(ready.ward) == ready.undisturbed

@@ -72,10 +72,10 @@ def proxy_environment(home: object, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_accepted_event_names_its_task_and_carries_the_secret(event_server: EventServer) -> None:
-    deployments.emit(deployments.APPROVED, {"task": "lung-ct"})
+    deployments.emit_task_event(deployments.APPROVAL_EVENT, {"task": "lung-ct"})
     [event] = event_server.events
     assert event_server.paths == ["/api/events"]
-    assert (event["event"], event["payload"]) == (deployments.APPROVED, {"task": "lung-ct"})
+    assert (event["event"], event["payload"]) == (deployments.APPROVAL_EVENT, {"task": "lung-ct"})
     assert event["resource"]["prefect.resource.id"] == "oncoloop.task.lung-ct"
     assert event_server.authorizations == [f"Basic {base64.b64encode(SECRET.encode()).decode()}"]
 
@@ -84,7 +84,7 @@ def test_an_accepted_event_names_its_task_and_carries_the_secret(event_server: E
 def test_a_refused_event_raises(event_server: EventServer, status: int) -> None:
     event_server.status = status
     with pytest.raises(httpx.HTTPStatusError):
-        deployments.emit(deployments.ASKED, {"task": "lung-ct"})
+        deployments.emit_task_event(deployments.RETRAIN_EVENT, {"task": "lung-ct"})
     assert len(event_server.events) == 1
 
 
@@ -93,4 +93,4 @@ def test_an_unreachable_server_raises() -> None:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
         with temporary_settings({PREFECT_API_URL: url}), pytest.raises(httpx.ConnectError):
-            deployments.emit(deployments.ASKED, {"task": "lung-ct"})
+            deployments.emit_task_event(deployments.RETRAIN_EVENT, {"task": "lung-ct"})

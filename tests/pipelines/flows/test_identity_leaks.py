@@ -29,50 +29,54 @@ from tests.pipelines.planted_identities import (
     MRN,
     NAME,
     SECRETS,
-    behind_frames,
-    image,
-    inflated_of,
-    overdrawn,
-    padded,
-    picture,
+    dicom_bytes,
+    dicom_with_identity,
+    dicom_with_text_after_frame,
+    dicom_with_text_in_padding,
+    dicom_with_used_spare_bits,
+    files_below,
+    jpeg_with_identity,
+    nifti_with_identity,
+    read_dicom,
     search,
-    stored,
-    told,
-    volume,
-    written,
+    unpacked_files_below,
     zipped,
 )
 
 HIDDEN = (
-    ("spare", overdrawn, (ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless)),
-    ("behind", behind_frames, (JPEGBaseline8Bit, RLELossless, JPEG2000Lossless)),
+    (
+        "spare",
+        dicom_with_used_spare_bits,
+        (ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless),
+    ),
+    ("behind", dicom_with_text_after_frame, (JPEGBaseline8Bit, RLELossless, JPEG2000Lossless)),
 )
 
 
 def scan(number: int, index: int = 0) -> bytes:
     """A slice of a patient who is in no batch yet, with the identity in its header."""
     task = params.load().task("lung-ct")
-    study = phantom_study.study(task, phantom_study.usual(task), 31, number, task.classes[0])
+    study = phantom_study.make_study(task, phantom_study.usual_scanner(task), 31, number, task.classes[0])
     pixels, pixel = study.slice(index, 2)
-    return told(files.dicom(study, pixels, pixel, index))
+    return dicom_with_identity(files.dicom(study, pixels, pixel, index))
 
 
 def lung_batch(folder: Path) -> None:
     """Valid scans, scans with the identity in every place, and a scan with the identity for every kind of refusal."""
     task = params.load().task("lung-ct")
-    batch.write_batch(folder, task, 18, phantom_study.usual(task), seed=31, slices=4)
+    batch.write_batch(folder, task, 18, phantom_study.usual_scanner(task), seed=31, slices=4)
     with (folder / "metadata.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     first_slice, second_slice = scan(500), scan(500, 1)
-    odd_spacing = image(first_slice)
+    odd_spacing = read_dicom(first_slice)
     odd_spacing[0x00280030] = pydicom.DataElement(0x00280030, "LO", f"{NAME} {MRN}")  # PixelSpacing
     without_preamble = scan(521)[132:]
     valid = {
         f"{FILE}_1.dcm": scan(501),
         f"{FILE}.zip": zipped(first_slice, second_slice),
-        f"{FILE}.jpg": picture(),
-        f"{FILE}_turned.jpg": picture(6),
-        f"{FILE}_padded.dcm": padded(scan(520)),
+        f"{FILE}.jpg": jpeg_with_identity(),
+        f"{FILE}_turned.jpg": jpeg_with_identity(6),
+        f"{FILE}_padded.dcm": dicom_with_text_in_padding(scan(520)),
         f"{FILE}_bare.dcm": without_preamble,
     }
     valid |= {
@@ -83,8 +87,8 @@ def lung_batch(folder: Path) -> None:
     broken = {
         f"{FILE}_cut.dcm": first_slice[:3000],
         f"{FILE}_text.dcm": f"{NAME} {MRN}".encode() * 40,
-        f"{FILE}_odd.dcm": stored(odd_spacing),
-        f"{FILE}_cut.jpg": picture()[:900],
+        f"{FILE}_odd.dcm": dicom_bytes(odd_spacing),
+        f"{FILE}_cut.jpg": jpeg_with_identity()[:900],
         f"{FILE}_cut.nii.gz": gzip.compress(f"{NAME} {MRN}".encode() * 99),
         f"{FILE}_cut.zip": zipped(first_slice, second_slice)[:-60],
     }
@@ -111,9 +115,9 @@ def lung_batch(folder: Path) -> None:
 
 def brain_batch(folder: Path) -> None:
     task = params.load().task("brain-mr")
-    batch.write_batch(folder, task, 6, phantom_study.usual(task), seed=32, slices=2)
+    batch.write_batch(folder, task, 6, phantom_study.usual_scanner(task), seed=32, slices=2)
     path = sorted(folder.glob("*.nii.gz"))[0]
-    path.with_name(f"{FILE}.nii.gz").write_bytes(volume(path.read_bytes()))
+    path.with_name(f"{FILE}.nii.gz").write_bytes(nifti_with_identity(path.read_bytes()))
     table = (folder / "metadata.csv").read_text(encoding="utf-8")
     number = next(row.split(",")[1] for row in table.splitlines() if row.startswith(path.name))
     (folder / "metadata.csv").write_text(table.replace(path.name, f"{FILE}.nii.gz").replace(number, MRN))
@@ -123,7 +127,7 @@ def brain_batch(folder: Path) -> None:
 def failing_batch(folder: Path) -> None:
     """A batch that is refused: unknown labels, and file names that hold a patient's name."""
     task = params.load().task("lung-ct")
-    batch.write_batch(folder, task, 2, phantom_study.usual(task), seed=33)
+    batch.write_batch(folder, task, 2, phantom_study.usual_scanner(task), seed=33)
     with (folder / "metadata.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     for number, row in enumerate(rows):
@@ -163,10 +167,10 @@ def test_no_planted_identity_is_written_anywhere(
 
     for number, result in enumerate(results):
         (tmp_path / f"said-{number}.txt").write_text(result.stdout + result.stderr, encoding="utf-8")
-    planted = search(inflated_of(inbox))
+    planted = search(unpacked_files_below(inbox))
     places = {name for _, name in planted if "(" in name}
     for number in range(4):
         assert f"{FILE}_spare_{number}.dcm (spare bits)" in places
     assert f"{FILE}_padded.dcm (low bytes)" in places
     assert {secret for secret, _ in planted} >= set(SECRETS) - {"1963-07-17"}
-    assert search(written(tmp_path, inbox)) == set()
+    assert search(files_below(tmp_path, inbox)) == set()

@@ -21,7 +21,7 @@ from pipelines import params
 from pipelines.servers import services
 from pipelines.workspace import git
 from tests.pipelines.conftest import Run
-from tests.pipelines.flows.test_atomic_admission import SEED, state
+from tests.pipelines.flows.test_atomic_admission import SEED, workspace_state
 
 KILLS = int(os.environ.get("ONCOLOOP_KILLS", "20"))
 HIDDEN = ("ONCOLOOP_", "MLFLOW_", "PREFECT_", "BENTOML_HOME", "DVC_", "XDG_", "KERAS_HOME", "MPLCONFIGDIR")
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[dict[str, str]]:
     """One Prefect server for all runs: a server for each run would cost 20 seconds."""
-    port = next(port for port in range(9700, 9800) if not services.taken(port))
+    port = next(port for port in range(9700, 9800) if not services.is_port_in_use(port))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)}
     environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), **paths.SILENT}
     command = [services.program("prefect"), "server", "start", "--host", services.HOST, "--port", str(port)]
@@ -120,7 +120,7 @@ def ingest(folder: str, server: dict[str, str], log_file: Path, kill: Kill | Non
 def comparable(workspace: Path) -> dict[str, str]:
     """The state without what depends on the arrival time: a run that was killed early has not recorded it."""
     database.engine().dispose()
-    contents = state(workspace)
+    contents = workspace_state(workspace)
     times = ("record.json", "data/cohorts", ".dvc", "tree", "admissions", "var/cache", "var/remote")
     timeless = {
         name: value for name, value in contents.items() if not name.startswith(times) and not name.endswith(times)

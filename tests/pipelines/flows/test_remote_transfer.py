@@ -51,8 +51,8 @@ def tree(workspace: Path) -> Path:
     Path("data/batches/lung-ct/one/x.txt").write_text("pixels of P1\n", encoding="utf-8")
     dvc.add(Path("data/batches/lung-ct/one"))
     worktree = dvc.worktree(git.commit(["."], "Admit one"))
-    code_snapshot.write_code(worktree)
-    warm_start_pins.pin(worktree)
+    code_snapshot.write_code_snapshot(worktree)
+    warm_start_pins.write_pins(worktree)
     dvc.reproduce(worktree, "prepare", TASK)
     return worktree
 
@@ -91,7 +91,7 @@ def test_a_fit_runs_on_the_worker_and_its_result_reaches_the_workspace(tree: Pat
     assert remote_transfer.pull_or_run_fit(tree, TASK) is True, "the worker's fit is not run again"
     assert (tree / "models/lung-ct/out").read_text() == f"pixels of P1\n{machine.worker_home}\n"
     assert not remote_transfer.is_fit_due(tree, TASK) and not dvc.reproduce(tree, "fit", TASK)
-    assert dvc.lock(tree) == dvc.lock(received), "the worktree's lock records the worker's fit"
+    assert dvc.locked_stages(tree) == dvc.locked_stages(received), "the worktree's lock records the worker's fit"
     assert git.head() == before == git.run("rev-parse", "main"), "no branch of the workspace has moved"
     files = [path for path in machine.worker_home.rglob("*") if path.is_file()]
     files_with_pixels = [path for path in files if b"pixels of P1" in path.read_bytes()]
@@ -107,9 +107,9 @@ def test_a_second_fit_uses_the_new_batch(tree: Path, machine: Machine, workspace
     (workspace / "data/batches/lung-ct/two").mkdir()
     (workspace / "data/batches/lung-ct/two/x.txt").write_text("more\n", encoding="utf-8")
     dvc.add(Path("data/batches/lung-ct/two"))
-    dvc.keep(tree, workspace, "Retrain")
+    dvc.commit_products(tree, workspace, "Retrain")
     second_tree = dvc.worktree(git.commit(["."], "Admit two"))
-    code_snapshot.write_code(second_tree)
+    code_snapshot.write_code_snapshot(second_tree)
     dvc.reproduce(second_tree, "prepare", TASK)
     machine.run_fit(remote_transfer.send_fit_inputs(second_tree, TASK))
     assert remote_transfer.pull_or_run_fit(second_tree, TASK) is True

@@ -76,7 +76,7 @@ def test_two_workers_fit_two_tasks_side_by_side(
     from prefect import flow
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    port = next(port for port in range(9800, 9900) if not services.taken(port))
+    port = next(port for port in range(9800, 9900) if not services.is_port_in_use(port))
     url = f"http://{services.HOST}:{port}/api"
     start_process(workspace / "server.log", "prefect", "server", "start", "--host", services.HOST, "--port", str(port))
     wait_until(lambda: services.answers(f"{url}/health"))
@@ -116,7 +116,7 @@ def test_two_workers_fit_two_tasks_side_by_side(
     assert sorted(output.splitlines()[1] for output in outputs) == [str(home) for home in homes], (
         "each worker fitted one task"
     )
-    assert not dvc.changed(tree, list(TASKS))
+    assert not dvc.changed_stages(tree, list(TASKS))
 
 
 def prepare_tree(workspace: Path) -> Path:
@@ -132,6 +132,6 @@ def prepare_tree(workspace: Path) -> Path:
         Path("data/batches", task, "one", "x.txt").write_text(f"{task}\n", encoding="utf-8")
         dvc.add(Path("data/batches", task, "one"))
     tree = dvc.worktree(git.commit(["."], "Admit"))
-    code_snapshot.write_code(tree)
-    warm_start_pins.pin(tree)
+    code_snapshot.write_code_snapshot(tree)
+    warm_start_pins.write_pins(tree)
     return tree

@@ -16,7 +16,7 @@ from prefect.logging import disable_run_logger
 
 from lineage import model_files, registry
 from lineage.errors import Fault
-from lineage.fingerprint import file_sha256, tree
+from lineage.fingerprint import file_sha256, hash_folder
 from lineage.record import database, ledger
 from pipelines import params
 from pipelines.commands import predictions
@@ -24,6 +24,7 @@ from pipelines.flows import retrain, watch
 from pipelines.models import promote, release, shadow, verdicts
 from pipelines.recovery import verify_workspace
 from serving.bundle import bento_server
+from serving.inference import release_integrity
 from serving.inference.release import load_release
 from tests.pipelines import small_workspace
 from tests.pipelines.small_workspace import TASK
@@ -114,7 +115,7 @@ def test_the_ledger_holds_the_hash_of_every_judged_file(workspace: Path) -> None
 def test_an_exchanged_file_is_not_approved(workspace: Path, name: str) -> None:
     CHANGES[name](workspace)
     with pytest.raises(Fault, match=rf"{TASK}/1: {name} in MLflow is not the file that the training gate judged"):
-        promote.act(promote.approve(TASK, "1", "system", "read"))
+        promote.carry_out_decision(promote.approve(TASK, "1", "system", "read"))
     assert not ledger.events("approval") and not ledger.events("model.promoted")
     verdict = verify_workspace.verify()
     assert verdict.outcome.value == "fail" and f"{TASK}/1: {name} in MLflow" in "\n".join(verdict.reasons)
@@ -124,13 +125,13 @@ def test_a_version_without_its_files_does_not_become_champion(workspace: Path) -
     folder = artifact(workspace, "graph.onnx").parent
     folder.rename(folder.with_name("elsewhere"))
     with pytest.raises(Fault, match=rf"the artefacts of {TASK}/1 are not at {folder}"):
-        promote.act(promote.approve(TASK, "1", "system", "read"))
+        promote.carry_out_decision(promote.approve(TASK, "1", "system", "read"))
     assert not ledger.events("approval") and not ledger.events("model.promoted")
 
 
 def test_an_approval_that_was_interrupted_before_its_release_can_be_repeated(workspace: Path) -> None:
-    promote.act(promote.approve(TASK, "1", "system", "read"))
-    promote.act(promote.approve(TASK, "1", "system", "read"))
+    promote.carry_out_decision(promote.approve(TASK, "1", "system", "read"))
+    promote.carry_out_decision(promote.approve(TASK, "1", "system", "read"))
     assert len(ledger.events("approval")) == 2 and len(ledger.events("model.promoted")) == 1
     assert promote.is_release_pending()
 
@@ -148,10 +149,10 @@ def log_second_run(workspace: Path) -> str:
 @pytest.mark.parametrize("name", ["graph.onnx", "calibration.json", "reference.npz"])
 def test_an_exchanged_file_of_a_champion_is_not_used(workspace: Path, name: str) -> None:
     """Replaced after the approval: no release or shadow is built with it, no challenger or window compared with it."""
-    promote.act(promote.approve(TASK, "1", "system", "read"))
+    promote.carry_out_decision(promote.approve(TASK, "1", "system", "read"))
     CHANGES[name](workspace)
     second = registry.register(TASK, log_second_run(workspace), "model", {})
-    model_files.record(TASK, second, model_files.recorded(TASK, "1") or {}, "a test")
+    model_files.record_hashes(TASK, second, model_files.recorded_hashes(TASK, "1") or {}, "a test")
     ledger.append("verdict", f"{TASK}/{second}", ledger.events("verdict", f"{TASK}/1")[0].payload)
     uses: list[Callable[[], object]] = [
         promote.release_champions,
@@ -169,7 +170,7 @@ def test_an_exchanged_file_of_a_champion_is_not_used(workspace: Path, name: str)
 def released_copy(workspace_folder: Path, small_ward: Path) -> Path:
     """A copy of the workspace with its model released and checked by the real server."""
     enter_fresh_copy(workspace_folder, small_ward)
-    promote.act(promote.approve(TASK, "1", "system", "read"))
+    promote.carry_out_decision(promote.approve(TASK, "1", "system", "read"))
     assert promote.release_champions()
     database.engine().dispose()
     copy = workspace_folder.with_name("released")
@@ -190,7 +191,7 @@ def release_folders(workspace: Path) -> tuple[str, Path, Path]:
 
 def test_an_unchanged_release_passes_the_verification(released_workspace: Path) -> None:
     name, folder, packed = release_folders(released_workspace)
-    assert release.wanted() is not None and load_release(folder).name == load_release(packed).name == name
+    assert release.release_to_serve() is not None and load_release(folder).name == load_release(packed).name == name
     verdict = verify_workspace.verify()
     assert verdict.outcome.value == "pass", verdict.reasons
     with np.load(folder / TASK / "reference.npz", allow_pickle=False) as arrays:
@@ -239,13 +240,13 @@ def test_compiled_files_in_a_bento_are_deleted_and_not_run(released_workspace: P
     cache = packed.parent / "serving/__pycache__"
     cache.mkdir()
     (cache / "gate.cpython-311.pyc").write_bytes(b"something else")
-    before = tree(bento_server.bento(f"oncoloop:{name}"))
+    before = hash_folder(release_integrity.bento_folder(f"oncoloop:{name}"))
     server = bento_server.start(f"oncoloop:{name}", workers=1)
     try:
         bento_server.wait_ready(server.url, 120, server)
     finally:
         server.stop()
-    assert not cache.exists() and tree(bento_server.bento(f"oncoloop:{name}")) == before
+    assert not cache.exists() and hash_folder(release_integrity.bento_folder(f"oncoloop:{name}")) == before
 
 
 def test_building_a_release_again_over_changed_files_is_refused(released_workspace: Path) -> None:

@@ -22,7 +22,7 @@ from pipelines.withdrawal import locate, withdraw
 from pipelines.workspace import dvc, dvc_objects, git
 from pipelines.workspace import workspace as workspaces
 from tests.pipelines.conftest import Run
-from tests.pipelines.flows.test_atomic_admission import made_in, run
+from tests.pipelines.flows.test_atomic_admission import new_workspace_in, run_admission
 from tests.pipelines.workspace.test_isolation import plain
 
 TASK = "brain-mr"
@@ -33,12 +33,12 @@ COHORTS = Path("data/cohorts", f"{TASK}.csv")
 @pytest.fixture(scope="module")
 def prepared_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A workspace with two admitted batches and a quarantined one, with a copy from which each test begins."""
-    with made_in(tmp_path_factory.mktemp("verify") / "ward") as folder:
+    with new_workspace_in(tmp_path_factory.mktemp("verify") / "ward") as folder:
         for seed, name in ((40, "first"), (41, "second")):
             phantom_batch.write_batch(
                 Path("inbox", name), params.load().tasks[TASK], 3, scanner.SCANNERS["alder-mr"], seed, 1
             )
-            run(name)
+            run_admission(name)
         Path("data/quarantine/bad").mkdir(parents=True)
         ledger.append("batch.quarantined", "bad", {"task": TASK, "digest": "0" * 64})
         database.engine().dispose()
@@ -63,14 +63,14 @@ def verify(full: bool = False) -> tuple[str, str]:
 
 
 def objects_of(name: str) -> dict[str, str]:
-    pointer = dvc_objects.pointer(Path(f"data/batches/{TASK}/{name}.dvc").read_text())
-    return {".": pointer.md5, **(dvc_objects.listing(dvc.stores().values(), pointer.md5) or {})}
+    pointer = dvc_objects.read_pointer(Path(f"data/batches/{TASK}/{name}.dvc").read_text())
+    return {".": pointer.md5, **(dvc_objects.folder_listing(dvc.object_stores().values(), pointer.md5) or {})}
 
 
 def drop_objects(batch: str, *stores: str) -> None:
     shared = set(objects_of("first").values()) & set(objects_of("second").values())
     own_objects = [md5 for md5 in objects_of(batch).values() if md5 not in shared]
-    for path in [dvc_objects.location(dvc.stores()[name], md5) for name in stores for md5 in own_objects]:
+    for path in [dvc_objects.object_path(dvc.object_stores()[name], md5) for name in stores for md5 in own_objects]:
         path.unlink()
 
 
@@ -170,13 +170,13 @@ def test_a_damage_is_named_and_repaired(workspace: Path, name: str) -> None:
     assert recorded["restored"] == repairs and (repairs or recorded["lost"]["versions"])
     assert git.batches_of("HEAD") == {FIRST, SECOND} and git.run("status", "--porcelain") == ""
     assert sorted(COHORTS.read_bytes().splitlines()) == sorted(sides.splitlines()), "every side is what it was"
-    interrupted_runs.settle()
+    interrupted_runs.recover_workspace()
     assert repair.repair() == [], "a second repair has nothing to do"
 
 
 def test_changed_bytes_in_the_cache_are_found_by_the_full_verification(workspace: Path) -> None:
     scan = next(name for name in objects_of("first") if name.startswith("scans/"))
-    path = dvc_objects.location(dvc.stores()["cache"], objects_of("first")[scan])
+    path = dvc_objects.object_path(dvc.object_stores()["cache"], objects_of("first")[scan])
     path.chmod(0o644)
     path.write_bytes(b"other bytes")
     assert "other bytes" in verify(full=True)[1]
@@ -189,13 +189,13 @@ def test_a_lost_batch_is_recorded_and_may_be_admitted_again(workspace: Path) -> 
     lose_the_commits()
     Path(f"data/batches/{SECOND}.dvc").unlink(missing_ok=True)
     with pytest.raises(Fault, match="lost what the ledger names"):
-        interrupted_runs.settle()
+        interrupted_runs.recover_workspace()
     repair.repair()
     outcome, reasons = verify()
     assert outcome == "inconclusive" and f"{SECOND}: its data are lost for good" in reasons
     assert ledger.events(kind=recorded_admissions.REPAIRED)[-1].payload["lost"]["batches"] == [SECOND]
     assert Path(f"data/batches/{FIRST}/manifest.csv").is_file()
-    run("second")
+    run_admission("second")
     outcome, reasons = verify()
     assert outcome == "pass", reasons
     assert git.batches_of("HEAD") == {FIRST, SECOND}
@@ -224,7 +224,7 @@ def test_sides_that_only_the_working_folder_has_are_restored(workspace: Path) ->
 
 def test_a_withdrawal_is_no_damage(workspace: Path) -> None:
     patient = str(manifest.read_manifest(Path(f"data/batches/{FIRST}/manifest.csv"))["patient"].iloc[0])
-    withdraw.withdraw(locate.find(patient), "asked")
+    withdraw.withdraw(locate.locate_patient(patient), "asked")
     outcome, reasons = verify(full=True)
     assert outcome == "pass", reasons
     assert git.batches_of("HEAD") == {f"{FIRST}-w1", SECOND}

@@ -158,7 +158,7 @@ def test_a_killed_desk_answers_again_within_seconds(servers: RunningServers) -> 
 def test_the_answers_of_a_shadow_are_shown_to_nobody(servers: RunningServers) -> None:
     live = release_servers.answering_release()
     concurrent_users.build("dark", Path("tiny"), version="2", kind="shadow.built")
-    shadow.begin(concurrent_users.TASK, "2", "dark", "enno")
+    shadow.record_start(concurrent_users.TASK, "2", "dark", "enno")
     concurrent_users.wait_for(lambda: ledger.events("shadow.served"), 60)
     time.sleep(1.0)
     with ConcurrentUsers(servers.desk, "cid", users=2) as users:
@@ -170,10 +170,10 @@ def test_the_answers_of_a_shadow_are_shown_to_nobody(servers: RunningServers) ->
     journalled, answered = concurrent_users.journalled_and_answered_ids(users)
     assert journalled == answered, "every answer has one row of its user, and a shadow's rows are not among them"
     shadow_rows = journal.rows(shadows=True)
-    assert set(shadow_rows["release"]) == {"dark"} and set(shadow_rows["actor"]) == {accounts.SHADOW}
+    assert set(shadow_rows["release"]) == {"dark"} and set(shadow_rows["actor"]) == {accounts.SHADOW_ACCOUNT}
     assert set(shadow_rows["shadows"]) <= set(answered) and shadow_rows["shadows"].is_unique and len(shadow_rows) > 20
     assert journal.count() == len(database.fetch(database.journal.select())) - len(shadow_rows)
-    assert not set(window.window(concurrent_users.TASK)["id"]) & set(shadow_rows["id"]), (
+    assert not set(window.read_window(concurrent_users.TASK)["id"]) & set(shadow_rows["id"]), (
         "the watch leaves these rows out"
     )
     assert "which no user received" in trace.render(trace.trace(shadow_rows["id"][0]))
@@ -188,10 +188,10 @@ def test_a_shadow_comparison_is_a_verdict_and_a_failed_version_is_not_approved(s
     assert verdict.figures["agreement"]["value"] == 1.0, "the same network gives the same answers"
     assert verdict.outcome is Outcome.INCONCLUSIVE and "clusters" in verdict.reasons[0], "one patient is too few"
     assert ledger.events("verdict", "tiny-mr/2 in shadow")[-1].payload["figures"]["pairs"] == len(shadow_rows)
-    assert shadow.wanted() is None
+    assert shadow.active_shadow() is None
     concurrent_users.wait_for(lambda: "dark" not in servers.supervisor.fleet.running, 30)  # type: ignore[union-attr]
-    ledger.record(Verdict("training", "tiny-mr/2", Outcome.PASS, ("set by the test",)))
-    ledger.record(Verdict("shadow", "tiny-mr/2 in shadow", Outcome.FAIL, ("it withholds more",)))
+    ledger.record_verdict(Verdict("training", "tiny-mr/2", Outcome.PASS, ("set by the test",)))
+    ledger.record_verdict(Verdict("shadow", "tiny-mr/2 in shadow", Outcome.FAIL, ("it withholds more",)))
     with pytest.raises(Fault, match="it withholds more; it can't be approved"):
         promote.approve("tiny-mr", "2", "enno", "looks good")
     assert not ledger.events("approval", "tiny-mr/2")

@@ -102,7 +102,7 @@ def test_proxy_exceptions_of_the_user_are_kept() -> None:
     )
     assert environment["NO_PROXY"] == environment["no_proxy"] == "localhost,.lan,intra.example,10.0.0.0/8,127.0.0.1,::1"
     assert subprocess_environment.without_proxy({"no_proxy": "*"})["NO_PROXY"] == "*"
-    assert subprocess_environment.isolated({"HTTPS_PROXY": DEAD_PROXY})["HTTPS_PROXY"] == DEAD_PROXY, (
+    assert subprocess_environment.isolated_environment({"HTTPS_PROXY": DEAD_PROXY})["HTTPS_PROXY"] == DEAD_PROXY, (
         "other machines are reached as before"
     )
 

@@ -49,7 +49,7 @@ def test_the_record_of_a_service_has_its_address(home: Path, port: int) -> None:
     assert services.url("web") == f"http://{HOST}:{port}"
     service.stop()
     assert services.url("web") is None
-    assert not services.taken(port)
+    assert not services.is_port_in_use(port)
 
 
 def test_a_leaving_service_finishes_first_and_is_killed_after_its_patience(home: Path, port: int) -> None:
@@ -61,7 +61,7 @@ def test_a_leaving_service_finishes_first_and_is_killed_after_its_patience(home:
     assert wait_until(web.check_health) and wait_until(lambda: log.read_text())
     for service in (stubborn, web):
         service.leave()
-    assert wait_until(lambda: web.has_left(patience=60)) and not services.taken(port)
+    assert wait_until(lambda: web.has_left(patience=60)) and not services.is_port_in_use(port)
     assert not stubborn.has_left(patience=60) and stubborn.has_left(patience=0.0) and not stubborn.is_alive()
 
 
@@ -80,9 +80,9 @@ def test_children_of_a_killed_service_are_ended_in_any_session(home: Path, port:
     orphans = set(service.process.members()) - {service.process.pid}
     assert len(orphans) == 1
     os.kill(service.process.pid, signal.SIGKILL)
-    assert wait_until(lambda: not service.is_alive()) and services.taken(port)
+    assert wait_until(lambda: not service.is_alive()) and services.is_port_in_use(port)
     service.handle_exit()
-    assert wait_until(lambda: not services.taken(port)) and not marked_processes.has_mark(orphans.pop(), mark)
+    assert wait_until(lambda: not services.is_port_in_use(port)) and not marked_processes.has_mark(orphans.pop(), mark)
     assert service.backoff.failures == 1 and service.backoff.is_over()
     for _ in range(9):
         service.backoff.record_failure()
@@ -157,7 +157,7 @@ def test_a_process_without_a_record_is_ended(home: Path, port: int) -> None:
     assert wait_until(service.check_health)
     services.run_file("web").unlink()
     services.clear_leftovers()
-    assert not service.is_alive() and not services.taken(port)
+    assert not service.is_alive() and not services.is_port_in_use(port)
 
 
 def test_a_process_that_no_longer_listens_is_killed(home: Path, port: int) -> None:
@@ -233,10 +233,10 @@ def test_a_service_without_a_port_is_ready_when_its_ready_file_exists(home: Path
 
 
 def test_a_log_is_followed_to_its_end(home: Path) -> None:
-    source = stage_log.path("fit", "lung-ct")
+    source = stage_log.stage_log_path("fit", "lung-ct")
     source.write_text("of an earlier run\n")
     emitted: list[str] = []
-    with stage_log.lines(source, emitted.append), source.open("a") as log:
+    with stage_log.follow_log(source, emitted.append), source.open("a") as log:
         log.write("epoch 1\n")
         log.flush()
         assert wait_until(lambda: emitted == ["epoch 1"], 5)

@@ -96,7 +96,7 @@ def test_the_desk_answers_without_a_gap_while_up_is_killed_and_restarted(workspa
                 second.send_signal(signal.SIGTERM)
                 assert second.wait(30) == 0
     assert f"without `oncoloop up`, which takes them over again: desk (process {desk})" in status
-    assert not services.taken(port) and "without `oncoloop up`" not in oncoloop("status", cwd=workspace).stdout
+    assert not services.is_port_in_use(port) and "without `oncoloop up`" not in oncoloop("status", cwd=workspace).stdout
 
 
 def test_an_outdated_desk_is_replaced_without_a_gap(workspace: Path) -> None:
@@ -189,7 +189,7 @@ def test_errors_of_the_ledger_and_of_prefect_are_logged_once_and_pass(
         return fail
 
     runner = Service("runner", [sys.executable, "-c", "import time; time.sleep(60)"])
-    monkeypatch.setattr(release, "wanted", failing("wanted", Fault("the database can't be reached")))
+    monkeypatch.setattr(release, "release_to_serve", failing("wanted", Fault("the database can't be reached")))
     monkeypatch.setattr(supervision, "drain_outbox", failing("drain", OSError(28, "No space left on device")))
     with running_supervisor(monkeypatch, runner) as supervisor:
         assert wait_until(lambda: min(calls.values()) >= 6)

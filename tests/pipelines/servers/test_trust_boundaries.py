@@ -65,7 +65,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator
     """The servers of a new workspace."""
     folder = tmp_path_factory.mktemp("house") / "ward"
     assert oncoloop("init", str(folder), cwd=folder.parent).returncode == 0
-    port = next(p for p in range(21000, 29000, 20) if not any(services.taken(p + n) for n in range(5)))
+    port = next(p for p in range(21000, 29000, 20) if not any(services.is_port_in_use(p + n) for n in range(5)))
     workspace = RunningWorkspace(folder, oncoloop, port)
     workspace.run_json("user", "add", "ines", "--role", "engineer")
     workspace.run("signin", workspace.run_json("login", "ines")["link"], cwd=folder)
@@ -113,7 +113,7 @@ def _websocket(running: RunningWorkspace, path: str) -> str:
 
 
 def test_nothing_listens_for_mlflow_and_evidently(running: RunningWorkspace) -> None:
-    listening = [port for port in range(running.port, running.port + 10) if services.taken(port)]
+    listening = [port for port in range(running.port, running.port + 10) if services.is_port_in_use(port)]
     assert listening == [running.port, running.port + 1, running.port + 3], "desk, Prefect, the tools' pages"
 
 

@@ -29,7 +29,7 @@ from data.scan.slice_features import DESCRIPTION
 from lineage import json_files, keys, model_files, paths, registry
 from lineage.audit import evidence, trace
 from lineage.errors import Fault
-from lineage.fingerprint import tree
+from lineage.fingerprint import hash_folder
 from lineage.record import database, journal, ledger, outbox
 from lineage.record import state as record_state
 from lineage.record.verdict import Outcome, Verdict
@@ -41,7 +41,7 @@ from pipelines.flows import ingest, ingest_corrections
 from pipelines.recovery import interrupted_runs
 from pipelines.withdrawal import erase, locate, verify_erased, withdraw
 from pipelines.workspace import code_snapshot, dvc, git
-from tests.pipelines.flows.test_atomic_admission import child, made_in, run
+from tests.pipelines.flows.test_atomic_admission import new_workspace_in, run_admission, run_in_child
 from training.evaluation import evaluate, plots, reference_set
 
 TASK = "brain-mr"
@@ -72,7 +72,7 @@ class PatientWorkspace:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PatientWorkspace]:
     """A workspace that is created once, and copied back before each test."""
-    with made_in(tmp_path_factory.mktemp("withdrawal") / "ward") as folder:
+    with new_workspace_in(tmp_path_factory.mktemp("withdrawal") / "ward") as folder:
         yield fill_workspace(folder)
 
 
@@ -87,21 +87,21 @@ def fill_workspace(folder: Path) -> PatientWorkspace:
     task = params.load().tasks[TASK]
     for seed, name in ((50, "first"), (51, "second")):
         phantom_batch.write_batch(Path("inbox", name), task, 6, scanner.SCANNERS["alder-mr"], seed, 2, masks=True)
-        run(name)
+        run_admission(name)
     table = manifest.read_manifest(Path("data/batches", TASK, "first", "manifest.csv"))
     sides = pd.read_csv(Path("data/cohorts", f"{TASK}.csv"), dtype=str).set_index("cluster")["side"]
-    test_patient = next(name for name in table["patient"] if sides[withdrawal.mark(name)] == "test")
+    test_patient = next(name for name in table["patient"] if sides[withdrawal.hash_pseudonym(name)] == "test")
     admit_corrections(table, test_patient)
-    identities = {row["patient_id"] for row in manifest.metadata(Path("inbox/first")).to_dict("records")}
+    identities = {row["patient_id"] for row in manifest.read_metadata(Path("inbox/first")).to_dict("records")}
     refuse_batch(table)
     worktree = dvc.worktree(git.head())
-    code_snapshot.write_code(worktree)
+    code_snapshot.write_code_snapshot(worktree)
     dvc.reproduce(worktree, "prepare", TASK)
-    version = dvc.keep(worktree, folder, "Prepare")
-    units = shards.load(worktree / "data/processed" / TASK)
+    version = dvc.commit_products(worktree, folder, "Prepare")
+    units = shards.load_units(worktree / "data/processed" / TASK)
     register_model(units, version)
     numbers = predict_and_watch(test_patient)
-    evidence.write("r1", paths.place("releases", "x").parent)
+    evidence.write("r1", paths.state_path("releases", "x").parent)
     is_patient = (units.table["cluster"] == test_patient).to_numpy()
     copy = folder.with_name("kept")
     database.engine().dispose()
@@ -118,7 +118,7 @@ def admit_corrections(table: pd.DataFrame, patient: str) -> None:
     units = [table[table["patient"] == patient].iloc[0], table[table["patient"] != patient].iloc[0]]
     task = params.load().tasks[TASK]
     rows = [
-        f"{metadata_table.HASH}{unit['sha256']},,{TASK},{other_label(unit['label'], task)},"
+        f"{metadata_table.HASH_PREFIX}{unit['sha256']},,{TASK},{other_label(unit['label'], task)},"
         f"dr-b,2026-06-01T09:00:00Z,pathology,"
         f"{int(unit['slice'])}"
         for unit in units
@@ -126,10 +126,10 @@ def admit_corrections(table: pd.DataFrame, patient: str) -> None:
     heading = "file_name,patient_id,task,label,labeller,labelled_at,truth,slice"
     Path("inbox/fix").mkdir()
     Path("inbox/fix/metadata.csv").write_text("\n".join([heading, *rows]) + "\n", encoding="utf-8")
-    batch = ingest.incoming(Path("inbox/fix"))
+    batch = ingest.read_incoming_batch(Path("inbox/fix"))
     verdict, corrections, _ = ingest_corrections.examine_corrections("fix", batch.source, task, params.load().ingest)
     assert (verdict.outcome, len(corrections)) == (Outcome.PASS, 2), verdict.reasons
-    ingest.admit.fn(batch, corrections, ingest.received(batch))
+    ingest.admit_batch.fn(batch, corrections, ingest.record_arrival(batch))
 
 
 def other_label(label: str, task: Task) -> str:
@@ -145,18 +145,20 @@ def predict_and_watch(patient: str) -> list[bytes]:
     descriptions = [dict(zip(DESCRIPTION, random.random(len(DESCRIPTION)).tolist(), strict=True)) for _ in range(4)]
     for number, description in enumerate(descriptions, start=1):
         journal.append(prediction(patient if number == 1 else f"P00000000000{number}", f"p{number}", description))
-    reference, current = references.read(registry.download(TASK, "1")), window.window(TASK)
-    evidently_report.drift(reference, current, settings.monitoring, paths.place("evidently"), settings.tasks[TASK])
+    reference, current = references.read(registry.download(TASK, "1")), window.read_window(TASK)
+    evidently_report.report_drift(
+        reference, current, settings.monitoring, paths.state_path("evidently"), settings.tasks[TASK]
+    )
     return [repr(value).encode() for value in descriptions[0].values()]
 
 
 def refuse_batch(table: pd.DataFrame) -> None:
     """Quarantine the first batch under another name. Its validation page names failing units."""
-    batch = ingest.incoming(Path("inbox/first"))
+    batch = ingest.read_incoming_batch(Path("inbox/first"))
     batch = ingest.IncomingBatch("third", batch.source, batch.task, batch.digest)
     manifest.index_batch(batch.source, batch.staging, batch.task)
     ingest.quarantine_batch(batch, Verdict("data", "third", Outcome.FAIL, ("refused",)))
-    suite.validate(table.assign(label="?"), batch.task, params.load().ingest, paths.place("gx"), "third")
+    suite.validate(table.assign(label="?"), batch.task, params.load().ingest, paths.state_path("gx"), "third")
 
 
 def register_model(units: shards.Units, version: str) -> None:
@@ -174,7 +176,7 @@ def register_model(units: shards.Units, version: str) -> None:
     reference_set.write(folder, held_out, predictions, features)
     json_files.write_json(folder / "metrics.json", {"task": TASK})
     weights = random.random((3, 2)).astype(np.float32)
-    plots.errors(folder / "errors.png", predictions, held_out.pixels, features, weights, task)
+    plots.plot_errors(folder / "errors.png", predictions, held_out.pixels, features, weights, task)
     client = mlflow.MlflowClient()
     run_id = client.create_run(client.create_experiment(TASK)).info.run_id
     for name in ("predictions.csv", "reference.csv", "reference.npz", "metrics.json"):
@@ -182,7 +184,7 @@ def register_model(units: shards.Units, version: str) -> None:
     client.log_artifact(run_id, str(folder / "errors.png"), "plots")
     number = registry.register(TASK, run_id, "model", {"data_version": version})
     registry.download(TASK, number)
-    release = paths.place("releases", "r1", TASK, "reference.npz")
+    release = paths.state_path("releases", "r1", TASK, "reference.npz")
     release.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "reference.npz", release)
     shutil.rmtree(folder)
@@ -243,7 +245,7 @@ def find_remains(workspace: PatientWorkspace) -> dict[str, list[str]]:
             remains["mask"].append(file_name)
     command = ["git", "cat-file", "--batch-all-objects", "--batch"]
     history = subprocess.run(command, cwd=workspace.folder, capture_output=True, check=True).stdout
-    assert f"{withdrawal.mark(workspace.patient)},test".encode() in history, "the search reads old commits"
+    assert f"{withdrawal.hash_pseudonym(workspace.patient)},test".encode() in history, "the search reads old commits"
     remains["name"] += [".git"] * any(name in history for name in names)
     return remains
 
@@ -272,12 +274,12 @@ def test_every_place_is_located_and_then_erased(workspace: PatientWorkspace) -> 
     ):
         assert any(name.startswith(place) for name in before[kind]), (kind, place)
     assert not [name for name in before["name"] if name.startswith(("var/oncoloop.db", "data/cohorts", ".git"))]
-    records = locate.find(workspace.identity)
+    records = locate.locate_patient(workspace.identity)
     assert (records.patient, records.batches) == (workspace.patient, [(TASK, "first"), (TASK, "fix")])
     assert (records.models, records.releases, records.predictions) == ([f"{TASK}/1"], ["r1"], ["p1"])
     assert (records.answered, records.quarantined, records.inbox) == ([TASK], ["third"], ["inbox/first", "inbox/fix"])
     assert len(records.versions) == 4
-    assert locate.find(workspace.patient) == records
+    assert locate.locate_patient(workspace.patient) == records
     scans_of_others = {path.name for path in Path("data/batches", TASK, "second/scans").glob("*")}
     completed = withdraw.withdraw(records, "consent withdrawn", workspace.identity)
     assert completed.payload["left"] == []
@@ -309,29 +311,31 @@ def assert_other_correction_remains(workspace: PatientWorkspace) -> None:
     """The patient's correction is erased. The other one stays, with its history, and `prepare` reads it."""
     folder = Path("data/batches", TASK)
     assert sorted(path.name for path in folder.glob("*.dvc")) == ["first-w1.dvc", "fix-w1.dvc", "second.dvc"]
-    rows = label_corrections.given(folder)
+    rows = label_corrections.read_corrections(folder)
     assert len(rows) == 1 and workspace.patient not in set(rows["patient"]) and rows["batch"][0] == "fix-w1"
     record = json_files.read_json(folder / "fix-w1" / "record.json")
     assert (record["units"], record["corrects"], record["clusters"], record["predecessors"]) == (1, 1, 1, ["fix"])
-    steps = label_corrections.history(folder, rows["unit_id"][0])
+    steps = label_corrections.label_history(folder, rows["unit_id"][0])
     assert [(step["to"], step["batch"]) for step in steps][1:] == [(rows["label"][0], "fix-w1")]
     stages.prepare(TASK)
-    units = shards.table(Path("data/processed", TASK)).set_index("unit_id")
+    units = shards.read_units_table(Path("data/processed", TASK)).set_index("unit_id")
     assert units.loc[rows["unit_id"][0], "label"] == rows["label"][0] != rows["was"][0]
     shutil.rmtree(Path("data/processed", TASK))
 
 
-def assert_recorded_everywhere(workspace: PatientWorkspace, records: locate.Held, completed: ledger.Event) -> None:
+def assert_recorded_everywhere(
+    workspace: PatientWorkspace, records: locate.PatientRecords, completed: ledger.Event
+) -> None:
     """Tags, trace and the request to retrain name the withdrawal. A second withdrawal changes nothing."""
     date = completed.at[:10]
     assert registry.tags(TASK, "1")["not_reproducible_since"] == date
-    assert record_state.withdrawn_since(f"{TASK}/1") == date == withdraw.lost(records.versions[0])
-    assert withdraw.lost(completed.payload["data_version"]) is None
+    assert record_state.withdrawn_since(f"{TASK}/1") == date == withdraw.incomplete_since(records.versions[0])
+    assert withdraw.incomplete_since(completed.payload["data_version"]) is None
     chain = trace.trace("p1")
     withdrawal_facts = [link.facts for link in chain.links if link.step == "withdrawal"]
     assert withdrawal_facts == [{"not reproducible since": date}]
     assert [row.payload["task"] for row in outbox.pending()] == [TASK]
-    second_event = withdraw.withdraw(locate.find(workspace.identity), "asked twice")
+    second_event = withdraw.withdraw(locate.locate_patient(workspace.identity), "asked twice")
     assert second_event.seq == completed.seq
     assert workspace.patient not in "".join(str(event) for event in ledger.events())
 
@@ -351,9 +355,10 @@ def test_a_withdrawal_killed_at_any_step_is_finished_by_the_next_run(workspace: 
     for module, step in steps if os.environ.get("ONCOLOOP_SOAK") else steps[1::2]:
         workspace.restore()
         assert (
-            child(lambda module=module, step=step: withdraw_until(module, step, workspace.identity)) == -signal.SIGKILL
+            run_in_child(lambda module=module, step=step: withdraw_until(module, step, workspace.identity))
+            == -signal.SIGKILL
         ), step
-        interrupted_runs.settle()
+        interrupted_runs.recover_workspace()
         assert_erased(workspace)
         assert len(ledger.events(kind=withdraw.COMPLETED)) == 1
         assert withdraw.unfinished_withdrawals() == []
@@ -368,17 +373,17 @@ def withdraw_until(module: object, step: str, identity: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(module, step, run_and_kill)
-    withdraw.withdraw(locate.find(identity), "consent withdrawn")
+    withdraw.withdraw(locate.locate_patient(identity), "consent withdrawn")
 
 
 def test_the_search_reads_compressed_files_and_old_commits(workspace: PatientWorkspace) -> None:
     """It finds a name in a gzip file, in an array, in an old commit and in the database, and the identity too."""
-    targets = erase.ErasureTargets(frozenset({withdrawal.mark(workspace.patient)}), *[frozenset[str]()] * 4)
+    targets = erase.ErasureTargets(frozenset({withdrawal.hash_pseudonym(workspace.patient)}), *[frozenset[str]()] * 4)
     files_before = set(verify_erased.search(targets))
-    paths.place("logs", "old.gz").write_bytes(gzip.compress(workspace.patient.encode()))
-    np.savez(paths.place("logs", "names.npz"), names=np.array([workspace.patient]))
-    paths.place("ledger.head").with_name("ledger.head.old").write_text(workspace.patient)
-    paths.place("releases", "evidence-r1", "note.txt").write_text(f"asked by {workspace.identity.lower()}")
+    paths.state_path("logs", "old.gz").write_bytes(gzip.compress(workspace.patient.encode()))
+    np.savez(paths.state_path("logs", "names.npz"), names=np.array([workspace.patient]))
+    paths.state_path("ledger.head").with_name("ledger.head.old").write_text(workspace.patient)
+    paths.state_path("releases", "evidence-r1", "note.txt").write_text(f"asked by {workspace.identity.lower()}")
     Path("note.txt").write_text(workspace.patient)
     git.commit(["note.txt"], "A note")
     Path("note.txt").unlink()
@@ -389,7 +394,7 @@ def test_the_search_reads_compressed_files_and_old_commits(workspace: PatientWor
 
 
 def test_a_patient_with_only_a_prediction_is_withdrawn_too(workspace: PatientWorkspace) -> None:
-    records = locate.find("P000000000002")
+    records = locate.locate_patient("P000000000002")
     assert (records.batches, records.predictions, records.answered) == ([], ["p2"], [TASK])
     number = repr(journal.get("p2")["description"][DESCRIPTION[0]])
     runs = list(paths.home().glob("evidently/*/snapshots/*.json"))
@@ -400,7 +405,7 @@ def test_a_patient_with_only_a_prediction_is_withdrawn_too(workspace: PatientWor
 
 
 def test_a_withdrawn_patient_is_not_admitted_again(workspace: PatientWorkspace) -> None:
-    withdraw.withdraw(locate.find(workspace.identity), "consent withdrawn")
+    withdraw.withdraw(locate.locate_patient(workspace.identity), "consent withdrawn")
     batch = ingest.IncomingBatch("again", Path("inbox/first"), params.load().tasks[TASK], "0" * 64)
     indexed = ingest.drop_withdrawn_patients(
         manifest.index_batch(batch.source, batch.staging, batch.task), batch.staging
@@ -416,7 +421,7 @@ def test_a_withdrawn_patient_is_not_admitted_again(workspace: PatientWorkspace) 
 
 def test_an_unknown_patient_is_refused(workspace: PatientWorkspace) -> None:
     with pytest.raises(Fault, match="no batch and no prediction holds this patient"):
-        locate.find("MRN000000000")
+        locate.locate_patient("MRN000000000")
 
 
 def test_a_reason_that_names_the_patient_is_refused() -> None:
@@ -431,18 +436,18 @@ def test_the_ledger_records_only_the_model_files_that_an_erasure_changes(
 ) -> None:
     """The tables without the patient become the judged ones. A file that was replaced before stays refused."""
     folder = next(paths.home().glob("mlflow/artifacts/**/model"))
-    before = tree(folder)
-    model_files.record(TASK, "1", before, "a test")
+    before = hash_folder(folder)
+    model_files.record_hashes(TASK, "1", before, "a test")
     if is_replaced:
         table = folder / "predictions.csv"
         table.write_text(table.read_text().replace("0.", "1.", 1))
-    withdraw.withdraw(locate.find(workspace.identity), "consent withdrawn", workspace.identity)
-    after = model_files.recorded(TASK, "1") or {}
+    withdraw.withdraw(locate.locate_patient(workspace.identity), "consent withdrawn", workspace.identity)
+    after = model_files.recorded_hashes(TASK, "1") or {}
     changed = {name for name in before if after[name] != before[name]}
     assert changed == set(erase.MODEL_TABLES) - ({"predictions.csv"} if is_replaced else set())
     if is_replaced:
         with pytest.raises(Fault, match=f"{TASK}/1: predictions.csv in MLflow is not the file"):
             registry.download(TASK, "1")
     else:
-        assert tree(registry.download(TASK, "1")) == after == tree(folder)
+        assert hash_folder(registry.download(TASK, "1")) == after == hash_folder(folder)
     assert ledger.events(model_files.KIND)[-1].payload["reason"].startswith("a patient was withdrawn")

@@ -26,11 +26,11 @@ def judged_versions(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "check_artifacts", lambda *_: None)
     for version, outcome in (("1", Outcome.INCONCLUSIVE), ("2", Outcome.FAIL)):
         ledger.append("model.logged", "lung-ct", {"version": version})
-        ledger.record(Verdict("training", f"lung-ct/{version}", outcome, ("few patients",)))
+        ledger.record_verdict(Verdict("training", f"lung-ct/{version}", outcome, ("few patients",)))
 
 
 def test_without_accounts_the_system_decides(workspace: Path) -> None:
-    accounts.add(accounts.CHECK, "engineer")
+    accounts.add(accounts.CHECK_ACCOUNT, "engineer")
     assert command_line_session.authorised_person("approve") == "system" == command_line_session.current_person()
 
 
@@ -74,16 +74,18 @@ def test_a_link_signs_in_once_and_a_program_never(engineer: str) -> None:
     command_line_session.sign_in(link)
     with pytest.raises(Fault, match="once"):
         command_line_session.sign_in(link)
-    accounts.add(accounts.SHADOW, "engineer")
+    accounts.add(accounts.SHADOW_ACCOUNT, "engineer")
     with pytest.raises(Fault, match="nobody signs in"):
-        accounts.invite(accounts.SHADOW)
+        accounts.invite(accounts.SHADOW_ACCOUNT)
 
 
 @pytest.fixture
 def promotions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
     """The promotions of the flow, recorded instead of MLflow and a Bento."""
     promotions: list[tuple[str, str, str]] = []
-    monkeypatch.setattr(promote, "promote", lambda task, version, actor, _: promotions.append((task, version, actor)))
+    monkeypatch.setattr(
+        promote, "promote_version", lambda task, version, actor, _: promotions.append((task, version, actor))
+    )
     monkeypatch.setattr(promote, "release_champions", lambda: None)
     return promotions
 
@@ -130,36 +132,41 @@ def test_a_failed_version_cannot_be_approved(engineer: str, promotions: list[tup
 def test_an_event_decides_nothing(engineer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that starts a flow contains only a task, and the deployments take no parameter."""
     events: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr(deployments, "emit", lambda event, payload: events.append((event, payload)))
+    monkeypatch.setattr(deployments, "emit_task_event", lambda event, payload: events.append((event, payload)))
     monkeypatch.setattr(supervisor, "has_new_labels", lambda _: True)
     outbox.put("approval", "lung-ct/1/1", {"task": "lung-ct", "version": "1", "actor": "eve"})
     retrain_requests.ask_for_retraining("lung-ct", "drift/1", "the watch: the scanner changed")
     supervisor.drain_outbox()
-    assert events == [(deployments.APPROVED, {"task": "lung-ct"}), (deployments.ASKED, {"task": "lung-ct"})]
+    assert events == [
+        (deployments.APPROVAL_EVENT, {"task": "lung-ct"}),
+        (deployments.RETRAIN_EVENT, {"task": "lung-ct"}),
+    ]
     assert outbox.pending() == []
-    for flow, settings in deployments.planned():
+    for flow, settings in deployments.planned_deployments():
         assert not flow.parameters.properties and "parameters" not in settings
         assert all(not trigger.parameters for trigger in settings.get("triggers", []))
 
 
 def test_a_changed_deployment_is_detected() -> None:
-    fields = dict.fromkeys(deployments.FIELDS)
+    fields = dict.fromkeys(deployments.COMPARED_FIELDS)
     recorded = {
         "decide/asked": fields | {"entrypoint": "pipelines.flows.scheduled_flows.decide"},
         "watch/scheduled": fields,
     }
-    assert deployments.compare(recorded, recorded) == {}
-    assert deployments.compare(recorded, {"decide/asked": recorded["decide/asked"]}) == {"watch/scheduled": ["deleted"]}
+    assert deployments.changed_fields(recorded, recorded) == {}
+    assert deployments.changed_fields(recorded, {"decide/asked": recorded["decide/asked"]}) == {
+        "watch/scheduled": ["deleted"]
+    }
     evil = recorded | {"decide/asked": recorded["decide/asked"] | {"entrypoint": "evil.py:f", "pull_steps": [{"x": 1}]}}
-    assert deployments.compare(recorded, evil) == {"decide/asked": ["entrypoint", "pull_steps"]}
+    assert deployments.changed_fields(recorded, evil) == {"decide/asked": ["entrypoint", "pull_steps"]}
 
 
 def test_an_unfinished_decision_is_started_again(engineer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr(deployments, "emit", lambda event, payload: events.append((event, payload)))
+    monkeypatch.setattr(deployments, "emit_task_event", lambda event, payload: events.append((event, payload)))
     promote.approve("lung-ct", "1", engineer, "read the errors")
-    deployments.wake()
-    assert events == [(deployments.APPROVED, {"task": "lung-ct"})]
+    deployments.emit_unfinished_requests()
+    assert events == [(deployments.APPROVAL_EVENT, {"task": "lung-ct"})]
 
 
 def test_a_planted_request_starts_no_retraining(engineer: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,12 +189,12 @@ def test_a_planted_rollback_moves_no_traffic(engineer: str) -> None:
 
     for name in ("blue", "green"):
         ledger.append("release.built", name, {"bento": f"oncoloop:{name}", "tasks": {}})
-        ledger.record(Verdict("release", name, Outcome.PASS, ("the same answers",)))
+        ledger.record_verdict(Verdict("release", name, Outcome.PASS, ("the same answers",)))
     ledger.append("release.wanted", "blue", {"instead_of": "green", "reason": "planted"}, engineer)
-    wanted_release = release.wanted()
+    wanted_release = release.release_to_serve()
     assert wanted_release and wanted_release.subject == "green"
     promote.rollback(engineer, "the new site is wrong")
-    wanted_release = release.wanted()
+    wanted_release = release.release_to_serve()
     assert wanted_release and wanted_release.subject == "blue"
 
 

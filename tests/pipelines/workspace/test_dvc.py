@@ -44,9 +44,9 @@ def write_batch(name: str) -> None:
 
 def test_a_stage_runs_once_for_the_same_input(workspace_with_batch: Path) -> None:
     tree = dvc.worktree(git.head(workspace_with_batch))
-    assert dvc.changed(tree, ["lung-ct"]) == ["prepare@lung-ct"]
+    assert dvc.changed_stages(tree, ["lung-ct"]) == ["prepare@lung-ct"]
     assert dvc.reproduce(tree, "prepare", "lung-ct")
-    assert dvc.changed(tree, ["lung-ct"]) == []
+    assert dvc.changed_stages(tree, ["lung-ct"]) == []
     assert not dvc.reproduce(tree, "prepare", "lung-ct")
     assert (tree / "data/processed/lung-ct/all").read_text() == "one\n"
 
@@ -68,9 +68,9 @@ def test_the_lock_is_committed_in_the_workspace_and_identifies_the_training(work
     tree = dvc.worktree(git.head(workspace_with_batch))
     dvc.reproduce(tree, "prepare", "lung-ct")
     first_hash = dvc.lock_hash(tree, "lung-ct")
-    version = dvc.keep(tree, workspace_with_batch, "Retrain")
+    version = dvc.commit_products(tree, workspace_with_batch, "Retrain")
     assert git.head(workspace_with_batch) == version
-    assert "prepare@lung-ct" in dvc.lock(workspace_with_batch)
+    assert "prepare@lung-ct" in dvc.locked_stages(workspace_with_batch)
     admit("two")
     tree = dvc.worktree(git.head(workspace_with_batch))
     dvc.reproduce(tree, "prepare", "lung-ct")

@@ -15,7 +15,15 @@ from pipelines import cli
 from pipelines.flows import ingest
 from pipelines.servers import services
 from pipelines.workspace import dvc, git
-from tests.pipelines.flows.test_atomic_admission import SOAK, Ready, child, finished, made_in, run, two_batches
+from tests.pipelines.flows.test_atomic_admission import (
+    SOAK,
+    PreparedWorkspace,
+    assert_next_run_finishes,
+    new_workspace_in,
+    run_admission,
+    run_in_child,
+    two_batches,
+)
 from tests.pipelines.flows.test_interrupted_ingest import server
 
 __all__ = ["server"]
@@ -41,13 +49,13 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def prepared(disk: Path) -> Iterator[Ready]:
-    with made_in(disk / "ward") as folder:
+def prepared(disk: Path) -> Iterator[PreparedWorkspace]:
+    with new_workspace_in(disk / "ward") as folder:
         yield two_batches(folder)
 
 
 @pytest.fixture
-def ready(prepared: Ready) -> Iterator[Ready]:
+def ready(prepared: PreparedWorkspace) -> Iterator[PreparedWorkspace]:
     prepared.restore()
     yield prepared
     (prepared.ward.parent / "filler").unlink(missing_ok=True)
@@ -71,12 +79,12 @@ def exit_code_of(function: Callable[[], object], message_file: Path) -> int:
             message_file.write_text(cli._disk_full_message(error) or repr(error))
             os._exit(1)
 
-    return child(report_error)
+    return run_in_child(report_error)
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_an_admission_fails_on_a_full_disk_and_completes_later(
-    ready: Ready, disk: Path, tmp_path: Path, step: str
+    ready: PreparedWorkspace, disk: Path, tmp_path: Path, step: str
 ) -> None:
     """It fails with one sentence as long as the disk is full; then it ends with the bytes of an undisturbed run."""
     message_file = tmp_path / "told"
@@ -95,18 +103,18 @@ def test_an_admission_fails_on_a_full_disk_and_completes_later(
             return original(*arguments, **keywords)
 
         setattr(module, step, fill_then_call)
-        run("second")
+        run_admission("second")
 
-    for attempt in (run_on_full_disk, lambda: run("second")):
+    for attempt in (run_on_full_disk, lambda: run_admission("second")):
         assert exit_code_of(attempt, message_file) == 1
         assert message_file.read_text().startswith("the disk that holds ") and " is full; " in message_file.read_text()
     (disk / "filler").unlink()
-    finished(ready)
+    assert_next_run_finishes(ready)
 
 
 @pytest.mark.parametrize("free_kb", FREE_KB)
 def test_the_command_fails_with_one_sentence_and_completes_later(
-    ready: Ready, disk: Path, server: dict[str, str], free_kb: int
+    ready: PreparedWorkspace, disk: Path, server: dict[str, str], free_kb: int
 ) -> None:
     """Exit code 1 and one sentence, at any step; with free space, the same command admits the batch."""
     fill(disk, free_kb)

@@ -20,7 +20,7 @@ from pipelines.recovery import interrupted_runs
 from pipelines.workspace import dvc, git
 from pipelines.workspace import workspace as workspaces
 from tests.pipelines.conftest import Run
-from tests.pipelines.flows.test_atomic_admission import run
+from tests.pipelines.flows.test_atomic_admission import run_admission
 
 TASK = "brain-mr"
 GIT_VARIABLES = (
@@ -87,14 +87,14 @@ def test_an_admission_from_a_hook_of_another_repository_uses_the_workspace(
 ) -> None:
     batch.write_batch(Path("inbox/first"), params.load().tasks[TASK], 2, scanner.SCANNERS["alder-mr"], 40, 1)
     batch.write_batch(Path("inbox/second"), params.load().tasks[TASK], 2, scanner.SCANNERS["alder-mr"], 41, 1)
-    run("first")
+    run_admission("first")
     first_version, foreign_files = git.head(), content(foreign_repository)
     if name == "GIT_DIR alone":
         monkeypatch.setenv("GIT_DIR", str(foreign_repository / ".git"))
     else:
         set_hook_environment(monkeypatch, foreign_repository)
     workspaces.enter(workspace)
-    run("second")
+    run_admission("second")
     assert content(foreign_repository) == foreign_files
     assert git.batches_of("HEAD") == {f"{TASK}/first", f"{TASK}/second"}
     assert git.run("rev-parse", "HEAD~1") == first_version
@@ -157,7 +157,7 @@ def test_git_settings_for_other_machines_are_kept(monkeypatch: pytest.MonkeyPatc
         "PREFECT_API_URL": "http://x",
     }
     foreign = {"GIT_EXEC_PATH": "/nowhere", "GIT_TRACE": "1", "DVC_STUDIO_TOKEN": "t", "PREFECT_PROFILE": "theirs"}
-    environment = subprocess_environment.isolated(user_variables | foreign)
+    environment = subprocess_environment.isolated_environment(user_variables | foreign)
     assert user_variables.items() <= environment.items()
     assert not foreign.keys() & environment.keys()
 
@@ -229,7 +229,7 @@ def test_a_workspace_whose_git_lost_an_admission_is_refused(workspace: Path, onc
     first = git.head()
     for seed, name in ((40, "first"), (41, "second")):
         batch.write_batch(Path("inbox", name), settings, 2, scanner.SCANNERS["alder-mr"], seed, 1)
-        run(name)
+        run_admission(name)
     data_files = content(workspace / "data")
     git.run("update-ref", "HEAD", first)
     process = oncoloop("withdraw", "4711", "--reason", "asked", cwd=workspace)
@@ -237,7 +237,10 @@ def test_a_workspace_whose_git_lost_an_admission_is_refused(workspace: Path, onc
     assert f"lost what the ledger names ({TASK}/first, {TASK}/second" in process.stderr
     assert "oncoloop verify --repair" in process.stderr
     assert content(workspace / "data") == data_files
-    for function in (interrupted_runs.settle, retrain_plan.pin):  # before an ingest, before a retraining
+    for function in (
+        interrupted_runs.recover_workspace,
+        retrain_plan.pin_worktree,
+    ):  # before an ingest, before a retraining
         with pytest.raises(Fault, match="lost what the ledger names"):
             function()
 

@@ -25,7 +25,7 @@ from pipelines.models import promote
 from pipelines.recovery import interrupted_runs, verify_workspace
 from pipelines.workspace import git, relocation
 from pipelines.workspace import workspace as workspaces
-from tests.pipelines.flows.test_atomic_admission import run
+from tests.pipelines.flows.test_atomic_admission import run_admission
 
 TASK = "brain-mr"
 NEW_COLUMNS = ("outlined", *contradictions.SIGNS, "image_type", "field_of_view", "corner_mean")
@@ -34,11 +34,11 @@ NEW_KEYS = ("field_of_view", "mask", "lesion_free")  # of a task in params.yaml
 
 def admit_with_old_columns(name: str) -> None:
     """Admit a batch with the manifest columns of that version."""
-    interrupted_runs.settle()
-    batch = ingest.waiting(Path("inbox", name))[0]
-    arrived = ingest.received(batch)
+    interrupted_runs.recover_workspace()
+    batch = ingest.unjudged_batches(Path("inbox", name))[0]
+    arrived = ingest.record_arrival(batch)
     manifest = batch_manifest.index_batch(batch.source, batch.staging, batch.task).manifest
-    ingest.admit.fn(batch, manifest.drop(columns=list(NEW_COLUMNS)), arrived)
+    ingest.admit_batch.fn(batch, manifest.drop(columns=list(NEW_COLUMNS)), arrived)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def old_workspace(workspace: Path) -> Path:
 
 def test_an_old_workspace_works_in_its_folder(old_workspace: Path) -> None:
     workspaces.enter(old_workspace)
-    run("second")
+    run_admission("second")
     verdict = verify_workspace.verify(full=True)
     assert verdict.outcome.value == "pass", verdict.reasons
     assert git.batches_of("HEAD") == {f"{TASK}/first", f"{TASK}/second"}
@@ -79,13 +79,13 @@ def test_old_batches_are_compared_with_a_new_one(old_workspace: Path) -> None:
     workspaces.enter(old_workspace)
     rows = [line.split(",") for line in Path("inbox/first/metadata.csv").read_text().splitlines()]
     shutil.copyfile(Path("inbox/first", rows[1][0]), Path("inbox/second", rows[1][0]))
-    interrupted_runs.settle()
-    batch = ingest.waiting(Path("inbox/second"))[0]
-    arrived = ingest.received(batch)
+    interrupted_runs.recover_workspace()
+    batch = ingest.unjudged_batches(Path("inbox/second"))[0]
+    arrived = ingest.record_arrival(batch)
     with disable_run_logger():
-        verdict, manifest, _ = ingest.examine.fn(batch)
+        verdict, manifest, _ = ingest.examine_batch.fn(batch)
     assert verdict.outcome.value == "pass" and verdict.figures["leakage"]["exact_copies"] == 1, verdict
-    ingest.admit.fn(batch, manifest, arrived)
+    ingest.admit_batch.fn(batch, manifest, arrived)
     assert verify_workspace.verify().outcome.value == "pass"
     result = commands_ingest.data(argparse.Namespace(action="recheck", versions=[TASK]))
     assert result.result["batches"] == [f"{TASK}/first", f"{TASK}/second"]
@@ -101,9 +101,11 @@ def test_the_file_hashes_of_an_old_version_are_recorded_at_its_approval(old_work
     run_id = client.create_run(client.create_experiment(TASK)).info.run_id
     client.log_text(run_id, "a graph", "model/graph.onnx")
     registry.register(TASK, run_id, "model", {"data_version": git.head()})
-    ledger.record(Verdict("training", f"{TASK}/1", Outcome.INCONCLUSIVE, ("few patients",)))
-    promote.act(promote.approve(TASK, "1", "system", "read"))
-    assert registry.roles(TASK)["champion"] == "1" and set(model_files.recorded(TASK, "1") or {}) == {"graph.onnx"}
+    ledger.record_verdict(Verdict("training", f"{TASK}/1", Outcome.INCONCLUSIVE, ("few patients",)))
+    promote.carry_out_decision(promote.approve(TASK, "1", "system", "read"))
+    assert registry.roles(TASK)["champion"] == "1" and set(model_files.recorded_hashes(TASK, "1") or {}) == {
+        "graph.onnx"
+    }
     client.log_text(run_id, "another graph", "model/graph.onnx")
     with pytest.raises(Fault, match=f"{TASK}/1: graph.onnx in MLflow is not the file"):
         registry.download(TASK, "1")

@@ -17,7 +17,7 @@ from lineage.record import database
 from pipelines import params
 from pipelines.workspace import dvc, git
 from pipelines.workspace import workspace as workspaces
-from tests.pipelines.flows.test_atomic_admission import child, made_in, run
+from tests.pipelines.flows.test_atomic_admission import new_workspace_in, run_admission, run_in_child
 
 NOBODY = 65534
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
@@ -28,12 +28,12 @@ def prepared() -> Iterator[Path]:
     """A workspace with an admitted batch and a waiting one, in a folder that everybody may enter."""
     parent = Path(tempfile.mkdtemp())
     parent.chmod(0o755)
-    with made_in(parent / "ward") as folder:
+    with new_workspace_in(parent / "ward") as folder:
         for seed, name in ((40, "first"), (41, "second")):
             batch.write_batch(
                 Path("inbox", name), params.load().tasks["brain-mr"], 2, scanner.SCANNERS["alder-mr"], seed, 1
             )
-        run("first")
+        run_admission("first")
         database.engine().dispose()
         yield folder
     shutil.rmtree(parent)
@@ -46,7 +46,7 @@ def work_as_nobody(folder: Path, message_file: Path) -> None:
     os.chdir("/")
     try:
         workspaces.enter(folder)
-        run("second")
+        run_admission("second")
         dvc.worktree(git.head())
     except Fault as fault:
         message_file.write_text(str(fault))
@@ -61,7 +61,7 @@ def message_file(prepared: Path) -> Path:
 
 
 def test_a_user_who_may_not_write_gets_one_sentence(prepared: Path, message_file: Path) -> None:
-    assert child(lambda: work_as_nobody(prepared, message_file)) == 0
+    assert run_in_child(lambda: work_as_nobody(prepared, message_file)) == 0
     assert message_file.read_text().startswith(
         f"{prepared} belongs to user 0 and may not be written by user {NOBODY}; run the"
     )
@@ -77,7 +77,7 @@ def test_root_works_in_the_workspace_of_another_user(prepared: Path, caplog: pyt
             patch.delenv(name, raising=False)
         patch.chdir(copy)
         workspaces.enter(copy)
-        run("second")
+        run_admission("second")
         assert dvc.worktree(git.head()).is_dir()
         assert len(git.batches_of("HEAD")) == 2
     database.engine().dispose()
@@ -90,6 +90,6 @@ def test_root_works_in_the_workspace_of_another_user(prepared: Path, caplog: pyt
 def test_a_user_who_may_write_works_in_the_workspace_of_root(prepared: Path, message_file: Path) -> None:
     for path in (prepared, *prepared.rglob("*")):
         path.chmod(path.stat().st_mode | (0o777 if path.is_dir() else 0o666))
-    assert child(lambda: work_as_nobody(prepared, message_file)) == 0
+    assert run_in_child(lambda: work_as_nobody(prepared, message_file)) == 0
     assert message_file.read_text() == ""
     assert len(git.batches_of("HEAD")) == 2

@@ -20,7 +20,7 @@ from pipelines.recovery import interrupted_runs
 from pipelines.servers import services
 from pipelines.workspace import backup, dvc, git, relocation
 from pipelines.workspace import workspace as workspaces
-from tests.pipelines.flows.test_atomic_admission import run
+from tests.pipelines.flows.test_atomic_admission import run_admission
 from tests.pipelines.workspace.test_isolation import content
 
 TASK = "brain-mr"
@@ -39,7 +39,7 @@ def original(workspace: Path) -> Path:
     """A workspace with one admitted batch, a worktree of the retraining and a checked-out version."""
     for seed, name in ((40, "first"), (41, "second")):
         batch.write_batch(Path("inbox", name), params.load().tasks[TASK], 2, scanner.SCANNERS["alder-mr"], seed, 1)
-    run("first")
+    run_admission("first")
     dvc.worktree(git.head())
     data_versions.checkout(git.head())
     return workspace
@@ -71,7 +71,7 @@ def test_a_copy_is_independent(
     original_files = content(original)
     enter(copy, monkeypatch)
     assert [record.message for record in caplog.records if "is a copy of" in record.message]
-    run("second")
+    run_admission("second")
     tree = dvc.worktree(git.head())
     assert (tree / f"data/batches/{TASK}/second.dvc").is_file()
     assert git.batches_of("HEAD") == {f"{TASK}/first", f"{TASK}/second"}
@@ -94,9 +94,9 @@ def test_a_moved_workspace_works_and_does_not_recreate_its_old_folder(
     os.chdir(moved.parent)
     original.rename(moved)
     enter(moved, monkeypatch)
-    run("second")
+    run_admission("second")
     shutil.rmtree(Path(f"data/batches/{TASK}/first"))
-    interrupted_runs.settle()
+    interrupted_runs.recover_workspace()
     assert Path(f"data/batches/{TASK}/first/manifest.csv").is_file(), "it comes from the cache of the new folder"
     assert dvc.worktree(git.head()).is_dir() and data_versions.checkout(git.head())[0].is_dir()
     assert ledger.verify().outcome.value == "pass"
@@ -118,7 +118,7 @@ def test_an_old_workspace_without_the_record_is_moved_by_its_dvc_settings(
     shutil.copytree(original, copy, symlinks=True)
     original_files = content(original)
     enter(copy, monkeypatch)
-    run("second")
+    run_admission("second")
     dvc.worktree(git.head())
     record_database.engine().dispose()
     assert content(original) == original_files
@@ -209,7 +209,7 @@ def test_a_backup_is_restored_as_a_separate_workspace(original: Path, monkeypatc
         monkeypatch.delenv(name, raising=False)
     assert backup.restore(original.parent / "ward.tar", original / ".." / "restored").outcome.value == "pass"
     assert Path.cwd() == original.parent / "restored"
-    run("second")
+    run_admission("second")
     record_database.engine().dispose()
     assert content_without_locks(original) == original_files
     assert not files_naming(original.parent / "restored", original)

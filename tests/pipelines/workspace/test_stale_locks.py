@@ -36,12 +36,12 @@ def test_locks_and_partial_objects_of_dead_processes_are_removed_and_named(
     (workspace / f"var/run/dvc-{UNUSED_PID}-1").touch()
     reader = {"pid": UNUSED_PID, "cmd": "dvc repro"}
     (workspace / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {"/x": reader}, "read": {"/y": [reader]}}))
-    removed = stale_locks.mend(workspace)
+    removed = stale_locks.remove_stale_locks(workspace)
     assert {*map(str, locks), str(partial), str(empty)} < set(removed)
     assert json.loads((workspace / ".dvc/tmp/rwlock").read_text()) == {}
     assert "removed after a killed run" in caplog.text
     git.run("add", "--all")
-    assert stale_locks.mend(workspace) == []
+    assert stale_locks.remove_stale_locks(workspace) == []
 
 
 def test_a_partly_written_rwlock_is_removed(workspace: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_partly_written_rwlock_is_removed(workspace: Path) -> None:
     path.write_text('{"write": {"/x"')
     with pytest.raises(Fault, match="JSON structure is corrupted"):
         dvc.add(batch)
-    assert stale_locks.mend(workspace) == [str(path)]
+    assert stale_locks.remove_stale_locks(workspace) == [str(path)]
     dvc.add(batch)
     assert batch.with_name("one.dvc").is_file()
 
@@ -64,13 +64,13 @@ def test_a_mark_stays_only_after_unfinished_work_of_dvc(workspace: Path) -> None
     dvc.push(batch=batch)
     partial.parent.mkdir(parents=True)
     partial.touch()
-    assert stale_locks.mend(workspace) == [] and partial.exists()
+    assert stale_locks.remove_stale_locks(workspace) == [] and partial.exists()
     (workspace / ".dvc/tmp/rwlock").write_text("{half")
     with pytest.raises(Fault):
         dvc.add(batch)
     running_mark = workspace / "var/run/dvc-1-1"  # the mark of a process that still runs
     running_mark.touch()
-    removed = stale_locks.mend(workspace)
+    removed = stale_locks.remove_stale_locks(workspace)
     assert str(partial) in removed and any(name.endswith("/index") for name in removed)
     assert list((workspace / "var/run").glob("dvc-*")) == [running_mark]
 
@@ -87,7 +87,7 @@ def test_an_empty_listing_in_the_remote_is_removed_after_a_kill(workspace: Path)
     listing.chmod(0o644)
     listing.write_bytes(b"")
     (workspace / f"var/run/dvc-{UNUSED_PID}-1").touch()
-    assert str(listing) in stale_locks.mend(workspace)
+    assert str(listing) in stale_locks.remove_stale_locks(workspace)
     dvc.push(batch=batch)
     assert listing.read_bytes() == complete
 
@@ -102,11 +102,11 @@ def test_the_lock_of_a_running_process_stays(workspace: Path, monkeypatch: pytes
         (workspace / ".dvc/tmp/rwlock").write_text(json.dumps(table))
         (workspace / ".git/index.lock").touch()
         with pytest.raises(Fault, match=rf"git \(process {git_process.pid}\) still holds .*index\.lock"):
-            stale_locks.mend(workspace)
+            stale_locks.remove_stale_locks(workspace)
         assert (workspace / ".git/index.lock").exists()
         git_process.kill()
         git_process.wait()
-        assert stale_locks.mend(workspace) == [str(workspace / ".git/index.lock")]
+        assert stale_locks.remove_stale_locks(workspace) == [str(workspace / ".git/index.lock")]
         assert json.loads((workspace / ".dvc/tmp/rwlock").read_text()) == table
     finally:
         dvc_process.kill()
@@ -117,19 +117,19 @@ def test_the_rwlock_is_not_changed_while_dvc_writes_it(workspace: Path) -> None:
     (workspace / ".dvc/tmp/rwlock").write_text("{half")
     with (workspace / ".dvc/tmp/rwlock.lock").open("a+") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
-        assert stale_locks.mend(workspace) == []
+        assert stale_locks.remove_stale_locks(workspace) == []
 
 
 def test_a_second_run_waits_until_the_first_has_ended(tmp_path: Path, home: Path) -> None:
     marks = [tmp_path / "first", tmp_path / "second"]
 
     def first() -> None:
-        with workspaces.alone("workspace"):
+        with workspaces.hold_lock("workspace"):
             marks[0].touch()
             time.sleep(60)
 
     def second() -> None:
-        with workspaces.alone("workspace"):
+        with workspaces.hold_lock("workspace"):
             marks[1].touch()
 
     pids = []
@@ -166,7 +166,7 @@ def test_the_rwlock_entry_of_a_zombie_stage_is_removed_in_the_worktree(workspace
     path = workspace / "var/worktree/.dvc/tmp/rwlock"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"write": {"/models": {"pid": killed.pid, "cmd": "dvc repro"}}}))
-    assert stale_locks.mend(workspace) == [f"entries of dead processes in {path}"]
+    assert stale_locks.remove_stale_locks(workspace) == [f"entries of dead processes in {path}"]
     assert json.loads(path.read_text()) == {} and killed.wait() != 0
 
 

@@ -90,8 +90,8 @@ def test_a_bento_that_is_not_there_is_named() -> None:
 def test_the_account_of_the_check_is_opened_once() -> None:
     for _ in range(2):
         holder = accounts.bearer(bento_server.probe_token(), "predict")
-        assert holder and holder.name == accounts.CHECK
-    assert [person.name for person in accounts.people()].count(accounts.CHECK) == 1
+        assert holder and holder.name == accounts.CHECK_ACCOUNT
+    assert [person.name for person in accounts.people()].count(accounts.CHECK_ACCOUNT) == 1
 
 
 def test_the_command_serves_an_explicit_tag_on_the_loopback_alone(house: Path) -> None:

@@ -27,7 +27,7 @@ SERIES = {f"{place}.dcm": dicom(place == 1, place, float(place)) for place in (2
 
 @pytest.fixture
 def client(endpoint: Endpoint) -> Iterator[httpx.Client]:
-    headers = bento_server.shown(endpoint.token)
+    headers = bento_server.request_headers(endpoint.token)
     with httpx.Client(base_url=endpoint.server.url, headers=headers, timeout=30) as client:
         yield client
 
@@ -53,8 +53,8 @@ def test_one_file_is_answered_alike_however_it_is_sent(client: httpx.Client) -> 
         form(client, {"a.dcm": one}),
         body(client, one, "application/dicom"),
         body(client, one, "application/dicom; transfer-syntax=*", "tiny-mr"),
-        form(client, {"a.zip": zip_archive.packed({"a.dcm": one})}),
-        body(client, zip_archive.packed({"a.dcm": one}), "application/zip"),
+        form(client, {"a.zip": zip_archive.pack_files({"a.dcm": one})}),
+        body(client, zip_archive.pack_files({"a.dcm": one}), "application/zip"),
     ]
     assert [reply.status_code for reply in replies] == [200] * 5, [reply.text for reply in replies]
     answers = [reply.json() for reply in replies]
@@ -63,7 +63,7 @@ def test_one_file_is_answered_alike_however_it_is_sent(client: httpx.Client) -> 
 
 
 def test_a_series_is_answered_alike_as_files_and_as_a_zip(client: httpx.Client) -> None:
-    packed = zip_archive.packed(SERIES)
+    packed = zip_archive.pack_files(SERIES)
     replies = [form(client, SERIES), form(client, {"s.zip": packed}), body(client, packed, "application/zip")]
     answers = [reply.json() for reply in replies]
     assert same(answers, ("inputs",)) and len(answers[0]["slices"]) == 3 and answers[0]["shown"] == 1
@@ -99,7 +99,7 @@ def test_bentos_own_client_sends_a_series(endpoint: Endpoint, tmp_path: Path) ->
         "    said = client.predict(files=[Path(file) for file in sys.argv[4:]], task='tiny-mr')\n"
         "    print(said['answer'], len(said['slices']))\n"
     )
-    command = [sys.executable, "-c", script, endpoint.server.url, endpoint.token, keys.door("release")]
+    command = [sys.executable, "-c", script, endpoint.server.url, endpoint.token, keys.server_secret("release")]
     command += [str(tmp_path / name) for name in SERIES]
     ran = subprocess.run(command, capture_output=True, text=True, env=bento_server.environment(), check=False)
     assert ran.stdout.split()[1:] == ["3"], ran.stderr
@@ -134,7 +134,7 @@ def test_readiness_and_metrics_need_no_token_and_count_answers(client: httpx.Cli
 
 def test_a_token_ends_with_its_time_its_scope_and_its_holder(endpoint: Endpoint) -> None:
     def status(token: str) -> int:
-        headers = bento_server.shown(token) | {"Content-Type": "application/dicom"}
+        headers = bento_server.request_headers(token) | {"Content-Type": "application/dicom"}
         return httpx.post(f"{endpoint.server.url}/predict", content=dicom(True), headers=headers).status_code
 
     accounts.add("trent", "clinician")

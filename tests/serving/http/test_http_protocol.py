@@ -48,7 +48,7 @@ def _whole(answer: bytes) -> bool:
 
 
 def head(endpoint: Endpoint, *lines: str, method: str = "POST", path: str = "/predict") -> bytes:
-    shown = [f"{name}: {value}" for name, value in bento_server.shown(endpoint.token).items()]
+    shown = [f"{name}: {value}" for name, value in bento_server.request_headers(endpoint.token).items()]
     fields = [f"{method} {path} HTTP/1.1", "Host: x", *shown, *lines]
     return "\r\n".join(fields).encode("latin-1") + b"\r\n\r\n"
 
@@ -174,7 +174,7 @@ def test_no_spelling_of_an_address_goes_around_the_token(endpoint: Endpoint, pat
 
 
 def test_other_methods_are_not_allowed(endpoint: Endpoint) -> None:
-    headers = bento_server.shown(endpoint.token)
+    headers = bento_server.request_headers(endpoint.token)
     for path, allowed in (("/predict", "POST"), ("/manifest", "GET"), ("/livez", "GET")):
         for method in {"GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "POST"} - {allowed}:
             reply = httpx.request(method, endpoint.server.url + path, headers=headers)
@@ -183,7 +183,7 @@ def test_other_methods_are_not_allowed(endpoint: Endpoint) -> None:
 
 
 def test_a_refused_body_that_still_comes_leaves_the_connection_in_order(endpoint: Endpoint) -> None:
-    headers = bento_server.shown(endpoint.token) | {"Content-Type": "application/dicom"}
+    headers = bento_server.request_headers(endpoint.token) | {"Content-Type": "application/dicom"}
     with httpx.Client(base_url=endpoint.server.url, headers=headers, timeout=30) as client:
         for _ in range(4):
             assert client.post("/predict", content=bytes(3_000_000)).status_code == 413
@@ -217,7 +217,7 @@ def test_endless_chunks_are_cut_at_the_limit(endpoint: Endpoint, media: str) -> 
         for _ in range(40):
             yield bytes(100_000)
 
-    headers = bento_server.shown(endpoint.token) | {"Content-Type": media}
+    headers = bento_server.request_headers(endpoint.token) | {"Content-Type": media}
     reply = httpx.post(f"{endpoint.server.url}/predict", content=endless(), headers=headers)
     assert reply.status_code == 413
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("house")
 
 @pytest.fixture
 def client(endpoint: Endpoint) -> Iterator[httpx.Client]:
-    headers = bento_server.shown(endpoint.token)
+    headers = bento_server.request_headers(endpoint.token)
     with httpx.Client(base_url=endpoint.server.url, headers=headers, timeout=30) as client:
         yield client
 
@@ -43,7 +43,7 @@ def test_the_check_asked_every_warm_up_and_found_no_difference(endpoint: Endpoin
     assert (verdict.gate, verdict.subject, verdict.outcome) == ("release", "oncoloop:r1", Outcome.PASS)
     assert verdict.figures["largest_difference"] == {"00-a.dcm": 0.0, "01-b.dcm": 0.0}
     assert verdict.figures["seconds_to_ready"] > 0
-    assert set(journal.rows()["actor"]) >= {accounts.CHECK}
+    assert set(journal.rows()["actor"]) >= {accounts.CHECK_ACCOUNT}
 
 
 def test_an_answer_is_the_one_of_predict_and_has_one_row_in_the_journal(
@@ -86,7 +86,7 @@ def test_bentos_own_client_works(endpoint: Endpoint, tmp_path: Path) -> None:
         "    client.client.headers['oncoloop-desk'] = sys.argv[3]\n"
         "    print(client.predict(files=[Path(sys.argv[4])], task='')['answer'])\n"
     )
-    command = [sys.executable, "-c", script, endpoint.server.url, endpoint.token, keys.door("release")]
+    command = [sys.executable, "-c", script, endpoint.server.url, endpoint.token, keys.server_secret("release")]
     command.append(str(tmp_path / "scan.dcm"))
     ran = subprocess.run(command, capture_output=True, text=True, env=bento_server.environment(), check=False)
     assert ran.stdout.strip() == "tumour", ran.stderr
@@ -201,7 +201,7 @@ def test_an_answer_that_cannot_be_journalled_is_not_given(client: httpx.Client) 
 
 def test_a_crowd_is_answered_or_told_to_come_back(client: httpx.Client, endpoint: Endpoint) -> None:
     """Senders that never finish hold every place; who comes then is told so at once, and answered afterwards."""
-    whole = load.form([("a.dcm", dicom(True))], "tiny-mr", "/predict", bento_server.shown(endpoint.token))
+    whole = load.form([("a.dcm", dicom(True))], "tiny-mr", "/predict", bento_server.request_headers(endpoint.token))
     address = (urlsplit(endpoint.server.url).hostname, urlsplit(endpoint.server.url).port)
     slow: list[socket.socket] = []
     refused: list[httpx.Response] = []

@@ -16,6 +16,7 @@ import pytest
 
 from serving.bundle import bento_server
 from serving.http import connection, upload_form
+from serving.inference import release_integrity
 from tests.serving import hostile_inputs
 from tests.serving.conftest import Endpoint, png
 from tests.serving.http.test_http_protocol import MULTIPART, PART, head
@@ -27,7 +28,10 @@ PORT = bento_server.free_port()
 @pytest.fixture(scope="module")
 def hasty(endpoint: Endpoint, house: Path) -> Iterator[Endpoint]:
     """The same Bento with little patience, beside the other."""
-    source, target = bento_server.bento(endpoint.tag), bento_server.bento(f"{bento_server.NAME}:hasty")
+    source, target = (
+        release_integrity.bento_folder(endpoint.tag),
+        release_integrity.bento_folder(f"{bento_server.NAME}:hasty"),
+    )
     shutil.copytree(source, target)
     described = target / "bento.yaml"
     described.write_text(re.sub(r"(?m)^version: .*$", "version: hasty", described.read_text()))

@@ -56,10 +56,10 @@ def test_a_shadow_answers_behind_an_answer_and_only_in_its_own_name(release: Rel
     scan = [Upload("a.dcm", dicom(True))]
     live = answer(release, scan, None, Asker("eve", shadows="0" * 32))
     assert journal.get(live["id"])["shadows"] == "", "nobody else can hide an answer"
-    dark = answer(release, scan, None, Asker(accounts.SHADOW, shadows=live["id"]))
+    dark = answer(release, scan, None, Asker(accounts.SHADOW_ACCOUNT, shadows=live["id"]))
     assert journal.get(dark["id"])["shadows"] == live["id"] and journal.count() == 1
     with pytest.raises(Fault, match="only behind another answer"):
-        answer(release, scan, None, Asker(accounts.SHADOW))
+        answer(release, scan, None, Asker(accounts.SHADOW_ACCOUNT))
 
 
 def test_no_row_no_answer(release: Release) -> None:

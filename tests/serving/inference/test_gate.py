@@ -142,4 +142,4 @@ def test_each_unfit_reason_is_named_on_its_own() -> None:
     ],
 )
 def test_a_body_part_fits_where_it_holds_one_of_the_task(part: str, wanted: tuple[str, ...], fits: bool) -> None:
-    assert gate.fits(part, wanted) is fits
+    assert gate.matches_body_part(part, wanted) is fits

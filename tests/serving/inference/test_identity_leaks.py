@@ -82,7 +82,7 @@ def everything_said(release: Release, content: bytes, caplog: pytest.LogCaptureF
             except Fault as fault:
                 said.append(str(fault))
         try:
-            copy = deidentify_dicom.anonymise("a.dcm", content, {"patient_id": "4"})[1]
+            copy = deidentify_dicom.deidentify_file("a.dcm", content, {"patient_id": "4"})[1]
             said += [copy.decode("latin-1"), str(pydicom.dcmread(io.BytesIO(copy)))]
         except Fault as fault:
             said.append(str(fault))
@@ -141,7 +141,7 @@ def test_an_id_of_a_nested_item_that_a_kept_text_repeats_is_told_to_nobody(
 
 def test_numbers_that_repeat_an_id_are_emptied_and_others_stay(release: Release) -> None:
     changes = {"PatientID": "77418529", "TableHeight": "77418529", "SeriesNumber": "77418529", "EchoTime": "4.5"}
-    copy = pydicom.dcmread(io.BytesIO(deidentify_dicom.anonymise("a.dcm", scan(changes), {"patient_id": "4"})[1]))
+    copy = pydicom.dcmread(io.BytesIO(deidentify_dicom.deidentify_file("a.dcm", scan(changes), {"patient_id": "4"})[1]))
     assert not copy.get("TableHeight") and not copy.get("SeriesNumber")
     assert (copy.EchoTime, list(copy.PixelSpacing)) == (4.5, [1.0, 1.0])
 
@@ -161,7 +161,7 @@ def test_honest_codes_stay_as_they_are(release: Release, caplog: pytest.LogCaptu
         "Manufacturer": "ACME",
         "ConvolutionKernel": "B30f",
     }
-    copy = pydicom.dcmread(io.BytesIO(deidentify_dicom.anonymise("a.dcm", scan(honest), {"patient_id": "4"})[1]))
+    copy = pydicom.dcmread(io.BytesIO(deidentify_dicom.deidentify_file("a.dcm", scan(honest), {"patient_id": "4"})[1]))
     for keyword, value in list(honest.items())[1:]:
         assert copy.get(keyword) == value, keyword
     told = answer(release, [Upload("a.dcm", scan(honest))], None, "eve")

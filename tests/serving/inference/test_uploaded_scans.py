@@ -12,7 +12,7 @@ import pytest
 from data.phantom import files as phantom_files
 from data.phantom import scanner
 from data.phantom import study as phantom_study
-from data.record import Modality, PixelSettings, Pooling, Scan, Task, Units
+from data.record import Modality, PixelSettings, Pooling, Scan, Task, ValueUnit
 from data.scan.slice_features import FACTS
 from lineage.errors import Fault
 from serving.inference import uploaded_scans
@@ -61,12 +61,12 @@ def test_facts_that_repeat_the_patient_are_emptied(slices: list[bytes], packed: 
 
 
 def test_what_only_the_file_name_knows_is_not_kept_either(slices: list[bytes], tmp_path: Path) -> None:
-    study = phantom_study.study(BRAIN, scanner.SCANNERS["alder-mr"], 9, 1, "tumour")
+    study = phantom_study.make_study(BRAIN, scanner.SCANNERS["alder-mr"], 9, 1, "tumour")
     pixels, pixel = study.slice(0, 1)
     content = phantom_files.dicom(study, pixels, pixel, 0, modality=Modality.MR)
-    header = planted_identities.image(content)
+    header = planted_identities.read_dicom(content)
     header.Manufacturer = f"ACME for {planted_identities.NAME}"
-    files = [Upload(f"{planted_identities.NAME}.dcm", planted_identities.stored(header))]
+    files = [Upload(f"{planted_identities.NAME}.dcm", planted_identities.dicom_bytes(header))]
     scan = uploaded_scans.scans(files)[0]
     assert scan.header["manufacturer"].startswith("ACME"), "nothing in the header itself says that it is a name"
     assert uploaded_scans.description(scan.pixels[0], scan, files)["manufacturer"] == ""
@@ -77,10 +77,10 @@ def test_what_only_the_file_name_knows_is_not_kept_either(slices: list[bytes], t
 
 
 def test_files_of_two_patients_and_no_file_at_all_are_refused(slices: list[bytes]) -> None:
-    header = planted_identities.image(slices[1])
+    header = planted_identities.read_dicom(slices[1])
     header.PatientID = "another"
     with pytest.raises(Fault, match="different patients"):
-        uploaded_scans.scans([Upload("a.dcm", slices[0]), Upload("b.dcm", planted_identities.stored(header))])
+        uploaded_scans.scans([Upload("a.dcm", slices[0]), Upload("b.dcm", planted_identities.dicom_bytes(header))])
     with pytest.raises(Fault, match="no file was sent"):
         uploaded_scans.scans([])
 
@@ -93,21 +93,27 @@ def test_files_that_a_system_left_behind_are_passed_over(slices: list[bytes]) ->
 
 
 def test_one_number_for_all_does_not_make_them_one_person(slices: list[bytes]) -> None:
-    one, other = (planted_identities.image(content) for content in slices)
+    one, other = (planted_identities.read_dicom(content) for content in slices)
     one.PatientID = other.PatientID = "ANON"
     other.PatientBirthDate = "19010203"
     with pytest.raises(Fault, match="are of different patients by their birth date"):
         uploaded_scans.scans(
-            [Upload("a.dcm", planted_identities.stored(one)), Upload("b.dcm", planted_identities.stored(other))]
+            [
+                Upload("a.dcm", planted_identities.dicom_bytes(one)),
+                Upload("b.dcm", planted_identities.dicom_bytes(other)),
+            ]
         )
 
 
 def test_files_without_a_series_uid_are_not_put_together(slices: list[bytes]) -> None:
-    one, other = (planted_identities.image(content) for content in slices)
+    one, other = (planted_identities.read_dicom(content) for content in slices)
     del one.SeriesInstanceUID, other.SeriesInstanceUID
     with pytest.raises(Fault, match="has no series UID, so its series is unknown"):
         uploaded_scans.scans(
-            [Upload("a.dcm", planted_identities.stored(one)), Upload("b.dcm", planted_identities.stored(other))]
+            [
+                Upload("a.dcm", planted_identities.dicom_bytes(one)),
+                Upload("b.dcm", planted_identities.dicom_bytes(other)),
+            ]
         )
 
 
@@ -132,7 +138,7 @@ def test_files_are_counted_together_and_a_long_row_is_not_squared(monkeypatch: p
 
 
 def test_slices_of_one_file_have_its_numbers() -> None:
-    one = Scan("a", np.zeros((3, 4, 4), np.float32), Units.RAW, None, None, order=(2, 1, 0))
+    one = Scan("a", np.zeros((3, 4, 4), np.float32), ValueUnit.RAW, None, None, order=(2, 1, 0))
     assert [uploaded_scans.number([one], at) for at in range(3)] == [2, 1, 0]
     assert uploaded_scans.number([replace(one, order=())], 1) == 1
     assert uploaded_scans.number([one, one], 4) == 4

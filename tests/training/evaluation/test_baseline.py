@@ -16,7 +16,7 @@ from data.dataset import shards
 from data.phantom import batch
 from data.phantom import scanner as phantom_scanner
 from data.phantom import study as phantom_study
-from data.record import Modality, Scan, Units
+from data.record import Modality, Scan, ValueUnit
 from data.scan.preprocess import unit_pixels
 from data.scan.slice_features import describe
 from pipelines import params
@@ -101,13 +101,13 @@ def test_intensities_of_phantoms_do_not_predict_the_label(name: str, scanner: st
     task, patients = params.load(ROOT).tasks[name], 200
     rows, images = [], []
     for number in range(patients):
-        study = phantom_study.study(
+        study = phantom_study.make_study(
             task, phantom_scanner.SCANNERS[scanner], 3, number, task.classes[number % len(task.classes)]
         )
         for index in range(slices):
-            has_lesion = slices == 1 or batch.shows(study, index, slices)
+            has_lesion = slices == 1 or batch.slice_shows_lesion(study, index, slices)
             plane, pixel = study.slice(index, slices, has_lesion)
-            units = Units.HU if task.modality == Modality.CT else Units.RAW
+            units = ValueUnit.HU if task.modality == Modality.CT else ValueUnit.RAW
             scan = Scan("x", plane[None].astype(np.float32), units, task.modality, (1.0, pixel, pixel))
             images.append(unit_pixels(scan.pixels[0], units, task.pixels))
             side = "training" if number < 90 else "validation" if number < 120 else "test"

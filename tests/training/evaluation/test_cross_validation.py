@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("home")
 def test_each_cluster_is_tested_once_and_has_one_split_per_fold(samples: Any, folds: int) -> None:
     units = samples.units(40)
     test_counts: Counter[str] = Counter()
-    folds_units = list(cross_validation.deal(units, folds, 7))
+    folds_units = list(cross_validation.assign_folds(units, folds, 7))
     assert len(folds_units) == (folds or units.table["cluster"].nunique())
     for fold_units in folds_units:
         split_counts = fold_units.table.groupby("cluster")["side"].nunique()
@@ -35,7 +35,7 @@ def test_each_cluster_is_tested_once_and_has_one_split_per_fold(samples: Any, fo
 
 def test_the_same_seed_gives_the_same_folds(samples: Any) -> None:
     first, second = (
-        [fold_units.table["side"].tolist() for fold_units in cross_validation.deal(samples.units(40), 4, 7)]
+        [fold_units.table["side"].tolist() for fold_units in cross_validation.assign_folds(samples.units(40), 4, 7)]
         for _ in range(2)
     )
     assert first == second
@@ -46,14 +46,14 @@ def test_too_few_clusters_are_refused(samples: Any, clusters: int, folds: int) -
     units = samples.units(40)
     few_units = units.where(units.table["cluster"].isin(units.table["cluster"].unique()[:clusters]))
     with pytest.raises(Fault, match=f"{clusters} clusters cannot be split"):
-        list(cross_validation.deal(few_units, folds, 7))
+        list(cross_validation.assign_folds(few_units, folds, 7))
 
 
 def test_metrics_can_be_recomputed_and_test_clusters_are_not_in_validation(samples: Any, tmp_path: Path) -> None:
     from sklearn.metrics import roc_auc_score
 
     units = samples.units(40)
-    metrics = cross_validation.crossval(
+    metrics = cross_validation.cross_validate(
         units, samples.TASK, samples.FIT, samples.CALIBRATE, samples.EVALUATE, 2, tmp_path
     )
     predictions = pd.read_csv(tmp_path / "predictions.csv")

@@ -78,10 +78,10 @@ def test_the_folder_of_a_version_gives_the_same_predictions(trained: Any, sample
     for name in ("graph.onnx", "calibration.json"):
         source = trained.models if name == "graph.onnx" else trained.evaluation
         shutil.copy(source / name, tmp_path / name)
-    again = evaluate.predictions(trained.units, tmp_path, samples.TASK)
+    again = evaluate.predict_held_out(trained.units, tmp_path, samples.TASK)
     pd.testing.assert_frame_equal(again, evaluate.read_predictions(trained.evaluation), check_dtype=False)
     with pytest.raises(Fault, match="evaluate the task again"):
-        evaluate.predictions(trained.units, trained.models, samples.TASK)
+        evaluate.predict_held_out(trained.units, trained.models, samples.TASK)
 
 
 def test_the_reference_has_the_held_out_patients(trained: Any) -> None:
@@ -93,7 +93,7 @@ def test_the_reference_has_the_held_out_patients(trained: Any) -> None:
         assert list(arrays["clusters"]) == list(table["cluster"])
         assert np.allclose(arrays["scores"], table["score"], atol=1e-6)
         assert arrays["distances"].shape == (len(table),)
-    assert outlier.limit(trained.evaluation / "reference.npz", 0.995) > 0
+    assert outlier.distance_limit(trained.evaluation / "reference.npz", 0.995) > 0
 
 
 def test_plots_are_png_files(trained: Any) -> None:

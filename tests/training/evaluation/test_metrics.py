@@ -26,7 +26,7 @@ def judged(samples: Any) -> pd.DataFrame:
 
 
 def test_precision_and_predictive_values(judged: pd.DataFrame, samples: Any) -> None:
-    computed = metrics.figures(judged, CLASSES, replace(samples.EVALUATE, prevalence=0.02))
+    computed = metrics.compute_metrics(judged, CLASSES, replace(samples.EVALUATE, prevalence=0.02))
     assert computed["precision"]["value"] == pytest.approx(
         sklearn.precision_score(judged["positive"], judged["flagged"])
     )
@@ -40,7 +40,7 @@ def test_precision_and_predictive_values(judged: pd.DataFrame, samples: Any) -> 
     )
     assert computed["prevalence"] == 0.02
     observed_prevalence = judged["positive"].mean()
-    at_observed_prevalence = metrics.figures(
+    at_observed_prevalence = metrics.compute_metrics(
         judged, CLASSES, replace(samples.EVALUATE, prevalence=float(observed_prevalence))
     )
     assert at_observed_prevalence["ppv"]["value"] == pytest.approx(computed["precision"]["value"]), (
@@ -51,13 +51,13 @@ def test_precision_and_predictive_values(judged: pd.DataFrame, samples: Any) -> 
 
 
 def test_the_calibration_slope_is_that_of_a_logistic_regression(judged: pd.DataFrame, samples: Any) -> None:
-    slope = metrics.figures(judged, CLASSES, samples.EVALUATE)["calibration_slope"]
+    slope = metrics.compute_metrics(judged, CLASSES, samples.EVALUATE)["calibration_slope"]
     logit = np.log(judged["score"] / (1 - judged["score"])).to_numpy()[:, np.newaxis]
     expected = LogisticRegression(C=1e9, tol=1e-10, max_iter=1000).fit(logit, judged["positive"]).coef_[0, 0]
     assert slope["value"] == pytest.approx(expected, abs=1e-3)
     assert slope["low"] < 0.5 < slope["high"] < 1, "the slope is one half, and significantly below 1"
     separated = samples.judged(np.linspace(0.1, 0.9, 40), np.arange(40) >= 20)
-    assert metrics.figures(separated, CLASSES, samples.EVALUATE)["calibration_slope"]["value"] is None
+    assert metrics.compute_metrics(separated, CLASSES, samples.EVALUATE)["calibration_slope"]["value"] is None
 
 
 def test_quadratic_kappa_of_ordered_classes(samples: Any) -> None:
@@ -70,10 +70,10 @@ def test_quadratic_kappa_of_ordered_classes(samples: Any) -> None:
         predicted=np.array(stages)[predicted_stage],
         **{f"p_{name}": 0.25 for name in stages},
     )
-    kappa = metrics.figures(table, stages, samples.EVALUATE, ordered=True)["quadratic_kappa"]
+    kappa = metrics.compute_metrics(table, stages, samples.EVALUATE, ordered=True)["quadratic_kappa"]
     assert kappa["value"] == pytest.approx(sklearn.cohen_kappa_score(true_stage, predicted_stage, weights="quadratic"))
     assert kappa["low"] < kappa["value"] < kappa["high"]
-    assert "quadratic_kappa" not in metrics.figures(table, stages, samples.EVALUATE)
+    assert "quadratic_kappa" not in metrics.compute_metrics(table, stages, samples.EVALUATE)
 
 
 def test_subgroups_by_sex_age_and_lesion_size(samples: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from data.dataset.shards import Units
 from data.phantom import study as phantom_study
 from data.record import PixelSettings, Task
-from data.record import Units as Values
+from data.record import ValueUnit as Values
 from data.scan.preprocess import unit_pixels
 from pipelines import params
 
@@ -28,9 +28,9 @@ def task() -> Task:
 
 def phantom_units(task: Task, patients: int) -> Units:
     """One slice of each patient: half for training, a fifth for validation, the rest for the test."""
-    scanner, classes = phantom_study.usual(task), len(task.classes)
+    scanner, classes = phantom_study.usual_scanner(task), len(task.classes)
     studies = [
-        phantom_study.study(task, scanner, 5, number, task.classes[number % classes]) for number in range(patients)
+        phantom_study.make_study(task, scanner, 5, number, task.classes[number % classes]) for number in range(patients)
     ]
     pixels = [unit_pixels(study.slice(0, 1)[0].astype(np.float32), Values.HU, task.pixels) for study in studies]
     names, share_of_patients = [f"P{number}" for number in range(patients)], np.arange(patients) / patients

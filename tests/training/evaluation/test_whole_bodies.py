@@ -38,9 +38,9 @@ def picked_units(task: Task) -> Units:
     rows, images = [], []
     for number in range(PATIENTS):
         label = task.classes[number % 3]
-        study = phantom_study.study(task, phantom_study.usual(task), 1, number, label)
+        study = phantom_study.make_study(task, phantom_study.usual_scanner(task), 1, number, label)
         stored, pixel = study.slice(3 + number % 4, 10)
-        scan = read.read("a.dcm", phantom_files.dicom(study, stored, pixel, 0))
+        scan = read.read_scan("a.dcm", phantom_files.dicom(study, stored, pixel, 0))
         images.append(preprocess.scan_pixels(scan, task.pixels)[0])
         side = "training" if number % 10 < 5 else "validation" if number % 10 < 7 else "test"
         rows.append({"unit_id": f"u{number}", "cluster": f"P{number}", "label": label, "side": side})
@@ -87,7 +87,7 @@ def manifest(task: Task, folder: Path) -> dict[str, Any]:
         "precision": "float32",
         "version": "1",
         "note": "phantoms only",
-        "outlier_distance": outlier.limit(folder / "model" / "reference.npz", 0.995),
+        "outlier_distance": outlier.distance_limit(folder / "model" / "reference.npz", 0.995),
     }
     serving = {"engine": "openvino", "keep_scans": False, "abstain_below": 0.5, "max_upload_mb": 256}
     return {"release": "r1", "created": "2026-01-31T12:00:00Z", "tasks": {task.name: facts}, "serving": serving}
@@ -95,7 +95,7 @@ def manifest(task: Task, folder: Path) -> dict[str, Any]:
 
 def body_uploads(task: Task, seed: int, label: str) -> list[Upload]:
     """A study from the apex of the lungs to the pelvis: 200 slices of chest, then 100 of abdomen."""
-    study = phantom_study.study(task, phantom_study.usual(task), seed, seed, label)
+    study = phantom_study.make_study(task, phantom_study.usual_scanner(task), seed, seed, label)
     files = []
     for number in range(SLICES):
         stored, pixel = study.slice(min(number, CHEST - 1), CHEST)

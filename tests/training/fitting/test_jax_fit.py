@@ -90,7 +90,7 @@ def test_a_fit_without_tensorflow_leaves_weights_and_no_graph(fitted: Path, samp
 def test_its_weights_are_exported_with_tensorflow_and_evaluated_without(fitted: Path, samples: Any) -> None:
     units = samples.units()
     validation = units.where(units.table["side"] == "validation")
-    difference, graph_sha256 = onnx_export.finish(fitted / "models", validation)
+    difference, graph_sha256 = onnx_export.export_and_verify(fitted / "models", validation)
     assert difference < 1e-4
     report = json.loads((fitted / "models" / "fit.json").read_text())
     assert report["backend"] == "jax" and report["graph_sha256"] == graph_sha256 and report["parity"] == difference
@@ -103,7 +103,7 @@ def test_its_weights_are_exported_with_tensorflow_and_evaluated_without(fitted: 
 
 def test_an_export_with_other_validation_units_is_refused(fitted: Path, samples: Any) -> None:
     with pytest.raises(Fault, match="other validation units; prepare its data version"):
-        onnx_export.finish(fitted / "models", samples.units(20))
+        onnx_export.export_and_verify(fitted / "models", samples.units(20))
 
 
 def test_a_graph_with_other_probabilities_is_refused_and_removed(trained: Any, tmp_path: Path) -> None:
@@ -113,5 +113,5 @@ def test_a_graph_with_other_probabilities_is_refused_and_removed(trained: Any, t
         np.savez(tmp_path / "expected.npz", units=content["units"], probabilities=content["probabilities"][::-1])
     validation = trained.units.where(trained.units.table["side"] == "validation")
     with pytest.raises(Fault, match="differs from the network by"):
-        onnx_export.finish(tmp_path, validation)
+        onnx_export.export_and_verify(tmp_path, validation)
     assert not (tmp_path / "graph.onnx").exists()

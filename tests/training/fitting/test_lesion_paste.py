@@ -129,13 +129,13 @@ def test_without_a_body_a_lesion_stays_at_its_position(units: Units) -> None:
 
 
 def test_the_feed_gives_the_augmented_units_of_each_epoch(samples: Any, home: Any) -> None:
-    from training.fitting.training_loop import feed_of
+    from training.fitting.training_loop import make_feed
 
     units = samples.units(20)
     settings = dataclasses.replace(
         samples.FIT, mask_weight=1.0, augment=dataclasses.replace(samples.FIT.augment, paste=0.5)
     )
-    feed = feed_of(units, settings, samples.TASK)
+    feed = make_feed(units, settings, samples.TASK)
     source = feed.source()
     pixels_by_epoch = []
     for epoch in (0, 3, 0):

@@ -58,12 +58,12 @@ def test_an_unknown_sampling_is_refused() -> None:
 def test_balanced_sampling_has_no_class_weights(samples: Any, home: Any) -> None:
     from dataclasses import replace
 
-    from training.fitting.training_loop import feed_of
+    from training.fitting.training_loop import make_feed
 
     units = samples.units(60)
     units = units.where((units.labels != 2) | (np.arange(len(units.labels)) % 4 == 0))
     for name, has_equal_weights in (("natural", False), ("balanced", True)):
-        feed = feed_of(units, replace(samples.FIT, sampling=name, class_weights=True), samples.TASK)
+        feed = make_feed(units, replace(samples.FIT, sampling=name, class_weights=True), samples.TASK)
         assert np.allclose(feed.weights, 1) is has_equal_weights
         class_sums = np.bincount(
             feed.labels[feed.order[: len(units.labels)]], feed.weights[feed.order[: len(units.labels)]]

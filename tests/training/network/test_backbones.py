@@ -81,6 +81,6 @@ def predict_phantom(task: Task, units: Units, samples: Any, folder: Path) -> Pre
     serving = {"engine": "openvino", "keep_scans": False, "abstain_below": 0.5, "max_upload_mb": 64}
     manifest = {"release": "r1", "created": "2026-01-31T12:00:00Z", "tasks": {task.name: facts}, "serving": serving}
     release = load_release(bento_build.assemble(folder / "release", manifest, {task.name: folder / "model"}))
-    study = phantom_study.study(task, phantom_study.usual(task), 1, 1, "malignant")
+    study = phantom_study.make_study(task, phantom_study.usual_scanner(task), 1, 1, "malignant")
     stored, pixel = study.slice(4, 10)
     return predict(release, [Upload("a.dcm", files.dicom(study, stored, pixel, 0))], task.name)

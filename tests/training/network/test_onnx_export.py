@@ -12,7 +12,7 @@ import pytest
 
 from lineage.errors import Fault
 from serving.inference.graph import Graph
-from serving.inference.heatmap import heat
+from serving.inference.heatmap import class_activation_map
 from training.network import onnx_export
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -33,7 +33,7 @@ def test_the_head_maps_features_to_logits(samples: Any, trained: Any) -> None:
     with np.load(trained.models / "head.npz") as head:
         assert head["kernel"].shape == (features.shape[-1], 3)
         assert np.allclose(features.mean(axis=(1, 2)) @ head["kernel"] + head["bias"], logits, atol=1e-4)
-        assert heat(features[0], head["kernel"], 2).shape == (samples.SIZE // 8, samples.SIZE // 8)
+        assert class_activation_map(features[0], head["kernel"], 2).shape == (samples.SIZE // 8, samples.SIZE // 8)
 
 
 def test_names_shapes_and_no_randomness(trained: Any) -> None:

@@ -92,7 +92,9 @@ def test_a_claim_uses_the_wider_bound_of_two_methods(samples: Any) -> None:
         challenger, rival = samples.pair(30, seed, auroc=0.85, shared=0.5)
         figures = compare(challenger, rival, settings, "x")["cohorts"]["overall"]["auroc"]
         delong_bounds, bootstrap_bounds, difference = figures["delong"], figures["bootstrap"], figures["difference"]
-        paired = delong.paired(challenger["score"], rival["score"], challenger["positive"], challenger["cluster"])
+        paired = delong.compare_areas(
+            challenger["score"], rival["score"], challenger["positive"], challenger["cluster"]
+        )
         assert paired and [delong_bounds["low"], delong_bounds["high"]] == [
             paired.bound(0.05, -1),
             paired.bound(0.05, 1),

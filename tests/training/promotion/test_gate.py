@@ -12,7 +12,7 @@ import pytest
 from lineage.record.verdict import Outcome, Verdict
 from training.promotion import test_set_budget
 from training.promotion.comparison import compare
-from training.promotion.gate import promote
+from training.promotion.gate import judge_challenger
 
 FEW, MANY = 12, 40
 
@@ -74,7 +74,7 @@ def metrics(
 def test_a_network_must_beat_the_baseline_or_be_no_worse_than_a_nearly_perfect_one(
     samples: Any, auroc: float, ahead: Any, outcome: Outcome, reason: str
 ) -> None:
-    verdict = promote("lung-ct/1", metrics(auroc=auroc, low=0.6, ahead=ahead), None, None, samples.PROMOTION)
+    verdict = judge_challenger("lung-ct/1", metrics(auroc=auroc, low=0.6, ahead=ahead), None, None, samples.PROMOTION)
     assert verdict.outcome is outcome
     assert any(line.startswith(reason) for line in verdict.reasons), verdict.reasons
 
@@ -87,16 +87,16 @@ def test_limits_of_the_baseline_check_are_settings(samples: Any) -> None:
         ({"room_baseline": 0.1}, "inconclusive"),
         ({"room_baseline": 0.1, "margin_baseline": 0.1}, "pass"),
     ):
-        verdict = promote("lung-ct/1", evaluation, None, None, replace(samples.PROMOTION, **changes))
+        verdict = judge_challenger("lung-ct/1", evaluation, None, None, replace(samples.PROMOTION, **changes))
         assert verdict.outcome.value == outcome
         assert verdict.thresholds["room_baseline"] == changes.get("room_baseline", 0.03)
 
 
 def test_a_lead_over_the_baseline_with_few_patients_names_the_needed_number(samples: Any) -> None:
-    verdict = promote("lung-ct/1", metrics(ahead=(0.1, -0.05, 0.25)), None, None, samples.PROMOTION)
+    verdict = judge_challenger("lung-ct/1", metrics(ahead=(0.1, -0.05, 0.25)), None, None, samples.PROMOTION)
     assert "about 145 test clusters would be needed" in verdict.reasons[0]
     unknown = metrics() | {"baseline": {"model": "x", "difference": dict.fromkeys(("value", "low", "high"))}}
-    verdict = promote("lung-ct/1", unknown, None, None, samples.PROMOTION)
+    verdict = judge_challenger("lung-ct/1", unknown, None, None, samples.PROMOTION)
     assert verdict.outcome is Outcome.INCONCLUSIVE and "too few test patients to compare" in verdict.reasons[0]
 
 
@@ -104,11 +104,11 @@ def test_a_challenger_that_is_behind_the_baseline_fails_whatever_the_champion_is
     challenger, rival = samples.pair(120, 2, auroc=0.7, gain=0.29)
     figures = compare(challenger, rival, samples.PROMOTION, "champion 1")
     behind = metrics(0.90, ahead=(-0.09, -0.12, -0.05))
-    assert promote("t/9", behind, figures, None, samples.PROMOTION).outcome is Outcome.FAIL
+    assert judge_challenger("t/9", behind, figures, None, samples.PROMOTION).outcome is Outcome.FAIL
 
 
 def test_an_evaluation_without_baseline_is_inconclusive(samples: Any) -> None:
-    verdict = promote("lung-ct/1", metrics() | {"baseline": None}, None, None, samples.PROMOTION)
+    verdict = judge_challenger("lung-ct/1", metrics() | {"baseline": None}, None, None, samples.PROMOTION)
     assert verdict.outcome is Outcome.INCONCLUSIVE and "no baseline" in verdict.reasons[0]
 
 
@@ -117,11 +117,11 @@ def judge(samples: Any, challenger: Any, rival: Any, anchor: Any = None, **chang
     champion = compare(challenger, rival, settings, "champion 1")
     anchor_comparison = champion if anchor is None else compare(challenger, anchor, settings, "anchor 1")
     auroc = champion["cohorts"]["overall"]["auroc"]["challenger"]
-    return promote("lung-ct/2", metrics(auroc), champion, anchor_comparison, settings)
+    return judge_challenger("lung-ct/2", metrics(auroc), champion, anchor_comparison, settings)
 
 
 def test_a_first_model_passes_above_the_floor(samples: Any) -> None:
-    verdict = promote("lung-ct/1", metrics(), None, None, samples.PROMOTION)
+    verdict = judge_challenger("lung-ct/1", metrics(), None, None, samples.PROMOTION)
     assert (verdict.gate, verdict.subject, verdict.outcome) == ("training", "lung-ct/1", Outcome.PASS)
     assert verdict.thresholds["floor_auroc"] == 0.6
     assert any("no champion to beat" in reason for reason in verdict.reasons)
@@ -139,7 +139,7 @@ def test_a_first_model_passes_above_the_floor(samples: Any) -> None:
     ],
 )
 def test_a_first_model_is_stopped_with_a_reason(samples: Any, evaluation: Any, outcome: Outcome, reason: str) -> None:
-    verdict = promote("lung-ct/1", evaluation, None, None, samples.PROMOTION)
+    verdict = judge_challenger("lung-ct/1", evaluation, None, None, samples.PROMOTION)
     assert verdict.outcome is outcome
     assert reason in verdict.reasons[0]
 
@@ -248,7 +248,7 @@ def test_every_verdict_has_a_reason_and_can_be_stored_as_json(samples: Any) -> N
 
 def test_a_sensitivity_shown_to_be_under_the_floor_fails(samples: Any) -> None:
     for sensitivity, outcome in ((0.1, Outcome.FAIL), (0.4, Outcome.INCONCLUSIVE), (0.6, Outcome.PASS)):
-        verdict = promote("lung-ct/1", metrics(sensitivity=sensitivity), None, None, samples.PROMOTION)
+        verdict = judge_challenger("lung-ct/1", metrics(sensitivity=sensitivity), None, None, samples.PROMOTION)
         assert verdict.outcome is outcome
         assert ("floor of 0.5" in verdict.reasons[0]) is (outcome is not Outcome.PASS)
 
@@ -265,9 +265,9 @@ def chain(samples: Any, seed: int, length: int) -> list[Verdict]:
             score=np.clip(champion["score"] + own_noise, 0, 1), positive=champion["positive"]
         )
         records = [(f"2026-01-{day + 1:02d}T00:00:00Z", verdict.to_dict()) for day, verdict in enumerate(verdicts)]
-        past = test_set_budget.looks(records, "lung-ct", "2026-02-01T00:00:00Z")
-        figures = compare(challenger, champion, settings, "champion 1", decided=test_set_budget.decided(past))
-        verdicts.append(promote(f"lung-ct/{number + 2}", metrics(0.9), figures, figures, settings, past))
+        past = test_set_budget.read_looks(records, "lung-ct", "2026-02-01T00:00:00Z")
+        figures = compare(challenger, champion, settings, "champion 1", decided=test_set_budget.decided_batches(past))
+        verdicts.append(judge_challenger(f"lung-ct/{number + 2}", metrics(0.9), figures, figures, settings, past))
     return verdicts
 
 
@@ -285,9 +285,11 @@ def test_a_cohort_used_too_often_needs_new_patients(samples: Any) -> None:
 def test_a_certain_gain_without_budget_is_inconclusive(samples: Any) -> None:
     challenger, rival = samples.pair(120, 2, auroc=0.7, gain=0.29)
     figures = compare(challenger, rival, samples.PROMOTION, "champion 1")
-    assert promote("t/9", metrics(0.98), figures, None, samples.PROMOTION).outcome is Outcome.PASS
+    assert judge_challenger("t/9", metrics(0.98), figures, None, samples.PROMOTION).outcome is Outcome.PASS
     past = [test_set_budget.Look(f"t/{number}", ("first",), 0.0) for number in range(20)]
-    assert promote("t/9", metrics(0.98), figures, None, samples.PROMOTION, past).outcome is Outcome.INCONCLUSIVE
+    assert (
+        judge_challenger("t/9", metrics(0.98), figures, None, samples.PROMOTION, past).outcome is Outcome.INCONCLUSIVE
+    )
 
 
 def test_a_fresh_batch_of_an_old_epoch_is_the_newest_cohort_and_has_its_own_budget(samples: Any) -> None:
@@ -296,9 +298,12 @@ def test_a_fresh_batch_of_an_old_epoch_is_the_newest_cohort_and_has_its_own_budg
     challenger, rival = challenger.assign(batch=batch), rival.assign(batch=batch)
     past = [test_set_budget.Look(f"t/{number}", ("first", "second"), 0.0025) for number in range(20)]
     settings = samples.PROMOTION
-    figures = compare(challenger, rival, settings, "champion 1", decided=test_set_budget.decided(past))
+    figures = compare(challenger, rival, settings, "champion 1", decided=test_set_budget.decided_batches(past))
     assert figures["cohorts"]["newest"]["batches"] == ["third"]
-    looks = {look["cohort"]: look for look in promote("t/9", metrics(), figures, None, settings, past).figures["looks"]}
+    looks = {
+        look["cohort"]: look
+        for look in judge_challenger("t/9", metrics(), figures, None, settings, past).figures["looks"]
+    }
     assert looks["newest"]["number"] == 1
     assert looks["newest"]["level"] > 0 == looks["overall"]["level"]
     again = compare(challenger, rival, settings, "champion 1", decided={"first", "second", "third"})
@@ -312,10 +317,12 @@ def test_looks_are_counted_from_the_ledger(samples: Any, home: Path) -> None:
     challenger, rival = samples.pair(60, 4)
     figures = compare(challenger, rival, samples.PROMOTION, "champion 1")
     for version in (2, 3):
-        ledger.record(promote(f"lung-ct/{version}", metrics(), figures, None, samples.PROMOTION), task="lung-ct")
-    ledger.record(promote("brain-mr/2", metrics(), figures, None, samples.PROMOTION), task="brain-mr")
+        ledger.record_verdict(
+            judge_challenger(f"lung-ct/{version}", metrics(), figures, None, samples.PROMOTION), task="lung-ct"
+        )
+    ledger.record_verdict(judge_challenger("brain-mr/2", metrics(), figures, None, samples.PROMOTION), task="brain-mr")
     records = [(event.at, event.payload) for event in ledger.events(kind="verdict")]
-    past = test_set_budget.looks(records, "lung-ct", database.now())
+    past = test_set_budget.read_looks(records, "lung-ct", database.now())
     assert [(look.verdict, look.batches) for look in past] == [("lung-ct/2", ("first",)), ("lung-ct/3", ("first",))]
-    third = promote("lung-ct/4", metrics(), figures, None, samples.PROMOTION, past)
+    third = judge_challenger("lung-ct/4", metrics(), figures, None, samples.PROMOTION, past)
     assert third.figures["looks"][0]["number"] == 3

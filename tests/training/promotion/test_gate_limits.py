@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lineage.record.verdict import Outcome, Verdict
-from training.promotion.gate import promote
+from training.promotion.gate import judge_challenger
 from training.promotion.test_set_budget import Look, allowances
 
 COHORTS = {"anchor": "anchor cohort", "newest": "newest test cohort", "overall": "whole test set"}
@@ -84,11 +84,11 @@ def with_values(figures: dict[str, Any], values: dict[str, Any]) -> dict[str, An
 def judge_against(
     samples: Any, champion: dict[str, Any], anchor: dict[str, Any] | None = None, past: Any = ()
 ) -> Verdict:
-    return promote("lung-ct/2", METRICS, champion, anchor, samples.PROMOTION, past)
+    return judge_challenger("lung-ct/2", METRICS, champion, anchor, samples.PROMOTION, past)
 
 
 def judge_first(samples: Any, values: dict[str, Any]) -> Verdict:
-    return promote("lung-ct/1", with_values(METRICS, values), None, None, samples.PROMOTION)
+    return judge_challenger("lung-ct/1", with_values(METRICS, values), None, None, samples.PROMOTION)
 
 
 def test_a_challenger_that_is_better_at_everything_passes_with_reasons(samples: Any) -> None:
@@ -403,5 +403,5 @@ def test_a_spent_budget_needs_new_patients(samples: Any) -> None:
     )
     assert f"{message} new patients" in verdict.reasons
     settings = replace(samples.PROMOTION, looks_per_year=21)
-    below_limit = promote("lung-ct/2", METRICS, passing_figures(), None, settings, past)
+    below_limit = judge_challenger("lung-ct/2", METRICS, passing_figures(), None, settings, past)
     assert not any("were used in" in reason for reason in below_limit.reasons)

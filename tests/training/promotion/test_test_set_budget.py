@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.promotion.test_set_budget import Allowance, Balance, Look, allowances, balances, decided, looks, spent
+from training.promotion.test_set_budget import (
+    Allowance,
+    Balance,
+    Look,
+    allowances,
+    balances,
+    decided_batches,
+    exhausted_batches,
+    read_looks,
+)
 
 
 def repeated_looks(samples: Any, times: int) -> list[Look]:
@@ -135,23 +144,23 @@ def test_looks_are_read_from_the_verdicts_of_a_task_and_a_year() -> None:
         # of the time before looks were recorded
         ("2025-10-01T12:00:00Z", {"gate": "training", "subject": "lung-ct/6", "figures": {"auroc": 1}}),
     ]
-    past = looks(verdicts, "lung-ct", "2026-02-01T12:00:00Z")
+    past = read_looks(verdicts, "lung-ct", "2026-02-01T12:00:00Z")
     assert past == (Look("lung-ct/2", ("first",), 0.01), Look("lung-ct/8", ("first",), 0.01))
-    assert decided(past) == {"first"}
+    assert decided_batches(past) == {"first"}
 
 
 def test_a_cohort_may_decide_again_a_year_later(samples: Any) -> None:
     verdicts = [verdict_record(number, f"2025-01-{number + 1:02d}T00:00:00Z", level=0.0025) for number in range(20)]
     for now, has_budget in (("2025-12-30T00:00:00Z", False), ("2026-01-05T00:00:00Z", True)):
-        allowed = allowances({"overall": ["first"]}, looks(verdicts, "lung-ct", now), samples.PROMOTION)
+        allowed = allowances({"overall": ["first"]}, read_looks(verdicts, "lung-ct", now), samples.PROMOTION)
         assert (allowed["overall"].level > 0) is has_budget
 
 
 def test_batches_with_a_spent_budget_are_listed() -> None:
     exhausted = {"looks": [{"batches": ["b"], "level": 0.0}, {"batches": ["a", "b"], "level": 0.0}]}
-    assert spent(exhausted) == ["a", "b"]
-    assert spent({"looks": [*exhausted["looks"], {"batches": ["c"], "level": 0.01}]}) == []
-    assert spent({}) == []
+    assert exhausted_batches(exhausted) == ["a", "b"]
+    assert exhausted_batches({"looks": [*exhausted["looks"], {"batches": ["c"], "level": 0.01}]}) == []
+    assert exhausted_batches({}) == []
 
 
 def test_hochberg_keeps_the_level_for_positively_dependent_claims() -> None:

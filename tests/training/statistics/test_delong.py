@@ -29,7 +29,7 @@ def asah() -> pd.DataFrame:
 
 @pytest.mark.parametrize("markers", PUBLISHED)
 def test_the_paired_test_agrees_with_published_values(asah: pd.DataFrame, markers: tuple[str, str]) -> None:
-    result = delong.paired(asah[markers[0]], asah[markers[1]], asah["outcome"] == "Poor", np.arange(len(asah)))
+    result = delong.compare_areas(asah[markers[0]], asah[markers[1]], asah["outcome"] == "Poor", np.arange(len(asah)))
     z, p, low, high = PUBLISHED[markers]
     assert result is not None
     half_width = norm.ppf(0.975) * result.error
@@ -38,7 +38,7 @@ def test_the_paired_test_agrees_with_published_values(asah: pd.DataFrame, marker
 
 
 def test_the_third_pair_agrees_with_published_values(asah: pd.DataFrame) -> None:
-    result = delong.paired(asah["ndka"], asah["s100b"], asah["outcome"] == "Poor", np.arange(len(asah)))
+    result = delong.compare_areas(asah["ndka"], asah["s100b"], asah["outcome"] == "Poor", np.arange(len(asah)))
     assert result is not None
     assert result.z == pytest.approx(-1.39077002573558, abs=1e-9)
     assert result.areas == pytest.approx((0.6119579, 0.7313686), abs=1e-7)
@@ -83,7 +83,7 @@ def test_it_agrees_with_the_definition(size: int) -> None:
     clusters = np.arange(48) // size
     positive = random.uniform(size=48) < 0.4
     scores = [np.round(positive + random.normal(size=48), 1) for _ in range(2)]  # with ties
-    result = delong.paired(*scores, positive, clusters)
+    result = delong.compare_areas(*scores, positive, clusters)
     assert result is not None
     assert result.covariance == pytest.approx(covariance_by_definition(scores, positive, clusters), abs=1e-12)
     if size == 1:  # Satterthwaite's degrees of freedom of the difference, from the variance share of each kind
@@ -96,9 +96,9 @@ def test_it_agrees_with_the_definition(size: int) -> None:
 
 def test_copies_of_a_unit_in_its_patient_change_nothing(asah: pd.DataFrame) -> None:
     positive = (asah["outcome"] == "Poor").to_numpy()
-    once = delong.paired(asah["wfns"], asah["ndka"], positive, np.arange(113))
+    once = delong.compare_areas(asah["wfns"], asah["ndka"], positive, np.arange(113))
     tenfold = np.repeat(np.arange(113), 10)
-    copied = delong.paired(
+    copied = delong.compare_areas(
         asah["wfns"].to_numpy()[tenfold], asah["ndka"].to_numpy()[tenfold], positive[tenfold], tenfold
     )
     assert once is not None and copied is not None
@@ -112,7 +112,7 @@ def test_error_agrees_with_the_bootstrap_of_patients_with_slices_of_both_kinds()
     positive = random.uniform(size=600) < 0.4
     patient = np.repeat(random.normal(size=150), 4)
     scores = [1.2 * positive + patient + random.normal(size=600) for _ in range(2)]
-    result = delong.paired(*scores, positive, clusters)
+    result = delong.compare_areas(*scores, positive, clusters)
     draws = bootstrap.draw(clusters, 1000, 1)
     gap = bootstrap.auroc(draws, scores[0], positive) - bootstrap.auroc(draws, scores[1], positive)
     assert result is not None
@@ -125,7 +125,7 @@ def test_against_a_constant_score_it_is_the_test_of_brunner_and_munzel(seed: int
     random = np.random.default_rng(seed)
     positive = np.arange(17) < 6
     scores = np.round(0.5 * positive + random.normal(size=17), 1)
-    result = delong.paired(scores, np.zeros(17), positive, np.arange(17))
+    result = delong.compare_areas(scores, np.zeros(17), positive, np.arange(17))
     assert result is not None
     for side, alternative in ((1, "less"), (-1, "greater")):
         expected = brunnermunzel(scores[~positive], scores[positive], alternative)
@@ -134,7 +134,7 @@ def test_against_a_constant_score_it_is_the_test_of_brunner_and_munzel(seed: int
         # The bound at the level of the p-value is a difference of 0.
         assert result.bound(expected.pvalue, -side) == pytest.approx(0, abs=1e-9)
     assert result.bound(0.05, -1) < result.difference < result.bound(0.05, 1)
-    mirrored = delong.paired(np.zeros(17), scores, positive, np.arange(17))
+    mirrored = delong.compare_areas(np.zeros(17), scores, positive, np.arange(17))
     assert mirrored is not None
     assert (mirrored.difference, mirrored.p(-1)) == pytest.approx((-result.difference, result.p(1)))
 
@@ -143,7 +143,7 @@ def test_a_difference_without_any_spread_is_certain() -> None:
     positive = np.array([True, True, False, False])
     perfect, blind = [4, 3, 2, 1], [1, 1, 1, 1]
     for first, second, difference in ((perfect, blind, 0.5), (blind, perfect, -0.5)):
-        result = delong.paired(first, second, positive, range(4))
+        result = delong.compare_areas(first, second, positive, range(4))
         assert result is not None
         assert (result.difference, result.error, result.degrees_of_freedom) == (difference, 0, 1)
         assert result.z == np.copysign(np.inf, difference)
@@ -161,14 +161,14 @@ def test_a_difference_without_any_spread_is_certain() -> None:
     ],
 )
 def test_two_patients_of_each_kind_are_needed(clusters: list[int], is_possible: bool) -> None:
-    result = delong.paired([4, 1, 2, 3], [4, 3, 2, 1], np.array([True, True, False, False]), clusters)
+    result = delong.compare_areas([4, 1, 2, 3], [4, 3, 2, 1], np.array([True, True, False, False]), clusters)
     assert (result is not None) is is_possible
 
 
 def test_names_of_patients_change_nothing(asah: pd.DataFrame) -> None:
     names = [f"patient {number % 40}" for number in range(113)]
     results = [
-        delong.paired(asah["wfns"], asah["ndka"], asah["outcome"] == "Poor", clusters)
+        delong.compare_areas(asah["wfns"], asah["ndka"], asah["outcome"] == "Poor", clusters)
         for clusters in (names, np.arange(113) % 40)
     ]
     assert results[0] is not None and results[1] is not None
@@ -184,7 +184,7 @@ def test_p_values_of_equal_models_are_valid_with_few_patients() -> None:
         positive = np.arange(24) < 9
         shared = random.normal(size=24)
         scores = [positive + 0.8 * shared + 0.6 * random.normal(size=24) for _ in range(2)]
-        result = delong.paired(*scores, positive, np.arange(24))
+        result = delong.compare_areas(*scores, positive, np.arange(24))
         assert result is not None
         under += [result.p(1) < 0.05, result.p(-1) < 0.05]
     assert (under / 600 < 0.085).all()
@@ -192,7 +192,7 @@ def test_p_values_of_equal_models_are_valid_with_few_patients() -> None:
 
 def test_two_equal_models_and_too_few_patients() -> None:
     positive = np.array([True, True, False, False])
-    same = delong.paired([4, 3, 2, 1], [4, 3, 2, 1], positive, range(4))
+    same = delong.compare_areas([4, 3, 2, 1], [4, 3, 2, 1], positive, range(4))
     assert same is not None
     assert (same.difference, same.error, same.p(1), same.p(-1)) == (0, 0, 1, 1)
-    assert delong.paired([4, 3, 2, 1], [4, 3, 2, 1], positive, [1, 1, 2, 3]) is None
+    assert delong.compare_areas([4, 3, 2, 1], [4, 3, 2, 1], positive, [1, 1, 2, 3]) is None

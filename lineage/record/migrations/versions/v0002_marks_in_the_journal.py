@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from lineage.patient_hash import mark
+from lineage.patient_hash import hash_pseudonym
 from lineage.record import append_only
 
 revision = "0002"
@@ -17,7 +17,9 @@ def upgrade() -> None:
     """Replace each pseudonym by its hash; the trigger against updates is disabled for this change."""
     connection = op.get_bind()
     clusters = connection.execute(sa.text("SELECT DISTINCT cluster FROM journal WHERE cluster <> ''")).scalars()
-    pseudonyms = [{"name": cluster, "mark": mark(cluster)} for cluster in clusters if len(cluster) != HASH_LENGTH]
+    pseudonyms = [
+        {"name": cluster, "mark": hash_pseudonym(cluster)} for cluster in clusters if len(cluster) != HASH_LENGTH
+    ]
     if not pseudonyms:
         return
     _disable_trigger(connection)

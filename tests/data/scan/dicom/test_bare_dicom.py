@@ -18,9 +18,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data.deidentify.dicom import anonymise
+from data.deidentify.dicom import deidentify_file
 from data.scan import size_limits
-from data.scan.read import read
+from data.scan.read import read_scan
 from lineage.errors import Fault
 from tests.data.scan.dicom.test_stored_bits import ct
 from tests.data.scan.test_read import STORED, dicom
@@ -44,13 +44,13 @@ def without_preamble(content: bytes) -> bytes:
 @pytest.mark.usefixtures("home")
 def test_every_native_encoding_of_a_bare_data_set_is_recognised(syntax: Any, before: bytes) -> None:
     content = ct(EIGHT, syntax)
-    scan, expected = read("a.dcm", before + without_meta(content)), read("b.dcm", content)
+    scan, expected = read_scan("a.dcm", before + without_meta(content)), read_scan("b.dcm", content)
     np.testing.assert_array_equal(scan.pixels, expected.pixels)
     assert scan.header == expected.header and scan.patient_id == expected.patient_id and scan.units == expected.units
-    _, clean = anonymise("a.dcm", before + without_meta(content), {"patient_id": "x"})
+    _, clean = deidentify_file("a.dcm", before + without_meta(content), {"patient_id": "x"})
     image = pydicom.dcmread(io.BytesIO(clean))  # a valid file, read without force
     assert image.file_meta.TransferSyntaxUID == syntax and image.file_meta.MediaStorageSOPClassUID == image.SOPClassUID
-    np.testing.assert_array_equal(read("a.dcm", clean).pixels, expected.pixels)
+    np.testing.assert_array_equal(read_scan("a.dcm", clean).pixels, expected.pixels)
 
 
 @pytest.mark.parametrize("syntax", [*NATIVE, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
@@ -58,14 +58,14 @@ def test_every_native_encoding_of_a_bare_data_set_is_recognised(syntax: Any, bef
 def test_meta_information_without_a_preamble_is_used(syntax: Any, before: bytes) -> None:
     content = ct(EIGHT, syntax)
     np.testing.assert_array_equal(
-        read("a.dcm", before + without_preamble(content)).pixels, read("b.dcm", content).pixels
+        read_scan("a.dcm", before + without_preamble(content)).pixels, read_scan("b.dcm", content).pixels
     )
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
 def test_compressed_pixels_without_a_transfer_syntax_are_refused(syntax: Any) -> None:
     with pytest.raises(Fault, match=r"a\.dcm: holds compressed pixels but no transfer syntax"):
-        read("a.dcm", without_meta(ct(EIGHT, syntax)))
+        read_scan("a.dcm", without_meta(ct(EIGHT, syntax)))
 
 
 def test_deflated_files_that_inflate_beyond_the_limits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,27 +78,27 @@ def test_deflated_files_that_inflate_beyond_the_limits_are_refused(monkeypatch: 
         (without_length, "its length"),
     ):
         with pytest.raises(Fault, match=reason):
-            read("a.dcm", hostile)
+            read_scan("a.dcm", hostile)
 
 
 def test_a_file_that_only_begins_like_a_data_set_is_refused_with_one_sentence() -> None:
     for content in (b"\x08\0" + b"\0" * 500, b"\0\x08" + b"x" * 500, b"\x02\0\0\0UL" + b"\xff" * 300, b"\0" * 700):
         with pytest.raises(Fault, match=r"^a\.dcm: ") as caught:
-            read("a.dcm", content)
+            read_scan("a.dcm", content)
         assert "\n" not in str(caught.value)
     image = pydicom.dcmread(io.BytesIO(dicom()))
     del image.SOPClassUID
     stream = io.BytesIO()
     image.save_as(stream)
     with pytest.raises(Fault, match="names no SOP class"):
-        read("a.dcm", without_meta(stream.getvalue()))
+        read_scan("a.dcm", without_meta(stream.getvalue()))
 
 
 @pytest.mark.usefixtures("home")
 def test_real_bare_files_are_read_and_de_identified(real_data: Path) -> None:
     for name in ("bare0", "bare1"):
         content = (real_data / f"intake-faults/no-file-meta/{name}.dcm").read_bytes()
-        scan = read(name, content)
+        scan = read_scan(name, content)
         assert scan.pixels.min() == -1024 and scan.header["body_part"] == "CHEST"
-        _, clean = anonymise(name, content, {"patient_id": "x"})
+        _, clean = deidentify_file(name, content, {"patient_id": "x"})
         np.testing.assert_array_equal(pydicom.dcmread(io.BytesIO(clean)).pixel_array - 1024, scan.pixels[0])

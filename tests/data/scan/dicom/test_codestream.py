@@ -13,9 +13,9 @@ import pytest
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.uid import RLELossless
 
-from data.deidentify.dicom import anonymise
+from data.deidentify.dicom import deidentify_file
 from data.scan.dicom import codestream
-from data.scan.read import read
+from data.scan.read import read_scan
 from tests.data.scan.test_read import dicom
 
 SECRET = b"Quillfeather"
@@ -57,11 +57,11 @@ def test_bytes_after_a_picture_are_removed_in_every_syntax(real_data: Path) -> N
     for path in paths:
         image, frame = frame_of(path)
         syntaxes.add(image.file_meta.TransferSyntaxUID.name)
-        expected = read("a.dcm", path.read_bytes()).pixels
+        expected = read_scan("a.dcm", path.read_bytes()).pixels
         content = with_frame(image, frame + SECRET * 3)
-        _, clean = anonymise("a.dcm", content, {"patient_id": "x"})
+        _, clean = deidentify_file("a.dcm", content, {"patient_id": "x"})
         assert SECRET in content and SECRET[:6] not in clean, path.name
-        np.testing.assert_array_equal(read("a.dcm", clean).pixels, expected, err_msg=path.name)
+        np.testing.assert_array_equal(read_scan("a.dcm", clean).pixels, expected, err_msg=path.name)
     assert len(syntaxes) >= 9 and any("High-Throughput" in name for name in syntaxes), syntaxes
 
 
@@ -110,9 +110,9 @@ def test_gaps_between_rle_segments_are_removed() -> None:
     header[5:8] = np.frombuffer(SECRET, "<u4")
     planted = header.tobytes() + first + SECRET + second
     content = with_frame(image, planted)
-    _, clean = anonymise("a.dcm", content, {"patient_id": "x"})
+    _, clean = deidentify_file("a.dcm", content, {"patient_id": "x"})
     assert content.count(SECRET) == 2 and SECRET not in clean
-    np.testing.assert_array_equal(read("a.dcm", clean).pixels, read("a.dcm", dicom(STORED)).pixels)
+    np.testing.assert_array_equal(read_scan("a.dcm", clean).pixels, read_scan("a.dcm", dicom(STORED)).pixels)
 
 
 def test_the_last_rle_run_is_cut_to_the_size_of_the_picture() -> None:
@@ -135,14 +135,14 @@ def test_hidden_bytes_in_tables_of_offsets_are_removed() -> None:
     )
     stream = io.BytesIO()
     image.save_as(stream)
-    _, clean = anonymise("a.dcm", stream.getvalue(), {"patient_id": "x"})
+    _, clean = deidentify_file("a.dcm", stream.getvalue(), {"patient_id": "x"})
     assert SECRET in stream.getvalue() and SECRET not in clean
     image.PixelData, image.ExtendedOffsetTable, image.ExtendedOffsetTableLengths = encapsulate_extended(frames)
     stream = io.BytesIO()
     image.save_as(stream)
-    _, clean = anonymise("a.dcm", stream.getvalue(), {"patient_id": "x"})
+    _, clean = deidentify_file("a.dcm", stream.getvalue(), {"patient_id": "x"})
     assert "ExtendedOffsetTable" not in pydicom.dcmread(io.BytesIO(clean))
-    np.testing.assert_array_equal(read("a.dcm", clean).pixels, read("a.dcm", dicom(STORED)).pixels)
+    np.testing.assert_array_equal(read_scan("a.dcm", clean).pixels, read_scan("a.dcm", dicom(STORED)).pixels)
 
 
 def test_hidden_bytes_in_nan_values_of_a_volume_are_removed() -> None:
@@ -153,7 +153,7 @@ def test_hidden_bytes_in_nan_values_of_a_volume_are_removed() -> None:
     hidden = np.frombuffer(SECRET, np.uint8).astype(np.uint32) | 0x7FC00000
     volume.ravel()[: len(hidden)] = hidden.view(np.float32)
     content = nifti(volume)
-    clean = other_formats.nifti("a.nii", content)
+    clean = other_formats.clean_nifti("a.nii", content)
     voxels = np.frombuffer(clean[352:], "<u4")
     assert set(voxels[np.isnan(voxels.view(np.float32))]) == {0x7FC00000}
-    np.testing.assert_array_equal(read("a.nii", clean).pixels, read("a.nii", content).pixels)
+    np.testing.assert_array_equal(read_scan("a.nii", clean).pixels, read_scan("a.nii", content).pixels)

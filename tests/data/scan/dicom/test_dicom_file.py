@@ -17,8 +17,8 @@ import pydicom
 import pytest
 from pydicom.pixels import apply_color_lut, apply_modality_lut
 
-from data.record import Units
-from data.scan.read import read
+from data.record import ValueUnit
+from data.scan.read import read_scan
 from tests.data.scan.test_read import dicom, nifti, picture
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -78,16 +78,16 @@ def test_pixels_of_every_decodable_file_are_those_of_pydicom(real_data: Path) ->
     kinds: dict[str, int] = {}
     padded = 0
     for path in decodable_files(real_data):
-        scan, (values, has_colours) = read(path.name, path.read_bytes()), expected(path)
+        scan, (values, has_colours) = read_scan(path.name, path.read_bytes()), expected(path)
         kind = scan.header["photometric"]
         kinds[kind] = kinds.get(kind, 0) + 1
         if has_colours:
             scale = 255 / (255 if values.dtype.itemsize == 1 else np.iinfo(values.dtype).max)
             grey = values @ np.array([0.299, 0.587, 0.114]) * scale
             np.testing.assert_allclose(scan.pixels, grey, atol=1e-3, err_msg=path.name)
-            assert scan.units == Units.DISPLAY
+            assert scan.units == ValueUnit.DISPLAY
             continue
-        if kind == "MONOCHROME1" and scan.units != Units.HU:
+        if kind == "MONOCHROME1" and scan.units != ValueUnit.HU:
             values = values.max() + values.min() - values
         if not np.array_equal(scan.pixels[0], values[0]) and len(values) > 1:  # frames are put in anatomical order
             np.testing.assert_allclose(np.sort(scan.pixels.mean((1, 2))), np.sort(values.mean((1, 2))), rtol=1e-5)

@@ -15,7 +15,7 @@ from pydicom.uid import (
 )
 
 from data.scan.dicom import image_type
-from data.scan.dicom.image_type import foreign
+from data.scan.dicom.image_type import non_slice_kinds
 
 
 def kind(*values: str, **attributes: Any) -> str:
@@ -71,7 +71,7 @@ def test_an_original_slice_has_no_kind(values: tuple[str, ...]) -> None:
     ],
 )
 def test_images_that_are_no_slices_are_foreign(values: tuple[str, ...], expected: str) -> None:
-    assert expected in kind(*values).split("; ") and foreign(kind(*values)) == expected
+    assert expected in kind(*values).split("; ") and non_slice_kinds(kind(*values)) == expected
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_images_that_are_no_slices_are_foreign(values: tuple[str, ...], expected
     ],
 )
 def test_unusual_slices_are_named_and_not_foreign(values: tuple[str, ...], expected: str) -> None:
-    assert kind(*values) == expected and foreign(expected) == ""
+    assert kind(*values) == expected and non_slice_kinds(expected) == ""
 
 
 def test_captures_maps_and_colours_are_recognised_by_other_attributes() -> None:

@@ -22,10 +22,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data.deidentify.dicom import anonymise
+from data.deidentify.dicom import deidentify_file
 from data.phantom import study
 from data.record import Task
-from data.scan.read import read
+from data.scan.read import read_scan
 from lineage.errors import Fault
 from tests.data.scan.test_read import dicom
 
@@ -50,7 +50,7 @@ def text_mask(shape: tuple[int, ...]) -> NDArray[np.bool_]:
 @pytest.fixture(scope="module")
 def anatomy(lung: Task) -> Stored:
     """A slice of a lung phantom, HU + 1024 in 12 bits."""
-    pixels, _ = study.study(lung, study.usual(lung), 5, 0, "malignant").slice(0, 2)
+    pixels, _ = study.make_study(lung, study.usual_scanner(lung), 5, 0, "malignant").slice(0, 2)
     return np.clip(pixels.astype(np.int32) + 1024, 0, 4095)
 
 
@@ -99,11 +99,11 @@ def test_an_overlay_in_spare_bits_is_removed_from_pixels_and_copy(
 ) -> None:
     stored = anatomy.astype(np.uint16) | text_mask(anatomy.shape).astype(np.uint16) << 15
     content = ct(stored, syntax, declared)
-    scan = read("a.dcm", content)
+    scan = read_scan("a.dcm", content)
     np.testing.assert_array_equal(scan.pixels[0], anatomy - 1024.0)
-    suffix, clean = anonymise("a.dcm", content, {"patient_id": "x"})
+    suffix, clean = deidentify_file("a.dcm", content, {"patient_id": "x"})
     np.testing.assert_array_equal(samples(clean), anatomy)
-    np.testing.assert_array_equal(read(suffix, clean).pixels, scan.pixels)
+    np.testing.assert_array_equal(read_scan(suffix, clean).pixels, scan.pixels)
     assert not any(tag.group >> 8 == 0x60 for tag in pydicom.dcmread(io.BytesIO(clean)).keys())  # noqa: SIM118
 
 
@@ -112,8 +112,8 @@ def test_an_overlay_in_spare_bits_is_removed_from_pixels_and_copy(
 def test_a_name_in_the_spare_bits_of_real_files_is_removed(real_data: Path, folder: str) -> None:
     for path in sorted((real_data / "intake-faults/overlay-in-spare-bits" / folder).glob("*.dcm")):
         content = path.read_bytes()
-        assert read(path.name, content).pixels.max() == 585, path.name
-        _, clean = anonymise(path.name, content, {"patient_id": "x"})
+        assert read_scan(path.name, content).pixels.max() == 585, path.name
+        _, clean = deidentify_file(path.name, content, {"patient_id": "x"})
         assert samples(clean).max() < 4096, path.name
 
 
@@ -128,9 +128,9 @@ def test_the_sign_is_that_of_the_highest_stored_bit(anatomy: Stored, signed: int
     overlay = text_mask(anatomy.shape).astype(sample_type) << (8 * int(sample_type[1]) - 2)
     for stored in (extended, extended & mask, extended ^ overlay, extended & mask | overlay):
         content = ct(stored, BitsStored=bits, HighBit=bits - 1, PixelRepresentation=signed)
-        np.testing.assert_array_equal(read("a.dcm", content).pixels[0], values - 1024.0)
-        suffix, clean = anonymise("a.dcm", content, {"patient_id": "x"})
-        np.testing.assert_array_equal(read(suffix, clean).pixels[0], values - 1024.0)
+        np.testing.assert_array_equal(read_scan("a.dcm", content).pixels[0], values - 1024.0)
+        suffix, clean = deidentify_file("a.dcm", content, {"patient_id": "x"})
+        np.testing.assert_array_equal(read_scan(suffix, clean).pixels[0], values - 1024.0)
         assert set(np.unique(samples(clean) >> bits)) <= {0, ((1 << 8 * int(sample_type[1])) - 1) >> bits}
 
 
@@ -138,8 +138,8 @@ def test_the_sign_is_that_of_the_highest_stored_bit(anatomy: Stored, signed: int
 def test_values_may_use_the_high_bits_with_an_overlay_below(anatomy: Stored) -> None:
     stored = anatomy.astype(np.uint16) << 4 | text_mask(anatomy.shape).astype(np.uint16)
     content = ct(stored, HighBit=15)
-    np.testing.assert_array_equal(read("a.dcm", content).pixels[0], anatomy - 1024.0)
-    np.testing.assert_array_equal(samples(anonymise("a.dcm", content, {"patient_id": "x"})[1]), anatomy << 4)
+    np.testing.assert_array_equal(read_scan("a.dcm", content).pixels[0], anatomy - 1024.0)
+    np.testing.assert_array_equal(samples(deidentify_file("a.dcm", content, {"patient_id": "x"})[1]), anatomy << 4)
 
 
 @pytest.mark.usefixtures("home")
@@ -147,16 +147,16 @@ def test_an_overlay_in_one_frame_of_eight_bits_is_removed(anatomy: Stored) -> No
     small = (anatomy // 64).astype(np.uint8)  # 6 bits
     frames = np.stack([small, small | text_mask(anatomy.shape).astype(np.uint8) << 7])
     content = ct(frames, NumberOfFrames=2, BitsStored=6, HighBit=5)
-    scan = read("a.dcm", content)
+    scan = read_scan("a.dcm", content)
     np.testing.assert_array_equal(scan.pixels, np.stack([small, small]) - 1024.0)
-    assert samples(anonymise("a.dcm", content, {"patient_id": "x"})[1]).max() < 64
+    assert samples(deidentify_file("a.dcm", content, {"patient_id": "x"})[1]).max() < 64
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.keyword)
 @pytest.mark.usefixtures("home")
 def test_pixel_data_of_clean_files_are_unchanged_byte_by_byte(anatomy: Stored, syntax: Any) -> None:
     content = ct(anatomy.astype(np.uint16), syntax)
-    _, clean = anonymise("a.dcm", content, {"patient_id": "x"})
+    _, clean = deidentify_file("a.dcm", content, {"patient_id": "x"})
     before, after = (pydicom.dcmread(io.BytesIO(file)) for file in (content, clean))
     assert before.file_meta.TransferSyntaxUID == after.file_meta.TransferSyntaxUID
     assert before.PixelData == after.PixelData or syntax == JPEG2000Lossless  # its comment is removed
@@ -177,17 +177,17 @@ def test_values_that_need_more_bits_than_bits_stored_are_refused(anatomy: Stored
         (metal.astype(np.uint16), {"HighBit": 9}),
     ):
         with pytest.raises(Fault, match=r"a\.dcm: BitsStored and HighBit give a pixel"):
-            read("a.dcm", ct(stored, **attributes))
+            read_scan("a.dcm", ct(stored, **attributes))
 
 
 def test_noise_in_all_bits_and_overlays_within_the_value_are_refused(anatomy: Stored) -> None:
     noise = np.random.default_rng(0).integers(0, 65536, anatomy.shape).astype(np.uint16)
     with pytest.raises(Fault, match="BitsStored"):
-        read("a.dcm", ct(noise))
+        read_scan("a.dcm", ct(noise))
     with pytest.raises(Fault, match="overlay in a bit that BitsStored gives"):
-        read("a.dcm", ct(anatomy.astype(np.uint16), declared=11))
+        read_scan("a.dcm", ct(anatomy.astype(np.uint16), declared=11))
     with pytest.raises(Fault, match="contradict each other"):
-        read("a.dcm", ct(anatomy.astype(np.uint16), BitsStored=17, HighBit=16))
+        read_scan("a.dcm", ct(anatomy.astype(np.uint16), BitsStored=17, HighBit=16))
 
 
 @pytest.mark.usefixtures("home")
@@ -202,15 +202,15 @@ def test_overlay_data_elements_are_removed_at_any_depth(anatomy: Stored) -> None
     image.AnatomicRegionSequence = [item]
     stream = io.BytesIO()
     image.save_as(stream)
-    _, clean = anonymise("a.dcm", stream.getvalue(), {"patient_id": "x"})
+    _, clean = deidentify_file("a.dcm", stream.getvalue(), {"patient_id": "x"})
     assert stream.getvalue().count(b"Quillfeather") == 2 and b"Quill" not in clean and b"T-D3000" in clean
-    np.testing.assert_array_equal(read("a.dcm", clean).pixels[0], anatomy - 1024.0)
+    np.testing.assert_array_equal(read_scan("a.dcm", clean).pixels[0], anatomy - 1024.0)
 
 
 @pytest.fixture(scope="module")
 def head(brain: Task) -> Stored:
     """A slice of a brain phantom, from 0 to 1."""
-    pixels, _ = study.study(brain, study.usual(brain), 5, 0, "tumour").slice(0, 2)
+    pixels, _ = study.make_study(brain, study.usual_scanner(brain), 5, 0, "tumour").slice(0, 2)
     return np.asarray(pixels / pixels.max())
 
 
@@ -220,10 +220,12 @@ def test_pixels_with_the_wrong_pixel_representation_are_refused(head: Stored, bi
     layout = {"BitsStored": bits, "HighBit": bits - 1, "Modality": "MR"}
     bright = (head * ((1 << bits) - 1)).astype("<u2")
     noise = (900 * head - 60).astype("<i2").view("<u2") & np.uint16((1 << bits) - 1)
-    np.testing.assert_array_equal(read("a", ct(bright, PixelRepresentation=0, **layout)).pixels[0], bright - 1024.0)
+    np.testing.assert_array_equal(
+        read_scan("a", ct(bright, PixelRepresentation=0, **layout)).pixels[0], bright - 1024.0
+    )
     for stored, representation, sentence in ((bright, 1, "are unsigned"), (noise, 0, "are signed")):
         with pytest.raises(Fault, match=f"{sentence}, and its header says the opposite|so their values are uncertain"):
-            read("a", ct(stored, PixelRepresentation=representation, **layout))
+            read_scan("a", ct(stored, PixelRepresentation=representation, **layout))
 
 
 @pytest.mark.parametrize("edge", [0, 65535])
@@ -231,5 +233,5 @@ def test_text_and_saturation_at_an_end_of_the_range_are_accepted(head: Stored, e
     for peak in (15000, 50000):
         stored = (head * peak).astype("<u2")
         stored[text_mask(stored.shape)] = edge
-        scan = read("a", ct(stored, PixelRepresentation=0, BitsStored=16, HighBit=15, Modality="MR"))
+        scan = read_scan("a", ct(stored, PixelRepresentation=0, BitsStored=16, HighBit=15, Modality="MR"))
         assert scan.pixels.max() == stored.max() - 1024.0
