@@ -43,8 +43,8 @@ class Prediction:
     """One answer and everything that the journal stores of it: hashes, numbers and the small map; no pixels or names.
 
     `score` is the pooled probability of the positive classes. `slices` has each slice's own score and whether the slice
-    was pooled, because it is within the outlier distance. `shown` is the index of the slice of the map. `left_out`
-    lists the files that are not slices, and what they are; the journal stores no names, so it omits this field.
+    was pooled, because it is within the outlier distance. `shown_slice` is the index of the slice of the map.
+    `left_out` lists the files that are not slices, and what they are; the journal stores no names, so it omits them.
     """
 
     id: str
@@ -64,7 +64,7 @@ class Prediction:
     threshold: float
     verdict: Verdict
     slices: tuple[dict[str, Any], ...]
-    shown: int
+    shown_slice: int
     map: str
     map_class: str
     engine: dict[str, Any]
@@ -147,7 +147,7 @@ def predict(
             }
             for position, (index, score) in enumerate(zip(judged, scores, strict=True))
         ),
-        shown=uploaded_scans.slice_number(scans, int(judged[top])),
+        shown_slice=uploaded_scans.slice_number(scans, int(judged[top])),
         map=heatmap.base64_png(heatmap.heat(features[top], model.kernel, map_class)),
         map_class=model.classes[map_class],
         engine=model.graph.facts(),
@@ -214,7 +214,7 @@ def to_json(prediction: Prediction) -> dict[str, Any]:
         "map": prediction.map,
         "map_class": prediction.map_class,
         "slices": list(prediction.slices),
-        "shown": prediction.shown,
+        "shown": prediction.shown_slice,
         "shape": [int(prediction.description[side]) for side in ("rows", "columns")],
         "inputs": list(prediction.inputs),
         "left_out": [{"file": name, "reason": reason} for name, reason in prediction.left_out],
