@@ -28,13 +28,13 @@ from lineage.errors import Fault
 __all__ = [
     "COLUMNS",
     "TEXT",
-    "Indexed",
-    "Refused",
+    "IndexedBatch",
+    "RefusedFile",
     "batch_digest",
     "embedded",
     "embeddings",
     "index_batch",
-    "metadata",
+    "read_metadata",
     "read_manifest",
 ]
 

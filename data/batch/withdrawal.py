@@ -8,7 +8,7 @@ import pandas as pd
 
 from lineage.patient_hash import mark
 
-__all__ = ["blinded", "changed_row", "concerned", "mark", "marked", "named", "rows_of", "stand_in"]
+__all__ = ["hide_withdrawn_clusters", "changed_row", "affected_rows", "mark", "mark_clusters", "withdrawn_pseudonyms", "rows_of_withdrawn", "stand_in"]
 
 PSEUDONYM = re.compile(r"P[0-9a-f]{12}")
 MARK = re.compile(r"[0-9a-f]{64}")

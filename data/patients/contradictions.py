@@ -21,7 +21,7 @@ from data.patients.identity_signs import (
     without_constants,
 )
 
-__all__ = ["SIGNS", "UNIQUE", "Contradictions", "check", "keyed", "signs", "stored_signs", "together"]
+__all__ = ["SIGNS", "UNIQUE", "Contradictions", "check_identities", "keyed", "signs", "stored_signs", "group_by_person"]
 
 NAMED = 5  # groups of rows, or rows of a group, in one sentence
 SLIPPED = 3  # patients in one contradiction that a single wrong row does not explain

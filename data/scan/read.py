@@ -24,7 +24,7 @@ from data.scan.series import named, series, sift
 from lineage.errors import Fault
 
 LARGEST = 1e12  # of a pixel, in any unit
-__all__ = ["assemble", "dataset", "member", "nifti_bytes", "opened", "read", "series"]
+__all__ = ["assemble_scan", "dataset", "read_member", "nifti_bytes", "read_with_header", "read_scan", "series"]
 
 
 def read(name: str, content: bytes) -> Scan:

@@ -17,7 +17,7 @@ from desk.visitor import Visitor
 from lineage.errors import Fault
 from lineage.record import database, journal
 from serving.inference.gate import WARNING_PREFIX
-from serving.inference.pooling import looks, slice_threshold
+from serving.inference.pooling import independent_slice_count, slice_threshold
 
 PAGE_SIZE = 50
 WITHHELD, POSITIVE, NEGATIVE = "withheld", "positive", "negative"
@@ -90,7 +90,9 @@ class Case:
         """The probability that a single slice needs in a case of so many; None without the release's manifest."""
         if self.task.threshold is None or self.task.pooling is None:
             return None
-        independent_slices = looks(len(self.pooled_slices), float(self.row["description"].get("thickness", 0)))
+        independent_slices = independent_slice_count(
+            len(self.pooled_slices), float(self.row["description"].get("thickness", 0))
+        )
         return slice_threshold(self.task.threshold, self.task.pooling, self.task.prevalence, independent_slices)
 
     @property

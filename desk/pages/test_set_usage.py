@@ -45,9 +45,9 @@ def cohorts(task: str) -> Cohorts | None:
     thresholds = verdicts[-1].payload["thresholds"] if verdicts else {}
     if "looks_per_year" not in thresholds:
         return None
-    past_looks = test_set_budget.looks([(event.at, event.payload) for event in verdicts], task, database.now())
+    past_looks = test_set_budget.read_looks([(event.at, event.payload) for event in verdicts], task, database.now())
     budget, looks_per_year = float(thresholds["budget"]), int(thresholds["looks_per_year"])
-    batches = _batches(task, test_set_budget.decided(past_looks))
+    batches = _batches(task, test_set_budget.decided_batches(past_looks))
     return Cohorts(budget, looks_per_year, test_set_budget.balances(batches, past_looks, budget, looks_per_year))
 
 

@@ -91,7 +91,7 @@ def _permit_holder(permit: str) -> accounts.Person | None:
     session, _, signature = permit.partition(".")
     if not hmac.compare_digest(_signature(session).encode(), signature.encode()):
         return None
-    return sessions.of_id(session)
+    return sessions.person_of_session(session)
 
 
 def _signature(session: str) -> str:

@@ -120,7 +120,7 @@ def _content_length(request: Request) -> int:
 
 def _headers(request: Request, authorization: str) -> dict[str, str]:
     """The headers for the release. A request without an idempotency key gets a new one."""
-    headers = {"Authorization": authorization, DESK_HEADER: keys.door("release"), "Accept": "application/json"}
+    headers = {"Authorization": authorization, DESK_HEADER: keys.server_secret("release"), "Accept": "application/json"}
     headers |= {name: request.headers[name] for name in ("content-type", "content-length") if name in request.headers}
     return headers | {IDEMPOTENCY_KEY: request.headers.get(IDEMPOTENCY_KEY) or uuid.uuid4().hex}
 

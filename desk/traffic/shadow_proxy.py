@@ -80,8 +80,8 @@ class ShadowQueue:
     async def _send(self, shadow: Shadow, headers: dict[str, str], parts: list[bytes]) -> None:
         try:
             async with self.semaphore:
-                token = await run_in_threadpool(credentials.token, accounts.SHADOW)
-                headers |= {"authorization": f"Bearer {token}", DESK_HEADER: keys.door("release")}
+                token = await run_in_threadpool(credentials.token, accounts.SHADOW_ACCOUNT)
+                headers |= {"authorization": f"Bearer {token}", DESK_HEADER: keys.server_secret("release")}
                 timeout = aiohttp.ClientTimeout(total=SECONDS)
                 address, body = f"{shadow.url}/predict", _stream(parts)
                 async with self.client.post(

@@ -32,7 +32,7 @@ __all__ = [
     "program",
     "run_file",
     "starting",
-    "taken",
+    "is_port_in_use",
     "url",
 ]
 STEADY = 10.0  # seconds of health after which earlier failures no longer count

@@ -18,7 +18,7 @@ from serving.bundle import licences
 from serving.bundle.bento_server import (
     NAME,
     Server,
-    bento,
+    bento_folder,
     check,
     environment,
     serve_command,
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 __all__ = ["Server", "assemble", "build", "check", "serve_command", "start", "start_checked", "wait_ready"]
 
 LOCK, LICENCES = "release.lock", "LICENSES"
-CARRIED = (  # packages in a release: only those that serving needs
+PACKED_PACKAGES = (  # packages in a release: only those that serving needs
     "lineage/top-level",
     "lineage/record",
     "data/top-level",
@@ -92,12 +92,12 @@ def build(release_folder: Path) -> str:
     """Build the Bento of a release folder offline and return its tag. The same release gives the same Bento."""
     release = read_manifest(release_folder)["release"]
     tag = f"{NAME}:{release}"
-    packed = bento(tag) / "src" / "release"
+    packed = bento_folder(tag) / "src" / "release"
     if packed.is_dir():
         _check_existing(packed, read_manifest(release_folder))
         release_integrity.check_bento(tag)
         return tag
-    with tempfile.TemporaryDirectory(dir=paths.place("run", "build").parent, prefix="bento-") as context:
+    with tempfile.TemporaryDirectory(dir=paths.state_path("run", "build").parent, prefix="bento-") as context:
         _write_build_context(Path(context), release_folder)
         command = [sys.executable, "-m", "bentoml", "build", "-f", "bentofile.yaml", "--version", release, context]
         process = subprocess.run(command, cwd=context, env=environment(), capture_output=True, text=True, check=False)
@@ -113,7 +113,7 @@ def _release_manifest(manifest: dict[str, Any], sources: Mapping[str, Path]) -> 
         raise Fault(f"the manifest has the tasks {sorted(manifest['tasks'])}, but the files are for {sorted(sources)}")
     if manifest["serving"]["keep_scans"]:
         raise Fault("serving.keep_scans: this version cannot keep scans; set it to false in params.yaml")
-    code = fingerprint.digest(fingerprint.code(CARRIED)["files"])
+    code = fingerprint.digest(fingerprint.describe_code(PACKED_PACKAGES)["files"])
     serving = {key: manifest["serving"][key] for key in (*SERVING_KEYS, "workers") if key in manifest["serving"]}
     return manifest | {"serving": serving, "code": code}
 
@@ -143,7 +143,7 @@ def _copy_task(source: Path, target: Path, facts: dict[str, Any]) -> None:
         if not (source / name).is_file():
             raise Fault(f"{source / name} is missing; fit and evaluate the task again")
         if name == REFERENCE:
-            outlier.reduce(source / name, target / name)  # a release contains no patient names
+            outlier.copy_anonymous(source / name, target / name)  # a release contains no patient names
         else:
             shutil.copyfile(source / name, target / name)
     approved = facts.get("hashes", {}).get("graph")
@@ -175,7 +175,7 @@ def _expected_answer(answer: Prediction) -> dict[str, Any]:
 
 def _write_build_context(context: Path, release_folder: Path) -> None:
     """Write what goes into the Bento: the code of its packages, the release, its lock and the licences."""
-    for package in CARRIED:
+    for package in PACKED_PACKAGES:
         for file in fingerprint.sources(package, CODE):
             target = context / file.relative_to(fingerprint.ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)

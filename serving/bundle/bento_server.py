@@ -23,7 +23,7 @@ from lineage.errors import Fault
 from lineage.record.verdict import Outcome, Verdict
 from serving.inference.manifest import WARMUP, read_manifest
 from serving.inference.predict import Upload
-from serving.inference.release_integrity import bento as bento
+from serving.inference.release_integrity import bento_folder as bento
 from serving.inference.request import DESK_HEADER
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def serve_command(tag: str, port: int, workers: int) -> list[str]:
     The command ends at once, with the reason in its log, if a file of the Bento differs from the released one.
     This function creates one upload folder per port; uploads stay there only during their request.
     """
-    uploads = paths.place("run", f"serve-{port}")
+    uploads = paths.state_path("run", f"serve-{port}")
     uploads.mkdir(exist_ok=True)
     settings = [
         f"TMPDIR={uploads}",
@@ -78,14 +78,14 @@ def start(tag: str, port: int = 0, workers: int = 2) -> Server:
 
     The server is not ready yet: see `wait_ready`.
     """
-    if not bento(tag).is_dir():
+    if not bento_folder(tag).is_dir():
         raise Fault(f"there is no Bento {tag}; build the release first")
     port = port or free_port()
-    log_file = paths.place("logs", f"serve-{tag.partition(':')[2]}-{port}.log")
+    log_file = paths.state_path("logs", f"serve-{tag.partition(':')[2]}-{port}.log")
     with log_file.open("ab") as stream:
         process = subprocess.Popen(
             tethered(serve_command(tag, port, workers), signal.SIGTERM),
-            cwd=paths.place("run", "x").parent,
+            cwd=paths.state_path("run", "x").parent,
             env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=stream,
@@ -110,15 +110,15 @@ def wait_ready(url: str, seconds: float = 120.0, server: Server | None = None) -
     raise Fault(f"{url} was not ready within {seconds:g} s" + (f"; see {server.log}" if server else ""))
 
 
-def shown(token: str) -> dict[str, str]:
+def request_headers(token: str) -> dict[str, str]:
     """The headers of a request to a release: the person's token, and the key that only the desk has."""
-    return {"Authorization": f"Bearer {token}", DESK_HEADER: keys.door("release")}
+    return {"Authorization": f"Bearer {token}", DESK_HEADER: keys.server_secret("release")}
 
 
 def ask(url: str, token: str, uploads: list[Upload], task: str = "", timeout: float = 60.0) -> dict[str, Any]:
     """Send one case to a served release and return its answer. Raises Fault with the endpoint's own reason."""
     boundary = uuid.uuid4().hex
-    headers = shown(token) | {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    headers = request_headers(token) | {"Content-Type": f"multipart/form-data; boundary={boundary}"}
     request = urllib.request.Request(f"{url}/predict", _form(boundary, uploads, task), headers)
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
@@ -160,9 +160,9 @@ def start_checked(
 
 def probe_token() -> str:
     """A one-day bearer token for the account that sends the warm-up scans. The first call creates the account."""
-    if accounts.CHECK not in [person.name for person in accounts.people()]:
-        accounts.add(accounts.CHECK, "engineer")
-    return accounts.issue(accounts.CHECK, "predict", 1)
+    if accounts.CHECK_ACCOUNT not in [person.name for person in accounts.people()]:
+        accounts.add(accounts.CHECK_ACCOUNT, "engineer")
+    return accounts.issue(accounts.CHECK_ACCOUNT, "predict", 1)
 
 
 def compare(tag: str, folder: Path, url: str, token: str, figures: dict[str, Any] | None = None) -> Verdict:

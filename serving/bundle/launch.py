@@ -14,7 +14,7 @@ from serving.inference import release_integrity
 def main(tag: str, options: list[str]) -> None:
     """Check the Bento against the ledger and its manifest, then replace this process by its server."""
     paths.keep_private()
-    for cache in [path for path in release_integrity.bento(tag).rglob("__pycache__") if path.is_dir()]:
+    for cache in [path for path in release_integrity.bento_folder(tag).rglob("__pycache__") if path.is_dir()]:
         shutil.rmtree(cache)  # Python would run a changed cache instead of the code
     try:
         release_integrity.check_bento(tag)

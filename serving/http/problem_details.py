@@ -105,7 +105,7 @@ class RequestGuard:
         if person is None:
             detail = "Send a valid bearer token with the scope `predict` (`oncoloop login NAME --token`)."
             return problem(401, detail, {"WWW-Authenticate": 'Bearer realm="oncoloop", scope="predict"'})
-        if not hmac.compare_digest(keys.door("release").encode(), headers.get(DESK_HEADER, "").encode()):
+        if not hmac.compare_digest(keys.server_secret("release").encode(), headers.get(DESK_HEADER, "").encode()):
             return problem(403, DESK_ONLY)
         scope.setdefault("state", {})["actor"] = person.name
         length = headers.get("content-length", "0")

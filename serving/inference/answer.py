@@ -66,10 +66,10 @@ def _earlier_answer(prediction: Prediction) -> dict[str, Any]:
 
 def _shadowed_answer(requester: Requester) -> str:
     """The id of the live answer that a shadow's answer belongs to; empty for every account but the shadow's own."""
-    if requester.account != accounts.SHADOW:
+    if requester.account != accounts.SHADOW_ACCOUNT:
         return ""
     if not re.fullmatch(r"[0-9a-f]{32}", requester.live_answer_id):
         raise Fault(
-            f"{accounts.SHADOW} answers only after a live answer; send that answer's id in the header `shadows`"
+            f"{accounts.SHADOW_ACCOUNT} answers only after a live answer; send that answer's id in the header `shadows`"
         )
     return requester.live_answer_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data.scan.slice_rules import fits
+from data.scan.slice_rules import matches_body_part
 from lineage.record.verdict import Outcome, Verdict
 
 __all__ = ["BLANK_CONTRAST", "WARNING_PREFIX", "fits", "judge_scan"]
@@ -39,7 +39,7 @@ def judge_scan(
     reasons = []
     if modality[0] and modality[0] != modality[1]:
         reasons.append(f"the scan is {modality[0]}, the task is for {modality[1]}")
-    if body_part[0] and not fits(*body_part):
+    if body_part[0] and not matches_body_part(*body_part):
         reasons.append(f"the scan shows {body_part[0]}, the task is for {' or '.join(body_part[1])}")
     reasons += [f"the scan would be rejected at ingest: {reason}" for reason in header_faults]
     reasons += [f"the quality is too low: {reason}" for reason in pixel_faults]

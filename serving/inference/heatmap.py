@@ -9,12 +9,14 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from data.compression import stored
+from data.compression import uncompressed_zlib
 
 MAP_COLOUR = (255, 72, 0)  # the opacity shows the amount of evidence
 
 
-def heat(features: NDArray[np.float32], kernel: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
+def class_activation_map(
+    features: NDArray[np.float32], kernel: NDArray[np.float32], class_index: int
+) -> NDArray[np.float32]:
     """Class activation map, height × width in [0, 1], of one slice's features (height, width, channels).
 
     `kernel` is the linear layer (channels, classes). The map is the class's weighted sum of the feature maps, positive
@@ -34,7 +36,7 @@ def png(heat_map: NDArray[np.float32]) -> bytes:
     rgba[..., 3] = np.rint(np.clip(heat_map, 0, 1) * 255)
     rows = b"".join(b"\0" + row.tobytes() for row in rgba)  # filter type 0 before each row: PNG 1.2, section 6
     header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", stored(rows)), (b"IEND", b""))
+    chunks = ((b"IHDR", header), (b"IDAT", uncompressed_zlib(rows)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in chunks)
 
 

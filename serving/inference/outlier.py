@@ -47,7 +47,7 @@ def save(path: Path, features: Array) -> None:
     np.savez(path, centre=reference.centre, scale=reference.scale, distances=distance(reference, features))
 
 
-def reduce(source: Path, target: Path) -> None:
+def copy_anonymous(source: Path, target: Path) -> None:
     """Copy only the arrays that serving reads from `reference.npz`: no names, and distances in sorted order."""
     load(source)
     with np.load(source, allow_pickle=False) as arrays:
@@ -58,7 +58,7 @@ def reduce(source: Path, target: Path) -> None:
     part.replace(target)
 
 
-def limit(path: Path, quantile: float) -> float:
+def distance_limit(path: Path, quantile: float) -> float:
     """The distance above which an answer is withheld: a quantile of the held-out distances in `reference.npz`."""
     load(path)
     with np.load(path, allow_pickle=False) as arrays:

@@ -34,7 +34,7 @@ def pool(
     top: NDArray[Any] = slices[deciding_slices(slices[:, list(positive)].sum(axis=1), pooling)]
     if independent_slices > pooling.k:
         masses = top[:, list(positive)].sum(axis=1, dtype=np.float64)
-        adjusted = among(masses, prevalence, pooling.k / independent_slices)
+        adjusted = adjust_to_prevalence(masses, prevalence, pooling.k / independent_slices)
         top = _with_positive_mass(top, positive, masses, adjusted)
     return np.asarray(top.mean(axis=0, dtype=np.float64), np.float32)
 
@@ -45,12 +45,12 @@ def deciding_slices(scores: NDArray[Any], pooling: Pooling) -> NDArray[np.intp]:
     return order if pooling.rule == "mean" else order[: pooling.k]
 
 
-def looks(slices: int, distance: float) -> float:
+def independent_slice_count(slices: int, distance: float) -> float:
     """The number of independent slices among slices `distance` mm apart: all of them if the distance is unknown (0)."""
     return float(slices) if distance <= 0 else min(float(slices), max(1.0, slices * distance / INDEPENDENT_MM))
 
 
-def among(scores: NDArray[Any], prevalence: float, share: Share) -> NDArray[np.float64]:
+def adjust_to_prevalence(scores: NDArray[Any], prevalence: float, share: Share) -> NDArray[np.float64]:
     """Adjust positive probabilities (any shape) of slices from the calibration prior to a rarer one.
 
     The model was calibrated at `prevalence`. A positive case shows its finding in only a `share` of its independent

@@ -19,7 +19,7 @@ from lineage.errors import Fault
 from lineage.record.journal import JournalRow
 from lineage.record.verdict import Outcome, Verdict
 from serving.inference import gate, heatmap, outlier, upload_checks, uploaded_scans
-from serving.inference.pooling import deciding_slices, looks, pool
+from serving.inference.pooling import deciding_slices, independent_slice_count, pool
 from serving.inference.release import Model, Release, load_release
 from serving.inference.request import Upload
 
@@ -98,7 +98,7 @@ def predict(
     pending_hashes = _background_threads().submit(_hashes, uploads)
     scans = uploaded_scans.read_scans(uploads)
     model = choose_model(release, scans[0], task)
-    scans = [hounsfield.in_units_of(scan, model.modality) for scan in scans]
+    scans = [hounsfield.convert_to_task_units(scan, model.modality) for scan in scans]
     prepared = np.concatenate([preprocess.scan_pixels(scan, model.pixels) for scan in scans])
     judged = _slices_with_contrast(prepared)
     pending_descriptions = _background_threads().submit(uploaded_scans.describe_slices, scans, uploads, judged.tolist())
@@ -108,7 +108,7 @@ def predict(
     is_inlier = distances <= model.outlier_distance
     pooled = _slices_to_pool(is_inlier)
     slice_distance = scans[0].spacing[0] if len(scans) == 1 and scans[0].spacing else 0.0
-    independent_slices = looks(len(pooled), slice_distance)
+    independent_slices = independent_slice_count(len(pooled), slice_distance)
     case = pool(slices[pooled], model.positive, model.pooling, model.prevalence, independent_slices)
     top = int(pooled[np.argmax(scores[pooled])])
     (top_scan, _), descriptions = uploaded_scans.locate_slice(scans, int(judged[top])), pending_descriptions.result()
@@ -148,7 +148,7 @@ def predict(
             for position, (index, score) in enumerate(zip(judged, scores, strict=True))
         ),
         shown_slice=uploaded_scans.slice_number(scans, int(judged[top])),
-        map=heatmap.base64_png(heatmap.heat(features[top], model.kernel, map_class)),
+        map=heatmap.base64_png(heatmap.class_activation_map(features[top], model.kernel, map_class)),
         map_class=model.classes[map_class],
         engine=model.graph.facts(),
         note=" ".join(filter(None, (NOTE, model.note))),

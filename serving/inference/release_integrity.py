@@ -15,12 +15,12 @@ from serving.inference.manifest import MANIFEST, read_manifest
 log = logging.getLogger(__name__)
 
 FILES = "files"  # SHA-256 by path: of the release's files in a manifest, of the Bento's files in the ledger
-BUILT = ("release.built", "shadow.built")  # events with the manifest's SHA-256 and the Bento's files
+BUILD_EVENTS = ("release.built", "shadow.built")  # events with the manifest's SHA-256 and the Bento's files
 TASK_FILES = {"graph.onnx": "graph", "head.npz": "head"}  # the hashes in a manifest without `files`
 ADVICE = "it is not served; restore a backup, or return to the previous release with `oncoloop rollback`"
 
 
-def bento(tag: str) -> Path:
+def bento_folder(tag: str) -> Path:
     """The folder of a built Bento in the local store."""
     name, _, version = tag.partition(":")
     return paths.home() / "bentoml" / "bentos" / name / version
@@ -28,7 +28,7 @@ def bento(tag: str) -> Path:
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a release folder except its manifest, by relative path."""
-    return {name: value for name, value in fingerprint.tree(folder).items() if name != MANIFEST}
+    return {name: value for name, value in fingerprint.hash_folder(folder).items() if name != MANIFEST}
 
 
 def check_release(folder: Path) -> None:
@@ -53,10 +53,10 @@ def check_release(folder: Path) -> None:
 
 def check_bento(tag: str) -> None:
     """Raise Fault for the first file of a Bento that was changed, removed or added since the release was built."""
-    folder, release = bento(tag), tag.partition(":")[2]
+    folder, release = bento_folder(tag), tag.partition(":")[2]
     records = [row for row in _build_records(release) if row.get("bento") == tag]
     listings = [row[FILES] for row in records if FILES in row]
-    if listings and (hashes := fingerprint.tree(folder)) not in listings:
+    if listings and (hashes := fingerprint.hash_folder(folder)) not in listings:
         expected = listings[-1]
         name = next(name for name in sorted({*expected, *hashes}) if expected.get(name) != hashes.get(name))
         raise Fault(f"{tag}: {folder / name} {_mismatch(hashes.get(name, ''), expected.get(name, ''))}; {ADVICE}")
@@ -84,7 +84,7 @@ def _build_records(release: str) -> list[dict[str, Any]]:
     if not database.exists():
         log.warning("there is no ledger here, so the manifest of release %s cannot be compared with it", release)
         return []
-    return [event.payload for kind in BUILT for event in ledger.events(kind, release)]
+    return [event.payload for kind in BUILD_EVENTS for event in ledger.events(kind, release)]
 
 
 def _mismatch(sha256: str, expected: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.scan.slice_features import FACTS
-from data.scan.slice_rules import Rule, failures
+from data.scan.slice_rules import Rule, failed_rules
 
 GATE_COLUMNS = ("modality", "body_part")  # the gate compares these itself, and reports the scan's value
 MAX_FAILING_SHARE = 0.2  # of the judged slices; ingest rejects a batch with more (ingest.max_failing)
@@ -38,7 +38,7 @@ def check(
     slice_count = len(descriptions)
     positions_by_rule: list[list[int]] = [[] for _ in rules]
     for position, description in enumerate(descriptions):
-        for number in failures(description, rules):
+        for number in failed_rules(description, rules):
             positions_by_rule[number].append(position)
     failed = [(rule, positions) for rule, positions in zip(rules, positions_by_rule, strict=True) if positions]
     errors = [entry for entry in failed if entry[0].error and entry[0].arguments["column"] not in GATE_COLUMNS]

@@ -16,8 +16,8 @@ from data.deidentify import burned_in_text
 from data.record import Scan
 from data.scan import read, size_limits, slice_features, zip_archive
 from data.scan.dicom.dicom_file import NoImage
-from data.scan.dicom.header_identity import difference
-from data.scan.series import named, series, sift
+from data.scan.dicom.header_identity import identity_difference
+from data.scan.series import join_series, names_of_excluded, select_slices
 from lineage.errors import Fault
 from serving.inference.request import Upload
 
@@ -31,7 +31,7 @@ def read_scans(uploads: Sequence[Upload]) -> list[Scan]:
 
     Raises Fault for a file that cannot be read, several patients, several kinds of scan, or too many decoded bytes.
     """
-    uploads = [upload for upload in uploads if not zip_archive.hidden(upload.name)]
+    uploads = [upload for upload in uploads if not zip_archive.is_system_file(upload.name)]
     if not uploads:
         raise Fault("no file was sent: send at least one scan as `files`")
     scans: list[Scan] = []
@@ -43,20 +43,20 @@ def read_scans(uploads: Sequence[Upload]) -> list[Scan]:
             limit = size_limits.DECODED_BYTES // 2**20
             raise Fault(f"{upload.name}: with this file the upload is over {limit} MiB decoded; send fewer files")
     _check_same_patient(scans)
-    slices, other_files = sift(scans) if len(scans) > 1 else (scans, {})
-    left_out = (*named(scans, other_files), *(entry for scan in slices for entry in scan.left_out))
+    slices, other_files = select_slices(scans) if len(scans) > 1 else (scans, {})
+    left_out = (*names_of_excluded(scans, other_files), *(entry for scan in slices for entry in scan.left_out))
     for scan in slices[1:]:
         if (scan.modality, scan.units) != (slices[0].modality, slices[0].units):
             raise Fault(f"{scan.name} and {slices[0].name} are different kinds of scan; send one kind at a time")
     if len(slices) > 1 and all(scan.header.get("format") == "dicom" for scan in slices):
-        slices = [series(slices)]
+        slices = [join_series(slices)]
     return [replace(slices[0], left_out=left_out), *slices[1:]]
 
 
 def _check_same_patient(scans: Sequence[Scan]) -> None:
     first = next((scan for scan in scans if len(scan.pixels)), scans[0])
     for scan in scans:
-        field = difference(scan.identity, first.identity) if len(scan.pixels) or scan.patient_id else ""
+        field = identity_difference(scan.identity, first.identity) if len(scan.pixels) or scan.patient_id else ""
         if field:
             evidence = "" if field == "patient" else f" by their {field}"
             raise Fault(f"{scan.name} and {first.name} are of different patients{evidence}; send one case at a time")
@@ -75,7 +75,7 @@ def describe_slices(
 ) -> list[dict[str, float | str]]:
     """The features of some slices of a case for the ingest rules; burned-in text on any slice counts for all."""
     scans = [without_file_names(scan, uploads) for scan in scans]
-    scans = [replace(scan, header=scan.header | burned_in_text.facts(scan)) for scan in scans]
+    scans = [replace(scan, header=scan.header | burned_in_text.burned_in_fact(scan)) for scan in scans]
     return [slice_features.describe(plane, scan) for scan, plane in (locate_slice(scans, index) for index in slices)]
 
 
@@ -96,33 +96,35 @@ def slice_number(scans: Sequence[Scan], index: int) -> int:
 def without_file_names(scan: Scan, uploads: Sequence[Upload]) -> Scan:
     """The scan with a header that repeats no part of its files' names."""
     names = [name for upload in uploads for name in (upload.name, *_archive_names(upload))]
-    return replace(scan, header=identifiers.silent(scan.header, identifiers.People(), {}, names))
+    return replace(scan, header=identifiers.redact_facts(scan.header, identifiers.People(), {}, names))
 
 
 def _read_scan(upload: Upload, is_only_file: bool) -> Scan:
     """Read one file or archive, without identifying text. A file without an image, among others, has no slices."""
     if not zip_archive.is_archive(upload.content):
         try:
-            return _without_identifiers(*read.opened(upload.name, upload.content))
+            return _without_identifiers(*read.read_with_header(upload.name, upload.content))
         except NoImage as fault:
             if is_only_file:
                 raise
-            return read.without_slices(upload.name, fault)
+            return read.scan_without_slices(upload.name, fault)
 
     def read_members() -> Iterator[Scan]:
-        for member_name, content in zip_archive.members(upload.name, upload.content):
-            yield _without_identifiers(*read.member(upload.name, member_name, content), f"{upload.name}: ")
+        for member_name, content in zip_archive.read_members(upload.name, upload.content):
+            yield _without_identifiers(*read.read_member(upload.name, member_name, content), f"{upload.name}: ")
 
-    return read.assemble(upload.name, read_members())
+    return read.assemble_scan(upload.name, read_members())
 
 
 def _without_identifiers(scan: Scan, dataset: Any, archive: str = "") -> Scan:
     name = f"{archive}{scan.name}"
     if not len(scan.pixels):
         return scan
-    size_limits.permit(name, *[max(scan.pixels.shape[1:])] * 2)  # preprocessing pads a slice to a square
+    size_limits.check_decoded_size(name, *[max(scan.pixels.shape[1:])] * 2)  # preprocessing pads a slice to a square
     try:
-        header = identifiers.silent(scan.header, identifiers.people(dataset), {"patient_id": scan.patient_id or ""}, [])
+        header = identifiers.redact_facts(
+            scan.header, identifiers.find_people(dataset), {"patient_id": scan.patient_id or ""}, []
+        )
     except Exception as error:  # pydicom parses a value at its first use, and raises as many kinds as in `read`
         raise Fault(f"{name}: its header cannot be read ({type(error).__name__}); export it again") from error
     return replace(scan, header=header)

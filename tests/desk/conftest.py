@@ -110,7 +110,7 @@ def record_judged_version(
     figures = {"overall": {"auroc": {"difference": 0.02, "low": -0.01, "high": 0.05}}, "clusters": 42, **gate_figures}
     thresholds = {"margin_auroc": 0.05, "budget": 0.05, "looks_per_year": 20}
     verdict = Verdict("training", f"{task}/{version}", outcome, (reason,), figures, thresholds)
-    ledger.record(verdict, task=task, version=version)
+    ledger.record_verdict(verdict, task=task, version=version)
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ class FakeRelease:
         person = accounts.bearer(request.headers.get("authorization", "").removeprefix("Bearer "), "predict")
         if person is None:
             return self._refusal(401, "Send a valid bearer token.")
-        assert request.headers.get("oncoloop-desk") == keys.door("release")
+        assert request.headers.get("oncoloop-desk") == keys.server_secret("release")
         self.headers.append(dict(request.headers))
         form = await request.form()
         files = [(sent.filename, len(await sent.read())) for sent in form.getlist("files")]  # type: ignore[union-attr]

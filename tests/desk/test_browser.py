@@ -151,7 +151,7 @@ def test_a_rotated_picture_is_drawn_in_the_models_orientation(desk_page: Any, or
     Image.fromarray((RAMP[:, :18] * 3).astype(np.uint8)).save(stream, "PNG", exif=exif)
     desk_page.reload()
     ask(desk_page, ("scan.png", stream.getvalue()))
-    assert are_alike(drawn_pixels(desk_page), read.read("scan.png", stream.getvalue()).pixels[0])
+    assert are_alike(drawn_pixels(desk_page), read.read_scan("scan.png", stream.getvalue()).pixels[0])
 
 
 def test_a_series_shows_the_slice_of_the_map(desk_page: Any) -> None:
@@ -185,7 +185,7 @@ def test_a_volume_is_drawn_in_the_models_orientation(desk_page: Any) -> None:
     desk_page.reload()
     desk_page.select_option("#task", "lung-ct")
     ask(desk_page, ("volume.nii.gz", content))
-    assert are_alike(drawn_pixels(desk_page), read.read("volume.nii.gz", content).pixels[0])
+    assert are_alike(drawn_pixels(desk_page), read.read_scan("volume.nii.gz", content).pixels[0])
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPI", "ASR", "PIR", "SAL", "IRA", "ARS", "SRP"])
@@ -209,7 +209,7 @@ def test_a_volume_of_any_orientation_is_drawn_in_the_models_orientation(desk_pag
     image.set_sform(matrix, 1 if by_sform else 0)
     image.set_qform(matrix, 0 if by_sform else 1)
     content = gzip.compress(image.to_bytes())
-    expected = read.read("volume.nii.gz", content)
+    expected = read.read_scan("volume.nii.gz", content)
     desk_page.reload()
     desk_page.select_option("#task", "lung-ct")
     ask(desk_page, ("volume.nii.gz", content))

@@ -188,7 +188,7 @@ def endpoint(bento: tuple[str, Path]) -> Iterator[Endpoint]:
     from serving.bundle import bento_build, bento_server
 
     tag, folder = bento
-    code = bento_server.bento(tag) / "src" / "serving" / "inference" / "predict.py"
+    code = bento_server.bento_folder(tag) / "src" / "serving" / "inference" / "predict.py"
     code.write_text(code.read_text().replace('"Research use only.', '"Packaged. Research use only.'))
     verdict, server = bento_build.start_checked(tag, folder)
     assert server, verdict.reasons

@@ -46,7 +46,7 @@ def state_files(endpoint: Endpoint, served_home: Path) -> set[str]:
 
 def still_answers(endpoint: Endpoint) -> bool:
     """Whether the release answers a usual scan correctly, on eight new connections, to reach every worker."""
-    headers = bento_server.shown(endpoint.token) | {"Content-Type": "application/dicom"}
+    headers = bento_server.request_headers(endpoint.token) | {"Content-Type": "application/dicom"}
     address = f"{endpoint.server.url}/predict"
     responses = [httpx.post(address, content=dicom(True), headers=headers, timeout=30) for _ in range(8)]
     return all(response.status_code == 200 and response.json()["answer"] == "tumour" for response in responses)
@@ -54,7 +54,7 @@ def still_answers(endpoint: Endpoint) -> bool:
 
 def send_largest_scan(endpoint: Endpoint) -> None:
     """Let every worker answer the largest allowed scan twice, because its allocator keeps some of the memory."""
-    headers = bento_server.shown(endpoint.token)
+    headers = bento_server.request_headers(endpoint.token)
     large = picture(8_000, 8_000)
     before = {worker.pid: worker.cpu_times().user for worker in workers(endpoint)}
     answer_counts = dict.fromkeys(before, 0)

@@ -90,7 +90,7 @@ def test_a_forged_cookie_is_not_accepted(open_desk: Desk, forge: Callable[[str],
 
 def test_a_permit_for_another_purpose_is_not_accepted_as_a_cookie(open_desk: Desk) -> None:
     client, engineer = open_desk(""), open_desk("engineer")
-    [session] = sessions.of("enno")
+    [session] = sessions.open_sessions("enno")
     permit = tool_reports.permit(visitor.Visitor("enno", "engineer", session.id))
     for value in (
         session.id,
@@ -117,7 +117,7 @@ def test_a_copied_cookie_ends_with_the_sign_out(open_desk: Desk, csrf: Token, wo
     page.write_text("drift")
     client, thief = open_desk("engineer"), open_desk("")
     thief.cookies.set(signin.COOKIE, client.cookies[signin.COOKIE])
-    [session] = sessions.of("enno")
+    [session] = sessions.open_sessions("enno")
     report = tool_reports.link(visitor.Visitor("enno", "engineer", session.id), str(page))
     assert thief.get("/models").status_code == 200 == thief.get(report).status_code
     client.post("/leave", data={"csrf": csrf(client, "/models")})

@@ -29,7 +29,7 @@ def test_a_decision_is_in_the_ledger_and_wakes_the_flow(open_desk: Desk, csrf: T
     assert send(client, csrf(client, "/decisions"), decision=decision).status_code == 303
     event = ledger.events(kind="approval", subject="lung-ct/5")[-1]
     assert (event.actor, decisions.facts(event)) == ("enno", {"decision": decision, "reason": REASON})
-    assert decisions.waiting("approval") == [event]
+    assert decisions.pending_decisions("approval") == [event]
     decisions.check(event)
     [message] = outbox.pending()
     assert (message.kind, message.key) == ("approval", f"lung-ct/5/{event.seq}")
@@ -39,7 +39,7 @@ def test_a_decision_is_in_the_ledger_and_wakes_the_flow(open_desk: Desk, csrf: T
 
 
 def test_an_unsigned_approval_is_not_shown_and_does_not_block(open_desk: Desk, csrf: Token) -> None:
-    decisions.begin()
+    decisions.start_signing()
     ledger.append("approval", "lung-ct/5", {"decision": "approve", "reason": "planted by hand"}, "enno")
     client = open_desk("engineer")
     page = client.get("/decisions").text
@@ -50,8 +50,8 @@ def test_an_unsigned_approval_is_not_shown_and_does_not_block(open_desk: Desk, c
 def test_a_decision_that_the_flow_refused_can_be_repeated(open_desk: Desk, csrf: Token) -> None:
     client = open_desk("engineer")
     send(client, csrf(client, "/decisions"))
-    [decision] = decisions.waiting("approval")
-    decisions.use(decision, "it failed in shadow meanwhile")
+    [decision] = decisions.pending_decisions("approval")
+    decisions.mark_used(decision, "it failed in shadow meanwhile")
     assert send(client, csrf(client, "/decisions")).status_code == 303
     assert len(outbox.pending()) == 2
 

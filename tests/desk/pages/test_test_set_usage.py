@@ -23,7 +23,7 @@ SETTINGS = PromotionSettings("required", 500, 7, 0.05, 0.05, 0.10, 0.60, 10, 4)
 def look(*batches: str, is_spent: bool = False) -> dict[str, Any]:
     """A look at the test patients of these batches, as the gate records it after the looks before."""
     verdicts = [(event.at, event.payload) for event in ledger.events(kind="verdict")]
-    past = test_set_budget.looks(verdicts, "lung-ct", "2026-12-01T00:00:00Z")
+    past = test_set_budget.read_looks(verdicts, "lung-ct", "2026-12-01T00:00:00Z")
     allowed = test_set_budget.allowances({"newest": batches}, past, SETTINGS)["newest"]
     assert (allowed.level == 0) is is_spent
     return {"batches": list(batches), "level": allowed.level, "charge": allowed.charge, "cohort": "newest"}

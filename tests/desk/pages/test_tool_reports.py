@@ -42,7 +42,7 @@ def drift_page(workspace: Path) -> Path:
 
 def test_a_verdicts_report_opens_from_the_monitoring_page(open_desk: Desk, drift_page: Path) -> None:
     verdict = Verdict("monitoring", "lung-ct", Outcome.FAIL, ("the scanner changed",))
-    ledger.record(verdict, task="lung-ct", page=str(drift_page))
+    ledger.record_verdict(verdict, task="lung-ct", page=str(drift_page))
     client = open_desk("engineer")
     page = client.get("/watch").text
     assert "the scanner changed" in page

@@ -23,7 +23,7 @@ Desk = Callable[[str], TestClient]
 def shadow(release: FakeRelease) -> Iterator[FakeRelease]:
     """A second release over HTTP, in shadow."""
     assert release.requests == []
-    accounts.add(accounts.SHADOW, "engineer")
+    accounts.add(accounts.SHADOW_ACCOUNT, "engineer")
     shadow_release = FakeRelease()
     for url in serve(Starlette(routes=[Route("/predict", shadow_release.predict, methods=["POST"])])):
         ledger.append("shadow.served", "lung-ct", {"version": "5", "release": "dark", "url": url})
@@ -59,7 +59,7 @@ def test_the_shadow_gets_the_same_request_in_its_own_name(
     wait_until(lambda: shadow_queue(client).answered == 1)
     assert (
         shadow.requests[0] | {"actor": ""} == release.requests[0] | {"actor": ""}
-        and shadow.requests[0]["actor"] == accounts.SHADOW
+        and shadow.requests[0]["actor"] == accounts.SHADOW_ACCOUNT
     )
     assert shadow.headers[0]["shadows"] == shadow.headers[0]["idempotency-key"] == answer["id"]
     assert "cookie" not in shadow.headers[0] and release.headers[0].get("shadows") is None
@@ -89,7 +89,7 @@ def test_answers_of_other_tasks_are_not_sent_to_the_shadow(
 
 @pytest.mark.usefixtures("release")
 def test_a_shadow_that_is_down_does_not_disturb_live_answers(client: TestClient) -> None:
-    accounts.add(accounts.SHADOW, "engineer")
+    accounts.add(accounts.SHADOW_ACCOUNT, "engineer")
     ledger.append("shadow.served", "lung-ct", {"version": "5", "release": "dark", "url": "http://127.0.0.1:9"})
     time.sleep(0.5)
     assert [send(client).status_code for _ in range(3)] == [200, 200, 200]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lineage.errors import Fault
-from lineage.fingerprint import file_sha256, tree
+from lineage.fingerprint import file_sha256, hash_folder
 from serving.bundle import bento_build, bento_server
 from serving.inference.manifest import read_manifest
 from serving.inference.release import load_release
@@ -21,7 +21,7 @@ WARMUP = ("a.dcm", dicom(True), "tiny-mr")
 @pytest.mark.usefixtures("home")
 def test_a_release_contains_its_files_and_the_expected_answers(tiny: Path, tmp_path: Path) -> None:
     folder = bento_build.assemble(tmp_path / "r1", manifest(), {"tiny-mr": tiny}, [WARMUP])
-    assert set(tree(folder)) == {
+    assert set(hash_folder(folder)) == {
         "manifest.json",
         "warmup/00-a.dcm",
         "tiny-mr/graph.onnx",
@@ -38,9 +38,9 @@ def test_a_release_contains_its_files_and_the_expected_answers(tiny: Path, tmp_p
 @pytest.mark.usefixtures("home")
 def test_the_same_release_again_is_unchanged_and_a_different_one_is_refused(tiny: Path, tmp_path: Path) -> None:
     folder = bento_build.assemble(tmp_path / "r1", manifest(), {"tiny-mr": tiny}, [WARMUP])
-    before = tree(folder)
+    before = hash_folder(folder)
     later = manifest() | {"created": "2027-01-01T00:00:00Z"}
-    assert bento_build.assemble(folder, later, {"tiny-mr": tiny}, [WARMUP]) == folder and tree(folder) == before
+    assert bento_build.assemble(folder, later, {"tiny-mr": tiny}, [WARMUP]) == folder and hash_folder(folder) == before
     other = manifest(**{"tiny-mr": facts(threshold=0.9)})
     with pytest.raises(Fault, match="holds another release of this name"):
         bento_build.assemble(folder, other, {"tiny-mr": tiny})
@@ -110,8 +110,8 @@ def test_a_second_build_returns_the_same_bento_and_refuses_a_changed_release(
     bento: tuple[str, Path], tmp_path: Path
 ) -> None:
     tag, folder = bento
-    before = tree(bento_server.bento(tag))
-    assert bento_build.build(folder) == tag and tree(bento_server.bento(tag)) == before
+    before = hash_folder(bento_server.bento_folder(tag))
+    assert bento_build.build(folder) == tag and hash_folder(bento_server.bento_folder(tag)) == before
     shutil.copytree(folder, tmp_path / "changed")
     (tmp_path / "changed" / "manifest.json").write_text(json.dumps(read_manifest(folder) | {"note": "other"}))
     with pytest.raises(Fault, match="holds another release"):
@@ -119,11 +119,11 @@ def test_a_second_build_returns_the_same_bento_and_refuses_a_changed_release(
 
 
 def test_a_bento_contains_only_three_packages(bento: tuple[str, Path]) -> None:
-    source = bento_server.bento(bento[0]) / "src"
+    source = bento_server.bento_folder(bento[0]) / "src"
     assert {path.name for path in source.iterdir() if path.is_dir()} == {"data", "lineage", "serving", "release"}
-    assert tree(source / "release") == tree(bento[1])
-    dockerfile = (bento_server.bento(bento[0]) / "env" / "docker" / "Dockerfile").read_text()
-    requirements = (bento_server.bento(bento[0]) / "env" / "python" / "requirements.txt").read_text()
+    assert hash_folder(source / "release") == hash_folder(bento[1])
+    dockerfile = (bento_server.bento_folder(bento[0]) / "env" / "docker" / "Dockerfile").read_text()
+    requirements = (bento_server.bento_folder(bento[0]) / "env" / "python" / "requirements.txt").read_text()
     assert "openvino==" in requirements
     for vendor in ("tensorflow", "keras", "mlflow", "prefect", "evidently", "great"):
         assert vendor not in requirements and vendor not in dockerfile

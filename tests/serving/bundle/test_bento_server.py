@@ -94,8 +94,8 @@ def test_a_missing_bento_is_named() -> None:
 def test_the_account_of_the_check_is_created_once() -> None:
     for _ in range(2):
         holder = accounts.bearer(bento_server.probe_token(), "predict")
-        assert holder and holder.name == accounts.CHECK
-    assert [person.name for person in accounts.people()].count(accounts.CHECK) == 1
+        assert holder and holder.name == accounts.CHECK_ACCOUNT
+    assert [person.name for person in accounts.people()].count(accounts.CHECK_ACCOUNT) == 1
 
 
 def test_the_command_serves_an_explicit_tag_only_on_the_loopback(served_home: Path) -> None:

@@ -27,7 +27,7 @@ SERIES = {f"{place}.dcm": dicom(place == 1, place, float(place)) for place in (2
 
 @pytest.fixture
 def client(endpoint: Endpoint) -> Iterator[httpx.Client]:
-    headers = bento_server.shown(endpoint.token)
+    headers = bento_server.request_headers(endpoint.token)
     with httpx.Client(base_url=endpoint.server.url, headers=headers, timeout=30) as client:
         yield client
 
@@ -54,8 +54,8 @@ def test_one_file_gets_the_same_answer_by_every_kind_of_request(client: httpx.Cl
         send_form(client, {"a.dcm": scan}),
         send_body(client, scan, "application/dicom"),
         send_body(client, scan, "application/dicom; transfer-syntax=*", "tiny-mr"),
-        send_form(client, {"a.zip": zip_archive.packed({"a.dcm": scan})}),
-        send_body(client, zip_archive.packed({"a.dcm": scan}), "application/zip"),
+        send_form(client, {"a.zip": zip_archive.pack_files({"a.dcm": scan})}),
+        send_body(client, zip_archive.pack_files({"a.dcm": scan}), "application/zip"),
     ]
     assert [response.status_code for response in responses] == [200] * 5, [response.text for response in responses]
     answers = [response.json() for response in responses]
@@ -64,7 +64,7 @@ def test_one_file_gets_the_same_answer_by_every_kind_of_request(client: httpx.Cl
 
 
 def test_a_series_gets_the_same_answer_as_files_and_as_a_zip(client: httpx.Client) -> None:
-    packed = zip_archive.packed(SERIES)
+    packed = zip_archive.pack_files(SERIES)
     responses = [
         send_form(client, SERIES),
         send_form(client, {"s.zip": packed}),
@@ -107,7 +107,7 @@ def test_bentomls_client_sends_a_series(endpoint: Endpoint, tmp_path: Path) -> N
         "    answer = client.predict(files=[Path(file) for file in sys.argv[4:]], task='tiny-mr')\n"
         "    print(answer['answer'], len(answer['slices']))\n"
     )
-    command = [sys.executable, "-c", script, endpoint.server.url, endpoint.token, keys.door("release")]
+    command = [sys.executable, "-c", script, endpoint.server.url, endpoint.token, keys.server_secret("release")]
     command += [str(tmp_path / name) for name in SERIES]
     process = subprocess.run(command, capture_output=True, text=True, env=bento_server.environment(), check=False)
     assert process.stdout.split()[1:] == ["3"], process.stderr
@@ -142,7 +142,7 @@ def test_metrics_need_no_token_and_count_answers(client: httpx.Client, endpoint:
 
 def test_a_token_needs_time_scope_and_an_open_account(endpoint: Endpoint) -> None:
     def status(token: str) -> int:
-        headers = bento_server.shown(token) | {"Content-Type": "application/dicom"}
+        headers = bento_server.request_headers(token) | {"Content-Type": "application/dicom"}
         return httpx.post(f"{endpoint.server.url}/predict", content=dicom(True), headers=headers).status_code
 
     accounts.add("trent", "clinician")

@@ -26,7 +26,7 @@ SCANS, ARCHIVES = hostile_inputs.scans(), hostile_inputs.archives()
 
 @pytest.fixture(scope="module")
 def client(endpoint: Endpoint) -> Iterator[httpx.Client]:
-    headers = bento_server.shown(endpoint.token)
+    headers = bento_server.request_headers(endpoint.token)
     with httpx.Client(base_url=endpoint.server.url, headers=headers, timeout=60) as client:
         yield client
 

@@ -48,7 +48,7 @@ def _is_complete(response: bytes) -> bool:
 
 
 def head(endpoint: Endpoint, *lines: str, method: str = "POST", path: str = "/predict") -> bytes:
-    credentials = [f"{name}: {value}" for name, value in bento_server.shown(endpoint.token).items()]
+    credentials = [f"{name}: {value}" for name, value in bento_server.request_headers(endpoint.token).items()]
     fields = [f"{method} {path} HTTP/1.1", "Host: x", *credentials, *lines]
     return "\r\n".join(fields).encode("latin-1") + b"\r\n\r\n"
 
@@ -176,7 +176,7 @@ def test_no_spelling_of_an_address_avoids_the_token(endpoint: Endpoint, path: st
 
 
 def test_other_methods_are_not_allowed(endpoint: Endpoint) -> None:
-    headers = bento_server.shown(endpoint.token)
+    headers = bento_server.request_headers(endpoint.token)
     for path, allowed in (("/predict", "POST"), ("/manifest", "GET"), ("/livez", "GET")):
         for method in {"GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "POST"} - {allowed}:
             response = httpx.request(method, endpoint.server.url + path, headers=headers)
@@ -185,7 +185,7 @@ def test_other_methods_are_not_allowed(endpoint: Endpoint) -> None:
 
 
 def test_a_refused_body_that_still_arrives_does_not_break_the_connection(endpoint: Endpoint) -> None:
-    headers = bento_server.shown(endpoint.token) | {"Content-Type": "application/dicom"}
+    headers = bento_server.request_headers(endpoint.token) | {"Content-Type": "application/dicom"}
     with httpx.Client(base_url=endpoint.server.url, headers=headers, timeout=30) as client:
         for _ in range(4):
             assert client.post("/predict", content=bytes(3_000_000)).status_code == 413
@@ -219,7 +219,7 @@ def test_chunks_over_the_limit_are_refused(endpoint: Endpoint, media: str) -> No
         for _ in range(40):
             yield bytes(100_000)
 
-    headers = bento_server.shown(endpoint.token) | {"Content-Type": media}
+    headers = bento_server.request_headers(endpoint.token) | {"Content-Type": media}
     response = httpx.post(f"{endpoint.server.url}/predict", content=long_body(), headers=headers)
     assert response.status_code == 413
 

@@ -36,7 +36,7 @@ def test_schemathesis_reports_no_failure(endpoint: Endpoint, tmp_path: Path) -> 
     command += ["--request-timeout", "30", "--workers", "2"]
     environment = os.environ | {
         "TOKEN": endpoint.token,
-        "DESK": keys.door("release"),
+        "DESK": keys.server_secret("release"),
         "HOME": str(tmp_path),
         "COLUMNS": "160",
     }

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("served_home")
 
 @pytest.fixture
 def client(endpoint: Endpoint) -> Iterator[httpx.Client]:
-    headers = bento_server.shown(endpoint.token)
+    headers = bento_server.request_headers(endpoint.token)
     with httpx.Client(base_url=endpoint.server.url, headers=headers, timeout=30) as client:
         yield client
 
@@ -43,7 +43,7 @@ def test_the_check_sent_every_warm_up_scan_and_measured_no_difference(endpoint: 
     assert (verdict.gate, verdict.subject, verdict.outcome) == ("release", "oncoloop:r1", Outcome.PASS)
     assert verdict.figures["largest_difference"] == {"00-a.dcm": 0.0, "01-b.dcm": 0.0}
     assert verdict.figures["seconds_to_ready"] > 0
-    assert set(journal.rows()["actor"]) >= {accounts.CHECK}
+    assert set(journal.rows()["actor"]) >= {accounts.CHECK_ACCOUNT}
 
 
 def test_an_answer_is_that_of_predict_and_has_one_journal_row(client: httpx.Client, endpoint: Endpoint) -> None:
@@ -84,7 +84,7 @@ def test_bentomls_client_gets_an_answer(endpoint: Endpoint, tmp_path: Path) -> N
         "    client.client.headers['oncoloop-desk'] = sys.argv[3]\n"
         "    print(client.predict(files=[Path(sys.argv[4])], task='')['answer'])\n"
     )
-    command = [sys.executable, "-c", script, endpoint.server.url, endpoint.token, keys.door("release")]
+    command = [sys.executable, "-c", script, endpoint.server.url, endpoint.token, keys.server_secret("release")]
     command.append(str(tmp_path / "scan.dcm"))
     process = subprocess.run(command, capture_output=True, text=True, env=bento_server.environment(), check=False)
     assert process.stdout.strip() == "tumour", process.stderr
@@ -199,7 +199,9 @@ def test_an_answer_that_cannot_be_journalled_is_withheld(client: httpx.Client) -
 
 def test_too_many_requests_are_refused_at_once_and_answered_later(client: httpx.Client, endpoint: Endpoint) -> None:
     """Senders that never finish use up all request slots; further requests get a 503, and an answer afterwards."""
-    complete_request = load.form([("a.dcm", dicom(True))], "tiny-mr", "/predict", bento_server.shown(endpoint.token))
+    complete_request = load.form(
+        [("a.dcm", dicom(True))], "tiny-mr", "/predict", bento_server.request_headers(endpoint.token)
+    )
     address = (urlsplit(endpoint.server.url).hostname, urlsplit(endpoint.server.url).port)
     slow_connections: list[socket.socket] = []
     refusals: list[httpx.Response] = []

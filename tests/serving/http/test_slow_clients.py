@@ -27,7 +27,10 @@ PORT = bento_server.free_port()
 @pytest.fixture(scope="module")
 def impatient(endpoint: Endpoint, served_home: Path) -> Iterator[Endpoint]:
     """The same Bento with shorter time limits, on another port."""
-    source, target = bento_server.bento(endpoint.tag), bento_server.bento(f"{bento_server.NAME}:impatient")
+    source, target = (
+        bento_server.bento_folder(endpoint.tag),
+        bento_server.bento_folder(f"{bento_server.NAME}:impatient"),
+    )
     shutil.copytree(source, target)
     description = target / "bento.yaml"
     description.write_text(re.sub(r"(?m)^version: .*$", "version: impatient", description.read_text()))

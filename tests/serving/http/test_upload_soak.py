@@ -23,7 +23,7 @@ from data.scan import zip_archive
 from lineage.record import journal
 from serving.bundle import bento_server
 from tests.conftest import ROOT
-from tests.data.mutations import mutated
+from tests.data.mutations import mutate_file
 from tests.serving import hostile_inputs
 from tests.serving.conftest import Endpoint, dicom, png
 
@@ -54,7 +54,7 @@ BRAIN = Task(
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """Phantoms of every format, also zipped, and the small files of the DICOM zoo if it is available."""
     folder = tmp_path_factory.mktemp("phantoms")
-    study = phantom_study.study(BRAIN, phantom_study.usual(BRAIN), 5, 0, "tumour")
+    study = phantom_study.make_study(BRAIN, phantom_study.usual_scanner(BRAIN), 5, 0, "tumour")
     batch.write_study(folder, study, "one", 3)
     contents = [path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()]
     grey = np.random.default_rng(0).integers(0, 65535, (64, 64), dtype=np.uint16)
@@ -69,7 +69,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
         hostile_inputs.floating(np.eye(64)),
     ]
     contents += [
-        zip_archive.packed({"a.dcm": dicom(True), "b.dcm": dicom(False, 1, 1.0)}),
+        zip_archive.pack_files({"a.dcm": dicom(True), "b.dcm": dicom(False, 1, 1.0)}),
         hostile_inputs.packed(("a.png", png(True))),
     ]
     zoo = Path(os.environ.get("ONCOLOOP_REAL_DATA", ROOT.parent / "shared" / "data")) / "dicom-zoo"
@@ -81,7 +81,7 @@ def upload(client: httpx.Client, originals: list[bytes], number: int) -> str:
     """Send mutation `number`, always the same, in one of three ways; what came of it, "bad" with a reason if amiss."""
     random = np.random.default_rng([7, number])
     content, other = (originals[int(random.integers(len(originals)))] for _ in range(2))
-    content = mutated(content, other, random)
+    content = mutate_file(content, other, random)
     variant, task = int(random.integers(4)), ("tiny-mr", "")[int(random.integers(5) == 0)]
     if variant < 2:
         files = [("files", ("x.dcm", content))] + [("files", ("y.dcm", dicom(False, 1, 1.0)))] * variant
@@ -99,7 +99,7 @@ def upload(client: httpx.Client, originals: list[bytes], number: int) -> str:
 
 def test_mutated_uploads_are_answered_or_refused(endpoint: Endpoint, served_home: Path, originals: list[bytes]) -> None:
     hostile_inputs.send_largest_scan(endpoint)
-    headers = bento_server.shown(endpoint.token)
+    headers = bento_server.request_headers(endpoint.token)
     files_before = hostile_inputs.state_files(endpoint, served_home)
     rows_before, started_at = journal.count(), time.monotonic()
     memory, results = [hostile_inputs.resident(endpoint)], Counter[str]()

@@ -56,10 +56,10 @@ def test_only_the_shadow_account_answers_as_a_shadow_and_only_after_a_live_answe
     scan = [Upload("a.dcm", dicom(True))]
     live = answer(release, scan, None, Requester("eve", live_answer_id="0" * 32))
     assert journal.get(live["id"])["shadows"] == "", "no other account can hide an answer"
-    shadow = answer(release, scan, None, Requester(accounts.SHADOW, live_answer_id=live["id"]))
+    shadow = answer(release, scan, None, Requester(accounts.SHADOW_ACCOUNT, live_answer_id=live["id"]))
     assert journal.get(shadow["id"])["shadows"] == live["id"] and journal.count() == 1
     with pytest.raises(Fault, match="only after a live answer"):
-        answer(release, scan, None, Requester(accounts.SHADOW))
+        answer(release, scan, None, Requester(accounts.SHADOW_ACCOUNT))
 
 
 def test_without_a_journal_row_there_is_no_answer(release: Release) -> None:

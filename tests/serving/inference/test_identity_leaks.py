@@ -82,7 +82,7 @@ def all_outputs(release: Release, content: bytes, caplog: pytest.LogCaptureFixtu
             except Fault as fault:
                 outputs.append(str(fault))
         try:
-            copy = deidentify_dicom.anonymise("a.dcm", content, {"patient_id": "4"})[1]
+            copy = deidentify_dicom.deidentify_file("a.dcm", content, {"patient_id": "4"})[1]
             outputs += [copy.decode("latin-1"), str(pydicom.dcmread(io.BytesIO(copy)))]
         except Fault as fault:
             outputs.append(str(fault))
@@ -141,7 +141,7 @@ def test_an_id_of_a_nested_item_that_a_stored_text_repeats_reaches_no_output(
 
 def test_numbers_that_repeat_an_id_are_emptied_and_others_stay(release: Release) -> None:
     changes = {"PatientID": "77418529", "TableHeight": "77418529", "SeriesNumber": "77418529", "EchoTime": "4.5"}
-    copy = pydicom.dcmread(io.BytesIO(deidentify_dicom.anonymise("a.dcm", scan(changes), {"patient_id": "4"})[1]))
+    copy = pydicom.dcmread(io.BytesIO(deidentify_dicom.deidentify_file("a.dcm", scan(changes), {"patient_id": "4"})[1]))
     assert not copy.get("TableHeight") and not copy.get("SeriesNumber")
     assert (copy.EchoTime, list(copy.PixelSpacing)) == (4.5, [1.0, 1.0])
 
@@ -161,7 +161,9 @@ def test_usual_codes_stay_unchanged(release: Release, caplog: pytest.LogCaptureF
         "Manufacturer": "ACME",
         "ConvolutionKernel": "B30f",
     }
-    copy = pydicom.dcmread(io.BytesIO(deidentify_dicom.anonymise("a.dcm", scan(usual_codes), {"patient_id": "4"})[1]))
+    copy = pydicom.dcmread(
+        io.BytesIO(deidentify_dicom.deidentify_file("a.dcm", scan(usual_codes), {"patient_id": "4"})[1])
+    )
     for keyword, value in list(usual_codes.items())[1:]:
         assert copy.get(keyword) == value, keyword
     result = answer(release, [Upload("a.dcm", scan(usual_codes))], None, "eve")

@@ -16,7 +16,7 @@ def held_out(seed: int = 0, shift: float = 0.0) -> np.ndarray:
 def test_usual_slices_are_near_and_shifted_ones_far(tmp_path: Path) -> None:
     outlier.save(tmp_path / "reference.npz", held_out())
     reference = outlier.load(tmp_path / "reference.npz")
-    limit = outlier.limit(tmp_path / "reference.npz", 0.995)
+    limit = outlier.distance_limit(tmp_path / "reference.npz", 0.995)
     usual, far = outlier.distance(reference, held_out(1)), outlier.distance(reference, held_out(1, 3.0))
     assert usual.shape == (200,) and 0.8 < usual.mean() < 1.2
     assert np.mean(usual > limit) < 0.05 and np.all(far > limit)

@@ -5,7 +5,7 @@ import pytest
 
 from data.record import Pooling
 from lineage.errors import Fault
-from serving.inference.pooling import among, looks, pool, prevalence, slice_threshold
+from serving.inference.pooling import adjust_to_prevalence, independent_slice_count, pool, prevalence, slice_threshold
 
 TOP = Pooling("topk", 3)
 
@@ -35,16 +35,25 @@ def test_up_to_k_independent_slices_nothing_is_adjusted() -> None:
 
 
 def test_slices_that_are_close_together_are_not_independent() -> None:
-    assert looks(300, 1.0) == looks(150, 2.0) == looks(30, 10.0) == looks(30, 20.0) == 30
-    assert looks(300, 0.0) == 300 and looks(2, 1.0) == looks(1, 0.0) == 1
+    assert (
+        independent_slice_count(300, 1.0)
+        == independent_slice_count(150, 2.0)
+        == independent_slice_count(30, 10.0)
+        == independent_slice_count(30, 20.0)
+        == 30
+    )
+    assert (
+        independent_slice_count(300, 0.0) == 300
+        and independent_slice_count(2, 1.0) == independent_slice_count(1, 0.0) == 1
+    )
 
 
 def test_the_odds_change_by_the_ratio_of_the_prior_odds() -> None:
     # 0.9 at a prevalence of 0.4 is a likelihood ratio of 13.5; of 300 slices 3 of a positive case show it, so 0.004
     odds = 9 / (0.4 / 0.6) * (0.004 / 0.996)
-    assert among(np.array([0.9]), 0.4, 3 / 300) == pytest.approx(odds / (1 + odds))
-    assert among(np.array([0.0, 1.0]), 0.4, 0.01) == pytest.approx([0.0, 1.0])
-    assert among(np.array([0.3]), 0.4, 1.0) == pytest.approx(0.3)
+    assert adjust_to_prevalence(np.array([0.9]), 0.4, 3 / 300) == pytest.approx(odds / (1 + odds))
+    assert adjust_to_prevalence(np.array([0.0, 1.0]), 0.4, 0.01) == pytest.approx([0.0, 1.0])
+    assert adjust_to_prevalence(np.array([0.3]), 0.4, 1.0) == pytest.approx(0.3)
 
 
 def test_a_healthy_body_stays_negative_with_any_number_of_slices() -> None:
@@ -137,7 +146,7 @@ def test_certain_slices_stay_certain() -> None:
     ],
 )
 def test_independent_slices_are_ten_millimetres_apart(slices: int, distance: float, expected: float) -> None:
-    assert looks(slices, distance) == pytest.approx(expected)
+    assert independent_slice_count(slices, distance) == pytest.approx(expected)
 
 
 def test_the_prevalence_adds_one_positive_and_one_negative_unit() -> None:
@@ -154,5 +163,5 @@ def test_pooled_probabilities_are_float32_and_sum_to_one() -> None:
 
 def test_the_adjustment_uses_independent_slices_and_not_all_slices() -> None:
     slices = binary(np.full(60, 0.9))
-    expected = float(among(np.array([0.9]), 0.4, 3 / 6)[0])
+    expected = float(adjust_to_prevalence(np.array([0.9]), 0.4, 3 / 6)[0])
     assert float(pool(slices, [1], TOP, 0.4, 6)[1]) == pytest.approx(expected, rel=1e-5)

@@ -12,7 +12,7 @@ from lineage.errors import Fault
 from lineage.record import journal
 from lineage.record.verdict import Outcome
 from serving.bundle import bento_build
-from serving.inference.pooling import among
+from serving.inference.pooling import adjust_to_prevalence
 from serving.inference.predict import Upload, decide, journal_row, predict, probabilities, to_json
 from serving.inference.release import Release, load_release
 from tests.serving.conftest import SIZE, dicom, facts, manifest, png
@@ -76,7 +76,7 @@ def test_pictures_without_positions_are_independent(tiny: Path, home: Path) -> N
         release(tiny, home), [Upload(f"{seed}.png", png(seed == 3, seed)) for seed in range(5)], "tiny-mr"
     )
     top = sorted((entry["score"] for entry in prediction.slices), reverse=True)[:2]
-    assert prediction.score == pytest.approx(float(among(np.array(top), 0.5, 2 / 5).mean()), rel=1e-5)
+    assert prediction.score == pytest.approx(float(adjust_to_prevalence(np.array(top), 0.5, 2 / 5).mean()), rel=1e-5)
     assert len(prediction.inputs) == 5 == len(set(prediction.inputs))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.record import PixelSettings, Pooling, Units
+from data.record import PixelSettings, Pooling, ValueUnit
 from data.scan import slice_features
 from data.scan.preprocess import unit_pixels
 from lineage import keys
@@ -32,7 +32,7 @@ def _release(folder: Path, described: dict[str, Any], kernel: np.ndarray, bias: 
     """A tiny network compiled once, with a reference of slices that are prepared like uploads."""
     write_graph(folder / "tiny", kernel, bias=bias)
     planes = [picture(seed % 2 == 1, seed) for seed in range(20)]
-    prepared = np.stack([unit_pixels(plane * 4000, Units.RAW, PixelSettings(SIZE, None)) for plane in planes])
+    prepared = np.stack([unit_pixels(plane * 4000, ValueUnit.RAW, PixelSettings(SIZE, None)) for plane in planes])
     outlier.save(folder / "tiny" / "reference.npz", Graph.load(folder / "tiny" / "graph.onnx").run(prepared)[1])
     return load_release(
         bento_build.assemble(folder / "r1", manifest(**{"tiny-mr": described}), {"tiny-mr": folder / "tiny"})

@@ -106,7 +106,7 @@ FORMATS: dict[str, Callable[[], Case]] = {
     "DICOM of float": lambda: {"a.dcm": hostile_inputs.floating(picture(True))},
     "DICOM, multi-frame": lambda: {"a.dcm": frames()},
     "series": lambda: SERIES,
-    "zip of a series": lambda: {"s.zip": zip_archive.packed(SERIES)},
+    "zip of a series": lambda: {"s.zip": zip_archive.pack_files(SERIES)},
     "NIfTI": lambda: {"v.nii": volume()},
     "NIfTI, gzip": lambda: {"v.nii.gz": gzip.compress(volume())},
     "PNG": lambda: {"a.png": encoded_picture("PNG")},
@@ -133,7 +133,7 @@ def desk_client(endpoint: Endpoint) -> Iterator[httpx.Client]:
     from desk import app
     from desk.traffic import traffic
 
-    ledger.record(dataclasses.replace(endpoint.verdict, subject="r1"))
+    ledger.record_verdict(dataclasses.replace(endpoint.verdict, subject="r1"))
     ledger.append("release.built", "r1", {"bento": endpoint.tag})
     traffic.move("r1", endpoint.server.url, "system")
     for url in serve(app.create()):
@@ -153,7 +153,9 @@ def comparable(answer: dict[str, Any]) -> dict[str, Any]:
 def answer_everywhere(case: Case, desk_client: httpx.Client, endpoint: Endpoint, folder: Path) -> list[dict[str, Any]]:
     """The answers of the API, the desk and `oncoloop predict`; `oncoloop replay` must agree with the first."""
     form: Any = {"files": [("files", file) for file in case.items()], "data": {"task": "tiny-mr"}}
-    api = httpx.post(f"{endpoint.server.url}/predict", headers=bento_server.shown(endpoint.token), timeout=60, **form)
+    api = httpx.post(
+        f"{endpoint.server.url}/predict", headers=bento_server.request_headers(endpoint.token), timeout=60, **form
+    )
     page = desk_client.post("/api/predict", **form)
     assert api.status_code == page.status_code == 200, (api.text, page.text)
     for name, content in case.items():

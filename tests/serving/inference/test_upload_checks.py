@@ -59,7 +59,7 @@ AXIAL, CORONAL = ["1", "0", "0", "0", "1", "0"], ["1", "0", "0", "0", "0", "-1"]
 
 @lru_cache
 def phantom_slice(index: int) -> bytes:
-    study = phantom_study.study(CHEST, phantom_study.usual(CHEST), 3, 1, "normal")
+    study = phantom_study.make_study(CHEST, phantom_study.usual_scanner(CHEST), 3, 1, "normal")
     hounsfield, pixel = study.slice(index, 6)
     return phantom_files.dicom(study, hounsfield, pixel, index)
 
@@ -352,7 +352,7 @@ def test_a_scout_in_a_series_is_left_out_by_name(release: Release) -> None:
 
 def description(**changed: Any) -> dict[str, Any]:
     """The description of a usual slice, with changes."""
-    scan = read.read("a.dcm", chest())
+    scan = read.read_scan("a.dcm", chest())
     return slice_features.describe(scan.pixels[0], scan) | changed
 
 

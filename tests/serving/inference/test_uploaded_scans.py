@@ -12,7 +12,7 @@ import pytest
 from data.phantom import files as phantom_files
 from data.phantom import scanner
 from data.phantom import study as phantom_study
-from data.record import Modality, PixelSettings, Pooling, Scan, Task, Units
+from data.record import Modality, PixelSettings, Pooling, Scan, Task, ValueUnit
 from data.scan.slice_features import FACTS
 from lineage.errors import Fault
 from serving.inference import uploaded_scans
@@ -61,12 +61,12 @@ def test_header_texts_that_repeat_the_patient_are_emptied(slices: list[bytes], p
 
 
 def test_header_texts_that_repeat_only_the_file_name_are_emptied_too(slices: list[bytes], tmp_path: Path) -> None:
-    study = phantom_study.study(BRAIN, scanner.SCANNERS["alder-mr"], 9, 1, "tumour")
+    study = phantom_study.make_study(BRAIN, scanner.SCANNERS["alder-mr"], 9, 1, "tumour")
     pixels, pixel = study.slice(0, 1)
     content = phantom_files.dicom(study, pixels, pixel, 0, modality=Modality.MR)
-    header = planted_identities.image(content)
+    header = planted_identities.read_dicom(content)
     header.Manufacturer = f"ACME for {planted_identities.NAME}"
-    files = [Upload(f"{planted_identities.NAME}.dcm", planted_identities.stored(header))]
+    files = [Upload(f"{planted_identities.NAME}.dcm", planted_identities.dicom_bytes(header))]
     scan = uploaded_scans.read_scans(files)[0]
     assert scan.header["manufacturer"].startswith("ACME"), "nothing in the header itself marks it as a name"
     assert uploaded_scans.describe_slice(scan.pixels[0], scan, files)["manufacturer"] == ""
@@ -76,10 +76,10 @@ def test_header_texts_that_repeat_only_the_file_name_are_emptied_too(slices: lis
 
 
 def test_files_of_two_patients_and_no_file_at_all_are_refused(slices: list[bytes]) -> None:
-    header = planted_identities.image(slices[1])
+    header = planted_identities.read_dicom(slices[1])
     header.PatientID = "another"
     with pytest.raises(Fault, match="different patients"):
-        uploaded_scans.read_scans([Upload("a.dcm", slices[0]), Upload("b.dcm", planted_identities.stored(header))])
+        uploaded_scans.read_scans([Upload("a.dcm", slices[0]), Upload("b.dcm", planted_identities.dicom_bytes(header))])
     with pytest.raises(Fault, match="no file was sent"):
         uploaded_scans.read_scans([])
 
@@ -92,21 +92,27 @@ def test_hidden_system_files_are_ignored(slices: list[bytes]) -> None:
 
 
 def test_files_with_the_same_patient_id_but_other_birth_dates_are_refused(slices: list[bytes]) -> None:
-    first, second = (planted_identities.image(content) for content in slices)
+    first, second = (planted_identities.read_dicom(content) for content in slices)
     first.PatientID = second.PatientID = "ANON"
     second.PatientBirthDate = "19010203"
     with pytest.raises(Fault, match="are of different patients by their birth date"):
         uploaded_scans.read_scans(
-            [Upload("a.dcm", planted_identities.stored(first)), Upload("b.dcm", planted_identities.stored(second))]
+            [
+                Upload("a.dcm", planted_identities.dicom_bytes(first)),
+                Upload("b.dcm", planted_identities.dicom_bytes(second)),
+            ]
         )
 
 
 def test_files_without_a_series_uid_are_not_combined(slices: list[bytes]) -> None:
-    first, second = (planted_identities.image(content) for content in slices)
+    first, second = (planted_identities.read_dicom(content) for content in slices)
     del first.SeriesInstanceUID, second.SeriesInstanceUID
     with pytest.raises(Fault, match="has no series UID, so nobody knows what belongs with it"):
         uploaded_scans.read_scans(
-            [Upload("a.dcm", planted_identities.stored(first)), Upload("b.dcm", planted_identities.stored(second))]
+            [
+                Upload("a.dcm", planted_identities.dicom_bytes(first)),
+                Upload("b.dcm", planted_identities.dicom_bytes(second)),
+            ]
         )
 
 
@@ -131,7 +137,7 @@ def test_decoded_sizes_are_added_up_and_a_long_row_is_not_padded(monkeypatch: py
 
 
 def test_slices_of_a_single_file_have_the_numbers_of_the_file() -> None:
-    scan = Scan("a", np.zeros((3, 4, 4), np.float32), Units.RAW, None, None, order=(2, 1, 0))
+    scan = Scan("a", np.zeros((3, 4, 4), np.float32), ValueUnit.RAW, None, None, order=(2, 1, 0))
     assert [uploaded_scans.slice_number([scan], index) for index in range(3)] == [2, 1, 0]
     assert uploaded_scans.slice_number([replace(scan, order=())], 1) == 1
     assert uploaded_scans.slice_number([scan, scan], 4) == 4
