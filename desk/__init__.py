@@ -1,1 +1,1 @@
-"""The web front for clinicians, engineers and auditors."""
+"""The web front and gateway for clinicians, engineers and auditors: accounts, pages, traffic."""

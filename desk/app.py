@@ -1,4 +1,4 @@
-"""The web front: routes, headers and errors. `desk/server.py` serves it."""
+"""The application of the web front: routes, headers and errors. `desk/server.py` serves it."""
 
 from __future__ import annotations
 
@@ -51,106 +51,106 @@ def create() -> Starlette:
     paths.set_environment()
     return Starlette(
         routes=routes(),
-        middleware=[Middleware(Guarded)],
-        exception_handlers={HTTPException: refused, Fault: faulty, Exception: failed},
+        middleware=[Middleware(SecurityHeaders)],
+        exception_handlers={HTTPException: http_error, Fault: fault_error, Exception: internal_error},
         lifespan=lifespan,
     )
 
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """The database is brought up to date, and the connections to the releases are held, while the desk is open."""
+    """Migrate the database at the start, and keep the connections to the releases open until the end."""
     await run_in_threadpool(database.migrate)
-    async with predict_proxy.counter() as counter:
-        app.state.counter = counter
+    async with predict_proxy.open_gateway() as gateway:
+        app.state.gateway = gateway
         yield
 
 
 def routes() -> list[BaseRoute]:
-    """Every address, who may come there, and what is done."""
-    shown, done = signin.shown, signin.done
-    forms = [Middleware(RequestBodyLimitMiddleware, max_body_size=FORM_BYTES)]
+    """Every address with its roles and its handler."""
+    page_for, form_for = signin.page_for_roles, signin.form_for_roles
+    form_limit = [Middleware(RequestBodyLimitMiddleware, max_body_size=FORM_BYTES)]
     return [
-        Route("/healthz", healthy),
-        Route("/enter", signin.enter),
-        Route("/enter", signin.entered(signin.redeemed), methods=["POST"], middleware=forms),
-        Route("/signin", signin.signin),
-        Route("/leave", done(signin.leave), methods=["POST"], middleware=forms),
-        Route("/", shown(cases.home)),
+        Route("/healthz", health),
+        Route("/enter", signin.invitation_page),
+        Route("/enter", signin.public_form(signin.redeem_invitation), methods=["POST"], middleware=form_limit),
+        Route("/signin", signin.signin_page),
+        Route("/leave", form_for(signin.sign_out), methods=["POST"], middleware=form_limit),
+        Route("/", page_for(cases.home)),
         Route("/api/predict", predict_proxy.predict, methods=["POST"]),
-        Route("/cases", shown(cases.listed, "clinician")),
-        Route("/cases/{id}", shown(cases.one, "clinician")),
-        Route("/cases/{id}/card", shown(cases.card, "clinician")),
-        Route("/cases/{id}/report", shown(report.show, "clinician")),
-        Route("/models", shown(models.listed, "engineer")),
-        Route("/verdicts/{seq:int}", shown(models.verdict, "engineer", "auditor")),
-        Route("/watch", shown(watch.listed, "engineer")),
-        Route("/decisions", shown(decisions.listed, "engineer")),
-        Route("/decisions", done(decisions.decide, "engineer"), methods=["POST"], middleware=forms),
-        Route("/tools/{name}", shown(proxy.opened, *allowed_routes.READERS)),
-        Route("/ledger", shown(audit.events, "auditor")),
-        Route("/verify", shown(audit.verify, "auditor")),
-        Route("/trace", shown(audit.traced, "auditor")),
-        Route("/people", shown(audit.listed, "auditor")),
-        Route("/shelf/{permit}/{room}/{path:path}", tool_reports.show),
+        Route("/cases", page_for(cases.list_page, "clinician")),
+        Route("/cases/{id}", page_for(cases.case_page, "clinician")),
+        Route("/cases/{id}/card", page_for(cases.answer_card, "clinician")),
+        Route("/cases/{id}/report", page_for(report.report_page, "clinician")),
+        Route("/models", page_for(models.models_page, "engineer")),
+        Route("/verdicts/{seq:int}", page_for(models.verdict_page, "engineer", "auditor")),
+        Route("/watch", page_for(watch.monitoring_page, "engineer")),
+        Route("/decisions", page_for(decisions.list_page, "engineer")),
+        Route("/decisions", form_for(decisions.decide, "engineer"), methods=["POST"], middleware=form_limit),
+        Route("/tools/{name}", page_for(proxy.open_tool, *allowed_routes.READERS)),
+        Route("/ledger", page_for(audit.ledger_page, "auditor")),
+        Route("/verify", page_for(audit.verify_page, "auditor")),
+        Route("/trace", page_for(audit.trace_page, "auditor")),
+        Route("/people", page_for(audit.people_page, "auditor")),
+        Route("/shelf/{permit}/{tool}/{path:path}", tool_reports.show_file),
         Mount("/static", StaticFiles(directory=FOLDER / "static")),
     ]
 
 
-async def healthy(request: Request) -> Response:
-    """GET /healthz: the desk is open."""
+async def health(request: Request) -> Response:
+    """GET /healthz: the desk is running."""
     del request
     return PlainTextResponse("ok")
 
 
-async def refused(request: Request, error: Exception) -> Response:
-    """An answer that says no: a page for people, problem details for programs."""
-    status, said = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, "")
-    return await _sorry(request, status, SENTENCES.get(said, said))
+async def http_error(request: Request, error: Exception) -> Response:
+    """An HTTPException as a page for people, or as problem details for programs."""
+    status, detail = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, "")
+    return await _error_response(request, status, SENTENCES.get(detail, detail))
 
 
-async def faulty(request: Request, error: Exception) -> Response:
-    """A Fault is a sentence for people already."""
+async def fault_error(request: Request, error: Exception) -> Response:
+    """A Fault as a response; its message is a sentence for people already."""
     log.warning("%s: %s", request.url.path, error)
-    return await _sorry(request, 503, f"{str(error)[:1].upper()}{str(error)[1:]}.")
+    return await _error_response(request, 503, f"{str(error)[:1].upper()}{str(error)[1:]}.")
 
 
-async def failed(request: Request, error: Exception) -> Response:
-    """What nobody foresaw; the log has the details, the page has none."""
+async def internal_error(request: Request, error: Exception) -> Response:
+    """An unexpected error: the log gets the details, the page shows none."""
     log.error("%s failed", request.url.path, exc_info=error)
-    response = await _sorry(request, 500, "Something went wrong here; the log of the desk has the details.")
-    response.headers.update(HEADERS)  # this handler stands outside the middleware that sets them
+    response = await _error_response(request, 500, "Something went wrong here; the log of the desk has the details.")
+    response.headers.update(HEADERS)  # this handler runs outside the middleware that sets them
     return response
 
 
-SENTENCES = {"Not Found": "There is no such page.", "Method Not Allowed": "This can't be done here."}
+SENTENCES = {"Not Found": "There is no such page.", "Method Not Allowed": "This page does not accept such a request."}
 
 
-async def _sorry(request: Request, status: int, sentence: str) -> Response:
+async def _error_response(request: Request, status: int, sentence: str) -> Response:
     if request.url.path.startswith("/api/"):
         return predict_proxy.problem(status, sentence)
     try:
-        who = await run_in_threadpool(signin.visitor, request)
-        _ = who and who.csrf
-    except Fault:  # without keys or a database there is nobody to greet
-        who = None
-    return page(request, "sorry.html", {"status": status, "sentence": sentence}, who, status)
+        visitor = await run_in_threadpool(signin.read_visitor, request)
+        _ = visitor and visitor.csrf  # needs the key that may be missing
+    except Fault:  # without keys or a database nobody can be signed in
+        visitor = None
+    return page(request, "error.html", {"status": status, "sentence": sentence}, visitor, status)
 
 
-class Guarded:
-    """ASGI middleware: the security headers, unless a response brings its own."""
+class SecurityHeaders:
+    """ASGI middleware: adds the security headers that a response does not set itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on and add the headers to what comes back."""
+        """Pass a request on and add the headers to its response."""
 
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        await self.app(scope, receive, guarded if scope["type"] == "http" else send)
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)

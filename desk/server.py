@@ -1,4 +1,4 @@
-"""A web front as a process: `python -m desk.server desk.app:create --port 7800` serves it on the loopback."""
+"""Run a web front as a process on the loopback: `python -m desk.server desk.app:create --port 7800`."""
 
 from __future__ import annotations
 
@@ -9,55 +9,55 @@ import sys
 
 import uvicorn
 
-from serving.http.connection import Connection, Peers
+from serving.http.connection import BoundedConnection, ConnectionLimits
 
 HOST = "127.0.0.1"
-PER_PEER = "ONCOLOOP_PEER_CONNECTIONS"  # behind a proxy on this machine, all peers are one
+PER_PEER_VARIABLE = "ONCOLOOP_PEER_CONNECTIONS"  # raise it behind a proxy, which makes all peers one address
 DEFAULT_PER_PEER, TOTAL = 64, 512
 BACKLOG = 512
-GRACE = 30  # seconds in which a server that ends answers what it was asked
+GRACE_SECONDS = 30  # in which a stopping server finishes its open requests
 
 
 def serve(factory: str, port: int, beside: bool = False) -> None:
-    """Serve what an import string `module:factory` makes, until SIGTERM. OSError if the port is taken.
+    """Serve the application of an import string `module:factory` until SIGTERM. OSError if the port is in use.
 
-    With `beside` another server of this kind may listen on the port still: that is how one follows another without a
-    gap.
+    With `beside`, an older server may still listen on the port, so that a restart leaves no gap.
     """
-    Connection.peers = Peers(int(os.environ.get(PER_PEER) or DEFAULT_PER_PEER), TOTAL)
+    per_peer = int(os.environ.get(PER_PEER_VARIABLE) or DEFAULT_PER_PEER)
+    BoundedConnection.limits = ConnectionLimits(per_peer, TOTAL)
     config = uvicorn.Config(
         factory,
         factory=True,
-        http=Connection,
+        http=BoundedConnection,
         ws="none",
         loop="uvloop",
         server_header=False,
         log_level="warning",
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=GRACE_SECONDS,
         backlog=BACKLOG,
     )
-    with _bound(port, beside) as listening:
-        uvicorn.Server(config).run(sockets=[listening])
+    with _bind(port, beside) as listener:
+        uvicorn.Server(config).run(sockets=[listener])
 
 
-def _bound(port: int, beside: bool) -> socket.socket:
+def _bind(port: int, beside: bool) -> socket.socket:
     if not beside:
-        with socket.socket() as probe:  # without SO_REUSEPORT, so it fails where anybody listens
+        with socket.socket() as probe:  # without SO_REUSEPORT, so that it fails if another server listens
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((HOST, port))
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listening.bind((HOST, port))
-    return listening
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((HOST, port))
+    return listener
 
 
 def main() -> None:
     """Read the arguments and serve."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("factory", help="what makes the application, as module:function")
+    parser.add_argument("factory", help="the function that creates the application, as module:function")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--beside", action="store_true", help="another server may listen on the port still")
+    parser.add_argument("--beside", action="store_true", help="an older server may still listen on the port")
     options = parser.parse_args()
     try:
         serve(options.factory, options.port, options.beside)

@@ -1,4 +1,4 @@
-"""Templates: how a page is made, and how figures and times are written on it."""
+"""Render pages from templates, and format figures and times."""
 
 from __future__ import annotations
 
@@ -24,21 +24,25 @@ MENU = {
 
 
 def page(
-    request: Request, name: str, values: dict[str, Any] | None = None, who: Visitor | None = None, status: int = 200
+    request: Request,
+    name: str,
+    values: dict[str, Any] | None = None,
+    visitor: Visitor | None = None,
+    status: int = 200,
 ) -> HTMLResponse:
-    """A template as a response. `who` is whose page it is; their name, role and menu stand in its head."""
-    menu = MENU[who.role] if who else ()
-    shared = {"who": who, "menu": menu, "here": request.url.path, "warning": WARNING, "style": ""}
+    """A template as a response. The page's header shows the visitor's name, role and menu."""
+    menu = MENU[visitor.role] if visitor else ()
+    shared = {"visitor": visitor, "menu": menu, "path": request.url.path, "warning": WARNING, "style": ""}
     return HTMLResponse(_templates.get_template(name).render(shared | (values or {})), status)
 
 
 def style() -> str:
-    """The style sheet, for a page that is kept as a file of its own."""
+    """The style sheet, for a page that is saved as a single file."""
     return (FOLDER / "static" / "desk.css").read_text(encoding="utf-8")
 
 
 def percent(value: float | None) -> str:
-    """A probability in words that everyone reads: 0.8214 is 82 %; never 0 % or 100 % unless it is."""
+    """A probability as text: 0.8214 is `82 %`. It is never rounded to 0 % or 100 %."""
     if value is None:
         return "not known"
     if 0 < value < 0.01:
@@ -49,18 +53,18 @@ def percent(value: float | None) -> str:
 
 
 def sentence(text: str) -> str:
-    """A note as a sentence: `phantoms only` is `Phantoms only.`"""
+    """A note as a sentence: `phantoms only` becomes `Phantoms only.`"""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
 
 
 def when(text: str) -> Markup:
-    """A written time for people, sortable and in one piece: 2026-01-31 12:00 UTC."""
-    told = text.replace("T", " ").removesuffix("Z")[:16] + " UTC" if text else ""
-    return Markup("<time>{}</time>").format(told)
+    """A time for people, without a line break: 2026-01-31 12:00 UTC."""
+    readable = text.replace("T", " ").removesuffix("Z")[:16] + " UTC" if text else ""
+    return Markup("<time>{}</time>").format(readable)
 
 
 def figure(value: Any) -> str:
-    """A figure of a verdict or a manifest: numbers short, an interval as `0.91 (0.85 to 0.95)`, the rest as JSON."""
+    """A figure of a verdict or manifest as text: short numbers, `0.91 (0.85 to 0.95)` for intervals, else JSON."""
     if value is None or value in ("", [], {}):
         return "–"
     if isinstance(value, bool):
@@ -78,7 +82,7 @@ def figure(value: Any) -> str:
 
 
 def bounds(value: Any) -> tuple[Any, Any, Any] | None:
-    """The value and its interval, of a mapping that holds them; None for anything else."""
+    """(value, low, high) of a mapping with an interval; None for anything else."""
     if not isinstance(value, dict):
         return None
     for middle in ("value", "estimate", "difference"):
@@ -88,26 +92,26 @@ def bounds(value: Any) -> tuple[Any, Any, Any] | None:
 
 
 def flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested figures as one list of (name, value), intervals kept whole."""
-    found: list[tuple[str, Any]] = []
+    """Nested figures as one list of (name, value); an interval stays one value."""
+    entries: list[tuple[str, Any]] = []
     for name, value in figures.items():
         if isinstance(value, dict) and value and bounds(value) is None:
-            found += flat(value, f"{prefix}{name} · ")
+            entries += flat(value, f"{prefix}{name} · ")
         else:
-            found.append((f"{prefix}{name}".replace("_", " "), value))
-    return found
+            entries.append((f"{prefix}{name}".replace("_", " "), value))
+    return entries
 
 
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(FOLDER / "html"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(percent=percent, sentence=sentence, when=when, figure=figure, flat=flat)
-    return made
+    environment.filters.update(percent=percent, sentence=sentence, when=when, figure=figure, flat=flat)
+    return environment
 
 
 _templates = _environment()

@@ -1,4 +1,4 @@
-"""A signed-in person, as the pages of the desk know them."""
+"""The type of a signed-in person, for all pages of the desk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lineage import keys
 
 @dataclass(frozen=True)
 class Visitor:
-    """A signed-in person, and the id of the session that they came with."""
+    """A signed-in person and the id of their session."""
 
     name: str
     role: str
@@ -18,5 +18,5 @@ class Visitor:
 
     @property
     def csrf(self) -> str:
-        """The token that proves that a form came from one of this session's own pages."""
+        """The token that proves that a form was sent from a page of this session."""
         return hmac.new(keys.key("signin"), f"csrf\n{self.session}".encode(), "sha256").hexdigest()

@@ -1,1 +1,1 @@
-"""Answers: the exported graph, heat maps, the release, the BentoML service. No training framework here."""
+"""Inference and serving: the exported graph, heat maps, the release, the BentoML service. No training framework."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class ServingSettings:
     """How a release answers.
 
-    `engine` is `openvino` or `onnxruntime`; `workers` are processes; `max_upload_mb` bounds one request;
-    `abstain_below` is the largest calibrated probability under which the answer is withheld;
-    `outlier_quantile` is that quantile of held-out patients' feature distance above which it is withheld.
+    `engine` is `openvino` or `onnxruntime`. `workers` is the number of processes. `max_upload_mb` limits one request.
+    The answer is withheld if the largest calibrated probability is under `abstain_below`. It is also withheld if the
+    feature distance is above the quantile `outlier_quantile` of the held-out patients' distances.
     """
 
     engine: str

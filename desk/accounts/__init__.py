@@ -1,1 +1,1 @@
-"""Sign-in at the desk, and in whose name a request goes on."""
+"""Sign-in at the desk, and the credentials of forwarded requests."""

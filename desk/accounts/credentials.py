@@ -1,8 +1,8 @@
-"""In whose name a request goes on: a program's own token, or one that the desk holds for a signed-in person.
+"""The credentials of a forwarded request: a program's own token, or the desk's token for a signed-in person.
 
-The desk remembers for half a minute that it let a program in, and for two seconds a person. That decides alone whose
-bytes it takes: whether the account is open and may ask is looked up by the release for every answer, at most two
-seconds behind (serving/problem).
+The desk caches the check of a program for half a minute, and that of a person for two seconds. The cache only decides
+whose uploads the desk accepts. The release checks account and scope for every answer, at most two seconds late
+(serving/http/problem_details.py).
 """
 
 from __future__ import annotations
@@ -17,71 +17,71 @@ from desk.accounts import signin
 from lineage import accounts
 from lineage.fingerprint import text_sha256
 
-TRUSTED = 30.0  # seconds, for a program: the release looks at its token itself
-SIGNED_IN = 2.0  # seconds, for a person, who may sign out
+PROGRAM_CACHE_SECONDS = 30.0  # the release checks a program's token itself
+PERSON_CACHE_SECONDS = 2.0  # short, because a person may sign out
 TOKEN_DAYS, TOKEN_SECONDS = 1, 12 * 3600
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="oncoloop", scope="predict"'}
-UNKNOWN = "Send a valid bearer token with the scope `predict` (`oncoloop login NAME --token`)."
+INVALID_TOKEN = "Send a valid bearer token with the scope `predict` (`oncoloop login NAME --token`)."
 _tokens: dict[str, tuple[str, float]] = {}
-_admitted: dict[str, tuple[str, float]] = {}
+_checked: dict[str, tuple[str, float]] = {}
 
 
 async def authorization(request: Request) -> str:
-    """The Authorization header that the release is sent. HTTPException for who may not ask."""
-    known = _name(request)
-    value, until = _admitted.get(known, ("", 0.0))
-    if time.monotonic() > until:
+    """The Authorization header for the release. HTTPException if the sender may not request answers."""
+    digest = _credentials_digest(request)
+    value, expires_at = _checked.get(digest, ("", 0.0))
+    if time.monotonic() > expires_at:
         is_program = "authorization" in request.headers
-        value = await run_in_threadpool(_program if is_program else _person, request)
-        _remember(known, value, TRUSTED if is_program else SIGNED_IN)
+        value = await run_in_threadpool(_check_program if is_program else _check_person, request)
+        _remember(digest, value, PROGRAM_CACHE_SECONDS if is_program else PERSON_CACHE_SECONDS)
     return value
 
 
 def forget(request: Request) -> None:
-    """The release has refused: the next look is a whole one."""
-    value, _ = _admitted.pop(_name(request), ("", 0.0))
-    for name in [name for name, (held, _) in _tokens.items() if value == f"Bearer {held}"]:
+    """Drop the cached check of a request that the release refused, so that the next request is checked again."""
+    value, _ = _checked.pop(_credentials_digest(request), ("", 0.0))
+    for name in [name for name, (cached_token, _) in _tokens.items() if value == f"Bearer {cached_token}"]:
         del _tokens[name]
 
 
-def _name(request: Request) -> str:
-    """A name for what the sender shows; nothing of it can be read from the name."""
-    shown = [request.headers.get(name, "") for name in ("authorization", "cookie", signin.HEADER)]
-    return text_sha256("\n".join(shown))
+def _credentials_digest(request: Request) -> str:
+    """A SHA-256 of the sender's credentials, as a key of the cache."""
+    values = [request.headers.get(name, "") for name in ("authorization", "cookie", signin.CSRF_HEADER)]
+    return text_sha256("\n".join(values))
 
 
-def _remember(known: str, value: str, seconds: float) -> None:
+def _remember(digest: str, value: str, seconds: float) -> None:
     now = time.monotonic()
-    for name in [name for name, (_, until) in _admitted.items() if until < now]:
-        del _admitted[name]
-    _admitted[known] = (value, now + seconds)
+    for expired in [key for key, (_, expires_at) in _checked.items() if expires_at < now]:
+        del _checked[expired]
+    _checked[digest] = (value, now + seconds)
 
 
-def _program(request: Request) -> str:
+def _check_program(request: Request) -> str:
     value = request.headers["authorization"]
     scheme, _, token = value.partition(" ")
     if scheme.lower() != "bearer" or accounts.bearer(token.strip(), "predict") is None:
-        raise HTTPException(401, UNKNOWN, CHALLENGE)
+        raise HTTPException(401, INVALID_TOKEN, CHALLENGE)
     return value
 
 
-def _person(request: Request) -> str:
-    """The authorization that the desk sends for the person of this session."""
-    signin.own_origin(request)
-    who = signin.visitor(request)
-    if who is None:
-        raise HTTPException(401, "You are not signed in any more. Ask for a new link.")
-    if not accounts.may(who.name, "predict"):
-        raise HTTPException(403, f"Scans are sent by clinicians; you are signed in as {who.role}.")
-    if not signin.genuine(who, request.headers.get(signin.HEADER, "")):
+def _check_person(request: Request) -> str:
+    """The Authorization header that the desk sends for the person of this session."""
+    signin.require_own_origin(request)
+    visitor = signin.read_visitor(request)
+    if visitor is None:
+        raise HTTPException(401, signin.SIGNED_OUT)
+    if not accounts.may(visitor.name, "predict"):
+        raise HTTPException(403, f"Only clinicians send scans; you are signed in as {visitor.role}.")
+    if not signin.has_csrf_token(visitor, request.headers.get(signin.CSRF_HEADER, "")):
         raise HTTPException(403, signin.EXPIRED)
-    return f"Bearer {token(who.name)}"
+    return f"Bearer {token(visitor.name)}"
 
 
-def token(name: str) -> str:
-    """A token with the scope `predict`, kept in memory alone and renewed twice a day."""
-    held, until = _tokens.get(name, ("", 0.0))
-    if time.monotonic() > until:
-        held = accounts.issue(name, "predict", TOKEN_DAYS)
-        _tokens[name] = (held, time.monotonic() + TOKEN_SECONDS)
-    return held
+def token(account: str) -> str:
+    """The account's token with the scope `predict`, stored only in memory and renewed twice a day."""
+    current, expires_at = _tokens.get(account, ("", 0.0))
+    if time.monotonic() > expires_at:
+        current = accounts.issue(account, "predict", TOKEN_DAYS)
+        _tokens[account] = (current, time.monotonic() + TOKEN_SECONDS)
+    return current

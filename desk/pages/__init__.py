@@ -1,1 +1,1 @@
-"""The pages: one file for each."""
+"""The pages of the desk, one file per page or group of pages."""

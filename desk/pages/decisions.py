@@ -1,4 +1,4 @@
-"""Approve or reject a version that waits: a person, a reason, a row in the ledger that the flow acts on."""
+"""Approve or reject a waiting version: a signed ledger row with person and reason, which a flow acts on."""
 
 from __future__ import annotations
 
@@ -14,32 +14,36 @@ from lineage import accounts, decisions
 from lineage.record import ledger, outbox
 
 DECISIONS = {"approve": "Approved", "reject": "Rejected"}
-SHORTEST, LONGEST = 10, 1000  # characters of a reason
+MIN_REASON, MAX_REASON = 10, 1000  # characters
 
 
-def listed(request: Request, who: Visitor) -> Response:
-    """GET /decisions: what waits, and what was decided."""
-    waiting = [version for task in models.tasks() for version in models.versions(task) if version.waits]
+def list_page(request: Request, visitor: Visitor) -> Response:
+    """GET /decisions: the waiting versions, and the latest decisions."""
+    waiting = [version for task in models.tasks() for version in models.versions(task) if version.is_waiting]
     signed = [event for event in ledger.events(kind="approval") if decisions.is_signed(event)]
-    made = signed[: -models.LATEST - 1 : -1]
-    return page(
-        request, "decisions.html", {"waiting": waiting, "made": made, "shortest": SHORTEST, "longest": LONGEST}, who
-    )
+    latest = signed[: -models.LATEST - 1 : -1]
+    values = {"waiting": waiting, "decisions": latest, "min_reason": MIN_REASON, "max_reason": MAX_REASON}
+    return page(request, "decisions.html", values, visitor)
 
 
-def decide(request: Request, who: Visitor, form: Form) -> Response:
-    """POST /decisions: task, version, decision and reason. One decision for each version."""
+def decide(request: Request, visitor: Visitor, form: Form) -> Response:
+    """POST /decisions: task, version, decision and reason. One decision per version."""
     del request
     task, version, decision = form.get("task", ""), form.get("version", ""), form.get("decision", "")
     reason = " ".join(form.get("reason", "").split())
-    if not accounts.may(who.name, "approve"):
+    if not accounts.may(visitor.name, "approve"):
         raise HTTPException(403, "Only an engineer approves or rejects a version.")
     if decision not in DECISIONS:
         raise HTTPException(400, "Choose whether to approve or to reject.")
-    if not SHORTEST <= len(reason) <= LONGEST:
-        raise HTTPException(400, f"Give a reason of {SHORTEST} to {LONGEST} characters; it stays in the record.")
-    if task not in models.tasks() or version not in [each.version for each in models.versions(task) if each.waits]:
+    if not MIN_REASON <= len(reason) <= MAX_REASON:
+        raise HTTPException(400, f"Give a reason of {MIN_REASON} to {MAX_REASON} characters; it stays in the record.")
+    if task not in models.tasks() or version not in _waiting_versions(task):
         raise HTTPException(409, f"{task}/{version} does not wait for a decision (any more).")
-    approval = decisions.record("approval", f"{task}/{version}", {"decision": decision, "reason": reason}, who.name)
+    facts = {"decision": decision, "reason": reason}
+    approval = decisions.record("approval", f"{task}/{version}", facts, visitor.name)
     outbox.put("approval", f"{task}/{version}/{approval.seq}", {"task": task, "version": version})
     return RedirectResponse("/decisions", status_code=303)
+
+
+def _waiting_versions(task: str) -> list[str]:
+    return [version.version for version in models.versions(task) if version.is_waiting]

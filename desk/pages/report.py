@@ -1,11 +1,11 @@
-"""The printable report of one case: the answer, and what stands behind it."""
+"""The printable report of one case: the answer, its model, and how the model was tested."""
 
 from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from desk.pages.cases import GONE, own
+from desk.pages.cases import RELEASE_REMOVED, own_case
 from desk.templates import bounds, figure, flat, page, style
 from desk.visitor import Visitor
 from lineage.record import database, ledger
@@ -21,7 +21,7 @@ MEASURES = {
     "auroc": "Area under the ROC curve",
     "sensitivity": "Sensitivity at the threshold",
     "specificity": "Specificity at the threshold",
-    "prevalence": "Share of slices with the finding that the next two assume",
+    "prevalence": "Assumed share of slices with the finding, for PPV and NPV",
     "ppv": "Of slices called positive, how many are (PPV)",
     "npv": "Of slices called negative, how many are (NPV)",
     "auprc": "Area under the precision-recall curve",
@@ -31,45 +31,46 @@ MEASURES = {
     "f1": "F1",
     "macro f1": "F1, mean of the classes",
     "quadratic kappa": "Agreement over the ordered classes (quadratic weighted kappa)",
-    "calibration slope": "Calibration slope (1 is right, under 1 too sure)",
+    "calibration slope": "Calibration slope (1 is ideal, under 1 is overconfident)",
     "ece": "Calibration error (0 is best)",
     "brier": "Brier score (0 is best)",
 }
 
 
-def show(request: Request, who: Visitor) -> Response:
-    """GET /cases/{id}/report; with `?file=1` as a file that needs no server to be read."""
-    case = own(request, who)
+def report_page(request: Request, visitor: Visitor) -> Response:
+    """GET /cases/{id}/report; with `?file=1` as a single file that needs no server."""
+    case = own_case(request, visitor)
     values = {
         "case": case,
-        "gone": GONE,
+        "release_removed": RELEASE_REMOVED,
         "metrics": metrics(case.task.metrics),
-        "judged": judged(case.row["task"], case.row["version"]),
-        "printed": database.now(),
+        "gate_verdict": gate_verdict(case.row["task"], case.row["version"]),
+        "printed_at": database.now(),
     }
     if "file" not in request.query_params:
-        return page(request, "report.html", values, who)
-    response = page(request, "report.html", values | {"style": style()}, who)
+        return page(request, "report.html", values, visitor)
+    response = page(request, "report.html", values | {"style": style()}, visitor)
     response.headers["Content-Disposition"] = f'attachment; filename="report-{case.row["id"]}.html"'
     return response
 
 
 def metrics(figures: dict[str, object]) -> list[tuple[str, str, str]]:
-    """(name, value, interval) of each figure that was measured on test patients, what people ask first at the top."""
-    found = []
-    order = {name: place for place, name in enumerate(MEASURES)}
-    for name, value in sorted(flat(figures), key=lambda told: order.get(told[0], len(order))):
-        said = MEASURES.get(name, name[:1].upper() + name[1:])
+    """(name, value, interval) of each figure on test patients, in the order of `MEASURES`, then the others."""
+    rows = []
+    order = {name: position for position, name in enumerate(MEASURES)}
+    for name, value in sorted(flat(figures), key=lambda entry: order.get(entry[0], len(order))):
+        measure = MEASURES.get(name, name[:1].upper() + name[1:])
         if interval := bounds(value):
             middle, low, high = interval
-            known = low is not None and high is not None
-            found.append((said, figure(middle), f"{figure(low)} to {figure(high)}" if known else "too few to tell"))
+            has_bounds = low is not None and high is not None
+            bounds_text = f"{figure(low)} to {figure(high)}" if has_bounds else "too few patients"
+            rows.append((measure, figure(middle), bounds_text))
         elif value is not None and not isinstance(value, list | dict | bool):
-            found.append((said, figure(value), ""))
-    return found
+            rows.append((measure, figure(value), ""))
+    return rows
 
 
-def judged(task: str, version: str) -> Event | None:
-    """What the training gate said of a version, the last time it was asked."""
+def gate_verdict(task: str, version: str) -> Event | None:
+    """The latest verdict of the training gate on a version."""
     verdicts = ledger.events(kind="verdict", subject=f"{task}/{version}")
     return verdicts[-1] if verdicts else None

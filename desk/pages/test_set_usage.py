@@ -1,4 +1,4 @@
-"""What test patients have decided, and what a new version keeps of earlier data: from the ledger, in plain words."""
+"""The use of test patients, and a new version's results on earlier data, both from the ledger."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.promotion.test_set_budget import Balance
 
 @dataclass(frozen=True)
 class Cohorts:
-    """The test-set ledger of a task: the yearly budget of luck, over how many looks, and what each batch has left."""
+    """A task's test-set budget: the yearly chance of a false promotion, the allowed looks, and each batch's balance."""
 
     budget: float
     looks: int
@@ -22,11 +22,11 @@ class Cohorts:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """AUROC of a version and of a rival on one earlier epoch or site; None where there are too few patients to tell."""
+class EarlierResult:
+    """AUROC of a version and of a rival on one earlier epoch or site; None if there are too few patients."""
 
     rival: str
-    on: str
+    subgroup: str
     positives: int
     negatives: int
     challenger: float | None
@@ -37,47 +37,50 @@ class Kept:
 
 
 def cohorts(task: str) -> Cohorts | None:
-    """How often the test patients of each batch have decided this year, by the newest verdict's thresholds.
+    """How often each batch's test patients were used for decisions this year, by the newest verdict's thresholds.
 
-    None where the training gate has not spoken of the task.
+    None if the training gate has not judged the task yet.
     """
-    verdicts = [event for event in ledger.events(kind="verdict") if _of(event, task)]
+    verdicts = [event for event in ledger.events(kind="verdict") if _is_training_verdict(event, task)]
     thresholds = verdicts[-1].payload["thresholds"] if verdicts else {}
     if "looks_per_year" not in thresholds:
         return None
-    past = test_set_budget.read_looks([(event.at, event.payload) for event in verdicts], task, database.now())
-    share, most = float(thresholds["budget"]), int(thresholds["looks_per_year"])
-    return Cohorts(
-        share, most, test_set_budget.balances(_batches(task, test_set_budget.decided_batches(past)), past, share, most)
-    )
+    past_looks = test_set_budget.read_looks([(event.at, event.payload) for event in verdicts], task, database.now())
+    budget, looks_per_year = float(thresholds["budget"]), int(thresholds["looks_per_year"])
+    batches = _batches(task, test_set_budget.decided_batches(past_looks))
+    return Cohorts(budget, looks_per_year, test_set_budget.balances(batches, past_looks, budget, looks_per_year))
 
 
-def earlier(event: Event | None) -> tuple[Kept, ...]:
-    """What a verdict found on the epochs before the last and on the sites as they were then; empty without a rival."""
+def earlier_results(event: Event | None) -> tuple[EarlierResult, ...]:
+    """A verdict's results on earlier epochs, and on the sites as they were then; empty without a rival."""
     figures = event.payload.get("figures", {}) if event else {}
     rivals = [figures[role] for role in ("champion", "anchor") if figures.get(role)]
-    rows = [_kept(rival["rival"], name, row) for rival in rivals for name, row in rival.get("earlier", {}).items()]
+    rows = [
+        _earlier_result(rival["rival"], subgroup, row)
+        for rival in rivals
+        for subgroup, row in rival.get("earlier", {}).items()
+    ]
     return tuple(dict.fromkeys(rows))
 
 
-def _of(event: Event, task: str) -> bool:
+def _is_training_verdict(event: Event, task: str) -> bool:
     """Whether a verdict is the training gate's, on a version of the task."""
-    judged = event.payload["gate"] == "training" and {"figures", "thresholds"} <= event.payload.keys()
-    return judged and event.subject.startswith(f"{task}/")
+    is_training = event.payload["gate"] == "training" and {"figures", "thresholds"} <= event.payload.keys()
+    return is_training and event.subject.startswith(f"{task}/")
 
 
 def _batches(task: str, decided: Iterable[str]) -> list[str]:
-    """The batches that the newest version knows, those that have decided, and what was admitted since."""
+    """The newest version's batches, those used for decisions, and those admitted since, in order of admission."""
     logged = ledger.events(kind="model.logged", subject=task)
     last = logged[-1] if logged else None
-    known = {*(last.payload.get("batches", []) if last else []), *decided}
+    batches = {*(last.payload.get("batches", []) if last else []), *decided}
     admitted = [event for event in ledger.events(kind="batch.admitted") if event.payload.get("task") == task]
     order = [event.subject for event in admitted]
-    known |= {event.subject for event in admitted if last is None or event.seq > last.seq}
-    return sorted(known, key=lambda batch: (order.index(batch) if batch in order else -1, batch))
+    batches |= {event.subject for event in admitted if last is None or event.seq > last.seq}
+    return sorted(batches, key=lambda batch: (order.index(batch) if batch in order else -1, batch))
 
 
-def _kept(rival: str, name: str, row: Mapping[str, Any]) -> Kept:
+def _earlier_result(rival: str, subgroup: str, row: Mapping[str, Any]) -> EarlierResult:
     clusters = (int(row[f"{kind}_clusters"]) for kind in ("positive", "negative"))
     figures = (row.get(key) for key in ("challenger", "rival", "difference", "low", "p_holm"))
-    return Kept(rival, name, *clusters, *figures)
+    return EarlierResult(rival, subgroup, *clusters, *figures)

@@ -1,4 +1,4 @@
-"""The page of what changed: verdicts of the watch and of the data gate, with the pages that show why."""
+"""The page of drift and validation: verdicts of the monitoring gate and the data gate, with their reports."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from desk.templates import page
 from desk.visitor import Visitor
 
 
-def listed(request: Request, who: Visitor) -> Response:
-    """GET /watch."""
-    judged = [
-        (event, tool_reports.link(who, str(event.payload.get("page") or "")))
+def monitoring_page(request: Request, visitor: Visitor) -> Response:
+    """GET /watch: the latest verdicts and reports."""
+    verdicts = [
+        (event, tool_reports.link(visitor, str(event.payload.get("page") or "")))
         for event in models.verdicts("monitoring", "data")
     ]
-    leaves = {title: tool_reports.leaves(who, room) for room, title in tool_reports.ROOMS.items()}
-    return page(request, "watch.html", {"judged": judged, "leaves": leaves, "tools": models.tools()}, who)
+    reports = {title: tool_reports.latest_reports(visitor, tool) for tool, title in tool_reports.TOOLS.items()}
+    return page(request, "watch.html", {"verdicts": verdicts, "reports": reports, "tools": models.tools()}, visitor)

@@ -1,1 +1,1 @@
-"""The pages of Prefect and MLflow behind the desk's sign-in."""
+"""A proxy for the pages of Prefect and MLflow, behind the desk's sign-in."""

@@ -1,8 +1,8 @@
-"""What of Prefect and MLflow may be asked through the desk, by role. Whatever is not named here is refused.
+"""The routes of Prefect and MLflow that each role may request through the desk. All other routes are refused.
 
-Both read by POST as well, so that methods alone do not tell reading from writing. Nobody writes to MLflow from here:
-its runs and versions are what the gates judged. The routes are those of Prefect 3.8 and MLflow 3.17; a test asks every
-route that these have whether it is allowed.
+Both tools also read by POST, so the method alone does not separate reading from writing. Nobody writes to MLflow
+through the desk, because the gates judged its runs and versions. The routes are those of Prefect 3.8 and MLflow 3.17. A
+test checks every route of the installed versions.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 
 READERS = ("engineer", "auditor")
-READING = ("GET", "HEAD")
+READ_METHODS = ("GET", "HEAD")
 ID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
-# Prefect: /api/<what>/...; everything else are the files of its page.
+# Prefect: /api/<resource>/...; all other paths are the files of its page.
 PREFECT_READS = re.compile(
     rf"/api/[a-z_/]+/(filter|count|paginate|history|lateness|latest/filter|latest/count)"
     rf"|/api/(work_pools|v2/work_pools)/[^/]+/(queues|workers)/(filter|count|paginate)"
@@ -25,9 +25,9 @@ PREFECT_WRITES = re.compile(
     rf"/api/flow_runs/{ID}/set_state"
     rf"|/api/deployments/{ID}/(pause_deployment|resume_deployment)"
 )
-PREFECT_SHUT = re.compile(r"/api/(admin/settings|block_documents|variables|artifacts/latest/filter/none)(/.*)?")
+PREFECT_FORBIDDEN = re.compile(r"/api/(admin/settings|block_documents|variables|artifacts/latest/filter/none)(/.*)?")
 
-# MLflow: below /mlflow, its own --static-prefix.
+# MLflow: below /mlflow, its --static-prefix.
 MLFLOW_READS = re.compile(
     r"/mlflow/ajax-api/[23]\.0/mlflow/("
     r"(experiments|runs|logged-models|traces|issues|datasets)/search|experiments/search-datasets"
@@ -35,24 +35,24 @@ MLFLOW_READS = re.compile(
     r"|/mlflow/ajax-api/2\.0mlflow/experiments/search-datasets"
     r"|/mlflow/graphql"
 )
-MLFLOW_SHUT = re.compile(
+MLFLOW_FORBIDDEN = re.compile(
     r"/mlflow/(ajax-)?(api|gateway|mcp)[^?]*/(gateway|assistant|jobs|secrets|webhooks|users)(/.*)?"
 )
 
 
 def tool_of(path: str) -> str:
-    """The tool whose page a path is of."""
+    """The tool that a path belongs to."""
     return "mlflow" if path == "/mlflow" or path.startswith("/mlflow/") else "prefect"
 
 
-def may_ask(role: str, method: str, path: str) -> bool:
-    """Whether a role may send this request on. `path` is decoded once, as the tool will read it."""
+def is_allowed(role: str, method: str, path: str) -> bool:
+    """Whether a role may send this request. `path` is decoded once, as the tool will decode it."""
     if role not in READERS or not is_plain(path):
         return False
     tool = tool_of(path)
-    if (PREFECT_SHUT if tool == "prefect" else MLFLOW_SHUT).fullmatch(path):
+    if (PREFECT_FORBIDDEN if tool == "prefect" else MLFLOW_FORBIDDEN).fullmatch(path):
         return False
-    if method in READING:
+    if method in READ_METHODS:
         return True
     if method != "POST":
         return False
@@ -62,6 +62,6 @@ def may_ask(role: str, method: str, path: str) -> bool:
 
 
 def is_plain(path: str) -> bool:
-    """Whether a path means to the tool what it means here: no dots that climb, nothing that is decoded twice."""
+    """Whether the tool reads a path as the desk does: no parent folders, no characters that are decoded twice."""
     parts = path.split("/")
     return path.isprintable() and not {".", ".."} & set(parts) and not set(path) & set("%\\;") and "//" not in path

@@ -1,10 +1,9 @@
-"""The pages of Prefect and MLflow, for people who are signed in at the desk: a second origin, with a cookie of its own.
+"""A proxy for the pages of Prefect and MLflow, for signed-in people: a second origin with its own cookie.
 
-`uvicorn --factory desk.tools.proxy:create` serves it beside the desk. Neither tool can be reached without this:
-Prefect asks
-for a secret that nobody is told, MLflow listens on a socket that only the workspace's own user can open. Scripts of
-these pages are not ours; on the desk's own origin they could decide in a person's name. Here they can ask what
-`tool_rules` allows for the role.
+`uvicorn --factory desk.tools.proxy:create` serves it beside the desk. It is the only way to both tools: Prefect
+requires a secret that only the desk sends, and MLflow listens on a socket that only the workspace's user can open. The
+scripts of these pages are not ours; on the desk's own origin they could make decisions in a person's name. Here they
+can request only what `allowed_routes` allows for the role.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ TOOLS = {
 }
 BODY_BYTES = 4 << 20
 SECONDS = 60.0
-KEPT = (
+RESPONSE_HEADERS = (
     "content-type",
     "content-encoding",
     "content-length",
@@ -56,12 +55,20 @@ KEPT = (
     "last-modified",
     "location",
 )
-PASSED_ON = ("accept", "accept-encoding", "content-type", "if-none-match", "if-modified-since", "range", "user-agent")
+REQUEST_HEADERS = (
+    "accept",
+    "accept-encoding",
+    "content-type",
+    "if-none-match",
+    "if-modified-since",
+    "range",
+    "user-agent",
+)
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; object-src 'none'; "
     "base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
-ARTIFACT_POLICY = f"sandbox; {POLICY}"  # what a run holds may be a page with scripts
+ARTIFACT_POLICY = f"sandbox; {POLICY}"  # an artifact of a run may be a page with scripts
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
@@ -71,8 +78,8 @@ HEADERS = {
     "Content-Security-Policy": POLICY,
 }
 NOT_SIGNED_IN = "Sign in at the desk, and open this page from there."
-NOT_ALLOWED = "This can't be done here: through the desk, these pages are for reading."
-AWAY = "{} does not answer at the moment. Try again in a few seconds."
+NOT_ALLOWED = "This request is not allowed: through the desk, these pages are read-only."
+UNREACHABLE = "{} does not answer at the moment. Try again in a few seconds."
 
 
 def create() -> Starlette:
@@ -80,19 +87,19 @@ def create() -> Starlette:
     paths.set_environment()
     return Starlette(
         routes=[
-            Route("/healthz", healthy),
+            Route("/healthz", health),
             Route("/enter", enter),
-            Route("/{path:path}", passed_on, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+            Route("/{path:path}", forward, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
         ],
         middleware=[Middleware(RequestBodyLimitMiddleware, max_body_size=BODY_BYTES)],
-        exception_handlers={HTTPException: refused, Fault: refused},
+        exception_handlers={HTTPException: error_response, Fault: error_response},
         lifespan=lifespan,
     )
 
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """The connections to both tools are held while this is open."""
+    """Migrate the database, and keep the connections to both tools open until the end."""
     await run_in_threadpool(database.migrate)
     address = paths.socket_address(paths.mlflow_socket())
     timeout = aiohttp.ClientTimeout(total=SECONDS, sock_connect=5.0)
@@ -105,20 +112,20 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
 
 
-async def healthy(request: Request) -> Response:
-    """GET /healthz: this is open."""
+async def health(request: Request) -> Response:
+    """GET /healthz: the proxy is running."""
     del request
     return PlainTextResponse("ok")
 
 
-def ticket(who: Visitor) -> str:
-    """What takes a visitor of the desk over to here: once, and within a minute."""
-    return sessions.begin(who.name, sessions.TICKET, TICKET_HOURS)
+def issue_ticket(visitor: Visitor) -> str:
+    """A ticket that signs a visitor of the desk in here, once and within a minute."""
+    return sessions.begin(visitor.name, sessions.TICKET, TICKET_HOURS)
 
 
-def redeem(shown: str) -> str | None:
-    """Use a ticket up; what the browser shows here from now on. None where it is none (any more)."""
-    holder = sessions.holder(shown, sessions.TICKET)
+def redeem_ticket(ticket: str) -> str | None:
+    """Use a ticket up and return the new session's cookie; None for an unknown, used or expired ticket."""
+    holder = sessions.holder(ticket, sessions.TICKET)
     if holder is None or not sessions.end(holder[1]):
         return None
     hours = sessions.hours_left(holder[0].name)
@@ -126,50 +133,50 @@ def redeem(shown: str) -> str | None:
 
 
 async def enter(request: Request) -> Response:
-    """GET /enter?ticket=...&to=prefect: the way over from the desk."""
-    shown = await run_in_threadpool(redeem, request.query_params.get("ticket", ""))
-    if shown is None:
+    """GET /enter?ticket=...&to=prefect: sign in with a ticket of the desk."""
+    cookie = await run_in_threadpool(redeem_ticket, request.query_params.get("ticket", ""))
+    if cookie is None:
         raise HTTPException(403, NOT_SIGNED_IN)
     _, path = TOOLS.get(request.query_params.get("to", ""), TOOLS["prefect"])
     response = RedirectResponse(path, status_code=303, headers=HEADERS)
-    signin.open_session(request, response, COOKIE, shown)
+    signin.open_session(request, response, COOKIE, cookie)
     return response
 
 
-async def passed_on(request: Request) -> Response:
-    """Hand a request on to the tool, without the sender's cookie and with the tool's own secret."""
-    _own_page(request)
+async def forward(request: Request) -> Response:
+    """Forward a request to its tool, without the sender's cookie and with the tool's secret."""
+    _require_own_page(request)
     holder = await run_in_threadpool(sessions.holder, request.cookies.get(COOKIE, ""), sessions.TOOLS)
     if holder is None:
         raise HTTPException(401, NOT_SIGNED_IN)
     path, tool = request.scope["path"], allowed_routes.tool_of(request.scope["path"])
-    secrets_asked = "include_secrets" in request.query_params
-    if not allowed_routes.may_ask(holder[0].role, request.method, path) or secrets_asked:
+    wants_secrets = "include_secrets" in request.query_params
+    if not allowed_routes.is_allowed(holder[0].role, request.method, path) or wants_secrets:
         raise HTTPException(403, NOT_ALLOWED)
     try:
-        return await _asked(request, tool, path)
+        return await _request_tool(request, tool, path)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         log.warning("%s does not answer: %r", tool, error)
-        raise HTTPException(502, AWAY.format(TOOLS[tool][0].partition(":")[0])) from error
+        raise HTTPException(502, UNREACHABLE.format(TOOLS[tool][0].partition(":")[0])) from error
 
 
-async def refused(request: Request, error: Exception) -> Response:
-    """A sentence, for whoever asks."""
+async def error_response(request: Request, error: Exception) -> Response:
+    """An error as one sentence of plain text."""
     del request
-    status, said = (error.status_code, error.detail) if isinstance(error, HTTPException) else (503, str(error))
-    return PlainTextResponse(said, status, HEADERS)
+    status, sentence = (error.status_code, error.detail) if isinstance(error, HTTPException) else (503, str(error))
+    return PlainTextResponse(sentence, status, HEADERS)
 
 
-async def _asked(request: Request, tool: str, path: str) -> Response:
-    headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+async def _request_tool(request: Request, tool: str, path: str) -> Response:
+    headers = {name: request.headers[name] for name in REQUEST_HEADERS if name in request.headers}
     is_settings = tool == "prefect" and path.endswith("/ui-settings")
     if is_settings:
         headers["accept-encoding"] = "identity"
-    base = "http://localhost"  # the only host that MLflow answers for
+    base = "http://localhost"  # the only host name that MLflow accepts
     if tool == "prefect":
-        base = await run_in_threadpool(_prefect)
+        base = await run_in_threadpool(_prefect_url)
         headers["authorization"] = "Basic " + base64.b64encode(keys.prefect_secret().encode()).decode()
-    body = await request.body() if request.method not in allowed_routes.READING else None
+    body = await request.body() if request.method not in allowed_routes.READ_METHODS else None
     client: aiohttp.ClientSession = request.app.state.clients[tool]
     url = f"{base}{request.scope.get('raw_path', path.encode()).decode('ascii').partition('?')[0]}"
     url += f"?{request.url.query}" if request.url.query else ""
@@ -178,10 +185,10 @@ async def _asked(request: Request, tool: str, path: str) -> Response:
     )
     if is_settings and answer.status == 200:
         async with answer:
-            return _settings(request, await answer.json(content_type=None))
-    response_headers = {name: answer.headers[name] for name in KEPT if name in answer.headers}
+            return _prefect_settings(request, await answer.json(content_type=None))
+    response_headers = {name: answer.headers[name] for name in RESPONSE_HEADERS if name in answer.headers}
     if "location" in response_headers:
-        response_headers["location"] = _here(response_headers["location"])
+        response_headers["location"] = _without_host(response_headers["location"])
     is_artifact = "get-artifact" in path or "/mlflow-artifacts/" in path
     policy = {"Content-Security-Policy": ARTIFACT_POLICY} if is_artifact else {}
     return StreamingResponse(_bytes(answer), answer.status, HEADERS | policy | response_headers)
@@ -193,66 +200,66 @@ async def _bytes(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             yield part
 
 
-def _settings(request: Request, told: dict[str, Any]) -> Response:
-    """Where Prefect's page finds its interface: here, and without a sign-in of its own."""
+def _prefect_settings(request: Request, settings: dict[str, Any]) -> Response:
+    """Prefect's UI settings, with this proxy as the API's address and no second sign-in."""
     address = f"{request.url.scheme}://{request.headers.get('host', '')}/api"
-    return JSONResponse(told | {"api_url": address, "auth": None}, headers=HEADERS)
+    return JSONResponse(settings | {"api_url": address, "auth": None}, headers=HEADERS)
 
 
-def _here(location: str) -> str:
-    """A redirect of a tool, without the tool's own address."""
+def _without_host(location: str) -> str:
+    """The path of a tool's redirect, without the tool's own address."""
     parts = urlsplit(location)
     return parts._replace(scheme="", netloc="").geturl()
 
 
-def _own_page(request: Request) -> None:
-    """HTTPException for what a page of another origin sends, the desk's own included, but for opening a page here."""
-    opens = request.method == "GET" and request.headers.get("sec-fetch-mode") == "navigate"
-    if not (opens and request.headers.get("sec-fetch-site") == "same-site"):
-        signin.own_origin(request)
+def _require_own_page(request: Request) -> None:
+    """Raise HTTPException for a request from another origin, also from the desk; a link of the desk may open a page."""
+    is_navigation = request.method == "GET" and request.headers.get("sec-fetch-mode") == "navigate"
+    if not (is_navigation and request.headers.get("sec-fetch-site") == "same-site"):
+        signin.require_own_origin(request)
 
 
-def _prefect() -> str:
-    """Where Prefect answers. HTTPException if it does not run."""
-    url = address("prefect")
+def _prefect_url() -> str:
+    """Prefect's address. HTTPException if Prefect does not run."""
+    url = service_url("prefect")
     if url is None:
-        raise HTTPException(502, AWAY.format("Prefect"))
+        raise HTTPException(502, UNREACHABLE.format("Prefect"))
     return url
 
 
-def address(name: str) -> str | None:
-    """Where a service of the workspace answers, from `run/NAME.json`."""
+def service_url(name: str) -> str | None:
+    """The address of a service of the workspace, from `run/NAME.json`; None if it does not run."""
     path = Path(paths.home(), "run", f"{name}.json")
     try:
         record: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        log.warning("%s can't be read: %s", path, error)
+        log.warning("%s cannot be read: %s", path, error)
         return None
     url = record.get("url") if isinstance(record, dict) else None
     return url if isinstance(url, str) and url.startswith(("http://", "https://")) else None
 
 
-def runs(name: str) -> bool:
+def is_started(name: str) -> bool:
     """Whether a tool was started in this workspace."""
     return (paths.home() / "run" / f"{name}.json").is_file()
 
 
-def origin(request: Request) -> str | None:
-    """The address of this origin for the browser that asks the desk; None where it does not run.
+def public_url(request: Request) -> str | None:
+    """The address of this proxy for the browser that sent a request to the desk; None if it does not run.
 
-    `ONCOLOOP_TOOLS_URL` names it where a proxy stands before both.
+    `ONCOLOOP_TOOLS_URL` sets the address if another proxy is in front of both.
     """
-    if given := os.environ.get("ONCOLOOP_TOOLS_URL"):
-        return given.rstrip("/")
-    own = address("tools")
-    return f"{request.url.scheme}://{request.url.hostname}:{urlsplit(own).port}" if own else None
+    if configured := os.environ.get("ONCOLOOP_TOOLS_URL"):
+        return configured.rstrip("/")
+    local_url = service_url("tools")
+    return f"{request.url.scheme}://{request.url.hostname}:{urlsplit(local_url).port}" if local_url else None
 
 
-def opened(request: Request, who: Visitor) -> Response:
-    """GET /tools/{name} at the desk: over to the tool's page."""
-    there, name = origin(request), request.path_params["name"]
-    if there is None or name not in TOOLS:
+def open_tool(request: Request, visitor: Visitor) -> Response:
+    """GET /tools/{name} at the desk: redirect to the tool's page with a new ticket."""
+    url, name = public_url(request), request.path_params["name"]
+    if url is None or name not in TOOLS:
         raise HTTPException(404, "There is no such page, or `oncoloop up` does not run it.")
-    return RedirectResponse(f"{there}/enter?ticket={ticket(who)}&to={name}", status_code=303)
+    return RedirectResponse(f"{url}/enter?ticket={issue_ticket(visitor)}&to={name}", status_code=303)

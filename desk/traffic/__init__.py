@@ -1,1 +1,1 @@
-"""Uploads on their way to the live release, and copies of them to a shadow."""
+"""Forward uploads to the live release, and copies of them to a shadow."""

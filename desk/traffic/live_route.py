@@ -1,4 +1,4 @@
-"""Where a request goes now: the live release with its limits, in memory, and a fifth of a second old at most."""
+"""A cache of the live release, its upload limit and the shadow, refreshed from the ledger five times a second."""
 
 from __future__ import annotations
 
@@ -12,62 +12,62 @@ from dataclasses import dataclass
 from starlette.concurrency import run_in_threadpool
 
 from desk.traffic import release_facts, traffic
-from desk.traffic.traffic import Dark, Target
+from desk.traffic.traffic import Shadow, Target
 
 log = logging.getLogger(__name__)
-EVERY = 0.2  # seconds between two looks at the ledger: so late a move or a rollback is seen
-FRESH = 0.5  # seconds for which a look counts; without one since, the request looks itself
+REFRESH_SECONDS = 0.2  # between two reads of the ledger, so the delay of a new release or a rollback
+MAX_AGE_SECONDS = 0.5  # of the cached route; a request with an older one reads the ledger itself
 
 
 @dataclass(frozen=True)
 class Route:
-    """The live release, how many bytes one request may send to it, what stands in shadow, and when this was asked."""
+    """The live release, the bytes that one request may send to it, the shadow, and the time of the read."""
 
     target: Target | None
     limit: int
-    seen: float
-    dark: Dark | None = None
+    read_at: float
+    shadow: Shadow | None = None
 
 
-class Routes:
-    """What the desk remembers of the way; one for each open desk."""
+class RouteCache:
+    """The current route, shared by all requests of one desk."""
 
     def __init__(self) -> None:
-        self.known = Route(None, 0, float("-inf"))
+        self.route = Route(None, 0, float("-inf"))
 
-    async def now(self) -> Route:
-        """The way as the ledger says, by a look that is no older than `FRESH`."""
-        if time.monotonic() - self.known.seen > FRESH:
-            return await self.look()
-        return self.known
+    async def current(self) -> Route:
+        """The route by the ledger, at most `MAX_AGE_SECONDS` old."""
+        if time.monotonic() - self.route.read_at > MAX_AGE_SECONDS:
+            return await self.refresh()
+        return self.route
 
-    async def look(self) -> Route:
-        """Ask the ledger."""
-        self.known = await run_in_threadpool(_read)
-        return self.known
+    async def refresh(self) -> Route:
+        """Read the route from the ledger."""
+        self.route = await run_in_threadpool(_read_route)
+        return self.route
 
     @contextlib.asynccontextmanager
-    async def followed(self) -> AsyncIterator[Routes]:
-        """Look again and again while the desk is open, so that no request waits for it."""
-        task = asyncio.create_task(self._follow())
+    async def refreshing(self) -> AsyncIterator[RouteCache]:
+        """Refresh the route in the background while the block runs, so that no request waits for it."""
+        task = asyncio.create_task(self._refresh_forever())
         try:
             yield self
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _follow(self) -> None:
+    async def _refresh_forever(self) -> None:
         while True:
             try:
-                await self.look()
-            except Exception as error:  # the requests look themselves meanwhile, and are told
-                log.warning("the ledger could not be asked which release answers: %s", error)
+                await self.refresh()
+            except Exception as error:  # meanwhile each request reads the ledger itself and reports the error
+                log.warning("the live release could not be read from the ledger: %s", error)
                 await asyncio.sleep(1)
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(REFRESH_SECONDS)
 
 
-def _read() -> Route:
-    begun = time.monotonic()
+def _read_route() -> Route:
+    read_at = time.monotonic()
     target = traffic.live()
     limit = release_facts.upload_limit_mb(target.release) if target else 0.0
-    return Route(target, int(limit * 1e6), begun, traffic.shadow())
+    return Route(target, int(limit * 1e6), read_at, traffic.shadow())

@@ -1,9 +1,9 @@
-"""POST /api/predict: hands an upload on to the live release, in the person's own name. No byte of it is kept.
+"""POST /api/predict: forward an upload to the live release in the person's name, without storing any of it.
 
-The upload and the answer pass through memory whole. A release's worker that dies under a request has not answered it,
-so the desk asks once more, with the same idempotency key: the row of an answer takes its id from the key, so that the
-second try finds the row of the first, if that one was written, and gives the answer that stands there. Every answer
-that is given has exactly one row (serving/inference/answer.py says what remains if no try comes through).
+Upload and answer are complete in memory. If a release's worker dies during a request, the desk sends the request once
+more with the same idempotency key. The id of an answer's row is derived from the key. So the second try finds the row
+of the first, if it was written, and returns its answer. Every returned answer has exactly one row
+(serving/inference/answer.py describes the one gap).
 """
 
 from __future__ import annotations
@@ -21,47 +21,47 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from desk.accounts import credentials
-from desk.traffic.live_route import Route, Routes
-from desk.traffic.shadow_proxy import Behind
+from desk.traffic.live_route import Route, RouteCache
+from desk.traffic.shadow_proxy import ShadowQueue
 from desk.traffic.traffic import Target
-from desk.traffic.upload_buffer import Room, Upload
+from desk.traffic.upload_buffer import Upload, UploadMemory
 from lineage import keys
-from serving.inference.request import DESK
+from serving.inference.request import DESK_HEADER
 
 log = logging.getLogger(__name__)
 
 SECONDS = 150.0
-TRIES = 2  # of a request whose connection broke: one that brings its worker down does it no more than twice
-KEPT = 4.0  # seconds that a connection may rest: a release closes its end after five
-ENVELOPE = 1 << 20  # bytes that form fields and part headers may add to the files
-KEY = "idempotency-key"
-PASSED_ON = ("content-type", "retry-after", "www-authenticate")
-GONE = "The release that should answer can't be reached. Try again in a moment."
+TRIES = 2  # of a request whose connection broke, so that a harmful upload kills at most two workers
+KEEPALIVE_SECONDS = 4.0  # of an idle connection; a release closes its end after five
+FORM_OVERHEAD = 1 << 20  # bytes that form fields and part headers may add to the files
+IDEMPOTENCY_KEY = "idempotency-key"
+RESPONSE_HEADERS = ("content-type", "retry-after", "www-authenticate")
+UNREACHABLE = "The live release cannot be reached. Try again in a moment."
 
 
 @dataclass(frozen=True)
-class Counter:
-    """What one open desk hands uploads on with: the way, the connections, the room, and who is asked behind.
+class Gateway:
+    """What one desk forwards uploads with: route, connections, upload memory and the shadow's queue.
 
-    `client` keeps its connections, `fresh` opens one for each request.
+    `reused` keeps its connections open, `single_use` opens one per request.
     """
 
-    routes: Routes
-    client: aiohttp.ClientSession
-    fresh: aiohttp.ClientSession
-    room: Room
-    behind: Behind
+    routes: RouteCache
+    reused: aiohttp.ClientSession
+    single_use: aiohttp.ClientSession
+    memory: UploadMemory
+    shadow_queue: ShadowQueue
 
 
 @asynccontextmanager
-async def counter() -> AsyncIterator[Counter]:
-    """Open for as long as the desk is; no proxy of the environment stands between desk and release."""
-    kept = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT)
-    single = aiohttp.TCPConnector(limit=0, force_close=True)
-    async with Routes().followed() as routes, _session(kept) as client, _session(single) as fresh:
-        behind = Behind(client)
-        yield Counter(routes, client, fresh, Room(), behind)
-        await behind.close()
+async def open_gateway() -> AsyncIterator[Gateway]:
+    """A gateway that is open during the block. It ignores the environment's HTTP proxies."""
+    keepalive = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS)
+    closing = aiohttp.TCPConnector(limit=0, force_close=True)
+    async with RouteCache().refreshing() as routes, _session(keepalive) as reused, _session(closing) as single_use:
+        shadow_queue = ShadowQueue(reused)
+        yield Gateway(routes, reused, single_use, UploadMemory(), shadow_queue)
+        await shadow_queue.close()
 
 
 def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
@@ -79,36 +79,39 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
 
 async def predict(request: Request) -> Response:
     """Answer from the live release. A program sends its own bearer token, a page the token of its session."""
-    desk: Counter = request.app.state.counter
+    gateway: Gateway = request.app.state.gateway
     try:
         authorization = await credentials.authorization(request)
-        route = await desk.routes.now()
+        route = await gateway.routes.current()
         if route.target is None:
             return problem(
-                503, "No release is live yet, so nothing can answer. Try again later.", {"Retry-After": "60"}
+                503, "No release is live yet, so there is no answer. Try again later.", {"Retry-After": "60"}
             )
-        if _length(request) > route.limit + ENVELOPE:
+        if _content_length(request) > route.limit + FORM_OVERHEAD:
             return problem(413, f"The upload is over {route.limit / 1e6:g} MB; send fewer or smaller files.")
-        with desk.room.upload(request, route.limit + ENVELOPE) as upload:
+        with gateway.memory.upload(request, route.limit + FORM_OVERHEAD) as upload:
             headers = _headers(request, authorization)
-            response = await _handed_on(desk, route.target, headers, upload)
+            response = await _forward(gateway, route.target, headers, upload)
             if response.status_code == 401:
-                response = await _asked_again(desk, request, headers, upload)
-            _shadowed(desk, route, headers, upload, response)
+                response = await _forward_with_new_token(gateway, request, headers, upload)
+            _queue_for_shadow(gateway, route, headers, upload, response)
         return response
-    except HTTPException as refused:
-        return problem(refused.status_code, refused.detail, refused.headers)
+    except HTTPException as error:
+        return problem(error.status_code, error.detail, error.headers)
     except ClientDisconnect:
         return problem(400, "The upload ended before it was complete.")
 
 
-def _shadowed(desk: Counter, route: Route, headers: dict[str, str], upload: Upload, response: Response) -> None:
-    """Once the answer has left, the shadow is asked too, if one stands behind the live release."""
-    if route.dark and response.status_code == 200:
-        response.background = desk.behind.after(route.dark, headers, list(upload.parts), bytes(response.body))
+def _queue_for_shadow(
+    gateway: Gateway, route: Route, headers: dict[str, str], upload: Upload, response: Response
+) -> None:
+    """Send the request to the shadow too, if there is one, after the response was sent."""
+    if route.shadow and response.status_code == 200:
+        parts, answer = list(upload.parts), bytes(response.body)
+        response.background = gateway.shadow_queue.background_task(route.shadow, headers, parts, answer)
 
 
-def _length(request: Request) -> int:
+def _content_length(request: Request) -> int:
     length = request.headers.get("content-length", "0")
     if not length.isdecimal():
         raise HTTPException(400, "The Content-Length header is not a number.")
@@ -116,52 +119,56 @@ def _length(request: Request) -> int:
 
 
 def _headers(request: Request, authorization: str) -> dict[str, str]:
-    """What the release is told. A sender who gives no idempotency key of its own gets one for this request."""
-    headers = {"Authorization": authorization, DESK: keys.server_secret("release"), "Accept": "application/json"}
+    """The headers for the release. A request without an idempotency key gets a new one."""
+    headers = {"Authorization": authorization, DESK_HEADER: keys.server_secret("release"), "Accept": "application/json"}
     headers |= {name: request.headers[name] for name in ("content-type", "content-length") if name in request.headers}
-    return headers | {KEY: request.headers.get(KEY) or uuid.uuid4().hex}
+    return headers | {IDEMPOTENCY_KEY: request.headers.get(IDEMPOTENCY_KEY) or uuid.uuid4().hex}
 
 
-async def _asked_again(desk: Counter, request: Request, headers: dict[str, str], upload: Upload) -> Response:
-    """The release no longer knows the token that the desk remembered: look who asks, and ask with what is true now."""
+async def _forward_with_new_token(
+    gateway: Gateway, request: Request, headers: dict[str, str], upload: Upload
+) -> Response:
+    """The release refused the cached token: check the sender again, and forward the upload with a current token."""
     credentials.forget(request)
     headers["Authorization"] = await credentials.authorization(request)
-    route = await desk.routes.look()
+    route = await gateway.routes.refresh()
     if route.target is None:
-        return problem(503, GONE, {"Retry-After": "5"})
-    return await _handed_on(desk, route.target, headers, upload)
+        return problem(503, UNREACHABLE, {"Retry-After": "5"})
+    return await _forward(gateway, route.target, headers, upload)
 
 
-async def _handed_on(desk: Counter, target: Target, headers: dict[str, str], upload: Upload) -> Response:
-    """The release's answer. One that broke off is asked for once more, on a new connection, since others that were kept
-    may lead to the same dead worker; one that has gone, from where traffic is now."""
-    gone, broken = set[Target](), 0
-    while broken < TRIES:
+async def _forward(gateway: Gateway, target: Target, headers: dict[str, str], upload: Upload) -> Response:
+    """The release's answer, with a second try after a broken connection, or at a new live release.
+
+    The second try opens a new connection, because other reused ones may lead to the same dead worker.
+    """
+    unreachable, broken_tries = set[Target](), 0
+    while broken_tries < TRIES:
         try:
-            return await _asked(desk.fresh if broken else desk.client, target, headers, upload)
+            return await _post(gateway.single_use if broken_tries else gateway.reused, target, headers, upload)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             log.warning("release %s does not answer at %s", target.release, target.url)
-            gone.add(target)
-            moved = (await desk.routes.look()).target
-            if moved is None or moved in gone:
-                return problem(503, GONE, {"Retry-After": "5"})
-            target = moved
+            unreachable.add(target)
+            new_target = (await gateway.routes.refresh()).target
+            if new_target is None or new_target in unreachable:
+                return problem(503, UNREACHABLE, {"Retry-After": "5"})
+            target = new_target
         except TimeoutError:
             return problem(504, f"There was no answer within {SECONDS:g} seconds. Try again.")
         except (aiohttp.ClientError, OSError) as error:
-            if upload.refused:
-                raise upload.refused from error
-            broken += 1
-            log.warning("release %s broke off: %r", target.release, error)
+            if upload.error:
+                raise upload.error from error
+            broken_tries += 1
+            log.warning("the connection to release %s broke off: %r", target.release, error)
     return problem(502, "The connection to the release broke off. Try again.", {"Retry-After": "5"})
 
 
-async def _asked(client: aiohttp.ClientSession, target: Target, headers: dict[str, str], upload: Upload) -> Response:
+async def _post(client: aiohttp.ClientSession, target: Target, headers: dict[str, str], upload: Upload) -> Response:
     async with client.post(
-        f"{target.url}/predict", data=upload.sent(), headers=headers, allow_redirects=False
+        f"{target.url}/predict", data=upload.stream(), headers=headers, allow_redirects=False
     ) as answer:
         content = await answer.read()
-        if not upload.complete:  # refused before all of it was read
+        if not upload.is_complete:  # the release refused before it had read everything
             answer.close()
-    kept = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
-    return Response(content, answer.status, kept)
+    response_headers = {name: answer.headers[name] for name in RESPONSE_HEADERS if name in answer.headers}
+    return Response(content, answer.status, response_headers)

@@ -1,4 +1,4 @@
-"""What a release says of itself: its manifest, as it lies below `releases/`."""
+"""Facts about a release for the pages, from its manifest below `releases/`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT_UPLOAD_MB = 64.0
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What a page may say of one task's model in one release. Empty where the manifest is not at hand."""
+    """What a page shows of one task's model in one release. Fields are empty if the manifest is missing."""
 
     name: str
     title: str
@@ -37,24 +37,24 @@ class TaskFacts:
     approval_reason: str = ""
 
     @property
-    def phantoms(self) -> bool:
-        """Whether the model knows synthetic studies alone."""
+    def uses_phantoms(self) -> bool:
+        """Whether the model was trained on synthetic studies only."""
         return "phantom" in self.note.lower()
 
 
 def manifest(release: str) -> dict[str, Any] | None:
-    """The manifest of a release; None if its folder is not at hand or can't be read."""
+    """The manifest of a release; None if it is missing or cannot be read."""
     if not re.fullmatch(r"[\w.-]{1,100}", release) or release.startswith("."):
         return None
     path = paths.home() / "releases" / release / "manifest.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        log.warning("%s can't be read: %s", path, error)
+        log.warning("%s cannot be read: %s", path, error)
         return None
-    return found
+    return content
 
 
 def task_facts(release: str, task: str) -> TaskFacts:
@@ -81,18 +81,18 @@ def task_facts(release: str, task: str) -> TaskFacts:
 
 
 def live_tasks() -> list[TaskFacts]:
-    """The tasks that the live release answers for."""
+    """The tasks of the live release."""
     target = traffic.live()
-    found = manifest(target.release) if target else None
-    return [task_facts(found["release"], task) for task in found["tasks"]] if found else []
+    content = manifest(target.release) if target else None
+    return [task_facts(content["release"], task) for task in content["tasks"]] if content else []
 
 
 def keeps_scans(release: str) -> bool:
-    """Whether a release keeps the scans that it answers (`serving.keep_scans`)."""
+    """Whether a release stores the scans that it answers (`serving.keep_scans`)."""
     return bool((manifest(release) or {"serving": {}})["serving"].get("keep_scans"))
 
 
 def upload_limit_mb(release: str) -> float:
-    """Megabytes that one request may send to a release."""
-    found = manifest(release)
-    return float(found["serving"]["max_upload_mb"]) if found else DEFAULT_UPLOAD_MB
+    """The megabytes that one request may send to a release."""
+    content = manifest(release)
+    return float(content["serving"]["max_upload_mb"]) if content else DEFAULT_UPLOAD_MB

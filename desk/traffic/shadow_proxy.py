@@ -1,6 +1,6 @@
-"""Requests that were answered go on to a shadow, when their answer has left: few at once, and never in anybody's way.
+"""Send answered requests to the shadow too, after their response was sent, and only a few at a time.
 
-What finds no room, or fails, is dropped: the comparison counts the answers that no shadow stands behind.
+A request that does not fit the queue, or fails, is dropped; the comparison counts the live answers without a shadow's.
 """
 
 from __future__ import annotations
@@ -17,90 +17,95 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from desk.accounts import credentials
-from desk.traffic.traffic import Dark
+from desk.traffic.traffic import Shadow
 from lineage import accounts, keys
-from serving.inference.request import DESK
+from serving.inference.request import DESK_HEADER
 
 log = logging.getLogger(__name__)
-AT_ONCE = 2
-WAITING = 64  # requests
-BYTES = 256 << 20  # of all uploads that wait or are asked
+CONCURRENT_REQUESTS = 2
+MAX_QUEUED_REQUESTS = 64
+MAX_QUEUED_BYTES = 256 << 20  # of all uploads in the queue, including those being sent
 SECONDS = 60.0
 
 
 @dataclass
-class Behind:
-    """What one desk hands on to a shadow: how many wait, their bytes, and what became of the others."""
+class ShadowQueue:
+    """The requests that one desk sends to a shadow: the queue, its size in bytes, and counts of the results."""
 
     client: aiohttp.ClientSession
-    waiting: int = 0
-    held: int = 0
-    handed_on: int = 0
+    queued: int = 0
+    queued_bytes: int = 0
+    answered: int = 0
     dropped: int = 0
     failed: int = 0
-    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    semaphore: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENT_REQUESTS))
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def after(self, dark: Dark, headers: Mapping[str, str], parts: list[bytes], answer: bytes) -> BackgroundTask | None:
-        """What is to be done once an answer of the live release has left; None where there is no room for it."""
-        said = _told(answer)
-        if said.get("task") != dark.task:
+    def background_task(
+        self, shadow: Shadow, headers: Mapping[str, str], parts: list[bytes], live_answer: bytes
+    ) -> BackgroundTask | None:
+        """Queue a request; the task runs once the live release's answer is sent. None for another task or a full queue.
+
+        `parts` is the body of the request.
+        """
+        answer = _answer_fields(live_answer)
+        if answer.get("task") != shadow.task:
             return None
         size = sum(map(len, parts))
-        if self.waiting >= WAITING or self.held + size > BYTES:
+        if self.queued >= MAX_QUEUED_REQUESTS or self.queued_bytes + size > MAX_QUEUED_BYTES:
             self.dropped += 1
-            log.warning("no room to ask the shadow for %s; %d were left out so far", said["id"], self.dropped)
+            log.warning("the shadow's queue is full, so %s is dropped; %d dropped so far", answer["id"], self.dropped)
             return None
-        self.waiting, self.held = self.waiting + 1, self.held + size
-        asked = {name: value for name, value in headers.items() if name in ("content-type", "content-length")}
-        asked |= {"idempotency-key": said["id"], "shadows": said["id"]}
-        return BackgroundTask(self._begin, dark, asked, parts, size)
+        self.queued, self.queued_bytes = self.queued + 1, self.queued_bytes + size
+        shadow_headers = {name: value for name, value in headers.items() if name in ("content-type", "content-length")}
+        shadow_headers |= {"idempotency-key": answer["id"], "shadows": answer["id"]}
+        return BackgroundTask(self._start, shadow, shadow_headers, parts, size)
 
     async def close(self) -> None:
-        """Let go what still waits."""
+        """Cancel all queued requests."""
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
-    async def _begin(self, dark: Dark, headers: dict[str, str], parts: list[bytes], size: int) -> None:
-        """A task of its own: the connection on which the answer left must not wait for it."""
-        task = asyncio.create_task(self._ask(dark, headers, parts))
+    async def _start(self, shadow: Shadow, headers: dict[str, str], parts: list[bytes], size: int) -> None:
+        """Start an own asyncio task, so that the connection of the live answer does not wait."""
+        task = asyncio.create_task(self._send(shadow, headers, parts))
         self.tasks.add(task)
-        task.add_done_callback(lambda done: self._done(done, size))
+        task.add_done_callback(lambda finished_task: self._finish(finished_task, size))
 
-    def _done(self, task: asyncio.Task[None], size: int) -> None:
+    def _finish(self, task: asyncio.Task[None], size: int) -> None:
         self.tasks.discard(task)
-        self.waiting, self.held = self.waiting - 1, self.held - size
+        self.queued, self.queued_bytes = self.queued - 1, self.queued_bytes - size
 
-    async def _ask(self, dark: Dark, headers: dict[str, str], parts: list[bytes]) -> None:
+    async def _send(self, shadow: Shadow, headers: dict[str, str], parts: list[bytes]) -> None:
         try:
-            async with self.turns:
+            async with self.semaphore:
                 token = await run_in_threadpool(credentials.token, accounts.SHADOW_ACCOUNT)
-                headers |= {"authorization": f"Bearer {token}", DESK: keys.server_secret("release")}
-                limit = aiohttp.ClientTimeout(total=SECONDS)
-                address, body = f"{dark.url}/predict", _one_by_one(parts)
+                headers |= {"authorization": f"Bearer {token}", DESK_HEADER: keys.server_secret("release")}
+                timeout = aiohttp.ClientTimeout(total=SECONDS)
+                address, body = f"{shadow.url}/predict", _stream(parts)
                 async with self.client.post(
-                    address, data=body, headers=headers, timeout=limit, allow_redirects=False
-                ) as said:
-                    await said.read()
-            self.handed_on += said.status == 200
-            self.failed += said.status != 200
-            if said.status != 200:
-                log.warning("the shadow %s answered %d", dark.release, said.status)
-        except Exception as error:  # whatever it is, nobody waits for a shadow
+                    address, data=body, headers=headers, timeout=timeout, allow_redirects=False
+                ) as response:
+                    await response.read()
+            self.answered += response.status == 200
+            self.failed += response.status != 200
+            if response.status != 200:
+                log.warning("the shadow %s answered with status %d", shadow.release, response.status)
+        except Exception as error:  # an error of the shadow must not reach anybody
             self.failed += 1
-            log.warning("the shadow %s did not answer: %r", dark.release, error)
+            log.warning("the shadow %s did not answer: %r", shadow.release, error)
 
 
-def _told(answer: bytes) -> dict[str, Any]:
-    """The answer's fields; none where it is not what a release says."""
+def _answer_fields(answer: bytes) -> dict[str, Any]:
+    """The fields of a release's answer; empty for any other bytes."""
     try:
-        said = json.loads(answer)
+        fields = json.loads(answer)
     except ValueError:
         return {}
-    return said if isinstance(said, dict) and isinstance(said.get("id"), str) else {}
+    return fields if isinstance(fields, dict) and isinstance(fields.get("id"), str) else {}
 
 
-async def _one_by_one(parts: list[bytes]) -> AsyncIterator[bytes]:
+async def _stream(parts: list[bytes]) -> AsyncIterator[bytes]:
     for part in parts:
         yield part

@@ -1,4 +1,4 @@
-"""Which release answers. Decided in the ledger (`release.activated`); the table `traffic` is its projection."""
+"""Which release is live. The ledger decides (`release.activated`); the table `traffic` is its projection."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Dark:
-    """A release in shadow: the task and version that it is there for, and the address of its server."""
+class Shadow:
+    """A release in shadow: the task and version under test, and the address of its server."""
 
     task: str
     version: str
@@ -32,33 +32,33 @@ class Dark:
     url: str
 
 
-def here(url: str) -> str:
-    """The address of a release of this machine. Fault for any other: scans and secrets are sent there."""
+def local_url(url: str) -> str:
+    """The address of a release on this machine. Fault for any other, because scans and secrets are sent there."""
     parts = urlsplit(url)
     if parts.scheme != "http" or parts.hostname not in ("127.0.0.1", "localhost", "::1") or parts.path.strip("/"):
-        raise Fault(f"a release answers on this machine, not at {url!r}; the record was changed from outside")
+        raise Fault(f"a release runs on this machine, not at {url!r}; something else changed the record")
     return url.rstrip("/")
 
 
-def shadow() -> Dark | None:
-    """What is asked behind the live release now; None where nothing stands in shadow, or is not ready yet."""
+def shadow() -> Shadow | None:
+    """The release in shadow; None if there is none, or if its server is not ready yet."""
     table = database.ledger
     query = table.select().where(table.c.kind.in_(SHADOW_EVENTS)).order_by(table.c.seq.desc()).limit(1)
     newest = database.fetch(query)
     if not newest or newest[0]["kind"] != "shadow.served":
         return None
     facts = json.loads(newest[0]["payload"])
-    return Dark(newest[0]["subject"], str(facts["version"]), facts["release"], here(facts["url"]))
+    return Shadow(newest[0]["subject"], str(facts["version"]), facts["release"], local_url(facts["url"]))
 
 
 def live() -> Target | None:
-    """The release that answers now, or None before the first one."""
-    _follow()
+    """The live release, or None before the first one."""
+    _update_table()
     return _newest(database.traffic.c.role == LIVE)
 
 
 def previous() -> Target | None:
-    """The release that answered before the live one, at the address last known of it."""
+    """The release that was live before, with its last address; None if there was none."""
     current = live()
     if current is None:
         return None
@@ -66,17 +66,17 @@ def previous() -> Target | None:
 
 
 def move(release: str, url: str, actor: str) -> Target:
-    """Let `release`, served at `url`, answer from now on. The one that answered so far becomes the previous one.
+    """Make `release`, served at `url`, the live release. The live one so far becomes the previous one.
 
     The same release at another address only changes the address.
     """
     if not release:
-        raise Fault("traffic can't move to nothing; give a release")
-    current, target = live(), Target(release, here(url))
+        raise Fault("traffic needs a release to move to; name one")
+    current, target = live(), Target(release, local_url(url))
     if target != current:
         payload = {"url": target.url, "instead_of": current.release if current else None}
         ledger.append("release.activated", release, payload, actor)
-        _follow()
+        _update_table()
     return target
 
 
@@ -85,13 +85,13 @@ def history(limit: int = 50) -> list[dict[str, Any]]:
     return database.fetch(database.traffic.select().order_by(database.traffic.c.id.desc()).limit(limit))
 
 
-def _follow() -> None:
-    """Bring the ledger's newest activation into the table, whoever wrote it: this desk or the supervisor."""
+def _update_table() -> None:
+    """Write the ledger's newest activation, by this desk or the supervisor, into the table."""
     events = ledger.events(kind="release.activated", limit=1)
     if not events:
         return
-    decided = Target(events[0].subject, here(str(events[0].payload["url"])))
-    if _newest(database.traffic.c.role == LIVE) == decided:
+    activated = Target(events[0].subject, local_url(str(events[0].payload["url"])))
+    if _newest(database.traffic.c.role == LIVE) == activated:
         return
     with database.writing() as connection:
         query = (
@@ -100,13 +100,13 @@ def _follow() -> None:
             .order_by(database.traffic.c.id.desc())
             .limit(1)
         )
-        before = connection.execute(query).mappings().first()
-        if before and (before["release"], before["url"]) == (decided.release, decided.url):
+        current = connection.execute(query).mappings().first()
+        if current and (current["release"], current["url"]) == (activated.release, activated.url):
             return
-        if before and before["release"] != decided.release:
-            stood = Target(before["release"], before["url"])
-            connection.execute(database.traffic.insert().values(_row(stood, PREVIOUS, events[0].actor)))
-        connection.execute(database.traffic.insert().values(_row(decided, LIVE, events[0].actor)))
+        if current and current["release"] != activated.release:
+            replaced = Target(current["release"], current["url"])
+            connection.execute(database.traffic.insert().values(_row(replaced, PREVIOUS, events[0].actor)))
+        connection.execute(database.traffic.insert().values(_row(activated, LIVE, events[0].actor)))
 
 
 def _newest(condition: Any) -> Target | None:

@@ -1,6 +1,7 @@
-"""An upload on its way, kept in memory until it is answered: bounded by itself, in time, and together with all others.
+"""Buffer an upload in memory until it is answered, with limits of size, time and total memory.
 
-It goes on as it comes, and what came is kept for a second try. Nothing is written to disk.
+The upload is forwarded while it arrives, and the received parts stay in memory for a second try. Nothing is written to
+disk.
 """
 
 from __future__ import annotations
@@ -13,82 +14,82 @@ from dataclasses import dataclass, field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-TOGETHER = 1 << 30  # bytes of all uploads that one desk holds at once
-PATIENCE = 100.0  # seconds that a sender may take for one upload
-WAIT = {"Retry-After": "5"}
+MEMORY_BYTES = 1 << 30  # of all uploads in one desk at the same time
+UPLOAD_SECONDS = 100.0  # that a sender may take for one upload
+RETRY_LATER = {"Retry-After": "5"}
 
 
 @dataclass
-class Room:
-    """How many bytes of uploads are held now, and how many may be."""
+class UploadMemory:
+    """The bytes that all buffered uploads use, and their limit."""
 
-    held: int = 0
-    most: int = TOGETHER
+    used_bytes: int = 0
+    limit: int = MEMORY_BYTES
 
     @contextmanager
     def upload(self, request: Request, limit: int) -> Iterator[Upload]:
-        """A request's body of at most `limit` bytes, held until the block ends."""
+        """Buffer a request's body of at most `limit` bytes until the block ends."""
         upload = Upload(self, request, limit)
         try:
             yield upload
         finally:
-            self.held -= upload.taken
-            upload.closed = True
+            self.used_bytes -= upload.size
+            upload.is_closed = True
             upload.parts.clear()
 
 
 @dataclass
 class Upload:
-    """One body. `refused` says why it can't be taken, once that is seen; whoever sends it on asks for that."""
+    """One request body. `error` is the reason why it cannot be received, once there is one."""
 
-    room: Room
+    memory: UploadMemory
     request: Request
     limit: int
     parts: list[bytes] = field(default_factory=list)
-    taken: int = 0
-    complete: bool = False
-    closed: bool = False
-    refused: HTTPException | ClientDisconnect | None = None
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    until: float = field(default_factory=lambda: asyncio.get_running_loop().time() + PATIENCE)
+    size: int = 0
+    is_complete: bool = False
+    is_closed: bool = False
+    error: HTTPException | ClientDisconnect | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    deadline: float = field(default_factory=lambda: asyncio.get_running_loop().time() + UPLOAD_SECONDS)
 
-    async def sent(self) -> AsyncIterator[bytes]:
-        """All of it from the beginning, for each try: what was kept, then what comes. Raises `refused`."""
-        place = 0
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The body from its beginning, for each try: the buffered parts, then those that arrive. Raises `error`."""
+        position = 0
         while True:
-            while place < len(self.parts):
-                yield self.parts[place]
-                place += 1
-            if self.complete:
+            while position < len(self.parts):
+                yield self.parts[position]
+                position += 1
+            if self.is_complete:
                 return
-            async with self.turn:  # a first try that broke off may still wait for the same part
-                if place == len(self.parts) and not self.complete:
-                    await self._more()
+            async with self.lock:  # a first try that broke off may still wait for the same part
+                if position == len(self.parts) and not self.is_complete:
+                    await self._receive_part()
 
-    async def _more(self) -> None:
-        if self.refused is None:
+    async def _receive_part(self) -> None:
+        if self.error is None:
             try:
-                async with asyncio.timeout_at(self.until):
+                async with asyncio.timeout_at(self.deadline):
                     message = await self.request.receive()
             except TimeoutError:
-                late = f"The upload was not complete after {PATIENCE:g} seconds; send it again."
-                self.refused = HTTPException(408, late)
+                detail = f"The upload was not complete after {UPLOAD_SECONDS:g} seconds; send it again."
+                self.error = HTTPException(408, detail)
             else:
-                self._take(message.get("body", b""), message["type"] == "http.disconnect")
-                self.complete = self.refused is None and not message.get("more_body", False)
-        if self.refused is not None:
-            raise self.refused
+                self._store(message.get("body", b""), message["type"] == "http.disconnect")
+                self.is_complete = self.error is None and not message.get("more_body", False)
+        if self.error is not None:
+            raise self.error
 
-    def _take(self, part: bytes, gone: bool) -> None:
-        if gone or self.closed:
-            self.refused = ClientDisconnect()
-        elif self.taken + len(part) > self.limit:
-            large = f"The upload is over {self.limit / 1e6:.0f} MB; send fewer or smaller files."
-            self.refused = HTTPException(413, large)
-        elif self.room.held + len(part) > self.room.most:
-            busy = "Too many scans are on their way at once; send this one again in a moment."
-            self.refused = HTTPException(503, busy, WAIT)
+    def _store(self, part: bytes, is_disconnected: bool) -> None:
+        if is_disconnected or self.is_closed:
+            self.error = ClientDisconnect()
+        elif self.size + len(part) > self.limit:
+            detail = f"The upload is over {self.limit / 1e6:.0f} MB; send fewer or smaller files."
+            self.error = HTTPException(413, detail)
+        elif self.memory.used_bytes + len(part) > self.memory.limit:
+            detail = "Too many scans are being uploaded at the moment; send this one again shortly."
+            self.error = HTTPException(503, detail, RETRY_LATER)
         else:
-            self.taken += len(part)
-            self.room.held += len(part)
+            self.size += len(part)
+            self.memory.used_bytes += len(part)
             self.parts.append(part)

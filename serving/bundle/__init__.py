@@ -1,1 +1,1 @@
-"""Releases and Bentos: built, checked, started."""
+"""Build, check and start releases and Bentos."""

@@ -1,4 +1,4 @@
-"""The champions of all tasks to one release: a folder that never changes, and the Bento built from it."""
+"""Build one release from the champions of all tasks: an immutable folder, and the Bento made from it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from serving.bundle import licences
 from serving.bundle.bento_server import (
     NAME,
     Server,
+    bento_folder,
     check,
-    check_and_keep,
     environment,
     serve_command,
     start,
+    start_checked,
     wait_ready,
 )
 from serving.inference import outlier, release_integrity
@@ -31,10 +32,10 @@ from serving.inference.predict import Prediction, Upload, predict
 from serving.inference.release import GRAPH, HEAD, REFERENCE, compile_release
 
 log = logging.getLogger(__name__)
-__all__ = ["Server", "assemble", "build", "check", "check_and_keep", "serve_command", "start", "wait_ready"]
+__all__ = ["Server", "assemble", "build", "check", "serve_command", "start", "start_checked", "wait_ready"]
 
 LOCK, LICENCES = "release.lock", "LICENSES"
-PACKED_PACKAGES = (  # packages of a release: those that answer, and no other
+PACKED_PACKAGES = (  # packages in a release: only those that serving needs
     "lineage/top-level",
     "lineage/record",
     "data/top-level",
@@ -43,7 +44,7 @@ PACKED_PACKAGES = (  # packages of a release: those that answer, and no other
     "serving",
 )
 CODE = (".py", ".lock", ".txt", ".mako", ".ini")
-TOLERANCE = {"float32": 0.0005, "bfloat16": 0.03}  # of a probability, on another CPU than the one that wrote it
+TOLERANCE = {"float32": 0.0005, "bfloat16": 0.03}  # of a probability, between two kinds of CPU
 BENTOFILE = f"""\
 service: serving.http.service:Oncoloop
 name: {NAME}
@@ -63,72 +64,74 @@ def assemble(
 ) -> Path:
     """Write a release folder: manifest, each task's graph, linear layer and reference, and the warm-up scans.
 
-    `sources` gives the folder of each task's `graph.onnx`, `head.npz` and `reference.npz`; `warmups` are (file
-    name, bytes, task), de-identified; their expected answers are computed here by `predict`. A release is written
-    whole or not at all, and never changed: the same release again is left as it is, another one under its name
-    is a Fault.
+    `sources` gives the folder of each task's `graph.onnx`, `head.npz` and `reference.npz`. `warmups` are (file
+    name, bytes, task), de-identified; `predict` computes their expected answers here. A release is written
+    completely or not at all. It never changes: the same release again leaves the folder as it is, a different
+    release of the same name raises a Fault.
     """
-    wanted = _checked(dict(manifest), sources)
+    release_manifest = _release_manifest(dict(manifest), sources)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".release-") as draft:
         draft_folder = Path(draft) / folder.name
         for task, source in sources.items():
-            _copy_task(source, draft_folder / task, wanted["tasks"][task])
+            _copy_task(source, draft_folder / task, release_manifest["tasks"][task])
         if folder.exists():
-            return _same(folder, wanted, release_integrity.files(draft_folder))
-        _write(draft_folder / MANIFEST, wanted | {WARMUP: []})
-        expected = _warm_up(draft_folder, warmups)
-        _write(
+            return _check_existing(folder, release_manifest, release_integrity.file_hashes(draft_folder))
+        _write_manifest(draft_folder / MANIFEST, release_manifest | {WARMUP: []})
+        warmup_answers = _answer_warmups(draft_folder, warmups)
+        _write_manifest(
             draft_folder / MANIFEST,
-            wanted | {WARMUP: expected, release_integrity.FILES: release_integrity.files(draft_folder)},
+            release_manifest
+            | {WARMUP: warmup_answers, release_integrity.FILES: release_integrity.file_hashes(draft_folder)},
         )
         draft_folder.rename(folder)
     return folder
 
 
 def build(release_folder: Path) -> str:
-    """Build the Bento of a release folder, offline, and give its tag. The same release again gives the same Bento."""
+    """Build the Bento of a release folder offline and return its tag. The same release gives the same Bento."""
     release = read_manifest(release_folder)["release"]
     tag = f"{NAME}:{release}"
-    packed = release_integrity.bento_folder(tag) / "src" / "release"
+    packed = bento_folder(tag) / "src" / "release"
     if packed.is_dir():
-        _same(packed, read_manifest(release_folder))
+        _check_existing(packed, read_manifest(release_folder))
         release_integrity.check_bento(tag)
         return tag
     with tempfile.TemporaryDirectory(dir=paths.state_path("run", "build").parent, prefix="bento-") as context:
-        _context(Path(context), release_folder)
+        _write_build_context(Path(context), release_folder)
         command = [sys.executable, "-m", "bentoml", "build", "-f", "bentofile.yaml", "--version", release, context]
-        done = subprocess.run(command, cwd=context, env=environment(), capture_output=True, text=True, check=False)
-    if done.returncode or not packed.is_dir():
-        raise Fault(f"{tag} could not be built: {_last_line(done.stderr or done.stdout)}")
+        process = subprocess.run(command, cwd=context, env=environment(), capture_output=True, text=True, check=False)
+    if process.returncode or not packed.is_dir():
+        raise Fault(f"BentoML could not build {tag}: {_last_line(process.stderr or process.stdout)}")
     log.info("built %s", tag)
     return tag
 
 
-def _checked(manifest: dict[str, Any], sources: Mapping[str, Path]) -> dict[str, Any]:
+def _release_manifest(manifest: dict[str, Any], sources: Mapping[str, Path]) -> dict[str, Any]:
     check_manifest(manifest, "release")
     if set(sources) != set(manifest["tasks"]):
-        raise Fault(f"the manifest has the tasks {sorted(manifest['tasks'])}, but the files are of {sorted(sources)}")
+        raise Fault(f"the manifest has the tasks {sorted(manifest['tasks'])}, but the files are for {sorted(sources)}")
     if manifest["serving"]["keep_scans"]:
-        raise Fault("serving.keep_scans: this version keeps no scans; set it to false in params.yaml")
+        raise Fault("serving.keep_scans: this version cannot keep scans; set it to false in params.yaml")
     code = fingerprint.digest(fingerprint.describe_code(PACKED_PACKAGES)["files"])
-    kept = {key: manifest["serving"][key] for key in (*SERVING_KEYS, "workers") if key in manifest["serving"]}
-    return manifest | {"serving": kept, "code": code}
+    serving = {key: manifest["serving"][key] for key in (*SERVING_KEYS, "workers") if key in manifest["serving"]}
+    return manifest | {"serving": serving, "code": code}
 
 
-def _same(folder: Path, wanted: dict[str, Any], files: Mapping[str, str] | None = None) -> Path:
-    """The folder that is there, if it is of the same models and settings, and holds these files as they should be."""
+def _check_existing(folder: Path, manifest_to_write: dict[str, Any], files: Mapping[str, str] | None = None) -> Path:
+    """Return an existing release folder. Raises Fault if its models, settings or these files differ."""
 
-    def identity(manifest: dict[str, Any]) -> str:
-        beside = (WARMUP, "created", release_integrity.FILES)
-        return fingerprint.digest({key: manifest[key] for key in manifest if key not in beside})
+    def identity_digest(manifest: dict[str, Any]) -> str:
+        ignored = (WARMUP, "created", release_integrity.FILES)
+        return fingerprint.digest({key: manifest[key] for key in manifest if key not in ignored})
 
-    if identity(read_manifest(folder)) != identity(json.loads(json.dumps(wanted))):
-        raise Fault(f"{folder} holds another release of this name; a release is never changed, give it a new name")
-    for name, value in (files or {}).items():
-        if not (folder / name).is_file() or fingerprint.file_sha256(folder / name) != value:
+    if identity_digest(read_manifest(folder)) != identity_digest(json.loads(json.dumps(manifest_to_write))):
+        raise Fault(f"{folder} holds another release of this name; a release never changes, so use a new name")
+    for name, sha256 in (files or {}).items():
+        if not (folder / name).is_file() or fingerprint.file_sha256(folder / name) != sha256:
             raise Fault(
-                f"{folder / name} is not the file of {wanted['release']}; move {folder} away and build it again"
+                f"{folder / name} differs from the file of {manifest_to_write['release']}; "
+                f"move {folder} away and build it again"
             )
     release_integrity.check_release(folder)
     return folder
@@ -140,27 +143,27 @@ def _copy_task(source: Path, target: Path, facts: dict[str, Any]) -> None:
         if not (source / name).is_file():
             raise Fault(f"{source / name} is missing; fit and evaluate the task again")
         if name == REFERENCE:
-            outlier.copy_anonymous(source / name, target / name)  # a release names nobody
+            outlier.copy_anonymous(source / name, target / name)  # a release contains no patient names
         else:
             shutil.copyfile(source / name, target / name)
     approved = facts.get("hashes", {}).get("graph")
     if approved and approved != fingerprint.file_sha256(target / GRAPH):
-        raise Fault(f"{source / GRAPH} is not the approved graph: its SHA-256 is not {approved}")
+        raise Fault(f"{source / GRAPH} is not the approved graph: its SHA-256 differs from {approved}")
 
 
-def _warm_up(folder: Path, warmups: Sequence[tuple[str, bytes, str]]) -> list[dict[str, Any]]:
-    """Keep the warm-up scans, and what this release answers for them."""
+def _answer_warmups(folder: Path, warmups: Sequence[tuple[str, bytes, str]]) -> list[dict[str, Any]]:
+    """Copy the warm-up scans into the release, and return this release's answers to them."""
     (folder / WARMUP).mkdir()
     release = compile_release(folder)
-    expected = []
+    answers = []
     for number, (name, content, task) in enumerate(warmups):
-        file = f"{number:02d}-{Path(name).name}"
-        (folder / WARMUP / file).write_bytes(content)
-        expected.append({"file": file, **_expected(predict(release, [Upload(file, content)], task))})
-    return expected
+        file_name = f"{number:02d}-{Path(name).name}"
+        (folder / WARMUP / file_name).write_bytes(content)
+        answers.append({"file": file_name, **_expected_answer(predict(release, [Upload(file_name, content)], task))})
+    return answers
 
 
-def _expected(answer: Prediction) -> dict[str, Any]:
+def _expected_answer(answer: Prediction) -> dict[str, Any]:
     return {
         "task": answer.task,
         "probabilities": dict(zip(answer.classes, answer.probabilities, strict=True)),
@@ -170,8 +173,8 @@ def _expected(answer: Prediction) -> dict[str, Any]:
     }
 
 
-def _context(context: Path, release_folder: Path) -> None:
-    """What goes into the Bento: the code of the packages that answer, the release, and its lock."""
+def _write_build_context(context: Path, release_folder: Path) -> None:
+    """Write what goes into the Bento: the code of its packages, the release, its lock and the licences."""
     for package in PACKED_PACKAGES:
         for file in fingerprint.sources(package, CODE):
             target = context / file.relative_to(fingerprint.ROOT)
@@ -187,7 +190,7 @@ def _context(context: Path, release_folder: Path) -> None:
     (context / "README.md").write_text(f"# Oncoloop {manifest['release']}\n\nResearch use only.\n\n{tasks}\n")
 
 
-def _write(path: Path, manifest: dict[str, Any]) -> None:
+def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 

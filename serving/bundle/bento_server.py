@@ -1,4 +1,4 @@
-"""A served Bento: start it, wait for it, ask it, compare its answers with the approved ones, stop it."""
+"""A Bento's server: start it, wait until it is ready, send it scans, compare its answers, stop it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from lineage.errors import Fault
 from lineage.record.verdict import Outcome, Verdict
 from serving.inference.manifest import WARMUP, read_manifest
 from serving.inference.predict import Upload
-from serving.inference.release_integrity import bento_folder
-from serving.inference.request import DESK
+from serving.inference.release_integrity import bento_folder as bento
+from serving.inference.request import DESK_HEADER
 
 log = logging.getLogger(__name__)
 NAME = "oncoloop"
-GRACE = 15.0  # seconds that a server gets to finish what it answers
+GRACE = 15.0  # seconds that a server gets to finish its open requests
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Server:
     log: Path
 
     def stop(self) -> None:
-        """Let it finish what it answers, then end it with all its workers."""
+        """Let the server finish its open requests, then end it with all its workers."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -59,8 +59,8 @@ def environment() -> dict[str, str]:
 def serve_command(tag: str, port: int, workers: int) -> list[str]:
     """The command that serves a Bento by its explicit tag on the loopback; run it with `environment()`.
 
-    It ends at once, with the reason in its log, where a file of the Bento is not the one that was released.
-    Uploads are for the length of a request in a folder of the port's own, which is made here.
+    The command ends at once, with the reason in its log, if a file of the Bento differs from the released one.
+    This function creates one upload folder per port; uploads stay there only during their request.
     """
     uploads = paths.state_path("run", f"serve-{port}")
     uploads.mkdir(exist_ok=True)
@@ -74,15 +74,15 @@ def serve_command(tag: str, port: int, workers: int) -> list[str]:
 
 
 def start(tag: str, port: int = 0, workers: int = 2) -> Server:
-    """Start a server in a session of its own that ends with this process; port 0 takes a free one.
+    """Start a server in its own session; it ends with this process. Port 0 takes a free port.
 
-    It is not ready yet: see `wait_ready`.
+    The server is not ready yet: see `wait_ready`.
     """
     if not bento_folder(tag).is_dir():
         raise Fault(f"there is no Bento {tag}; build the release first")
     port = port or free_port()
-    file = paths.state_path("logs", f"serve-{tag.partition(':')[2]}-{port}.log")
-    with file.open("ab") as stream:
+    log_file = paths.state_path("logs", f"serve-{tag.partition(':')[2]}-{port}.log")
+    with log_file.open("ab") as stream:
         process = subprocess.Popen(
             tethered(serve_command(tag, port, workers), signal.SIGTERM),
             cwd=paths.state_path("run", "x").parent,
@@ -92,15 +92,15 @@ def start(tag: str, port: int = 0, workers: int = 2) -> Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Server(tag, f"http://127.0.0.1:{port}", process, file)
+    return Server(tag, f"http://127.0.0.1:{port}", process, log_file)
 
 
 def wait_ready(url: str, seconds: float = 120.0, server: Server | None = None) -> None:
-    """Wait until a release answers /readyz. Raises Fault when time is up, or at once when its process has ended."""
+    """Wait until a release answers /readyz. Raises Fault after `seconds`, or as soon as its process has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if server and server.process.poll() is not None:
-            raise Fault(f"{server.tag} ended while it started{_reason(server.log)}; see {server.log}")
+            raise Fault(f"{server.tag} ended during its start{_last_error(server.log)}; see {server.log}")
         try:
             with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
                 if answer.status == 200:
@@ -111,69 +111,69 @@ def wait_ready(url: str, seconds: float = 120.0, server: Server | None = None) -
 
 
 def request_headers(token: str) -> dict[str, str]:
-    """The headers by which a release knows that the desk asks, and for whom."""
-    return {"Authorization": f"Bearer {token}", DESK: keys.server_secret("release")}
+    """The headers of a request to a release: the person's token, and the key that only the desk has."""
+    return {"Authorization": f"Bearer {token}", DESK_HEADER: keys.server_secret("release")}
 
 
 def ask(url: str, token: str, uploads: list[Upload], task: str = "", timeout: float = 60.0) -> dict[str, Any]:
-    """Ask a served release about one case. Raises Fault with the endpoint's own reason."""
+    """Send one case to a served release and return its answer. Raises Fault with the endpoint's own reason."""
     boundary = uuid.uuid4().hex
     headers = request_headers(token) | {"Content-Type": f"multipart/form-data; boundary={boundary}"}
     request = urllib.request.Request(f"{url}/predict", _form(boundary, uploads, task), headers)
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            said: dict[str, Any] = json.load(answer)
-            return said
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
     except urllib.error.HTTPError as error:
-        raise Fault(f"{url} refused ({error.code}): {_detail(error.read())}") from error
+        raise Fault(f"{url} refused ({error.code}): {_problem_detail(error.read())}") from error
     except OSError as error:
         raise Fault(f"{url} does not answer ({error}); is the release served?") from error
 
 
 def check(tag: str, folder: Path, workers: int = 1) -> Verdict:
-    """Serve a Bento for real, ask it the warm-up scans of its release folder, compare with the approved answers."""
-    verdict, server = check_and_keep(tag, folder, workers=workers)
+    """Serve a Bento, send it the warm-up scans of its release folder, and compare with the approved answers."""
+    verdict, server = start_checked(tag, folder, workers=workers)
     if server:
         server.stop()
     return verdict
 
 
-def check_and_keep(
+def start_checked(
     tag: str, folder: Path, port: int = 0, workers: int = 2, seconds: float = 120.0
 ) -> tuple[Verdict, Server | None]:
-    """As `check`, but a server that passed is left running and handed over; one that did not is stopped."""
-    begun = time.monotonic()
+    """Like `check`, but return a server that passed and leave it running; stop a server that failed."""
+    started_at = time.monotonic()
     server = start(tag, port, workers)
-    passed = False
+    has_passed = False
     try:
         wait_ready(server.url, seconds, server)
-        ready = round(time.monotonic() - begun, 2)
-        verdict = compare(tag, folder, server.url, probe_token(), {"seconds_to_ready": ready})
-        passed = verdict.outcome is Outcome.PASS
+        seconds_to_ready = round(time.monotonic() - started_at, 2)
+        verdict = compare(tag, folder, server.url, probe_token(), {"seconds_to_ready": seconds_to_ready})
+        has_passed = verdict.outcome is Outcome.PASS
     except Fault as fault:
         verdict = Verdict("release", tag, Outcome.FAIL, (str(fault),))
     finally:
-        if not passed:
+        if not has_passed:
             server.stop()
-    return verdict, server if passed else None
+    return verdict, server if has_passed else None
 
 
 def probe_token() -> str:
-    """A bearer token of one day for the account that asks the warm-up scans; the account is opened when first used."""
+    """A one-day bearer token for the account that sends the warm-up scans. The first call creates the account."""
     if accounts.CHECK_ACCOUNT not in [person.name for person in accounts.people()]:
         accounts.add(accounts.CHECK_ACCOUNT, "engineer")
     return accounts.issue(accounts.CHECK_ACCOUNT, "predict", 1)
 
 
 def compare(tag: str, folder: Path, url: str, token: str, figures: dict[str, Any] | None = None) -> Verdict:
-    """Ask a running release its warm-up scans. A task without one makes the verdict inconclusive."""
+    """Send a running release its warm-up scans. A task without a warm-up scan makes the verdict inconclusive."""
     manifest = read_manifest(folder)
     reasons, differences = [], {}
     for entry in manifest[WARMUP]:
         content = (folder / WARMUP / entry["file"]).read_bytes()
-        said = ask(url, token, [Upload(entry["file"], content)], entry["task"])
-        differences[entry["file"]] = _difference(entry["probabilities"], said["probabilities"])
-        reasons += _disagreements(entry, said, differences[entry["file"]], manifest["release"])
+        answer = ask(url, token, [Upload(entry["file"], content)], entry["task"])
+        differences[entry["file"]] = _largest_difference(entry["probabilities"], answer["probabilities"])
+        reasons += _disagreements(entry, answer, differences[entry["file"]], manifest["release"])
     missing = sorted(set(manifest["tasks"]) - {entry["task"] for entry in manifest[WARMUP]})
     outcome = Outcome.FAIL if reasons else Outcome.INCONCLUSIVE if missing else Outcome.PASS
     return Verdict(
@@ -188,34 +188,37 @@ def compare(tag: str, folder: Path, url: str, token: str, figures: dict[str, Any
 
 
 def free_port() -> int:
-    """A port of the loopback that nothing listens on now."""
+    """A loopback port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _disagreements(entry: dict[str, Any], said: dict[str, Any], difference: float, release: str) -> list[str]:
+def _disagreements(expected: dict[str, Any], answer: dict[str, Any], difference: float, release: str) -> list[str]:
+    file = expected["file"]
     reasons = []
-    if said["release"] != release:
-        reasons.append(f"{entry['file']}: release {said['release']} answered")
-    if difference > entry["tolerance"]:
-        reasons.append(f"{entry['file']}: a probability differs by {difference:.4f}, over {entry['tolerance']}")
-    elif difference == 0 and (said["answer"], said["verdict"]["outcome"]) != (entry["answer"], entry["outcome"]):
-        reasons.append(f"{entry['file']}: {said['answer']} was answered where {entry['answer']} was approved")
+    if answer["release"] != release:
+        reasons.append(f"{file}: release {answer['release']} answered")
+    if difference > expected["tolerance"]:
+        reasons.append(f"{file}: a probability differs by {difference:.4f}, over {expected['tolerance']}")
+    elif difference == 0:
+        outcome = (answer["answer"], answer["verdict"]["outcome"])
+        if outcome != (expected["answer"], expected["outcome"]):
+            reasons.append(f"{file}: the answer is {answer['answer']}, but {expected['answer']} was approved")
     return reasons
 
 
-def _difference(expected: dict[str, float], said: dict[str, float]) -> float:
-    if expected.keys() != said.keys():
+def _largest_difference(expected: dict[str, float], answered: dict[str, float]) -> float:
+    if expected.keys() != answered.keys():
         return 1.0
-    return max(abs(expected[name] - said[name]) for name in expected)
+    return max(abs(expected[name] - answered[name]) for name in expected)
 
 
-def _reason(path: Path) -> str:
-    """What a server that refused to start said last."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    said = [line.removeprefix("oncoloop:") for line in lines[-1:] if line.startswith("oncoloop: ")]
-    return f" ({said[0].strip()})" if said else ""
+def _last_error(log_file: Path) -> str:
+    """The reason that a server which refused to start wrote last."""
+    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines() if log_file.is_file() else []
+    reasons = [line.removeprefix("oncoloop:") for line in lines[-1:] if line.startswith("oncoloop: ")]
+    return f" ({reasons[0].strip()})" if reasons else ""
 
 
 def _form(boundary: str, uploads: list[Upload], task: str) -> bytes:
@@ -229,7 +232,7 @@ def _form(boundary: str, uploads: list[Upload], task: str) -> bytes:
     return b"".join(parts) + f"--{boundary}--\r\n".encode()
 
 
-def _detail(body: bytes) -> str:
+def _problem_detail(body: bytes) -> str:
     try:
         return str(json.loads(body)["detail"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Serve a Bento of the store, if its files are those that were released: `python -m serving.bundle.launch TAG ...`."""
+"""Serve a Bento of the store after checking its files: `python -m serving.bundle.launch TAG ...`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from serving.inference import release_integrity
 
 
 def main(tag: str, options: list[str]) -> None:
-    """Compare the Bento with the ledger and its manifest, then become its server."""
+    """Check the Bento against the ledger and its manifest, then replace this process by its server."""
     paths.keep_private()
     for cache in [path for path in release_integrity.bento_folder(tag).rglob("__pycache__") if path.is_dir()]:
-        shutil.rmtree(cache)  # Python would run what lies there in place of the code
+        shutil.rmtree(cache)  # Python would run a changed cache instead of the code
     try:
         release_integrity.check_bento(tag)
     except Fault as fault:

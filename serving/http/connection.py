@@ -1,4 +1,4 @@
-"""A connection that is bounded in time, number and what is not body, and the door that hostile requests end at."""
+"""A connection with limits of time, number and header size, and a filter of unknown paths."""
 
 from __future__ import annotations
 
@@ -16,177 +16,179 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.http.problem_details import MEDIA, details, problem
 
-HEAD_SECONDS = 20.0  # for a whole request line and its headers
-REQUEST_SECONDS = 110.0  # for a whole body: longer than the form's own patience, which says why it ends
-ANSWER_SECONDS = 300.0  # from a whole request to the end of its answer, which a slow reader must not put off for ever
-LINGER_SECONDS = 2.0  # in which a sender may read why, while what he goes on sending is thrown away
-FRAMING = 1 << 16  # bytes of a request beyond its body: line, headers, marks of chunks, trailers
-TOO_LONG = f"The headers are over {FRAMING // 1024} KiB; send fewer or shorter ones."
-HEADERS = 128  # of one request, trailers included
+HEADER_SECONDS = 20.0  # for the request line and all headers
+BODY_SECONDS = 110.0  # for the body; longer than the limit of the upload code, whose response names the reason
+RESPONSE_SECONDS = 300.0  # from the end of a request to the end of its response, also if the peer reads slowly
+LINGER_SECONDS = 2.0  # in which the peer can read an error while its further bytes are discarded
+FRAMING_BYTES = 1 << 16  # of a request apart from its body: request line, headers, chunk sizes, trailers
+HEADERS_TOO_LONG = f"The headers are over {FRAMING_BYTES // 1024} KiB; send fewer or shorter ones."
+MAX_HEADERS = 128  # of one request, including trailers
 
 
 @dataclass
-class Peers:
-    """How many connections one peer address may hold, and all together; how many are open."""
+class ConnectionLimits:
+    """The largest number of open connections per peer address and in total, and the current numbers."""
 
     per_peer: int
     total: int
-    open: Counter[str] = field(default_factory=Counter)
+    open_connections: Counter[str] = field(default_factory=Counter)
 
-    def full(self, address: str) -> bool:
-        """Whether one more of this address is too many."""
-        return self.open[address] >= self.per_peer or self.open.total() >= self.total
+    def is_reached(self, address: str) -> bool:
+        """Whether one more connection from this address would exceed a limit."""
+        is_peer_full = self.open_connections[address] >= self.per_peer
+        return is_peer_full or self.open_connections.total() >= self.total
 
-    def enter(self, address: str) -> None:
-        """Count a connection."""
-        self.open[address] += 1
+    def add(self, address: str) -> None:
+        """Count a new connection."""
+        self.open_connections[address] += 1
 
-    def leave(self, address: str) -> None:
-        """A connection has ended."""
-        self.open[address] -= 1
-        if self.open[address] <= 0:
-            del self.open[address]
+    def remove(self, address: str) -> None:
+        """Stop counting a connection that has ended."""
+        self.open_connections[address] -= 1
+        if self.open_connections[address] <= 0:
+            del self.open_connections[address]
 
 
-class Connection(HttpToolsProtocol):
-    """Uvicorn's connection, which waits for a request for ever and keeps headers of any length.
+class BoundedConnection(HttpToolsProtocol):
+    """Uvicorn's HTTP connection with limits; Uvicorn itself waits without end and accepts headers of any length.
 
-    This one ends when a request takes too long to come, holds far more than its body, or when its answer is not read;
-    no websockets. `peers` bounds their number in a process that many peers reach.
+    The connection ends if a request arrives too slowly or has too many header bytes, or if the peer does not read the
+    response. It accepts no websockets. `limits` restricts the number of connections in a process with many peers.
     """
 
-    peers: Peers | None = None
-    address = ""  # counted among the peers
+    limits: ConnectionLimits | None = None
+    address = ""  # that `limits` counts this connection under
     timer: asyncio.TimerHandle | None = None
-    framing = 0
+    framing_bytes = 0
     header_bytes = 0
-    between = True  # two requests
-    ended = False
+    is_between_requests = True
+    has_ended = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if Door.paths:
-            self.app = Door(self.app)
+        if PathFilter.paths:
+            self.app = PathFilter(self.app)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The time for the first request begins."""
+        """Start the timer for the first request, unless there are too many connections."""
         super().connection_made(transport)  # type: ignore[arg-type]
-        self._within(HEAD_SECONDS)
-        if self.peers is None:
+        self._set_timer(HEADER_SECONDS)
+        if self.limits is None:
             return
         address = self.client[0] if self.client else ""
-        if self.peers.full(address):
+        if self.limits.is_reached(address):
             self._end(503, "There are too many connections from your address; close some.")
             self.transport.close()
         else:
             self.address = address
-            self.peers.enter(address)
+            self.limits.add(address)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """No time runs any more."""
-        self._within(None)
-        if self.peers and self.address:
-            self.peers.leave(self.address)
+        """Stop the timer, and stop counting this connection."""
+        self._set_timer(None)
+        if self.limits and self.address:
+            self.limits.remove(self.address)
             self.address = ""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what came; body is taken off again in `on_body`, as much for the marks around it."""
-        if self.ended:
+        """Count all bytes as framing; `on_body` subtracts the body, and the same again for the chunk sizes."""
+        if self.has_ended:
             return
-        self.framing = len(data) + (0 if self.between else self.framing)
-        if self.between and self._idle():  # what comes may be no more than an empty line, which begins no request
-            self._within(HEAD_SECONDS)
-        self.between = False
+        self.framing_bytes = len(data) + (0 if self.is_between_requests else self.framing_bytes)
+        if self.is_between_requests and self._is_idle():  # an empty line alone begins no request
+            self._set_timer(HEADER_SECONDS)
+        self.is_between_requests = False
         super().data_received(data)
-        if self.framing > FRAMING and not self.ended:
-            self._end(431, TOO_LONG)
+        if self.framing_bytes > FRAMING_BYTES and not self.has_ended:
+            self._end(431, HEADERS_TOO_LONG)
 
     def on_message_begin(self) -> None:
-        """A request begins: a new count, and a new time."""
+        """A request begins: reset the counts and the timer."""
         super().on_message_begin()
         self.header_bytes = 0
-        if self.between:  # it came together with the one before
-            self.framing, self.between = 0, False
-        if not self.ended:
-            self._within(HEAD_SECONDS)
+        if self.is_between_requests:  # it arrived in the same packet as the request before
+            self.framing_bytes, self.is_between_requests = 0, False
+        if not self.has_ended:
+            self._set_timer(HEADER_SECONDS)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One more header; of too many, or too long ones, none is kept."""
-        if self.ended:
+        """Accept a header, or end the connection if there are too many or too long headers."""
+        if self.has_ended:
             return
         self.header_bytes += len(name) + len(value)
-        if len(self.headers) >= HEADERS:
-            self._end(431, f"There are over {HEADERS} headers; send fewer.")
-        elif self.header_bytes > FRAMING:
-            self._end(431, TOO_LONG)
+        if len(self.headers) >= MAX_HEADERS:
+            self._end(431, f"There are over {MAX_HEADERS} headers; send fewer.")
+        elif self.header_bytes > FRAMING_BYTES:
+            self._end(431, HEADERS_TOO_LONG)
         else:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The headers are here: time for the body."""
-        if not self.ended:
+        """The headers are complete: start the timer for the body."""
+        if not self.has_ended:
             super().on_headers_complete()
-            self._within(REQUEST_SECONDS)
+            self._set_timer(BODY_SECONDS)
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body. One that came after its answer is thrown away, and earns nothing."""
-        if self.ended:
+        """A part of the body. A part after its response is discarded, and allows no further framing bytes."""
+        if self.has_ended:
             return
-        self.framing -= len(body) if self.cycle.response_complete else 2 * len(body)
+        self.framing_bytes -= len(body) if self.cycle.response_complete else 2 * len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole: time for its answer."""
-        if self.ended:
+        """The request is complete: start the timer for its response."""
+        if self.has_ended:
             return
         super().on_message_complete()
-        self.between = True
-        self._within(None if self._idle() else ANSWER_SECONDS)
+        self.is_between_requests = True
+        self._set_timer(None if self._is_idle() else RESPONSE_SECONDS)
 
     def on_response_complete(self) -> None:
-        """The answer is whole: time for what the peer has not read, and then Uvicorn's own timer."""
+        """The response is complete: keep the timer while the peer has not read it; then Uvicorn's own timer runs."""
         super().on_response_complete()
-        if self.between and not self.ended:
-            is_done = self._idle() and not self.transport.get_write_buffer_size()
-            self._within(None if is_done else ANSWER_SECONDS)
+        if self.is_between_requests and not self.has_ended:
+            is_sent = self._is_idle() and not self.transport.get_write_buffer_size()
+            self._set_timer(None if is_sent else RESPONSE_SECONDS)
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP is told so in the form of every other error."""
+        """Answer bytes that are not HTTP with a problem detail, like every other error."""
         self._end(400, msg)
 
     def _should_upgrade_to_ws(self) -> bool:
         return False
 
-    def _idle(self) -> bool:
-        """Whether no answer is under way."""
+    def _is_idle(self) -> bool:
+        """Whether no response is in progress."""
         return self.cycle is None or self.cycle.response_complete
 
-    def _within(self, seconds: float | None) -> None:
+    def _set_timer(self, seconds: float | None) -> None:
         if self.timer is not None:
             self.timer.cancel()
-        self.timer = None if seconds is None else self.loop.call_later(seconds, self._late)
+        self.timer = None if seconds is None else self.loop.call_later(seconds, self._time_out)
 
-    def _late(self) -> None:
-        self._end(408, "The request took too long to come; send it again.")
+    def _time_out(self) -> None:
+        self._end(408, "The request was not complete in time; send it again.")
 
     def _end(self, status: int, detail: str) -> None:
-        """Say why, unless an answer is under way, and close: not at once, or the sender may never read it."""
-        if self.ended or self.transport.is_closing() or not self._idle():
-            if self.transport.get_write_buffer_size():  # an answer that is not read would keep it open
+        """Send the error, unless a response is in progress, and close after a delay in which the peer can read it."""
+        if self.has_ended or self.transport.is_closing() or not self._is_idle():
+            if self.transport.get_write_buffer_size():  # a response that the peer does not read would keep it open
                 self.transport.abort()
             self.transport.close()
             return
-        said = details(status, detail)
-        body = json.dumps(said).encode()
-        head = f"HTTP/1.1 {status} {said['title']}\r\ncontent-type: {MEDIA}\r\ncontent-length: {len(body)}\r\n"
+        problem_details = details(status, detail)
+        body = json.dumps(problem_details).encode()
+        head = f"HTTP/1.1 {status} {problem_details['title']}\r\n"
+        head += f"content-type: {MEDIA}\r\ncontent-length: {len(body)}\r\n"
         self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
-        self.ended = True
-        self._within(LINGER_SECONDS)
+        self.has_ended = True
+        self._set_timer(LINGER_SECONDS)
 
 
-class Door:
-    """ASGI, outside all of BentoML: what its metrics and logs would keep for ever, or fail at, goes no further."""
+class PathFilter:
+    """ASGI middleware before all of BentoML: refuses requests that its metrics and logs would store or fail on."""
 
     paths: frozenset[str] = frozenset()
 
@@ -196,16 +198,16 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with a problem."""
         if scope["path"] not in self.paths:
-            await problem(404, "There is nothing at this address; /docs.json lists what there is.")(
+            await problem(404, "There is nothing at this address; /docs.json lists all addresses.")(
                 scope, receive, send
             )
         elif not (Headers(scope=scope).get("content-type", "").isascii() and scope["query_string"].isascii()):
-            await problem(400, "The content type or the query holds bytes that are not ASCII.")(scope, receive, send)
+            await problem(400, "The content type or the query contains bytes that are not ASCII.")(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
 
 def install(paths: Iterable[str]) -> None:
-    """Have Uvicorn serve this process's requests through `Connection`, and only at these paths."""
-    Door.paths = frozenset(paths)
-    uvicorn.protocols.http.auto.AutoHTTPProtocol = Connection
+    """Make Uvicorn serve this process's requests through `BoundedConnection`, and only at these paths."""
+    PathFilter.paths = frozenset(paths)
+    uvicorn.protocols.http.auto.AutoHTTPProtocol = BoundedConnection

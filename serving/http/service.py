@@ -1,4 +1,4 @@
-"""The endpoint: HTTP to `serving/inference/predict.py` and back. One worker process holds one release."""
+"""The endpoint: HTTP requests to `serving/inference/answer.py`. One worker process loads one release."""
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -16,15 +16,15 @@ from starlette.routing import Route
 from lineage import keys, paths
 from lineage.errors import Fault
 from serving.http import connection, openapi
-from serving.http.problem_details import Guard, problem
-from serving.http.upload_form import Forms
+from serving.http.problem_details import RequestGuard, problem
+from serving.http.upload_form import UploadForms
 from serving.inference.manifest import WARMUP, read_manifest
-from serving.inference.request import Asker, Upload
+from serving.inference.request import Requester, Upload
 
 if TYPE_CHECKING:
     from serving.inference.release import Release
 
-FOLDER = Path(__file__).resolve().parents[2] / "release"  # where a Bento keeps it, beside this code
+FOLDER = Path(__file__).resolve().parents[2] / "release"  # the release's place in a Bento, beside this code
 STATIC = [f"/static_content/{file.name}" for file in (Path(server.__file__).parent / "static_content").glob("*")]
 LOOK_SECONDS = 1.0  # between two looks of the head process after its workers; BentoML lets ten go by
 SYSTEM = ("/livez", "/healthz", "/readyz", "/metrics", "/schema.json")  # BentoML's own
@@ -37,44 +37,44 @@ PAGE = """<!doctype html><html lang="en"><title>Oncoloop</title>
 
 
 def limit_mb() -> float:
-    """Megabytes that one request may send, from the release."""
+    """The megabytes that one request may send, from the release's manifest."""
     return float(read_manifest(FOLDER)["serving"]["max_upload_mb"])
 
 
 @lru_cache(maxsize=1)
 def release() -> "Release":
-    """The release of this process, compiled once. What answers is imported here: the head process never does."""
+    """The release of this process, compiled once. The imports are inside, because the head process needs none."""
     from serving.inference.release import load_release
 
     paths.set_environment()
-    keys.key("pseudonym")  # without it no answer could be journalled: say so at the start
+    keys.key("pseudonym")  # fail at the start if the key is missing: no answer could be journalled
     return load_release(FOLDER)
 
 
-def respond(uploads: Sequence[Upload], task: str, asker: Asker) -> JSONResponse:
-    """The answer to one case, or the problem with it."""
+def respond(uploads: Sequence[Upload], task: str, requester: Requester) -> JSONResponse:
+    """The answer to one case, or a problem detail."""
     from serving.inference.answer import Withheld, answer
 
     try:
-        return JSONResponse(answer(release(), uploads, task, asker))
+        return JSONResponse(answer(release(), uploads, task, requester))
     except Withheld as withheld:
         return problem(503, str(withheld), {"Retry-After": "5"})
     except Fault as fault:
         return problem(422, str(fault))
 
 
-QUIET = {"access": {"enabled": False}}  # the journal says who asked what; a line of text for each would say it twice
-UNTRACED = {"excluded_urls": "/predict"}  # a span for each piece of a body that arrives, handed to nobody
+LOGGING = {"access": {"enabled": False}}  # the journal already records every request
+TRACING = {"excluded_urls": "/predict"}  # else every part of a body becomes a span that nothing reads
 
 
-@bentoml.service(name="oncoloop", workers=2, threads=2, traffic={"timeout": 120}, logging=QUIET, tracing=UNTRACED)
+@bentoml.service(name="oncoloop", workers=2, threads=2, traffic={"timeout": 120}, logging=LOGGING, tracing=TRACING)
 class Oncoloop:
     """Answers for the tasks of one release. Research use only."""
 
     def __init__(self) -> None:
-        """Ready with the release compiled and its warm-up scans answered: the first answers of a process are slow."""
-        from lineage import accounts  # noqa: F401  the first request would wait for it
-        from serving.inference import answer  # noqa: F401  and for this
+        """Compile the release and answer its warm-up scans, because the first answers of a process are slow."""
+        from lineage import accounts  # noqa: F401  imported now, so that the first request does not wait
+        from serving.inference import answer  # noqa: F401
         from serving.inference.predict import predict
 
         for entry in release().manifest[WARMUP]:
@@ -83,9 +83,9 @@ class Oncoloop:
 
     @bentoml.api  # type: ignore[untyped-decorator]
     def predict(self, files: list[Path], ctx: bentoml.Context, task: str = "") -> dict[str, Any]:
-        """Answer one case: a file, a DICOM series, or several files of one patient. `task` may stay empty for DICOM.
+        """Answer one case: a file, a DICOM series, or several files of one patient. `task` may be empty for DICOM.
 
-        Its signature is what BentoML's client reads; what comes over HTTP is answered by `Forms` before it.
+        BentoML's client reads this signature. `UploadForms` answers all HTTP requests before they get here.
         """
         from serving.inference.answer import answer
 
@@ -94,27 +94,27 @@ class Oncoloop:
 
 
 async def manifest(request: Request) -> JSONResponse:
-    """GET /manifest: what this release is made of."""
+    """GET /manifest: the release's manifest."""
     del request
     return JSONResponse(read_manifest(FOLDER))
 
 
-async def described(request: Request) -> JSONResponse:
-    """GET /docs.json: the OpenAPI page."""
+async def openapi_document(request: Request) -> JSONResponse:
+    """GET /docs.json: the OpenAPI document."""
     del request
-    known = read_manifest(FOLDER)
-    return JSONResponse(openapi.page(known["release"], sorted(known["tasks"])))
+    facts = read_manifest(FOLDER)
+    return JSONResponse(openapi.page(facts["release"], sorted(facts["tasks"])))
 
 
-async def shown(request: Request) -> HTMLResponse:
-    """GET /: that page for people. BentoML's own would tell its maker's statistics who looks at it."""
+async def api_page(request: Request) -> HTMLResponse:
+    """GET /: the OpenAPI document as a page. BentoML's own page would report each view to its maker."""
     del request
     return HTMLResponse(PAGE)
 
 
-routes = [Route("/manifest", manifest), Route("/docs.json", described), Route("/", shown)]
+routes = [Route("/manifest", manifest), Route("/docs.json", openapi_document), Route("/", api_page)]
 cast(Any, Oncoloop).mount_asgi_app(Starlette(routes=routes), path="/", name="pages")
-cast(Any, Oncoloop).add_asgi_middleware(Guard, limit_mb=limit_mb)
-cast(Any, Oncoloop).add_asgi_middleware(Forms, respond=respond)
+cast(Any, Oncoloop).add_asgi_middleware(RequestGuard, limit_mb=limit_mb)
+cast(Any, Oncoloop).add_asgi_middleware(UploadForms, respond=respond)
 circus.create_standalone_arbiter = partial(circus.create_standalone_arbiter, check_delay=LOOK_SECONDS)
 connection.install(["/predict", *(route.path for route in routes), *SYSTEM, *STATIC])

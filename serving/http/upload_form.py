@@ -1,4 +1,4 @@
-"""What is sent to /predict, read and answered without detours; BentoML's own route goes through temporary files."""
+"""Read the uploads to /predict in memory and answer them; BentoML's own route would write temporary files."""
 
 from __future__ import annotations
 
@@ -13,61 +13,62 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from data.scan.size_limits import LONGEST_SERIES
-from serving.http.problem_details import ENDED, problem
-from serving.inference.request import Asker, Upload, clean_name
+from serving.http.problem_details import UPLOAD_ENDED, problem
+from serving.inference.request import Requester, Upload, clean_name
 
-PATH = "/predict"
-THREADS = 2  # answers at once in one worker; the others wait for their turn without holding a thread
-FIELDS = 8
-LONGEST_TASK = 100  # characters
-PATIENCE = 100.0  # seconds that a sender may take for one upload, who holds a place as long
-FORM = "multipart/form-data"
-BODIES = ("application/dicom", "application/zip")  # the body is the one file itself
-NAMELESS = "the body"
+PREDICT_PATH = "/predict"
+THREADS = 2  # answers at once in one worker; other requests wait without a thread
+MAX_FIELDS = 8
+MAX_TASK_LENGTH = 100  # characters
+UPLOAD_SECONDS = 100.0  # that a sender may take for one upload, which counts as an active request meanwhile
+FORM_MEDIA = "multipart/form-data"
+FILE_MEDIA = ("application/dicom", "application/zip")  # the body is one file
+BODY_NAME = "the body"
 
-Respond = Callable[[Sequence[Upload], str, Asker], Response]
+Respond = Callable[[Sequence[Upload], str, Requester], Response]
 
 
-class Forms:
-    """ASGI middleware: POST /predict is answered by `respond` (uploads, task, who asks); the rest goes on.
+class UploadForms:
+    """ASGI middleware: `respond` (uploads, task, requester) answers POST /predict; other requests pass through.
 
-    A form holds one or more `files`; a body of DICOM or zip is one file. `task` is a field, or stands in the query.
+    A form contains one or more `files`; a DICOM or zip body is one file. `task` is a form field or a query parameter.
     """
 
     def __init__(self, app: ASGIApp, respond: Respond) -> None:
         self.app = app
         self.respond = respond
-        self.turns: CapacityLimiter | None = None
+        self.limiter: CapacityLimiter | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer an upload, or pass a request on."""
-        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["path"] != PREDICT_PATH or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
         try:
-            response = await self._answered(Request(scope, receive))
-        except ClientDisconnect:  # nobody may be left to be told; BentoML waits for an answer all the same
-            response = problem(400, ENDED)
+            response = await self._answer(Request(scope, receive))
+        except ClientDisconnect:  # the sender may have gone, but BentoML still waits for a response
+            response = problem(400, UPLOAD_ENDED)
         await response(scope, receive, send)
 
-    async def _answered(self, request: Request) -> Response:
+    async def _answer(self, request: Request) -> Response:
         media = media_type(request.headers)
-        if media != FORM and media not in BODIES:
-            return problem(415, f"Send {FORM} with `files`, or one file as {' or '.join(BODIES)}.")
+        if media != FORM_MEDIA and media not in FILE_MEDIA:
+            return problem(415, f"Send {FORM_MEDIA} with `files`, or one file as {' or '.join(FILE_MEDIA)}.")
         try:
-            with fail_after(PATIENCE):
-                uploads, task = await (_form(request) if media == FORM else _body(request))
+            with fail_after(UPLOAD_SECONDS):
+                uploads, task = await (_read_form(request) if media == FORM_MEDIA else _read_body(request))
         except TimeoutError:
-            return problem(408, f"The upload was not complete after {PATIENCE:g} seconds; send it again.")
+            return problem(408, f"The upload was not complete after {UPLOAD_SECONDS:g} seconds; send it again.")
         except (HTTPException, MultiPartException, ValueError) as error:
             reason = getattr(error, "detail", "") or getattr(error, "message", "") or str(error)
             return problem(400, f"The upload cannot be read: {reason.rstrip('.')}.")
-        if len(task) > LONGEST_TASK:
-            return problem(422, f"The name of the task is over {LONGEST_TASK} characters; /manifest lists the tasks.")
-        self.turns = self.turns or CapacityLimiter(THREADS)
+        if len(task) > MAX_TASK_LENGTH:
+            text = f"The name of the task is over {MAX_TASK_LENGTH} characters; /manifest lists the tasks."
+            return problem(422, text)
+        self.limiter = self.limiter or CapacityLimiter(THREADS)
         headers = request.headers
-        asker = Asker(request.state.actor, headers.get("idempotency-key", ""), headers.get("shadows", ""))
-        return await to_thread.run_sync(self.respond, uploads, task, asker, limiter=self.turns)
+        requester = Requester(request.state.actor, headers.get("idempotency-key", ""), headers.get("shadows", ""))
+        return await to_thread.run_sync(self.respond, uploads, task, requester, limiter=self.limiter)
 
 
 def media_type(headers: Headers) -> str:
@@ -75,41 +76,44 @@ def media_type(headers: Headers) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def _form(request: Request) -> tuple[list[Upload], str]:
-    async with request.form(max_files=LONGEST_SERIES, max_fields=FIELDS) as form:
-        unread = next((name for name in form if name not in ("files", "task")), None)
-        if unread is not None:
-            raise ValueError(f"it has the field {unread[:60]!r}, which is not read; send `files` and `task`")
+async def _read_form(request: Request) -> tuple[list[Upload], str]:
+    async with request.form(max_files=LONGEST_SERIES, max_fields=MAX_FIELDS) as form:
+        unknown_field = next((name for name in form if name not in ("files", "task")), None)
+        if unknown_field is not None:
+            raise ValueError(f"it has the unknown field {unknown_field[:60]!r}; send `files` and `task`")
         tasks = form.getlist("task") or [request.query_params.get("task", "")]
         if len(tasks) > 1:
             raise ValueError("it has the field `task` more than once")
         if not isinstance(tasks[0], str):
-            raise ValueError("the field `task` holds a file; send the name of a task, or leave it out")
-        return await _uploads(form), _plain(tasks[0])
+            raise ValueError("the field `task` contains a file; send the name of a task, or omit the field")
+        return await _read_files(form), _unquoted(tasks[0])
 
 
-async def _body(request: Request) -> tuple[list[Upload], str]:
+async def _read_body(request: Request) -> tuple[list[Upload], str]:
     content = await request.body()
     if not content:
         raise ValueError("it is empty; send one scan as the body")
-    return [Upload(NAMELESS, content)], request.query_params.get("task", "")
+    return [Upload(BODY_NAME, content)], request.query_params.get("task", "")
 
 
-def _plain(task: str) -> str:
-    """The text of a field; BentoML's own client writes it as JSON, in quotes. A charset can make what no text holds."""
+def _unquoted(task: str) -> str:
+    """The text of a field without JSON quotes, which BentoML's own client adds.
+
+    Characters that UTF-8 cannot encode, from an odd charset, are replaced.
+    """
     text = task.encode(errors="replace").decode()
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
-async def _uploads(form: FormData) -> list[Upload]:
-    """The files of the field `files`, under names that are safe to say. ValueError for a form without them."""
-    sent = form.getlist("files")
-    if not sent:
+async def _read_files(form: FormData) -> list[Upload]:
+    """The files of the field `files` under safe names. Raises ValueError for a form without files."""
+    files = form.getlist("files")
+    if not files:
         raise ValueError("it has no `files`; send at least one scan")
     uploads = []
-    for position, file in enumerate(sent, 1):
+    for position, file in enumerate(files, 1):
         if not isinstance(file, UploadFile):
-            raise ValueError("the field `files` holds text; send the files themselves")
+            raise ValueError("the field `files` contains text; send the files themselves")
         name = clean_name(file.filename) if file.filename else f"upload {position}"
         uploads.append(Upload(name, await file.read()))
     return uploads

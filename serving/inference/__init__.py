@@ -1,1 +1,1 @@
-"""From the bytes of a scan to an answer: the one path for endpoint, command line, replay and evaluation."""
+"""From the bytes of a scan to an answer: the same code for endpoint, command line, replay and evaluation."""

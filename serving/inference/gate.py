@@ -1,4 +1,4 @@
-"""Answer, or abstain and say why."""
+"""The serving gate: answer a scan, or abstain with reasons."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from data.scan.slice_rules import matches_body_part
 from lineage.record.verdict import Outcome, Verdict
 
-__all__ = ["BLANK", "WARNING", "answer", "matches_body_part"]
+__all__ = ["BLANK_CONTRAST", "WARNING_PREFIX", "fits", "judge_scan"]
 
-BLANK = 0.01  # standard deviation of the prepared pixels (0 to 1) under which a picture shows nothing
-WARNING = "warning: "  # how a reason begins that withholds nothing
-LARGEST_SET = 1  # classes of a conformal set; with more of them the answer would be a guess among them
+BLANK_CONTRAST = 0.01  # standard deviation of the prepared pixels (0 to 1); under it a picture is blank
+WARNING_PREFIX = "warning: "  # of a reason that does not withhold the answer
+MAX_CONFORMAL_SET = 1  # classes; with more of them the answer would be a guess
 
 
-def answer(
+def judge_scan(
     subject: str,
     *,
     modality: tuple[str, str],
@@ -22,47 +22,48 @@ def answer(
     confidence: tuple[float, float],
     distance: tuple[float, float],
     contrast: float,
-    alike: tuple[int, int] = (1, 1),
+    inliers: tuple[int, int] = (1, 1),
     slices: int = 1,
-    possible: tuple[Sequence[str], float] | None = None,
-    unfit: Sequence[str] = (),
-    refused: Sequence[str] = (),
+    conformal_set: tuple[Sequence[str], float] | None = None,
+    pixel_faults: Sequence[str] = (),
+    header_faults: Sequence[str] = (),
     warnings: Sequence[str] = (),
 ) -> Verdict:
-    """The serving gate. Each pair is (what the scan has, what the task or the release asks).
+    """Judge one scan. Each pair is (the scan's value, the value that the task or release requires).
 
-    An unknown modality or body part ("") is no reason to abstain: most JPEG and PNG files say neither. `alike` is how
-    many of the `slices` look like what the model was judged on; `possible` the conformal set and its level, None for
-    a model whose validation side was too small for one; `unfit` (of its pixels) and `refused` (of its header) are what
-    would keep the scan out of a batch. `warnings` come after the reasons, and withhold nothing.
+    An unknown modality or body part ("") is no reason to abstain, because most JPEG and PNG files have neither.
+    `inliers` are the slices, of all `slices`, that are within the outlier distance. `conformal_set` is the set of
+    possible classes and its level, or None if the validation side was too small to calibrate one. `pixel_faults` and
+    `header_faults` are ingest rules that the scan breaks. `warnings` follow the reasons and do not withhold the answer.
     """
     reasons = []
     if modality[0] and modality[0] != modality[1]:
         reasons.append(f"the scan is {modality[0]}, the task is for {modality[1]}")
     if body_part[0] and not matches_body_part(*body_part):
         reasons.append(f"the scan shows {body_part[0]}, the task is for {' or '.join(body_part[1])}")
-    reasons += [f"the scan would be kept out of a batch: {reason}" for reason in refused]
-    reasons += [f"the quality is too low: {reason}" for reason in unfit]
-    if contrast < BLANK:
-        reasons.append("the picture is blank: nothing in it stands out")
+    reasons += [f"the scan would be rejected at ingest: {reason}" for reason in header_faults]
+    reasons += [f"the quality is too low: {reason}" for reason in pixel_faults]
+    if contrast < BLANK_CONTRAST:
+        reasons.append("the picture is blank: it has no contrast")
     if confidence[0] < confidence[1]:
         reasons.append(f"confidence {confidence[0]:.2f} is under {confidence[1]:.2f}")
     if distance[0] > distance[1]:
         reasons.append(
-            f"the scan is unlike those the model was judged on: distance {distance[0]:.2f} over {distance[1]:.2f}"
+            f"the scan is unlike those the model was evaluated on: distance {distance[0]:.2f} over {distance[1]:.2f}"
         )
-    elif alike[0] < alike[1]:
+    elif inliers[0] < inliers[1]:
         reasons.append(
-            f"of {slices} slices {alike[0]} look like those the model was judged on, and {alike[1]} are needed"
+            f"of {slices} slices {inliers[0]} are like those the model was evaluated on, and {inliers[1]} are needed"
         )
-    if possible is not None and not 1 <= len(possible[0]) <= LARGEST_SET:
-        which = f"{' and '.join(possible[0])} are all possible" if possible[0] else "none of the classes fits"
-        reasons.append(f"the answer is open: {which} at the level {possible[1]:.0%}")
+    if conformal_set is not None and not 1 <= len(conformal_set[0]) <= MAX_CONFORMAL_SET:
+        classes, level = conformal_set
+        ambiguity = f"{' and '.join(classes)} are all possible" if classes else "none of the classes fits"
+        reasons.append(f"the answer is ambiguous: {ambiguity} at the level {level:.0%}")
     return Verdict(
         gate="serving",
         subject=subject,
         outcome=Outcome.INCONCLUSIVE if reasons else Outcome.PASS,
-        reasons=(*reasons, *(f"{WARNING}{text}" for text in warnings)),
+        reasons=(*reasons, *(f"{WARNING_PREFIX}{text}" for text in warnings)),
         figures={
             "modality": modality[0],
             "body_part": body_part[0],
@@ -70,10 +71,10 @@ def answer(
             "distance": distance[0],
             "contrast": contrast,
             "slices": slices,
-            "slices_alike": alike[0],
-            "possible": None if possible is None else list(possible[0]),
-            "unfit": list(unfit),
-            "refused": list(refused),
+            "slices_alike": inliers[0],
+            "possible": None if conformal_set is None else list(conformal_set[0]),
+            "unfit": list(pixel_faults),
+            "refused": list(header_faults),
             "warnings": list(warnings),
         },
         thresholds={
@@ -81,9 +82,9 @@ def answer(
             "body_parts": list(body_part[1]),
             "abstain_below": confidence[1],
             "outlier_distance": distance[1],
-            "blank": BLANK,
-            "slices_alike": alike[1],
-            "conformal_level": None if possible is None else possible[1],
-            "largest_set": LARGEST_SET,
+            "blank": BLANK_CONTRAST,
+            "slices_alike": inliers[1],
+            "conformal_level": None if conformal_set is None else conformal_set[1],
+            "largest_set": MAX_CONFORMAL_SET,
         },
     )

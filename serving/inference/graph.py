@@ -1,4 +1,4 @@
-"""Run an exported graph on the CPU: OpenVINO or ONNX Runtime, one contract."""
+"""Run an exported graph on the CPU, with OpenVINO or ONNX Runtime behind the same interface."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ Infer = Callable[[list[Array]], list[tuple[Array, Array]]]
 ENGINES = ("openvino", "onnxruntime")
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 INPUT, LOGITS, FEATURES = "pixels", "logits", "features"
-CHUNK = 64  # images at a time: bounds the memory of a long series, and changes no result
-LIGHT = 4 << 20  # bytes of a graph under which one core is done with an image before a second one could help
+CHUNK = 64  # images at a time; limits the memory of a long series, and changes no result
+LIGHT_GRAPH_BYTES = 4 << 20  # a smaller graph is faster with one core per image than with all cores
 CPU_FLAGS = ("amx_bf16", "amx_tile", "avx512_bf16", "avx512f", "avx512_vnni", "avx2", "fma", "asimd")
-# Values of ONEDNN_MAX_CPU_ISA, with which a user forbids instructions, under which OpenVINO crashes in bfloat16.
-WITHOUT_HALF = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
+# Values of ONEDNN_MAX_CPU_ISA (the newest instructions that a user allows) with which OpenVINO crashes in bfloat16.
+ISAS_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
 
 
 @dataclass(frozen=True)
 class Graph:
     """A compiled graph: `pixels` (n, size, size, 1) in [0, 1] to logits and the feature maps before the pooling.
 
-    Compiled once, and safe to share between threads. `streams` inferences run in it side by side: as many as there
-    are cores in a light graph, one that has all cores in a heavy one.
+    It is compiled once and safe to share between threads. `streams` inferences run at the same time: one per core for
+    a light graph, a single one with all cores for a heavy graph.
     """
 
     path: Path
@@ -49,18 +49,21 @@ class Graph:
 
     @classmethod
     def load(cls, path: Path, engine: str = "openvino", precision: str = "float32") -> Graph:
-        """Compile an ONNX file. Raises Fault for an absent file, another engine or precision, or a wrong contract."""
+        """Compile an ONNX file.
+
+        Raises Fault for an absent file, an unknown engine or precision, or unexpected inputs or outputs.
+        """
         if engine not in ENGINES:
             raise Fault(f"serving.engine {engine!r} is unknown: use one of {', '.join(ENGINES)}")
         if precision not in PRECISIONS:
             raise Fault(f"precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
         if not path.is_file():
             raise Fault(f"{path}: there is no exported graph; train the task first, or restore the file")
-        load = _openvino if engine == "openvino" else _onnxruntime
-        return cls(path, **load(path, precision))
+        compile_graph = _compile_openvino if engine == "openvino" else _compile_onnxruntime
+        return cls(path, **compile_graph(path, precision))
 
     def run(self, pixels: Array) -> tuple[Array, Array]:
-        """Logits (n, classes) and features (n, height, width, channels), both float32."""
+        """Logits (n, classes) and features (n, height, width, channels), both float32. ValueError for other pixels."""
         if pixels.ndim != 4 or pixels.shape[1:] != (self.size, self.size, 1) or not len(pixels):
             raise ValueError(f"the graph takes (n, {self.size}, {self.size}, 1) pixels, not {pixels.shape}")
         chunk = min(CHUNK, -(-len(pixels) // self.streams))
@@ -69,29 +72,30 @@ class Graph:
         return (logits[0], maps[0]) if len(chunks) == 1 else (np.concatenate(logits), np.concatenate(maps))
 
     def facts(self) -> dict[str, Any]:
-        """What an answer depends on beside the graph: engine, its version, the precision in effect, CPU features."""
+        """What an answer depends on apart from the graph: engine, its version, effective precision, CPU features."""
         return {"engine": self.engine, "version": self.version, "precision": self.precision, "cpu": list(cpu_flags())}
 
 
 @lru_cache(maxsize=4)
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """Those features of this CPU that change which kernels an engine picks; empty where the system does not say."""
+    """The features of this CPU that influence an engine's choice of kernels; empty if the system does not list them."""
     if not cpuinfo.is_file():
         return ()
     lines = (
         line for line in cpuinfo.read_text(errors="replace").splitlines() if line.startswith(("flags", "Features"))
     )
-    present = set(next(iter(lines), "").partition(":")[2].split())
-    return tuple(flag for flag in CPU_FLAGS if flag in present)
+    cpu_features = set(next(iter(lines), "").partition(":")[2].split())
+    return tuple(flag for flag in CPU_FLAGS if flag in cpu_features)
 
 
-def _openvino(path: Path, precision: str) -> dict[str, Any]:
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else its mere import writes to the
-    import openvino  # home folder and reports to its maker; without that package it takes its own silent stub
+def _compile_openvino(path: Path, precision: str) -> dict[str, Any]:
+    # Importing openvino_telemetry writes to the home folder and reports to its maker; OpenVINO has a silent stub.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
 
     cores = len(os.sched_getaffinity(0))
-    streams = cores if path.stat().st_size < LIGHT else 1
-    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_HALF:
+    streams = cores if path.stat().st_size < LIGHT_GRAPH_BYTES else 1
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ISAS_WITHOUT_BFLOAT16:
         precision = "float32"
     hints = {
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
@@ -102,7 +106,7 @@ def _openvino(path: Path, precision: str) -> dict[str, Any]:
     try:
         core = openvino.Core()
         model = core.read_model(path)
-        size, classes = _contract(
+        size, classes = _check_contract(
             path,
             {name: _openvino_shape(port) for port in model.inputs for name in port.get_names()},
             {name: _openvino_shape(port) for port in model.outputs for name in port.get_names()},
@@ -121,46 +125,46 @@ def _openvino(path: Path, precision: str) -> dict[str, Any]:
         "version": openvino.get_version().partition("-")[0],
         "precision": names.get(effective, effective),
         "streams": streams,
-        "infer": partial(_in_streams, _idle(compiled, streams, size)),
+        "infer": partial(_run_in_streams, _create_requests(compiled, streams, size)),
     }
 
 
-def _idle(compiled: Any, streams: int, size: int) -> SimpleQueue[Any]:
-    """The requests of a compiled model, one for each stream, that nobody uses now.
+def _create_requests(compiled: Any, streams: int, size: int) -> SimpleQueue[Any]:
+    """The idle inference requests of a compiled model, one per stream.
 
-    Each has run once: two threads that hand OpenVINO the first array of a process at the same moment wait for each
-    other for ever (one holds the interpreter's lock, the other the binding's).
+    Each runs once here. Otherwise two threads that pass OpenVINO the first array of a process at the same moment would
+    deadlock: one has the interpreter's lock, the other the binding's.
     """
-    idle: SimpleQueue[Any] = SimpleQueue()
+    idle_requests: SimpleQueue[Any] = SimpleQueue()
     for _ in range(streams):
         request = compiled.create_infer_request()
         request.infer({INPUT: np.zeros((1, size, size, 1), np.float32)})
-        idle.put(request)
-    return idle
+        idle_requests.put(request)
+    return idle_requests
 
 
-def _in_streams(idle: SimpleQueue[Any], chunks: list[Array]) -> list[tuple[Array, Array]]:
-    """Answers to the chunks in their order, as many side by side as requests are idle; waits for one at least."""
-    held = [idle.get()]
-    answers: list[tuple[Array, Array]] = []
+def _run_in_streams(idle_requests: SimpleQueue[Any], chunks: list[Array]) -> list[tuple[Array, Array]]:
+    """Run the chunks in order, in parallel on as many requests as are idle; wait until at least one is."""
+    requests = [idle_requests.get()]
+    outputs: list[tuple[Array, Array]] = []
     try:
         with suppress(Empty):
-            while len(held) < len(chunks):
-                held.append(idle.get_nowait())
-        for at in range(0, len(chunks), len(held)):
-            running = list(zip(held, chunks[at : at + len(held)], strict=False))
+            while len(requests) < len(chunks):
+                requests.append(idle_requests.get_nowait())
+        for start in range(0, len(chunks), len(requests)):
+            running = list(zip(requests, chunks[start : start + len(requests)], strict=False))
             for request, chunk in running:
                 request.start_async({INPUT: chunk}, share_inputs=True)
             for request, _ in running:
                 request.wait()
-                answers.append((_output(request, LOGITS), _output(request, FEATURES)))
+                outputs.append((_read_output(request, LOGITS), _read_output(request, FEATURES)))
     finally:
-        for request in held:
-            idle.put(request)
-    return answers
+        for request in requests:
+            idle_requests.put(request)
+    return outputs
 
 
-def _output(request: Any, name: str) -> Array:
+def _read_output(request: Any, name: str) -> Array:
     return np.array(request.get_tensor(name).data, np.float32)
 
 
@@ -168,17 +172,17 @@ def _openvino_shape(port: Any) -> list[int | None]:
     return [axis.get_length() if axis.is_static else None for axis in port.get_partial_shape()]
 
 
-def _onnxruntime(path: Path, precision: str) -> dict[str, Any]:
-    """ONNX Runtime has no bfloat16 on x86: whatever was asked, float32 runs, and `facts` says so."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read once, at the import
+def _compile_onnxruntime(path: Path, precision: str) -> dict[str, Any]:
+    """ONNX Runtime has no bfloat16 on x86, so it always runs float32, and `facts` reports float32."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, at the import
     import onnxruntime
 
     del precision
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base class of their own
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise Fault(f"{path}: ONNX Runtime cannot run this graph ({str(error)[:200]}); export it again") from error
-    size, classes = _contract(
+    size, classes = _check_contract(
         path,
         {port.name: list(port.shape) for port in session.get_inputs()},
         {port.name: list(port.shape) for port in session.get_outputs()},
@@ -198,8 +202,8 @@ def _onnxruntime(path: Path, precision: str) -> dict[str, Any]:
     }
 
 
-def _contract(path: Path, inputs: dict[str, list[Any]], outputs: dict[str, list[Any]]) -> tuple[int, int]:
-    """Image size and number of classes, after checking the names and shapes that every exported graph has."""
+def _check_contract(path: Path, inputs: dict[str, list[Any]], outputs: dict[str, list[Any]]) -> tuple[int, int]:
+    """Check the names and shapes of a graph's inputs and outputs; return the image size and number of classes."""
     if INPUT not in inputs or not {LOGITS, FEATURES} <= outputs.keys():
         raise Fault(
             f"{path}: the graph has inputs {sorted(inputs)} and outputs {sorted(outputs)}, "
@@ -207,7 +211,7 @@ def _contract(path: Path, inputs: dict[str, list[Any]], outputs: dict[str, list[
         )
     shape, logits = inputs[INPUT], outputs[LOGITS]
     if len(shape) != 4 or not isinstance(shape[1], int) or shape[2] != shape[1] or shape[3] != 1:
-        raise Fault(f"{path}: its input has shape {shape}, but serving needs (n, size, size, 1); export it again")
+        raise Fault(f"{path}: the input has shape {shape}, but serving needs (n, size, size, 1); export it again")
     if len(logits) != 2 or not isinstance(logits[1], int):
-        raise Fault(f"{path}: its logits have shape {logits}, but serving needs (n, classes); export it again")
+        raise Fault(f"{path}: the logits have shape {logits}, but serving needs (n, classes); export it again")
     return shape[1], logits[1]

@@ -1,4 +1,4 @@
-"""The manifest of a release: what it is made of, and the keys that serving needs of it."""
+"""Read and check the manifest of a release."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SERVING_KEYS = ("engine", "keep_scans", "abstain_below", "max_upload_mb")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a release folder, with the keys that serving needs present."""
+    """The checked manifest of a release folder. Raises Fault if it is absent or lacks a required key."""
     path = folder / MANIFEST
     if not path.is_file():
         raise Fault(f"{path}: there is no manifest; this is not a release folder")
@@ -41,7 +41,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_manifest(manifest: dict[str, Any], name: str) -> None:
-    """Raises Fault for the first key that serving needs and the manifest lacks."""
+    """Raise Fault for the first key that serving requires and the manifest lacks."""
     for key in ("release", "tasks", "serving"):
         if not manifest.get(key):
             raise Fault(f"{name}: the manifest lacks {key!r}; build the release again")

@@ -1,4 +1,4 @@
-"""Bytes to a Prediction: the one path that answers, for the endpoint, the command line, replay and tests. Pure."""
+"""Uploaded bytes to a Prediction, for the endpoint, the command line, replay and tests. Pure functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lineage.errors import Fault
 from lineage.record.journal import JournalRow
 from lineage.record.verdict import Outcome, Verdict
 from serving.inference import gate, heatmap, outlier, upload_checks, uploaded_scans
-from serving.inference.pooling import deciding, independent_slice_count, pool
+from serving.inference.pooling import deciding_slices, independent_slice_count, pool
 from serving.inference.release import Model, Release, load_release
 from serving.inference.request import Upload
 
@@ -40,11 +40,11 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer and all that the journal keeps of it: hashes, numbers and the small map; no pixels, no identity.
+    """One answer and everything that the journal stores of it: hashes, numbers and the small map; no pixels or names.
 
-    `score` is the pooled probability of the positive classes, `slices` holds each slice's own and whether it counted
-    for the pooling (it looks like what the model was judged on), `shown` is the index of the slice of the map, and
-    `left_out` names files that are no slices, and what they are; the journal keeps no names, so it has none of it.
+    `score` is the pooled probability of the positive classes. `slices` has each slice's own score and whether the slice
+    was pooled, because it is within the outlier distance. `shown_slice` is the index of the slice of the map.
+    `left_out` lists the files that are not slices, and what they are; the journal stores no names, so it omits them.
     """
 
     id: str
@@ -64,7 +64,7 @@ class Prediction:
     threshold: float
     verdict: Verdict
     slices: tuple[dict[str, Any], ...]
-    shown: int
+    shown_slice: int
     map: str
     map_class: str
     engine: dict[str, Any]
@@ -81,9 +81,9 @@ def probabilities(logits: Array, temperature: float) -> Array:
 
 
 def decide(case: Array, positive: Sequence[int], threshold: float) -> int:
-    """The class of a case: the most probable positive one at or over the operating point, else the best other one."""
-    inside = float(case[list(positive)].sum()) >= threshold
-    candidates = [index for index in range(len(case)) if (index in positive) == inside]
+    """The class of a case: the most probable positive class at or over the operating point, else the best other one."""
+    is_positive = float(case[list(positive)].sum()) >= threshold
+    candidates = [index for index in range(len(case)) if (index in positive) == is_positive]
     return max(candidates, key=lambda index: float(case[index]))
 
 
@@ -92,33 +92,34 @@ def predict(
 ) -> Prediction:
     """Answer one case: one file, one DICOM series, or several files of one patient and one kind of scan.
 
-    `task` names the question; without it, modality and body part of the header choose. `id` and `at` are the
-    caller's. Raises Fault for a file that cannot be read, files of several patients, or a task that is not clear.
+    Without `task`, the header's modality and body part choose the task. `id` and `at` are set by the caller. Raises
+    Fault for a file that cannot be read, files of several patients, or a task that is unknown or ambiguous.
     """
-    inputs = _aside().submit(_hashes, uploads)
-    scans = uploaded_scans.scans(uploads)
-    model = choose(release, scans[0], task)
+    pending_hashes = _background_threads().submit(_hashes, uploads)
+    scans = uploaded_scans.read_scans(uploads)
+    model = choose_model(release, scans[0], task)
     scans = [hounsfield.convert_to_task_units(scan, model.modality) for scan in scans]
     prepared = np.concatenate([preprocess.scan_pixels(scan, model.pixels) for scan in scans])
-    judged = _judged(prepared)
-    described = _aside().submit(uploaded_scans.descriptions, scans, uploads, judged.tolist())
+    judged = _slices_with_contrast(prepared)
+    pending_descriptions = _background_threads().submit(uploaded_scans.describe_slices, scans, uploads, judged.tolist())
     logits, features = model.graph.run(prepared[judged])
     slices = probabilities(logits, model.temperature)
     scores, distances = slices[:, list(model.positive)].sum(axis=1), outlier.distance(model.reference, features)
-    counted = _counted(distances <= model.outlier_distance)
-    distance = scans[0].spacing[0] if len(scans) == 1 and scans[0].spacing else 0.0
-    seen = independent_slice_count(len(counted), distance)
-    case = pool(slices[counted], model.positive, model.pooling, model.prevalence, seen)
-    top = int(counted[np.argmax(scores[counted])])
-    (scan, _), descriptions = uploaded_scans.slice_of(scans, int(judged[top])), described.result()
-    asked = slice_rules.scan_rules(model.modality, model.body_parts, model.pixels.window, model.field_of_view)
-    answering = set(counted[deciding(scores[counted], model.pooling)].tolist())
-    others, blank = [reason for _, reason in scans[0].left_out], len(prepared) - len(judged)
-    found = upload_checks.check(descriptions, asked, answering, others, blank)
-    shown = prepared[judged[top]]
-    alike = (int((distances <= model.outlier_distance).sum()), len(judged))
-    verdict = _gate(release, model, scan, found, shown, float(distances[top]), alike, case)
-    mapped = max(model.positive, key=lambda index: float(slices[top, index]))
+    is_inlier = distances <= model.outlier_distance
+    pooled = _slices_to_pool(is_inlier)
+    slice_distance = scans[0].spacing[0] if len(scans) == 1 and scans[0].spacing else 0.0
+    independent_slices = independent_slice_count(len(pooled), slice_distance)
+    case = pool(slices[pooled], model.positive, model.pooling, model.prevalence, independent_slices)
+    top = int(pooled[np.argmax(scores[pooled])])
+    (top_scan, _), descriptions = uploaded_scans.locate_slice(scans, int(judged[top])), pending_descriptions.result()
+    rules = slice_rules.scan_rules(model.modality, model.body_parts, model.pixels.window, model.field_of_view)
+    deciding = set(pooled[deciding_slices(scores[pooled], model.pooling)].tolist())
+    left_out, blank_count = [reason for _, reason in scans[0].left_out], len(prepared) - len(judged)
+    findings = upload_checks.check(descriptions, rules, deciding, left_out, blank_count)
+    top_pixels = prepared[judged[top]]
+    inliers = (int(is_inlier.sum()), len(judged))
+    verdict = _gate(release, model, top_scan, findings, top_pixels, float(distances[top]), inliers, case)
+    map_class = max(model.positive, key=lambda index: float(slices[top, index]))
     return Prediction(
         id=id,
         at=at,
@@ -127,9 +128,9 @@ def predict(
         title=model.title,
         version=model.version,
         cluster=_cluster(scans, uploads),
-        inputs=inputs.result(),
+        inputs=pending_hashes.result(),
         description=descriptions[top],
-        embedding=tuple(float(value) for value in slice_features.embed(shown[:, :, 0])),
+        embedding=tuple(float(value) for value in slice_features.embed(top_pixels[:, :, 0])),
         classes=model.classes,
         probabilities=tuple(float(value) for value in case),
         answer=model.classes[decide(case, model.positive, model.threshold)]
@@ -139,12 +140,16 @@ def predict(
         threshold=model.threshold,
         verdict=verdict,
         slices=tuple(
-            {"index": uploaded_scans.number(scans, int(at)), "score": float(score), "counted": bool(number in counted)}
-            for number, (at, score) in enumerate(zip(judged, scores, strict=True))
+            {
+                "index": uploaded_scans.slice_number(scans, int(index)),
+                "score": float(score),
+                "counted": bool(position in pooled),
+            }
+            for position, (index, score) in enumerate(zip(judged, scores, strict=True))
         ),
-        shown=uploaded_scans.number(scans, int(judged[top])),
-        map=heatmap.base64_png(heatmap.class_activation_map(features[top], model.kernel, mapped)),
-        map_class=model.classes[mapped],
+        shown_slice=uploaded_scans.slice_number(scans, int(judged[top])),
+        map=heatmap.base64_png(heatmap.class_activation_map(features[top], model.kernel, map_class)),
+        map_class=model.classes[map_class],
         engine=model.graph.facts(),
         note=" ".join(filter(None, (NOTE, model.note))),
         left_out=scans[0].left_out,
@@ -152,43 +157,43 @@ def predict(
 
 
 @lru_cache(maxsize=1)
-def _aside() -> ThreadPoolExecutor:
-    """Where files are hashed while they are decoded."""
+def _background_threads() -> ThreadPoolExecutor:
+    """Threads that hash and describe files while the main thread decodes and infers."""
     return ThreadPoolExecutor(2, "hashes")
 
 
 def _hashes(uploads: Sequence[Upload]) -> tuple[str, ...]:
-    return tuple(hashlib.sha256(one.content).hexdigest() for one in uploads)
+    return tuple(hashlib.sha256(upload.content).hexdigest() for upload in uploads)
 
 
-def choose(release: Release, scan: Scan, task: str | None) -> Model:
-    """The model that answers: by name, else by the header's modality and body part. Raises Fault if not exactly one.
+def choose_model(release: Release, scan: Scan, task: str | None) -> Model:
+    """The model of the named task, else of the only task for the header's modality and body part.
 
-    A task of ordered classes asks how far something is that was found before: where another task fits, it is asked for
-    by name alone.
+    A task with ordered classes grades a finding that is known already. If another task fits too, an ordered task must
+    be named. Raises Fault if no task or several tasks fit.
     """
-    offer = f"name one of: {', '.join(sorted(release.models))}"
+    advice = f"name one of: {', '.join(sorted(release.models))}"
     if task:
         if task not in release.models:
-            raise Fault(f"there is no task {task!r} in release {release.name}; {offer}")
+            raise Fault(f"there is no task {task!r} in release {release.name}; {advice}")
         return release.models[task]
     modality, body_part = _modality(scan), scan.header.get("body_part", "")
     if not modality:
-        raise Fault(f"{scan.name}: the file does not say what kind of scan it is, so no task can be chosen; {offer}")
-    found = [
+        raise Fault(f"{scan.name}: the file names no modality, so no task can be chosen; {advice}")
+    candidates = [
         model
         for model in release.models.values()
-        if model.modality == modality and (not body_part or gate.matches_body_part(body_part, model.body_parts))
+        if model.modality == modality and (not body_part or gate.fits(body_part, model.body_parts))
     ]
-    found = [model for model in found if not model.ordered] or found
-    if len(found) == 1:
-        return found[0]
+    candidates = [model for model in candidates if not model.ordered] or candidates
+    if len(candidates) == 1:
+        return candidates[0]
     kind = f"{modality} of {body_part or 'an unnamed body part'}"
-    raise Fault(f"{scan.name}: {'several tasks answer' if found else 'no task answers'} for {kind}; {offer}")
+    raise Fault(f"{scan.name}: {'several tasks fit' if candidates else 'no task fits'} {kind}; {advice}")
 
 
 def to_json(prediction: Prediction) -> dict[str, Any]:
-    """The answer as the endpoint gives it. `map` covers the shown slice, of `shape`, centred in a square."""
+    """The answer as JSON. `map` covers the smallest square that contains the centred slice, which has `shape`."""
     verdict = prediction.verdict
     return {
         "id": prediction.id,
@@ -209,7 +214,7 @@ def to_json(prediction: Prediction) -> dict[str, Any]:
         "map": prediction.map,
         "map_class": prediction.map_class,
         "slices": list(prediction.slices),
-        "shown": prediction.shown,
+        "shown": prediction.shown_slice,
         "shape": [int(prediction.description[side]) for side in ("rows", "columns")],
         "inputs": list(prediction.inputs),
         "left_out": [{"file": name, "reason": reason} for name, reason in prediction.left_out],
@@ -220,7 +225,7 @@ def to_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def journal_row(prediction: Prediction, actor: str) -> JournalRow:
-    """What the journal keeps of an answer. `actor` is the name of who asked."""
+    """The journal's row for an answer. `actor` is the account that sent the request."""
     return JournalRow(
         id=prediction.id,
         at=prediction.at,
@@ -244,58 +249,58 @@ def journal_row(prediction: Prediction, actor: str) -> JournalRow:
     )
 
 
-def _judged(prepared: Array) -> NDArray[np.intp]:
-    """Positions of the slices that show something; all of them where none does, for the gate to say so."""
-    shown = np.flatnonzero(prepared.std(axis=(1, 2, 3)) >= gate.BLANK)
-    return shown if len(shown) else np.arange(len(prepared))
+def _slices_with_contrast(prepared: Array) -> NDArray[np.intp]:
+    """Positions of the slices that are not blank. If all are blank, all positions, and the gate abstains."""
+    positions = np.flatnonzero(prepared.std(axis=(1, 2, 3)) >= gate.BLANK_CONTRAST)
+    return positions if len(positions) else np.arange(len(prepared))
 
 
-def _counted(alike: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Positions of the slices that look like what the model was judged on; all of them where none does."""
-    return np.flatnonzero(alike) if alike.any() else np.arange(len(alike))
+def _slices_to_pool(is_inlier: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Positions of the slices within the outlier distance, or of all slices if none is."""
+    return np.flatnonzero(is_inlier) if is_inlier.any() else np.arange(len(is_inlier))
 
 
 def _gate(
     release: Release,
     model: Model,
     scan: Scan,
-    found: upload_checks.Findings,
+    findings: upload_checks.Findings,
     prepared: Array,
     distance: float,
-    alike: tuple[int, int],
+    inliers: tuple[int, int],
     case: Array,
 ) -> Verdict:
-    return gate.answer(
+    return gate.judge_scan(
         model.task,
         modality=(_modality(scan), model.modality),
         body_part=(scan.header.get("body_part", ""), model.body_parts),
         confidence=(float(case.max()), release.abstain_below),
         distance=(distance, model.outlier_distance),
         contrast=float(prepared.std()),
-        alike=(alike[0], min(alike[1], model.pooling.k if model.pooling.rule == "topk" else 1)),
-        slices=alike[1],
-        possible=_possible(model, case),
-        unfit=found.unfit,
-        refused=found.refused,
-        warnings=found.warnings,
+        inliers=(inliers[0], min(inliers[1], model.pooling.k if model.pooling.rule == "topk" else 1)),
+        slices=inliers[1],
+        conformal_set=_conformal_set(model, case),
+        pixel_faults=findings.pixel_faults,
+        header_faults=findings.header_faults,
+        warnings=findings.warnings,
     )
 
 
-def _possible(model: Model, case: Array) -> tuple[tuple[str, ...], float] | None:
+def _conformal_set(model: Model, case: Array) -> tuple[tuple[str, ...], float] | None:
     """The conformal set of a case and its level: the classes whose 1 - p is at most their quantile."""
     if model.conformal is None:
         return None
     level, quantiles = model.conformal
-    inside = zip(model.classes, case, quantiles, strict=True)
-    return tuple(name for name, p, quantile in inside if 1 - float(p) <= quantile), level
+    classes = zip(model.classes, case, quantiles, strict=True)
+    return tuple(name for name, p, quantile in classes if 1 - float(p) <= quantile), level
 
 
 def _modality(scan: Scan) -> str:
-    """What the file says it is, also where no task asks for that (US, DX); empty where it does not say."""
+    """The modality in the file, also one without a task (US, DX); empty if the file names none."""
     return scan.modality.value if scan.modality else scan.header.get("modality", "")
 
 
 def _cluster(scans: list[Scan], uploads: Sequence[Upload]) -> str:
-    """Who the case is of, for resampling: a keyed pseudonym, or the content where the file names nobody."""
+    """The case's cluster for resampling: a keyed pseudonym of the patient, or a hash of the file without a patient."""
     patient = scans[0].patient_id
     return keys.pseudonym(patient) if patient else "unknown-" + hashlib.sha256(uploads[0].content).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""A release folder, read: manifest, and for every task its compiled graph, linear layer and reference."""
+"""Load a release folder: its manifest, and each task's compiled graph, linear layer and reference."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRAPH, HEAD, REFERENCE = "graph.onnx", "head.npz", "reference.npz"
 
 @dataclass(frozen=True)
 class Model:
-    """One task of a release: what it takes, what it says, and what it runs."""
+    """One task of a release: its inputs, classes, thresholds and compiled graph."""
 
     task: str
     title: str
@@ -34,19 +34,19 @@ class Model:
     threshold: float
     outlier_distance: float
     prevalence: float
-    conformal: tuple[float, tuple[float, ...]] | None  # level, and each class's quantile of 1 - p
+    conformal: tuple[float, tuple[float, ...]] | None  # level, and per class the quantile of 1 - p
     version: str
     note: str
     graph: Graph
     kernel: NDArray[np.float32]
     reference: outlier.Reference
-    ordered: bool = False  # its classes are stages or sizes of something that was found before
+    ordered: bool = False  # the classes are ordered stages or sizes of a finding that is known already
     field_of_view: str = FieldOfView.BODY
 
 
 @dataclass(frozen=True)
 class Release:
-    """Every task's model, and the rules of the endpoint, as one approved whole."""
+    """The models of all tasks and the limits of the endpoint, approved together."""
 
     name: str
     manifest: dict[str, Any]
@@ -56,16 +56,13 @@ class Release:
 
 
 def load_release(folder: Path) -> Release:
-    """Read and compile a release folder whose files are those that were released.
-
-    Raises Fault that names the changed or missing file, or the missing manifest key.
-    """
+    """Check and compile a release folder. Raises Fault for a changed or missing file, or a missing manifest key."""
     release_integrity.check_release(folder)
     return compile_release(folder)
 
 
 def compile_release(folder: Path) -> Release:
-    """Read and compile a release folder that is being written: nothing says yet what its files should be."""
+    """Compile a release folder that is still being written, so that its files cannot be checked yet."""
     manifest = read_manifest(folder)
     serving = manifest["serving"]
     models = {task: _model(folder / task, task, facts, serving["engine"]) for task, facts in manifest["tasks"].items()}
@@ -77,11 +74,11 @@ def compile_release(folder: Path) -> Release:
 def _model(folder: Path, task: str, facts: dict[str, Any], engine: str) -> Model:
     graph = Graph.load(folder / GRAPH, engine, facts["precision"])
     classes, window = tuple(facts["classes"]), facts["pixels"]["window"]
-    kernel = head(folder / HEAD)
+    kernel = read_head(folder / HEAD)
     if graph.classes != len(classes) or kernel.shape[1] != len(classes) or graph.size != facts["pixels"]["size"]:
         raise Fault(
-            f"{folder}: the graph has {graph.classes} classes at {graph.size} pixels and its head {kernel.shape[1]}, "
-            f"the manifest {len(classes)} at {facts['pixels']['size']}; build the release again"
+            f"{folder}: the graph has {graph.classes} classes at {graph.size} pixels, its head {kernel.shape[1]} "
+            f"classes, the manifest {len(classes)} at {facts['pixels']['size']}; build the release again"
         )
     return Model(
         task=task,
@@ -111,8 +108,8 @@ def _conformal(facts: dict[str, Any] | None) -> tuple[float, tuple[float, ...]] 
     return None if facts is None else (float(facts["level"]), tuple(map(float, facts["quantiles"])))
 
 
-def head(path: Path) -> NDArray[np.float32]:
-    """The kernel (channels, classes) of the linear layer, from `head.npz`."""
+def read_head(path: Path) -> NDArray[np.float32]:
+    """The kernel (channels, classes) of the linear layer, from `head.npz`. Raises Fault if the file is missing."""
     if not path.is_file():
         raise Fault(f"{path}: the linear layer's weights are missing; export the graph again")
     with np.load(path, allow_pickle=False) as arrays:

@@ -1,31 +1,31 @@
-"""What is asked, and who asks: light, since the head process of a server imports no more than this of an answer."""
+"""The types of a request. This module imports nothing heavy, because the server's head process imports it too."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-DESK = "oncoloop-desk"  # the header by which the desk shows a release that it is the desk
-LONGEST = 60  # characters of a file name that are kept: with a longer one it would not fit a file system
+DESK_HEADER = "oncoloop-desk"  # holds the key that only the desk has
+MAX_NAME_LENGTH = 60  # characters of a file name; a longer name may not fit a file system
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One file as it came: the name it had and its bytes."""
+    """One uploaded file: its name and its bytes."""
 
     name: str
     content: bytes
 
 
 @dataclass(frozen=True)
-class Asker:
-    """Who asks: account, idempotency key of the request, and the answer that a shadow's answer stands behind."""
+class Requester:
+    """Who sends a request: account and idempotency key, and for a shadow the id of the live answer."""
 
-    name: str
-    key: str = ""
-    shadows: str = ""
+    account: str
+    idempotency_key: str = ""
+    live_answer_id: str = ""
 
 
 def clean_name(name: str) -> str:
-    """A sender's file name made safe to print and store: no folder, no control character, at most 60 characters."""
-    last = name.replace("\\", "/").rpartition("/")[2]
-    return "".join(letter for letter in last if letter.isprintable())[-LONGEST:] or "upload"
+    """A sender's file name, safe to print and store: no folder, no control character, at most 60 characters."""
+    base_name = name.replace("\\", "/").rpartition("/")[2]
+    return "".join(letter for letter in base_name if letter.isprintable())[-MAX_NAME_LENGTH:] or "upload"

@@ -1,4 +1,4 @@
-"""A workspace as the desk finds it: people, a release, versions with verdicts, answers in the journal."""
+"""A workspace for the desk: people, a release, versions with verdicts, and answers in the journal."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ MANIFEST = {
 
 
 def heat_map() -> str:
-    """A small map whose evidence lies at the upper left."""
+    """A small map with its evidence at the upper left."""
     heat = np.zeros((8, 8), np.float32)
     heat[1:4, 1:4] = 1.0
     return heatmap.base64_png(heat)
 
 
 def journal_row(actor: str = "cleo", task: str = "lung-ct", **changes: Any) -> journal.JournalRow:
-    """One answer as serving journals it."""
+    """One answer as serving writes it to the journal."""
     classes = MANIFEST["tasks"][task]["classes"]  # type: ignore[index]
     values: dict[str, Any] = {
         "id": uuid.uuid4().hex,
@@ -101,13 +101,13 @@ def journal_row(actor: str = "cleo", task: str = "lung-ct", **changes: Any) -> j
     return journal.JournalRow(**values | changes)
 
 
-def judged(
-    task: str, version: str, outcome: Outcome, reason: str, logged: dict[str, Any] | None = None, **found: Any
+def record_judged_version(
+    task: str, version: str, outcome: Outcome, reason: str, logged: dict[str, Any] | None = None, **gate_figures: Any
 ) -> None:
-    """A version as a retraining leaves it: logged, and judged by the training gate."""
+    """Record a version as a retraining does: logged, and judged by the training gate."""
     facts = {"version": version, "run_id": "r" + version, "data_version": "c0ffee1234"}
     ledger.append("model.logged", task, facts | (logged or {}))
-    figures = {"overall": {"auroc": {"difference": 0.02, "low": -0.01, "high": 0.05}}, "clusters": 42, **found}
+    figures = {"overall": {"auroc": {"difference": 0.02, "low": -0.01, "high": 0.05}}, "clusters": 42, **gate_figures}
     thresholds = {"margin_auroc": 0.05, "budget": 0.05, "looks_per_year": 20}
     verdict = Verdict("training", f"{task}/{version}", outcome, (reason,), figures, thresholds)
     ledger.record_verdict(verdict, task=task, version=version)
@@ -115,26 +115,26 @@ def judged(
 
 @pytest.fixture
 def workspace(home: Path) -> Path:
-    """`home` with three people, the release's manifest, a champion, and two versions that wait for a decision."""
+    """`home` with three people, the release's manifest, a champion, a rejected version and a waiting one."""
     credentials._tokens.clear()
-    credentials._admitted.clear()
+    credentials._checked.clear()
     for role, name in NAMES.items():
         accounts.add(name, role)
     folder = home / "releases" / RELEASE
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(json.dumps(MANIFEST))
-    judged("lung-ct", "3", Outcome.INCONCLUSIVE, "only 8 positive clusters, 10 are needed")
+    record_judged_version("lung-ct", "3", Outcome.INCONCLUSIVE, "only 8 positive clusters, 10 are needed")
     ledger.append("approval", "lung-ct/3", {"decision": "approve", "reason": "small but sound test cohort"}, "enno")
     ledger.append("model.promoted", "lung-ct", {"version": "3"}, "enno")
-    judged("lung-ct", "4", Outcome.FAIL, "worse than the champion by 0.12")
+    record_judged_version("lung-ct", "4", Outcome.FAIL, "worse than the champion by 0.12")
     ledger.append("model.rejected", "lung-ct", {"version": "4", "reason": "the training gate said fail"})
-    judged("lung-ct", "5", Outcome.INCONCLUSIVE, "superiority is not shown")
+    record_judged_version("lung-ct", "5", Outcome.INCONCLUSIVE, "superiority is not shown")
     return home
 
 
 @pytest.fixture
 def open_desk(workspace: Path) -> Iterator[Callable[[str], TestClient]]:
-    """Sign a role in: `open_desk("clinician")` is a browser with that person's cookie; "" is a stranger's."""
+    """Sign a role in: `open_desk("clinician")` is a browser with that person's cookie; "" is not signed in."""
     assert workspace.is_dir()
     clients = []
 
@@ -143,8 +143,8 @@ def open_desk(workspace: Path) -> Iterator[Callable[[str], TestClient]]:
         client.__enter__()
         clients.append(client)
         if role:
-            came = client.post("/enter", data={"token": accounts.invite(NAMES[role])})
-            assert came.status_code == 303
+            response = client.post("/enter", data={"token": accounts.invite(NAMES[role])})
+            assert response.status_code == 303
         return client
 
     yield enter
@@ -154,35 +154,35 @@ def open_desk(workspace: Path) -> Iterator[Callable[[str], TestClient]]:
 
 @pytest.fixture
 def csrf() -> Callable[..., str]:
-    """The token that a page's forms carry."""
+    """The CSRF token in a page's forms."""
 
     def token(client: TestClient, address: str) -> str:
         page = client.get(address, follow_redirects=True).text
-        found = re.search(r'name="csrf" (?:value|content)="([0-9a-f]{64})"', page)
-        assert found, page
-        return found.group(1)
+        field = re.search(r'name="csrf" (?:value|content)="([0-9a-f]{64})"', page)
+        assert field, page
+        return field.group(1)
 
     return token
 
 
 @pytest.fixture
-def answered(workspace: Path) -> Callable[..., str]:
-    """Journal one answer; its id. Fields of the row may be given."""
+def add_case(workspace: Path) -> Callable[..., str]:
+    """Write one answer to the journal and return its id. Keyword arguments set fields of the row."""
     assert workspace.is_dir()
 
     def append(actor: str = "cleo", task: str = "lung-ct", **changes: Any) -> str:
-        made = journal_row(actor, task, **changes)
-        journal.append(made)
-        return made.id
+        row = journal_row(actor, task, **changes)
+        journal.append(row)
+        return row.id
 
     return append
 
 
-class Answering:
-    """A release's HTTP side in a process thread: checks the bearer token, journals, answers; keeps what it saw."""
+class FakeRelease:
+    """A release's HTTP interface in a thread: checks the token, journals, answers, and records the requests."""
 
     def __init__(self) -> None:
-        self.seen: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.problem: tuple[int, str] | None = None
         self.changes: dict[str, Any] = {}
@@ -192,21 +192,21 @@ class Answering:
         """POST /predict."""
         person = accounts.bearer(request.headers.get("authorization", "").removeprefix("Bearer "), "predict")
         if person is None:
-            return self._refused(401, "Send a valid bearer token.")
+            return self._refusal(401, "Send a valid bearer token.")
         assert request.headers.get("oncoloop-desk") == keys.server_secret("release")
         self.headers.append(dict(request.headers))
         form = await request.form()
         files = [(sent.filename, len(await sent.read())) for sent in form.getlist("files")]  # type: ignore[union-attr]
-        self.seen.append({"actor": person.name, "files": files, "task": form.get("task")})
+        self.requests.append({"actor": person.name, "files": files, "task": form.get("task")})
         if self.problem:
-            return self._refused(*self.problem)
-        made = journal_row(person.name, **self.changes)
-        journal.append(made)
-        facts = {"id": made.id, "task": made.task, "map": made.map, "map_class": "malignant", "shown": 0}
-        return JSONResponse(facts | {"answer": made.answer, "release": made.release, "left_out": self.left_out})
+            return self._refusal(*self.problem)
+        row = journal_row(person.name, **self.changes)
+        journal.append(row)
+        facts = {"id": row.id, "task": row.task, "map": row.map, "map_class": "malignant", "shown": 0}
+        return JSONResponse(facts | {"answer": row.answer, "release": row.release, "left_out": self.left_out})
 
     @staticmethod
-    def _refused(status: int, detail: str) -> Response:
+    def _refusal(status: int, detail: str) -> Response:
         body = {"type": "about:blank", "title": "No", "status": status, "detail": detail}
         return JSONResponse(body, status, media_type="application/problem+json")
 
@@ -216,8 +216,8 @@ def serve(application: Any) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(application, port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    until = time.monotonic() + 20
-    while not server.started and time.monotonic() < until:
+    deadline = time.monotonic() + 20
+    while not server.started and time.monotonic() < deadline:
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     yield f"http://127.0.0.1:{port}"
@@ -226,25 +226,25 @@ def serve(application: Any) -> Iterator[str]:
 
 
 @pytest.fixture
-def release(workspace: Path) -> Iterator[Answering]:
+def release(workspace: Path) -> Iterator[FakeRelease]:
     """A live release that answers over HTTP."""
     assert workspace.is_dir()
-    answering = Answering()
-    for url in serve(Starlette(routes=[Route("/predict", answering.predict, methods=["POST"])])):
+    fake_release = FakeRelease()
+    for url in serve(Starlette(routes=[Route("/predict", fake_release.predict, methods=["POST"])])):
         traffic.move(RELEASE, url, "system")
-        yield answering
+        yield fake_release
 
 
 @pytest.fixture
 def desk_url(workspace: Path) -> Iterator[str]:
-    """The desk itself behind a real server."""
+    """The address of the desk on a real server."""
     assert workspace.is_dir()
     yield from serve(app.create())
 
 
 @pytest.fixture
 def picture() -> bytes:
-    """A small grey PNG that shows something."""
+    """A small grey PNG with contrast."""
     from PIL import Image
 
     stream = io.BytesIO()

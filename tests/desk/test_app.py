@@ -1,4 +1,4 @@
-"""The front as a whole: who may open what, headers, errors."""
+"""The front: pages by role, headers, errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Desk = Callable[[str], TestClient]
 
 
 @pytest.mark.parametrize("role", PAGES)
-def test_each_role_opens_its_own_pages_and_no_others(open_desk: Desk, role: str) -> None:
+def test_each_role_can_open_only_its_own_pages(open_desk: Desk, role: str) -> None:
     client = open_desk(role)
     for owner, addresses in PAGES.items():
         for address in addresses:
@@ -29,21 +29,21 @@ def test_each_role_opens_its_own_pages_and_no_others(open_desk: Desk, role: str)
 
 
 @pytest.mark.parametrize("role", PAGES)
-def test_the_first_page_is_the_one_of_the_role(open_desk: Desk, role: str) -> None:
+def test_each_role_has_its_own_first_page(open_desk: Desk, role: str) -> None:
     client = open_desk(role)
     first = client.get("/", follow_redirects=True)
     assert first.status_code == 200 and first.url.path == PAGES[role][0]
 
 
-def test_a_stranger_is_sent_to_the_sign_in_page(open_desk: Desk) -> None:
+def test_a_request_without_sign_in_is_redirected_to_the_sign_in_page(open_desk: Desk) -> None:
     client = open_desk("")
     for address in (address for addresses in PAGES.values() for address in addresses):
-        came = client.get(address)
-        assert (came.status_code, came.headers["location"]) == (303, "/signin"), address
+        response = client.get(address)
+        assert (response.status_code, response.headers["location"]) == (303, "/signin"), address
 
 
 @pytest.mark.parametrize("role", PAGES)
-def test_every_page_carries_the_warning_the_name_and_strict_headers(open_desk: Desk, role: str) -> None:
+def test_every_page_has_the_warning_the_role_and_strict_headers(open_desk: Desk, role: str) -> None:
     client = open_desk(role)
     for address in [*PAGES[role], "/nowhere"]:
         page = client.get(address)
@@ -53,13 +53,14 @@ def test_every_page_carries_the_warning_the_name_and_strict_headers(open_desk: D
             assert page.headers[name] == value
         assert "<script>" not in page.text and " style=" not in page.text and " onclick" not in page.text
         assert "http://" not in page.text.replace("http://www.w3.org", "") or role == "engineer", (
-            "nothing from elsewhere"
+            "no address of another server"
         )
 
 
-def test_static_files_are_there_and_nothing_beside_them(open_desk: Desk) -> None:
+def test_only_static_files_are_served_below_static(open_desk: Desk) -> None:
     client = open_desk("")
-    for name in ("desk.css", "scan.js", "picture.js", "dicom.js", "nifti.js", "report.js", "icon.svg"):
+    scripts = ("scan.js", "picture.js", "dicom.js", "nifti.js", "display_range.js", "report.js")
+    for name in ("desk.css", "icon.svg", *scripts):
         assert client.get(f"/static/{name}").status_code == 200, name
     assert client.get("/static/..%2fapp.py").status_code == 404
 
@@ -68,26 +69,26 @@ def test_health_needs_no_sign_in(open_desk: Desk) -> None:
     assert open_desk("").get("/healthz").text == "ok"
 
 
-def test_a_missing_page_says_so_to_people_and_to_programs(open_desk: Desk) -> None:
+def test_a_missing_page_is_reported_to_people_and_to_programs(open_desk: Desk) -> None:
     client = open_desk("clinician")
     assert "There is no such page." in client.get("/nowhere").text
     missing = client.get("/api/nowhere")
     assert missing.status_code == 404 and missing.headers["content-type"] == "application/problem+json"
 
 
-def test_a_broken_workspace_is_one_sentence_not_a_traceback(open_desk: Desk, workspace: Path) -> None:
+def test_a_broken_workspace_is_reported_without_a_traceback(open_desk: Desk, workspace: Path) -> None:
     client = open_desk("engineer")
     (workspace / "keys" / "signin").unlink()
     page = client.get("/models")
     assert page.status_code == 503 and "oncoloop init" in page.text and "Traceback" not in page.text
 
 
-def test_an_unforeseen_error_shows_no_details_and_keeps_the_headers(
+def test_an_unexpected_error_shows_no_details_and_has_the_headers(
     open_desk: Desk, workspace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = open_desk("clinician")
-    folder = workspace / "releases" / "0123456789ab" / "manifest.json"
-    folder.write_text('{"release": "0123456789ab", "tasks": 5, "serving": {"max_upload_mb": 1}}')
+    manifest_file = workspace / "releases" / "0123456789ab" / "manifest.json"
+    manifest_file.write_text('{"release": "0123456789ab", "tasks": 5, "serving": {"max_upload_mb": 1}}')
     from desk.traffic import traffic
 
     traffic.move("0123456789ab", "http://127.0.0.1:1", "system")

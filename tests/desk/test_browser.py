@@ -1,4 +1,4 @@
-"""The desk in a real browser: a scan goes in, the answer and the map over the scan come out."""
+"""The desk in a real browser: send a scan, and see its answer with the heat map over the scan."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ RAMP = np.add.outer(np.arange(24), np.arange(24) * 2).astype(np.int16)  # bright
 
 @pytest.fixture
 def desk_page(chromium: Any, desk_url: str) -> Iterator[Any]:
-    """A page signed in as the clinician; whatever the browser complains of fails the test."""
+    """A page signed in as the clinician; any error in the browser fails the test."""
     context = chromium.new_context(viewport={"width": 1100, "height": 900})
-    page, complaints = context.new_page(), []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if "Security Policy" in said.text else None)
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda entry: errors.append(entry.text) if "Security Policy" in entry.text else None)
     page.goto(f"{desk_url}/enter?token={accounts.invite('cleo')}")
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(f"{desk_url}/")
     yield page
     context.close()
-    assert complaints == []
+    assert errors == []
 
 
 def dicom(stored: np.ndarray, position: float, explicit: bool, **attributes: Any) -> bytes:
@@ -47,7 +47,7 @@ def dicom(stored: np.ndarray, position: float, explicit: bool, **attributes: Any
     scan.SamplesPerPixel, scan.BitsAllocated, scan.BitsStored, scan.HighBit = 1, 16, 16, 15
     scan.PixelRepresentation, scan.PhotometricInterpretation = 1, "MONOCHROME2"
     scan.RescaleSlope, scan.RescaleIntercept = 2, -40
-    scan.WindowCenter, scan.WindowWidth = 29, 138  # -40 to 98, as the ramp times 2 minus 40 goes
+    scan.WindowCenter, scan.WindowWidth = 29, 138  # -40 to 98: the range of the ramp times 2 minus 40
     scan.ImageOrientationPatient, scan.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, position]
     inner = Dataset()
     inner.CodeValue, inner.ReferencedImageSequence = "x", pydicom.Sequence([Dataset()])
@@ -77,9 +77,9 @@ def nifti(volume: np.ndarray) -> bytes:
 
 
 def ask(page: Any, *files: tuple[str, bytes]) -> None:
-    """Choose the files and send them."""
-    sent = [{"name": name, "mimeType": "", "buffer": content} for name, content in files]
-    page.set_input_files("#files", [entry | {"mimeType": _type(entry["name"])} for entry in sent])
+    """Select the files and send them."""
+    selected = [{"name": name, "mimeType": "", "buffer": content} for name, content in files]
+    page.set_input_files("#files", [entry | {"mimeType": _type(entry["name"])} for entry in selected])
     page.click("#send")
     page.wait_for_selector("#result:not([hidden])", timeout=15_000)
 
@@ -88,8 +88,8 @@ def _type(name: str) -> str:
     return "image/png" if name.endswith(".png") else "application/octet-stream"
 
 
-def drawn(page: Any) -> np.ndarray:
-    """The grey values of what the page has drawn."""
+def drawn_pixels(page: Any) -> np.ndarray:
+    """The grey values on the page's canvas."""
     script = """() => {
       const canvas = document.getElementById('scan-view');
       const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
@@ -99,30 +99,30 @@ def drawn(page: Any) -> np.ndarray:
     return np.array(values, float).reshape(height, width)
 
 
-def same(shown: np.ndarray, expected: np.ndarray) -> bool:
-    """Whether two slices agree, each from its black to its white."""
-    return bool(shown.shape == expected.shape and np.corrcoef(shown.ravel(), expected.ravel())[0, 1] > 0.999)
+def are_alike(pixels: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether two slices are equal up to brightness and contrast."""
+    return bool(pixels.shape == expected.shape and np.corrcoef(pixels.ravel(), expected.ravel())[0, 1] > 0.999)
 
 
-def test_a_picture_is_answered_with_its_map_over_it(desk_page: Any, picture: bytes) -> None:
+def test_a_picture_is_answered_with_the_map_over_it(desk_page: Any, picture: bytes) -> None:
     desk_page.reload()
     ask(desk_page, ("scan.png", picture))
     assert "Malignant" in desk_page.inner_text("#card h2") and "82 %" in desk_page.inner_text("#card")
-    assert same(drawn(desk_page), np.add.outer(np.arange(24), np.arange(24)) * 5.0)
+    assert are_alike(drawn_pixels(desk_page), np.add.outer(np.arange(24), np.arange(24)) * 5.0)
     box, frame = desk_page.locator("#map").bounding_box(), desk_page.locator("#frame").bounding_box()
-    assert all(abs(box[side] - frame[side]) < 1 for side in box), "the map covers the square that the model saw"
+    assert all(abs(box[side] - frame[side]) < 1 for side in box), "the map covers the model's square input"
     desk_page.click("text=Printable report")
     assert desk_page.inner_text("h1").startswith("Report") and "82 %" in desk_page.inner_text("article")
 
 
 @pytest.mark.parametrize("explicit", [True, False])
-def test_a_dicom_slice_is_drawn_by_its_window(desk_page: Any, explicit: bool) -> None:
+def test_a_dicom_slice_is_drawn_with_its_window(desk_page: Any, explicit: bool) -> None:
     desk_page.reload()
     ask(desk_page, ("slice.dcm", dicom(RAMP, 0, explicit)))
-    assert same(drawn(desk_page), RAMP.astype(float)) and drawn(desk_page).max() == 255
+    assert are_alike(drawn_pixels(desk_page), RAMP.astype(float)) and drawn_pixels(desk_page).max() == 255
 
 
-def test_neither_spare_bits_nor_padding_are_drawn(desk_page: Any) -> None:
+def test_overlay_bits_and_padding_are_not_drawn(desk_page: Any) -> None:
     inside = np.s_[2:-2, 2:-2]
     padded = np.full_like(RAMP, 32767)
     padded[inside] = RAMP[inside]
@@ -130,14 +130,16 @@ def test_neither_spare_bits_nor_padding_are_drawn(desk_page: Any) -> None:
     overlay[4:9] |= 0x4000
     desk_page.reload()
     ask(desk_page, ("slice.dcm", dicom(padded, 0, False, PixelPaddingValue=32767, WindowWidth=None, WindowCenter=None)))
-    assert same(drawn(desk_page)[inside], RAMP[inside].astype(float)) and drawn(desk_page)[0].max() == 0
+    assert (
+        are_alike(drawn_pixels(desk_page)[inside], RAMP[inside].astype(float)) and drawn_pixels(desk_page)[0].max() == 0
+    )
     desk_page.reload()
     ask(desk_page, ("slice.dcm", dicom(overlay, 0, True, BitsStored=12, HighBit=11)))
-    assert same(drawn(desk_page), RAMP.astype(float))
+    assert are_alike(drawn_pixels(desk_page), RAMP.astype(float))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_picture_lies_under_its_map_as_the_model_saw_it(desk_page: Any, orientation: int) -> None:
+def test_a_rotated_picture_is_drawn_in_the_models_orientation(desk_page: Any, orientation: int) -> None:
     import io
 
     from PIL import Image
@@ -149,13 +151,15 @@ def test_a_turned_picture_lies_under_its_map_as_the_model_saw_it(desk_page: Any,
     Image.fromarray((RAMP[:, :18] * 3).astype(np.uint8)).save(stream, "PNG", exif=exif)
     desk_page.reload()
     ask(desk_page, ("scan.png", stream.getvalue()))
-    assert same(drawn(desk_page), read.read_scan("scan.png", stream.getvalue()).pixels[0])
+    assert are_alike(drawn_pixels(desk_page), read.read_scan("scan.png", stream.getvalue()).pixels[0])
 
 
 def test_a_series_shows_the_slice_of_the_map(desk_page: Any) -> None:
     desk_page.reload()
     ask(desk_page, ("b.dcm", dicom(RAMP.T, 9.0, True)), ("a.dcm", dicom(RAMP, 1.0, True)))
-    assert same(drawn(desk_page), RAMP.astype(float)), "slice 0 of the series is the lower one, not the first file"
+    assert are_alike(drawn_pixels(desk_page), RAMP.astype(float)), (
+        "slice 0 of the series is the lower one, not the first file"
+    )
     assert "Slice 1 of 2" in desk_page.inner_text("#caption")
 
 
@@ -166,14 +170,14 @@ def test_a_file_that_was_left_out_does_not_shift_the_slices(desk_page: Any, rele
     scout, slices = ("scout.dcm", dicom(RAMP.T, -5.0, True)), [("a.dcm", dicom(RAMP, 1.0, True))]
     desk_page.reload()
     ask(desk_page, scout, *slices, ("b.dcm", dicom(RAMP.T, 9.0, True)))
-    assert same(drawn(desk_page), RAMP.astype(float)) and "Slice 1 of 2" in desk_page.inner_text("#caption")
+    assert are_alike(drawn_pixels(desk_page), RAMP.astype(float)) and "Slice 1 of 2" in desk_page.inner_text("#caption")
     assert "1 file is left out: a localizer, not a slice" in desk_page.inner_text("#card")
     desk_page.reload()
     ask(desk_page, scout, *slices, ("scout.dcm", dicom(RAMP.T, 9.0, True)))
-    assert "The heat map alone" in desk_page.inner_text("#caption"), "two files of that name: nobody knows which"
+    assert "The heat map alone" in desk_page.inner_text("#caption"), "two files of that name are ambiguous"
 
 
-def test_a_volume_is_drawn_the_way_the_model_saw_it(desk_page: Any) -> None:
+def test_a_volume_is_drawn_in_the_models_orientation(desk_page: Any) -> None:
     from data.scan import read
 
     volume = np.arange(24)[:, None, None] * 2 + np.arange(20)[None, :, None] + np.zeros((1, 1, 3), int)
@@ -181,12 +185,12 @@ def test_a_volume_is_drawn_the_way_the_model_saw_it(desk_page: Any) -> None:
     desk_page.reload()
     desk_page.select_option("#task", "lung-ct")
     ask(desk_page, ("volume.nii.gz", content))
-    assert same(drawn(desk_page), read.read_scan("volume.nii.gz", content).pixels[0])
+    assert are_alike(drawn_pixels(desk_page), read.read_scan("volume.nii.gz", content).pixels[0])
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPI", "ASR", "PIR", "SAL", "IRA", "ARS", "SRP"])
-def test_a_volume_of_any_orientation_is_drawn_the_way_the_model_saw_it(desk_page: Any, axes: str) -> None:
-    """Its voxels run towards these sides, a little oblique, by the sform or by the qform."""
+def test_a_volume_of_any_orientation_is_drawn_in_the_models_orientation(desk_page: Any, axes: str) -> None:
+    """The voxel axes run towards these sides, slightly oblique, by sform or by qform."""
     import nibabel
 
     from data.scan import read
@@ -209,11 +213,13 @@ def test_a_volume_of_any_orientation_is_drawn_the_way_the_model_saw_it(desk_page
     desk_page.reload()
     desk_page.select_option("#task", "lung-ct")
     ask(desk_page, ("volume.nii.gz", content))
-    assert same(drawn(desk_page), np.clip(expected.pixels[0], *np.percentile(expected.pixels[0], (1, 99.5))))
+    assert are_alike(
+        drawn_pixels(desk_page), np.clip(expected.pixels[0], *np.percentile(expected.pixels[0], (1, 99.5)))
+    )
 
 
-def test_frames_with_places_of_their_own_are_not_drawn_in_the_order_of_the_file(desk_page: Any) -> None:
-    """The model counts them from the feet; another slice under the map would be a wrong picture."""
+def test_frames_with_their_own_positions_are_not_drawn_in_file_order(desk_page: Any) -> None:
+    """The model counts frames from the feet; drawing another slice under the map would be wrong."""
     import io
 
     import pydicom
@@ -234,7 +240,7 @@ def test_frames_with_places_of_their_own_are_not_drawn_in_the_order_of_the_file(
     assert "places of their own" in desk_page.inner_text("#caption")
 
 
-def test_what_cannot_be_drawn_leaves_the_map_alone_and_says_why(desk_page: Any) -> None:
+def test_a_file_that_cannot_be_drawn_shows_the_map_alone_with_a_reason(desk_page: Any) -> None:
     desk_page.reload()
     ask(desk_page, ("scan.bin", b"something else altogether" * 20))
     assert not desk_page.is_visible("#scan-view") and desk_page.is_visible("#map")
@@ -250,7 +256,9 @@ def test_a_refusal_is_shown_and_announced(desk_page: Any, release: Any, picture:
     assert desk_page.inner_text("#problem[role=alert]") == "scan.png: is too small; send the whole slice"
 
 
-def test_an_abstention_has_its_own_colour(desk_page: Any, release: Any, picture: bytes) -> None:
+def test_positive_negative_and_withheld_answers_have_different_colours(
+    desk_page: Any, release: Any, picture: bytes
+) -> None:
     colours: list[str] = []
     colour: Callable[[], str] = lambda: desk_page.evaluate(  # noqa: E731
         "() => getComputedStyle(document.querySelector('.answer')).borderLeftColor"
@@ -263,16 +271,16 @@ def test_an_abstention_has_its_own_colour(desk_page: Any, release: Any, picture:
     assert len(set(colours)) == 3
 
 
-def test_the_keyboard_alone_is_enough(desk_page: Any, picture: bytes) -> None:
+def test_the_page_can_be_used_with_the_keyboard_alone(desk_page: Any, picture: bytes) -> None:
     desk_page.reload()
     desk_page.set_input_files("#files", [{"name": "scan.png", "mimeType": "image/png", "buffer": picture}])
-    reached = []
+    focused = []
     for _ in range(14):
         desk_page.keyboard.press("Tab")
-        reached.append(
+        focused.append(
             desk_page.evaluate("() => document.activeElement.id || document.activeElement.textContent.trim()")
         )
-    assert reached[0] == "Skip to the page" and {"files", "task", "send", "Remove"} <= set(reached)
+    assert focused[0] == "Skip to the page" and {"files", "task", "send", "Remove"} <= set(focused)
     desk_page.focus("#send")
     desk_page.keyboard.press("Enter")
     desk_page.wait_for_selector("#result:not([hidden])")

@@ -1,4 +1,4 @@
-"""The desk's port as the public meets it: floods of headers, slow and idle connections, too many of them."""
+"""The limits of the desk's public port: many headers, slow and idle connections, too many connections."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import sys
 from desk import server
 from serving.http import connection
 if sys.argv[2]:
-    connection.HEAD_SECONDS, connection.REQUEST_SECONDS, connection.ANSWER_SECONDS = 1.5, 2.5, 4.0
+    connection.HEADER_SECONDS, connection.BODY_SECONDS, connection.RESPONSE_SECONDS = 1.5, 2.5, 4.0
 server.serve(sys.argv[3], int(sys.argv[1]))
 """
 LARGE = """
@@ -40,15 +40,15 @@ def create():
 
 
 @contextmanager
-def served(hasty: bool = False, factory: str = "desk.app:create", **environment: str) -> Iterator[tuple[int, int]]:
-    """A desk as a process of its own: port and process number. A hasty one has a tenth of the patience."""
+def served(impatient: bool = False, factory: str = "desk.app:create", **environment: str) -> Iterator[tuple[int, int]]:
+    """A desk in its own process: port and process id. An impatient desk has much shorter time limits."""
     port = free_port()
-    command = [sys.executable, "-c", SERVE, str(port), "1" if hasty else "", factory]
+    command = [sys.executable, "-c", SERVE, str(port), "1" if impatient else "", factory]
     process = subprocess.Popen(command, env=os.environ | environment)
     try:
-        until = time.monotonic() + 30
+        deadline = time.monotonic() + 30
         while not answers(port):
-            assert process.poll() is None and time.monotonic() < until
+            assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
         yield port, process.pid
     finally:
@@ -57,54 +57,54 @@ def served(hasty: bool = False, factory: str = "desk.app:create", **environment:
 
 
 def answers(port: int, source: str = "127.0.0.1") -> bool:
-    """Whether a visitor from an address of this machine gets the answer to one question."""
+    """Whether a client at this loopback address gets a response."""
     try:
-        with socket.create_connection(("127.0.0.1", port), 10, (source, 0)) as wire:
-            wire.sendall(GET + b"Connection: close\r\n\r\n")
-            return wire.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        with socket.create_connection(("127.0.0.1", port), 10, (source, 0)) as connection:
+            connection.sendall(GET + b"Connection: close\r\n\r\n")
+            return connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
     except OSError:
         return False
 
 
-def rest(wire: socket.socket, seconds: float) -> bytes:
-    """All that comes until the other side closes. Fails where it does not close in time."""
-    came, until = b"", time.monotonic() + seconds
+def read_to_end(connection: socket.socket, seconds: float) -> bytes:
+    """All bytes until the other side closes. Fails if it does not close in time."""
+    received, deadline = b"", time.monotonic() + seconds
     while True:
-        wire.settimeout(max(0.01, until - time.monotonic()))
+        connection.settimeout(max(0.01, deadline - time.monotonic()))
         try:
-            more = wire.recv(1 << 16)
+            chunk = connection.recv(1 << 16)
         except ConnectionError:
-            return came
-        if not more:
-            return came
-        came += more
+            return received
+        if not chunk:
+            return received
+        received += chunk
 
 
-def test_a_hundred_megabytes_of_headers_cost_no_memory_and_end_with_a_431(home: Path) -> None:
+def test_a_hundred_megabytes_of_headers_use_no_memory_and_end_with_a_431(home: Path) -> None:
     with served() as (port, number):
         process = psutil.Process(number)
         before = highest = process.memory_info().rss
-        came = bytearray()
-        with socket.create_connection(("127.0.0.1", port), 20) as wire:
-            reader = threading.Thread(target=lambda: came.extend(rest(wire.dup(), 20)))
+        received = bytearray()
+        with socket.create_connection(("127.0.0.1", port), 20) as connection:
+            reader = threading.Thread(target=lambda: received.extend(read_to_end(connection.dup(), 20)))
             reader.start()
-            wire.sendall(GET)
+            connection.sendall(GET)
             lines = b"a: b\r\n" * (1 << 16)
             try:
                 for _ in range((100 << 20) // len(lines)):
-                    wire.sendall(lines)
+                    connection.sendall(lines)
                     highest = max(highest, process.memory_info().rss)
             except OSError:
-                pass  # it has hung up
+                pass  # the server has closed the connection
             reader.join(20)
         highest = max(highest, process.memory_info().rss)
         assert highest - before < 50 << 20, f"{(highest - before) >> 20} MB"
-        assert came.startswith(b"HTTP/1.1 431") and b"application/problem+json" in came
+        assert received.startswith(b"HTTP/1.1 431") and b"application/problem+json" in received
         assert answers(port)
 
 
 @pytest.mark.parametrize(
-    ("sent", "status"),
+    ("headers", "status"),
     [
         (b"".join(b"a%d: b\r\n" % number for number in range(100)), b"200"),
         (b"".join(b"a%d: b\r\n" % number for number in range(200)), b"431"),
@@ -112,76 +112,76 @@ def test_a_hundred_megabytes_of_headers_cost_no_memory_and_end_with_a_431(home: 
     ],
     ids=["100 headers", "200 headers", "one of 100 kB"],
 )
-def test_headers_are_bounded_in_number_and_size(home: Path, sent: bytes, status: bytes) -> None:
-    with served() as (port, _), socket.create_connection(("127.0.0.1", port), 10) as wire:
-        wire.sendall(GET + sent + b"Connection: close\r\n\r\n")
-        assert rest(wire, 10).startswith(b"HTTP/1.1 " + status)
+def test_headers_are_limited_in_number_and_size(home: Path, headers: bytes, status: bytes) -> None:
+    with served() as (port, _), socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(GET + headers + b"Connection: close\r\n\r\n")
+        assert read_to_end(connection, 10).startswith(b"HTTP/1.1 " + status)
 
 
 def test_slow_and_idle_connections_end_in_time(home: Path) -> None:
-    whole = GET + b"\r\n"
+    request = GET + b"\r\n"
     beginnings = {
         "says nothing": (b"", b""),
         "one byte at a time": (GET + b"X: ", b"x"),
         "a body that does not come": (b"POST /enter HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n", b""),
-        "idle after its answer": (whole, b""),
-        "empty lines after its answer": (whole, b"\r\n"),
+        "idle after its answer": (request, b""),
+        "empty lines after its answer": (request, b"\r\n"),
     }
-    with served(hasty=True) as (port, _), ExitStack() as stack:
-        wires = {name: stack.enter_context(socket.create_connection(("127.0.0.1", port))) for name in beginnings}
-        for name, wire in wires.items():
-            wire.sendall(beginnings[name][0])
-            wire.settimeout(0.01)
-        opened, ended = time.monotonic(), {}
-        while len(ended) < len(wires) and time.monotonic() - opened < 20:
-            for name, wire in [(name, wire) for name, wire in wires.items() if name not in ended]:
+    with served(impatient=True) as (port, _), ExitStack() as stack:
+        connections = {name: stack.enter_context(socket.create_connection(("127.0.0.1", port))) for name in beginnings}
+        for name, connection in connections.items():
+            connection.sendall(beginnings[name][0])
+            connection.settimeout(0.01)
+        opened_at, durations = time.monotonic(), {}
+        while len(durations) < len(connections) and time.monotonic() - opened_at < 20:
+            for name in [name for name in connections if name not in durations]:
                 try:
                     if drip := beginnings[name][1]:
-                        wire.sendall(drip)
-                    if not wire.recv(1 << 16):
-                        ended[name] = time.monotonic() - opened
+                        connections[name].sendall(drip)
+                    if not connections[name].recv(1 << 16):
+                        durations[name] = time.monotonic() - opened_at
                 except TimeoutError:
                     continue
                 except OSError:
-                    ended[name] = time.monotonic() - opened
+                    durations[name] = time.monotonic() - opened_at
             time.sleep(0.2)
-        assert ended.keys() == wires.keys(), f"still open: {wires.keys() - ended.keys()}"
-        assert max(ended.values()) < 12, ended
+        assert durations.keys() == connections.keys(), f"still open: {connections.keys() - durations.keys()}"
+        assert max(durations.values()) < 12, durations
         assert answers(port)
 
 
-def test_an_answer_that_nobody_reads_is_given_up(home: Path, tmp_path: Path) -> None:
+def test_a_response_that_the_peer_does_not_read_is_aborted(home: Path, tmp_path: Path) -> None:
     (tmp_path / "large.py").write_text(LARGE)
-    large = served(hasty=True, factory="large:create", PYTHONPATH=str(tmp_path))
-    with large as (port, number), socket.create_connection(("127.0.0.1", port), 20) as wire:
-        wire.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        until = time.monotonic() + 15
+    large = served(impatient=True, factory="large:create", PYTHONPATH=str(tmp_path))
+    with large as (port, process_id), socket.create_connection(("127.0.0.1", port), 20) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        deadline = time.monotonic() + 15
         time.sleep(1)
-        while open_connections(number, port) and time.monotonic() < until:
+        while open_connections(process_id, port) and time.monotonic() < deadline:
             time.sleep(0.2)
-        assert not open_connections(number, port)
+        assert not open_connections(process_id, port)
 
 
-def open_connections(number: int, port: int) -> int:
-    found = psutil.Process(number).net_connections("tcp4")
-    return sum(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == port for one in found)
+def open_connections(process_id: int, port: int) -> int:
+    connections = psutil.Process(process_id).net_connections("tcp4")
+    return sum(entry.status == psutil.CONN_ESTABLISHED and entry.laddr.port == port for entry in connections)
 
 
-def test_one_address_cannot_hold_all_connections(home: Path) -> None:
+def test_one_address_cannot_use_all_connections(home: Path) -> None:
     with served() as (port, _), ExitStack() as stack:
-        held = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 10)) for _ in range(64)]
+        connections = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 10)) for _ in range(64)]
         time.sleep(0.5)
-        with socket.create_connection(("127.0.0.1", port), 10) as wire:
-            assert rest(wire, 10).startswith(b"HTTP/1.1 503")
-        assert not answers(port) and answers(port, "127.0.0.2"), "another address has its own"
-        held[0].close()
-        until = time.monotonic() + 5
-        while not answers(port) and time.monotonic() < until:
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            assert read_to_end(connection, 10).startswith(b"HTTP/1.1 503")
+        assert not answers(port) and answers(port, "127.0.0.2"), "another address has its own limit"
+        connections[0].close()
+        deadline = time.monotonic() + 5
+        while not answers(port) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert answers(port)
 
 
-def test_how_many_connections_an_address_may_hold_is_a_setting(home: Path) -> None:
+def test_the_connection_limit_of_an_address_is_a_setting(home: Path) -> None:
     with served(ONCOLOOP_PEER_CONNECTIONS="3") as (port, _), ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
@@ -189,12 +189,12 @@ def test_how_many_connections_an_address_may_hold_is_a_setting(home: Path) -> No
         assert not answers(port) and answers(port, "127.0.0.2")
 
 
-def test_a_browser_that_keeps_its_connection_is_served_as_before(home: Path) -> None:
+def test_a_browser_can_reuse_its_connection(home: Path) -> None:
     with served() as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         for _ in range(20):
             assert client.get("/healthz").text == "ok"
         assert client.get("/", headers={"Connection": "Upgrade", "Upgrade": "websocket"}).status_code in (200, 303)
-        piped = (GET + b"\r\n") * 5 + GET + b"Connection: close\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", port), 10) as wire:
-            wire.sendall(piped)
-            assert rest(wire, 10).count(b"HTTP/1.1 200") == 6
+        pipelined = (GET + b"\r\n") * 5 + GET + b"Connection: close\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(pipelined)
+            assert read_to_end(connection, 10).count(b"HTTP/1.1 200") == 6

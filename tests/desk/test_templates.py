@@ -1,4 +1,4 @@
-"""Figures and times as people read them."""
+"""The formats of figures and times for people."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from desk import templates
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "text"),
     [(0.8214, "82 %"), (0.0, "0 %"), (0.004, "under 1 %"), (0.999, "over 99 %"), (1.0, "100 %"), (None, "not known")],
 )
-def test_a_probability_is_never_rounded_to_certainty(value: float | None, said: str) -> None:
-    assert templates.percent(value) == said
+def test_a_probability_is_never_rounded_to_certainty(value: float | None, text: str) -> None:
+    assert templates.percent(value) == text
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "text"),
     [
         (0.91234, "0.912"),
         (True, "yes"),
@@ -31,8 +31,8 @@ def test_a_probability_is_never_rounded_to_certainty(value: float | None, said: 
         ({"a": {"b": 1}}, '{"a": {"b": 1}}'),
     ],
 )
-def test_a_figure_is_short_and_an_interval_is_one(value: Any, said: str) -> None:
-    assert templates.figure(value) == said
+def test_a_figure_is_short_and_an_interval_is_one_figure(value: Any, text: str) -> None:
+    assert templates.figure(value) == text
 
 
 def test_nested_figures_become_one_list() -> None:
@@ -40,6 +40,6 @@ def test_nested_figures_become_one_list() -> None:
     assert [name for name, _ in templates.flat(figures)] == ["anchor · auroc", "anchor · n", "margin auroc", "empty"]
 
 
-def test_a_time_names_its_zone() -> None:
+def test_a_time_names_its_time_zone() -> None:
     assert templates.when("2026-01-31T12:00:59Z") == "<time>2026-01-31 12:00 UTC</time>"
     assert templates.when("<b>") == "<time>&lt;b&gt; UTC</time>"

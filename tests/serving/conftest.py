@@ -1,4 +1,4 @@
-"""Tiny networks whose answers can be told by hand, and a release, a Bento and a server made of them."""
+"""Tiny networks with answers that can be computed by hand, and a release, a Bento and a server of them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lineage.record.verdict import Verdict
 from serving.bundle.bento_server import Server
 
 SIZE = 32
-KERNEL = np.array([[0.0, 240.0], [4.0, 0.0]], np.float32)  # channel "bright" speaks for tumour, "dark" for normal
+KERNEL = np.array([[0.0, 240.0], [4.0, 0.0]], np.float32)  # channel "bright" is evidence for tumour, "dark" for normal
 BIAS = np.array([1.0, 0.0], np.float32)
 
 
 def write_graph(folder: Path, kernel: np.ndarray = KERNEL, size: int = SIZE, bias: np.ndarray = BIAS) -> Path:
-    """Conv, ReLU, pooling, linear: 4x4 blocks over 0.7 light the first channel, blocks under 0.3 the second."""
+    """Conv, ReLU, pooling, linear: 4x4 blocks over 0.7 activate the first channel, blocks under 0.3 the second."""
     folder.mkdir(parents=True, exist_ok=True)
     conv = np.stack([np.full((1, 4, 4), 1 / 16), np.full((1, 4, 4), -1 / 16)]).astype(np.float32)
     weights = {"conv": conv, "shift": np.array([-0.7, 0.3], np.float32), "kernel": kernel, "bias": bias}
@@ -56,7 +56,7 @@ def write_graph(folder: Path, kernel: np.ndarray = KERNEL, size: int = SIZE, bia
 
 
 def picture(bright: bool, seed: int = 0) -> np.ndarray:
-    """A grey plane in [0, 1] with noise, and a bright lesion in its upper left if asked for."""
+    """A grey plane in [0, 1] with noise, and a bright lesion at the upper left if `bright`."""
     plane = np.random.default_rng(seed).normal(0.5, 0.03, (SIZE, SIZE)).astype(np.float32)
     if bright:
         plane[4:12, 4:12] = 0.98
@@ -64,7 +64,7 @@ def picture(bright: bool, seed: int = 0) -> np.ndarray:
 
 
 def batch(*brights: bool) -> np.ndarray:
-    """Planes as the graph takes them."""
+    """Planes as the input of the graph."""
     return np.stack([picture(bright, seed) for seed, bright in enumerate(brights)])[..., np.newaxis]
 
 
@@ -82,7 +82,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def facts(**changed: Any) -> dict[str, Any]:
-    """What a manifest says of one task."""
+    """The manifest's entry of one task."""
     return {
         "title": "Tumour on a tiny MR slice",
         "modality": "MR",
@@ -105,14 +105,14 @@ def facts(**changed: Any) -> dict[str, Any]:
 
 
 def png(bright: bool, seed: int = 0) -> bytes:
-    """A picture as PNG: display greys, no header facts."""
+    """A picture as PNG: display grey values, no header facts."""
     stream = io.BytesIO()
     Image.fromarray((picture(bright, seed) * 255).astype(np.uint8)).save(stream, "PNG")
     return stream.getvalue()
 
 
 def dicom(bright: bool, seed: int = 0, position: float = 0.0, **changed: str) -> bytes:
-    """One MR slice as DICOM, with a header that says what it is; `changed` are other attributes of it."""
+    """One MR slice as DICOM with a usual header; `changed` sets further attributes."""
     header = Dataset()
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -134,7 +134,7 @@ def dicom(bright: bool, seed: int = 0, position: float = 0.0, **changed: str) ->
 
 
 def manifest(name: str = "r1", **tasks: dict[str, Any]) -> dict[str, Any]:
-    """A release's manifest before its warm-up scans."""
+    """The manifest of a release, without warm-up scans."""
     serving = {"engine": "openvino", "keep_scans": False, "abstain_below": 0.5, "max_upload_mb": 1}
     return {
         "release": name,
@@ -145,13 +145,13 @@ def manifest(name: str = "r1", **tasks: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A state folder that lasts for all served tests."""
+def served_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A state folder for all tests with a served Bento."""
     from lineage import keys, paths
     from lineage.record import database
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ONCOLOOP_HOME", str(tmp_path_factory.mktemp("house") / "var"))
+        patch.setenv("ONCOLOOP_HOME", str(tmp_path_factory.mktemp("served") / "var"))
         patch.delenv("ONCOLOOP_DATABASE_URL", raising=False)
         for name, value in paths.environment().items():
             patch.setenv(name, value)
@@ -172,26 +172,25 @@ class Endpoint:
 
 
 @pytest.fixture(scope="session")
-def bento(house: Path, tiny: Path) -> tuple[str, Path]:
-    """A real Bento, built once, and the release folder that it was built from."""
+def bento(served_home: Path, tiny: Path) -> tuple[str, Path]:
+    """A real Bento, built once, and its release folder."""
     from serving.bundle import bento_build
 
     warmups = [("a.dcm", dicom(True), "tiny-mr"), ("b.dcm", dicom(False, 1), "tiny-mr")]
-    folder = bento_build.assemble(house / "releases" / "r1", manifest(), {"tiny-mr": tiny}, warmups)
+    folder = bento_build.assemble(served_home / "releases" / "r1", manifest(), {"tiny-mr": tiny}, warmups)
     return bento_build.build(folder), folder
 
 
 @pytest.fixture(scope="session")
 def endpoint(bento: tuple[str, Path]) -> Iterator[Endpoint]:
-    """The Bento served for real by two workers, after it passed its check; one word of its own code is changed."""
+    """The Bento, served by two workers after it passed its check; one word of its packaged code is changed."""
     from lineage import accounts
-    from serving.bundle import bento_build
-    from serving.inference import release_integrity
+    from serving.bundle import bento_build, bento_server
 
     tag, folder = bento
-    code = release_integrity.bento_folder(tag) / "src" / "serving" / "inference" / "predict.py"
+    code = bento_server.bento_folder(tag) / "src" / "serving" / "inference" / "predict.py"
     code.write_text(code.read_text().replace('"Research use only.', '"Packaged. Research use only.'))
-    verdict, server = bento_build.check_and_keep(tag, folder)
+    verdict, server = bento_build.start_checked(tag, folder)
     assert server, verdict.reasons
     accounts.add("eve", "clinician")
     yield Endpoint(tag, folder, server, verdict, accounts.issue("eve", "predict", 1))

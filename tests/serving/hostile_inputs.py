@@ -1,4 +1,4 @@
-"""Hostile scans and archives, and what is watched while they are sent: memory, files, whether answers still come."""
+"""Hostile scans and archives, and checks of the served release: memory, files, and whether it still answers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from pydicom.uid import JPEG2000Lossless
 from serving.bundle import bento_server
 from tests.serving.conftest import Endpoint, dicom, png
 
-GROWTH = 60e6  # bytes that a worker may hold more of than before, once it has seen the largest scan that is read
+GROWTH = 60e6  # bytes that a worker may grow by, after it has read the largest allowed scan once
 
 
 def workers(endpoint: Endpoint) -> list[psutil.Process]:
-    """The processes that answer."""
+    """The worker processes of a server."""
     children = psutil.Process(endpoint.server.process.pid).children(recursive=True)
     return [child for child in children if "_bentoml_impl.worker.service" in child.cmdline()]
 
@@ -36,38 +36,38 @@ def resident(endpoint: Endpoint) -> dict[int, int]:
     return {worker.pid: worker.memory_info().rss for worker in workers(endpoint)}
 
 
-def files(endpoint: Endpoint, house: Path) -> set[str]:
-    """Everything below the state folder but databases and logs; the workers' temporary files lie there too."""
+def state_files(endpoint: Endpoint, served_home: Path) -> set[str]:
+    """All files below the state folder except databases and logs; the workers' temporary files are there too."""
     for worker in workers(endpoint):
-        assert Path(worker.environ()["TMPDIR"]).is_relative_to(house)
-        assert [one.path for one in worker.open_files() if "/run/serve-" in one.path] == []
-    return {str(path) for path in house.rglob("*") if path.suffix not in (".db", ".db-wal", ".db-shm", ".log")}
+        assert Path(worker.environ()["TMPDIR"]).is_relative_to(served_home)
+        assert [file.path for file in worker.open_files() if "/run/serve-" in file.path] == []
+    return {str(path) for path in served_home.rglob("*") if path.suffix not in (".db", ".db-wal", ".db-shm", ".log")}
 
 
-def answers(endpoint: Endpoint) -> bool:
-    """Whether an ordinary scan is answered as ever, over and over on new connections, so by every worker."""
+def still_answers(endpoint: Endpoint) -> bool:
+    """Whether the release answers a usual scan correctly, on eight new connections, to reach every worker."""
     headers = bento_server.request_headers(endpoint.token) | {"Content-Type": "application/dicom"}
     address = f"{endpoint.server.url}/predict"
-    replies = [httpx.post(address, content=dicom(True), headers=headers, timeout=30) for _ in range(8)]
-    return all(reply.status_code == 200 and reply.json()["answer"] == "tumour" for reply in replies)
+    responses = [httpx.post(address, content=dicom(True), headers=headers, timeout=30) for _ in range(8)]
+    return all(response.status_code == 200 and response.json()["answer"] == "tumour" for response in responses)
 
 
-def fed(endpoint: Endpoint) -> None:
-    """Let every worker have answered the largest scan that is read, as its time shows: its allocator keeps some."""
+def send_largest_scan(endpoint: Endpoint) -> None:
+    """Let every worker answer the largest allowed scan twice, because its allocator keeps some of the memory."""
     headers = bento_server.request_headers(endpoint.token)
     large = picture(8_000, 8_000)
-    began = {worker.pid: worker.cpu_times().user for worker in workers(endpoint)}
-    rounds = dict.fromkeys(began, 0)
-    for _ in range(60):  # a worker takes the next connection by chance
-        sent = {"files": ("blank.png", large)}
-        httpx.post(f"{endpoint.server.url}/predict", files=sent, data={"task": "tiny-mr"}, headers=headers, timeout=60)
-        spent = {worker.pid: worker.cpu_times().user for worker in workers(endpoint)}
-        worked = max(spent, key=lambda pid: spent[pid] - began[pid])
-        rounds[worked] += 1
-        began = spent
-        if min(rounds.values()) >= 2:
+    before = {worker.pid: worker.cpu_times().user for worker in workers(endpoint)}
+    answer_counts = dict.fromkeys(before, 0)
+    for _ in range(60):  # a worker accepts the next connection by chance; its CPU time shows which one
+        files = {"files": ("blank.png", large)}
+        httpx.post(f"{endpoint.server.url}/predict", files=files, data={"task": "tiny-mr"}, headers=headers, timeout=60)
+        after = {worker.pid: worker.cpu_times().user for worker in workers(endpoint)}
+        busiest = max(after, key=lambda pid: after[pid] - before[pid])
+        answer_counts[busiest] += 1
+        before = after
+        if min(answer_counts.values()) >= 2:
             return
-    raise AssertionError(f"scans that each worker read: {rounds}")
+    raise AssertionError(f"scans that each worker read: {answer_counts}")
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -75,22 +75,22 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def picture(width: int, height: int, rows: int | None = None) -> bytes:
-    """A grey PNG that says it is so large, and holds as many rows of zeros as asked for."""
+    """A grey PNG that declares this size, and contains `rows` rows of zeros (all rows by default)."""
     packer = zlib.compressobj(9)
-    held = height if rows is None else rows
-    pixels = b"".join(packer.compress(bytes(width + 1)) for _ in range(held)) + packer.flush()
+    row_count = height if rows is None else rows
+    pixels = b"".join(packer.compress(bytes(width + 1)) for _ in range(row_count)) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def jpeg(rows: int, columns: int) -> bytes:
-    """The header of a JPEG of that size, and no scan."""
+    """The header of a JPEG of that size, without pixel data."""
     frame = struct.pack(">HBHHBBBB", 11, 8, rows, columns, 1, 1, 0x11, 0)
     return b"\xff\xd8\xff\xe0\x00\x04JF" + b"\xff\xc0" + frame + b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" + bytes(99)
 
 
 def nifti(shape: tuple[int, ...], kind: int = 16, pixels: bytes = b"", **changed: Any) -> bytes:
-    """A NIfTI-1 header with such dimensions (kind 16: float32), and pixels after it."""
+    """A NIfTI-1 header with these dimensions (kind 16: float32), and pixels after it."""
     import nibabel
 
     header = nibabel.Nifti1Header()
@@ -103,7 +103,7 @@ def nifti(shape: tuple[int, ...], kind: int = 16, pixels: bytes = b"", **changed
 
 
 def changed(change: Callable[[Dataset], None]) -> bytes:
-    """A DICOM slice, changed without a look at what is allowed."""
+    """A DICOM slice after any change, also one that the standard forbids."""
     image = dcmread(io.BytesIO(dicom(True)))
     change(image)
     stream = io.BytesIO()
@@ -158,7 +158,7 @@ def packed(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> b
 
 
 def _overlapping() -> bytes:
-    """Ten entries of the directory that all point at the same bytes (Fifield, WOOT 2019)."""
+    """Ten directory entries that all refer to the same bytes (Fifield, WOOT 2019)."""
     plain = packed(("a.png", os.urandom(9000)))
     at = plain.index(b"PK\x01\x02")
     entry, end = plain[at : plain.index(b"PK\x05\x06")], bytearray(plain[plain.index(b"PK\x05\x06") :])
@@ -184,8 +184,8 @@ def _flag(bits: int) -> bytes:
 
 
 def scans() -> dict[str, bytes]:
-    """Files that are no scan, or claim to be more than they are."""
-    made = {
+    """Files that are not scans, or that declare more than they contain."""
+    return {
         "png of 100,000 square": picture(100_000, 100_000, 1),
         "png of one long row": picture(60_000, 1),
         "png cut short": png(True)[:-40],
@@ -217,11 +217,10 @@ def scans() -> dict[str, bytes]:
         "dicom without its end": dicom(True)[:900],
         "dicom of nothing": bytes(128) + b"DICM",
     }
-    return made
 
 
 def archives() -> dict[str, bytes]:
-    """Zip archives that harm who opens them without a look."""
+    """Zip archives that harm a reader without checks."""
     return {
         "inflates a thousandfold": packed(("a.png", bytes(2**27))),
         "an archive inside": packed(("inner.zip", packed(("a.dcm", dicom(True))))),

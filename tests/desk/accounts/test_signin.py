@@ -1,4 +1,4 @@
-"""Links that work once, cookies that can't be forged, forms that come from our own pages."""
+"""One-time links, session cookies, CSRF tokens and requests from other origins."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ def test_a_link_works_once(open_desk: Desk) -> None:
     client, token = open_desk(""), accounts.invite("cleo")
     assert client.post("/enter", data={"token": token}).headers["location"] == "/"
     client.cookies.clear()
-    again = client.post("/enter", data={"token": token})
-    assert again.status_code == 403 and "no longer works" in again.text and "set-cookie" not in again.headers
+    second = client.post("/enter", data={"token": token})
+    assert second.status_code == 403 and "no longer works" in second.text and "set-cookie" not in second.headers
     assert client.get("/enter", params={"token": token}).status_code == 403
 
 
-def test_looking_at_a_link_does_not_use_it_up(open_desk: Desk) -> None:
+def test_opening_a_link_does_not_use_it_up(open_desk: Desk) -> None:
     client, token = open_desk(""), accounts.invite("cleo")
     for _ in range(3):
-        seen = client.get("/enter", params={"token": token})
-        assert seen.status_code == 200 and token in seen.text and "set-cookie" not in seen.headers
+        page = client.get("/enter", params={"token": token})
+        assert page.status_code == 200 and token in page.text and "set-cookie" not in page.headers
     assert client.post("/enter", data={"token": token}).status_code == 303
 
 
-def test_a_made_up_link_opens_nothing(open_desk: Desk) -> None:
+def test_an_unknown_link_is_refused(open_desk: Desk) -> None:
     client = open_desk("")
     for token in ("", "x", "../../etc", "a" * 5000):
         assert client.get("/enter", params={"token": token}).status_code == 403
         assert client.post("/enter", data={"token": token}).status_code == 403
 
 
-def test_the_cookie_is_strict_and_out_of_reach_of_scripts(open_desk: Desk) -> None:
+def test_the_cookie_is_strict_and_not_readable_by_scripts(open_desk: Desk) -> None:
     client = open_desk("")
-    came = client.post("/enter", data={"token": accounts.invite("cleo")})
-    cookie = SimpleCookie(came.headers["set-cookie"])[signin.COOKIE]
+    response = client.post("/enter", data={"token": accounts.invite("cleo")})
+    cookie = SimpleCookie(response.headers["set-cookie"])[signin.COOKIE]
     assert cookie["httponly"] and cookie["samesite"] == "strict" and cookie["max-age"] == str(12 * 3600)
     secure = TestClient(client.app, base_url="https://desk.example", follow_redirects=False)
-    came = secure.post("/enter", data={"token": accounts.invite("cleo")})
-    assert "secure" in came.headers["set-cookie"].lower()
+    response = secure.post("/enter", data={"token": accounts.invite("cleo")})
+    assert "secure" in response.headers["set-cookie"].lower()
 
 
 @pytest.mark.parametrize(
@@ -64,29 +64,31 @@ def test_the_cookie_is_strict_and_out_of_reach_of_scripts(open_desk: Desk) -> No
         {"sec-fetch-site": "same-site"},
     ],
 )
-def test_what_a_page_of_another_origin_sends_is_not_done(open_desk: Desk, csrf: Token, headers: dict[str, str]) -> None:
-    stranger, token = open_desk(""), accounts.invite("cleo")
-    assert stranger.post("/enter", data={"token": token}, headers=headers).status_code == 403
-    assert accounts.is_invitation(token), "and the link is not spent"
+def test_requests_from_pages_of_other_origins_are_refused(
+    open_desk: Desk, csrf: Token, headers: dict[str, str]
+) -> None:
+    signed_out, token = open_desk(""), accounts.invite("cleo")
+    assert signed_out.post("/enter", data={"token": token}, headers=headers).status_code == 403
+    assert accounts.is_invitation(token), "and the link is not used up"
     client = open_desk("engineer")
     form = {"csrf": csrf(client, "/decisions"), "task": "lung-ct", "version": "5", "decision": "approve"}
     assert client.post("/decisions", data=form | {"reason": "a long enough reason"}, headers=headers).status_code == 403
     assert not ledger.events("approval", "lung-ct/5")
-    doctor = open_desk("clinician")
-    sent = {signin.HEADER: csrf(doctor, "/"), **headers}
-    assert doctor.post("/api/predict", files={"files": b"x"}, headers=sent).status_code == 403
+    clinician = open_desk("clinician")
+    all_headers = {signin.CSRF_HEADER: csrf(clinician, "/"), **headers}
+    assert clinician.post("/api/predict", files={"files": b"x"}, headers=all_headers).status_code == 403
 
 
-@pytest.mark.parametrize("spoil", [lambda v: v[:-9] + v[-1:-10:-1], lambda v: "x" + v, lambda _: ""])
-def test_a_forged_cookie_is_no_sign_in(open_desk: Desk, spoil: Callable[[str], str]) -> None:
+@pytest.mark.parametrize("forge", [lambda v: v[:-9] + v[-1:-10:-1], lambda v: "x" + v, lambda _: ""])
+def test_a_forged_cookie_is_not_accepted(open_desk: Desk, forge: Callable[[str], str]) -> None:
     client = open_desk("clinician")
     value = client.cookies[signin.COOKIE]
     client.cookies.clear()
-    client.cookies.set(signin.COOKIE, spoil(value))
+    client.cookies.set(signin.COOKIE, forge(value))
     assert client.get("/cases").headers["location"] == "/signin"
 
 
-def test_a_permit_for_another_purpose_is_no_cookie(open_desk: Desk) -> None:
+def test_a_permit_for_another_purpose_is_not_accepted_as_a_cookie(open_desk: Desk) -> None:
     client, engineer = open_desk(""), open_desk("engineer")
     [session] = sessions.open_sessions("enno")
     permit = tool_reports.permit(visitor.Visitor("enno", "engineer", session.id))
@@ -116,22 +118,22 @@ def test_a_copied_cookie_ends_with_the_sign_out(open_desk: Desk, csrf: Token, wo
     client, thief = open_desk("engineer"), open_desk("")
     thief.cookies.set(signin.COOKIE, client.cookies[signin.COOKIE])
     [session] = sessions.open_sessions("enno")
-    leaf = tool_reports.link(visitor.Visitor("enno", "engineer", session.id), str(page))
-    assert thief.get("/models").status_code == 200 == thief.get(leaf).status_code
+    report = tool_reports.link(visitor.Visitor("enno", "engineer", session.id), str(page))
+    assert thief.get("/models").status_code == 200 == thief.get(report).status_code
     client.post("/leave", data={"csrf": csrf(client, "/models")})
     assert thief.get("/models").headers["location"] == "/signin"
-    assert thief.get(leaf).status_code == 403
+    assert thief.get(report).status_code == 403
 
 
-def test_everybody_of_a_name_is_signed_out(open_desk: Desk) -> None:
-    one, two, other = open_desk("engineer"), open_desk("engineer"), open_desk("auditor")
+def test_all_sessions_of_an_account_can_be_ended(open_desk: Desk) -> None:
+    first, second, auditor = open_desk("engineer"), open_desk("engineer"), open_desk("auditor")
     assert sessions.end_all("enno", "auda") == 2
-    assert {client.get("/models").headers.get("location") for client in (one, two)} == {"/signin"}
-    assert other.get("/ledger").status_code == 200
+    assert {client.get("/models").headers.get("location") for client in (first, second)} == {"/signin"}
+    assert auditor.get("/ledger").status_code == 200
     assert ledger.events("person.signed-out", "enno")[-1].payload == {"sessions": 2}
 
 
-def test_an_account_that_is_opened_again_needs_a_new_link(open_desk: Desk) -> None:
+def test_an_enabled_account_needs_a_new_link(open_desk: Desk) -> None:
     client, token, link = open_desk("clinician"), accounts.issue("cleo", "predict", 1), accounts.invite("cleo")
     accounts.disable("cleo")
     accounts.enable("cleo")
@@ -140,13 +142,13 @@ def test_an_account_that_is_opened_again_needs_a_new_link(open_desk: Desk) -> No
     assert client.post("/enter", data={"token": accounts.invite("cleo")}).status_code == 303
 
 
-def test_a_disabled_person_is_out_at_once(open_desk: Desk) -> None:
+def test_a_disabled_person_is_signed_out_at_once(open_desk: Desk) -> None:
     client = open_desk("clinician")
     accounts.disable("cleo")
     assert client.get("/cases").headers["location"] == "/signin"
 
 
-def test_signing_out_needs_the_token_and_forgets_the_cookie(open_desk: Desk, csrf: Token) -> None:
+def test_signing_out_needs_the_csrf_token_and_deletes_the_cookie(open_desk: Desk, csrf: Token) -> None:
     client = open_desk("clinician")
     assert client.post("/leave").status_code == 403
     assert client.get("/cases").status_code == 200
@@ -154,9 +156,9 @@ def test_signing_out_needs_the_token_and_forgets_the_cookie(open_desk: Desk, csr
     assert client.get("/cases").headers["location"] == "/signin"
 
 
-def test_a_token_of_another_session_is_refused(open_desk: Desk, csrf: Token) -> None:
-    one, other = open_desk("clinician"), open_desk("clinician")
-    assert one.post("/leave", data={"csrf": csrf(other, "/cases")}).status_code == 403
+def test_a_csrf_token_of_another_session_is_refused(open_desk: Desk, csrf: Token) -> None:
+    first, second = open_desk("clinician"), open_desk("clinician")
+    assert first.post("/leave", data={"csrf": csrf(second, "/cases")}).status_code == 403
 
 
 def test_a_form_of_a_megabyte_is_refused(open_desk: Desk, csrf: Token) -> None:

@@ -1,4 +1,4 @@
-"""A person's word on a version: who may, with which reason, and what the flow finds of it."""
+"""Decisions on a waiting version: roles, reasons, and the signed row and message for the flow."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ REASON = "the new site needs it, and the interval is narrow"
 
 
 def send(client: TestClient, token: str, **changes: str) -> httpx.Response:
-    """Decide on the version that waits."""
+    """Decide on the waiting version."""
     form = {"csrf": token, "task": "lung-ct", "version": "5", "decision": "approve", "reason": REASON}
     return client.post("/decisions", data=form | changes)
 
 
 @pytest.mark.parametrize("decision", ["approve", "reject"])
-def test_a_decision_is_in_the_ledger_and_on_its_way_to_the_flow(open_desk: Desk, csrf: Token, decision: str) -> None:
+def test_a_decision_is_in_the_ledger_and_wakes_the_flow(open_desk: Desk, csrf: Token, decision: str) -> None:
     client = open_desk("engineer")
     assert "superiority is not shown" in client.get("/decisions").text
     assert send(client, csrf(client, "/decisions"), decision=decision).status_code == 303
@@ -33,12 +33,12 @@ def test_a_decision_is_in_the_ledger_and_on_its_way_to_the_flow(open_desk: Desk,
     decisions.check(event)
     [message] = outbox.pending()
     assert (message.kind, message.key) == ("approval", f"lung-ct/5/{event.seq}")
-    assert message.payload == {"task": "lung-ct", "version": "5"}, "what wakes the flow decides nothing"
+    assert message.payload == {"task": "lung-ct", "version": "5"}, "the message contains no decision"
     page = client.get("/decisions").text
     assert "No version waits" in page and REASON in page
 
 
-def test_a_planted_approval_neither_shows_nor_blocks(open_desk: Desk, csrf: Token) -> None:
+def test_an_unsigned_approval_is_not_shown_and_does_not_block(open_desk: Desk, csrf: Token) -> None:
     decisions.start_signing()
     ledger.append("approval", "lung-ct/5", {"decision": "approve", "reason": "planted by hand"}, "enno")
     client = open_desk("engineer")
@@ -47,16 +47,16 @@ def test_a_planted_approval_neither_shows_nor_blocks(open_desk: Desk, csrf: Toke
     assert send(client, csrf(client, "/decisions")).status_code == 303
 
 
-def test_a_decision_that_was_refused_can_be_made_again(open_desk: Desk, csrf: Token) -> None:
+def test_a_decision_that_the_flow_refused_can_be_repeated(open_desk: Desk, csrf: Token) -> None:
     client = open_desk("engineer")
     send(client, csrf(client, "/decisions"))
-    [made] = decisions.pending_decisions("approval")
-    decisions.mark_used(made, "it failed in shadow meanwhile")
+    [decision] = decisions.pending_decisions("approval")
+    decisions.mark_used(decision, "it failed in shadow meanwhile")
     assert send(client, csrf(client, "/decisions")).status_code == 303
     assert len(outbox.pending()) == 2
 
 
-def test_a_version_is_decided_once(open_desk: Desk, csrf: Token) -> None:
+def test_a_version_has_one_decision(open_desk: Desk, csrf: Token) -> None:
     client = open_desk("engineer")
     token = csrf(client, "/decisions")
     assert [send(client, token).status_code, send(client, token, decision="reject").status_code] == [303, 409]
@@ -77,7 +77,7 @@ def test_a_version_is_decided_once(open_desk: Desk, csrf: Token) -> None:
         ({"csrf": "0" * 64}, 403),
     ],
 )
-def test_what_is_refused_leaves_no_trace(open_desk: Desk, csrf: Token, changes: dict[str, str], status: int) -> None:
+def test_a_refused_decision_writes_nothing(open_desk: Desk, csrf: Token, changes: dict[str, str], status: int) -> None:
     client, before = open_desk("engineer"), len(ledger.events())
     assert send(client, csrf(client, "/decisions"), **changes).status_code == status
     assert len(ledger.events()) == before and outbox.pending() == []

@@ -1,4 +1,4 @@
-"""Other tools' pages: read-only, by signed address, shut in a sandbox."""
+"""Reports of other tools: read-only, with signed addresses, in a sandbox."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Desk = Callable[[str], TestClient]
 
 
 def visitor(name: str, role: str) -> Visitor:
-    """Somebody who is signed in."""
+    """A signed-in person."""
     return Visitor(name, role, text_sha256(sessions.begin(name, sessions.DESK)))
 
 
@@ -32,7 +32,7 @@ def enno(workspace: Path) -> Visitor:
 
 @pytest.fixture
 def drift_page(workspace: Path) -> Path:
-    """A report as Evidently leaves it, with a picture beside it."""
+    """A report in Evidently's folder, with a picture beside it."""
     page = workspace / "evidently" / "pages" / "lung-ct" / "0001.html"
     page.parent.mkdir(parents=True)
     page.write_text("<script>1</script><img src='plot.png'>drift of lung-ct")
@@ -40,7 +40,7 @@ def drift_page(workspace: Path) -> Path:
     return page
 
 
-def test_a_verdicts_page_opens_from_the_watch(open_desk: Desk, drift_page: Path) -> None:
+def test_a_verdicts_report_opens_from_the_monitoring_page(open_desk: Desk, drift_page: Path) -> None:
     verdict = Verdict("monitoring", "lung-ct", Outcome.FAIL, ("the scanner changed",))
     ledger.record_verdict(verdict, task="lung-ct", page=str(drift_page))
     client = open_desk("engineer")
@@ -50,16 +50,18 @@ def test_a_verdicts_page_opens_from_the_watch(open_desk: Desk, drift_page: Path)
     assert addresses and all("drift of lung-ct" in client.get(address).text for address in addresses)
 
 
-def test_a_page_is_sandboxed_and_its_pictures_need_no_cookie(open_desk: Desk, drift_page: Path, enno: Visitor) -> None:
-    stranger, address = open_desk(""), tool_reports.link(enno, str(drift_page))
-    page = stranger.get(address)
+def test_a_report_is_sandboxed_and_its_pictures_need_no_cookie(
+    open_desk: Desk, drift_page: Path, enno: Visitor
+) -> None:
+    signed_out, address = open_desk(""), tool_reports.link(enno, str(drift_page))
+    page = signed_out.get(address)
     policy = page.headers["content-security-policy"]
     assert policy.startswith("sandbox allow-scripts") and "allow-same-origin" not in policy
     assert "connect-src 'none'" in policy and page.headers["cross-origin-resource-policy"] == "cross-origin"
-    assert stranger.get(address.replace("0001.html", "plot.png")).status_code == 200
+    assert signed_out.get(address.replace("0001.html", "plot.png")).status_code == 200
 
 
-def test_nothing_but_the_shelf_is_reached(open_desk: Desk, drift_page: Path, enno: Visitor, workspace: Path) -> None:
+def test_only_report_files_are_served(open_desk: Desk, drift_page: Path, enno: Visitor, workspace: Path) -> None:
     client, address = open_desk("engineer"), tool_reports.link(enno, str(drift_page))
     permit = address.split("/")[2]
     (drift_page.parent / "secret.json").write_text("{}")
@@ -98,7 +100,7 @@ def test_a_permit_ends_with_the_account_and_is_not_for_clinicians(
         ),
     ],
 )
-def test_a_page_is_named_by_what_it_is_about(workspace: Path, enno: Visitor, path: str, name: str) -> None:
+def test_a_report_is_named_after_its_subject(workspace: Path, enno: Visitor, path: str, name: str) -> None:
     (workspace / path).parent.mkdir(parents=True, exist_ok=True)
     (workspace / path).write_text("page")
-    assert [leaf.name for leaf in tool_reports.leaves(enno, path.split("/")[0])] == [name]
+    assert [report.name for report in tool_reports.latest_reports(enno, path.split("/")[0])] == [name]

@@ -1,11 +1,11 @@
-"""Which release answers: moves, and the supervisor's own activations."""
+"""Which release is live: moves by the desk, and activations by the supervisor."""
 
 from __future__ import annotations
 
 import pytest
 
 from desk.traffic import traffic
-from desk.traffic.traffic import Dark, Target
+from desk.traffic.traffic import Shadow, Target
 from lineage.errors import Fault
 from lineage.record import ledger
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("home")
 BLUE, GREEN = Target("blue", "http://127.0.0.1:7811"), Target("green", "http://127.0.0.1:7812")
 
 
-def test_before_the_first_release_nothing_answers() -> None:
+def test_before_the_first_release_none_is_live() -> None:
     assert traffic.live() is None and traffic.previous() is None
 
 
@@ -37,19 +37,19 @@ def test_a_restart_at_another_port_changes_the_address_alone() -> None:
     assert (traffic.live(), traffic.previous()) == (moved, BLUE)
 
 
-def test_an_activation_of_the_supervisor_is_followed() -> None:
+def test_an_activation_of_the_supervisor_takes_effect() -> None:
     traffic.move(BLUE.release, BLUE.url, "system")
     ledger.append("release.activated", "green", {"url": GREEN.url, "port": 7812})
     assert (traffic.live(), traffic.previous()) == (GREEN, BLUE)
     assert [row["role"] for row in traffic.history()] == ["live", "previous", "live"]
 
 
-def test_a_shadow_is_asked_while_it_is_served_and_never_answers() -> None:
+def test_a_shadow_exists_while_it_is_served_and_is_never_live() -> None:
     traffic.move(BLUE.release, BLUE.url, "system")
     ledger.append("shadow.started", "lung-ct", {"version": "4", "release": "dark"}, "enno")
     assert traffic.shadow() is None, "its server is not ready yet"
     ledger.append("shadow.served", "lung-ct", {"version": "4", "release": "dark", "url": GREEN.url})
-    assert traffic.shadow() == Dark("lung-ct", "4", "dark", GREEN.url)
+    assert traffic.shadow() == Shadow("lung-ct", "4", "dark", GREEN.url)
     assert (traffic.live(), traffic.previous()) == (BLUE, None)
     ledger.append("shadow.stopped", "lung-ct", {"version": "4", "reason": "enough"}, "enno")
     assert traffic.shadow() is None
@@ -67,7 +67,7 @@ def test_a_shadow_is_asked_while_it_is_served_and_never_answers() -> None:
     ],
 )
 def test_traffic_stays_on_this_machine(url: str) -> None:
-    """Also where somebody else wrote the row: scans, tokens and the desk's secret are sent there."""
+    """Also if somebody else wrote the row, because scans, tokens and the desk's secret are sent there."""
     with pytest.raises(Fault, match="on this machine"):
         traffic.move("blue", url, "system")
     assert traffic.live() is None

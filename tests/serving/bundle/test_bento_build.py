@@ -9,8 +9,7 @@ import pytest
 
 from lineage.errors import Fault
 from lineage.fingerprint import file_sha256, hash_folder
-from serving.bundle import bento_build
-from serving.inference import release_integrity
+from serving.bundle import bento_build, bento_server
 from serving.inference.manifest import read_manifest
 from serving.inference.release import load_release
 from tests.conftest import ROOT
@@ -20,7 +19,7 @@ WARMUP = ("a.dcm", dicom(True), "tiny-mr")
 
 
 @pytest.mark.usefixtures("home")
-def test_a_release_holds_what_it_needs_and_what_it_must_answer(tiny: Path, tmp_path: Path) -> None:
+def test_a_release_contains_its_files_and_the_expected_answers(tiny: Path, tmp_path: Path) -> None:
     folder = bento_build.assemble(tmp_path / "r1", manifest(), {"tiny-mr": tiny}, [WARMUP])
     assert set(hash_folder(folder)) == {
         "manifest.json",
@@ -37,7 +36,7 @@ def test_a_release_holds_what_it_needs_and_what_it_must_answer(tiny: Path, tmp_p
 
 
 @pytest.mark.usefixtures("home")
-def test_the_same_release_again_is_left_alone_and_another_is_refused(tiny: Path, tmp_path: Path) -> None:
+def test_the_same_release_again_is_unchanged_and_a_different_one_is_refused(tiny: Path, tmp_path: Path) -> None:
     folder = bento_build.assemble(tmp_path / "r1", manifest(), {"tiny-mr": tiny}, [WARMUP])
     before = hash_folder(folder)
     later = manifest() | {"created": "2027-01-01T00:00:00Z"}
@@ -48,7 +47,7 @@ def test_the_same_release_again_is_left_alone_and_another_is_refused(tiny: Path,
 
 
 @pytest.mark.usefixtures("home")
-def test_a_release_that_cannot_be_whole_is_not_there(tiny: Path, tmp_path: Path) -> None:
+def test_an_incomplete_release_is_not_written(tiny: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(tiny, source)
     (source / "head.npz").unlink()
@@ -72,30 +71,30 @@ def test_only_the_approved_graph_is_released(tiny: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("home")
-def test_a_manifest_must_say_all_that_serving_needs(tiny: Path, tmp_path: Path) -> None:
-    lacking = facts()
-    del lacking["temperature"]
+def test_a_manifest_without_a_required_key_is_refused(tiny: Path, tmp_path: Path) -> None:
+    incomplete = facts()
+    del incomplete["temperature"]
     with pytest.raises(Fault, match=r"lacks tasks\.tiny-mr\.temperature"):
-        bento_build.assemble(tmp_path / "r1", manifest(**{"tiny-mr": lacking}), {"tiny-mr": tiny})
-    with pytest.raises(Fault, match=r"tasks \['tiny-mr'\], but the files are of \['other'\]"):
+        bento_build.assemble(tmp_path / "r1", manifest(**{"tiny-mr": incomplete}), {"tiny-mr": tiny})
+    with pytest.raises(Fault, match=r"tasks \['tiny-mr'\], but the files are for \['other'\]"):
         bento_build.assemble(tmp_path / "r1", manifest(), {"other": tiny})
-    keeping = manifest()
-    keeping["serving"]["keep_scans"] = True
+    with_kept_scans = manifest()
+    with_kept_scans["serving"]["keep_scans"] = True
     with pytest.raises(Fault, match="keep_scans"):
-        bento_build.assemble(tmp_path / "r1", keeping, {"tiny-mr": tiny})
+        bento_build.assemble(tmp_path / "r1", with_kept_scans, {"tiny-mr": tiny})
     with pytest.raises(Fault, match="there is no manifest"):
         read_manifest(tmp_path)
 
 
 @pytest.mark.usefixtures("home")
-def test_a_graph_of_other_classes_than_the_manifest_is_refused(tmp_path: Path, tiny: Path) -> None:
+def test_a_graph_with_other_classes_than_the_manifest_is_refused(tmp_path: Path, tiny: Path) -> None:
     write_graph(tmp_path / "three", np.zeros((2, 3), np.float32), bias=np.zeros(3, np.float32))
     shutil.copyfile(tiny / "reference.npz", tmp_path / "three" / "reference.npz")
     with pytest.raises(Fault, match="3 classes at 32 pixels"):
         bento_build.assemble(tmp_path / "r1", manifest(), {"tiny-mr": tmp_path / "three"})
 
 
-def test_the_release_has_a_small_lock_of_its_own() -> None:
+def test_the_release_has_its_own_small_lock() -> None:
     lock = (ROOT / "serving" / bento_build.LOCK).read_text()
     names = {line.split("==")[0] for line in lock.splitlines() if line[:1].isalpha()}
     assert {"bentoml", "openvino", "onnxruntime", "pydicom", "sqlalchemy", "numpy"} <= names
@@ -106,23 +105,25 @@ def test_the_release_has_a_small_lock_of_its_own() -> None:
     assert [pin for pin in pins if f"{pin} " not in platform] == []
 
 
-@pytest.mark.usefixtures("house")
-def test_rebuilding_gives_the_same_bento_and_never_a_changed_one(bento: tuple[str, Path], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("served_home")
+def test_a_second_build_returns_the_same_bento_and_refuses_a_changed_release(
+    bento: tuple[str, Path], tmp_path: Path
+) -> None:
     tag, folder = bento
-    before = hash_folder(release_integrity.bento_folder(tag))
-    assert bento_build.build(folder) == tag and hash_folder(release_integrity.bento_folder(tag)) == before
+    before = hash_folder(bento_server.bento_folder(tag))
+    assert bento_build.build(folder) == tag and hash_folder(bento_server.bento_folder(tag)) == before
     shutil.copytree(folder, tmp_path / "changed")
     (tmp_path / "changed" / "manifest.json").write_text(json.dumps(read_manifest(folder) | {"note": "other"}))
     with pytest.raises(Fault, match="holds another release"):
         bento_build.build(tmp_path / "changed")
 
 
-def test_a_bento_carries_three_rooms_and_no_others(bento: tuple[str, Path]) -> None:
-    source = release_integrity.bento_folder(bento[0]) / "src"
+def test_a_bento_contains_only_three_packages(bento: tuple[str, Path]) -> None:
+    source = bento_server.bento_folder(bento[0]) / "src"
     assert {path.name for path in source.iterdir() if path.is_dir()} == {"data", "lineage", "serving", "release"}
     assert hash_folder(source / "release") == hash_folder(bento[1])
-    dockerfile = (release_integrity.bento_folder(bento[0]) / "env" / "docker" / "Dockerfile").read_text()
-    requirements = (release_integrity.bento_folder(bento[0]) / "env" / "python" / "requirements.txt").read_text()
+    dockerfile = (bento_server.bento_folder(bento[0]) / "env" / "docker" / "Dockerfile").read_text()
+    requirements = (bento_server.bento_folder(bento[0]) / "env" / "python" / "requirements.txt").read_text()
     assert "openvino==" in requirements
     for vendor in ("tensorflow", "keras", "mlflow", "prefect", "evidently", "great"):
         assert vendor not in requirements and vendor not in dockerfile

@@ -1,4 +1,4 @@
-"""Hostile files sent to the served release: a problem that names file and reason; nothing grows, nothing stays."""
+"""Hostile files sent to the served release: a problem names file and reason; memory and files do not grow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serving.bundle import bento_server
 from tests.serving import hostile_inputs
 from tests.serving.conftest import Endpoint, dicom, png
 
-pytestmark = pytest.mark.usefixtures("house")
+pytestmark = pytest.mark.usefixtures("served_home")
 SOAK = bool(os.environ.get("ONCOLOOP_SOAK"))
 SCANS, ARCHIVES = hostile_inputs.scans(), hostile_inputs.archives()
 
@@ -32,76 +32,78 @@ def client(endpoint: Endpoint) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def unharmed(endpoint: Endpoint, house: Path) -> Iterator[None]:
-    """After all of this module the same workers answer, hold little more, and have left no file."""
-    hostile_inputs.fed(endpoint)
-    assert hostile_inputs.answers(endpoint)
-    before, files = hostile_inputs.resident(endpoint), hostile_inputs.files(endpoint, house)
+def check_workers(endpoint: Endpoint, served_home: Path) -> Iterator[None]:
+    """After all tests of this module the same workers still answer, have hardly grown, and there is no new file."""
+    hostile_inputs.send_largest_scan(endpoint)
+    assert hostile_inputs.still_answers(endpoint)
+    before, files_before = hostile_inputs.resident(endpoint), hostile_inputs.state_files(endpoint, served_home)
     yield
-    assert hostile_inputs.answers(endpoint)
+    assert hostile_inputs.still_answers(endpoint)
     after = hostile_inputs.resident(endpoint)
-    grown = {pid: (after[pid] - before[pid]) / 1e6 for pid in before}
-    sys.stdout.write(f"MB that the workers hold more: {grown}\n")
-    assert after.keys() == before.keys() and max(grown.values()) * 1e6 < hostile_inputs.GROWTH, grown
-    assert hostile_inputs.files(endpoint, house) - files == set()
+    growth = {pid: (after[pid] - before[pid]) / 1e6 for pid in before}
+    sys.stdout.write(f"growth of the workers in MB: {growth}\n")
+    assert after.keys() == before.keys() and max(growth.values()) * 1e6 < hostile_inputs.GROWTH, growth
+    assert hostile_inputs.state_files(endpoint, served_home) - files_before == set()
 
 
-def refused(reply: httpx.Response, name: str = "") -> str:
-    """The reason of a refusal, which is the sender's error and one readable sentence."""
-    assert 400 <= reply.status_code < 500, (reply.status_code, reply.text[:300])
-    assert reply.headers["content-type"] == "application/problem+json"
-    problem = reply.json()
+def refusal_reason(response: httpx.Response, name: str = "") -> str:
+    """The reason of a refusal, after checking that it is a client error with one readable sentence."""
+    assert 400 <= response.status_code < 500, (response.status_code, response.text[:300])
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
     detail: str = problem["detail"]
-    assert problem["status"] == reply.status_code and 10 < len(detail) < 700 and detail.isprintable(), detail
+    assert problem["status"] == response.status_code and 10 < len(detail) < 700 and detail.isprintable(), detail
     assert name in detail
     return detail
 
 
-def form(client: httpx.Client, *files: tuple[str, bytes], task: str = "tiny-mr") -> httpx.Response:
+def send_form(client: httpx.Client, *files: tuple[str, bytes], task: str = "tiny-mr") -> httpx.Response:
     return client.post("/predict", files=[("files", file) for file in files], data={"task": task})
 
 
 @pytest.mark.parametrize("kind", SCANS)
-def test_what_is_no_scan_is_refused_by_name(client: httpx.Client, kind: str) -> None:
+def test_a_file_that_is_not_a_scan_is_refused_by_name(client: httpx.Client, kind: str) -> None:
     before = journal.count()
-    refused(form(client, ("scan.dcm", SCANS[kind])), "scan.dcm")
-    refused(form(client, ("a.dcm", dicom(True)), ("scan.dcm", SCANS[kind])), "scan.dcm")
+    refusal_reason(send_form(client, ("scan.dcm", SCANS[kind])), "scan.dcm")
+    refusal_reason(send_form(client, ("a.dcm", dicom(True)), ("scan.dcm", SCANS[kind])), "scan.dcm")
     body = client.post("/predict", content=SCANS[kind], headers={"Content-Type": "application/dicom"})
-    refused(body, "the body" if SCANS[kind] else "empty")
+    refusal_reason(body, "the body" if SCANS[kind] else "empty")
     assert journal.count() == before
 
 
 @pytest.mark.parametrize("kind", ARCHIVES)
-def test_an_archive_that_harms_is_refused_by_name(client: httpx.Client, kind: str) -> None:
-    refused(form(client, ("case.zip", ARCHIVES[kind])), "case.zip")
+def test_a_hostile_archive_is_refused_by_name(client: httpx.Client, kind: str) -> None:
+    refusal_reason(send_form(client, ("case.zip", ARCHIVES[kind])), "case.zip")
     body = client.post("/predict", content=ARCHIVES[kind], headers={"Content-Type": "application/zip"})
-    refused(body, "the body")
+    refusal_reason(body, "the body")
 
 
 def test_every_file_of_the_zoo_is_answered_or_refused(client: httpx.Client, real_data: Path) -> None:
-    seen: dict[int, int] = {}
+    status_counts: dict[int, int] = {}
     files = [path for path in sorted((real_data / "dicom-zoo").rglob("*")) if path.is_file() and path.suffix != ".csv"]
     for path in files:
         for task in ("", "tiny-mr")[not SOAK :]:
-            reply = form(client, (path.name, path.read_bytes()), task=task)
-            seen[reply.status_code] = seen.get(reply.status_code, 0) + 1
-            if reply.status_code != 200:
-                refused(reply)
+            response = send_form(client, (path.name, path.read_bytes()), task=task)
+            status_counts[response.status_code] = status_counts.get(response.status_code, 0) + 1
+            if response.status_code != 200:
+                refusal_reason(response)
             else:
-                assert math.isfinite(reply.json()["score"]), path
-    sys.stdout.write(f"{len(files)} files of the zoo: {seen}\n")
-    assert len(files) > 200 and set(seen) <= {200, 413, 422} and min(seen[200], seen[422]) > 25
+                assert math.isfinite(response.json()["score"]), path
+    sys.stdout.write(f"{len(files)} files of the zoo: {status_counts}\n")
+    assert (
+        len(files) > 200 and set(status_counts) <= {200, 413, 422} and min(status_counts[200], status_counts[422]) > 25
+    )
 
 
-def test_many_bombs_in_one_form_are_counted_together(client: httpx.Client) -> None:
+def test_decoded_sizes_of_one_form_are_added_up(client: httpx.Client) -> None:
     bomb = hostile_inputs.picture(8000, 8000)
-    detail = refused(form(client, *((f"{number}.png", bomb) for number in range(9))), ".png")
+    detail = refusal_reason(send_form(client, *((f"{number}.png", bomb) for number in range(9))), ".png")
     assert "decoded" in detail
 
 
-def test_a_large_blank_picture_is_an_abstention_and_not_kept(client: httpx.Client) -> None:
-    reply = form(client, ("blank.png", hostile_inputs.picture(8_000, 8_000)))
-    assert reply.status_code == 200 and "blank" in reply.json()["verdict"]["reasons"][0]
+def test_a_large_blank_picture_is_an_abstention(client: httpx.Client) -> None:
+    response = send_form(client, ("blank.png", hostile_inputs.picture(8_000, 8_000)))
+    assert response.status_code == 200 and "blank" in response.json()["verdict"]["reasons"][0]
 
 
 NUMBERS = {
@@ -113,14 +115,14 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
-def test_numbers_at_the_edge_give_an_answer_or_a_reason(client: httpx.Client, kind: str) -> None:
-    """The journal and JSON take finite numbers alone."""
+def test_extreme_numbers_get_an_answer_or_a_reason(client: httpx.Client, kind: str) -> None:
+    """The journal and JSON accept only finite numbers."""
     values = np.random.default_rng(0).normal(size=(2, 64, 64)).astype("<f4")
     values[:, 8:40, 8:40] = NUMBERS[kind]
     for content in (hostile_inputs.nifti((64, 64, 2), pixels=values.tobytes()), hostile_inputs.floating(values[0])):
-        reply = form(client, ("edge.dcm", content))
-        if reply.status_code != 200:
-            refused(reply, "edge.dcm")
+        response = send_form(client, ("edge.dcm", content))
+        if response.status_code != 200:
+            refusal_reason(response, "edge.dcm")
 
 
 @pytest.mark.parametrize(
@@ -133,11 +135,11 @@ def test_numbers_at_the_edge_give_an_answer_or_a_reason(client: httpx.Client, ki
         {"descrip": b"\xff\xfe\x00\x1b[2J"},
     ],
 )
-def test_headers_of_odd_numbers_give_an_answer_or_a_reason(client: httpx.Client, changed: dict[str, Any]) -> None:
+def test_headers_with_odd_numbers_get_an_answer_or_a_reason(client: httpx.Client, changed: dict[str, Any]) -> None:
     values = np.random.default_rng(0).normal(size=(2, 64, 64)).astype("<f4")
-    reply = form(client, ("odd.nii", hostile_inputs.nifti((64, 64, 2), pixels=values.tobytes(), **changed)))
-    if reply.status_code != 200:
-        refused(reply, "odd.nii")
+    response = send_form(client, ("odd.nii", hostile_inputs.nifti((64, 64, 2), pixels=values.tobytes(), **changed)))
+    if response.status_code != 200:
+        refusal_reason(response, "odd.nii")
 
 
 TEXTS = [
@@ -152,15 +154,15 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_texts_of_a_header_can_hold_anything(client: httpx.Client, text: bytes) -> None:
-    """As long as the value that they replace, or in a longer one; under every way to declare the letters."""
+def test_a_header_may_contain_any_text(client: httpx.Client, text: bytes) -> None:
+    """Texts of the replaced value's length, or within a longer value, with every declared character set."""
     for charset in ("ISO_IR 100", "ISO_IR 192", "ISO 2022 IR 87", "nonsense"):
         for keyword in ("Manufacturer", "BodyPartExamined", "PatientID", "Modality", "SeriesInstanceUID", "PatientAge"):
             plain = dicom(True, **{keyword: "Z" * 64, "SpecificCharacterSet": charset})
             content = plain.replace(b"Z" * 64, text[:64].ljust(64, b"Z"))
-            reply = form(client, ("text.dcm", content))
-            if reply.status_code != 200:
-                refused(reply)
+            response = send_form(client, ("text.dcm", content))
+            if response.status_code != 200:
+                refusal_reason(response)
 
 
 @pytest.mark.parametrize(
@@ -180,24 +182,24 @@ def test_texts_of_a_header_can_hold_anything(client: httpx.Client, text: bytes) 
         "/",
     ],
 )
-def test_a_file_name_can_hold_anything(client: httpx.Client, name: str) -> None:
-    shown = name.encode("utf-8", "surrogateescape").replace(b'"', b"%22").replace(b"\r\n", b"%0D%0A")
+def test_a_file_name_may_contain_anything(client: httpx.Client, name: str) -> None:
+    encoded_name = name.encode("utf-8", "surrogateescape").replace(b'"', b"%22").replace(b"\r\n", b"%0D%0A")
     for content, status in ((dicom(True), 200), (b"junk", 422)):
-        head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="' + shown + b'"\r\n\r\n'
-        reply = client.post(
+        head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="' + encoded_name + b'"\r\n\r\n'
+        response = client.post(
             "/predict",
             content=head + content + b"\r\n--b--\r\n",
             headers={"Content-Type": "multipart/form-data; boundary=b"},
         )
-        assert reply.status_code == status, reply.text
-        assert "x-evil" not in reply.headers and reply.headers["content-type"].startswith("application/")
+        assert response.status_code == status, response.text
+        assert "x-evil" not in response.headers and response.headers["content-type"].startswith("application/")
         if status == 422:
-            assert "etc/" not in refused(reply)
+            assert "etc/" not in refusal_reason(response)
 
 
-def test_a_body_within_the_limit_is_read_and_over_it_refused(client: httpx.Client) -> None:
-    assert "over 1 MB" in refused(form(client, ("big.dcm", bytes(2_500_000))))
-    packer = struct.pack("<I", 0) * 200_000
-    refused(form(client, ("big.dcm", packer)), "big.dcm")
-    kept = form(client, *((f"{number}.png", png(True)) for number in range(200)))
-    assert kept.status_code == 200 and len(kept.json()["slices"]) == 200
+def test_a_body_over_the_limit_is_refused(client: httpx.Client) -> None:
+    assert "over 1 MB" in refusal_reason(send_form(client, ("big.dcm", bytes(2_500_000))))
+    zeros = struct.pack("<I", 0) * 200_000
+    refusal_reason(send_form(client, ("big.dcm", zeros)), "big.dcm")
+    answered = send_form(client, *((f"{number}.png", png(True)) for number in range(200)))
+    assert answered.status_code == 200 and len(answered.json()["slices"]) == 200

@@ -1,4 +1,4 @@
-"""Hostile HTTP to the served release: bytes that are no request, bodies that lie, addresses spelled in other ways."""
+"""Hostile HTTP to the served release: invalid requests, wrong lengths, and other spellings of addresses."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from serving.bundle import bento_server
 from tests.serving import hostile_inputs
 from tests.serving.conftest import Endpoint, dicom
 
-pytestmark = pytest.mark.usefixtures("house")
+pytestmark = pytest.mark.usefixtures("served_home")
 PART = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.dcm"\r\n\r\n'
 
 
-def spoken(url: str, *parts: bytes, ends: bool = False) -> tuple[int, bytes]:
-    """Send raw bytes, end if told so, and read the first answer: its status (0 for none) and all that came of it."""
+def exchange(url: str, *parts: bytes, ends: bool = False) -> tuple[int, bytes]:
+    """Send raw bytes, close the sending side if `ends`, and read the first response: status (0 for none) and bytes."""
     host, port = url.removeprefix("http://").split(":")
-    came = b""
+    received = b""
     with socket.create_connection((host, int(port)), 20) as connection:
         try:
             for part in parts:
@@ -31,25 +31,25 @@ def spoken(url: str, *parts: bytes, ends: bool = False) -> tuple[int, bytes]:
             if ends:
                 connection.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # the server has closed; what it said is read all the same
+            pass  # the server has closed, but its response can still be read
         try:
-            while not _whole(came) and (more := connection.recv(1 << 16)):
-                came += more
+            while not _is_complete(received) and (chunk := connection.recv(1 << 16)):
+                received += chunk
         except ConnectionError:
             pass
-    found = re.match(rb"HTTP/1\.1 (\d{3})", came)
-    return (int(found.group(1)) if found else 0), came
+    status_line = re.match(rb"HTTP/1\.1 (\d{3})", received)
+    return (int(status_line.group(1)) if status_line else 0), received
 
 
-def _whole(answer: bytes) -> bool:
-    start, _, body = answer.partition(b"\r\n\r\n")
+def _is_complete(response: bytes) -> bool:
+    start, _, body = response.partition(b"\r\n\r\n")
     length = re.search(rb"(?i)\r\ncontent-length: (\d+)", start)
     return length is not None and len(body) >= int(length.group(1))
 
 
 def head(endpoint: Endpoint, *lines: str, method: str = "POST", path: str = "/predict") -> bytes:
-    shown = [f"{name}: {value}" for name, value in bento_server.request_headers(endpoint.token).items()]
-    fields = [f"{method} {path} HTTP/1.1", "Host: x", *shown, *lines]
+    credentials = [f"{name}: {value}" for name, value in bento_server.request_headers(endpoint.token).items()]
+    fields = [f"{method} {path} HTTP/1.1", "Host: x", *credentials, *lines]
     return "\r\n".join(fields).encode("latin-1") + b"\r\n\r\n"
 
 
@@ -94,30 +94,32 @@ BODIES = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def unharmed(endpoint: Endpoint, house: Path) -> Iterator[None]:
-    """After all of this module the same workers answer and have left no file."""
-    assert hostile_inputs.answers(endpoint)
-    before, kept = hostile_inputs.resident(endpoint), hostile_inputs.files(endpoint, house)
+def check_workers(endpoint: Endpoint, served_home: Path) -> Iterator[None]:
+    """After all tests of this module the same workers still answer, and there is no new file."""
+    assert hostile_inputs.still_answers(endpoint)
+    before, files_before = hostile_inputs.resident(endpoint), hostile_inputs.state_files(endpoint, served_home)
     yield
-    assert hostile_inputs.answers(endpoint)
+    assert hostile_inputs.still_answers(endpoint)
     after = hostile_inputs.resident(endpoint)
-    grown = {pid: after[pid] - before[pid] for pid in before}
-    assert after.keys() == before.keys() and max(grown.values()) < hostile_inputs.GROWTH, grown
-    assert hostile_inputs.files(endpoint, house) - kept == set()
+    growth = {pid: after[pid] - before[pid] for pid in before}
+    assert after.keys() == before.keys() and max(growth.values()) < hostile_inputs.GROWTH, growth
+    assert hostile_inputs.state_files(endpoint, served_home) - files_before == set()
 
 
 @pytest.mark.parametrize("kind", BODIES)
-def test_a_body_that_is_no_upload_is_the_senders_error(endpoint: Endpoint, kind: str) -> None:
+def test_a_body_that_is_not_an_upload_is_a_client_error(endpoint: Endpoint, kind: str) -> None:
     media, body = BODIES[kind]
     before = journal.count()
     for lines, sent in (
         ([f"Content-Length: {len(body)}"], body),
         (["Transfer-Encoding: chunked"], b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"),
     ):
-        status, came = spoken(
+        status, received = exchange(
             endpoint.server.url, head(endpoint, f"Content-Type: {media}", "Connection: close", *lines), sent
         )
-        assert 400 <= status < 500 and b"application/problem+json" in came and b'"detail":"' in came, came[:600]
+        assert 400 <= status < 500 and b"application/problem+json" in received and b'"detail":"' in received, received[
+            :600
+        ]
     assert journal.count() == before
 
 
@@ -142,10 +144,10 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
-def test_what_is_no_request_is_told_so(endpoint: Endpoint, kind: str) -> None:
-    sent, status = REQUESTS[kind]
-    said, came = spoken(endpoint.server.url, sent)
-    assert said == status and b"application/problem+json" in came, came[:300]
+def test_an_invalid_request_gets_a_problem(endpoint: Endpoint, kind: str) -> None:
+    request, expected_status = REQUESTS[kind]
+    status, received = exchange(endpoint.server.url, request)
+    assert status == expected_status and b"application/problem+json" in received, received[:300]
 
 
 PATHS = [
@@ -166,23 +168,23 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_no_spelling_of_an_address_goes_around_the_token(endpoint: Endpoint, path: str) -> None:
+def test_no_spelling_of_an_address_avoids_the_token(endpoint: Endpoint, path: str) -> None:
     for method in ("GET", "POST"):
         sent = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
-        status, came = spoken(endpoint.server.url, sent)
-        assert status in (401, 404) and b"tiny-mr" not in came and b"root:" not in came, came[:300]
+        status, received = exchange(endpoint.server.url, sent)
+        assert status in (401, 404) and b"tiny-mr" not in received and b"root:" not in received, received[:300]
 
 
 def test_other_methods_are_not_allowed(endpoint: Endpoint) -> None:
     headers = bento_server.request_headers(endpoint.token)
     for path, allowed in (("/predict", "POST"), ("/manifest", "GET"), ("/livez", "GET")):
         for method in {"GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "POST"} - {allowed}:
-            reply = httpx.request(method, endpoint.server.url + path, headers=headers)
-            assert reply.status_code == 405 and allowed in reply.headers["allow"], (method, path, reply.text)
-            assert reply.headers["content-type"] == "application/problem+json"
+            response = httpx.request(method, endpoint.server.url + path, headers=headers)
+            assert response.status_code == 405 and allowed in response.headers["allow"], (method, path, response.text)
+            assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_a_refused_body_that_still_comes_leaves_the_connection_in_order(endpoint: Endpoint) -> None:
+def test_a_refused_body_that_still_arrives_does_not_break_the_connection(endpoint: Endpoint) -> None:
     headers = bento_server.request_headers(endpoint.token) | {"Content-Type": "application/dicom"}
     with httpx.Client(base_url=endpoint.server.url, headers=headers, timeout=30) as client:
         for _ in range(4):
@@ -193,11 +195,11 @@ def test_a_refused_body_that_still_comes_leaves_the_connection_in_order(endpoint
 
 def test_a_websocket_is_not_opened(endpoint: Endpoint) -> None:
     upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA=="
-    status, _ = spoken(endpoint.server.url, f"GET /predict HTTP/1.1\r\nHost: x\r\n{upgrade}\r\n\r\n".encode())
+    status, _ = exchange(endpoint.server.url, f"GET /predict HTTP/1.1\r\nHost: x\r\n{upgrade}\r\n\r\n".encode())
     assert status in (400, 401, 405)
 
 
-def test_addresses_that_nobody_has_are_not_remembered(endpoint: Endpoint) -> None:
+def test_unknown_addresses_do_not_appear_in_metrics(endpoint: Endpoint) -> None:
     with httpx.Client(base_url=endpoint.server.url) as client:
         for number in range(300):
             assert client.get(f"/made-up-{number}").status_code == 404
@@ -205,34 +207,34 @@ def test_addresses_that_nobody_has_are_not_remembered(endpoint: Endpoint) -> Non
 
 
 def test_an_oversized_body_is_refused_before_it_is_read(endpoint: Endpoint) -> None:
-    begun = time.monotonic()
-    status, came = spoken(endpoint.server.url, head(endpoint, MULTIPART, "Content-Length: 99999999999"), PART)
-    assert status == 413 and b"over 1 MB" in came and time.monotonic() - begun < 5
+    started_at = time.monotonic()
+    status, received = exchange(endpoint.server.url, head(endpoint, MULTIPART, "Content-Length: 99999999999"), PART)
+    assert status == 413 and b"over 1 MB" in received and time.monotonic() - started_at < 5
 
 
 @pytest.mark.parametrize("media", [FORM, "application/dicom", "application/zip"])
-def test_endless_chunks_are_cut_at_the_limit(endpoint: Endpoint, media: str) -> None:
-    def endless() -> Iterator[bytes]:
+def test_chunks_over_the_limit_are_refused(endpoint: Endpoint, media: str) -> None:
+    def long_body() -> Iterator[bytes]:
         yield PART
         for _ in range(40):
             yield bytes(100_000)
 
     headers = bento_server.request_headers(endpoint.token) | {"Content-Type": media}
-    reply = httpx.post(f"{endpoint.server.url}/predict", content=endless(), headers=headers)
-    assert reply.status_code == 413
+    response = httpx.post(f"{endpoint.server.url}/predict", content=long_body(), headers=headers)
+    assert response.status_code == 413
 
 
-def test_chunks_of_one_byte_and_endless_trailers_are_cut(endpoint: Endpoint) -> None:
+def test_many_chunks_of_one_byte_and_many_trailers_are_refused(endpoint: Endpoint) -> None:
     lines = head(endpoint, MULTIPART, "Transfer-Encoding: chunked")
-    status, _ = spoken(endpoint.server.url, lines, b"1\r\nx\r\n" * 100_000)
+    status, _ = exchange(endpoint.server.url, lines, b"1\r\nx\r\n" * 100_000)
     assert status in (0, 400, 431)
-    status, _ = spoken(endpoint.server.url, lines, b"0\r\n", b"X: x\r\n" * 100_000)
+    status, _ = exchange(endpoint.server.url, lines, b"0\r\n", b"X: x\r\n" * 100_000)
     assert status in (0, 400, 431)
 
 
-def test_a_body_shorter_than_it_says_is_no_answer_and_no_row(endpoint: Endpoint) -> None:
+def test_a_body_shorter_than_its_length_gets_no_answer_and_no_row(endpoint: Endpoint) -> None:
     before = journal.count()
-    whole = PART + dicom(True) + b"\r\n--b--\r\n"
-    for cut in (1, len(whole) // 2, len(whole) - 1):
-        spoken(endpoint.server.url, head(endpoint, MULTIPART, f"Content-Length: {len(whole)}"), whole[:cut], ends=True)
+    body = PART + dicom(True) + b"\r\n--b--\r\n"
+    for cut in (1, len(body) // 2, len(body) - 1):
+        exchange(endpoint.server.url, head(endpoint, MULTIPART, f"Content-Length: {len(body)}"), body[:cut], ends=True)
     assert journal.count() == before

@@ -1,4 +1,4 @@
-"""Senders that are slow, or never finish: they are let go in time, and keep nobody else waiting."""
+"""Senders that are slow or never finish: their connections end in time, and other senders do not wait."""
 
 from __future__ import annotations
 
@@ -16,110 +16,111 @@ import pytest
 
 from serving.bundle import bento_server
 from serving.http import connection, upload_form
-from serving.inference import release_integrity
 from tests.serving import hostile_inputs
 from tests.serving.conftest import Endpoint, png
 from tests.serving.http.test_http_protocol import MULTIPART, PART, head
 
-pytestmark = pytest.mark.usefixtures("house")
+pytestmark = pytest.mark.usefixtures("served_home")
 PORT = bento_server.free_port()
 
 
 @pytest.fixture(scope="module")
-def hasty(endpoint: Endpoint, house: Path) -> Iterator[Endpoint]:
-    """The same Bento with little patience, beside the other."""
+def impatient(endpoint: Endpoint, served_home: Path) -> Iterator[Endpoint]:
+    """The same Bento with shorter time limits, on another port."""
     source, target = (
-        release_integrity.bento_folder(endpoint.tag),
-        release_integrity.bento_folder(f"{bento_server.NAME}:hasty"),
+        bento_server.bento_folder(endpoint.tag),
+        bento_server.bento_folder(f"{bento_server.NAME}:impatient"),
     )
     shutil.copytree(source, target)
-    described = target / "bento.yaml"
-    described.write_text(re.sub(r"(?m)^version: .*$", "version: hasty", described.read_text()))
+    description = target / "bento.yaml"
+    description.write_text(re.sub(r"(?m)^version: .*$", "version: impatient", description.read_text()))
     for file, name, seconds in (
-        ("upload_form", "PATIENCE", 1.5),
-        ("connection", "HEAD_SECONDS", 1.0),
-        ("connection", "REQUEST_SECONDS", 2.5),
+        ("upload_form", "UPLOAD_SECONDS", 1.5),
+        ("connection", "HEADER_SECONDS", 1.0),
+        ("connection", "BODY_SECONDS", 2.5),
     ):
         code = target / "src" / "serving" / "http" / f"{file}.py"
         code.write_text(re.sub(rf"(?m)^{name} = [\d.]+", f"{name} = {seconds}", code.read_text()))
     manifest = target / "src" / "release" / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"release": "hasty"}))
-    server = bento_server.start(f"{bento_server.NAME}:hasty", PORT, workers=1)
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"release": "impatient"}))
+    server = bento_server.start(f"{bento_server.NAME}:impatient", PORT, workers=1)
     bento_server.wait_ready(server.url, server=server)
     yield Endpoint(server.tag, endpoint.folder, server, endpoint.verdict, endpoint.token)
     server.stop()
     shutil.rmtree(target)
 
 
-def lasted(url: str, begun: bytes, drip: bytes = b"", until: float = 12) -> tuple[float, bytes]:
-    """Send a beginning, then a drop now and then: the seconds until the server closes, and what it said."""
+def send_slowly(url: str, beginning: bytes, drip: bytes = b"", limit: float = 12) -> tuple[float, bytes]:
+    """Send a beginning, then `drip` every 0.1 s: the seconds until the server closes, and its response."""
     host, port = url.removeprefix("http://").split(":")
-    start, came = time.monotonic(), b""
-    with socket.create_connection((host, int(port))) as wire:
-        wire.sendall(begun)
-        wire.settimeout(0.1)
-        while time.monotonic() - start < until:
+    start, received = time.monotonic(), b""
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(beginning)
+        connection.settimeout(0.1)
+        while time.monotonic() - start < limit:
             try:
                 if drip:
-                    wire.sendall(drip)
-                more = wire.recv(1 << 16)
-                if not more:
+                    connection.sendall(drip)
+                chunk = connection.recv(1 << 16)
+                if not chunk:
                     break
-                came += more
+                received += chunk
             except TimeoutError:
                 continue
             except ConnectionError:
                 break
-    return time.monotonic() - start, came
+    return time.monotonic() - start, received
 
 
-def test_a_sender_of_slow_headers_is_let_go(hasty: Endpoint) -> None:
-    for begun, drip in ((b"", b""), (b"POST /predict HT", b""), (b"GET /livez HTTP/1.1\r\n", b"X: x\r\n")):
-        seconds, came = lasted(hasty.server.url, begun, drip)
-        assert 0.8 < seconds < 5 and came.startswith(b"HTTP/1.1 408") and b"problem+json" in came
+def test_slow_headers_end_the_connection(impatient: Endpoint) -> None:
+    for beginning, drip in ((b"", b""), (b"POST /predict HT", b""), (b"GET /livez HTTP/1.1\r\n", b"X: x\r\n")):
+        seconds, received = send_slowly(impatient.server.url, beginning, drip)
+        assert 0.8 < seconds < 5 and received.startswith(b"HTTP/1.1 408") and b"problem+json" in received
 
 
 @pytest.mark.parametrize("drip", [b"", b"x"])
 @pytest.mark.parametrize("media", [MULTIPART, "Content-Type: application/dicom"])
-def test_a_sender_of_a_slow_body_is_let_go(hasty: Endpoint, media: str, drip: bytes) -> None:
-    begun = head(hasty, media, "Content-Length: 900000") + PART
-    seconds, came = lasted(hasty.server.url, begun, drip)
-    assert came.startswith(b"HTTP/1.1 408") and b"not complete after 1.5 seconds" in came and seconds < 6
+def test_a_slow_body_ends_the_connection(impatient: Endpoint, media: str, drip: bytes) -> None:
+    beginning = head(impatient, media, "Content-Length: 900000") + PART
+    seconds, received = send_slowly(impatient.server.url, beginning, drip)
+    assert received.startswith(b"HTTP/1.1 408") and b"not complete after 1.5 seconds" in received and seconds < 6
 
 
-def test_a_slow_body_where_none_is_read_is_let_go_too(hasty: Endpoint) -> None:
-    begun = b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n"
-    seconds, came = lasted(hasty.server.url, begun, b"x")
-    assert came.startswith(b"HTTP/1.1 405") and seconds < 6
+def test_a_slow_body_to_a_route_that_reads_none_ends_the_connection(impatient: Endpoint) -> None:
+    beginning = b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n"
+    seconds, received = send_slowly(impatient.server.url, beginning, b"x")
+    assert received.startswith(b"HTTP/1.1 405") and seconds < 6
 
 
-def test_a_second_request_on_a_kept_connection_has_its_own_time(hasty: Endpoint) -> None:
-    seconds, came = lasted(hasty.server.url, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HT", b"")
-    assert came.startswith(b"HTTP/1.1 200") and b"408" in came and seconds < 5
+def test_a_second_request_on_a_connection_has_its_own_time_limit(impatient: Endpoint) -> None:
+    seconds, received = send_slowly(impatient.server.url, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HT", b"")
+    assert received.startswith(b"HTTP/1.1 200") and b"408" in received and seconds < 5
 
 
-def test_hundreds_of_slow_senders_keep_nobody_waiting(hasty: Endpoint) -> None:
-    host, port = hasty.server.url.removeprefix("http://").split(":")
+def test_hundreds_of_slow_senders_do_not_delay_others(impatient: Endpoint) -> None:
+    host, port = impatient.server.url.removeprefix("http://").split(":")
     with ExitStack() as stack:
-        slow = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(300)]
-        for wire in slow:
-            wire.sendall(b"POST /predict HTTP/1.1\r\nX: ")
-        begun = time.monotonic()
-        assert hostile_inputs.answers(hasty) and time.monotonic() - begun < 6
-    assert len(hostile_inputs.workers(hasty)) == 1
+        slow_connections = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(300)]
+        for connection in slow_connections:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nX: ")
+        started_at = time.monotonic()
+        assert hostile_inputs.still_answers(impatient) and time.monotonic() - started_at < 6
+    assert len(hostile_inputs.workers(impatient)) == 1
 
 
-def test_who_sends_in_his_own_time_is_still_answered(hasty: Endpoint) -> None:
-    """Pauses within the patience do no harm, and neither does a connection that is used for long."""
+def test_a_sender_with_short_pauses_is_answered(impatient: Endpoint) -> None:
+    """Pauses within the limits do no harm, and neither does a connection that is used for a long time."""
     body = PART.replace(b"a.dcm", b"a.png") + png(True) + b"\r\n--b--\r\n"
-    begun = head(hasty, MULTIPART, f"Content-Length: {len(body)}", "Connection: close", path="/predict?task=tiny-mr")
+    beginning = head(
+        impatient, MULTIPART, f"Content-Length: {len(body)}", "Connection: close", path="/predict?task=tiny-mr"
+    )
     status = 0
-    host, port = hasty.server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as wire:
-        for at in range(0, len(body), len(body) // 4):
-            wire.sendall((begun if at == 0 else b"") + body[at : at + len(body) // 4])
+    host, port = impatient.server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client_socket:
+        for start in range(0, len(body), len(body) // 4):
+            client_socket.sendall((beginning if start == 0 else b"") + body[start : start + len(body) // 4])
             time.sleep(0.2)
-        status = int(wire.recv(1 << 16).split(b" ")[1])
-    assert status == 200 and upload_form.PATIENCE < connection.REQUEST_SECONDS
-    with httpx.Client(base_url=hasty.server.url) as client:
+        status = int(client_socket.recv(1 << 16).split(b" ")[1])
+    assert status == 200 and upload_form.UPLOAD_SECONDS < connection.BODY_SECONDS
+    with httpx.Client(base_url=impatient.server.url) as client:
         assert [(client.get("/livez").status_code, time.sleep(0.4))[0] for _ in range(9)] == [200] * 9

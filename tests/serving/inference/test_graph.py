@@ -15,7 +15,7 @@ from tests.serving.conftest import BIAS, KERNEL, batch, write_graph
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_both_engines_answer_as_numpy_does(tiny: Path, engine: str) -> None:
+def test_both_engines_agree_with_numpy(tiny: Path, engine: str) -> None:
     pixels = batch(True, False, True)
     blocks = pixels[..., 0].reshape(3, 8, 4, 8, 4).mean(axis=(2, 4))
     expected = np.maximum(np.stack([blocks - 0.7, 0.3 - blocks], axis=-1), 0)
@@ -27,7 +27,7 @@ def test_both_engines_answer_as_numpy_does(tiny: Path, engine: str) -> None:
     np.testing.assert_allclose(logits, expected.mean(axis=(1, 2)) @ KERNEL + BIAS, atol=1e-5)
 
 
-def test_an_answer_does_not_depend_on_its_neighbours(tiny: Path) -> None:
+def test_an_output_does_not_depend_on_the_other_images_of_a_chunk(tiny: Path) -> None:
     graph = Graph.load(tiny / "graph.onnx")
     many = np.repeat(batch(True, False), CHUNK, axis=0)
     logits, features = graph.run(many)
@@ -37,24 +37,26 @@ def test_an_answer_does_not_depend_on_its_neighbours(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_threads_do_not_mix_their_answers(tiny: Path, engine: str) -> None:
+def test_threads_do_not_mix_their_outputs(tiny: Path, engine: str) -> None:
     graph = Graph.load(tiny / "graph.onnx", engine)
     pixels = {True: batch(True), False: batch(False)}
     expected = {bright: graph.run(pixels[bright])[0] for bright in pixels}
-    wrong: list[bool] = []
+    mismatches: list[bool] = []
 
     def ask(bright: bool) -> None:
-        wrong.extend(bright for _ in range(200) if not np.array_equal(graph.run(pixels[bright])[0], expected[bright]))
+        mismatches.extend(
+            bright for _ in range(200) if not np.array_equal(graph.run(pixels[bright])[0], expected[bright])
+        )
 
     threads = [threading.Thread(target=ask, args=(bright,)) for bright in (True, False) * 2]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong
+    assert not mismatches
 
 
-FIRST = """
+TWO_FIRST_INFERENCES = """
 import sys, threading
 import numpy as np
 from pathlib import Path
@@ -74,18 +76,18 @@ for thread in threads:
 """
 
 
-def test_the_first_two_answers_of_a_process_do_not_wait_for_each_other(tiny: Path) -> None:
-    """One process in three never ended where no request had run before; a wedge holds even the main thread."""
+def test_the_first_two_inferences_of_a_process_do_not_deadlock(tiny: Path) -> None:
+    """Without a first run of each request, one process in three never ended, not even its main thread."""
     for _ in range(5):
-        subprocess.run([sys.executable, "-c", FIRST, str(tiny / "graph.onnx")], timeout=60, check=True)
+        subprocess.run([sys.executable, "-c", TWO_FIRST_INFERENCES, str(tiny / "graph.onnx")], timeout=60, check=True)
 
 
-def test_an_answer_stays_as_it_was_when_the_next_is_asked(tiny: Path) -> None:
+def test_outputs_do_not_change_during_the_next_inference(tiny: Path) -> None:
     graph = Graph.load(tiny / "graph.onnx")
     logits, features = graph.run(batch(True))
-    kept = logits.copy(), features.copy()
+    copies = logits.copy(), features.copy()
     graph.run(batch(False))
-    assert np.array_equal(logits, kept[0]) and np.array_equal(features, kept[1])
+    assert np.array_equal(logits, copies[0]) and np.array_equal(features, copies[1])
 
 
 def test_facts_name_engine_precision_and_cpu(tiny: Path) -> None:
@@ -94,7 +96,7 @@ def test_facts_name_engine_precision_and_cpu(tiny: Path) -> None:
     assert facts["version"].startswith("20") and facts["cpu"] == list(cpu_flags())
 
 
-def test_bfloat16_runs_near_float32_and_onnxruntime_says_that_it_has_none(tiny: Path) -> None:
+def test_bfloat16_is_close_to_float32_and_onnxruntime_reports_float32(tiny: Path) -> None:
     exact, _ = Graph.load(tiny / "graph.onnx").run(batch(True, False))
     rough = Graph.load(tiny / "graph.onnx", "openvino", "bfloat16")
     np.testing.assert_allclose(rough.run(batch(True, False))[0], exact, atol=0.05)
@@ -103,8 +105,8 @@ def test_bfloat16_runs_near_float32_and_onnxruntime_says_that_it_has_none(tiny: 
     assert Graph.load(tiny / "graph.onnx", "onnxruntime", "bfloat16").facts()["precision"] == "float32"
 
 
-def test_where_the_instructions_for_bfloat16_are_forbidden_float32_runs(tiny: Path) -> None:
-    """In a process of its own, since the libraries read the variable once."""
+def test_float32_runs_if_the_instructions_for_bfloat16_are_forbidden(tiny: Path) -> None:
+    """In its own process, because the libraries read the variable only once."""
     code = (
         "import sys; from pathlib import Path; import numpy as np; from serving.inference.graph import Graph\n"
         "graph = Graph.load(Path(sys.argv[1]), 'openvino', 'bfloat16')\n"
@@ -113,26 +115,26 @@ def test_where_the_instructions_for_bfloat16_are_forbidden_float32_runs(tiny: Pa
     )
     command = [sys.executable, "-c", code, str(tiny / "graph.onnx")]
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.strip()) == (0, "float32"), done.stderr
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stdout.strip()) == (0, "float32"), process.stderr
 
 
-def test_cpu_flags_are_empty_where_the_system_does_not_say(tmp_path: Path) -> None:
+def test_cpu_flags_are_empty_if_the_system_does_not_list_them(tmp_path: Path) -> None:
     assert cpu_flags(tmp_path / "absent") == ()
     (tmp_path / "cpuinfo").write_text("model name\t: x\nflags\t\t: fpu avx2 amx_bf16 sse\n")
     assert cpu_flags(tmp_path / "cpuinfo") == ("amx_bf16", "avx2")
 
 
 @pytest.mark.parametrize(
-    ("engine", "precision", "said"), [("torch", "float32", "serving.engine"), ("openvino", "int4", "precision")]
+    ("engine", "precision", "setting"), [("torch", "float32", "serving.engine"), ("openvino", "int4", "precision")]
 )
-def test_unknown_settings_are_named(tiny: Path, engine: str, precision: str, said: str) -> None:
-    with pytest.raises(Fault, match=said):
+def test_unknown_settings_are_named(tiny: Path, engine: str, precision: str, setting: str) -> None:
+    with pytest.raises(Fault, match=setting):
         Graph.load(tiny / "graph.onnx", engine, precision)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-def test_a_file_that_is_no_graph_is_one_sentence(tmp_path: Path, engine: str) -> None:
+def test_a_file_that_is_not_a_graph_is_refused(tmp_path: Path, engine: str) -> None:
     with pytest.raises(Fault, match="no exported graph"):
         Graph.load(tmp_path / "absent.onnx", engine)
     (tmp_path / "bad.onnx").write_bytes(b"not a graph")

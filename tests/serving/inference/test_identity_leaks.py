@@ -1,4 +1,4 @@
-"""A name in a coded field, or an id of a nested item that a kept text repeats, reaches nothing that is kept or told."""
+"""A name in a coded field, or an id of a nested item in a stored text, reaches no answer, journal, log or copy."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def release(home: Path, tiny: Path) -> Release:
 
 
 def item(**attributes: Any) -> Dataset:
-    made = Dataset()
+    dataset = Dataset()
     for keyword, value in attributes.items():
-        setattr(made, keyword, value)
-    return made
+        setattr(dataset, keyword, value)
+    return dataset
 
 
 def scan(changes: dict[str, Any]) -> bytes:
-    """A sound slice with these attributes."""
+    """A usual slice with these attributes."""
     header = pydicom.dcmread(io.BytesIO(dicom(True)))
     for keyword, value in changes.items():
         setattr(header, keyword, value)
@@ -72,46 +72,46 @@ def scan(changes: dict[str, Any]) -> bytes:
     return stream.getvalue()
 
 
-def everything_said(release: Release, content: bytes, caplog: pytest.LogCaptureFixture) -> str:
-    """All that is told or kept of an upload: answer or refusal, with and without a task, journal, log, copy, disk."""
-    said = []
+def all_outputs(release: Release, content: bytes, caplog: pytest.LogCaptureFixture) -> str:
+    """All outputs for an upload: answer or refusal, with and without a task, journal, log, copy and database file."""
+    outputs = []
     with caplog.at_level(logging.DEBUG):
         for task in ("tiny-mr", None):
             try:
-                said.append(json.dumps(answer(release, [Upload("a.dcm", content)], task, "eve")))
+                outputs.append(json.dumps(answer(release, [Upload("a.dcm", content)], task, "eve")))
             except Fault as fault:
-                said.append(str(fault))
+                outputs.append(str(fault))
         try:
             copy = deidentify_dicom.deidentify_file("a.dcm", content, {"patient_id": "4"})[1]
-            said += [copy.decode("latin-1"), str(pydicom.dcmread(io.BytesIO(copy)))]
+            outputs += [copy.decode("latin-1"), str(pydicom.dcmread(io.BytesIO(copy)))]
         except Fault as fault:
-            said.append(str(fault))
-    said += [str(row) for row in journal.rows().to_dict("records")]
-    said += [path.read_bytes().decode("latin-1") for path in paths.home().glob("oncoloop.db*")]
-    return "\n".join([*said, caplog.text]).upper()
+            outputs.append(str(fault))
+    outputs += [str(row) for row in journal.rows().to_dict("records")]
+    outputs += [path.read_bytes().decode("latin-1") for path in paths.home().glob("oncoloop.db*")]
+    return "\n".join([*outputs, caplog.text]).upper()
 
 
 @pytest.mark.parametrize("keyword", CODED)
 @pytest.mark.parametrize("text", [NAME, f"X{NAME}", "NG"])
-def test_a_patient_s_name_in_a_coded_field_is_told_to_nobody(
+def test_a_patients_name_in_a_coded_field_reaches_no_output(
     release: Release, caplog: pytest.LogCaptureFixture, keyword: str, text: str
 ) -> None:
     content = scan({"PatientName": f"{NAME}^NG", "PatientID": "P-4", keyword: text})
-    said = everything_said(release, content, caplog)
-    if text == "NG":  # two letters stand in many words: as one of its own
-        words = {word for line in said.splitlines() for word in line.replace("'", '"').split('"')}
+    outputs = all_outputs(release, content, caplog)
+    if text == "NG":  # two letters occur in many words, so only separate words count
+        words = {word for line in outputs.splitlines() for word in line.replace("'", '"').split('"')}
         assert "NG" not in words, keyword
     else:
-        assert NAME not in said, keyword
+        assert NAME not in outputs, keyword
 
 
 @pytest.mark.parametrize("keyword", ["Modality", "BurnedInAnnotation", "Laterality"])
-def test_a_text_that_is_no_term_of_a_closed_list_is_told_to_nobody(
+def test_a_text_outside_a_closed_list_of_terms_reaches_no_output(
     release: Release, caplog: pytest.LogCaptureFixture, keyword: str
 ) -> None:
-    """Nothing else in the header says that it is somebody's name."""
-    said = everything_said(release, scan({"PatientName": "", "PatientID": "P-4", keyword: DOCTOR}), caplog)
-    assert DOCTOR not in said
+    """Nothing else in the header marks it as a name."""
+    outputs = all_outputs(release, scan({"PatientName": "", "PatientID": "P-4", keyword: DOCTOR}), caplog)
+    assert DOCTOR not in outputs
 
 
 NESTED = {
@@ -126,17 +126,17 @@ NESTED = {
 
 
 @pytest.mark.parametrize("keyword", QUOTED)
-@pytest.mark.parametrize("what", NESTED)
+@pytest.mark.parametrize("case", NESTED)
 @pytest.mark.parametrize("depth", [1, 2])
-def test_an_id_of_a_nested_item_that_a_kept_text_repeats_is_told_to_nobody(
-    release: Release, caplog: pytest.LogCaptureFixture, what: str, keyword: str, depth: int
+def test_an_id_of_a_nested_item_that_a_stored_text_repeats_reaches_no_output(
+    release: Release, caplog: pytest.LogCaptureFixture, case: str, keyword: str, depth: int
 ) -> None:
-    sequence, attributes, secret = NESTED[what]
+    sequence, attributes, secret = NESTED[case]
     inner = item(**attributes)
     if depth == 2:
         inner = item(RequestAttributesSequence=[inner])
     content = scan({sequence: [inner], "PatientID": "P-4", keyword: f"for {secret}"})
-    assert secret not in everything_said(release, content, caplog)
+    assert secret not in all_outputs(release, content, caplog)
 
 
 def test_numbers_that_repeat_an_id_are_emptied_and_others_stay(release: Release) -> None:
@@ -146,9 +146,9 @@ def test_numbers_that_repeat_an_id_are_emptied_and_others_stay(release: Release)
     assert (copy.EchoTime, list(copy.PixelSpacing)) == (4.5, [1.0, 1.0])
 
 
-def test_honest_codes_stay_as_they_are(release: Release, caplog: pytest.LogCaptureFixture) -> None:
-    """Also where a patient's short name is a usual code: what every file says of itself tells nothing."""
-    honest = {
+def test_usual_codes_stay_unchanged(release: Release, caplog: pytest.LogCaptureFixture) -> None:
+    """Also if a patient's short name equals a usual code, because every file contains that code."""
+    usual_codes = {
         "PatientName": "Fa^Se",
         "Modality": "MR",
         "BodyPartExamined": "BRAIN",
@@ -161,11 +161,13 @@ def test_honest_codes_stay_as_they_are(release: Release, caplog: pytest.LogCaptu
         "Manufacturer": "ACME",
         "ConvolutionKernel": "B30f",
     }
-    copy = pydicom.dcmread(io.BytesIO(deidentify_dicom.deidentify_file("a.dcm", scan(honest), {"patient_id": "4"})[1]))
-    for keyword, value in list(honest.items())[1:]:
+    copy = pydicom.dcmread(
+        io.BytesIO(deidentify_dicom.deidentify_file("a.dcm", scan(usual_codes), {"patient_id": "4"})[1])
+    )
+    for keyword, value in list(usual_codes.items())[1:]:
         assert copy.get(keyword) == value, keyword
-    told = answer(release, [Upload("a.dcm", scan(honest))], None, "eve")
-    row = journal.get(told["id"])["description"]
+    result = answer(release, [Upload("a.dcm", scan(usual_codes))], None, "eve")
+    row = journal.get(result["id"])["description"]
     assert [row[name] for name in ("modality", "body_part", "burned_in", "laterality", "kernel")] == [
         "MR",
         "BRAIN",

@@ -1,4 +1,4 @@
-"""From slices to one answer: which of them count, what withholds it, and what is kept of it."""
+"""From slices to one answer: which slices are pooled, what withholds the answer, and what is stored of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 def _release(folder: Path, described: dict[str, Any], kernel: np.ndarray, bias: np.ndarray) -> Release:
-    """A tiny network compiled once, whose reference is of the slices as they are prepared for it."""
+    """A tiny network compiled once, with a reference of slices that are prepared like uploads."""
     write_graph(folder / "tiny", kernel, bias=bias)
     planes = [picture(seed % 2 == 1, seed) for seed in range(20)]
     prepared = np.stack([unit_pixels(plane * 4000, ValueUnit.RAW, PixelSettings(SIZE, None)) for plane in planes])
@@ -47,20 +47,20 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Release:
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    """Three classes, of which two are positive: what is bright speaks for both, and more for the last."""
+    """Three classes, two of them positive: brightness is evidence for both, and more for the last one."""
     kernel = np.array([[0.0, 150.0, 240.0], [4.0, 0.0, 0.0]], np.float32)
     described = facts(classes=["normal", "benign", "malignant"], positive=["benign", "malignant"])
     bias = np.array([2.0, 0.5, 0.0], np.float32)
     return _release(tmp_path_factory.mktemp("three"), described, kernel, bias)
 
 
-def changed(release: Release, **model: Any) -> Release:
-    """The same compiled network under other facts."""
+def with_facts(release: Release, **model: Any) -> Release:
+    """The same compiled network with other facts."""
     return replace(release, models={"tiny-mr": replace(release.models["tiny-mr"], **model)})
 
 
-def strange(seed: int = 9) -> np.ndarray:
-    """A large bright lesion beside a dark half, of a kind that the reference has never had."""
+def outlier_slice(seed: int = 9) -> np.ndarray:
+    """A large bright lesion beside a dark half, unlike all slices of the reference."""
     plane = picture(True, seed)
     plane[:16, :16] = 0.98
     plane[:, 24:] = 0.02
@@ -80,39 +80,39 @@ def scores(prediction: Prediction) -> list[float]:
     return [entry["score"] for entry in prediction.slices]
 
 
-def test_slices_unlike_the_reference_are_neither_pooled_nor_shown(loaded: Release) -> None:
+def test_outlier_slices_are_neither_pooled_nor_shown(loaded: Release) -> None:
     usual = [picture(False, 0), picture(True, 1), picture(False, 2)]
-    plain = changed(loaded, outlier_distance=3.0)
-    case = predict(plain, series(*usual, strange()))
+    plain = with_facts(loaded, outlier_distance=3.0)
+    case = predict(plain, series(*usual, outlier_slice()))
     assert [entry["counted"] for entry in case.slices] == [True, True, True, False]
-    assert scores(case)[3] == max(scores(case)), "the strange slice would have decided"
-    assert case.shown == 1 and case.answer == "tumour"
+    assert scores(case)[3] == max(scores(case)), "the outlier slice would have decided"
+    assert case.shown_slice == 1 and case.answer == "tumour"
     assert case.score == pytest.approx(predict(plain, series(*usual)).score, rel=1e-6)
     assert (case.verdict.figures["slices_alike"], case.verdict.figures["slices"]) == (3, 4)
     assert case.verdict.figures["distance"] < 3
-    everything = predict(changed(loaded, outlier_distance=1e6), series(*usual, strange()))
-    assert everything.score > case.score + 0.01 and everything.shown == 3
+    everything = predict(with_facts(loaded, outlier_distance=1e6), series(*usual, outlier_slice()))
+    assert everything.score > case.score + 0.01 and everything.shown_slice == 3
 
 
-def test_where_no_slice_is_alike_all_are_pooled_and_the_answer_is_withheld(loaded: Release) -> None:
-    case = predict(changed(loaded, outlier_distance=0.0), series(picture(True, 0), picture(False, 1)))
+def test_if_all_slices_are_outliers_all_are_pooled_and_the_answer_is_withheld(loaded: Release) -> None:
+    case = predict(with_facts(loaded, outlier_distance=0.0), series(picture(True, 0), picture(False, 1)))
     assert [entry["counted"] for entry in case.slices] == [True, True]
     assert case.answer is None and case.verdict.figures["slices_alike"] == 0
-    assert any("unlike those the model was judged on" in reason for reason in case.verdict.reasons)
+    assert any("unlike those the model was evaluated on" in reason for reason in case.verdict.reasons)
 
 
-def test_the_distance_at_the_limit_is_alike(loaded: Release) -> None:
+def test_a_distance_at_the_limit_is_no_outlier(loaded: Release) -> None:
     upload = [Upload("a.dcm", dicom(True))]
     distance = predict(loaded, upload).verdict.figures["distance"]
-    assert predict(changed(loaded, outlier_distance=distance), upload).answer == "tumour"
-    assert predict(changed(loaded, outlier_distance=distance * 0.999), upload).answer is None
+    assert predict(with_facts(loaded, outlier_distance=distance), upload).answer == "tumour"
+    assert predict(with_facts(loaded, outlier_distance=distance * 0.999), upload).answer is None
 
 
-def test_a_slice_at_the_limit_counts_beside_nearer_ones(loaded: Release) -> None:
+def test_a_slice_at_the_limit_is_pooled_with_nearer_slices(loaded: Release) -> None:
     slices = series(*(picture(True, number) for number in range(3)))
     alone = [predict(loaded, [upload]).verdict.figures["distance"] for upload in slices]
     assert len(set(alone)) == 3
-    case = predict(changed(loaded, outlier_distance=sorted(alone)[1]), slices)
+    case = predict(with_facts(loaded, outlier_distance=sorted(alone)[1]), slices)
     assert [entry["counted"] for entry in case.slices] == [distance <= sorted(alone)[1] for distance in alone]
 
 
@@ -120,7 +120,7 @@ def test_probabilities_are_calibrated_by_the_temperature_of_the_release(loaded: 
     upload = [Upload("a.dcm", dicom(True))]
     odds = [
         case.score / (1 - case.score)
-        for case in (predict(changed(loaded, temperature=temperature), upload) for temperature in (1.0, 2.0))
+        for case in (predict(with_facts(loaded, temperature=temperature), upload) for temperature in (1.0, 2.0))
     ]
     assert odds[1] == pytest.approx(odds[0] ** 0.5, rel=1e-4)
 
@@ -128,35 +128,35 @@ def test_probabilities_are_calibrated_by_the_temperature_of_the_release(loaded: 
 @pytest.mark.parametrize(
     ("pooling", "planes", "needed"),
     [
-        (Pooling("topk", 2), [picture(True, 0), strange(1), strange(2)], 2),
-        (Pooling("topk", 2), [picture(True, 0), picture(True, 1), strange(2)], None),
+        (Pooling("topk", 2), [picture(True, 0), outlier_slice(1), outlier_slice(2)], 2),
+        (Pooling("topk", 2), [picture(True, 0), picture(True, 1), outlier_slice(2)], None),
         (Pooling("topk", 2), [picture(True, 0)], None),  # a case of one slice needs one
         (Pooling("topk", 3), [picture(True, 0), picture(True, 1)], None),
-        (Pooling("topk", 3), [picture(True, 0), strange(1)], 2),
-        (Pooling("mean", 3), [picture(True, 0), strange(1), strange(2)], None),
+        (Pooling("topk", 3), [picture(True, 0), outlier_slice(1)], 2),
+        (Pooling("mean", 3), [picture(True, 0), outlier_slice(1), outlier_slice(2)], None),
     ],
 )
-def test_as_many_slices_must_be_alike_as_are_pooled(
+def test_as_many_inlier_slices_are_needed_as_are_pooled(
     loaded: Release, pooling: Pooling, planes: list[np.ndarray], needed: int | None
 ) -> None:
-    case = predict(changed(loaded, outlier_distance=3.0, pooling=pooling), series(*planes))
+    case = predict(with_facts(loaded, outlier_distance=3.0, pooling=pooling), series(*planes))
     if needed is None:
         assert case.verdict.outcome is Outcome.PASS, case.verdict.reasons
         return
-    reason = f"of {len(planes)} slices 1 look like those the model was judged on, and {needed} are needed"
+    reason = f"of {len(planes)} slices 1 are like those the model was evaluated on, and {needed} are needed"
     assert case.answer is None and reason in case.verdict.reasons
 
 
-def test_slices_ten_millimetres_apart_are_a_look_each(loaded: Release) -> None:
+def test_slices_ten_millimetres_apart_are_independent(loaded: Release) -> None:
     planes = [picture(number == 3, number) for number in range(5)]
     near, far = (predict(loaded, series(*planes, distance=distance)) for distance in (1.0, 20.0))
     assert scores(near) == pytest.approx(scores(far)) and far.score < near.score - 0.1
 
 
-def test_slices_that_do_not_count_are_no_looks_either(loaded: Release) -> None:
-    """Two usual slices and many strange ones are two looks: nothing is corrected."""
-    model = changed(loaded, outlier_distance=3.0)
-    planes = [picture(True, 0), picture(True, 1), *(strange(seed) for seed in range(2, 6))]
+def test_slices_that_are_not_pooled_are_not_independent_slices(loaded: Release) -> None:
+    """Two usual slices and many outliers are two independent slices: nothing is adjusted."""
+    model = with_facts(loaded, outlier_distance=3.0)
+    planes = [picture(True, 0), picture(True, 1), *(outlier_slice(seed) for seed in range(2, 6))]
     case = predict(model, series(*planes, distance=20.0))
     assert case.score == pytest.approx(sum(scores(case)[:2]) / 2, rel=1e-5)
 
@@ -169,7 +169,7 @@ MOSTLY_BLANK = np.pad(np.full((4, 5), 0.9), ((0, SIZE - 4), (0, SIZE - 5)))
     ("plane", "reason"),
     [(SATURATED, "the quality is too low: saturated"), (MOSTLY_BLANK, "the quality is too low: blank")],
 )
-def test_a_scan_that_intake_would_keep_out_is_not_answered(loaded: Release, plane: np.ndarray, reason: str) -> None:
+def test_a_scan_that_ingest_would_reject_is_not_answered(loaded: Release, plane: np.ndarray, reason: str) -> None:
     case = predict(loaded, [Upload("a.dcm", as_dicom(plane, 0))])
     assert case.answer is None and reason in case.verdict.reasons
     assert to_json(case)["answer"] is None and reason in to_json(case)["verdict"]["reasons"]
@@ -195,20 +195,20 @@ def test_a_dicom_picture_in_colours_is_not_answered(loaded: Release) -> None:
     ("quantiles", "possible"),
     [((0.5, 0.5), ["tumour"]), ((1.0, 0.5), ["normal", "tumour"]), ((0.5, 0.0), []), ((1.0, 0.0), ["normal"])],
 )
-def test_an_answer_is_given_where_one_class_alone_is_possible(
+def test_only_a_conformal_set_of_one_class_is_answered(
     loaded: Release, quantiles: tuple[float, float], possible: list[str]
 ) -> None:
-    case = predict(changed(loaded, conformal=(0.9, quantiles)), [Upload("a.dcm", dicom(True))])
+    case = predict(with_facts(loaded, conformal=(0.9, quantiles)), [Upload("a.dcm", dicom(True))])
     assert case.verdict.figures["possible"] == possible and case.verdict.thresholds["conformal_level"] == 0.9
     assert (case.answer is not None) is (len(possible) == 1)
 
 
-def test_a_class_at_its_quantile_is_possible(loaded: Release) -> None:
+def test_a_class_at_its_quantile_is_in_the_conformal_set(loaded: Release) -> None:
     upload = [Upload("a.dcm", dicom(True))]
     normal = predict(loaded, upload).probabilities[0]
     at, under = ((1 - normal, 1.0), (np.nextafter(1 - normal, 0), 1.0))
-    assert predict(changed(loaded, conformal=(0.9, at)), upload).verdict.figures["possible"] == ["normal", "tumour"]
-    assert predict(changed(loaded, conformal=(0.9, under)), upload).verdict.figures["possible"] == ["tumour"]
+    assert predict(with_facts(loaded, conformal=(0.9, at)), upload).verdict.figures["possible"] == ["normal", "tumour"]
+    assert predict(with_facts(loaded, conformal=(0.9, under)), upload).verdict.figures["possible"] == ["tumour"]
 
 
 def test_confidence_is_that_of_the_most_probable_class(loaded: Release) -> None:
@@ -220,65 +220,67 @@ def test_confidence_is_that_of_the_most_probable_class(loaded: Release) -> None:
     assert predict(sure, upload).answer == "tumour" and predict(unsure, upload).answer is None
 
 
-def test_of_two_positive_classes_the_likelier_is_answered_and_mapped(three: Release) -> None:
+def test_of_two_positive_classes_the_more_probable_is_answered_and_mapped(three: Release) -> None:
     case = predict(three, [Upload("a.dcm", dicom(True))])
     normal, benign, malignant = case.probabilities
     assert malignant > benign > normal and case.answer == case.map_class == "malignant"
     assert case.score == pytest.approx(benign + malignant) and case.slices[0]["score"] == pytest.approx(case.score)
     healthy = predict(three, [Upload("b.dcm", dicom(False, 1))])
-    assert healthy.answer == "normal" and healthy.map_class == "benign", "the map is of the likeliest positive class"
+    assert healthy.answer == "normal" and healthy.map_class == "benign", (
+        "the map is of the most probable positive class"
+    )
 
 
 def test_the_operating_point_is_the_sum_of_the_positive_classes(three: Release) -> None:
     upload = [Upload("a.dcm", dicom(True))]
     score = predict(three, upload).score
-    assert predict(changed(three, threshold=score), upload).answer == "malignant"
-    assert predict(changed(three, threshold=float(np.nextafter(score, 2))), upload).answer == "normal"
+    assert predict(with_facts(three, threshold=score), upload).answer == "malignant"
+    assert predict(with_facts(three, threshold=float(np.nextafter(score, 2))), upload).answer == "normal"
 
 
-def test_the_map_is_warm_where_the_lesion_of_the_shown_slice_lies(loaded: Release) -> None:
+def test_the_map_marks_the_lesion_of_the_shown_slice(loaded: Release) -> None:
     case = predict(loaded, series(picture(False, 0), picture(True, 1)))
     alpha = np.asarray(Image.open(io.BytesIO(base64.b64decode(case.map))))[..., 3]
-    assert alpha.shape == (SIZE // 4, SIZE // 4) and case.shown == 1
+    assert alpha.shape == (SIZE // 4, SIZE // 4) and case.shown_slice == 1
     assert alpha[1:3, 1:3].min() > 200 and alpha[4:, 4:].max() == 0
 
 
 def test_description_and_embedding_are_those_of_the_shown_slice(loaded: Release) -> None:
     case = predict(loaded, series(picture(False, 0), picture(True, 1), picture(False, 2)))
     alone = predict(loaded, [Upload("1.dcm", as_dicom(picture(True, 1), 1, 1.0))])
-    assert case.shown == 1 and case.embedding == alone.embedding
+    assert case.shown_slice == 1 and case.embedding == alone.embedding
     for name in slice_features.DESCRIPTION[:10]:
         assert case.description[name] == alone.description[name], name
     assert len(case.embedding) == slice_features.EMBEDDING
 
 
-def test_pictures_are_counted_through_all_files(loaded: Release) -> None:
-    """The shown slice of several files is that of the file in which it lies."""
+def test_slice_numbers_continue_across_files(loaded: Release) -> None:
+    """The shown slice of several files has the description and map of its own file."""
     files = [Upload(f"{number}.png", png(number == 2, number)) for number in range(4)]
     case = predict(loaded, files, "tiny-mr")
-    assert case.shown == 2 and case.slices[2]["index"] == 2
+    assert case.shown_slice == 2 and case.slices[2]["index"] == 2
     alone = predict(loaded, files[2:3], "tiny-mr")
     assert case.description == alone.description and case.map == alone.map
 
 
-def test_a_lesion_on_the_last_picture_is_reached(loaded: Release) -> None:
+def test_a_lesion_on_the_last_picture_is_shown(loaded: Release) -> None:
     case = predict(loaded, [Upload(f"{number}.png", png(number == 1, number)) for number in range(2)], "tiny-mr")
-    assert case.shown == 1
+    assert case.shown_slice == 1
 
 
-def test_the_case_bears_a_pseudonym_or_its_content(loaded: Release) -> None:
-    named = predict(loaded, [Upload("a.dcm", dicom(True))])
-    assert named.cluster == keys.pseudonym("Jane^Doe")
+def test_the_cluster_is_a_pseudonym_or_a_hash_of_the_content(loaded: Release) -> None:
+    with_patient = predict(loaded, [Upload("a.dcm", dicom(True))])
+    assert with_patient.cluster == keys.pseudonym("Jane^Doe")
     files = [Upload("a.png", png(True)), Upload("b.png", png(False, 1))]
-    nameless = predict(loaded, files, "tiny-mr")
-    assert nameless.cluster == f"unknown-{hashlib.sha256(files[0].content).hexdigest()[:12]}"
-    assert nameless.inputs == tuple(hashlib.sha256(upload.content).hexdigest() for upload in files)
+    without_patient = predict(loaded, files, "tiny-mr")
+    assert without_patient.cluster == f"unknown-{hashlib.sha256(files[0].content).hexdigest()[:12]}"
+    assert without_patient.inputs == tuple(hashlib.sha256(upload.content).hexdigest() for upload in files)
 
 
-def test_the_note_is_that_of_the_task_too(loaded: Release) -> None:
+def test_the_note_includes_that_of_the_task(loaded: Release) -> None:
     upload = [Upload("a.dcm", dicom(True))]
-    assert predict(changed(loaded, note="phantoms only"), upload).note == f"{NOTE} phantoms only"
-    assert predict(changed(loaded, note=""), upload).note == NOTE
+    assert predict(with_facts(loaded, note="phantoms only"), upload).note == f"{NOTE} phantoms only"
+    assert predict(with_facts(loaded, note=""), upload).note == NOTE
 
 
 def test_modality_and_body_part_are_compared_as_the_file_states_them(loaded: Release) -> None:
@@ -288,11 +290,11 @@ def test_modality_and_body_part_are_compared_as_the_file_states_them(loaded: Rel
     assert unnamed.answer == "tumour" and unnamed.verdict.figures["modality"] == ""
 
 
-def test_what_the_endpoint_and_the_journal_hold_is_the_prediction(loaded: Release) -> None:
+def test_the_endpoints_answer_and_the_journal_row_match_the_prediction(loaded: Release) -> None:
     case = predict(loaded, series(picture(False, 0), picture(True, 1)), id="p-1", at="2026-01-31T12:00:00Z")
     case = replace(case, duration_ms=12.5)
     answer = to_json(case)
-    same = (
+    answer_fields = (
         "id",
         "at",
         "task",
@@ -304,12 +306,12 @@ def test_what_the_endpoint_and_the_journal_hold_is_the_prediction(loaded: Releas
         "threshold",
         "map",
         "map_class",
-        "shown",
         "engine",
         "note",
         "duration_ms",
     )
-    assert {name: answer[name] for name in same} == {name: getattr(case, name) for name in same}
+    assert {name: answer[name] for name in answer_fields} == {name: getattr(case, name) for name in answer_fields}
+    assert answer["shown"] == case.shown_slice
     assert (case.id, case.at, case.task, case.release, case.version) == (
         "p-1",
         "2026-01-31T12:00:00Z",
@@ -323,31 +325,32 @@ def test_what_the_endpoint_and_the_journal_hold_is_the_prediction(loaded: Releas
     assert answer["slices"] == list(case.slices) and answer["inputs"] == list(case.inputs)
 
     row = vars(journal_row(case, "carla"))
-    same = ("id", "at", "release", "task", "version", "cluster", "answer", "score", "map", "engine", "duration_ms")
-    assert {name: row[name] for name in same} == {name: getattr(case, name) for name in same}
+    row_fields = ("id", "at", "release", "task", "version", "cluster", "answer", "score", "map", "engine")
+    row_fields += ("duration_ms",)
+    assert {name: row[name] for name in row_fields} == {name: getattr(case, name) for name in row_fields}
     assert (row["actor"], row["outcome"], row["reasons"]) == ("carla", "pass", list(case.verdict.reasons))
     for name in ("inputs", "embedding", "probabilities", "slices"):
         assert row[name] == list(getattr(case, name)), name
     assert row["description"] == case.description
 
 
-def test_what_the_caller_does_not_say_is_empty(loaded: Release) -> None:
+def test_fields_that_the_caller_does_not_set_are_empty(loaded: Release) -> None:
     case = predict(loaded, [Upload("a.dcm", dicom(True))])
     assert (case.id, case.at, case.duration_ms, case.left_out) == ("", "", 0.0, ())
 
 
-def test_probabilities_are_of_32_bits_however_large_the_logits() -> None:
-    """Two machines that differ in the last bits of float64 answer alike."""
+def test_probabilities_are_float32_for_logits_of_any_size() -> None:
+    """Two machines that differ in the last bits of float64 give the same answer."""
     softmax = probabilities(np.array([[3.0, 1.0], [-2000.0, 2000.0]], np.float32), 0.5)
     assert softmax.dtype == np.float32 and np.allclose(softmax, [[0.98201376, 0.01798621], [0, 1]])
 
 
-def test_blank_slices_take_no_part_and_are_counted(loaded: Release) -> None:
+def test_blank_slices_are_not_used_and_are_counted(loaded: Release) -> None:
     flat = io.BytesIO()
     Image.new("L", (SIZE, SIZE), 90).save(flat, "PNG")
     files = [Upload("flat.png", flat.getvalue()), Upload("a.png", png(True)), Upload("b.png", png(True, 1))]
     case = predict(loaded, files, "tiny-mr")
-    assert case.answer == "tumour" and case.verdict.reasons == ("warning: 1 of 3 slices are blank and take no part",)
+    assert case.answer == "tumour" and case.verdict.reasons == ("warning: 1 of 3 slices are blank and are not used",)
     assert predict(loaded, files[1:], "tiny-mr").verdict.reasons == ()
 
 

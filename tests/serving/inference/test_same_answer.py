@@ -1,4 +1,4 @@
-"""The same file, the same answer: through page, API, command line and replay, and the pixels that training prepares."""
+"""A file gets the same answer by page, API, command line and replay, with the same pixels as in training."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.desk.conftest import serve
 from tests.serving import hostile_inputs
 from tests.serving.conftest import Endpoint, dicom, picture
 
-pytestmark = pytest.mark.usefixtures("house")
+pytestmark = pytest.mark.usefixtures("served_home")
 Case = dict[str, bytes]
 SERIES = {f"{place}.dcm": dicom(place == 1, place, float(place)) for place in range(3)}
 TASK = Task(
@@ -71,7 +71,7 @@ def encoded(syntax: str) -> bytes:
     image.file_meta.TransferSyntaxUID = syntax
     little = syntax != ExplicitVRBigEndian
     if syntax in (ExplicitVRBigEndian, ImplicitVRLittleEndian):
-        image._read_little = image._read_implicit = None  # written anew, not as it was read
+        image._read_little = image._read_implicit = None  # so that pydicom does not write the original encoding
     image.save_as(stream, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=little, enforce_file_format=True)
     return stream.getvalue()
 
@@ -84,7 +84,7 @@ def frames() -> bytes:
     return hostile_inputs.changed(change)
 
 
-def drawn(kind: str, depth: int = 8) -> bytes:
+def encoded_picture(kind: str, depth: int = 8) -> bytes:
     stream = io.BytesIO()
     pixels = picture(True) * (2**depth - 1)
     Image.fromarray(pixels.astype(np.uint16 if depth == 16 else np.uint8)).save(stream, kind)
@@ -109,10 +109,10 @@ FORMATS: dict[str, Callable[[], Case]] = {
     "zip of a series": lambda: {"s.zip": zip_archive.pack_files(SERIES)},
     "NIfTI": lambda: {"v.nii": volume()},
     "NIfTI, gzip": lambda: {"v.nii.gz": gzip.compress(volume())},
-    "PNG": lambda: {"a.png": drawn("PNG")},
-    "PNG, 16 bit": lambda: {"a.png": drawn("PNG", 16)},
-    "JPEG": lambda: {"a.jpeg": drawn("JPEG")},
-    "several pictures": lambda: {"a.png": drawn("PNG"), "b.jpeg": drawn("JPEG")},
+    "PNG": lambda: {"a.png": encoded_picture("PNG")},
+    "PNG, 16 bit": lambda: {"a.png": encoded_picture("PNG", 16)},
+    "JPEG": lambda: {"a.jpeg": encoded_picture("JPEG")},
+    "several pictures": lambda: {"a.png": encoded_picture("PNG"), "b.jpeg": encoded_picture("JPEG")},
 }
 REAL = (
     "*jpeg_baseline.51*",
@@ -128,8 +128,8 @@ REAL = (
 
 
 @pytest.fixture(scope="module")
-def front(endpoint: Endpoint) -> Iterator[httpx.Client]:
-    """A running desk before the release, signed in as a clinician's browser, with the token that its pages carry."""
+def desk_client(endpoint: Endpoint) -> Iterator[httpx.Client]:
+    """A signed-in clinician's client of a running desk in front of the release, with the pages' CSRF token."""
     from desk import app
     from desk.traffic import traffic
 
@@ -139,80 +139,83 @@ def front(endpoint: Endpoint) -> Iterator[httpx.Client]:
     for url in serve(app.create()):
         with httpx.Client(base_url=url, follow_redirects=True, timeout=60) as client:
             client.post("/enter", data={"token": accounts.invite("eve")})
-            found = re.search(r'name="csrf" (?:value|content)="([0-9a-f]{64})"', client.get("/").text)
-            assert found
-            client.headers["x-csrf-token"] = found.group(1)
+            csrf_field = re.search(r'name="csrf" (?:value|content)="([0-9a-f]{64})"', client.get("/").text)
+            assert csrf_field
+            client.headers["x-csrf-token"] = csrf_field.group(1)
             yield client
 
 
-def numbers(said: dict[str, Any]) -> dict[str, Any]:
-    """What must not differ by a bit; the fixture's Bento has another word in its note."""
-    return {key: said[key] for key in said if key not in ("id", "at", "duration_ms", "note")}
+def comparable(answer: dict[str, Any]) -> dict[str, Any]:
+    """The fields that must be equal to the last bit; the fixture's Bento has another word in its note."""
+    return {key: answer[key] for key in answer if key not in ("id", "at", "duration_ms", "note")}
 
 
-def everywhere(case: Case, front: httpx.Client, endpoint: Endpoint, folder: Path) -> list[dict[str, Any]]:
-    """The answers of the API, of the page's path and of `oncoloop predict`; `oncoloop replay` agrees with the first."""
-    sent: Any = {"files": [("files", file) for file in case.items()], "data": {"task": "tiny-mr"}}
+def answer_everywhere(case: Case, desk_client: httpx.Client, endpoint: Endpoint, folder: Path) -> list[dict[str, Any]]:
+    """The answers of the API, the desk and `oncoloop predict`; `oncoloop replay` must agree with the first."""
+    form: Any = {"files": [("files", file) for file in case.items()], "data": {"task": "tiny-mr"}}
     api = httpx.post(
-        f"{endpoint.server.url}/predict", headers=bento_server.request_headers(endpoint.token), timeout=60, **sent
+        f"{endpoint.server.url}/predict", headers=bento_server.request_headers(endpoint.token), timeout=60, **form
     )
-    page = front.post("/api/predict", **sent)
+    page = desk_client.post("/api/predict", **form)
     assert api.status_code == page.status_code == 200, (api.text, page.text)
     for name, content in case.items():
         (folder / name).write_bytes(content)
     paths = [str(folder / name) for name in case]
-    told = predictions.predict(cli.parser().parse_args(["predict", *paths, "--task", "tiny-mr"])).result
-    again = predictions.replay(cli.parser().parse_args(["replay", api.json()["id"], *paths]))
-    assert again.result["same"] and again.result["difference"] == 0 and again.code == 0
-    return [api.json(), page.json(), told]
+    by_command = predictions.predict(cli.parser().parse_args(["predict", *paths, "--task", "tiny-mr"])).result
+    replay = predictions.replay(cli.parser().parse_args(["replay", api.json()["id"], *paths]))
+    assert replay.result["same"] and replay.result["difference"] == 0 and replay.code == 0
+    return [api.json(), page.json(), by_command]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_case_is_answered_alike_everywhere(
-    kind: str, front: httpx.Client, endpoint: Endpoint, tmp_path: Path
+def test_a_case_gets_the_same_answer_everywhere(
+    kind: str, desk_client: httpx.Client, endpoint: Endpoint, tmp_path: Path
 ) -> None:
-    api, page, told = (numbers(said) for said in everywhere(FORMATS[kind](), front, endpoint, tmp_path))
-    assert api == page == told
-    if kind.startswith("DICOM,") and "frame" not in kind:  # another way to write the same numbers
-        plain = everywhere(FORMATS["DICOM"](), front, endpoint, tmp_path)[0]
+    api, page, by_command = (
+        comparable(answer) for answer in answer_everywhere(FORMATS[kind](), desk_client, endpoint, tmp_path)
+    )
+    assert api == page == by_command
+    if kind.startswith("DICOM,") and "frame" not in kind:  # the same numbers in another encoding
+        plain = answer_everywhere(FORMATS["DICOM"](), desk_client, endpoint, tmp_path)[0]
         assert api["probabilities"] == plain["probabilities"] and api["map"] == plain["map"]
     if kind == "zip of a series":
-        loose = everywhere(SERIES, front, endpoint, tmp_path)[0]
+        loose = answer_everywhere(SERIES, desk_client, endpoint, tmp_path)[0]
         assert api["slices"] == loose["slices"] and api["probabilities"] == loose["probabilities"]
 
 
-def test_real_scans_are_answered_alike_everywhere(
-    front: httpx.Client, endpoint: Endpoint, tmp_path: Path, real_data: Path
+def test_real_scans_get_the_same_answer_everywhere(
+    desk_client: httpx.Client, endpoint: Endpoint, tmp_path: Path, real_data: Path
 ) -> None:
     for pattern in REAL:
         path = sorted((real_data / "dicom-zoo" / "decodes").glob(pattern))[0]
-        api, page, told = (
-            numbers(said) for said in everywhere({path.name: path.read_bytes()}, front, endpoint, tmp_path)
+        api, page, by_command = (
+            comparable(answer)
+            for answer in answer_everywhere({path.name: path.read_bytes()}, desk_client, endpoint, tmp_path)
         )
-        assert api == page == told, path
+        assert api == page == by_command, path
 
 
 @pytest.fixture(scope="module")
-def recorded(endpoint: Endpoint) -> tuple[Release, list[np.ndarray]]:
-    """The release, whose engine runs as ever and keeps what it was given."""
-    release, seen = load_release(endpoint.folder), []
+def recording_release(endpoint: Endpoint) -> tuple[Release, list[np.ndarray]]:
+    """The release with an engine that also records its inputs."""
+    release, recorded_inputs = load_release(endpoint.folder), []
     model = release.models["tiny-mr"]
 
     def infer(chunks: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        seen.extend(chunk.copy() for chunk in chunks)
+        recorded_inputs.extend(chunk.copy() for chunk in chunks)
         return model.graph.infer(chunks)
 
-    kept = dataclasses.replace(model, graph=dataclasses.replace(model.graph, infer=infer))
-    return dataclasses.replace(release, models={"tiny-mr": kept}), seen
+    recording_model = dataclasses.replace(model, graph=dataclasses.replace(model.graph, infer=infer))
+    return dataclasses.replace(release, models={"tiny-mr": recording_model}), recorded_inputs
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind not in ("series", "several pictures")])
-def test_the_graph_is_given_what_training_prepares(
-    kind: str, recorded: tuple[Release, list[np.ndarray]], tmp_path: Path
+def test_the_graph_gets_the_same_pixels_as_training(
+    kind: str, recording_release: tuple[Release, list[np.ndarray]], tmp_path: Path
 ) -> None:
     ((name, content),) = FORMATS[kind]().items()
-    release, seen = recorded
-    seen.clear()
+    release, recorded_inputs = recording_release
+    recorded_inputs.clear()
     predict(release, [Upload(name, content)], "tiny-mr")
     source = tmp_path / "batch"
     source.mkdir()
@@ -221,4 +224,4 @@ def test_the_graph_is_given_what_training_prepares(
         csv.writer(stream).writerows([["file_name", "patient_id", "task", "label"], [name, "p", "tiny-mr", "tumour"]])
     manifest.index_batch(source, tmp_path / "admitted", TASK, workers=1)
     prepared = np.load(tmp_path / "admitted" / "prepared.npy")
-    np.testing.assert_array_equal(np.concatenate(seen), prepared)
+    np.testing.assert_array_equal(np.concatenate(recorded_inputs), prepared)

@@ -1,4 +1,4 @@
-"""What intake asks of a scan the endpoint asks too: every rule of the one list, on scans that break it."""
+"""The endpoint applies the ingest rules: a scan that breaks each rule of the list."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from data.settings import IngestSettings
 from lineage.record.verdict import Outcome
 from serving.bundle import bento_build
 from serving.inference import upload_checks
-from serving.inference.gate import WARNING
+from serving.inference.gate import WARNING_PREFIX
 from serving.inference.predict import Prediction, Upload, predict, to_json
 from serving.inference.release import Release, load_release
 from tests.serving.conftest import SIZE, facts, manifest
@@ -58,7 +58,7 @@ AXIAL, CORONAL = ["1", "0", "0", "0", "1", "0"], ["1", "0", "0", "0", "0", "-1"]
 
 
 @lru_cache
-def sound(index: int) -> bytes:
+def phantom_slice(index: int) -> bytes:
     study = phantom_study.make_study(CHEST, phantom_study.usual_scanner(CHEST), 3, 1, "normal")
     hounsfield, pixel = study.slice(index, 6)
     return phantom_files.dicom(study, hounsfield, pixel, index)
@@ -66,7 +66,7 @@ def sound(index: int) -> bytes:
 
 def chest(index: int = 0, change: Change | None = None, **attributes: Any) -> bytes:
     """A slice of a phantom chest, changed."""
-    image = dcmread(io.BytesIO(sound(index)))
+    image = dcmread(io.BytesIO(phantom_slice(index)))
     if change:
         change(image)
     for keyword, value in attributes.items():
@@ -76,25 +76,27 @@ def chest(index: int = 0, change: Change | None = None, **attributes: Any) -> by
     return stream.getvalue()
 
 
-def hu(how: Callable[[np.ndarray], np.ndarray]) -> Change:
+def hu(transform: Callable[[np.ndarray], np.ndarray]) -> Change:
     """Change the Hounsfield units of a file."""
 
     def change(image: Dataset) -> None:
-        values = how(image.pixel_array.astype(np.int32) + int(image.RescaleIntercept)) - int(image.RescaleIntercept)
+        values = transform(image.pixel_array.astype(np.int32) + int(image.RescaleIntercept)) - int(
+            image.RescaleIntercept
+        )
         image.Rows, image.Columns = values.shape
         image.PixelData = values.astype("<i2").tobytes()
 
     return change
 
 
-def some(value: int) -> Change:
+def some_pixels(value: int) -> Change:
     """Every twentieth pixel has this value."""
 
-    def how(values: np.ndarray) -> np.ndarray:
-        values.flat[::20] = value + np.arange(len(values.flat[::20])) % 7  # one value alone would be padding
+    def transform(values: np.ndarray) -> np.ndarray:
+        values.flat[::20] = value + np.arange(len(values.flat[::20])) % 7  # a single value would count as padding
         return values
 
-    return hu(how)
+    return hu(transform)
 
 
 def colours(image: Dataset) -> None:
@@ -126,12 +128,12 @@ def typed(*values: str) -> bytes:
     return chest(ImageType=["DERIVED", "SECONDARY", *values])
 
 
-def png(how: Callable[[np.ndarray], np.ndarray]) -> bytes:
+def png(transform: Callable[[np.ndarray], np.ndarray]) -> bytes:
     """The phantom as a picture in the task's window, changed."""
     image = dcmread(io.BytesIO(chest()))
     grey = np.clip((image.pixel_array + float(image.RescaleIntercept) + 1150) / 1500 * 255, 0, 255)
     stream = io.BytesIO()
-    Image.fromarray(how(grey).astype(np.uint8)).save(stream, "PNG")
+    Image.fromarray(transform(grey).astype(np.uint8)).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -140,9 +142,10 @@ def volume() -> bytes:
     import nibabel
 
     image = dcmread(io.BytesIO(chest()))
-    made = nibabel.Nifti1Image((image.pixel_array + int(image.RescaleIntercept)).T[:, :, None].astype("<i2"), None)
-    made.header.set_zooms((2.3, 2.3, 3.0))
-    return bytes(made.to_bytes())
+    hounsfield = (image.pixel_array + int(image.RescaleIntercept)).T[:, :, None].astype("<i2")
+    nifti_image = nibabel.Nifti1Image(hounsfield, None)
+    nifti_image.header.set_zooms((2.3, 2.3, 3.0))
+    return bytes(nifti_image.to_bytes())
 
 
 STOPS: dict[str, Callable[[], bytes]] = {
@@ -164,8 +167,8 @@ STOPS: dict[str, Callable[[], bytes]] = {
     "fewer than 32 rows": lambda: chest(change=hu(lambda values: values[::6])),
     "fewer than 32 columns": lambda: chest(change=hu(lambda values: values[:, ::6])),
     "CT without Hounsfield units": lambda: chest(change=without_rescale),
-    "values below what a scanner writes in HU": lambda: chest(change=some(-9000)),
-    "values above metal in HU": lambda: chest(change=some(30000)),
+    "values below what a scanner writes in HU": lambda: chest(change=some_pixels(-9000)),
+    "values above metal in HU": lambda: chest(change=some_pixels(30000)),
     "denser than a body in HU": lambda: chest(change=hu(lambda values: values + 1024)),
     "thinner than a body in HU": lambda: chest(change=hu(lambda values: np.minimum(values, -700 + values // 100))),
     "wrong window, no air in HU": lambda: chest(change=hu(lambda values: np.maximum(values, -150))),
@@ -213,50 +216,50 @@ def release(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Release:
     )
 
 
-def asked(release: Release, *files: bytes, task: str = "tiny-ct") -> Prediction:
-    return predict(release, [Upload(f"{at}.dcm", content) for at, content in enumerate(files)], task)
+def answer_files(release: Release, *files: bytes, task: str = "tiny-ct") -> Prediction:
+    return predict(release, [Upload(f"{number}.dcm", content) for number, content in enumerate(files)], task)
 
 
-def one_list(task: Task, error: bool) -> list[Rule]:
-    asked = scan_rules(task.modality, task.body_parts, task.pixels.window, task.field_of_view)
-    return [rule for rule in asked if rule.error is error]
+def rules_of(task: Task, error: bool) -> list[Rule]:
+    rules = scan_rules(task.modality, task.body_parts, task.pixels.window, task.field_of_view)
+    return [rule for rule in rules if rule.error is error]
 
 
-def withheld(said: Prediction, meaning: str) -> bool:
-    reasons = [reason for reason in said.verdict.reasons if not reason.startswith(WARNING)]
-    return (
-        said.answer is None and said.verdict.outcome is Outcome.INCONCLUSIVE and any(meaning in one for one in reasons)
-    )
+def is_withheld(prediction: Prediction, meaning: str) -> bool:
+    verdict = prediction.verdict
+    reasons = [reason for reason in verdict.reasons if not reason.startswith(WARNING_PREFIX)]
+    has_reason = any(meaning in reason for reason in reasons)
+    return prediction.answer is None and verdict.outcome is Outcome.INCONCLUSIVE and has_reason
 
 
-def test_a_sound_slice_is_answered_without_a_word(release: Release) -> None:
-    for sound in (chest(), png(lambda grey: grey)):
-        said = asked(release, sound)
-        assert said.verdict.outcome is Outcome.PASS and said.verdict.reasons == () and said.answer
+def test_a_usual_slice_is_answered_without_a_warning(release: Release) -> None:
+    for content in (chest(), png(lambda grey: grey)):
+        prediction = answer_files(release, content)
+        assert prediction.verdict.outcome is Outcome.PASS and prediction.verdict.reasons == () and prediction.answer
 
 
-def test_no_rule_of_the_list_lacks_its_scan() -> None:
-    """Whoever adds a rule adds a scan that breaks it here, and so sees that the endpoint asks it."""
-    assert set(STOPS) == {rule.meaning for rule in one_list(CHEST, True)}
-    assert set(WARNS) == {rule.meaning for rule in one_list(CHEST, False)}
+def test_every_rule_of_the_list_has_a_scan_that_breaks_it() -> None:
+    """A new rule needs a scan here, which shows that the endpoint applies the rule."""
+    assert set(STOPS) == {rule.meaning for rule in rules_of(CHEST, True)}
+    assert set(WARNS) == {rule.meaning for rule in rules_of(CHEST, False)}
 
 
 @pytest.mark.parametrize("meaning", STOPS)
-def test_what_stops_at_intake_withholds_the_answer(release: Release, meaning: str) -> None:
+def test_an_ingest_error_withholds_the_answer(release: Release, meaning: str) -> None:
     by_value = {"modality": "the scan is PT, the task is for CT", "body part": "the scan shows KNEE"}
-    words = next((text for start, text in by_value.items() if meaning.startswith(start)), meaning)
-    assert withheld(asked(release, STOPS[meaning]()), words)
+    reason = next((text for start, text in by_value.items() if meaning.startswith(start)), meaning)
+    assert is_withheld(answer_files(release, STOPS[meaning]()), reason)
 
 
 @pytest.mark.parametrize("meaning", WARNS)
-def test_what_warns_at_intake_comes_with_the_answer(release: Release, meaning: str) -> None:
-    said = asked(release, *WARNS[meaning]())
-    assert said.answer and said.verdict.outcome is Outcome.PASS
-    assert any(reason.startswith(WARNING + meaning) for reason in said.verdict.reasons)
+def test_an_ingest_warning_comes_with_the_answer(release: Release, meaning: str) -> None:
+    prediction = answer_files(release, *WARNS[meaning]())
+    assert prediction.answer and prediction.verdict.outcome is Outcome.PASS
+    assert any(reason.startswith(WARNING_PREFIX + meaning) for reason in prediction.verdict.reasons)
 
 
-def test_intake_gives_the_same_scans_the_same_reasons(home: Path) -> None:
-    """The same files as a batch, through the real index and suite: Great Expectations answers as the endpoint does."""
+def test_ingest_gives_the_same_scans_the_same_reasons(home: Path) -> None:
+    """The same files as a batch, with the real index and suite: Great Expectations agrees with the endpoint."""
     folder, rows = home.parent / "inbox" / "b", []
     folder.mkdir(parents=True)
     for number, make in enumerate(STOPS.values()):
@@ -269,21 +272,23 @@ def test_intake_gives_the_same_scans_the_same_reasons(home: Path) -> None:
     settings = IngestSettings("scan", 0.2, 1, 0.97, 0.98)
     failing = suite.validate(indexed.manifest, CHEST, settings, home / "gx", "b").failing
     by_file = dict(zip(indexed.manifest["unit_id"], indexed.manifest["sha256"], strict=True))
-    found: dict[str, set[str]] = {}
+    reasons_by_file: dict[str, set[str]] = {}
     for unit, reasons in failing.items():
-        found.setdefault(by_file[unit], set()).update(reasons)
+        reasons_by_file.setdefault(by_file[unit], set()).update(reasons)
     order = [batch_manifest.scan_sha256(folder / row["file_name"]) for row in rows]
     assert not indexed.refused
     for sha256, meaning in zip(order, STOPS, strict=True):
-        assert meaning in found[sha256], meaning
+        assert meaning in reasons_by_file[sha256], meaning
 
 
-def test_mr_is_asked_by_its_own_list(release: Release) -> None:
-    assert withheld(asked(release, chest(BodyPartExamined="BRAIN"), task="tiny-mr"), "Hounsfield units outside of CT")
-    assert not any("Hounsfield" in rule.meaning for rule in one_list(CHEST, True) if rule.meaning not in STOPS)
+def test_mr_has_its_own_list_of_rules(release: Release) -> None:
+    assert is_withheld(
+        answer_files(release, chest(BodyPartExamined="BRAIN"), task="tiny-mr"), "Hounsfield units outside of CT"
+    )
+    assert not any("Hounsfield" in rule.meaning for rule in rules_of(CHEST, True) if rule.meaning not in STOPS)
 
 
-def test_writing_on_the_border_withholds(release: Release) -> None:
+def test_text_at_the_border_withholds_the_answer(release: Release) -> None:
     image = dcmread(io.BytesIO(chest()))
     picture = Image.fromarray(np.clip(image.pixel_array / 8, 0, 255).astype(np.uint8)).resize((512, 512))
     from PIL import ImageDraw, ImageFont
@@ -291,57 +296,62 @@ def test_writing_on_the_border_withholds(release: Release) -> None:
     ImageDraw.Draw(picture).text((8, 8), "DOE JANE 1957", fill=255, font=ImageFont.load_default(size=22))
     stream = io.BytesIO()
     picture.save(stream, "PNG")
-    said = asked(release, stream.getvalue())
-    assert withheld(said, "burned-in writing") and said.description["burned_in"] == "detected"
+    prediction = answer_files(release, stream.getvalue())
+    assert is_withheld(prediction, "burned-in writing") and prediction.description["burned_in"] == "detected"
 
 
-def test_a_picture_in_colours_is_known_by_its_pixels(release: Release) -> None:
+def test_a_colour_picture_is_detected_by_its_pixels(release: Release) -> None:
     grey = np.asarray(Image.open(io.BytesIO(png(lambda grey: grey))))
     for tint, answered in ((1.0, True), (0.4, False)):
         stream = io.BytesIO()
         colours = np.stack([grey, grey, grey], -1)
         colours[40:60, 40:60, 2] = colours[40:60, 40:60, 2] * tint
         Image.fromarray(colours).save(stream, "JPEG", quality=80)
-        said = asked(release, stream.getvalue())
-        assert bool(said.answer) is answered and (answered or withheld(said, "it is a picture in colours"))
+        prediction = answer_files(release, stream.getvalue())
+        assert bool(prediction.answer) is answered and (
+            answered or is_withheld(prediction, "it is a picture in colours")
+        )
 
 
-def test_pixels_of_few_slices_warn_and_of_those_that_decide_withhold(release: Release) -> None:
+def test_pixel_faults_of_few_slices_warn_and_of_deciding_slices_withhold(release: Release) -> None:
     """Slices are 3 mm apart; the two that decide score highest."""
-    bad = chest(5, change=some(30000))
-    said = asked(release, *(chest(at) for at in range(5)), bad)
-    scores = {entry["index"]: entry["score"] for entry in said.slices}
+    bad = chest(5, change=some_pixels(30000))
+    prediction = answer_files(release, *(chest(at) for at in range(5)), bad)
+    scores = {entry["index"]: entry["score"] for entry in prediction.slices}
     decides = scores[5] >= sorted(scores.values())[-2]
     text = "values above metal in HU (1 of 6 slices)"
-    assert withheld(said, text) if decides else f"{WARNING}{text}" in said.verdict.reasons
-    many = asked(release, *(chest(at) for at in range(4)), *(chest(at, change=some(30000)) for at in (4, 5)))
-    assert withheld(many, "values above metal in HU (2 of 6 slices)")
+    assert is_withheld(prediction, text) if decides else f"{WARNING_PREFIX}{text}" in prediction.verdict.reasons
+    many = answer_files(
+        release, *(chest(at) for at in range(4)), *(chest(at, change=some_pixels(30000)) for at in (4, 5))
+    )
+    assert is_withheld(many, "values above metal in HU (2 of 6 slices)")
 
 
-def test_a_crop_is_asked_less(release: Release, tiny: Path, home: Path) -> None:
-    """A small field of view of a CT is known in mm; of a picture the task says it."""
-    whole, part = STOPS["wrong window, no air in HU"](), chest(change=hu(lambda v: np.maximum(v[40:90, 40:90], -150)))
-    assert withheld(asked(release, whole), "no air") and asked(release, part).answer
-    lost = chest(change=hu(lambda v: np.maximum(v[40:90, 40:90], -150) + 1024))
-    assert withheld(asked(release, lost), "denser than a body"), "a lost intercept shows in a crop too"
+def test_fewer_rules_apply_to_a_crop(release: Release, tiny: Path, home: Path) -> None:
+    """A CT has its field of view in mm; for a picture the task declares it."""
+    complete = STOPS["wrong window, no air in HU"]()
+    crop = chest(change=hu(lambda values: np.maximum(values[40:90, 40:90], -150)))
+    assert is_withheld(answer_files(release, complete), "no air") and answer_files(release, crop).answer
+    without_intercept = chest(change=hu(lambda values: np.maximum(values[40:90, 40:90], -150) + 1024))
+    assert is_withheld(answer_files(release, without_intercept), "denser than a body"), "also visible in a crop"
     crops = facts(modality="CT", pixels={"size": SIZE, "window": list(WINDOW)}, field_of_view=FieldOfView.CROP.value)
     described = manifest("r2", **{"tiny-ct": crops})
-    other = load_release(bento_build.assemble(home / "releases" / "r2", described, {"tiny-ct": tiny}))
-    white = STOPS["inverted, air is white"]()
-    assert withheld(asked(release, white), "inverted") and asked(other, white).answer
+    crop_release = load_release(bento_build.assemble(home / "releases" / "r2", described, {"tiny-ct": tiny}))
+    inverted = STOPS["inverted, air is white"]()
+    assert is_withheld(answer_files(release, inverted), "inverted") and answer_files(crop_release, inverted).answer
 
 
-def test_a_scout_in_a_series_is_left_out_by_its_name(release: Release) -> None:
+def test_a_scout_in_a_series_is_left_out_by_name(release: Release) -> None:
     files = [Upload(f"ax{at}.dcm", chest(at)) for at in range(3)]
     scout = Upload("scout.dcm", chest(ImageOrientationPatient=CORONAL, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
-    said = predict(release, [scout, *files], "tiny-ct")
-    assert said.answer == predict(release, files, "tiny-ct").answer and len(said.slices) == 3
-    assert to_json(said)["left_out"] == [{"file": "scout.dcm", "reason": "a localizer, not a slice"}]
-    assert f"{WARNING}1 file is left out: a localizer, not a slice" in said.verdict.reasons
+    prediction = predict(release, [scout, *files], "tiny-ct")
+    assert prediction.answer == predict(release, files, "tiny-ct").answer and len(prediction.slices) == 3
+    assert to_json(prediction)["left_out"] == [{"file": "scout.dcm", "reason": "a localizer, not a slice"}]
+    assert f"{WARNING_PREFIX}1 file is left out: a localizer, not a slice" in prediction.verdict.reasons
 
 
 def description(**changed: Any) -> dict[str, Any]:
-    """A sound slice, as it is described."""
+    """The description of a usual slice, with changes."""
     scan = read.read_scan("a.dcm", chest())
     return slice_features.describe(scan.pixels[0], scan) | changed
 
@@ -350,27 +360,25 @@ def description(**changed: Any) -> dict[str, Any]:
     ("failing", "deciding", "outcome"),
     [({3}, {3}, "unfit"), ({3}, {0}, "warning"), ({3, 4}, {0}, "warning"), ({3, 4, 5}, {0}, "unfit"), (set(), {0}, "")],
 )
-def test_failing_pixels_withhold_where_they_decide_or_are_many(
-    failing: set[int], deciding: set[int], outcome: str
-) -> None:
+def test_pixel_faults_of_deciding_or_many_slices_withhold(failing: set[int], deciding: set[int], outcome: str) -> None:
     """Of ten slices; more than a fifth are many."""
-    sound, bad = description(), description(blank_share=1.0)
-    asked = scan_rules(CHEST.modality, CHEST.body_parts, WINDOW, CHEST.field_of_view)
-    found = upload_checks.check([bad if at in failing else sound for at in range(10)], asked, deciding)
+    usual, blank = description(), description(blank_share=1.0)
+    rules = scan_rules(CHEST.modality, CHEST.body_parts, WINDOW, CHEST.field_of_view)
+    findings = upload_checks.check([blank if at in failing else usual for at in range(10)], rules, deciding)
     text = (f"blank ({len(failing)} of 10 slices)",)
-    assert (found.refused, found.unfit, found.warnings) == (
+    assert (findings.header_faults, findings.pixel_faults, findings.warnings) == (
         (),
         text if outcome == "unfit" else (),
         text if outcome == "warning" else (),
     )
 
 
-def test_a_header_withholds_wherever_it_lies_and_left_out_files_are_counted() -> None:
+def test_a_header_fault_of_any_slice_withholds_and_left_out_files_are_counted() -> None:
     slices = [description(), description(plane="coronal"), description()]
-    asked = scan_rules(CHEST.modality, CHEST.body_parts, WINDOW, CHEST.field_of_view)
-    found = upload_checks.check(slices, asked, {0}, ["a localizer, not a slice"] * 2, blank=1)
-    assert found.refused == ("not an axial slice (1 of 3 slices)",) and found.unfit == ()
-    assert found.warnings == (
+    rules = scan_rules(CHEST.modality, CHEST.body_parts, WINDOW, CHEST.field_of_view)
+    findings = upload_checks.check(slices, rules, {0}, ["a localizer, not a slice"] * 2, blank=1)
+    assert findings.header_faults == ("not an axial slice (1 of 3 slices)",) and findings.pixel_faults == ()
+    assert findings.warnings == (
         "2 files are left out: a localizer, not a slice",
-        "1 of 4 slices are blank and take no part",
+        "1 of 4 slices are blank and are not used",
     )
