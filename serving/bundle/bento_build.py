@@ -18,7 +18,6 @@ from serving.bundle import licences
 from serving.bundle.bento_server import (
     NAME,
     Server,
-    bento_folder,
     check,
     environment,
     serve_command,
@@ -92,7 +91,7 @@ def build(release_folder: Path) -> str:
     """Build the Bento of a release folder offline and return its tag. The same release gives the same Bento."""
     release = read_manifest(release_folder)["release"]
     tag = f"{NAME}:{release}"
-    packed = bento_folder(tag) / "src" / "release"
+    packed = release_integrity.bento_folder(tag) / "src" / "release"
     if packed.is_dir():
         _check_existing(packed, read_manifest(release_folder))
         release_integrity.check_bento(tag)

@@ -183,7 +183,7 @@ def choose_model(release: Release, scan: Scan, task: str | None) -> Model:
     candidates = [
         model
         for model in release.models.values()
-        if model.modality == modality and (not body_part or gate.fits(body_part, model.body_parts))
+        if model.modality == modality and (not body_part or gate.matches_body_part(body_part, model.body_parts))
     ]
     candidates = [model for model in candidates if not model.ordered] or candidates
     if len(candidates) == 1:

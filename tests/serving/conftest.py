@@ -185,10 +185,11 @@ def bento(served_home: Path, tiny: Path) -> tuple[str, Path]:
 def endpoint(bento: tuple[str, Path]) -> Iterator[Endpoint]:
     """The Bento, served by two workers after it passed its check; one word of its packaged code is changed."""
     from lineage import accounts
-    from serving.bundle import bento_build, bento_server
+    from serving.bundle import bento_build
+    from serving.inference import release_integrity
 
     tag, folder = bento
-    code = bento_server.bento_folder(tag) / "src" / "serving" / "inference" / "predict.py"
+    code = release_integrity.bento_folder(tag) / "src" / "serving" / "inference" / "predict.py"
     code.write_text(code.read_text().replace('"Research use only.', '"Packaged. Research use only.'))
     verdict, server = bento_build.start_checked(tag, folder)
     assert server, verdict.reasons

@@ -11,7 +11,7 @@ from data.importing.import_folder import import_folder
 from data.patients.ids_in_names import contradicting_rows, group_visits
 from data.record import Task
 from lineage.errors import Fault
-from tests.data.importing.test_import_folder import faults, volume
+from tests.data.importing.test_import_folder import fault_folder, write_volume
 
 Row = dict[str, str]
 Edit = Callable[[Callable[[list[Row]], list[Row] | None]], None]
@@ -102,7 +102,7 @@ def test_names_that_only_differ_in_a_visit_are_grouped(names: tuple[str, ...], g
 
 def test_folders_that_may_be_visits_need_a_patient_level(real_data: Path, tmp_path: Path, brain: Task) -> None:
     for name in ("sub-01_ses-1", "sub-01_ses-2"):
-        volume(tmp_path / "set" / "images" / name, real_data, "T1")
+        write_volume(tmp_path / "set" / "images" / name, real_data, "T1")
     with pytest.raises(Fault, match=r"sub-01_ses-1 and sub-01_ses-2 may be visits .* --patient-level 2 says"):
         import_folder(tmp_path / "set", tmp_path / "batch", brain)
     record = import_folder(tmp_path / "set", tmp_path / "batch", brain, patient_level=2)
@@ -110,7 +110,7 @@ def test_folders_that_may_be_visits_need_a_patient_level(real_data: Path, tmp_pa
 
 
 def test_file_names_that_may_be_visits_need_a_patient_level(real_data: Path, tmp_path: Path, brain: Task) -> None:
-    source = faults(real_data, "appledouble-files") / "pat66"
+    source = fault_folder(real_data, "appledouble-files") / "pat66"
     for name in ("sub-01_ses-01", "sub-01_ses-02"):
         for folder, channel, kind in (("imagesTr", "_0000", "Scan"), ("labelsTr", "", "Mask")):
             (tmp_path / "set" / folder).mkdir(parents=True, exist_ok=True)

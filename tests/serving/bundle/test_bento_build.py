@@ -9,7 +9,8 @@ import pytest
 
 from lineage.errors import Fault
 from lineage.fingerprint import file_sha256, hash_folder
-from serving.bundle import bento_build, bento_server
+from serving.bundle import bento_build
+from serving.inference import release_integrity
 from serving.inference.manifest import read_manifest
 from serving.inference.release import load_release
 from tests.conftest import ROOT
@@ -110,8 +111,8 @@ def test_a_second_build_returns_the_same_bento_and_refuses_a_changed_release(
     bento: tuple[str, Path], tmp_path: Path
 ) -> None:
     tag, folder = bento
-    before = hash_folder(bento_server.bento_folder(tag))
-    assert bento_build.build(folder) == tag and hash_folder(bento_server.bento_folder(tag)) == before
+    before = hash_folder(release_integrity.bento_folder(tag))
+    assert bento_build.build(folder) == tag and hash_folder(release_integrity.bento_folder(tag)) == before
     shutil.copytree(folder, tmp_path / "changed")
     (tmp_path / "changed" / "manifest.json").write_text(json.dumps(read_manifest(folder) | {"note": "other"}))
     with pytest.raises(Fault, match="holds another release"):
@@ -119,11 +120,11 @@ def test_a_second_build_returns_the_same_bento_and_refuses_a_changed_release(
 
 
 def test_a_bento_contains_only_three_packages(bento: tuple[str, Path]) -> None:
-    source = bento_server.bento_folder(bento[0]) / "src"
+    source = release_integrity.bento_folder(bento[0]) / "src"
     assert {path.name for path in source.iterdir() if path.is_dir()} == {"data", "lineage", "serving", "release"}
     assert hash_folder(source / "release") == hash_folder(bento[1])
-    dockerfile = (bento_server.bento_folder(bento[0]) / "env" / "docker" / "Dockerfile").read_text()
-    requirements = (bento_server.bento_folder(bento[0]) / "env" / "python" / "requirements.txt").read_text()
+    dockerfile = (release_integrity.bento_folder(bento[0]) / "env" / "docker" / "Dockerfile").read_text()
+    requirements = (release_integrity.bento_folder(bento[0]) / "env" / "python" / "requirements.txt").read_text()
     assert "openvino==" in requirements
     for vendor in ("tensorflow", "keras", "mlflow", "prefect", "evidently", "great"):
         assert vendor not in requirements and vendor not in dockerfile

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.bundle import bento_build, bento_server, licences
+from serving.inference import release_integrity
 from tests.conftest import ROOT
 from tests.serving.conftest import dicom
 
@@ -44,7 +45,7 @@ def test_a_worker_loads_no_training_or_orchestration_package(bento: tuple[str, P
         "assert service.__file__.startswith(sys.argv[1])\n"
         "print(' '.join(sorted({name.partition('.')[0] for name in sys.modules})))\n"
     )
-    source = bento_server.bento_folder(bento[0]) / "src"
+    source = release_integrity.bento_folder(bento[0]) / "src"
     command = [sys.executable, "-c", script, str(source), str(tmp_path / "a.dcm")]
     process = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, env=bento_server.environment(), check=False
@@ -57,7 +58,7 @@ def test_a_worker_loads_no_training_or_orchestration_package(bento: tuple[str, P
 
 
 def test_a_release_lists_the_licence_of_every_package(bento: tuple[str, Path]) -> None:
-    licence_text = (bento_server.bento_folder(bento[0]) / "src" / bento_build.LICENCES).read_text()
+    licence_text = (release_integrity.bento_folder(bento[0]) / "src" / bento_build.LICENCES).read_text()
     lock = ROOT / "serving" / bento_build.LOCK
     pins = licences.PIN.findall(lock.read_text())
     assert len(pins) > 50

@@ -16,6 +16,7 @@ import pytest
 
 from serving.bundle import bento_server
 from serving.http import connection, upload_form
+from serving.inference import release_integrity
 from tests.serving import hostile_inputs
 from tests.serving.conftest import Endpoint, png
 from tests.serving.http.test_http_protocol import MULTIPART, PART, head
@@ -28,8 +29,8 @@ PORT = bento_server.free_port()
 def impatient(endpoint: Endpoint, served_home: Path) -> Iterator[Endpoint]:
     """The same Bento with shorter time limits, on another port."""
     source, target = (
-        bento_server.bento_folder(endpoint.tag),
-        bento_server.bento_folder(f"{bento_server.NAME}:impatient"),
+        release_integrity.bento_folder(endpoint.tag),
+        release_integrity.bento_folder(f"{bento_server.NAME}:impatient"),
     )
     shutil.copytree(source, target)
     description = target / "bento.yaml"

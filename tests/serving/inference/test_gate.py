@@ -144,4 +144,4 @@ def test_each_pixel_fault_is_its_own_reason() -> None:
 def test_a_body_part_fits_if_it_contains_one_of_the_tasks_parts(
     part: str, task_parts: tuple[str, ...], fits: bool
 ) -> None:
-    assert gate.fits(part, task_parts) is fits
+    assert gate.matches_body_part(part, task_parts) is fits
