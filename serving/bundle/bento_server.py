@@ -23,6 +23,7 @@ from lineage.errors import Fault
 from lineage.record.verdict import Outcome, Verdict
 from serving.inference.manifest import WARMUP, read_manifest
 from serving.inference.predict import Upload
+from serving.inference.release_integrity import bento_folder
 from serving.inference.request import DESK_HEADER
 
 log = logging.getLogger(__name__)

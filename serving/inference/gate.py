@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from data.scan.slice_rules import matches_body_part
 from lineage.record.verdict import Outcome, Verdict
 
-__all__ = ["BLANK_CONTRAST", "WARNING_PREFIX", "matches_body_part", "judge_scan"]
+__all__ = ["BLANK_CONTRAST", "WARNING_PREFIX", "judge_scan", "matches_body_part"]
 
 BLANK_CONTRAST = 0.01  # standard deviation of the prepared pixels (0 to 1); under it a picture is blank
 WARNING_PREFIX = "warning: "  # of a reason that does not withhold the answer
