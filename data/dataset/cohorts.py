@@ -69,8 +69,8 @@ def _marks_of(written: bytes) -> set[str] | None:
 
 def called(clusters: pd.Series[str], cohorts: pd.DataFrame) -> pd.Series[str]:
     """The name of each cluster (n) in a cohorts table: its mark, or its own name in new rows of `assign`."""
-    known = set(cohorts["cluster"])
-    return clusters.map({name: name if name in known else mark(str(name)) for name in clusters.unique()})
+    cohort_clusters = set(cohorts["cluster"])
+    return clusters.map({name: name if name in cohort_clusters else mark(str(name)) for name in clusters.unique()})
 
 
 def named(cohorts: pd.DataFrame, batches: list[Path]) -> pd.DataFrame:

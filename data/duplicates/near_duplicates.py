@@ -26,18 +26,18 @@ def pictures(manifest: pd.DataFrame) -> pd.Series[bool]:
     return manifest["std"].astype(float) > 0
 
 
-def near_pairs(new: pd.DataFrame, known: pd.DataFrame, min_likeness: float) -> Positions:
-    """Pairs (position in `new`, position in `known`) of near-duplicates in different clusters, n × 2, most alike first.
+def near_pairs(new: pd.DataFrame, other: pd.DataFrame, min_likeness: float) -> Positions:
+    """Pairs (position in `new`, position in `other`) of near-duplicates in different clusters, n × 2, most alike first.
 
     Both tables need the columns `thumbnail` and `cluster`. The likeness (data/duplicates/image_alignment.py) is at
     least `min_likeness`. On 857 lung slices, copies cropped by up to 5 % on each side had 0.98 in 19 of 20 cases,
     recompressed and brightened copies 0.998, and pictures of two groups at most 0.964. Only the nearest 8 of other
     clusters are compared, found by an index.
     """
-    if new.empty or known.empty:
+    if new.empty or other.empty:
         return np.zeros((0, 2), np.int64)
-    left, right = thumbnail.greys(new["thumbnail"]), thumbnail.greys(known["thumbnail"])
-    index, clusters = vector_index.build_in_memory(thumbnail.vectors(right)), known["cluster"].to_numpy(object)
+    left, right = thumbnail.greys(new["thumbnail"]), thumbnail.greys(other["thumbnail"])
+    index, clusters = vector_index.build_in_memory(thumbnail.vectors(right)), other["cluster"].to_numpy(object)
     pairs = candidates(
         lambda queries, count: vector_index.search(index, queries, count),
         lambda numbers: clusters[numbers],
