@@ -269,16 +269,16 @@ def is_complete(record: dict[str, Any]) -> bool:
     return bool(record["files_found"] == read_count + len(left_out) + sum(passed_over.values()))
 
 
-def fault_folder(real_data: Path, name: str) -> Path:
+def faults(real_data: Path, name: str) -> Path:
     return real_data / "intake-faults" / name
 
 
 def test_people_without_patient_numbers_are_not_mixed(real_data: Path, tmp_path: Path, lung: Task) -> None:
     with pytest.raises(Fault, match="no patient number of their own, but several names or birth dates"):
-        import_folder(fault_folder(real_data, "no-series-uid"), tmp_path / "batch", lung)
+        import_folder(faults(real_data, "no-series-uid"), tmp_path / "batch", lung)
     with pytest.raises(Fault, match="has no folder at level 2"):
-        import_folder(fault_folder(real_data, "no-series-uid"), tmp_path / "batch", lung, patient_level=2)
-    for path in fault_folder(real_data, "no-series-uid").glob("*/*.dcm"):
+        import_folder(faults(real_data, "no-series-uid"), tmp_path / "batch", lung, patient_level=2)
+    for path in faults(real_data, "no-series-uid").glob("*/*.dcm"):
         target = tmp_path / "set" / path.parent.name / path.name.split("_")[0] / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
@@ -292,7 +292,7 @@ def test_people_without_patient_numbers_are_not_mixed(real_data: Path, tmp_path:
 
 
 def test_a_folder_level_above_the_patients_is_asked_for(real_data: Path, tmp_path: Path, brain: Task) -> None:
-    source = fault_folder(real_data, "folder-level-above-patients")
+    source = faults(real_data, "folder-level-above-patients")
     with pytest.raises(Fault, match=r"at level 1 2 \(HGG, LGG\); at level 2 6 \(Brats18_X_11_1, .*--patient-level"):
         import_folder(source, tmp_path / "batch", brain)
     record = import_folder(source, tmp_path / "batch", brain, patient_level=2)
@@ -302,7 +302,7 @@ def test_a_folder_level_above_the_patients_is_asked_for(real_data: Path, tmp_pat
 
 
 def test_mask_pictures_become_masks(real_data: Path, tmp_path: Path, brain: Task) -> None:
-    record = import_folder(fault_folder(real_data, "mask-pictures-beside-scans"), tmp_path / "batch", brain)
+    record = import_folder(faults(real_data, "mask-pictures-beside-scans"), tmp_path / "batch", brain)
     table = metadata(tmp_path / "batch")
     masked = table[table["label"] == "tumour"]
     assert record["files"] == len(table) == 12 and record["files_copied"] == 18 and is_complete(record)
@@ -311,13 +311,13 @@ def test_mask_pictures_become_masks(real_data: Path, tmp_path: Path, brain: Task
 
 
 def test_system_files_are_passed_over(real_data: Path, tmp_path: Path, brain: Task) -> None:
-    record = import_folder(fault_folder(real_data, "appledouble-files"), tmp_path / "batch", brain)
+    record = import_folder(faults(real_data, "appledouble-files"), tmp_path / "batch", brain)
     assert record["files"] == 1 and len(record["passed_over"]) == 2 and is_complete(record)
 
 
 @pytest.mark.usefixtures("home")
 def test_groups_in_latin_1_are_read(real_data: Path, tmp_path: Path, brain: Task) -> None:
-    record = import_folder(fault_folder(real_data, "groups-latin1"), tmp_path / "batch", brain)
+    record = import_folder(faults(real_data, "groups-latin1"), tmp_path / "batch", brain)
     assert (
         record["clusters"] == 6 and record["remarks"] == ["groups.csv is read as Windows-1252"] and is_complete(record)
     )
@@ -325,7 +325,7 @@ def test_groups_in_latin_1_are_read(real_data: Path, tmp_path: Path, brain: Task
 
 
 def test_linked_patients_are_copied(real_data: Path, tmp_path: Path, brain: Task) -> None:
-    source = fault_folder(real_data, "folder-level-above-patients") / "HGG"
+    source = faults(real_data, "folder-level-above-patients") / "HGG"
     disk, annexed = tmp_path / "disk", tmp_path / "set" / "annexed"
     shutil.copytree(source, disk)
     annexed.mkdir(parents=True)
@@ -342,9 +342,9 @@ def test_linked_patients_are_copied(real_data: Path, tmp_path: Path, brain: Task
         import_folder(tmp_path / "set", tmp_path / "other", brain)
 
 
-def write_volume(folder: Path, real_data: Path, name: str) -> None:
+def volume(folder: Path, real_data: Path, name: str) -> None:
     """Write a volume and its mask under this name."""
-    source = fault_folder(real_data, "appledouble-files") / "pat66"
+    source = faults(real_data, "appledouble-files") / "pat66"
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("Scan", "Mask"):
         shutil.copy(source / f"T1_{kind}.nii.gz", folder / f"{name}_{kind}.nii.gz")
@@ -371,7 +371,7 @@ def test_an_ambiguous_patient_folder_is_asked_for(
     real_data: Path, tmp_path: Path, brain: Task, volume_names: tuple[str, ...], clusters: int | None
 ) -> None:
     for volume_name in volume_names:
-        write_volume((tmp_path / "set" / volume_name).parent, real_data, Path(volume_name).name)
+        volume((tmp_path / "set" / volume_name).parent, real_data, Path(volume_name).name)
     if clusters is None:
         with pytest.raises(Fault, match=r"--patient-level|differ only in spelling"):
             import_folder(tmp_path / "set", tmp_path / "batch", brain)
@@ -384,10 +384,10 @@ def test_patient_level_0_makes_files_patients_and_equal_folder_names_give_a_warn
     real_data: Path, tmp_path: Path, brain: Task
 ) -> None:
     for name in ("a", "b"):
-        write_volume(tmp_path / "flat", real_data, name)
+        volume(tmp_path / "flat", real_data, name)
     assert import_folder(tmp_path / "flat", tmp_path / "one", brain, patient_level=0)["clusters"] == 2
     for name in ("HGG/1", "LGG/1"):
-        write_volume(tmp_path / "set" / name, real_data, "T1")
+        volume(tmp_path / "set" / name, real_data, "T1")
     record = import_folder(tmp_path / "set", tmp_path / "two", brain, patient_level=2)
     assert record["clusters"] == 1 and "taken for one patient: 1" in record["warning"]
 
