@@ -58,7 +58,7 @@ def examine_corrections(batch: IncomingBatch, settings: IngestSettings) -> tuple
     relaxed = dataclasses.replace(settings, min_clusters_per_class=0)  # few corrections need not cover every class
     validation = suite.validate(checked.manifest, task, relaxed, paths.state_path("gx"), name)
     total = len(checked.rows) + len(checked.refused)
-    verdict, failing = gate.admit(name, validation, Findings({}, [], {}), checked.refused, total, settings)
+    verdict, failing = gate.admit(name, validation, Findings((), [], {}), checked.refused, total, settings)
     return verdict, checked.without(failing), str(validation.page)
 
 
