@@ -142,7 +142,7 @@ def time_admission(task: Task, seed: int) -> dict[str, float]:
     interrupted_runs.recover_workspace()
     record_step("settle")
     batch = ingest.read_incoming_batch(folder)
-    indexed = manifest.index_batch(batch.source, batch.staging, task)
+    indexed = manifest.index_incoming(batch, ingest.staging_folder(batch.name))
     record_step("index")
     cohorts = dataset_cohorts.read_cohorts(Path("data/cohorts", f"{task.name}.csv"))
     population = ingest.load_reference_population(task.name, cohorts)

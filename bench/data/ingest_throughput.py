@@ -42,7 +42,7 @@ from lineage import keys, paths
 from pipelines import params
 
 ROOT = Path(__file__).resolve().parents[2]
-CLEAN = Validation(True, {}, [], [], Path("page"), {})
+CLEAN = Validation(True, (), [], [], Path("page"), {})
 CORES = 2
 
 

@@ -32,6 +32,7 @@ from bench.data.faulty_batch import FUZZY, Batch, plant, plant_real
 from data.batch import manifest as batch_manifest
 from data.importing import import_folder
 from data.quality import gate, leakage, suite
+from data.quality.findings import LABEL_CONFLICTS, Finding, FindingKind, merge_findings
 from data.scan import read
 from lineage import keys, paths
 from lineage.record import database
@@ -39,19 +40,21 @@ from pipelines import params
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "explanation" / "data-quality.md"
-REASON_WORDS = {  # words in the reasons that refer to a kind of fault
-    "exact copy": ("exact copy",),
-    **dict.fromkeys(FUZZY, ("near-duplicate", "nearly the same")),
-    "conflicting labels": ("two labels", "another label"),
-    "patient overlap": ("patient in two groups",),
+REASON_KINDS = {  # kinds of findings that refer to a kind of fault
+    "exact copy": {FindingKind.EXACT_COPY, FindingKind.COPY_OF_OTHER_PATIENT},
+    **dict.fromkeys(FUZZY, frozenset((FindingKind.NEAR_DUPLICATE, FindingKind.NEAR_DUPLICATE_WITH_OTHER_LABEL))),
+    "conflicting labels": LABEL_CONFLICTS,
+    "patient overlap": {FindingKind.PATIENT_IN_TWO_GROUPS},
+}
+RULE_WORDS = {  # words in the sentences of failed rules and refused files that refer to a kind of fault
     "wrong modality": ("modality",),
     "wrong window": ("in HU", "saturated", "window"),
     "blank or truncated": ("blank", "cut", "truncated", "pixel"),
 }
 
 
-def judge(batch: Batch, home: Path) -> dict[str, list[str]]:
-    """The files that the gate refuses, with their reasons."""
+def judge(batch: Batch, home: Path) -> dict[str, list[Finding]]:
+    """The files that the gate refuses, with the findings on them."""
     settings = params.load(ROOT).ingest
     indexed = batch_manifest.index_batch(batch.folder, home / "staging", batch.task)
     validation = suite.validate(indexed.manifest, batch.task, settings, home / "gx", "planted")
@@ -59,9 +62,18 @@ def judge(batch: Batch, home: Path) -> dict[str, list[str]]:
     total = len(indexed.manifest) + len(indexed.refused)
     _, failing = gate.admit("planted", validation, findings, indexed.refused, total, settings)
     names = _names_by_unit(batch, indexed.manifest)
-    return {names[unit]: reasons for unit, reasons in failing.items()} | {
-        _refused(batch, refusal.file): [refusal.reason] for refusal in indexed.refused
+    all_findings = merge_findings((*validation.findings, *findings.findings))
+    return {names[unit]: all_findings[unit] for unit in failing} | {
+        _refused(batch, refusal.file): [Finding(FindingKind.REFUSED_FILE, refusal.file, detail=refusal.reason)]
+        for refusal in indexed.refused
     }
+
+
+def refers_to(finding: Finding, fault: str) -> bool:
+    """Whether a finding refers to a kind of fault."""
+    if finding.kind in (FindingKind.RULE, FindingKind.REFUSED_FILE):
+        return any(word in finding.detail for word in RULE_WORDS.get(fault, ()))
+    return finding.kind in REASON_KINDS.get(fault, ())
 
 
 def _refused(batch: Batch, reference: str) -> str:
@@ -80,7 +92,7 @@ def _names_by_unit(batch: Batch, manifest: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def scores(batch: Batch, reasons: dict[str, list[str]]) -> dict[str, dict[str, float]]:
+def scores(batch: Batch, findings_by_file: dict[str, list[Finding]]) -> dict[str, dict[str, float]]:
     """For each kind: planted, found, recall, and the precision of the reasons that refer to it.
 
     A false alarm is a refused file without a fault. The original of a planted copy is no false alarm: either of the
@@ -88,13 +100,15 @@ def scores(batch: Batch, reasons: dict[str, list[str]]) -> dict[str, dict[str, f
     """
     table: dict[str, dict[str, float]] = {}
     false_alarms = {
-        name: texts for name, texts in reasons.items() if name not in batch.faults and name not in batch.excused
+        name: findings
+        for name, findings in findings_by_file.items()
+        if name not in batch.faults and name not in batch.excused
     }
     for kind in dict.fromkeys(batch.faults.values()):
         files = {name for name, fault in batch.faults.items() if fault == kind}
-        detected = files & set(reasons)
+        detected = files & set(findings_by_file)
         false_alarm_count = sum(
-            any(word in text for text in texts for word in REASON_WORDS[kind]) for texts in false_alarms.values()
+            any(refers_to(finding, kind) for finding in findings) for findings in false_alarms.values()
         )
         precision = len(detected) / max(len(detected) + false_alarm_count, 1)
         table[kind] = {
@@ -104,7 +118,7 @@ def scores(batch: Batch, reasons: dict[str, list[str]]) -> dict[str, dict[str, f
             "false_alarms": false_alarm_count,
             "precision": round(precision, 4),
         }
-    detected = set(batch.faults) & set(reasons)
+    detected = set(batch.faults) & set(findings_by_file)
     precision = len(detected) / max(len(detected) + len(false_alarms), 1)
     recall = round(len(detected) / len(batch.faults), 4)
     table["all"] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -31,6 +32,48 @@ class FolderFiles:
     def count(self) -> int:
         """The number of all files."""
         return len(self.names) + len(self.left_out) + sum(self.passed_over.values())
+
+
+@dataclass(frozen=True)
+class FolderState:
+    """The state of all files below a folder, without their content.
+
+    `signature` is a hash of their paths, sizes and times of modification and change (it names no file). `changed_at` is
+    the time of the newest change in nanoseconds since 1970.
+    """
+
+    signature: str
+    changed_at: int
+
+
+def folder_state(folder: Path) -> FolderState:
+    """The state of the files below `folder`, links not followed. Fault if a file or folder cannot be read.
+
+    The time of change (ctime) also shows a file that was replaced by one of the same size and modification time.
+    """
+    signature, changed_at = hashlib.sha256(), 0
+    try:
+        for name, path in _walk_tree(folder):
+            facts = path.lstat()
+            numbers = (facts.st_mode, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+            signature.update(os.fsencode(name) + repr(numbers).encode() + b"\0")
+            changed_at = max(changed_at, facts.st_ctime_ns)
+    except OSError as error:
+        raise Fault(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
+    return FolderState(signature.hexdigest(), changed_at)
+
+
+def _walk_tree(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the relative path and the path of every file below a folder, sorted. OSError for an unreadable folder."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for parent, folder_names, names in os.walk(folder, onerror=fail):
+        folder_names.sort()
+        for name in sorted(names):
+            path = Path(parent, name)
+            yield os.path.relpath(path, folder), path
 
 
 def survey_folder(folder: Path) -> FolderFiles:

@@ -6,7 +6,7 @@ import base64
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.batch import lesion_grid, metadata_table, pixel_cache
-from data.batch.examine_scan import ExaminedScan, Job, embedding_text, examine_scan, scan_sha256, suffix
+from data.batch import lesion_grid, pixel_cache
+from data.batch.examine_scan import ExaminedScan, Job, embedding_text, examine_scan, suffix
+from data.batch.incoming_batch import IncomingBatch, digest_files
 from data.batch.metadata_table import read_metadata
 from data.parallel import run_parallel
 from data.patients.contradictions import SIGNS
 from data.record import MANIFEST, Task, check_cluster
 from data.scan import slice_features
 from data.settings import Disagreement
-from lineage import fingerprint
 from lineage.errors import Fault
 
 __all__ = [
@@ -30,10 +30,10 @@ __all__ = [
     "TEXT",
     "IndexedBatch",
     "RefusedFile",
-    "batch_digest",
     "embedding_text",
     "embeddings",
     "index_batch",
+    "index_incoming",
     "read_manifest",
     "read_metadata",
 ]
@@ -85,16 +85,39 @@ class IndexedBatch:
 def index_batch(
     source: Path, target: Path, task: Task, workers: int = 2, disagreement: Disagreement = Disagreement.MAJORITY
 ) -> IndexedBatch:
-    """Read, hash, de-identify and describe every scan of metadata.csv once.
-
-    Writes into `target`: de-identified copies in scans/, named by content; manifest.csv; the network input of every
-    unit (data/batch/pixel_cache.py); and lesion grids, if the batch has masks (data/batch/lesion_grid.py). An unusable
-    file is refused and the other files are indexed. Fault if the batch as a whole cannot be trusted.
-    """
-    check_cluster(task)
+    """Read a folder that no flow judges, and index it as `index_incoming` does an incoming batch."""
     table = read_metadata(source)
     if table["task"].iloc[0] != task.name:
         raise Fault(f"{source.name}: its rows belong to another task than {task.name}; give each task a batch")
+    indexed, scan_hashes = _index_scans(source, table, target, task, workers, disagreement)
+    return replace(indexed, digest=digest_files(source, table, scan_hashes))
+
+
+def index_incoming(
+    batch: IncomingBatch, target: Path, workers: int = 2, disagreement: Disagreement = Disagreement.MAJORITY
+) -> IndexedBatch:
+    """Read, hash, de-identify and describe every scan of a batch once.
+
+    Writes into `target`: de-identified copies in scans/, named by content; manifest.csv; the network input of every
+    unit (data/batch/pixel_cache.py); and lesion grids, if the batch has masks (data/batch/lesion_grid.py). An unusable
+    file is refused and the other files are indexed. Fault if the batch as a whole cannot be trusted, or if a scan is
+    another than the one that the digest of the batch covers.
+    """
+    indexed, scan_hashes = _index_scans(batch.folder, batch.table, target, batch.task, workers, disagreement)
+    changed = [name for name, sha256 in scan_hashes.items() if sha256 and sha256 != batch.scan_hashes[name]]
+    if changed:
+        raise Fault(
+            f"{batch.name}: {len(changed)} files of the folder changed while the batch was judged; run `oncoloop "
+            "ingest` again when it is complete"
+        )
+    return replace(indexed, digest=batch.digest)
+
+
+def _index_scans(
+    source: Path, table: pd.DataFrame, target: Path, task: Task, workers: int, disagreement: Disagreement
+) -> tuple[IndexedBatch, dict[str, str]]:
+    """The indexed batch without its digest, and the hash of each scan by its file name ("" if it was not read)."""
+    check_cluster(task)
     for name in ("scans", pixel_cache.PARTS):
         shutil.rmtree(target / name, ignore_errors=True)
         (target / name).mkdir(parents=True)
@@ -124,22 +147,15 @@ def index_batch(
         for scan in scans
         for file, reason in scan.left_out
     )
-    digest = _digest_files(source, table, {scan.file_name: scan.sha256 for scan in scans})
     log.info("%s: %d units in %d files, %d refused", source.name, len(manifest), len(scans), len(refused))
     row_by_unit = {row["unit_id"]: first_row[row["file_name"]] for row in rows}
-    return IndexedBatch(manifest, refused, digest, row_by_unit, left_out)
+    scan_hashes = {scan.file_name: scan.sha256 for scan in scans}
+    return IndexedBatch(manifest, refused, "", row_by_unit, left_out), scan_hashes
 
 
 def file_reference(row: int, sha256: str) -> str:
     """How messages and records refer to a file: by row and hash, because its name can contain a patient's name."""
     return f"row {row}, sha256 {sha256[:8]}" if sha256 else f"row {row}"
-
-
-def batch_digest(source: Path) -> str:
-    """One hash over metadata.csv and every file in it. A batch keeps its digest when its folder is renamed."""
-    table = read_metadata(source)
-    names = {} if metadata_table.is_correction_batch(table) else dict.fromkeys(table["file_name"])
-    return _digest_files(source, table, {name: scan_sha256(source / name) for name in names})
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
@@ -159,12 +175,6 @@ def embeddings(column: pd.Series[str]) -> NDArray[np.float32]:
     """The descriptor vectors of a manifest, n × 32, decoded from text."""
     raw = b"".join(base64.b64decode(text) for text in column)
     return np.frombuffer(raw, dtype="<f2").astype(np.float32).reshape(len(column), -1)
-
-
-def _digest_files(source: Path, table: pd.DataFrame, files: dict[str, str]) -> str:
-    masks = [] if metadata_table.is_correction_batch(table) else sorted(set(table["mask"]) - {""})
-    files = files | {name: fingerprint.file_sha256(source / name) for name in masks}
-    return fingerprint.digest({"metadata": fingerprint.file_sha256(source / metadata_table.NAME), "files": files})
 
 
 def _manifest_rows(scans: list[ExaminedScan]) -> Iterator[dict[str, Any]]:

@@ -42,6 +42,17 @@ def read_metadata(source: Path) -> pd.DataFrame:
     file name can be a folder with the files of one DICOM series only. It can also be `sha256:` and the hash of an
     admitted scan: then this row and all others of the batch correct labels. A `mask` is always a file.
     """
+    return _read_table(source)[0]
+
+
+def read_with_remarks(source: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read the metadata.csv of a batch, and remarks on what was ignored in its folder. Faults as `read_metadata`."""
+    table, remarks = _read_table(source)
+    return table, remarks + _folder_remarks(source, table)
+
+
+def _read_table(source: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The checked table, and remarks on what was cleaned or ignored in the file."""
     path = source / NAME
     if path.is_symlink() or not path.is_file():
         misnamed_file = find_misnamed(source, NAME)
@@ -69,7 +80,7 @@ def read_metadata(source: Path) -> pd.DataFrame:
         _check_files(table["file_name"], source)
         _check_files(table["mask"][table["mask"] != ""], source, series=False)
     _check_readers(table, source.name)
-    return table
+    return table, csv_table.remarks
 
 
 def is_correction_batch(table: pd.DataFrame) -> bool:
@@ -261,9 +272,11 @@ def _path_and_parents(name: str) -> list[PurePosixPath]:
     return [path, *list(path.parents)[:-1]]
 
 
-def remarks(source: Path, table: pd.DataFrame) -> list[str]:
-    """Remarks on what was ignored in the folder of a batch, without any name: rows, encodings, unlisted files."""
-    remarks = read_table(source / NAME, REQUIRED_METADATA + OPTIONAL_METADATA).remarks
+def _folder_remarks(source: Path, table: pd.DataFrame) -> list[str]:
+    """Remarks on unlisted files, ages and visits, without any name. Corrections have no files and no remarks."""
+    if is_correction_batch(table):
+        return []
+    remarks = []
     listed_names = set(table["file_name"]) | set(table["mask"])
     files = folder_files.survey_folder(source)
     unlisted = [

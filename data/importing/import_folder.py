@@ -159,7 +159,7 @@ def _account_files(
 
 
 def _read_table(source: Path, task: Task, only: str | None) -> tuple[list[Row], Facts]:
-    table = metadata_table.read_metadata(source)
+    table, remarks = metadata_table.read_with_remarks(source)
     selected = table[[fnmatch(Path(name).name, only or "*") for name in table["file_name"]]]
     if metadata_table.is_correction_batch(table):
         raise Fault(
@@ -170,7 +170,6 @@ def _read_table(source: Path, task: Task, only: str | None) -> tuple[list[Row], 
             f"{source / metadata_table.NAME}: its rows belong to the task {table['task'].iloc[0]}, not {task.name}"
         )
     rows = [dict(zip(selected.columns, row, strict=True)) for row in selected.to_numpy().tolist()]
-    remarks = metadata_table.remarks(source, table)
     return rows, {"remarks": remarks} if remarks else {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from data.batch.manifest import COLUMNS
+from data.quality.findings import FindingKind
 from data.record import Task, Truth
 from data.scan.slice_rules import Rule, in_set, not_null, scan_rules
 from data.settings import IngestSettings
@@ -45,14 +46,14 @@ def _masks(task: Task) -> list[Rule]:
     healthy = list(task.contradicted)
     positive_without_lesion = Rule(
         "ColumnValuesToNotBeInSet",
-        "label contradicts its mask, which shows no lesion",
+        FindingKind.LABEL_WITHOUT_LESION.value,
         {"column": "label", "value_set": list(task.positive)},
         when=("lesion_mm", "==", 0.0),
     )
     healthy_with_lesion = [
         Rule(
             "ColumnValuesToNotBeInSet",
-            "label contradicts its mask, which shows a lesion",
+            FindingKind.LABEL_WITH_LESION.value,
             {"column": "label", "value_set": healthy},
             when=when,
         )

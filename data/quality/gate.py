@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from data.batch.manifest import RefusedFile
+from data.quality.findings import Finding, merge_findings, sentences_by_unit
 from data.quality.leakage import Findings
 from data.quality.suite import Validation
 from data.settings import IngestSettings
@@ -31,10 +32,12 @@ def admit(
     verdict, and the reasons of each unit that must stay out, by `unit_id`. With `pass` some units can still stay out;
     `fail` keeps the whole batch out.
     """
-    failing = _merge_reasons(validation.failing, findings.failing)
+    merged = merge_findings((*validation.findings, *findings.findings))
+    all_findings = [finding for findings_of_unit in merged.values() for finding in findings_of_unit]
+    failing = sentences_by_unit(all_findings)
     rejected_count = len(failing) + len(refused)
     batch_reasons = _batch_reasons([*validation.batch_errors, *findings.errors], rejected_count, total_units, settings)
-    reasons = [*batch_reasons, *_unit_sentences(failing), *_file_sentences(refused)]
+    reasons = [*batch_reasons, *_unit_sentences(all_findings), *_file_sentences(refused)]
     reasons += [f"warning: {text}" for text in (*validation.warnings, *findings.warnings, *warnings)]
     if not batch_reasons:
         admitted = f"{total_units - rejected_count} of {total_units} units are admitted"
@@ -59,22 +62,13 @@ def _batch_reasons(batch_errors: Sequence[str], rejected_count: int, total: int,
     return reasons
 
 
-def _merge_reasons(*findings: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    merged: defaultdict[str, list[str]] = defaultdict(list)
-    for reasons_by_unit in findings:
-        for unit, reasons in reasons_by_unit.items():
-            merged[unit] += [reason for reason in reasons if reason not in merged[unit]]
-    return dict(sorted(merged.items()))
-
-
-def _unit_sentences(failing: Mapping[str, Sequence[str]]) -> list[str]:
-    """One sentence per kind of reason (its text up to the colon), with the first units of that kind."""
-    kinds: defaultdict[str, list[str]] = defaultdict(list)
-    for unit, reasons in failing.items():
-        for kind in dict.fromkeys(reason.split(":")[0] for reason in reasons):
-            kinds[kind].append(unit)
-    ordered = sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [f"{_count(len(units), 'unit')} out, {kind}: {_first_units(units)}" for kind, units in ordered]
+def _unit_sentences(findings: Iterable[Finding]) -> list[str]:
+    """One sentence per phrase of findings, with the first units that have one."""
+    units_by_phrase: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for finding in findings:
+        units_by_phrase[finding.phrase][finding.unit] = None
+    ordered = sorted(units_by_phrase.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [f"{_count(len(units), 'unit')} out, {phrase}: {_first_units(list(units))}" for phrase, units in ordered]
 
 
 def _file_sentences(refused: Sequence[RefusedFile]) -> list[str]:

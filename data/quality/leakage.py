@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import pandas as pd
 
 from data.duplicates.near_duplicates import near_pairs, pictures
 from data.patients import contradictions
+from data.quality.findings import Finding, FindingKind, read_finding, sentences_by_unit
 from data.quality.shortcuts import find_shortcuts
 from data.settings import IngestSettings
 
@@ -32,14 +32,18 @@ COLUMNS = [
 class Findings:
     """The result of the leakage checks.
 
-    `failing`: the units that must stay out, by `unit_id`, with reasons "kind: detail". `errors` keep the whole batch
-    out.
+    `findings` keep units out, `errors` the whole batch.
     """
 
-    failing: Mapping[str, list[str]]
+    findings: Sequence[Finding]
     warnings: list[str]
     figures: Mapping[str, Any]
     errors: Sequence[str] = ()
+
+    @property
+    def failing(self) -> dict[str, list[str]]:
+        """The units that must stay out, by `unit_id`, with the sentences of their findings."""
+        return sentences_by_unit(self.findings)
 
 
 def check_leakage(
@@ -58,18 +62,14 @@ def check_leakage(
     visible_before = before[pictures(before)] if len(before) else before
     copies = _copies(visible, visible_before)
     near = _near_duplicates(visible, visible_before, settings.near_duplicate_likeness)
-    reasons_by_kind = {
+    findings_by_check = {
         "exact_copies": copies,
-        "near_duplicates": {unit: reason for unit, reason in near.items() if unit not in copies},
+        "near_duplicates": {unit: finding for unit, finding in near.items() if unit not in copies},
         "patient_overlaps": _patient_overlaps(table, before),
     }
-    failing: defaultdict[str, list[str]] = defaultdict(list)
-    for reasons in reasons_by_kind.values():
-        for unit, reason in reasons.items():
-            failing[unit].append(reason)
     identity = contradictions.check_identities(table, before, rows)
-    for unit, contradiction in identity.failing.items():
-        failing[unit] += contradiction
+    findings = [finding for findings_of_check in findings_by_check.values() for finding in findings_of_check.values()]
+    findings += [read_finding(unit, reason) for unit, reasons in identity.failing.items() for reason in reasons]
     mixed = _mixed_clusters(table)
     found_shortcuts = find_shortcuts(manifest, settings.shortcut_accuracy)
     warnings = (
@@ -77,14 +77,14 @@ def check_leakage(
     )
     warnings += [*identity.warnings, *_two_sexes_warning(manifest)]
     warnings += [shortcut.warning() for shortcut in found_shortcuts if shortcut.is_shortcut(settings.shortcut_accuracy)]
-    figures: dict[str, Any] = {kind: len(reasons) for kind, reasons in reasons_by_kind.items()}
+    figures: dict[str, Any] = {check: len(findings_of_check) for check, findings_of_check in findings_by_check.items()}
     figures |= {
         "mixed_clusters": len(mixed),
         "patient_contradictions": identity.count,
         "shortcut_accuracy": found_shortcuts[0].accuracy if found_shortcuts else None,
         "clusters": int(table.cluster.nunique()),
     }
-    return Findings(dict(failing), warnings, figures, identity.errors)
+    return Findings(findings, warnings, figures, identity.errors)
 
 
 def _two_sexes_warning(manifest: pd.DataFrame) -> list[str]:
@@ -95,9 +95,9 @@ def _two_sexes_warning(manifest: pd.DataFrame) -> list[str]:
     return [f"patients of both sexes, who may be two people: {count}"] if count else []
 
 
-def _copies(table: pd.DataFrame, admitted: pd.DataFrame) -> dict[str, str]:
-    """The reasons of units whose pixels are bit-identical to those of another unit."""
-    reasons: dict[str, str] = {}
+def _copies(table: pd.DataFrame, admitted: pd.DataFrame) -> dict[str, Finding]:
+    """The findings on units whose pixels are bit-identical to those of another unit."""
+    findings: dict[str, Finding] = {}
     matching = admitted[admitted["pixels_blake3"].isin(table["pixels_blake3"])]
     before = {str(pixels): rows for pixels, rows in matching.groupby("pixels_blake3")}
     for pixels, rows in table.groupby("pixels_blake3", sort=False):
@@ -106,29 +106,31 @@ def _copies(table: pd.DataFrame, admitted: pd.DataFrame) -> dict[str, str]:
             continue
         labels = set(rows["label"]) | (set(earlier["label"]) if earlier is not None else set())
         if len(labels) > 1:
-            two_labels = f"the same picture has two labels: {', '.join(sorted(labels))}"
-            reasons |= dict.fromkeys(rows["unit_id"], two_labels)
+            kind, other, detail = FindingKind.COPY_WITH_OTHER_LABEL, "", ", ".join(sorted(labels))
+            findings |= {unit: Finding(kind, unit, other, detail) for unit in rows["unit_id"]}
         elif earlier is not None:
-            reasons |= dict.fromkeys(rows["unit_id"], f"copy of an admitted scan: {earlier['unit_id'].iloc[0]}")
+            kind, other = FindingKind.COPY_OF_ADMITTED, str(earlier["unit_id"].iloc[0])
+            findings |= {unit: Finding(kind, unit, other) for unit in rows["unit_id"]}
         else:
-            reasons |= dict(_later_copies(rows))
-    return reasons
+            findings |= {finding.unit: finding for finding in _later_copies(rows)}
+    return findings
 
 
-def _later_copies(rows: pd.DataFrame) -> Iterable[tuple[str, str]]:
+def _later_copies(rows: pd.DataFrame) -> Iterable[Finding]:
     first = rows.iloc[0]
     for unit, cluster in zip(rows["unit_id"].iloc[1:], rows["cluster"].iloc[1:], strict=True):
-        kind = "exact copy" if cluster == first["cluster"] else "exact copy of another patient's scan"
-        yield unit, f"{kind}: {first['unit_id']}"
+        is_same_patient = cluster == first["cluster"]
+        kind = FindingKind.EXACT_COPY if is_same_patient else FindingKind.COPY_OF_OTHER_PATIENT
+        yield Finding(kind, unit, str(first["unit_id"]))
 
 
-def _near_duplicates(table: pd.DataFrame, admitted: pd.DataFrame, min_likeness: float) -> dict[str, str]:
-    """The reasons of units that are near-duplicates of a unit in another cluster, including copies (see `_copies`).
+def _near_duplicates(table: pd.DataFrame, admitted: pd.DataFrame, min_likeness: float) -> dict[str, Finding]:
+    """The findings on units that are near-duplicates of a unit in another cluster, including copies (see `_copies`).
 
     With one label the later unit stays out. With two labels the most similar earlier unit stays out too. Neighbouring
     slices of that one are also similar, but are not affected.
     """
-    reasons: dict[str, str] = {}
+    findings: dict[str, Finding] = {}
     for other_table, pairs in (
         (table, near_pairs(table, table, min_likeness)),
         (admitted, near_pairs(table, admitted, min_likeness)),
@@ -150,20 +152,21 @@ def _near_duplicates(table: pd.DataFrame, admitted: pd.DataFrame, min_likeness: 
                 and most_similar.get((second_unit, left_row["cluster"])) == first_unit
             )
             if left_row["label"] != right_row["label"] and (is_later or is_mutual):
-                reasons[first_unit] = f"nearly the same picture has another label: {second_unit}"
+                kind = FindingKind.NEAR_DUPLICATE_WITH_OTHER_LABEL
+                findings[first_unit] = Finding(kind, first_unit, second_unit)
             elif is_later:
-                reasons.setdefault(first_unit, f"near-duplicate of another patient's scan: {second_unit}")
-    return reasons
+                findings.setdefault(first_unit, Finding(FindingKind.NEAR_DUPLICATE, first_unit, second_unit))
+    return findings
 
 
-def _patient_overlaps(table: pd.DataFrame, admitted: pd.DataFrame) -> dict[str, str]:
-    """The reasons of units whose patient is in two clusters, and so could be on two sides."""
+def _patient_overlaps(table: pd.DataFrame, admitted: pd.DataFrame) -> dict[str, Finding]:
+    """The findings on units whose patient is in two clusters, and so could be on two sides."""
     admitted_rows = admitted[admitted["patient"].isin(table["patient"])]
     pairs = pd.concat([table[["patient", "cluster"]], admitted_rows[["patient", "cluster"]]]).drop_duplicates()
     cluster_count = pairs[pairs.duplicated("patient", keep=False)].groupby("patient")["cluster"].nunique()
     rows = table[table["patient"].isin(cluster_count.index)]
     return {
-        unit: f"patient in two groups: {patient} is in {cluster_count[patient]}"
+        unit: Finding(FindingKind.PATIENT_IN_TWO_GROUPS, unit, detail=f"{patient} is in {cluster_count[patient]}")
         for unit, patient in zip(rows["unit_id"], rows["patient"], strict=True)
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,16 @@ import pandas as pd
 from data.batch import label_corrections, rejected_units
 from data.batch.manifest import read_manifest
 from data.dataset import cohorts as dataset_cohorts
+from data.quality.findings import (
+    COPIES,
+    IDENTITY_CONTRADICTIONS,
+    LABEL_CONFLICTS,
+    MASK_CONTRADICTIONS,
+    NEAR_DUPLICATES,
+    Finding,
+    FindingKind,
+    read_finding,
+)
 from data.record import Side, Task, ValueUnit
 from data.scan import preprocess, read, thumbnail
 from lineage.errors import Fault
@@ -35,16 +44,15 @@ COLUMNS = (
     "thumbnail",
     "units",
 )
-KINDS = {
-    "Exact copies": ("exact copy", "copy of an admitted scan"),
-    "Near-duplicates": ("near-duplicate",),
-    "Conflicting labels": ("the same picture has two labels", "nearly the same picture has another label"),
-    "Patients in two groups": ("patient in two groups",),
-    "Patients that contradict the DICOM headers": ("one person of", "two persons of", "the id of one patient"),
-    "Labels that contradict their mask": ("label contradicts its mask",),
+SECTIONS = {
+    "Exact copies": COPIES,
+    "Near-duplicates": NEAR_DUPLICATES,
+    "Conflicting labels": LABEL_CONFLICTS,
+    "Patients in two groups": frozenset((FindingKind.PATIENT_IN_TWO_GROUPS,)),
+    "Patients that contradict the DICOM headers": IDENTITY_CONTRADICTIONS,
+    "Labels that contradict their mask": MASK_CONTRADICTIONS,
 }
-OTHER_KIND = "Other failing scans"
-UNIT = re.compile(r"[0-9a-f]{16}-\d{3}(?:-copy\d+)?")
+OTHER_SECTION = "Other failing scans"
 Row = Mapping[str, Any]
 
 
@@ -140,50 +148,53 @@ def _batch_card(verdict: Row) -> dict[str, Any]:
 
 def _kind_sections(data: Path, task: Task, units: pd.DataFrame, batches: list[str]) -> list[dict[str, Any]]:
     """The failing scans of every kind, with their duplicates; at most MAX_SHOWN cases of a kind."""
-    cases: defaultdict[str, list[tuple[str, list[str]]]] = defaultdict(list)
+    cases: defaultdict[str, list[list[Finding]]] = defaultdict(list)
     for name in batches:
         for unit, reasons in rejected_units.read_failing(data / "quarantine" / name).items():
-            for kind in dict.fromkeys(_kind(reason) for reason in reasons):
-                cases[kind].append((unit, reasons))
+            findings = [read_finding(unit, reason) for reason in reasons]
+            for section in dict.fromkeys(_section(finding) for finding in findings):
+                cases[section].append(findings)
     table = units.drop_duplicates("unit_id", keep="last").set_index("unit_id", drop=False)
     units_by_pixels = {
         str(pixels): [str(unit) for unit in rows["unit_id"]] for pixels, rows in units.groupby("pixels_blake3")
     }
     return [
         {
-            "name": kind,
-            "count": len(cases[kind]),
+            "name": section,
+            "count": len(cases[section]),
             "cases": [
-                _build_case(unit, reasons, table, units_by_pixels, task)
-                for unit, reasons in cases[kind][:MAX_SHOWN]
-                if unit in table.index
+                _build_case(findings, table, units_by_pixels, task)
+                for findings in cases[section][:MAX_SHOWN]
+                if findings[0].unit in table.index
             ],
         }
-        for kind in (*KINDS, OTHER_KIND)
+        for section in (*SECTIONS, OTHER_SECTION)
     ]
 
 
-def _kind(reason: str) -> str:
-    return next((kind for kind, starts in KINDS.items() if reason.startswith(starts)), OTHER_KIND)
+def _section(finding: Finding) -> str:
+    return next((section for section, kinds in SECTIONS.items() if finding.kind in kinds), OTHER_SECTION)
 
 
 def _build_case(
-    unit: str, reasons: list[str], table: pd.DataFrame, units_by_pixels: Mapping[str, list[str]], task: Task
+    findings: list[Finding], table: pd.DataFrame, units_by_pixels: Mapping[str, list[str]], task: Task
 ) -> Case:
+    unit, reasons = findings[0].unit, [finding.sentence for finding in findings]
     row: pd.Series[Any] = table.loc[unit]  # type: ignore[assignment]  # unit ids are unique
-    named_units = [other_unit for reason in reasons for other_unit in UNIT.findall(reason)]
     duplicates = [
         other_unit
-        for other_unit in (*named_units, *units_by_pixels[str(row["pixels_blake3"])])
+        for other_unit in (*(finding.other for finding in findings), *units_by_pixels[str(row["pixels_blake3"])])
         if other_unit != unit and other_unit in table.index
     ]
-    other_unit: pd.Series[Any] | None = table.loc[duplicates[0]] if duplicates and _is_duplicate(reasons) else None
-    return Case(_build_picture(row, task), reasons, None if other_unit is None else _build_picture(other_unit, task))
+    if not duplicates or not _is_duplicate(findings):
+        return Case(_build_picture(row, task), reasons, None)
+    duplicate: pd.Series[Any] = table.loc[duplicates[0]]  # type: ignore[assignment]
+    return Case(_build_picture(row, task), reasons, _build_picture(duplicate, task))
 
 
-def _is_duplicate(reasons: list[str]) -> bool:
-    """Whether the reasons include a duplicate of another scan."""
-    return any(_kind(reason) in tuple(KINDS)[:3] for reason in reasons)
+def _is_duplicate(findings: list[Finding]) -> bool:
+    """Whether the findings include a duplicate of another scan."""
+    return any(finding.kind in COPIES | NEAR_DUPLICATES | LABEL_CONFLICTS for finding in findings)
 
 
 def _build_picture(row: pd.Series[Any], task: Task) -> Picture:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from html import escape
@@ -20,6 +19,7 @@ from data.batch.manifest import TEXT
 from data.dataset import training_population
 from data.dataset.training_population import Population
 from data.quality.expectations import rules
+from data.quality.findings import Finding, read_finding, sentences_by_unit
 from data.quality.reader_agreement import Agreement
 from data.record import Task
 from data.scan.slice_rules import Rule
@@ -34,14 +34,19 @@ LOGO_AND_FOOTER = re.compile(r'<img\b[^>]*data-left-out-src=""[^>]*>|<footer\b.*
 
 @dataclass(frozen=True)
 class Validation:
-    """The result of the suite: failing units with reasons, errors of the batch, warnings, and the page of the run."""
+    """The result of the suite: findings on units, errors of the batch, warnings, and the page of the run."""
 
     success: bool
-    failing: Mapping[str, list[str]]
+    findings: Sequence[Finding]
     batch_errors: list[str]
     warnings: list[str]
     page: Path
     figures: Mapping[str, Any]
+
+    @property
+    def failing(self) -> dict[str, list[str]]:
+        """The units that must stay out, by `unit_id`, with the sentences of their findings."""
+        return sentences_by_unit(self.findings)
 
 
 def validate(
@@ -62,7 +67,7 @@ def validate(
     task_rules = rules(task, settings)
     table = _with_nulls(manifest)
     results, page = _run_checkpoint(table, task, task_rules, gx_home, batch)
-    failing: defaultdict[str, list[str]] = defaultdict(list)
+    findings: list[Finding] = []
     errors, warnings = [], _unbalanced_warning(manifest, task)
     for number, result in sorted(results.items()):
         rule = task_rules[number]
@@ -72,8 +77,7 @@ def validate(
         if not rule.error:
             warnings.append(f"{len(units)} of {len(table)} units: {rule.meaning}" if units else rule.meaning)
         elif units:
-            for unit in units:
-                failing[unit] += [rule.meaning] if rule.meaning not in failing[unit] else []
+            findings += [read_finding(unit, rule.meaning) for unit in units]
         else:
             errors.append(rule.meaning)
     figures: dict[str, Any] = {
@@ -89,9 +93,9 @@ def validate(
             training_population.describe_population(manifest), reference
         )
         warnings += population_warnings
-    _write_summary(page, warnings, dict(failing), figures)
-    success = not failing and not errors
-    return Validation(success, dict(failing), errors, warnings, page, figures)
+    findings = list(dict.fromkeys(findings))  # two rules can have one meaning
+    _write_summary(page, warnings, sentences_by_unit(findings), figures)
+    return Validation(not findings and not errors, findings, errors, warnings, page, figures)
 
 
 def _run_checkpoint(

@@ -58,7 +58,7 @@ def ingest(args: argparse.Namespace) -> Answer:
         message = "nothing new: every batch in the inbox has been judged"
         code = 1 if broken_folders else 0
         return Answer({"batches": [], "broken": broken_folders}, "\n".join(lines) or message, code)
-    results = flow.ingest(str(args.folder) if args.folder else None, args.again)
+    results = flow.ingest(str(args.folder) if args.folder else None, args.again, batches)
     verdicts = [from_dict(result["verdict"]) for result in results]
     for result, verdict in zip(results, verdicts, strict=True):
         state = "admitted" if verdict.outcome is Outcome.PASS else "quarantined"

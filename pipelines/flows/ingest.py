@@ -5,21 +5,28 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from prefect import flow, get_run_logger, task
 
-from data import identifiers
-from data.batch import label_corrections, lesion_grid, metadata_table, pixel_cache, rejected_units, withdrawal
+from data.batch import (
+    folder_files,
+    incoming_batch,
+    label_corrections,
+    lesion_grid,
+    pixel_cache,
+    rejected_units,
+    withdrawal,
+)
 from data.batch import manifest as batch_manifest
+from data.batch.incoming_batch import IncomingBatch
 from data.dataset import cohorts as dataset_cohorts
 from data.dataset import training_population
 from data.duplicates import admitted_units
 from data.quality import gate, leakage, reader_agreement, suite
-from data.record import Task
 from lineage import json_files, paths
 from lineage.errors import Fault
 from lineage.record import ledger
@@ -27,7 +34,8 @@ from lineage.record.verdict import Outcome, Verdict
 from pipelines import params
 from pipelines.flows import artifacts, ingest_corrections
 from pipelines.recovery import interrupted_runs, recorded_admissions
-from pipelines.workspace import dvc, git
+from pipelines.workspace import dvc, git, inbox_digests
+from pipelines.workspace.inbox_digests import FolderDigest
 from pipelines.workspace.workspace import hold_lock
 
 log = logging.getLogger(__name__)
@@ -35,27 +43,25 @@ log = logging.getLogger(__name__)
 JUDGED_EVENTS = ("batch.admitted", "batch.quarantined")
 
 
-@dataclass(frozen=True)
-class IncomingBatch:
-    """A batch that is not judged yet: its name, folder, task and digest."""
+def ingest(
+    source: str | None = None, again: bool = False, batches: Sequence[IncomingBatch] | None = None
+) -> list[dict[str, Any]]:
+    """Judge every unjudged batch. Each is admitted without its failing scans, or quarantined.
 
-    name: str
-    source: Path
-    task: Task
-    digest: str
+    `batches` are unjudged batches that were read before, of the folder `source` or of the inbox. If one has changed
+    since, all are read again. They are no parameter of the flow, since Prefect would store their tables.
+    """
 
-    @property
-    def staging(self) -> Path:
-        """The folder of the de-identified copy, until the batch is admitted or quarantined."""
-        return paths.state_path("staging", self.name)
+    def judge_batches(source: str | None, again: bool) -> list[dict[str, Any]]:
+        with hold_lock("workspace"):
+            interrupted_runs.recover_workspace()
+            if batches is None or not all(batch.is_unchanged() for batch in batches):
+                return [judge_batch(batch) for batch in unjudged_batches(Path(source) if source else None, again)]
+            digests = judged_digests(again)  # a run that ended meanwhile, or recovery, can have judged some of them
+            return [judge_batch(batch) for batch in batches if batch.digest not in digests]
 
-
-@flow(name="ingest")
-def ingest(source: str | None = None, again: bool = False) -> list[dict[str, Any]]:
-    """Judge every unjudged batch. Each is admitted without its failing scans, or quarantined."""
-    with hold_lock("workspace"):
-        interrupted_runs.recover_workspace()
-        return [judge_batch(batch) for batch in unjudged_batches(Path(source) if source else None, again)]
+    results: list[dict[str, Any]] = flow(name="ingest")(judge_batches)(source, again)
+    return results
 
 
 def judge_batch(batch: IncomingBatch) -> dict[str, Any]:
@@ -69,7 +75,7 @@ def judge_batch(batch: IncomingBatch) -> dict[str, Any]:
         version = admit_batch.with_options(name=f"admit {batch.name}")(batch, manifest, arrived_at)
     else:
         quarantine_batch(batch, verdict)
-    shutil.rmtree(batch.staging, ignore_errors=True)
+    shutil.rmtree(staging_folder(batch.name), ignore_errors=True)
     return {
         "batch": batch.name,
         "task": batch.task.name,
@@ -86,43 +92,57 @@ def unjudged_batches(
 
     With `again`, quarantined batches are judged once more. A broken folder of the inbox does not stop the others:
     `broken` receives its name and the reason. The log gives only the number of broken folders. The name of a folder
-    whose table cannot be read may be the name of a patient.
+    whose table cannot be read may be the name of a patient. A judged folder of the inbox whose files have not changed
+    is not read again.
     """
-    judged_digests = recorded_admissions.judged_digests(("batch.admitted",) if again else JUDGED_EVENTS)
+    judged = judged_digests(again)
     if source:
-        return [batch for batch in [read_incoming_batch(source)] if batch.digest not in judged_digests]
+        return [batch for batch in [read_incoming_batch(source)] if batch.digest not in judged]
     batches: list[IncomingBatch] = []
     reasons = {} if broken is None else broken
+    old_digests, digests = inbox_digests.read_digests(), {}
     for folder in sorted(path.parent for path in Path("inbox").glob("*/metadata.csv")):
         try:
+            old_digest = old_digests.get(folder.name)
+            if old_digest and old_digest.digest in judged and _is_current(old_digest, folder):
+                digests[folder.name] = old_digest
+                continue
             batch = read_incoming_batch(folder)
-            if batch.digest in judged_digests:
+            if inbox_digests.is_settled(batch.state):
+                digests[folder.name] = FolderDigest(batch.state.signature, batch.task.name, batch.digest)
+            if batch.digest in judged:
                 continue
             if any(Path("data/batches").glob(f"*/{batch.name}.dvc")):
                 raise Fault(f"a batch named {batch.name} is already admitted with other content; rename the folder")
             batches.append(batch)
         except Fault as fault:
             reasons[folder.name] = str(fault)
+    if digests != old_digests:
+        inbox_digests.write_digests(digests)
     if reasons:
         log.warning("%d folders of the inbox are broken and were skipped; `oncoloop ingest` names them", len(reasons))
     return batches
 
 
+def judged_digests(again: bool) -> set[str]:
+    """The digests of the judged batches; with `again`, of the admitted ones only."""
+    return recorded_admissions.judged_digests(("batch.admitted",) if again else JUDGED_EVENTS)
+
+
+def _is_current(digest: FolderDigest, folder: Path) -> bool:
+    """Whether the files of a folder are those of its remembered digest, and its task is still in the settings."""
+    state = folder_files.folder_state(folder)
+    return digest.signature == state.signature and digest.task in params.load().tasks
+
+
 def read_incoming_batch(folder: Path) -> IncomingBatch:
-    """Read task and digest of a folder. Fault if it is no batch, or if its name identifies one of its patients."""
-    if not folder.is_dir():
-        raise Fault("the batch folder does not exist; name a folder of the inbox")
-    table, settings = batch_manifest.read_metadata(folder), params.load()
-    name, task_name = folder.resolve().name, str(table["task"].iloc[0])
-    if task_name not in settings.tasks:  # not quoted: a row shifted by one column would put a patient into the message
-        raise Fault(f"{name}: the task in its metadata.csv is none of {', '.join(settings.tasks)}; correct the column")
-    identities = {str(text) for column in ("patient_id", "group") for text in table[column].unique()}
-    if any(
-        identifiers.contains_secret(name, identifiers.secrets_of_row({"patient_id": identity}), words=False)
-        for identity in identities
-    ):
-        raise Fault("the folder's name holds the name or number of one of its patients; rename it")
-    return IncomingBatch(name, folder, settings.task(task_name), batch_manifest.batch_digest(folder))
+    """Read a folder as a batch of one of the workspace's tasks. Faults as `incoming_batch.read_incoming_batch`."""
+    return incoming_batch.read_incoming_batch(folder, params.load().tasks)
+
+
+def staging_folder(batch_name: str) -> Path:
+    """The folder of a batch's de-identified copy, until the batch is admitted or quarantined."""
+    return paths.state_path("staging", batch_name)
 
 
 def record_arrival(batch: IncomingBatch) -> str:
@@ -142,11 +162,11 @@ def examine_batch(batch: IncomingBatch) -> tuple[Verdict, pd.DataFrame, str]:
     logger = get_run_logger()
     if any(Path("data/batches").glob(f"*/{batch.name}.dvc")):
         raise Fault(f"a batch named {batch.name} is already admitted with other content; give the folder a new name")
-    metadata = metadata_table.read_metadata(batch.source)
-    if metadata_table.is_correction_batch(metadata):
-        return ingest_corrections.examine_corrections(batch.name, batch.source, batch.task, settings)
-    indexed = batch_manifest.index_batch(batch.source, batch.staging, batch.task, disagreement=settings.disagreement)
-    indexed = drop_withdrawn_patients(indexed, batch.staging)
+    if batch.is_correction:
+        return ingest_corrections.examine_corrections(batch, settings)
+    staging = staging_folder(batch.name)
+    indexed = batch_manifest.index_incoming(batch, staging, disagreement=settings.disagreement)
+    indexed = drop_withdrawn_patients(indexed, staging)
     logger.info("%s: %d units read, %d files refused", batch.name, len(indexed.manifest), len(indexed.refused))
     cohorts = dataset_cohorts.read_cohorts(Path("data/cohorts", f"{batch.task.name}.csv"))
     validation = suite.validate(
@@ -156,15 +176,15 @@ def examine_batch(batch: IncomingBatch) -> tuple[Verdict, pd.DataFrame, str]:
         paths.state_path("gx"),
         batch.name,
         load_reference_population(batch.task.name, cohorts),
-        reader_agreement.measure_agreement(metadata, batch.task),
+        reader_agreement.measure_agreement(batch.table, batch.task),
     )
     related_units = load_related_units(batch.task.name, indexed.manifest)
     findings = leakage.check_leakage(indexed.manifest, related_units, settings, indexed.rows)
     total = len(indexed.manifest) + len(indexed.refused)
     small_cohorts = dataset_cohorts.small_set_warning(indexed.manifest, cohorts)
-    warnings = [*metadata_table.remarks(batch.source, metadata), *small_cohorts, *indexed.warnings()]
+    warnings = [*batch.remarks, *small_cohorts, *indexed.warnings()]
     verdict, failing = gate.admit(batch.name, validation, findings, indexed.refused, total, settings, warnings)
-    rejected_units.record_failing(batch.staging, failing, indexed.refused)
+    rejected_units.record_failing(staging, failing, indexed.refused)
     for reason in verdict.reasons:
         logger.info("%s: %s", batch.name, reason)
     admissible = indexed.manifest[~indexed.manifest["unit_id"].isin(list(failing))]
@@ -213,18 +233,18 @@ def admit_batch(batch: IncomingBatch, manifest: pd.DataFrame, arrived_at: str) -
     After a kill before the commit, the next run undoes everything. After a kill behind the commit, it finishes.
     The only time in the written files is that of the arrival, so an interrupted run ends with the same bytes.
     """
-    settings, name = params.load(), batch.task.name
+    settings, name, staging = params.load(), batch.task.name, staging_folder(batch.name)
     if label_corrections.PREVIOUS_LABEL in manifest:
         return ingest_corrections.admit_corrections(batch.name, batch.task, batch.digest, manifest, arrived_at)
-    rejected_units.set_aside(batch.staging, Path("data/quarantine", batch.name))
+    rejected_units.set_aside(staging, Path("data/quarantine", batch.name))
     target, table = Path("data/batches", name, batch.name), Path("data/cohorts", f"{name}.csv")
     admitted_files = set(manifest["file"])
-    for path in batch.staging.glob("scans/*"):
+    for path in staging.glob("scans/*"):
         if f"scans/{path.name}" not in admitted_files:
             path.unlink()
-    manifest.to_csv(batch.staging / "manifest.csv", index=False, lineterminator="\n")
-    pixel_cache.narrow(batch.staging, batch.staging, manifest["unit_id"].tolist())
-    lesion_grid.narrow(batch.staging, batch.staging, manifest["unit_id"].tolist())
+    manifest.to_csv(staging / "manifest.csv", index=False, lineterminator="\n")
+    pixel_cache.narrow(staging, staging, manifest["unit_id"].tolist())
+    lesion_grid.narrow(staging, staging, manifest["unit_id"].tolist())
     record = {
         "task": name,
         "batch": batch.name,
@@ -233,12 +253,12 @@ def admit_batch(batch: IncomingBatch, manifest: pd.DataFrame, arrived_at: str) -
         "clusters": int(manifest["cluster"].nunique()),
         "received": arrived_at,
     }
-    json_files.write_json(batch.staging / "record.json", record)
+    json_files.write_json(staging / "record.json", record)
     rows = dataset_cohorts.assign_cohorts(
         manifest, dataset_cohorts.read_cohorts(table), settings.split, current_epoch(name), batch.name, batch.task
     )
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(batch.staging, target)
+    shutil.move(staging, target)
     dataset_cohorts.append_cohorts(table, rows.assign(assigned_at=arrived_at))
     dvc.add(target)
     version = git.commit(["data"], f"Admit {batch.name} to {name}")
@@ -254,13 +274,13 @@ def current_epoch(task_name: str) -> int:
 
 def quarantine_batch(batch: IncomingBatch, verdict: Verdict) -> None:
     """Move the de-identified copy of a refused batch to the quarantine, with the verdict."""
-    target = Path("data/quarantine", batch.name)
+    target, staging = Path("data/quarantine", batch.name), staging_folder(batch.name)
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if batch.staging.exists():
-        pixel_cache.drop(batch.staging)
-        lesion_grid.write_grids(batch.staging / lesion_grid.NAME, {})
-        shutil.move(batch.staging, target)
+    if staging.exists():
+        pixel_cache.drop(staging)
+        lesion_grid.write_grids(staging / lesion_grid.NAME, {})
+        shutil.move(staging, target)
     target.mkdir(exist_ok=True)
     json_files.write_json(target / "verdict.json", verdict.to_dict())
     ledger.append("batch.quarantined", batch.name, {"task": batch.task.name, "digest": batch.digest})

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from data.batch import label_corrections, manifest, metadata_table
+from data.batch.incoming_batch import IncomingBatch
 from data.quality import gate, suite
 from data.quality.leakage import Findings
 from data.record import Task
@@ -46,21 +47,18 @@ def import_corrections(source: Path, target: Path, task: Task) -> dict[str, Any]
     return record
 
 
-def examine_corrections(
-    name: str, source: Path, task: Task, settings: IngestSettings
-) -> tuple[Verdict, pd.DataFrame, str]:
+def examine_corrections(batch: IncomingBatch, settings: IngestSettings) -> tuple[Verdict, pd.DataFrame, str]:
     """Check corrections with the same suite and gate as scans, on the units as they will be after the correction.
 
     Returns the verdict, the rows that may be admitted, and the path of the validation page.
     """
+    name, task = batch.name, batch.task
     folder = Path("data/batches", task.name)
-    checked = label_corrections.check_corrections(
-        metadata_table.read_metadata(source), folder, task, settings.disagreement
-    )
+    checked = label_corrections.check_corrections(batch.table, folder, task, settings.disagreement)
     relaxed = dataclasses.replace(settings, min_clusters_per_class=0)  # few corrections need not cover every class
     validation = suite.validate(checked.manifest, task, relaxed, paths.state_path("gx"), name)
     total = len(checked.rows) + len(checked.refused)
-    verdict, failing = gate.admit(name, validation, Findings({}, [], {}), checked.refused, total, settings)
+    verdict, failing = gate.admit(name, validation, Findings((), [], {}), checked.refused, total, settings)
     return verdict, checked.without(failing), str(validation.page)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from data.batch.incoming_batch import read_incoming_batch
 from data.batch.manifest import IndexedBatch, index_batch
 from data.phantom import batch as phantom_batch
 from data.phantom import study
@@ -89,3 +90,8 @@ def edit(batch: Path) -> Callable[[Callable[[list[Row]], list[Row] | None]], Non
             writer.writerows(rows)
 
     return change_rows
+
+
+def read_digest(folder: Path, task: Task) -> str:
+    """The digest of an incoming batch."""
+    return read_incoming_batch(folder, {task.name: task}).digest

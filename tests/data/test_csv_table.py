@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.batch import metadata_table
-from data.batch.metadata_table import read_metadata, remarks
+from data.batch.metadata_table import read_metadata, read_with_remarks
 from data.csv_table import are_rounded, read_table, spreadsheet_damage
 from lineage.errors import Fault
 
@@ -60,10 +59,9 @@ def test_separators_line_ends_and_blank_lines(tmp_path: Path, separator: str, en
         [*lines, separator * 3, "", f"two.png{separator}8{separator}t{separator}x"]
     )
     table(tmp_path, text.replace("\n", ending))
-    rows = read_metadata(tmp_path)
+    rows, messages = read_with_remarks(tmp_path)
     assert list(rows["patient_id"]) == ["M\u00fcller", "8"]
     assert list(rows.index) == [2 + bool(first), 5 + bool(first)]
-    messages = metadata_table.remarks(tmp_path, rows)
     assert any("blank rows" in message for message in messages) and any(
         "between its cells" in message for message in messages
     ) == (separator != ",")
@@ -77,12 +75,9 @@ def test_decimal_commas_are_numbers_where_they_divide_no_cells(tmp_path: Path) -
 
 def test_headings_and_cells_are_cleaned_of_odd_spaces(tmp_path: Path) -> None:
     table(tmp_path, "\ufeffFile Name,\u00a0Patient-ID ,TASK,label,,\none.png,A\u00a07\u200b,t,normal\u00a0,,\n")
-    rows = read_metadata(tmp_path)
+    rows, messages = read_with_remarks(tmp_path)
     assert rows[["patient_id", "label"]].iloc[0].tolist() == ["A 7", "normal"]
-    assert (
-        metadata_table.remarks(tmp_path, rows)[0]
-        == "metadata.csv: no-break or invisible spaces were removed from 3 cells"
-    )
+    assert messages[0] == "metadata.csv: no-break or invisible spaces were removed from 3 cells"
 
 
 @pytest.mark.parametrize(
@@ -132,9 +127,9 @@ def test_unusual_ids_are_not_called_damaged(cell: str) -> None:
 
 @pytest.mark.parametrize("name", ["table-blank-rows", "table-nbsp", "table-semicolon"])
 def test_the_unusual_tables_of_the_real_data_are_read(real_data: Path, name: str) -> None:
-    rows = read_metadata(real_data / "intake-faults" / name)
+    rows, messages = read_with_remarks(real_data / "intake-faults" / name)
     assert list(rows["patient_id"]) == ["X0", "X1"] and list(rows["label"]) == ["normal", "malignant"]
-    assert len(metadata_table.remarks(real_data / "intake-faults" / name, rows)) == 1
+    assert len(messages) == 1
 
 
 def test_the_latin_1_groups_of_the_real_data_are_read(real_data: Path) -> None:
@@ -211,6 +206,6 @@ def test_an_umlaut_of_one_or_two_characters_is_the_same_file(tmp_path: Path, on_
     file.write_bytes(b"x")
     name_in_table = unicodedata.normalize(in_table, "Schädel/Übersicht.png")
     table(tmp_path, f"file_name,patient_id,task,label\n{name_in_table},P1,lung-ct,normal\n")
-    rows = read_metadata(tmp_path)
+    rows, messages = read_with_remarks(tmp_path)
     assert (tmp_path / rows["file_name"].iloc[0]).samefile(file)
-    assert any("left out: 2 .png" in text for text in remarks(tmp_path, rows))  # the two files that `table` writes
+    assert any("left out: 2 .png" in text for text in messages)  # the two files that `table` writes

@@ -14,7 +14,7 @@ from pydicom import Dataset, dcmread
 
 from data import parallel
 from data.batch.examine_scan import scan_sha256
-from data.batch.manifest import IndexedBatch, batch_digest, index_batch
+from data.batch.manifest import IndexedBatch, index_batch
 from data.dataset import shards
 from data.phantom import batch as phantom_batch
 from data.phantom import study
@@ -24,6 +24,7 @@ from data.scan.preprocess import unit_pixels
 from data.scan.series import join_series
 from lineage import fingerprint
 from lineage.errors import Fault
+from tests.data.conftest import read_digest
 from tests.data.scan.test_read import dicom
 
 SLICES = 5
@@ -98,15 +99,15 @@ def test_the_bytes_of_a_series_do_not_depend_on_file_names(
 ) -> None:
     source = series_batch("folders")
     first = index_batch(source, tmp_path / "one", lung)
-    assert first.digest == batch_digest(source)
+    assert first.digest == read_digest(source, lung)
     for number, path in enumerate(sorted((source / "case-0").iterdir(), reverse=True)):
         path.rename(path.with_name(f"renamed {number}"))
     (source / "case-0" / ".DS_Store").write_bytes(b"left by a viewer")
     renamed = index_batch(source, tmp_path / "two", lung)
-    assert renamed.digest == first.digest == batch_digest(source)
+    assert renamed.digest == first.digest == read_digest(source, lung)
     assert fingerprint.hash_folder(tmp_path / "one") == fingerprint.hash_folder(tmp_path / "two")
     (source / "case-0" / "renamed 0").unlink()
-    assert batch_digest(source) != first.digest
+    assert read_digest(source, lung) != first.digest
     assert scan_sha256(source / "case-0") != scan_sha256(source / "case-1")
 
 

@@ -25,6 +25,7 @@ from data.scan import preprocess
 from data.scan.read import read_scan
 from lineage import fingerprint
 from lineage.errors import Fault
+from tests.data.conftest import read_digest
 
 Rows = list[dict[str, str]]
 
@@ -137,10 +138,10 @@ def test_the_same_batch_gives_the_same_bytes_and_another_mask_another_digest(
 ) -> None:
     digests = [manifest.index_batch(masked, tmp_path / name, brain).digest for name in ("one", "two")]
     assert (tmp_path / "one/masks.npz").read_bytes() == (tmp_path / "two/masks.npz").read_bytes()
-    assert digests == [manifest.batch_digest(masked)] * 2
+    assert digests == [read_digest(masked, brain)] * 2
     names = sorted((masked / "masks").iterdir())
     names[0].write_bytes(names[1].read_bytes())
-    assert manifest.batch_digest(masked) != digests[0]
+    assert read_digest(masked, brain) != digests[0]
 
 
 def test_narrowing_removes_the_masks_of_other_units(masked: Path, brain: Task, tmp_path: Path) -> None:

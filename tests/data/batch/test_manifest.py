@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from blake3 import blake3
 
-from data.batch.manifest import COLUMNS, TEXT, IndexedBatch, batch_digest, embeddings, index_batch, read_manifest
+from data.batch.manifest import COLUMNS, TEXT, IndexedBatch, embeddings, index_batch, read_manifest
 from data.phantom import batch as phantom_batch
 from data.phantom import study
 from data.record import Task
 from data.scan import read
 from lineage.errors import Fault
+from tests.data.conftest import read_digest
 
 Row = dict[str, str]
 Edit = Callable[[Callable[[list[Row]], list[Row] | None]], None]
@@ -67,12 +68,12 @@ def test_the_same_batch_has_the_same_digest_under_any_name_and_on_any_number_of_
     batch: Path, indexed: IndexedBatch, lung: Task, tmp_path: Path
 ) -> None:
     renamed = shutil.copytree(batch, tmp_path / "again")
-    assert batch_digest(batch) == batch_digest(renamed) == indexed.digest
+    assert read_digest(batch, lung) == read_digest(renamed, lung) == indexed.digest
     reindexed = index_batch(renamed, tmp_path / "alone", lung, workers=1)
     pd.testing.assert_frame_equal(reindexed.manifest, indexed.manifest)
     scan_file = next(renamed.glob("*.dcm"))
     scan_file.write_bytes(scan_file.read_bytes() + b"\0")
-    assert batch_digest(renamed) != indexed.digest
+    assert read_digest(renamed, lung) != indexed.digest
 
 
 def test_the_manifest_is_read_back_unchanged(indexed: IndexedBatch, home: Path) -> None:

@@ -9,7 +9,7 @@ import pydicom
 import pytest
 
 from data.batch.manifest import index_batch
-from data.batch.metadata_table import read_metadata, remarks
+from data.batch.metadata_table import read_with_remarks
 from data.deidentify.pseudonyms import age_in_years, age_string, identity_columns, parse_number, shift_date
 from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Scan, Task, ValueUnit
 from lineage.errors import Fault
@@ -128,4 +128,4 @@ def test_ages_in_the_manifest_equal_those_in_the_stored_copies(real_data: Path, 
         assert age_in_years(stored) == value
     text = (source / "metadata.csv").read_text().replace("truth\n", "truth,age\n").replace("reader\n", "reader,old\n")
     (source / "metadata.csv").write_text(text)
-    assert any("no age in the column age" in remark for remark in remarks(source, read_metadata(source)))
+    assert any("no age in the column age" in remark for remark in read_with_remarks(source)[1])

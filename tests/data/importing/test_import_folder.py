@@ -25,7 +25,7 @@ from data.settings import IngestSettings
 from lineage import fingerprint
 from lineage.errors import Fault
 
-CLEAN = Validation(True, {}, [], [], Path("page"), {})
+CLEAN = Validation(True, (), [], [], Path("page"), {})
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from data.settings import IngestSettings
 from lineage.errors import Fault
 from lineage.record.verdict import Outcome
 
-CLEAN = Validation(True, {}, [], [], Path("page"), {})
+CLEAN = Validation(True, (), [], [], Path("page"), {})
 Edit = Callable[[Callable[[list[dict[str, str]]], list[dict[str, str]] | None]], None]
 
 

@@ -77,7 +77,7 @@ def test_ids_that_may_be_visits_get_a_warning_unless_a_group_is_given(batch: Pat
 
 
 def remarks(batch: Path) -> list[str]:
-    return metadata_table.remarks(batch, metadata_table.read_metadata(batch))
+    return metadata_table.read_with_remarks(batch)[1]
 
 
 @pytest.mark.parametrize(

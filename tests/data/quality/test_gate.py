@@ -6,17 +6,24 @@ from pathlib import Path
 import pytest
 
 from data.batch.manifest import RefusedFile
+from data.quality.findings import Finding, read_finding
 from data.quality.gate import admit
 from data.quality.leakage import Findings
 from data.quality.suite import Validation
 from data.settings import IngestSettings
 from lineage.record.verdict import Outcome, from_dict
 
-CLEAN = Findings({}, [], {"exact_copies": 0})
+CLEAN = Findings((), [], {"exact_copies": 0})
+
+
+def findings_of(failing: dict[str, list[str]]) -> list[Finding]:
+    return [read_finding(unit, reason) for unit, reasons in failing.items() for reason in reasons]
 
 
 def validation(errors: tuple[str, ...] = (), warnings: tuple[str, ...] = (), **failing: list[str]) -> Validation:
-    return Validation(not failing and not errors, failing, list(errors), list(warnings), Path("page.html"), {"met": 3})
+    findings = findings_of(failing)
+    success = not findings and not errors
+    return Validation(success, findings, list(errors), list(warnings), Path("page.html"), {"met": 3})
 
 
 def test_a_clean_batch_passes_with_its_count(ingest: IngestSettings) -> None:
@@ -29,7 +36,7 @@ def test_a_clean_batch_passes_with_its_count(ingest: IngestSettings) -> None:
 
 def test_failing_scans_stay_out_and_the_others_pass(ingest: IngestSettings) -> None:
     copies = {f"u{number}": ["exact copy: u0"] for number in range(1, 8)}
-    verdict, failing = admit("b1", validation(u1=["blank"]), Findings(copies, [], {}), [], 100, ingest)
+    verdict, failing = admit("b1", validation(u1=["blank"]), Findings(findings_of(copies), [], {}), [], 100, ingest)
     assert verdict.outcome is Outcome.PASS
     assert verdict.reasons[0] == "93 of 100 units are admitted, 7 stay out"
     assert "7 units out, exact copy: u1, u2, u3, u4, u5 and 2 more" in verdict.reasons
@@ -67,7 +74,7 @@ def test_an_error_of_the_table_keeps_the_batch_out(ingest: IngestSettings) -> No
 
 
 def test_warnings_are_reported_and_do_not_decide(ingest: IngestSettings) -> None:
-    findings = Findings({}, ["header facts predict the label"], {})
+    findings = Findings((), ["header facts predict the label"], {})
     verdict, _ = admit("b", validation(warnings=("the site is not stated",)), findings, [], 10, ingest)
     assert verdict.outcome is Outcome.PASS
     assert verdict.reasons[1:] == ("warning: the site is not stated", "warning: header facts predict the label")
@@ -120,7 +127,7 @@ def test_the_tolerated_share_can_be_0_or_1(
 
 
 def test_a_verdict_has_its_figures(ingest: IngestSettings) -> None:
-    findings = Findings({"u2": ["exact copy: u1"]}, [], {"exact_copies": 1})
+    findings = Findings(findings_of({"u2": ["exact copy: u1"]}), [], {"exact_copies": 1})
     verdict, _ = admit("b", validation(u1=["blank"]), findings, [RefusedFile("x", "y")], 30, ingest)
     assert verdict.figures == {
         "units": 30,
@@ -138,7 +145,7 @@ def test_a_verdict_has_its_figures(ingest: IngestSettings) -> None:
 
 
 def test_each_unit_has_its_reasons_once(ingest: IngestSettings) -> None:
-    findings = Findings({"u3": ["blank"], "u1": ["exact copy: u0", "blank"]}, [], {})
+    findings = Findings(findings_of({"u3": ["blank"], "u1": ["exact copy: u0", "blank"]}), [], {})
     _, failing = admit("b", validation(u2=["blank", "saturated"], u1=["blank"]), findings, [], 100, ingest)
     assert list(failing.items()) == [
         ("u1", ["blank", "exact copy: u0"]),

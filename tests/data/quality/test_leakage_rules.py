@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from data.quality.findings import FindingKind
 from data.quality.leakage import Findings, check_leakage
 from data.quality.shortcuts import GREYS, NUMBERS
 from data.scan.slice_features import FACTS
@@ -256,10 +257,28 @@ def test_one_person_of_the_headers_with_two_ids_stays_out() -> None:
         unit("a", "P1", 1, header_patient="h"), unit("b", "P2", 2, header_patient="h"), unit("c", "P3", 3)
     )
     assert set(findings.failing) == {"a", "b"} and findings.figures["patient_contradictions"] == 1
+    assert {finding.kind for finding in findings.findings} == {FindingKind.PERSON_WITH_TWO_PATIENTS}
     against_admitted = check_units(
         unit("a", "P1", 1, header_patient="h"), admitted=(unit("old", "P2", 2, header_patient="h"),)
     )
     assert set(against_admitted.failing) == {"a"} and against_admitted.figures["patient_contradictions"] == 1
+
+
+@pytest.mark.parametrize(
+    ("patients", "signs", "kind"),
+    [
+        (("P1", "P2"), ({"header_patient": "h"}, {"header_patient": "h"}), FindingKind.PERSON_WITH_TWO_PATIENTS),
+        (("P1", "P1"), ({"header_patient": "h"}, {"header_patient": "i"}), FindingKind.PATIENT_OF_TWO_PERSONS),
+        (("P1", "P1"), ({"header_person": "both h"}, {"header_person": "both i"}), FindingKind.PATIENT_OF_TWO_NAMES),
+        (("P1", "P2"), ({"spelling": "s"}, {"spelling": "s"}), FindingKind.PATIENT_SPELT_TWICE),
+        (("P1", "P2"), ({"group_spelling": "s"}, {"group_spelling": "s"}), FindingKind.GROUP_SPELT_TWICE),
+    ],
+)
+def test_every_contradiction_of_patients_has_its_kind(
+    patients: tuple[str, str], signs: tuple[dict[str, str], dict[str, str]], kind: FindingKind
+) -> None:
+    units = [unit(f"u{index}", patients[index], index, **signs[index]) for index in range(2)]
+    assert {finding.kind for finding in check_units(*units, unit("c", "P3", 3)).findings} == {kind}
 
 
 def test_an_ambiguous_header_sign_gives_a_warning() -> None:

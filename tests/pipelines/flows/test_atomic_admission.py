@@ -97,7 +97,7 @@ def run_admission(name: str) -> str | None:
     batches = ingest.unjudged_batches(Path("inbox", name))
     for batch in batches:
         arrived_at = ingest.record_arrival(batch)
-        indexed = manifest.index_batch(batch.source, batch.staging, batch.task)
+        indexed = manifest.index_incoming(batch, ingest.staging_folder(batch.name))
         return ingest.admit_batch.fn(batch, indexed.manifest, arrived_at)
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import gzip
 import os
@@ -127,7 +128,7 @@ def admit_corrections(table: pd.DataFrame, patient: str) -> None:
     Path("inbox/fix").mkdir()
     Path("inbox/fix/metadata.csv").write_text("\n".join([heading, *rows]) + "\n", encoding="utf-8")
     batch = ingest.read_incoming_batch(Path("inbox/fix"))
-    verdict, corrections, _ = ingest_corrections.examine_corrections("fix", batch.source, task, params.load().ingest)
+    verdict, corrections, _ = ingest_corrections.examine_corrections(batch, params.load().ingest)
     assert (verdict.outcome, len(corrections)) == (Outcome.PASS, 2), verdict.reasons
     ingest.admit_batch.fn(batch, corrections, ingest.record_arrival(batch))
 
@@ -154,9 +155,8 @@ def predict_and_watch(patient: str) -> list[bytes]:
 
 def refuse_batch(table: pd.DataFrame) -> None:
     """Quarantine the first batch under another name. Its validation page names failing units."""
-    batch = ingest.read_incoming_batch(Path("inbox/first"))
-    batch = ingest.IncomingBatch("third", batch.source, batch.task, batch.digest)
-    manifest.index_batch(batch.source, batch.staging, batch.task)
+    batch = dataclasses.replace(ingest.read_incoming_batch(Path("inbox/first")), name="third")
+    manifest.index_incoming(batch, ingest.staging_folder("third"))
     ingest.quarantine_batch(batch, Verdict("data", "third", Outcome.FAIL, ("refused",)))
     suite.validate(table.assign(label="?"), batch.task, params.load().ingest, paths.state_path("gx"), "third")
 
@@ -406,17 +406,13 @@ def test_a_patient_with_only_a_prediction_is_withdrawn_too(workspace: PatientWor
 
 def test_a_withdrawn_patient_is_not_admitted_again(workspace: PatientWorkspace) -> None:
     withdraw.withdraw(locate.locate_patient(workspace.identity), "consent withdrawn")
-    batch = ingest.IncomingBatch("again", Path("inbox/first"), params.load().tasks[TASK], "0" * 64)
-    indexed = ingest.drop_withdrawn_patients(
-        manifest.index_batch(batch.source, batch.staging, batch.task), batch.staging
-    )
+    batch, staging = ingest.read_incoming_batch(Path("inbox/first")), ingest.staging_folder("again")
+    indexed = ingest.drop_withdrawn_patients(manifest.index_incoming(batch, staging), staging)
     assert workspace.patient not in set(indexed.manifest["patient"])
     assert [refusal.reason for refusal in indexed.refused] == [
         "the patient was withdrawn; take the file out of the batch"
     ]
-    assert not [
-        path for path in batch.staging.rglob("*.gz") if sha256(path.read_bytes()).hexdigest() in workspace.scans
-    ]
+    assert not [path for path in staging.rglob("*.gz") if sha256(path.read_bytes()).hexdigest() in workspace.scans]
 
 
 def test_an_unknown_patient_is_refused(workspace: PatientWorkspace) -> None:

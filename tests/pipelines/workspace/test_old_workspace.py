@@ -37,7 +37,7 @@ def admit_with_old_columns(name: str) -> None:
     interrupted_runs.recover_workspace()
     batch = ingest.unjudged_batches(Path("inbox", name))[0]
     arrived = ingest.record_arrival(batch)
-    manifest = batch_manifest.index_batch(batch.source, batch.staging, batch.task).manifest
+    manifest = batch_manifest.index_incoming(batch, ingest.staging_folder(batch.name)).manifest
     ingest.admit_batch.fn(batch, manifest.drop(columns=list(NEW_COLUMNS)), arrived)
 
 
