@@ -5,12 +5,8 @@ An unknown or missing key is a Fault. A key whose field has a default may be mis
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import json
-import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,26 +18,11 @@ from data.settings import IngestSettings, SplitSettings
 from lineage.errors import Fault
 from lineage.fingerprint import digest
 from monitoring.settings import MonitoringSettings
+from pipelines.settings_validation import NAME, check_keys, read_section
 from serving.settings import ServingSettings
 from training.settings import CalibrateSettings, EvaluateSettings, FitSettings, PromotionSettings
 
-if typing.TYPE_CHECKING:
-    from pydantic import TypeAdapter
-    from pydantic_core import ErrorDetails
-
-NAME = "params.yaml"
 FIT = "fit"  # the section, and the key with the overrides of a task
-TYPE_WORDS = {  # by pydantic's name of an error
-    "bool": "bool",
-    "int": "int",
-    "int_from_float": "int",
-    "float": "float",
-    "finite_number": "a finite number",
-    "string": "str",
-    "tuple": "a list",
-    "dict": "a mapping",
-    "dataclass": "a mapping",
-}
 
 
 @dataclass(frozen=True)
@@ -103,23 +84,15 @@ def load(folder: Path | None = None) -> Params:
     record = raw(folder)
     hints = typing.get_type_hints(Params)
     sections = {name: hint for name, hint in hints.items() if name not in ("digest", "fits")}
-    for name in sorted(record.keys() - sections.keys(), key=str):
-        raise _unknown_key(str(name), sections)
-    for name in sorted(sections.keys() - record.keys()):
-        raise _missing_key(name)
+    check_keys(record, sections)
     if not isinstance(record["tasks"], Mapping):
         raise Fault(f"{NAME}: tasks must be a mapping, not {record['tasks']!r}")
+    content = record | {"serving": _without_keep_scans(record["serving"])}
+    values = {name: read_section(hint, content[name], name) for name, hint in sections.items() if name != "tasks"}
+    _check_split(values["split"])
     tasks = {name: _read_task(name, facts) for name, facts in record["tasks"].items()}
     task_fits = {name: facts[FIT] for name, facts in record["tasks"].items() if FIT in facts}
     fits = {name: _read_fit(name, record[FIT], facts) for name, facts in task_fits.items()}
-    content = record | {"serving": _without_keep_scans(record["serving"])}
-    values = {name: _read(hint, content[name], name) for name, hint in sections.items() if name != "tasks"}
-    split = values["split"]
-    if split.test + split.validation >= 1:
-        raise Fault(
-            f"{NAME}: split.test and split.validation must be below 1 together, not {split.test:g} + "
-            f"{split.validation:g}; the rest is for training"
-        )
     return Params(tasks=tasks, digest=digest(record), fits=fits, **values)
 
 
@@ -137,13 +110,21 @@ def raw(folder: Path | None = None) -> dict[str, Any]:
     return record
 
 
+def _check_split(split: SplitSettings) -> None:
+    if split.test + split.validation >= 1:
+        raise Fault(
+            f"{NAME}: split.test and split.validation must be below 1 together, not {split.test:g} + "
+            f"{split.validation:g}; the rest is for training"
+        )
+
+
 def _read_task(name: str, facts: Any) -> Task:
     where = f"tasks.{name}"
     if not isinstance(facts, Mapping):
         raise Fault(f"{NAME}: {where} must be a mapping of facts")
     if "name" in facts:
         raise Fault(f"{NAME}: unknown key {where}.name; the key under `tasks` is the name of the task")
-    task: Task = _read(Task, {"name": name} | {key: value for key, value in facts.items() if key != FIT}, where)
+    task: Task = read_section(Task, {"name": name} | {key: value for key, value in facts.items() if key != FIT}, where)
     if unknown := set(task.positive) - set(task.classes):
         raise Fault(f"{NAME}: {where}.positive names {sorted(unknown)}, which is not among its classes")
     if not task.positive or len(set(task.classes)) < 2:
@@ -166,7 +147,7 @@ def _read_fit(name: str, shared: Any, overrides: Any) -> FitSettings:
     for key in ("strategy", "warm"):
         if key in overrides:
             raise Fault(f"{NAME}: {where}.{key} can't differ between tasks; set {FIT}.{key}")
-    settings: FitSettings = _read(FitSettings, _merge(shared, overrides), where)
+    settings: FitSettings = read_section(FitSettings, _merge(shared, overrides), where)
     return settings
 
 
@@ -184,73 +165,6 @@ def _without_keep_scans(serving: Any) -> Any:
     if serving["keep_scans"] is not False:
         raise Fault(f"{NAME}: serving.keep_scans can't be {serving['keep_scans']!r}: no scan is stored; remove the key")
     return {key: value for key, value in serving.items() if key != "keep_scans"}
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """A section as an instance of its dataclass. Fault for its first wrong key or value.
-
-    The value passes pydantic as JSON, where a list is a tuple and a word is a member of an enumeration; all other types
-    are strict.
-    """
-    from pydantic import ValidationError
-
-    text = json.dumps({where: _plain(kind, value)}, default=lambda value: {type(value).__name__: [str(value)]})
-    try:
-        return _validator(kind).validate_json(text)[where]
-    except ValidationError as error:
-        raise _fault(kind, error.errors(include_url=False), where) from error
-
-
-@functools.cache
-def _validator(kind: Any) -> TypeAdapter[dict[str, Any]]:
-    """The validator of sections of a kind by name; its configuration applies to the dataclasses in it too."""
-    from pydantic import ConfigDict, TypeAdapter
-
-    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-    sections: Any = types.GenericAlias(dict, (str, kind))
-    return TypeAdapter(sections, config=config)
-
-
-def _plain(kind: Any, value: Any) -> Any:
-    """The value with texts as keys, and `{}` where a section is empty."""
-    is_section = dataclasses.is_dataclass(kind)
-    if isinstance(value, Mapping):
-        hints = typing.get_type_hints(kind) if is_section else {}
-        return {str(key): _plain(hints.get(key), entry) for key, entry in value.items()}
-    return {} if is_section and value is None else value
-
-
-def _fault(kind: Any, errors: Sequence[ErrorDetails], where: str) -> Fault:
-    """The Fault of one of pydantic's errors: an unknown key, which can explain a missing one; else the first."""
-    order = ("unexpected_keyword_argument", "missing")
-    error = min(errors, key=lambda error: order.index(error["type"]) if error["type"] in order else len(order))
-    code, value, context = error["type"], error["input"], error.get("ctx", {})
-    keys = error["loc"][1:]
-    if code == "missing" and keys and isinstance(keys[-1], int):  # a list that is too short
-        code, keys = "too_short", keys[:-1]
-    name = where + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
-    if code == "unexpected_keyword_argument":
-        return _unknown_key(name, _section(kind, keys[:-1]))
-    if code == "missing":
-        return _missing_key(name)
-    allowed = TYPE_WORDS.get(code.removesuffix("_type")) or str(context.get("expected", context.get("error", "")))
-    if not allowed:
-        return Fault(f"{NAME}: {name} has the unusable value {value!r}")
-    return Fault(f"{NAME}: {name} must be {allowed.replace(chr(39), '')}, not {value!r}")
-
-
-def _section(kind: Any, keys: Sequence[int | str]) -> Mapping[str, Any]:
-    """The fields below these keys of a dataclass, by name."""
-    hints = typing.get_type_hints(kind)
-    return _section(hints[str(keys[0])], keys[1:]) if keys else hints
-
-
-def _unknown_key(name: str, fields: Mapping[str, Any]) -> Fault:
-    return Fault(f"{NAME}: unknown key {name}; known here: {', '.join(sorted(fields)) or 'none'}")
-
-
-def _missing_key(name: str) -> Fault:
-    return Fault(f"{NAME}: missing key {name}; the shipped {NAME} shows its default")
 
 
 __all__ = ["NAME", "ChangePlan", "Params", "PixelSettings", "Pooling", "ScheduleSettings", "load", "raw"]
