@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.ranges import Range
 from lineage.errors import Fault
+
+Hounsfield = Annotated[float, Range(unit="HU")]
+WindowWidth = Annotated[float, Range(above=0, unit="HU")]
+PoolingRule = Literal["mean", "topk"]
+Cluster = Literal["patient", "group"]  # slices of one patient are not independent
 
 
 class Modality(StrEnum):
@@ -64,16 +71,16 @@ class PixelSettings:
     `window` is None if intensities are arbitrary (MR). Then the 1st to 99.5th percentile of the slice is used.
     """
 
-    size: int
-    window: tuple[float, float] | None
+    size: Annotated[int, Range(least=16, unit="pixels")]
+    window: tuple[Hounsfield, WindowWidth] | None
 
 
 @dataclass(frozen=True)
 class Pooling:
     """How the slices of a case are pooled to one answer: `mean`, or `topk` (mean of the k most positive slices)."""
 
-    rule: str
-    k: int
+    rule: PoolingRule
+    k: Annotated[int, Range(least=0, unit="slices")]
 
 
 @dataclass(frozen=True)
@@ -90,12 +97,12 @@ class Task:
     body_parts: tuple[str, ...]
     classes: tuple[str, ...]
     positive: tuple[str, ...]
-    unit: str
-    cluster: str
+    unit: Literal["slice"]
+    cluster: Cluster
     ordered: bool
     pixels: PixelSettings
     pooling: Pooling
-    sensitivity: float
+    sensitivity: Annotated[float, Range(above=0, most=1, unit="sensitivity")]
     note: str
     field_of_view: FieldOfView = FieldOfView.BODY
     mask: MaskMeaning = MaskMeaning.POSITIVE
@@ -230,7 +237,7 @@ MANIFEST = (
 )
 
 
-INDEPENDENT = ("patient", "group")
+INDEPENDENT: tuple[str, ...] = get_args(Cluster)
 
 
 def check_cluster(task: Task) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated, Literal
+
+from data.ranges import Range
 
 
 class Disagreement(StrEnum):
@@ -25,11 +28,11 @@ class IngestSettings:
     `disagreement` of several readers of one scan: `majority` (a tie is refused) or `refuse` (any is refused).
     """
 
-    quarantine: str
-    max_failing: float
-    min_clusters_per_class: int
-    near_duplicate_likeness: float
-    shortcut_accuracy: float
+    quarantine: Literal["scan", "batch"]
+    max_failing: Annotated[float, Range(least=0, most=1, unit="share of the units")]
+    min_clusters_per_class: Annotated[int, Range(least=0, unit="patients")]
+    near_duplicate_likeness: Annotated[float, Range(above=0, most=1, unit="correlation")]
+    shortcut_accuracy: Annotated[float, Range(above=0, most=1, unit="balanced accuracy")]
     disagreement: Disagreement = Disagreement.MAJORITY
 
 
@@ -37,6 +40,6 @@ class IngestSettings:
 class SplitSettings:
     """The shares of the clusters of each stratum for test and validation; the rest is for training."""
 
-    seed: int
-    test: float
-    validation: float
+    seed: int  # part of a text that is hashed: any number
+    test: Annotated[float, Range(above=0, below=1, unit="share of the patients")]
+    validation: Annotated[float, Range(above=0, below=1, unit="share of the patients")]

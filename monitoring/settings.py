@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from data.ranges import PATIENTS, PROBABILITY, Range
+
+MAX_HOURS = 1_000_000  # more than a century
 
 
 @dataclass(frozen=True)
@@ -13,9 +18,9 @@ class MonitoringSettings:
     number of patients in the window; `retrain_labels` a number of units admitted since the last training.
     """
 
-    window_hours: float
-    min_clusters: int
-    alpha: float
-    permutations: int
-    cooldown_hours: float
-    retrain_labels: int
+    window_hours: Annotated[float, Range(above=0, most=MAX_HOURS, unit="hours")]
+    min_clusters: Annotated[int, PATIENTS]
+    alpha: Annotated[float, PROBABILITY]
+    permutations: Annotated[int, Range(least=1, unit="permutations")]
+    cooldown_hours: Annotated[float, Range(least=0, most=MAX_HOURS, unit="hours")]
+    retrain_labels: Annotated[int, Range(least=1, unit="units")]

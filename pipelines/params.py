@@ -5,12 +5,9 @@ An unknown or missing key is a Fault. A key whose field has a default may be mis
 
 from __future__ import annotations
 
-import dataclasses
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +18,10 @@ from data.settings import IngestSettings, SplitSettings
 from lineage.errors import Fault
 from lineage.fingerprint import digest
 from monitoring.settings import MonitoringSettings
+from pipelines.settings_validation import NAME, check_keys, read_section
 from serving.settings import ServingSettings
 from training.settings import CalibrateSettings, EvaluateSettings, FitSettings, PromotionSettings
 
-NAME = "params.yaml"
 OBSOLETE = ("prepare",)  # empty sections of older files, which had no effect
 FIT = "fit"  # the section, and the key with the overrides of a task
 
@@ -80,14 +77,17 @@ class Params:
 def load(folder: Path | None = None) -> Params:
     """Read `params.yaml` of a workspace (default: the current folder)."""
     record = raw(folder)
-    sections = {field.name for field in dataclasses.fields(Params)} - {"digest", "fits"}
-    obsolete = {name for name in OBSOLETE if not record.get(name)}
-    _check_keys(set(record) - obsolete, sections, "")
+    hints = typing.get_type_hints(Params)
+    sections = {name: hint for name, hint in hints.items() if name not in ("digest", "fits")}
+    check_keys({name: value for name, value in record.items() if value or name not in OBSOLETE}, sections)
+    if not isinstance(record["tasks"], Mapping):
+        raise Fault(f"{NAME}: tasks must be a mapping, not {record['tasks']!r}")
+    content = record | {"serving": _without_keep_scans(record["serving"])}
+    values = {name: read_section(hint, content[name], name) for name, hint in sections.items() if name != "tasks"}
+    _check_split(values["split"])
     tasks = {name: _read_task(name, facts) for name, facts in record["tasks"].items()}
     task_fits = {name: facts[FIT] for name, facts in record["tasks"].items() if FIT in facts}
     fits = {name: _read_fit(name, record[FIT], facts) for name, facts in task_fits.items()}
-    hints = typing.get_type_hints(Params)
-    values = {name: _fill(hints[name], record[name], name) for name in sections - {"tasks"}}
     return Params(tasks=tasks, digest=digest(record), fits=fits, **values)
 
 
@@ -105,18 +105,32 @@ def raw(folder: Path | None = None) -> dict[str, Any]:
     return record
 
 
+def _check_split(split: SplitSettings) -> None:
+    if split.test + split.validation >= 1:
+        raise Fault(
+            f"{NAME}: split.test and split.validation must be below 1 together, not {split.test:g} + "
+            f"{split.validation:g}; the rest is for training"
+        )
+
+
 def _read_task(name: str, facts: Any) -> Task:
+    where = f"tasks.{name}"
     if not isinstance(facts, Mapping):
-        raise Fault(f"{NAME}: tasks.{name} must be a mapping of facts")
-    task_facts = {key: value for key, value in facts.items() if key != FIT}
-    task: Task = _fill(Task, {"name": name, **task_facts}, f"tasks.{name}")
+        raise Fault(f"{NAME}: {where} must be a mapping of facts")
+    if "name" in facts:
+        raise Fault(f"{NAME}: unknown key {where}.name; the key under `tasks` is the name of the task")
+    task: Task = read_section(Task, {"name": name} | {key: value for key, value in facts.items() if key != FIT}, where)
     if unknown := set(task.positive) - set(task.classes):
-        raise Fault(f"{NAME}: tasks.{name}.positive names {sorted(unknown)}, which is not among its classes")
-    if not task.positive or len(task.classes) < 2:
-        raise Fault(f"{NAME}: tasks.{name} needs at least two classes and one positive class")
+        raise Fault(f"{NAME}: {where}.positive names {sorted(unknown)}, which is not among its classes")
+    if not task.positive or len(set(task.classes)) < 2:
+        raise Fault(f"{NAME}: {where} needs at least two classes and one positive class")
+    if len(set(task.classes)) < len(task.classes):
+        raise Fault(f"{NAME}: {where}.classes repeats a class; each class occurs once")
+    if task.pooling.rule == "topk" and task.pooling.k < 1:
+        raise Fault(f"{NAME}: {where}.pooling.k must be at least 1 for the rule topk, not {task.pooling.k}")
     invalid_classes = [name for name in task.lesion_free if name not in task.classes or name in task.positive]
     if invalid_classes or (task.lesion_free and task.mask is not MaskMeaning.LESION):
-        raise Fault(f"{NAME}: tasks.{name}.lesion_free is for `mask: lesion`, and may name negative classes only")
+        raise Fault(f"{NAME}: {where}.lesion_free is for `mask: lesion`, and may name negative classes only")
     return task
 
 
@@ -128,7 +142,7 @@ def _read_fit(name: str, shared: Any, overrides: Any) -> FitSettings:
     for key in ("strategy", "warm"):
         if key in overrides:
             raise Fault(f"{NAME}: {where}.{key} can't differ between tasks; set {FIT}.{key}")
-    settings: FitSettings = _fill(FitSettings, _merge(shared, overrides), where)
+    settings: FitSettings = read_section(FitSettings, _merge(shared, overrides), where)
     return settings
 
 
@@ -139,55 +153,13 @@ def _merge(shared: Any, overrides: Any) -> Any:
     return {**shared, **{key: _merge(shared.get(key), value) for key, value in overrides.items()}}
 
 
-def _check_keys(keys: set[str], fields: set[str], where: str, optional: frozenset[str] = frozenset()) -> None:
-    prefix = f"{where}." if where else ""
-    if unknown := sorted(keys - fields):
-        raise Fault(f"{NAME}: unknown key {prefix}{unknown[0]}; known here: {', '.join(sorted(fields)) or 'none'}")
-    if missing := sorted(fields - keys - optional):
-        raise Fault(f"{NAME}: missing key {prefix}{missing[0]}; the shipped {NAME} shows its default")
-
-
-def _fill(target_type: Any, value: Any, where: str) -> Any:
-    if not dataclasses.is_dataclass(target_type):
-        return _convert(target_type, value, where)
-    value = {} if value is None else value
-    if not isinstance(value, Mapping):
-        raise Fault(f"{NAME}: {where} must be a mapping, not {value!r}")
-    fields = dataclasses.fields(target_type)
-    _check_keys(
-        set(value), {field.name for field in fields}, where, frozenset(filter(None, map(_name_if_default, fields)))
-    )
-    hints = typing.get_type_hints(target_type)
-    values = {name: _fill(hints[name], entry, f"{where}.{name}") for name, entry in value.items()}
-    return typing.cast("type[Any]", target_type)(**values)
-
-
-def _name_if_default(field: dataclasses.Field[Any]) -> str:
-    """The name of a field with a default; empty for a field without."""
-    return field.name if (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING) else ""
-
-
-def _convert(target_type: Any, value: Any, where: str) -> Any:
-    """Convert a YAML value to the type of its field. Fault if it does not fit."""
-    origin, inner = typing.get_origin(target_type), typing.get_args(target_type)
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _convert(next(k for k in inner if k is not type(None)), value, where)
-    try:
-        if origin is tuple:
-            element_types = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
-            return tuple(_convert(k, v, where) for k, v in zip(element_types, value, strict=True))
-        if isinstance(target_type, type) and issubclass(target_type, Enum):
-            return target_type(value)
-        if target_type is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-    except (TypeError, ValueError) as error:
-        raise Fault(f"{NAME}: {where} has the unusable value {value!r}") from error
-    expected_type = origin or target_type
-    if expected_type is not Any and (
-        not isinstance(value, expected_type) or (isinstance(value, bool) and expected_type is not bool)
-    ):
-        raise Fault(f"{NAME}: {where} must be {getattr(expected_type, '__name__', expected_type)}, not {value!r}")
-    return value
+def _without_keep_scans(serving: Any) -> Any:
+    """The section `serving` without a key of 0.1.0. Fault if it asks for what no version does: to store scans."""
+    if not isinstance(serving, Mapping) or "keep_scans" not in serving:
+        return serving
+    if serving["keep_scans"] is not False:
+        raise Fault(f"{NAME}: serving.keep_scans can't be {serving['keep_scans']!r}: no scan is stored; remove the key")
+    return {key: value for key, value in serving.items() if key != "keep_scans"}
 
 
 __all__ = ["NAME", "ChangePlan", "Params", "PixelSettings", "Pooling", "ScheduleSettings", "load", "raw"]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from data.ranges import Range
+from serving.inference.manifest import Engine
 
 
 @dataclass(frozen=True)
@@ -14,9 +18,8 @@ class ServingSettings:
     feature distance is above the quantile `outlier_quantile` of the held-out patients' distances.
     """
 
-    engine: str
-    workers: int
-    keep_scans: bool
-    max_upload_mb: int
-    abstain_below: float
-    outlier_quantile: float
+    engine: Engine
+    workers: Annotated[int, Range(least=1, unit="processes")]
+    max_upload_mb: Annotated[int, Range(least=1, unit="megabytes")]
+    abstain_below: Annotated[float, Range(least=0, most=1, unit="probability")]
+    outlier_quantile: Annotated[float, Range(above=0, most=1, unit="quantile")]

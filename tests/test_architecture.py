@@ -48,6 +48,8 @@ VENDOR_MODULES = {
     "onnxruntime": {"serving/inference/graph.py"},
     "sqlalchemy": {"lineage/record/database.py"},
     "faiss": {"data/duplicates/vector_index.py"},
+    "pydantic": {"pipelines/settings_validation.py"},
+    "pydantic_core": {"pipelines/settings_validation.py", "data/ranges.py"},
 }
 VAGUE = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc"}
 BANNED_NAMES = {

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
+from data.ranges import DRAWS, PATIENTS, PROBABILITY, SEED, SHARE, Range
+
+DIFFERENCE = Range(least=0, most=1, unit="difference")
+GREY_SHARE = Range(least=0, most=1, unit="share of the grey range")
+Backbone = Literal["small", "resnet50", "vgg16", "efficientnetv2b0"]
+Precision = Literal["float32", "bfloat16"]
+Sampling = Literal["natural", "balanced"]
+Strategy = Literal["full", "warm"]
 ALL, HEAD = "all", "head"  # which layers train: all of them, or only the last one
 
 
@@ -15,15 +24,15 @@ class AugmentSettings:
     of another unit, or lose their own (training/fitting/lesion_paste.py).
     """
 
-    rotation: float
-    shift: float
-    zoom: float
+    rotation: Annotated[float, Range(least=0, most=180, unit="degrees")]
+    shift: Annotated[float, Range(least=0, most=1, unit="share of the picture")]
+    zoom: Annotated[float, Range(least=0, below=1, unit="share of the picture")]
     flip: bool
-    brightness: float
-    contrast: float
-    noise: float
-    erase: float = 0.0
-    paste: float = 0.0
+    brightness: Annotated[float, GREY_SHARE]
+    contrast: Annotated[float, GREY_SHARE]
+    noise: Annotated[float, GREY_SHARE]
+    erase: Annotated[float, Range(least=0, most=1, unit="share of the units")] = 0.0
+    paste: Annotated[float, Range(least=0, most=1, unit="share of the units")] = 0.0
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,8 @@ class WarmSettings:
     `folder` with its weights, and their `sha256`.
     """
 
-    replay: float = 0.5
-    learning_rate: float = 0.0005
+    replay: Annotated[float, Range(least=0, most=1, unit="share of the patients")] = 0.5
+    learning_rate: Annotated[float, Range(above=0, unit="per step")] = 0.0005
     parents: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
@@ -51,33 +60,33 @@ class FitSettings:
     `local_contrast`: window of training/network/layers.py in pixels; 0 switches it off.
     """
 
-    seed: int
-    backbone: str
+    seed: Annotated[int, SEED]
+    backbone: Backbone
     weights: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    patience: int
+    epochs: Annotated[int, Range(least=1, unit="epochs")]
+    batch_size: Annotated[int, Range(least=1, unit="units")]
+    learning_rate: Annotated[float, Range(above=0, unit="per step")]
+    patience: Annotated[int, Range(least=0, unit="epochs")]
     class_weights: bool
     augment: AugmentSettings
-    precision: str = "float32"
-    strategy: str = "full"
+    precision: Precision = "float32"
+    strategy: Strategy = "full"
     warm: WarmSettings = WarmSettings()
-    mask_weight: float = 0.0
-    head_epochs: int = 0
+    mask_weight: Annotated[float, Range(least=0, unit="share of the loss")] = 0.0
+    head_epochs: Annotated[int, Range(least=0, unit="epochs")] = 0
     unfreeze_from: str = "all"
-    unfrozen_rate: float = 0.1
-    sampling: str = "natural"
-    local_contrast: int = 0
-    devices: int = 0
+    unfrozen_rate: Annotated[float, Range(above=0, unit="times `learning_rate`")] = 0.1
+    sampling: Sampling = "natural"
+    local_contrast: Annotated[int, Range(least=0, unit="pixels")] = 0
+    devices: Annotated[int, Range(least=0, unit="devices")] = 0
 
 
 @dataclass(frozen=True)
 class CalibrateSettings:
     """Conformal level, and how many validation clusters of each class it needs."""
 
-    min_clusters: int
-    level: float
+    min_clusters: Annotated[int, PATIENTS]
+    level: Annotated[float, PROBABILITY]
 
 
 @dataclass(frozen=True)
@@ -85,25 +94,25 @@ class EvaluateSettings:
     """Resamples and confidence of the clustered bootstrap, precision of the graph (auto, float32, bfloat16), and the
     prevalence for PPV and NPV."""
 
-    seed: int
-    bootstrap: int
-    confidence: float
-    precision: str
-    prevalence: float = 0.05
+    seed: Annotated[int, SEED]
+    bootstrap: Annotated[int, DRAWS]
+    confidence: Annotated[float, PROBABILITY]
+    precision: Literal["auto", "float32", "bfloat16"]
+    prevalence: Annotated[float, Range(above=0, below=1, unit="share")] = 0.05
 
 
 @dataclass(frozen=True)
 class ShadowSettings:
     """Limits of the shadow gate, as shares of answer pairs; `max_slower` is a ratio of median durations."""
 
-    min_clusters: int = 20
-    min_agreement: float = 0.80
-    max_withheld: float = 0.10
-    max_wrong: float = 0.10
-    max_slower: float = 3.0
-    confidence: float = 0.90
-    bootstrap: int = 2000
-    seed: int = 7
+    min_clusters: Annotated[int, PATIENTS] = 20
+    min_agreement: Annotated[float, SHARE] = 0.80
+    max_withheld: Annotated[float, SHARE] = 0.10
+    max_wrong: Annotated[float, SHARE] = 0.10
+    max_slower: Annotated[float, Range(above=0, unit="ratio")] = 3.0
+    confidence: Annotated[float, PROBABILITY] = 0.90
+    bootstrap: Annotated[int, DRAWS] = 2000
+    seed: Annotated[int, SEED] = 7
 
 
 @dataclass(frozen=True)
@@ -116,20 +125,20 @@ class PromotionSettings:
     `room_baseline` from 1, the network must be superior to it; else not inferior by `margin_baseline`.
     """
 
-    approval: str
-    bootstrap: int
-    seed: int
-    alpha: float
-    margin_auroc: float
-    margin_sensitivity: float
-    floor_auroc: float
-    min_clusters: int
-    min_positive_clusters: int
-    margin_brier: float = 0.05
-    room_baseline: float = 0.03
-    margin_baseline: float = 0.05
-    floor_sensitivity: float = 0.50
-    slice_clusters: int = 5
-    budget: float = 0.05
-    looks_per_year: int = 20
+    approval: Literal["required", "automatic"]
+    bootstrap: Annotated[int, DRAWS]
+    seed: Annotated[int, SEED]
+    alpha: Annotated[float, PROBABILITY]
+    margin_auroc: Annotated[float, DIFFERENCE]
+    margin_sensitivity: Annotated[float, DIFFERENCE]
+    floor_auroc: Annotated[float, Range(least=0, most=1, unit="AUROC")]
+    min_clusters: Annotated[int, PATIENTS]
+    min_positive_clusters: Annotated[int, PATIENTS]
+    margin_brier: Annotated[float, DIFFERENCE] = 0.05
+    room_baseline: Annotated[float, DIFFERENCE] = 0.03
+    margin_baseline: Annotated[float, DIFFERENCE] = 0.05
+    floor_sensitivity: Annotated[float, Range(least=0, most=1, unit="sensitivity")] = 0.50
+    slice_clusters: Annotated[int, PATIENTS] = 5
+    budget: Annotated[float, Range(above=0, most=1, unit="probability")] = 0.05
+    looks_per_year: Annotated[int, Range(least=1, unit="looks a year")] = 20
     shadow: ShadowSettings = ShadowSettings()

@@ -78,7 +78,7 @@ def build_release(folder: Path, source: Path, name: str, precision: str) -> tupl
         "prevalence": 0.5,
         "conformal": None,
     }
-    serving = {"engine": "openvino", "keep_scans": False, "abstain_below": 0.0, "max_upload_mb": 128}
+    serving = {"engine": "openvino", "abstain_below": 0.0, "max_upload_mb": 128}
     manifest = {"release": name, "created": database.now(), "tasks": {TASK: facts}, "serving": serving}
     warmups = [("warm-up.dcm", dicom_slices(1)[0][1], TASK)]
     bundle = bento_build.assemble(folder, manifest, {TASK: source}, warmups)

@@ -116,7 +116,6 @@ def home(request: Request, visitor: Visitor) -> Response:
     values = {
         "tasks": release_facts.live_tasks(),
         "limit": release_facts.upload_limit_mb(target.release),
-        "keeps_scans": release_facts.keeps_scans(target.release),
         "release": target.release,
     }
     return page(request, "scan.html", values, visitor)

@@ -87,11 +87,6 @@ def live_tasks() -> list[TaskFacts]:
     return [task_facts(content["release"], task) for task in content["tasks"]] if content else []
 
 
-def keeps_scans(release: str) -> bool:
-    """Whether a release stores the scans that it answers (`serving.keep_scans`)."""
-    return bool((manifest(release) or {"serving": {}})["serving"].get("keep_scans"))
-
-
 def upload_limit_mb(release: str) -> float:
     """The megabytes that one request may send to a release."""
     content = manifest(release)

@@ -8,12 +8,15 @@ import types
 import typing
 from collections.abc import Iterator
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from site_generator import markdown
 from site_generator.source import ROOT
+
+if TYPE_CHECKING:
+    from data.ranges import Range
 
 TASK = "TASK"  # stands for the name of any task
 EXAMPLE = "lung-ct"  # the shipped task whose values the page shows
@@ -21,46 +24,11 @@ DERIVED = ("digest", "fits", "name")  # fields that no key of the file fills
 INTRODUCTION = """# Settings
 
 `params.yaml` of a workspace holds everything that changes results. The file is hashed, logged to MLflow and cited in
-every verdict. An unknown key is refused; a key may be missing only if the table shows a default for it.
+every verdict. An unknown key is refused, and so is a number out of its range or a word that is no choice. A key may be
+missing only if the table shows a default for it.
 
 *Shipped* is the value in the `params.yaml` that `oncoloop init` copies. *Comment* is the comment of that file.
 """
-UNITS: tuple[tuple[str, str], ...] = (
-    (r"_hours$", "hours"),
-    (r"_mb$", "megabytes"),
-    (r"pixels\.size$|local_contrast$", "pixels"),
-    (r"pixels\.window$", "HU: centre, width"),
-    (r"augment\.rotation$", "degrees"),
-    (r"augment\.(shift|zoom)$", "share of the picture"),
-    (r"augment\.(brightness|contrast|noise)$", "share of the grey range"),
-    (r"augment\.(erase|paste)$", "share of the units"),
-    (r"(\.|_)epochs$|patience$", "epochs"),
-    (r"batch_size$", "units"),
-    (r"learning_rate$", "per step"),
-    (r"unfrozen_rate$", "times `learning_rate`"),
-    (r"mask_weight$", "share of the loss"),
-    (r"devices$", "devices"),
-    (r"workers$", "processes"),
-    (r"replay$|split\.(test|validation)$", "share of the patients"),
-    (r"max_failing$|disagreement$", "share of the units"),
-    (r"clusters(_per_class)?$", "patients"),
-    (r"retrain_labels$", "units"),
-    (r"bootstrap$", "draws"),
-    (r"permutations$", "permutations"),
-    (r"alpha$|budget$|level$|confidence$", "probability"),
-    (r"looks_per_year$", "looks a year"),
-    (r"margin_|room_", "difference"),
-    (r"max_slower$", "ratio"),
-    (r"min_agreement$|max_withheld$|max_wrong$|prevalence$", "share"),
-    (r"pooling\.k$", "slices"),
-    (r"likeness$", "correlation"),
-    (r"shortcut_accuracy$", "balanced accuracy"),
-    (r"sensitivity$", "sensitivity"),
-    (r"floor_auroc$", "AUROC"),
-    (r"abstain_below$", "probability"),
-    (r"outlier_quantile$", "quantile"),
-    (r"schedule\.", "cron line"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +44,24 @@ class Key:
     @property
     def unit(self) -> str:
         """The unit of the value; empty for text and switches."""
-        return next((unit for pattern, unit in UNITS if re.search(pattern, self.name)), "")
+        return next((limits.unit for limits in ranges(self.kind) if limits.unit), "")
+
+    @property
+    def range(self) -> str:
+        """The limits of a number in words; of a list those of its values."""
+        texts = [str(limits) for limits in ranges(self.kind)]
+        if len(texts) < 2:
+            return "".join(texts)
+        return ", ".join(f"value {number}: {text}" for number, text in enumerate(texts, start=1) if text)
+
+
+def ranges(kind: Any) -> list[Range]:
+    """The ranges in a type; of a list those of its values, in order."""
+    from data.ranges import Range
+
+    if typing.get_origin(kind) is typing.Annotated:
+        return [entry for entry in kind.__metadata__ if isinstance(entry, Range)]
+    return [limits for part in typing.get_args(kind) for limits in ranges(part)]
 
 
 def page() -> str:
@@ -92,7 +77,9 @@ def page() -> str:
             kind = typing.get_args(kind)[1]
         rows = [_row(key) for key in every if key.name.split(".")[0] == section]
         parts.append(f"## {section}\n\n{_described(kind)}\n")
-        parts.append(markdown.table(("key", "type", "unit", "default", "shipped", "comment"), rows) if rows else "")
+        parts.append(
+            markdown.table(("key", "type", "unit", "range", "default", "shipped", "comment"), rows) if rows else ""
+        )
     return "\n".join(parts)
 
 
@@ -133,7 +120,7 @@ def comments(text: str) -> dict[str, str]:
 
 
 def _keys(kind: Any, name: str, where: str, shipped: Any, remarks: dict[str, str]) -> Iterator[Key]:
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         if field.name in DERIVED:
             continue
@@ -173,6 +160,7 @@ def _row(key: Key) -> tuple[str, ...]:
         markdown.code(key.name),
         _type(key.kind),
         key.unit,
+        key.range,
         markdown.code(key.default),
         markdown.code(key.shipped),
         markdown.text(key.comment),
@@ -181,6 +169,10 @@ def _row(key: Key) -> tuple[str, ...]:
 
 def _type(kind: Any) -> str:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return _type(inner[0])
+    if origin is typing.Literal:
+        return " or ".join(markdown.code(word) for word in inner)
     if origin in (types.UnionType, typing.Union):
         return " or ".join("null" if part is type(None) else _type(part) for part in inner)
     if origin is tuple:

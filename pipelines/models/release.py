@@ -20,6 +20,7 @@ from lineage.record.verdict import Verdict
 from pipelines.params import Params
 from serving.bundle import bento_build
 from serving.inference import outlier, release_integrity
+from serving.inference.manifest import SERVING_KEYS
 
 GRAPH_FILES = ("graph.onnx", "head.npz", "reference.npz")
 
@@ -44,9 +45,7 @@ def build(settings: Params, champions: dict[str, str]) -> BuiltRelease:
     """Assemble the release folder of these versions and build its Bento."""
     sources = {task: registry.download(task, version) for task, version in champions.items()}
     tasks = {task: manifest_entry(settings, task, version, sources[task]) for task, version in champions.items()}
-    serving = {
-        key: getattr(settings.serving, key) for key in ("engine", "keep_scans", "abstain_below", "max_upload_mb")
-    }
+    serving = {key: getattr(settings.serving, key) for key in SERVING_KEYS}
     code = fingerprint.describe_code(bento_build.PACKED_PACKAGES)["files"]
     name = fingerprint.digest({"tasks": tasks, "serving": serving, "code": code})[:12]
     folder = paths.state_path("releases", name)

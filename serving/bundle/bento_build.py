@@ -110,8 +110,6 @@ def _release_manifest(manifest: dict[str, Any], sources: Mapping[str, Path]) -> 
     check_manifest(manifest, "release")
     if set(sources) != set(manifest["tasks"]):
         raise Fault(f"the manifest has the tasks {sorted(manifest['tasks'])}, but the files are for {sorted(sources)}")
-    if manifest["serving"]["keep_scans"]:
-        raise Fault("serving.keep_scans: this version cannot keep scans; set it to false in params.yaml")
     code = fingerprint.digest(fingerprint.describe_code(PACKED_PACKAGES)["files"])
     serving = {key: manifest["serving"][key] for key in (*SERVING_KEYS, "workers") if key in manifest["serving"]}
     return manifest | {"serving": serving, "code": code}

@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lineage.errors import Fault
+from serving.inference.manifest import Engine
 
 Array = NDArray[np.float32]
 Infer = Callable[[list[Array]], list[tuple[Array, Array]]]
 
-ENGINES = ("openvino", "onnxruntime")
+ENGINES: tuple[str, ...] = get_args(Engine)
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 INPUT, LOGITS, FEATURES = "pixels", "logits", "features"
 CHUNK = 64  # images at a time; limits the memory of a long series, and changes no result

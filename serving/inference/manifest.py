@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lineage.errors import Fault
 
@@ -27,7 +27,8 @@ TASK_KEYS = (
     "prevalence",
     "conformal",
 )
-SERVING_KEYS = ("engine", "keep_scans", "abstain_below", "max_upload_mb")
+Engine = Literal["openvino", "onnxruntime"]
+SERVING_KEYS = ("engine", "abstain_below", "max_upload_mb")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

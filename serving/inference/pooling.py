@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Pooling
+from data.record import Pooling, PoolingRule
 from lineage.errors import Fault
 
 Array = NDArray[np.float32]
 Share = float | NDArray[Any]
-RULES = ("mean", "topk")
+RULES: tuple[str, ...] = get_args(PoolingRule)
 INDEPENDENT_MM = 10.0  # slices that are closer together show the same finding, and their errors correlate
 
 

@@ -35,7 +35,7 @@ METRICS = {"auroc": {"value": 0.913, "low": 0.854, "high": 0.957}, "clusters": 4
 MANIFEST = {
     "release": RELEASE,
     "created": "2026-01-31T12:00:00Z",
-    "serving": {"engine": "openvino", "keep_scans": False, "abstain_below": 0.5, "max_upload_mb": 1},
+    "serving": {"engine": "openvino", "abstain_below": 0.5, "max_upload_mb": 1},
     "tasks": {
         "lung-ct": {
             "title": "Lung tumour on a chest CT slice",

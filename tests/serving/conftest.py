@@ -135,7 +135,7 @@ def dicom(bright: bool, seed: int = 0, position: float = 0.0, **changed: str) ->
 
 def manifest(name: str = "r1", **tasks: dict[str, Any]) -> dict[str, Any]:
     """The manifest of a release, without warm-up scans."""
-    serving = {"engine": "openvino", "keep_scans": False, "abstain_below": 0.5, "max_upload_mb": 1}
+    serving = {"engine": "openvino", "abstain_below": 0.5, "max_upload_mb": 1}
     return {
         "release": name,
         "created": "2026-01-31T12:00:00Z",

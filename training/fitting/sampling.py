@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from data.dataset.shards import Units
 from lineage.errors import Fault
+from training.settings import Sampling
 
-SAMPLINGS = ("natural", "balanced")
+SAMPLINGS: tuple[str, ...] = get_args(Sampling)
 Positions = NDArray[np.int64]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -12,10 +13,10 @@ from data.dataset.shards import Units
 from data.record import Task
 from lineage import fingerprint
 from lineage.errors import Fault
-from training.settings import FitSettings
+from training.settings import FitSettings, Strategy
 
 WEIGHTS, REPORT = "weights.weights.h5", "fit.json"
-STRATEGIES = ("full", "warm")
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 
 @dataclass(frozen=True)

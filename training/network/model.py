@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
@@ -14,10 +14,10 @@ from keras import layers, ops
 from lineage.errors import Fault
 from training.network.feature_grid import cells_by_position
 from training.network.layers import BatchNormalization, LocalContrast, Scaled
-from training.settings import ALL, HEAD, FitSettings
+from training.settings import ALL, HEAD, Backbone, FitSettings
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-BACKBONES = ("small", "resnet50", "vgg16", "efficientnetv2b0")
+BACKBONES: tuple[str, ...] = get_args(Backbone)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MIN_LESION_SHARE = 0.05  # of a cell: resampling leaves less than this in cells beside a lesion
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # grey levels that ResNet-50 and VGG-16 of keras.applications subtract

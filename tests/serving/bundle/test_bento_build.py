@@ -79,10 +79,6 @@ def test_a_manifest_without_a_required_key_is_refused(tiny: Path, tmp_path: Path
         bento_build.assemble(tmp_path / "r1", manifest(**{"tiny-mr": incomplete}), {"tiny-mr": tiny})
     with pytest.raises(Fault, match=r"tasks \['tiny-mr'\], but the files are for \['other'\]"):
         bento_build.assemble(tmp_path / "r1", manifest(), {"other": tiny})
-    with_kept_scans = manifest()
-    with_kept_scans["serving"]["keep_scans"] = True
-    with pytest.raises(Fault, match="keep_scans"):
-        bento_build.assemble(tmp_path / "r1", with_kept_scans, {"tiny-mr": tiny})
     with pytest.raises(Fault, match="there is no manifest"):
         read_manifest(tmp_path)
 

@@ -89,7 +89,7 @@ def manifest(task: Task, folder: Path) -> dict[str, Any]:
         "note": "phantoms only",
         "outlier_distance": outlier.distance_limit(folder / "model" / "reference.npz", 0.995),
     }
-    serving = {"engine": "openvino", "keep_scans": False, "abstain_below": 0.5, "max_upload_mb": 256}
+    serving = {"engine": "openvino", "abstain_below": 0.5, "max_upload_mb": 256}
     return {"release": "r1", "created": "2026-01-31T12:00:00Z", "tasks": {task.name: facts}, "serving": serving}
 
 

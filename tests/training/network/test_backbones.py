@@ -78,7 +78,7 @@ def predict_phantom(task: Task, units: Units, samples: Any, folder: Path) -> Pre
         "note": "",
         "outlier_distance": 1e9,
     }
-    serving = {"engine": "openvino", "keep_scans": False, "abstain_below": 0.5, "max_upload_mb": 64}
+    serving = {"engine": "openvino", "abstain_below": 0.5, "max_upload_mb": 64}
     manifest = {"release": "r1", "created": "2026-01-31T12:00:00Z", "tasks": {task.name: facts}, "serving": serving}
     release = load_release(bento_build.assemble(folder / "release", manifest, {task.name: folder / "model"}))
     study = phantom_study.make_study(task, phantom_study.usual_scanner(task), 1, 1, "malignant")
