@@ -84,9 +84,9 @@ def repository(folder: Path | None = None) -> Iterator[Any]:
         raise Fault(f"DVC in {root}: {git.shorten(f'{error}{cause}')}") from error
 
 
-def object_stores(folder: Path | None = None) -> dict[str, Path]:
+def object_stores() -> dict[str, Path]:
     """The folders of objects of `cache` and `remote` (see dvc_objects); a remote on another machine is left out."""
-    with repository(folder) as repo:
+    with repository() as repo:
         folders = {"cache": Path(repo.cache.local.path)}
         url = str(repo.config["remote"].get(repo.config["core"].get("remote"), {}).get("url", ""))
         if url and "://" not in url:

@@ -29,6 +29,7 @@ from serving.inference.request import DESK_HEADER
 log = logging.getLogger(__name__)
 NAME = "oncoloop"
 GRACE = 15.0  # seconds that a server gets to finish its open requests
+START_SECONDS = 120.0  # until a server that starts must be ready
 
 
 @dataclass(frozen=True)
@@ -138,15 +139,13 @@ def check(tag: str, folder: Path, workers: int = 1) -> Verdict:
     return verdict
 
 
-def start_checked(
-    tag: str, folder: Path, port: int = 0, workers: int = 2, seconds: float = 120.0
-) -> tuple[Verdict, Server | None]:
+def start_checked(tag: str, folder: Path, workers: int = 2) -> tuple[Verdict, Server | None]:
     """Like `check`, but return a server that passed and leave it running; stop a server that failed."""
     started_at = time.monotonic()
-    server = start(tag, port, workers)
+    server = start(tag, workers=workers)
     has_passed = False
     try:
-        wait_ready(server.url, seconds, server)
+        wait_ready(server.url, START_SECONDS, server)
         seconds_to_ready = round(time.monotonic() - started_at, 2)
         verdict = compare(tag, folder, server.url, probe_token(), {"seconds_to_ready": seconds_to_ready})
         has_passed = verdict.outcome is Outcome.PASS
