@@ -206,7 +206,6 @@ MANIFEST = (
     "sha256",
     "stored_sha256",
     "pixels_blake3",
-    "dhash",
     "task",
     "label",
     "truth",

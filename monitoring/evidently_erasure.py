@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lineage import atomic_write
+
 PLOT_TYPE = "big_graph"  # type of Evidently's plot widget, which contains every plotted row
 EMPTY_PLOT = {"data": [], "layout": {"title": {"text": "The rows of this plot were removed: a patient was withdrawn"}}}
 
@@ -29,9 +31,7 @@ def _empty_run(path: Path) -> bool:
     run = json.loads(path.read_text(encoding="utf-8"))
     if not _empty_plots_below(run):
         return False
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(json.dumps(run), encoding="utf-8")
-    partial.replace(path)
+    atomic_write.write_text(path, json.dumps(run))
     return True
 
 

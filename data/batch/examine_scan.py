@@ -250,7 +250,7 @@ def _slice_positions(text: str, scan: Scan) -> range:
 def _describe_unit(scan: Scan, number: int, row: Row, task: Task) -> tuple[dict[str, Any], NDArray[np.float32]]:
     """The facts of one slice, and its network input.
 
-    The facts are its metadata, its measurements, and its three signatures: pixel hash, difference hash and embedding.
+    The facts are its metadata, its measurements, and its two signatures: pixel hash and embedding.
     """
     picture = np.ascontiguousarray(scan.pixels[number])
     pixels = preprocess.unit_pixels(picture, scan.units, task.pixels)
@@ -263,7 +263,6 @@ def _describe_unit(scan: Scan, number: int, row: Row, task: Task) -> tuple[dict[
         "slice": number,
         "lesion_mm": pseudonyms.parse_number(row["lesion_mm"], "lesion_mm"),
         "pixels_blake3": pixels_blake3(picture),
-        "dhash": slice_features.dhash(pixels),
         "embedding": embedding_text(pixels),
         "thumbnail": thumbnail(pixels),
     }

@@ -50,6 +50,7 @@ COLUMNS = (
 )
 NUMBERS = ("slice", "age", "lesion_mm", *slice_features.DESCRIPTION, *slice_features.RULE_ONLY)
 LATER_COLUMNS = ("outlined", *SIGNS)  # columns that old manifests lack
+EARLIER_COLUMNS = ("dhash",)  # columns that only old manifests have
 TEXT = {name: str for name in COLUMNS if name not in NUMBERS}
 
 
@@ -161,9 +162,10 @@ def file_reference(row: int, sha256: str) -> str:
 def read_manifest(path: Path) -> pd.DataFrame:
     """Read a manifest.csv: text columns as text ("" if empty), numbers as numbers (NaN if empty).
 
-    Columns that older manifests lack are added empty. Fault for a manifest of before the BLAKE3 hashes.
+    Columns that older manifests lack are added empty; columns that only they have are left out. Fault for a manifest
+    of before the BLAKE3 hashes.
     """
-    table = pd.read_csv(path, dtype=TEXT)
+    table = pd.read_csv(path, dtype=TEXT, usecols=lambda name: name not in EARLIER_COLUMNS)
     if "pixels_sha256" in table:
         raise Fault(f"{path} was written before pixels were hashed by BLAKE3; ingest the batch into a new workspace")
     for name in LATER_COLUMNS:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.record import Task
-from lineage import fingerprint
+from lineage import atomic_write, fingerprint
 from lineage.errors import Fault
 
 SHARD, RECORD, PARTS = "prepared.npy", "prepared.json", "prepared"
@@ -87,12 +87,10 @@ def narrow(source: Path, target: Path, units: Sequence[str]) -> None:
         return
     index_by_unit = {unit: index for index, unit in enumerate(record["units"])}
     shard = np.load(source / SHARD, mmap_mode="r")
-    temporary = target / f".{SHARD}.part"
-    with temporary.open("wb") as stream:
+    with atomic_write.replace_file(target / SHARD) as temporary, temporary.open("wb") as stream:
         _write_header(stream, len(units), shard.shape[1])
         for unit in units:
             stream.write(np.ascontiguousarray(shard[index_by_unit[unit]]).data)
-    temporary.replace(target / SHARD)
     _write_record(target, record["key"], units)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from functools import lru_cache
@@ -13,7 +12,7 @@ import pandas as pd
 from data.batch.withdrawal import STAND_IN, mark_clusters
 from data.record import Side, Task, check_cluster
 from data.settings import SplitSettings
-from lineage import fingerprint
+from lineage import atomic_write, fingerprint
 from lineage.errors import Fault
 from lineage.patient_hash import hash_pseudonym
 from lineage.record import database
@@ -57,7 +56,8 @@ def append_cohorts(path: Path, rows: pd.DataFrame) -> None:
     if repeated:
         raise Fault(f"{path}: {len(repeated)} clusters already have a side ({repeated[0][:12]}); it never changes")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_atomically(path, written + new.to_csv(index=False, header=False, lineterminator="\n").encode())
+    new_rows = new.to_csv(index=False, header=False, lineterminator="\n").encode()
+    atomic_write.write_bytes(path, written + new_rows, durable=True)
 
 
 def _marks_of(written: bytes) -> set[str] | None:
@@ -86,16 +86,7 @@ def restore_cluster_names(cohorts: pd.DataFrame, batches: list[Path]) -> pd.Data
 def write_cohorts(path: Path, table: pd.DataFrame) -> None:
     """Replace the table atomically. It is on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_atomically(path, table.to_csv(index=False, lineterminator="\n").encode())
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    atomic_write.write_text(path, table.to_csv(index=False, lineterminator="\n"), durable=True)
 
 
 def assign_cohorts(

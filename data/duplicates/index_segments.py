@@ -13,6 +13,7 @@ import numpy as np
 from data.duplicates import vector_index
 from data.duplicates.near_duplicates import Array, Positions
 from data.scan.thumbnail import LENGTH
+from lineage import atomic_write
 
 TABLE = "CREATE TABLE segments (id INTEGER PRIMARY KEY, count INTEGER NOT NULL, bytes INTEGER NOT NULL);"
 NONE = -1  # the segment of a unit without a picture
@@ -107,9 +108,8 @@ def _write_segment(database: sqlite3.Connection, place: Path, number: int) -> No
     count = _vector_count(database, number)
     sample = [vectors[:: max(1, count // CHUNK)] for _, vectors in _vectors(database, number)]
     index = vector_index.build(count, np.concatenate(sample), _vectors(database, number))
-    temporary = place / f"{number}.index.part"
-    vector_index.save(index, temporary)
-    temporary.replace(place / f"{number}.index")
+    with atomic_write.replace_file(place / f"{number}.index") as temporary:
+        vector_index.save(index, temporary)
     size = (place / f"{number}.index").stat().st_size
     database.execute("INSERT INTO segments VALUES (?, ?, ?)", (number, count, size))
 

@@ -56,7 +56,6 @@ RULE_ONLY = ("corner_mean",)  # used by the rules only: older reference tables d
 PLANES = ("sagittal", "coronal", "axial")  # by the patient axis nearest to the slice normal
 SMALLEST_BODY = 250.0  # mm; no adult trunk fits into less, a head or a child does and has fewer rules
 CORNER = 16  # a corner is a square of one sixteenth of the side
-DESCRIPTOR = "dct-1"
 EMBEDDING = 32
 LOW, BANDS, GRID = 5, 12, 64  # of the embedding: triangle of low frequencies, rings of energy, side in pixels
 SAMPLE = 128 * 128  # pixels on a regular grid, or up to four times as many, for all figures but the border
@@ -195,13 +194,3 @@ def _cosines() -> tuple[NDArray[np.float64], tuple[NDArray[np.int64], NDArray[np
     radius = np.hypot(index[:, None], index[None]) / np.hypot(GRID - 1, GRID - 1)
     ring = np.where(radius > 0, 1 + np.minimum((radius * BANDS).astype(int), BANDS - 1), 0).ravel()
     return basis, (rows, columns), ring
-
-
-def dhash(pixels: Array) -> str:
-    """64-bit difference hash in 16 hex digits: whether each of 8 × 9 patches is brighter than its left neighbour.
-
-    Near-duplicates (recompressed, brightened) differ in few bits. Clip to the task's window first (`unit_pixels`).
-    """
-    small = resize_by_area(pixels.reshape(pixels.shape[:2]), 8, 9)
-    bits = np.packbits(small[:, 1:] > small[:, :-1])
-    return bits.tobytes().hex()

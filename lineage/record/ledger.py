@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lineage import atomic_write
 from lineage.errors import Fault
 from lineage.fingerprint import canonical, text_sha256
 from lineage.paths import state_path
@@ -131,14 +131,4 @@ def _note_head(seq: int, hash_value: str) -> None:
         noted = head()
         if noted and noted[0] >= seq:
             return
-        new_file = path.with_name("ledger.head.new")
-        with new_file.open("w") as stream:
-            stream.write(f"{seq} {hash_value}\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        new_file.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        atomic_write.write_text(path, f"{seq} {hash_value}\n", durable=True)

@@ -19,7 +19,6 @@ class Message:
     kind: str
     key: str
     payload: dict[str, Any]
-    put_at: str
 
 
 def put(kind: str, key: str, payload: dict[str, Any]) -> bool:
@@ -32,7 +31,7 @@ def pending() -> list[Message]:
     """The undelivered messages, oldest first."""
     table = database.outbox
     rows = database.fetch(table.select().where(table.c.done_at.is_(None)).order_by(table.c.id))
-    return [Message(row["id"], row["kind"], row["key"], json.loads(row["payload"]), row["put_at"]) for row in rows]
+    return [Message(row["id"], row["kind"], row["key"], json.loads(row["payload"])) for row in rows]
 
 
 def mark_delivered(message_id: int) -> None:

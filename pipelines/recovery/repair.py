@@ -12,7 +12,7 @@ import pandas as pd
 from data.batch import manifest as batch_manifest
 from data.batch import withdrawal
 from data.dataset import cohorts
-from lineage import json_files
+from lineage import atomic_write, json_files
 from lineage.errors import Fault
 from lineage.record import ledger
 from lineage.record.ledger import Event
@@ -145,10 +145,9 @@ def _find_object(md5: str, stores: Mapping[str, Path]) -> Path | None:
 def _copy_object(source: Path | None, target: Path) -> None:
     if source is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.part")
-        shutil.copyfile(source, part)
-        part.chmod(0o444)  # like DVC's own files: a file that is shared with the cache must not be changed
-        part.replace(target)
+        with atomic_write.replace_file(target) as temporary:
+            shutil.copyfile(source, temporary)
+            temporary.chmod(0o444)  # like DVC's own files: a file that is shared with the cache must not be changed
 
 
 def _restore_objects(pair: str, stores: Mapping[str, Path]) -> list[str]:

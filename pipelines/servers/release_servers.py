@@ -221,12 +221,6 @@ def recent_releases() -> list[str]:
     return list(dict.fromkeys(event.subject for event in reversed(ledger.events(kind="release.activated"))))
 
 
-def answering_release() -> str | None:
-    """The release that receives traffic now; None before the first one."""
-    live = _live_release()
-    return live[0] if live else None
-
-
 def _bento_tags(name: str) -> Iterator[str]:
     for kind in ("release.built", "shadow.built"):
         yield from (str(event.payload["bento"]) for event in reversed(ledger.events(kind, name)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lineage import fingerprint, json_files, paths
+from lineage import atomic_write, fingerprint, json_files, paths
 from lineage.errors import Fault
 from pipelines.servers import marked_processes
 from pipelines.servers.marked_processes import Process, end
@@ -280,9 +280,8 @@ class Service:
         if facts == {name: self.recorded.get(name) for name in facts}:
             return
         facts["fingerprint"] = self.recorded.get("fingerprint") or self.fingerprint()
-        temporary = self._file().with_suffix(".tmp")
-        json_files.write_json(temporary, facts)
-        temporary.replace(self._file())
+        with atomic_write.replace_file(self._file()) as temporary:
+            json_files.write_json(temporary, facts)
         self.recorded = facts
 
 

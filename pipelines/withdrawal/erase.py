@@ -22,7 +22,7 @@ import yaml
 
 from data.batch import withdrawal
 from data.duplicates import admitted_units
-from lineage import json_files, paths
+from lineage import atomic_write, json_files, paths
 from monitoring import evidently_erasure
 from pipelines.workspace import dvc, git
 from serving.inference import outlier
@@ -230,12 +230,12 @@ def _erase_pages(targets: ErasureTargets) -> None:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
             _rewrite_table(path, table[~withdrawal.rows_of_withdrawn(table, set(targets.units), set(targets.marks))])
         elif path.suffix in PAGE_SUFFIXES:
-            _replace_text(path, NOTE_PAGE if path.suffix == ".html" else json.dumps({"note": NOTE}) + "\n")
+            atomic_write.write_text(path, NOTE_PAGE if path.suffix == ".html" else json.dumps({"note": NOTE}) + "\n")
             _delete_page_pictures(path)
         else:
             for name in names:
                 text = text.replace(name, withdrawal.stand_in(name))
-            _replace_text(path, text)
+            atomic_write.write_text(path, text)
 
 
 def _delete_page_pictures(path: Path) -> None:
@@ -283,17 +283,9 @@ def _skipped_folders() -> tuple[Path, ...]:
 
 
 def _rewrite_table(path: Path, table: pd.DataFrame) -> None:
-    _replace_text(path, table.to_csv(index=False, lineterminator="\n"))
-
-
-def _replace_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", errors="surrogateescape")
-    part.replace(path)
+    atomic_write.write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as stream:
+    with atomic_write.replace_file(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)
-    part.replace(path)

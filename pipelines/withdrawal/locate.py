@@ -71,9 +71,9 @@ def locate_patient(patient: str) -> PatientRecords:
     )
 
 
-def withdrawal_event(name: str, kind: str = BEGUN) -> Event | None:
-    """The newest ledger event of a patient's withdrawal: its beginning, or another kind. None if there is none."""
-    events = ledger.events(kind=kind, subject=withdrawal.hash_pseudonym(name))
+def withdrawal_event(name: str) -> Event | None:
+    """The newest ledger event of the beginning of a patient's withdrawal. None if there is none."""
+    events = ledger.events(kind=BEGUN, subject=withdrawal.hash_pseudonym(name))
     return events[-1] if events else None
 
 

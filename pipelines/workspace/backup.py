@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from lineage import paths
+from lineage import atomic_write, paths
 from lineage.errors import Fault
 from lineage.record import ledger
 from lineage.record.verdict import Verdict
@@ -39,10 +39,8 @@ def write(target: Path) -> int:
         raise Fault("the database is not in the workspace (ONCOLOOP_DATABASE_URL): back it up with its own tool")
     if paths.home().parent != Path.cwd():
         raise Fault(f"the state folder {paths.home()} is outside the workspace; back up both folders with another tool")
-    partial = target.with_name(target.name + ".part")
-    partial.unlink(missing_ok=True)
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    with atomic_write.replace_file(target) as temporary:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
         with (
             workspace.hold_lock("workspace"),
             tempfile.TemporaryDirectory(dir=paths.home()) as folder,
@@ -58,9 +56,6 @@ def write(target: Path) -> int:
                 _add_text(
                     archive, f"{paths.home().name}/{key_backup.KEY_HASHES_FILE}", json.dumps(key_backup.key_hashes())
                 )
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target.stat().st_size
 
 

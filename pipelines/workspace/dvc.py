@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from lineage import paths, subprocess_environment
+from lineage import atomic_write, paths, subprocess_environment
 from lineage.child_process import tethered
 from lineage.errors import Fault
 from lineage.fingerprint import digest
@@ -84,9 +84,9 @@ def repository(folder: Path | None = None) -> Iterator[Any]:
         raise Fault(f"DVC in {root}: {git.shorten(f'{error}{cause}')}") from error
 
 
-def object_stores(folder: Path | None = None) -> dict[str, Path]:
+def object_stores() -> dict[str, Path]:
     """The folders of objects of `cache` and `remote` (see dvc_objects); a remote on another machine is left out."""
-    with repository(folder) as repo:
+    with repository() as repo:
         folders = {"cache": Path(repo.cache.local.path)}
         url = str(repo.config["remote"].get(repo.config["core"].get("remote"), {}).get("url", ""))
         if url and "://" not in url:
@@ -270,9 +270,8 @@ def drop_locked_stages(tasks: list[str]) -> None:
     stages = locked_stages(Path.cwd())
     remaining = {name: stage for name, stage in stages.items() if name.split("@")[1] not in tasks}
     if remaining != stages:
-        partial = Path("dvc.lock.part")
-        partial.write_text(yaml.safe_dump({"schema": "2.0", "stages": remaining}, sort_keys=False), encoding="utf-8")
-        partial.replace("dvc.lock")
+        lock_text = yaml.safe_dump({"schema": "2.0", "stages": remaining}, sort_keys=False)
+        atomic_write.write_text(Path("dvc.lock"), lock_text)
 
 
 def remove_pointer(path: Path) -> None:

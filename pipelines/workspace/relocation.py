@@ -10,8 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
+from lineage import atomic_write, registry
 from lineage import paths as lineage_paths
-from lineage import registry
 from lineage.errors import Fault
 from pipelines.workspace import dvc
 
@@ -37,7 +37,7 @@ def update_paths(folder: Path) -> None:
             _update_dvc_settings(folder, lineage_paths.home())  # older settings have the full path
         else:
             _update_state(folder, Path(earlier_folder))
-        _replace_file(record, f"{folder}\n")
+        atomic_write.write_text(record, f"{folder}\n")
 
 
 def _recorded_folder(record: Path) -> str:
@@ -109,7 +109,7 @@ def _update_dvc_settings(folder: Path, earlier_home: Path) -> None:
             settings.set(section, key, dvc.path_in_settings(folder, lineage_paths.home() / name))
     text = io.StringIO()
     settings.write(text)
-    _replace_file(folder / ".dvc" / "config.local", text.getvalue())
+    atomic_write.write_text(folder / ".dvc" / "config.local", text.getvalue())
 
 
 def _link_worktree(tree: Path, repository: Path) -> None:
@@ -117,17 +117,10 @@ def _link_worktree(tree: Path, repository: Path) -> None:
     pointer, entries = tree / ".git", repository / "worktrees"
     number = Path(pointer.read_text(encoding="utf-8").strip()).name if pointer.is_file() else ""
     if number and (entries / number).is_dir():
-        _replace_file(entries / number / "gitdir", f"{pointer}\n")
-        _replace_file(pointer, f"gitdir: {entries / number}\n")
+        atomic_write.write_text(entries / number / "gitdir", f"{pointer}\n")
+        atomic_write.write_text(pointer, f"gitdir: {entries / number}\n")
     else:
         shutil.rmtree(tree)  # it is created again when needed
-
-
-def _replace_file(path: Path, text: str) -> None:
-    """Write a new file in place of the old one, which may be a hard link shared with another workspace."""
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-    partial.replace(path)
 
 
 def check_owner(folder: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from lineage import paths
+from lineage import atomic_write, paths
 from lineage.errors import Fault
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def _remove_rwlock_entries(folder: Path) -> list[str]:
         return [str(path)]
     if living == {mode: table.get(mode, {}) for mode in living}:
         return []
-    _replace_text(path, json.dumps({mode: entries for mode, entries in living.items() if entries}))
+    atomic_write.write_text(path, json.dumps({mode: entries for mode, entries in living.items() if entries}))
     return [f"entries of dead processes in {path}"]
 
 
@@ -172,9 +172,3 @@ def _remove_partial_objects(home: Path) -> list[str]:
     for index in indexes:
         shutil.rmtree(index)
     return [str(path) for path in (*partial, *indexes)]
-
-
-def _replace_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

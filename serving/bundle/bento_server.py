@@ -10,9 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,8 @@ from serving.inference.request import DESK_HEADER
 log = logging.getLogger(__name__)
 NAME = "oncoloop"
 GRACE = 15.0  # seconds that a server gets to finish its open requests
+ANSWER_SECONDS = 60.0  # without a byte, after which a request to a release fails
+START_SECONDS = 120.0  # until a server that starts must be ready
 
 
 @dataclass(frozen=True)
@@ -115,19 +115,26 @@ def request_headers(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}", DESK_HEADER: keys.server_secret("release")}
 
 
-def ask(url: str, token: str, uploads: list[Upload], task: str = "", timeout: float = 60.0) -> dict[str, Any]:
+def ask(url: str, token: str, uploads: list[Upload], task: str = "") -> dict[str, Any]:
     """Send one case to a served release and return its answer. Raises Fault with the endpoint's own reason."""
-    boundary = uuid.uuid4().hex
-    headers = request_headers(token) | {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-    request = urllib.request.Request(f"{url}/predict", _form(boundary, uploads, task), headers)
+    import httpx
+
+    files = [("files", (upload.name, upload.content, "application/octet-stream")) for upload in uploads]
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            answer: dict[str, Any] = json.load(response)
-            return answer
-    except urllib.error.HTTPError as error:
-        raise Fault(f"{url} refused ({error.code}): {_problem_detail(error.read())}") from error
-    except OSError as error:
+        response = httpx.post(
+            f"{url}/predict",
+            data={"task": task},
+            files=files,
+            headers=request_headers(token),
+            timeout=ANSWER_SECONDS,
+            trust_env=False,
+        )
+    except httpx.HTTPError as error:
         raise Fault(f"{url} does not answer ({error}); is the release served?") from error
+    if response.is_error:
+        raise Fault(f"{url} refused ({response.status_code}): {_problem_detail(response.content)}")
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
 def check(tag: str, folder: Path, workers: int = 1) -> Verdict:
@@ -138,15 +145,13 @@ def check(tag: str, folder: Path, workers: int = 1) -> Verdict:
     return verdict
 
 
-def start_checked(
-    tag: str, folder: Path, port: int = 0, workers: int = 2, seconds: float = 120.0
-) -> tuple[Verdict, Server | None]:
+def start_checked(tag: str, folder: Path, workers: int = 2) -> tuple[Verdict, Server | None]:
     """Like `check`, but return a server that passed and leave it running; stop a server that failed."""
     started_at = time.monotonic()
-    server = start(tag, port, workers)
+    server = start(tag, workers=workers)
     has_passed = False
     try:
-        wait_ready(server.url, seconds, server)
+        wait_ready(server.url, START_SECONDS, server)
         seconds_to_ready = round(time.monotonic() - started_at, 2)
         verdict = compare(tag, folder, server.url, probe_token(), {"seconds_to_ready": seconds_to_ready})
         has_passed = verdict.outcome is Outcome.PASS
@@ -219,17 +224,6 @@ def _last_error(log_file: Path) -> str:
     lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines() if log_file.is_file() else []
     reasons = [line.removeprefix("oncoloop:") for line in lines[-1:] if line.startswith("oncoloop: ")]
     return f" ({reasons[0].strip()})" if reasons else ""
-
-
-def _form(boundary: str, uploads: list[Upload], task: str) -> bytes:
-    parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="task"\r\n\r\n{task}\r\n'.encode()]
-    for upload in uploads:
-        name = upload.name.replace('"', "_").replace("\r", "_").replace("\n", "_")
-        head = (
-            f'Content-Disposition: form-data; name="files"; filename="{name}"\r\nContent-Type: application/octet-stream'
-        )
-        parts.append(f"--{boundary}\r\n{head}\r\n\r\n".encode() + upload.content + b"\r\n")
-    return b"".join(parts) + f"--{boundary}--\r\n".encode()
 
 
 def _problem_detail(body: bytes) -> str:

@@ -12,7 +12,6 @@ Json = dict[str, Any]
 TEXT, NUMBER, COUNT = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 0}
 TEXTS = {"type": "array", "items": TEXT}
 FILE = {"type": "string", "format": "binary"}
-PLAIN = {"text/plain": {"schema": TEXT}}
 SECURED: Json = {"security": [{"token": []}]}
 IDEMPOTENCY = "Any text. A second request with the same key and files gets the first answer, and adds no second row."
 UNAUTHORIZED = "No bearer token, or one that is unknown, expired, of another scope, or of a closed account."

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lineage import atomic_write
 from lineage.errors import Fault
 
 Array = NDArray[np.float32]
@@ -52,10 +53,8 @@ def copy_anonymous(source: Path, target: Path) -> None:
     load(source)
     with np.load(source, allow_pickle=False) as arrays:
         anonymous = {"centre": arrays["centre"], "scale": arrays["scale"], "distances": np.sort(arrays["distances"])}
-    part = target.with_name(f".{target.name}.part")
-    with part.open("wb") as stream:
+    with atomic_write.replace_file(target) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **anonymous)
-    part.replace(target)
 
 
 def distance_limit(path: Path, quantile: float) -> float:

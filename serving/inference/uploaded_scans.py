@@ -62,18 +62,13 @@ def _check_same_patient(scans: Sequence[Scan]) -> None:
             raise Fault(f"{scan.name} and {first.name} are of different patients{evidence}; send one case at a time")
 
 
-def describe_slice(plane: NDArray[np.float32], scan: Scan, uploads: Sequence[Upload]) -> dict[str, float | str]:
-    """The features of a slice (rows × columns) for the journal, without text that repeats a file name.
-
-    The features are those of `data.scan.slice_features`.
-    """
-    return slice_features.describe(plane, without_file_names(scan, uploads))
-
-
 def describe_slices(
     scans: Sequence[Scan], uploads: Sequence[Upload], slices: Sequence[int]
 ) -> list[dict[str, float | str]]:
-    """The features of some slices of a case for the ingest rules; burned-in text on any slice counts for all."""
+    """The features of some slices of a case (`data.scan.slice_features`), without text that repeats a file name.
+
+    Burned-in text on any slice counts for all.
+    """
     scans = [without_file_names(scan, uploads) for scan in scans]
     scans = [replace(scan, header=scan.header | burned_in_text.burned_in_fact(scan)) for scan in scans]
     return [slice_features.describe(plane, scan) for scan, plane in (locate_slice(scans, index) for index in slices)]

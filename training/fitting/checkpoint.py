@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from data.dataset.shards import Units
 from data.record import Task
-from lineage import fingerprint, paths
+from lineage import atomic_write, fingerprint, paths
 from training.settings import FitSettings
 
 log = logging.getLogger(__name__)
@@ -115,11 +115,8 @@ def save(path: Path, progress: Progress) -> None:
     arrays = {f"best_{position:04d}": array for position, array in enumerate(progress.best)}
     arrays |= {f"state_{position:04d}": array for position, array in enumerate(progress.state)}
     partial = path.with_name(f"{path.stem}.{os.getpid()}.part")
-    with partial.open("wb") as file:
+    with atomic_write.replace_file(path, durable=True, temporary=partial), partial.open("wb") as file:
         np.savez(file, history=np.array(json.dumps(progress.history)), **arrays)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def load(path: Path) -> Progress:

@@ -189,3 +189,14 @@ def test_a_manifest_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
     path.write_text("unit_id,pixels_sha256\na,b\n")
     with pytest.raises(Fault, match=r"manifest\.csv was written before.*new workspace"):
         read_manifest(path)
+
+
+def test_a_manifest_with_a_column_of_earlier_versions_is_read_like_a_new_one(
+    indexed: IndexedBatch, tmp_path: Path
+) -> None:
+    new_path, old_path = tmp_path / "new.csv", tmp_path / "old.csv"
+    indexed.manifest.to_csv(new_path, index=False)
+    old = indexed.manifest.copy()
+    old.insert(6, "dhash", "00000000000000e1")
+    old.to_csv(old_path, index=False)
+    pd.testing.assert_frame_equal(read_manifest(old_path), read_manifest(new_path))

@@ -45,9 +45,9 @@ def head(brain: Task) -> NDArray[np.int16]:
 
 
 def facts(scan: Scan, settings: PixelSettings) -> list[Any]:
-    """Every result of a slice: the network's input, description, hash, thumbnail, embedding and pixels."""
+    """Every result of a slice: the network's input, description, thumbnail, embedding and pixels."""
     unit = preprocess.unit_pixels(scan.pixels[0], scan.units, settings)
-    features = (slice_features.dhash(unit), thumbnail.thumbnail(unit), slice_features.embed(unit).tobytes())
+    features = (thumbnail.thumbnail(unit), slice_features.embed(unit).tobytes())
     return [unit.tobytes(), slice_features.describe(scan.pixels[0], scan), *features, scan.pixels.tobytes()]
 
 

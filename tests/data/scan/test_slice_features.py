@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.record import Modality, Scan, ValueUnit
-from data.scan.slice_features import DESCRIPTION, EMBEDDING, FACTS, RULE_ONLY, describe, dhash, embed
+from data.scan.slice_features import DESCRIPTION, EMBEDDING, FACTS, RULE_ONLY, describe, embed
 
 RANDOM = np.random.default_rng(3)
 
@@ -87,14 +87,3 @@ def test_a_similar_slice_is_near_and_a_noisy_slice_is_far() -> None:
     near = np.linalg.norm(embed(picture) - embed(np.clip(picture * 1.02, 0, 1)))
     noisy = np.linalg.norm(embed(picture) - embed(unit(60)))
     assert near < 0.3 < noisy
-
-
-def test_the_difference_hash_ignores_brightness_and_differs_for_another_picture() -> None:
-    def different_bits(first: str, second: str) -> int:
-        return (int(first, 16) ^ int(second, 16)).bit_count()
-
-    picture = unit(10)
-    code = dhash(picture)
-    assert len(code) == 16 and different_bits(code, dhash(np.clip(picture * 0.9 + 0.03, 0, 1))) <= 2
-    assert different_bits(code, dhash(picture[:, ::-1])) > 20
-    assert dhash(np.zeros((128, 128), np.float32)) == "0" * 16

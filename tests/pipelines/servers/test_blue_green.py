@@ -81,7 +81,7 @@ def test_traffic_moves_forth_and_back_without_a_lost_request(servers: RunningSer
 
 
 def test_no_request_is_lost_when_workers_are_killed(servers: RunningServers) -> None:
-    live = release_servers.answering_release()
+    live = release_servers.recent_releases()[0]
     assert live
     recovery_times, kills = [], 3 if os.environ.get("ONCOLOOP_SOAK") else 1
     with ConcurrentUsers(servers.desk, "bea", users=2) as users:
@@ -115,7 +115,7 @@ def test_no_request_is_lost_when_workers_are_killed(servers: RunningServers) -> 
 
 def test_no_request_is_lost_when_the_head_process_is_killed(servers: RunningServers) -> None:
     """Its workers are orphans and answer until another server of the release answers."""
-    fleet, live = servers.supervisor.fleet, release_servers.answering_release()
+    fleet, live = servers.supervisor.fleet, release_servers.recent_releases()[0]
     assert fleet and live
     concurrent_users.wait_for(lambda: fleet.running[live].healthy, 30)
     former = fleet.running[live]
@@ -156,7 +156,7 @@ def test_a_killed_desk_answers_again_within_seconds(servers: RunningServers) -> 
 
 
 def test_the_answers_of_a_shadow_are_shown_to_nobody(servers: RunningServers) -> None:
-    live = release_servers.answering_release()
+    live = release_servers.recent_releases()[0]
     concurrent_users.build("dark", Path("tiny"), version="2", kind="shadow.built")
     shadow.record_start(concurrent_users.TASK, "2", "dark", "enno")
     concurrent_users.wait_for(lambda: ledger.events("shadow.served"), 60)

@@ -55,7 +55,7 @@ def test_header_texts_that_repeat_the_patient_are_emptied(slices: list[bytes], p
     files = archive if packed else [Upload(f"{number}.dcm", content) for number, content in enumerate(slices)]
     scan = uploaded_scans.read_scans(files)[0]
     assert len(scan.pixels) == 2 and scan.patient_id == planted_identities.MRN
-    described = uploaded_scans.describe_slice(scan.pixels[0], scan, files)
+    described = uploaded_scans.describe_slices([scan], files, [0])[0]
     assert leaked_secrets(json.dumps(described)) == set() and described["manufacturer"] == described["kernel"] == ""
     assert described["body_part"] == "BRAIN" and set(FACTS) <= set(described)
 
@@ -69,9 +69,9 @@ def test_header_texts_that_repeat_only_the_file_name_are_emptied_too(slices: lis
     files = [Upload(f"{planted_identities.NAME}.dcm", planted_identities.dicom_bytes(header))]
     scan = uploaded_scans.read_scans(files)[0]
     assert scan.header["manufacturer"].startswith("ACME"), "nothing in the header itself marks it as a name"
-    assert uploaded_scans.describe_slice(scan.pixels[0], scan, files)["manufacturer"] == ""
+    assert uploaded_scans.describe_slices([scan], files, [0])[0]["manufacturer"] == ""
     renamed = [Upload("a.dcm", files[0].content)]
-    described = uploaded_scans.describe_slice(scan.pixels[0], scan, renamed)
+    described = uploaded_scans.describe_slices([scan], renamed, [0])[0]
     assert described["manufacturer"] == f"ACME for {planted_identities.NAME}"
 
 
