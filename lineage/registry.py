@@ -117,24 +117,6 @@ def run_facts(run_id: str) -> dict[str, object]:
     }
 
 
-def roles(task: str) -> dict[str, str | None]:
-    """Role -> version, derived from the ledger's events of the task.
-
-    A promotion makes the champion previous. A roll-back makes its version champion and the champion previous. The first
-    promoted version is the anchor until a person sets another.
-    """
-    version_by_role: dict[str, str | None] = dict.fromkeys(ALIASES)
-    for event in ledger.events(subject=task):
-        version = str(event.payload.get("version"))
-        if event.kind == "anchor.set":
-            version_by_role["anchor"] = version
-        elif event.kind in ("model.promoted", "model.rolled-back") and version != version_by_role["champion"]:
-            version_by_role["previous"] = version_by_role["champion"]
-            version_by_role["champion"] = version
-            version_by_role["anchor"] = version_by_role["anchor"] or version
-    return version_by_role
-
-
 def promote(task: str, version: str, facts: dict[str, object], actor: str = "system") -> None:
     """Record a promotion, set the first anchor, and update the aliases."""
     needs_anchor = roles(task)["anchor"] is None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lineage import registry
+from lineage import state
 from lineage.record import journal, ledger
 from pipelines import params
 from pipelines.cli import Answer
-from pipelines.models import release
+from lineage import state
 from pipelines.servers import run_files, services
 from pipelines.workspace import backup as workspace_backup
 from pipelines.workspace import git, key_backup, workspace
@@ -20,10 +20,10 @@ def status(_args: argparse.Namespace) -> Answer:
     from lineage.record import outbox
 
     settings = params.load()
-    wanted_release = release.release_to_serve()
+    wanted_release = state.release_to_serve()
     result: dict[str, Any] = {
         "version": git.head(),
-        "tasks": {name: registry.roles(name) for name in settings.tasks},
+        "tasks": {name: state.roles(name) for name in settings.tasks},
         "waiting": {name: waiting_versions(name) for name in settings.tasks},
         "release": wanted_release.subject if wanted_release else None,
         "live": live_release(),

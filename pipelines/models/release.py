@@ -143,29 +143,3 @@ def check(built: BuiltRelease) -> Verdict:
     return dataclasses.replace(verdict, subject=built.id, reasons=reasons)
 
 
-def servable_releases() -> list[Event]:
-    """The built releases whose check passed, oldest first."""
-    passed = {
-        event.subject
-        for event in ledger.events(kind="verdict")
-        if event.payload["gate"] == "release" and event.payload["outcome"] == "pass"
-    }
-    return [event for event in ledger.events(kind="release.built") if event.subject in passed]
-
-
-def release_to_serve() -> Event | None:
-    """The release to serve: the newest servable one, unless a later signed rollback chose another."""
-    candidates = servable_releases()
-    if not candidates:
-        return None
-    rollbacks = [event for event in ledger.events(kind="release.wanted") if decisions.is_signed(event)]
-    if rollbacks and rollbacks[-1].seq > candidates[-1].seq:
-        return next(event for event in reversed(candidates) if event.subject == rollbacks[-1].subject)
-    return candidates[-1]
-
-
-def previous_release() -> Event | None:
-    """The servable release before the one to serve."""
-    current = release_to_serve()
-    earlier = [event for event in servable_releases() if current and event.seq < current.seq]
-    return earlier[-1] if earlier else None

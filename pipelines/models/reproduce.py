@@ -8,7 +8,7 @@ from typing import Any
 
 from lineage import fingerprint, json_files, registry
 from lineage.errors import Fault
-from lineage.record import state
+from lineage import state
 from pipelines import params, warm_start_pins
 from pipelines.workspace import code_snapshot, dvc
 

@@ -12,38 +12,22 @@ from typing import Any
 
 import pandas as pd
 
-from lineage import accounts, decisions, registry
+from lineage import accounts
+from lineage import decisions
+from lineage import state
 from lineage.errors import Fault
 from lineage.record import journal, ledger
 from lineage.record.ledger import Event
 from lineage.record.verdict import Outcome, Verdict, from_dict
 from monitoring import late_labels, window
 from pipelines import params
-from pipelines.models import release, verdicts
+from pipelines.models import release
+from lineage import state
+from pipelines.models import verdicts
 from training.promotion import shadow_comparison as gate
 
 log = logging.getLogger(__name__)
 COLUMNS = {"answer": "", "score": "_score", "duration_ms": "_ms"}
-
-
-@dataclass(frozen=True)
-class Shadow:
-    """The version in shadow, the release that holds it, and its start (number and time of the ledger event)."""
-
-    task: str
-    version: str
-    release: str
-    seq: int
-    since: str
-
-
-def active_shadow() -> Shadow | None:
-    """The shadow that should run now, or None."""
-    started, stopped = _newest_event("shadow.started"), _newest_event("shadow.stopped")
-    if started is None or (stopped is not None and stopped.seq > started.seq):
-        return None
-    facts = started.payload
-    return Shadow(started.subject, str(facts["version"]), str(facts["release"]), started.seq, started.at)
 
 
 def record_address(shadow: Shadow, url: str) -> None:
@@ -63,7 +47,7 @@ def start(task: str, version: str, actor: str) -> str:
         raise Fault(
             f"{active.task}/{active.version} is in shadow; `oncoloop shadow {active.task} {active.version} --stop`"
         )
-    verdict = verdicts.version_verdict(task, version)
+    verdict = state.version_verdict(task, version)
     if verdict.outcome is Outcome.FAIL:
         raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; it is not worth a shadow")
     champions = verdicts.champions()
@@ -113,11 +97,6 @@ def judge_shadow(shadow: Shadow, actor: str = accounts.SYSTEM) -> Verdict:
     return verdict
 
 
-def verdict_subject(task: str, version: str) -> str:
-    """The subject of a shadow's verdicts, different from that of the training gate on the same version."""
-    return f"{task}/{version} in shadow"
-
-
 def prepare_approval(task: str, version: str, actor: str) -> None:
     """Stop the version's own shadow before an approval. Fault if its newest comparison in shadow has failed."""
     stop_version(task, version, actor, "the version is to be approved")
@@ -142,7 +121,7 @@ def paired_answers(shadow: Shadow) -> tuple[pd.DataFrame, int]:
         if addresses
         else window.read_window(shadow.task).iloc[:0]
     )
-    live = live[live["version"] == registry.roles(shadow.task)["champion"]]
+    live = live[live["version"] == state.roles(shadow.task)["champion"]]
     shadow_rows = journal.rows(shadow.task, since=shadow.since, release=shadow.release, shadows=True)
     live_columns, shadow_columns = ["id", "cluster", *COLUMNS], ["shadows", *COLUMNS]
     labels = late_labels.labels().rename(columns={"prediction_id": "id"})[["id", "label"]]

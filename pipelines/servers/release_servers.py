@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from lineage.errors import Fault
 from lineage.record import ledger
 from pipelines import params
-from pipelines.models import release, shadow
+from lineage import state
+from pipelines.models import shadow
 from pipelines.servers import ports, run_files
 from pipelines.servers.marked_processes import Process
 from pipelines.servers.services import Backoff, Service
@@ -47,7 +48,7 @@ class Fleet:
         if not self.is_adopted:
             self.adopt()
             self.is_adopted = True
-        wanted_event = release.release_to_serve()
+        wanted_event = state.release_to_serve()
         if wanted_event is None:
             self.is_ready = True
             return
@@ -171,7 +172,7 @@ class Fleet:
 
     def _run_standby(self, wanted_release: str) -> None:
         """Run the previous release and a shadow beside the wanted release; all other servers finish and end."""
-        shadow_version = shadow.active_shadow()
+        shadow_version = state.active_shadow()
         needed = {
             wanted_release,
             *recent_releases()[:RELEASES_KEPT],

@@ -17,7 +17,9 @@ from lineage.errors import Fault
 from lineage.record import database, journal, ledger
 from lineage.record.verdict import Outcome, Verdict
 from monitoring import window
-from pipelines.models import promote, shadow
+from pipelines.models import promote
+from pipelines.models import shadow
+from lineage import state
 from pipelines.servers import release_servers
 from tests.pipelines import concurrent_users
 from tests.pipelines.concurrent_users import ConcurrentUsers, RunningServers
@@ -188,7 +190,7 @@ def test_a_shadow_comparison_is_a_verdict_and_a_failed_version_is_not_approved(s
     assert verdict.figures["agreement"]["value"] == 1.0, "the same network gives the same answers"
     assert verdict.outcome is Outcome.INCONCLUSIVE and "clusters" in verdict.reasons[0], "one patient is too few"
     assert ledger.events("verdict", "tiny-mr/2 in shadow")[-1].payload["figures"]["pairs"] == len(shadow_rows)
-    assert shadow.active_shadow() is None
+    assert state.active_shadow() is None
     concurrent_users.wait_for(lambda: "dark" not in servers.supervisor.fleet.running, 30)  # type: ignore[union-attr]
     ledger.record_verdict(Verdict("training", "tiny-mr/2", Outcome.PASS, ("set by the test",)))
     ledger.record_verdict(Verdict("shadow", "tiny-mr/2 in shadow", Outcome.FAIL, ("it withholds more",)))
