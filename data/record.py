@@ -1,4 +1,4 @@
-"""The vocabulary: task, scan, unit, and the columns of a batch's tables."""
+"""Core types: task, scan, unit, and the columns of the tables of a batch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lineage.errors import Fault
 
 
 class Modality(StrEnum):
-    """The kinds of scan that a task can ask for."""
+    """The modalities that a task can have."""
 
     CT = "CT"
     MR = "MR"
 
 
 class ValueUnit(StrEnum):
-    """What a pixel value means: Hounsfield units, arbitrary scanner units, or display grey of 0 to 255."""
+    """The unit of a pixel value: Hounsfield units, arbitrary scanner units, or display grey from 0 to 255."""
 
     HU = "HU"
     RAW = "raw"
@@ -27,7 +27,7 @@ class ValueUnit(StrEnum):
 
 
 class FieldOfView(StrEnum):
-    """What a slice shows: a cross-section of the body with the air around it, or a part cut out of one."""
+    """What a slice shows: a cross-section of the body with the air around it, or a crop of one."""
 
     BODY = "body"
     CROP = "crop"
@@ -51,7 +51,7 @@ class Side(StrEnum):
 
 
 class MaskMeaning(StrEnum):
-    """What an outline says of its unit: that a lesion is there, whatever it is; or that the unit is positive."""
+    """What an outline means for its unit: it has a lesion of any kind, or it is positive."""
 
     LESION = "lesion"
     POSITIVE = "positive"
@@ -59,9 +59,9 @@ class MaskMeaning(StrEnum):
 
 @dataclass(frozen=True)
 class PixelSettings:
-    """How a slice becomes the network's input: `size` pixels square; `window` (centre, width) in HU for CT.
+    """How a slice becomes the network input: `size` × `size` pixels; `window` (centre, width) in HU for CT.
 
-    `window` is None where intensities are arbitrary (MR): then the 1st to 99.5th percentile of the slice is used.
+    `window` is None if intensities are arbitrary (MR). Then the 1st to 99.5th percentile of the slice is used.
     """
 
     size: int
@@ -70,7 +70,7 @@ class PixelSettings:
 
 @dataclass(frozen=True)
 class Pooling:
-    """How the slices of a case become one answer: `mean`, or `topk` (mean of the k most positive slices)."""
+    """How the slices of a case are pooled to one answer: `mean`, or `topk` (mean of the k most positive slices)."""
 
     rule: str
     k: int
@@ -78,9 +78,9 @@ class Pooling:
 
 @dataclass(frozen=True)
 class Task:
-    """One question to one kind of scan; one model answers it. Read from `params.yaml`.
+    """One question about one kind of scan, answered by one model. It is read from `params.yaml`.
 
-    `mask` is what an outline means. Where it means a lesion of any kind, `lesion_free` are the classes that have none.
+    `mask` is the meaning of an outline. If it means a lesion of any kind, `lesion_free` are the classes without lesion.
     """
 
     name: str
@@ -105,8 +105,8 @@ class Task:
     def contradicted(self) -> tuple[str, ...]:
         """The classes that an outline contradicts.
 
-        Where it means a positive unit that is the first class, the one without a finding; of ordered classes every one
-        has a finding.
+        If an outline means a positive unit, this is the first class, which has no finding. If the classes are ordered,
+        there is none, because every class has a finding.
         """
         if self.mask is MaskMeaning.LESION:
             return self.lesion_free
@@ -114,9 +114,9 @@ class Task:
 
     @property
     def unclear_index(self) -> list[int]:
-        """Positions of the classes whose units may show a lesion where their mask is empty.
+        """Positions of the classes whose units can show a lesion although their mask is empty.
 
-        Their label may be their patient's, or be given for a lesion that nobody outlined.
+        Their label can be that of the patient, or belong to a lesion without an outline.
         """
         free = self.lesion_free if self.mask is MaskMeaning.LESION else set(self.classes) - set(self.positive)
         return [index for index, name in enumerate(self.classes) if name not in free]
@@ -129,7 +129,7 @@ class Task:
 
 @dataclass(frozen=True)
 class HeaderIdentity:
-    """Who a DICOM header names and where the file belongs, in clear; it never leaves memory. "" for nothing."""
+    """The identity and the UIDs in a DICOM header, in clear; "" where missing. It is never written to disk."""
 
     patient_id: str = ""
     name: str = ""
@@ -145,16 +145,15 @@ class HeaderIdentity:
 class Scan:
     """One file or one series, decoded: `pixels` float32, slices × height × width, in `units`.
 
-    `spacing` is (slice distance, row, column) in mm, None where the format does not say.
-    `header` holds the plain facts that describe the scan (modality, body_part, manufacturer, model, kernel, ...),
-    never an identity; `patient_id` is the identity as the file gives it, for the pseudonym only, and `identity` all
-    that its header says of whose it is, for comparison only. `affine` (4 × 4) takes
-    (slice, row, column, 1) to mm in the patient, `directions` are those in which the file stores columns, rows and
-    slices: see data/scan/geometry.py. None and "" where the file does not say. `padding` is the
-    mask of pixels outside of the field of view, which hold what surrounds a body; None where there are none. `hides`
-    says whether the file's pixel data hold anything that `pixels` don't show. `left_out`
-    names the files of a series that are none of its slices, and says why. `order` holds the number of each slice in its
-    file, from 0, where that is not its position here.
+    `spacing`: (slice distance, row, column) in mm, None if the format does not state it.
+    `header`: plain facts on the scan (modality, body_part, manufacturer, model, kernel, ...), never an identity.
+    `patient_id`: the patient ID in the file, only for the pseudonym. `identity`: all identity in the header, only for
+    comparison. `affine` (4 × 4) maps (slice, row, column, 1) to mm in the patient, None if the file has none.
+    `directions`: the directions in which the file stores columns, rows and slices, "" if the file has none; see
+    data/scan/geometry.py. `padding`: the mask of pixels outside of the field of view, which have the value of the
+    surroundings; None if there are none. `hides`: the pixel data of the file contain more than `pixels`. `left_out`:
+    the files of a series that are none of its slices, with the reason. `order`: the number of each slice in its file,
+    from 0, if that is not its position here.
     """
 
     name: str
@@ -191,7 +190,7 @@ OPTIONAL_METADATA = (
     "lesion_value",
 )
 
-# One row of a batch's manifest.csv is one unit (a slice). Descriptions of `data/scan/slice_features.py` follow these
+# One row of manifest.csv is one unit (a slice). Descriptions of `data/scan/slice_features.py` follow these
 # columns.
 MANIFEST = (
     "unit_id",
@@ -235,7 +234,7 @@ INDEPENDENT = ("patient", "group")
 
 
 def check_cluster(task: Task) -> None:
-    """Refuse a task whose cohorts would be split by image: slices of one patient are not independent."""
+    """Fault if the cohorts of a task would be split by image: slices of one patient are not independent."""
     if task.cluster not in INDEPENDENT:
         raise Fault(
             f"task {task.name}: `cluster: {task.cluster}` would put pictures of one patient on both sides of the "

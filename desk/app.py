@@ -26,6 +26,7 @@ from desk.traffic import predict_proxy
 from lineage import paths
 from lineage.errors import Fault
 from lineage.record import database
+from serving.http.problem_details import problem
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ SENTENCES = {"Not Found": "There is no such page.", "Method Not Allowed": "This 
 
 async def _error_response(request: Request, status: int, sentence: str) -> Response:
     if request.url.path.startswith("/api/"):
-        return predict_proxy.problem(status, sentence)
+        return problem(status, sentence)
     try:
         visitor = await run_in_threadpool(signin.read_visitor, request)
         _ = visitor and visitor.csrf  # needs the key that may be missing

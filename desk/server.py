@@ -9,7 +9,7 @@ import sys
 
 import uvicorn
 
-from serving.http.connection import BoundedConnection, ConnectionLimits
+from desk.traffic.connection import BoundedConnection, ConnectionLimits
 
 HOST = "127.0.0.1"
 PER_PEER_VARIABLE = "ONCOLOOP_PEER_CONNECTIONS"  # raise it behind a proxy, which makes all peers one address

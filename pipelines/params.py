@@ -25,12 +25,8 @@ from serving.settings import ServingSettings
 from training.settings import CalibrateSettings, EvaluateSettings, FitSettings, PromotionSettings
 
 NAME = "params.yaml"
+OBSOLETE = ("prepare",)  # empty sections of older files, which had no effect
 FIT = "fit"  # the section, and the key with the overrides of a task
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """The stage `prepare` has no settings of its own yet: a task's `pixels` decide what it packs."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,6 @@ class Params:
     tasks: dict[str, Task]
     ingest: IngestSettings
     split: SplitSettings
-    prepare: PrepareSettings
     fit: FitSettings
     calibrate: CalibrateSettings
     evaluate: EvaluateSettings
@@ -86,7 +81,8 @@ def load(folder: Path | None = None) -> Params:
     """Read `params.yaml` of a workspace (default: the current folder)."""
     record = raw(folder)
     sections = {field.name for field in dataclasses.fields(Params)} - {"digest", "fits"}
-    _check_keys(set(record), sections, "")
+    obsolete = {name for name in OBSOLETE if not record.get(name)}
+    _check_keys(set(record) - obsolete, sections, "")
     tasks = {name: _read_task(name, facts) for name, facts in record["tasks"].items()}
     task_fits = {name: facts[FIT] for name, facts in record["tasks"].items() if FIT in facts}
     fits = {name: _read_fit(name, record[FIT], facts) for name, facts in task_fits.items()}

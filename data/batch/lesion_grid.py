@@ -130,10 +130,10 @@ def _label_values(name: str, pixels: NDArray[np.float32], lesion_values: Collect
     elif high - low < MAX_LABEL and np.abs(nonzero - np.rint(nonzero)).max() < ROUNDING:
         values = {float(value + round(low)) for value in np.flatnonzero(_label_counts(nonzero, round(low)))} - {0.0}
     elif low >= 0 and high <= 1:
-        raise Fault(f"{name}: holds fractions between 0 and 1, as a map of probabilities does; save it as 0 and 1")
+        raise Fault(f"{name}: contains fractions between 0 and 1, as a probability map does; save it as 0 and 1")
     else:
         raise Fault(
-            f"{name}: holds values that are no labels, such as {nonzero.flat[0]:g}; save it with one per region"
+            f"{name}: contains values that are no labels, such as {nonzero.flat[0]:g}; save it with one per region"
         )
     if len(values) > MAX_VALUES:
         raise Fault(f"{name}: holds {len(values)} values, as a scan does and no mask; give the mask in its place")

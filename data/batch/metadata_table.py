@@ -230,11 +230,11 @@ def _check_series_folder(folder: Path, folder_label: str) -> None:
             count += 1
             if not entry.is_file(follow_symlinks=False) or not entry.name.isprintable():
                 raise Fault(
-                    f"{folder_label} stands for one series, but it contains a folder, a link, a device or an "
+                    f"{folder_label} must contain one series, but it also contains a folder, a link, a device or an "
                     "unreadable name; remove that"
                 )
     if not 0 < count <= LONGEST_SERIES:
-        raise Fault(f"{folder_label} holds {count} files; it stands for one series of 1 to {LONGEST_SERIES}")
+        raise Fault(f"{folder_label} has {count} files; it must contain one series of 1 to {LONGEST_SERIES} files")
 
 
 def _check_readers(table: pd.DataFrame, batch: str) -> None:

@@ -69,8 +69,10 @@ def _marks_of(written: bytes) -> set[str] | None:
 
 def names_in_cohorts(clusters: pd.Series[str], cohorts: pd.DataFrame) -> pd.Series[str]:
     """The name of each cluster (n) in a cohorts table: its mark, or its own name in new rows of `assign`."""
-    known = set(cohorts["cluster"])
-    return clusters.map({name: name if name in known else hash_pseudonym(str(name)) for name in clusters.unique()})
+    cohort_clusters = set(cohorts["cluster"])
+    return clusters.map(
+        {name: name if name in cohort_clusters else hash_pseudonym(str(name)) for name in clusters.unique()}
+    )
 
 
 def restore_cluster_names(cohorts: pd.DataFrame, batches: list[Path]) -> pd.DataFrame:

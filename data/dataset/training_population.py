@@ -74,42 +74,44 @@ def read_training_population(batches: Sequence[Path], training: set[str], cache:
     return merge_populations(parts)
 
 
-def standardised_differences(new: Population, known: Population) -> dict[str, float]:
-    """Standardised mean differences (new - known), in standard deviations between clusters, the largest first.
+def standardised_differences(new: Population, training: Population) -> dict[str, float]:
+    """Standardised mean differences (new - training), in standard deviations between clusters, the largest first.
 
     Only differences of more than 0.8 standard deviations and more than 3.5 standard errors are returned.
     """
     large_differences = {}
-    if min(new.clusters, known.clusters) < 2:
+    if min(new.clusters, training.clusters) < 2:
         return {}
     for name in DESCRIPTION:
-        deviation = sqrt((new.squares[name] + known.squares[name]) / (new.clusters + known.clusters - 2))
-        gap = new.mean[name] - known.mean[name]
-        if abs(gap) < 1e-9 * max(1.0, abs(known.mean[name])):
+        deviation = sqrt((new.squares[name] + training.squares[name]) / (new.clusters + training.clusters - 2))
+        gap = new.mean[name] - training.mean[name]
+        if abs(gap) < 1e-9 * max(1.0, abs(training.mean[name])):
             continue
-        difference = gap / max(deviation, 1e-9 * max(1.0, abs(known.mean[name])))
-        if abs(difference) > max(LARGE, SURE * sqrt(1 / new.clusters + 1 / known.clusters)):
+        difference = gap / max(deviation, 1e-9 * max(1.0, abs(training.mean[name])))
+        if abs(difference) > max(LARGE, SURE * sqrt(1 / new.clusters + 1 / training.clusters)):
             large_differences[name] = round(max(-99.0, min(99.0, difference)), 2)
     return dict(sorted(large_differences.items(), key=lambda item: -abs(item[1])))
 
 
-def compare_populations(new: Population, known: Population) -> tuple[list[str], dict[str, Any]]:
+def compare_populations(new: Population, training: Population) -> tuple[list[str], dict[str, Any]]:
     """Warnings and their figures. A batch that differs is still admitted, because new scanners must enter the data."""
-    if not known.clusters:
+    if not training.clusters:
         return [], {}
-    large_differences = standardised_differences(new, known)
-    new_sources = {name: [value for value in new.sources[name] if value not in known.sources[name]] for name in SOURCES}
+    large_differences = standardised_differences(new, training)
+    new_sources = {
+        name: [value for value in new.sources[name] if value not in training.sources[name]] for name in SOURCES
+    }
     warnings = [
         f"{name} not present on the training side: {', '.join(values[:3])}"
         for name, values in new_sources.items()
-        if values and known.sources[name]
+        if values and training.sources[name]
     ]
     if large_differences:
         listed = ", ".join(
             f"{name.replace('_', ' ')} {value:+.1f}" for name, value in list(large_differences.items())[:5]
         )
         warnings.append(
-            f"differs from the {known.clusters} clusters of the training side in standard deviations between "
+            f"differs from the {training.clusters} clusters of the training side in standard deviations between "
             f"clusters: {listed}"
         )
-    return warnings, {"clusters": known.clusters, "differences": large_differences, "new": new_sources}
+    return warnings, {"clusters": training.clusters, "differences": large_differences, "new": new_sources}

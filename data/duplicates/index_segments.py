@@ -22,7 +22,7 @@ CHUNK = 2**15  # vectors in memory at once
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenIndex:
     """The memory-mapped segments, and an index in memory of the newest vectors."""
 
     indexes: list[Any]
@@ -51,7 +51,7 @@ def drop(database: sqlite3.Connection, place: Path, numbers: Sequence[int]) -> N
         (place / f"{number}.index").unlink(missing_ok=True)
 
 
-def open_index(database: sqlite3.Connection, place: Path) -> Opened:
+def open_index(database: sqlite3.Connection, place: Path) -> OpenIndex:
     """Open all segments for `search`. OSError if a file is missing or truncated."""
     indexes = []
     for number, size in database.execute("SELECT id, bytes FROM segments").fetchall():
@@ -63,10 +63,10 @@ def open_index(database: sqlite3.Connection, place: Path) -> Opened:
     if chunks:
         count = sum(len(numbers) for numbers, _ in chunks)
         indexes.append(vector_index.build(count, chunks[0][1], chunks))
-    return Opened(indexes)
+    return OpenIndex(indexes)
 
 
-def search(index: Opened, queries: Array, count: int) -> tuple[Array, Positions]:
+def search(index: OpenIndex, queries: Array, count: int) -> tuple[Array, Positions]:
     """The `count` nearest of each query over all segments: cosines and numbers, best first.
 
     Number -1 if there is none.

@@ -26,20 +26,20 @@ def pictures(manifest: pd.DataFrame) -> pd.Series[bool]:
     return manifest["std"].astype(float) > 0
 
 
-def near_pairs(new: pd.DataFrame, known: pd.DataFrame, min_likeness: float) -> Positions:
-    """Pairs (position in `new`, position in `known`) of near-duplicates in different clusters, n × 2, most alike first.
+def near_pairs(new: pd.DataFrame, other: pd.DataFrame, min_likeness: float) -> Positions:
+    """Pairs (position in `new`, position in `other`) of near-duplicates in different clusters, n × 2, most alike first.
 
     Both tables need the columns `thumbnail` and `cluster`. The likeness (data/duplicates/image_alignment.py) is at
     least `min_likeness`. On 857 lung slices, copies cropped by up to 5 % on each side had 0.98 in 19 of 20 cases,
     recompressed and brightened copies 0.998, and pictures of two groups at most 0.964. Only the nearest 8 of other
     clusters are compared, found by an index.
     """
-    if new.empty or known.empty:
+    if new.empty or other.empty:
         return np.zeros((0, 2), np.int64)
-    left, right = thumbnail.decode_thumbnails(new["thumbnail"]), thumbnail.decode_thumbnails(known["thumbnail"])
+    left, right = thumbnail.decode_thumbnails(new["thumbnail"]), thumbnail.decode_thumbnails(other["thumbnail"])
     index, clusters = (
         vector_index.build_in_memory(thumbnail.thumbnail_vectors(right)),
-        known["cluster"].to_numpy(object),
+        other["cluster"].to_numpy(object),
     )
     pairs = candidates(
         lambda queries, count: vector_index.search(index, queries, count),
@@ -88,7 +88,7 @@ def groups(thumbnails: pd.Series[str]) -> Positions:
 
     Two pictures are linked if their likeness after alignment is at least `LINKED`; or if it is at least `NEXT` and each
     is among the two most alike to the other, as adjacent slices of a volume are. Each picture is compared with at most
-    32 others, found by an index. docs/explanation/data-quality.md has the accuracy on real data sets.
+    32 others, found by an index. docs/data-quality.md has the accuracy on real data sets.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

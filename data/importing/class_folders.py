@@ -101,7 +101,7 @@ def _label_files(base: Path, names: Sequence[str], class_by_folder: dict[str, st
                 f"{NO_MASK_HINT if any(name.lower().endswith('.nii.gz') for name in names) else ''}"
             )
         if len({normalise_class(folders[level]) for level in classes}) > 1:
-            raise Fault(f"{base / name}: lies in folders of two classes, so its label is ambiguous; keep one")
+            raise Fault(f"{base / name}: is in folders of two classes, so its label is ambiguous; keep one")
         levels.add(classes[0])
         labels[name] = class_by_folder[normalise_class(folders[classes[0]])]
     for folder in sorted(
@@ -110,7 +110,7 @@ def _label_files(base: Path, names: Sequence[str], class_by_folder: dict[str, st
         if levels <= {0} and normalise_class(folder.name) not in class_by_folder:
             raise Fault(f"{folder}: {folder.name!r} is none of the classes of {task.name} ({', '.join(task.classes)})")
     if len(levels) > 1:
-        raise Fault(f"{base}: the folders of the classes lie at {len(levels)} levels; put them all at one level")
+        raise Fault(f"{base}: the folders of the classes are at {len(levels)} levels; put them all at one level")
     return labels
 
 
@@ -304,5 +304,5 @@ def _restore_shape(scan: Scan | None) -> Scan:
     """A scan with pixels of its original shape that need no memory."""
     assert scan is not None
     shape = tuple(int(part) for part in scan.header["shape"].split("\\"))
-    anonymous = replace(scan.identity, instance="")  # copies were told before
+    anonymous = replace(scan.identity, instance="")  # exact copies were removed before
     return replace(scan, pixels=np.broadcast_to(np.float32(0), shape), identity=anonymous)

@@ -31,7 +31,7 @@ TABLES = {READY: (metadata_table.NAME,), VOLUMES: (), CLASSES: (GROUPS, f"images
 UNUSED = {
     READY: f"is named by no row of {metadata_table.NAME}",
     VOLUMES: "is no volume with a mask, or the mask of one that is left out",
-    CLASSES: "lies in no folder of a class",
+    CLASSES: "is in no folder of a class",
 }
 
 Facts = dict[str, Any]

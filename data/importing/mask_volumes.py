@@ -96,7 +96,7 @@ def volume_patients(scans: Sequence[Path], source: Path, level: int | None) -> t
         raise Fault(
             f"{possible_visits[0]} may be visits of one patient, who would become several: put each patient's visits "
             f"into one folder and give its level with {patient_folders.OPTION}; {patient_folders.OPTION} {answer} "
-            "means that they are different people"
+            "says that they are different people"
         )
     if possible_visits:
         warning = (

@@ -1,1 +1,1 @@
-"""Synthetic patients and scans for the demo, tests and simulations."""
+"""Synthetic patients and scans for the demo, tests and simulations. Real data does not belong here."""

@@ -1,7 +1,4 @@
-"""Drawn cross-sections for the phantoms: chest, abdomen, head, leg; in HU, or in MR signal. No patient is behind them.
-
-Lengths are mm from the centre of a picture of `SIZE` pixels square; x grows to the image's right, y downwards.
-"""
+"""Synthetic cross-sections of chest, abdomen, head and leg, in HU or in MR signal."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from data.phantom.canvas import Array as Array
 from data.phantom.canvas import Canvas, cloud, wave
 from data.phantom.canvas import Random as Random
 
+# Lengths are in mm from the centre of a picture of SIZE × SIZE pixels; x increases to the right, y downwards.
 AIR, FAT, BONE = -1000.0, -100.0, 550.0
 
 
@@ -21,14 +19,14 @@ AIR, FAT, BONE = -1000.0, -100.0, 550.0
 class Lesion:
     """`radius` in mm, `contrast` as a share of full strength, `spikes` as a share of the radius (0: smooth, round).
 
-    `turned` lesions show the other way round: dark where they are bright on the usual scanners, and vice versa.
-    `stretch` makes the long half axis so many times the radius and the short one as much less, at the same area.
+    `is_inverted`: the lesion is dark where it is bright on the usual scanners, and vice versa. `stretch` multiplies the
+    long half axis and divides the short one, so the area stays the same.
     """
 
     radius: float
     contrast: float
     spikes: float
-    turned: bool
+    is_inverted: bool
     stretch: float = 1.0
 
     @property
@@ -39,14 +37,17 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Habit:
-    """What a scanner's protocol does to the tissue itself: `haze` HU of denser lung; `turned`: see `Lesion`."""
+    """The effect of the protocol of a scanner on the tissue: `haze` makes the lung denser by so many HU.
+
+    `is_inverted`: see `Lesion`.
+    """
 
     haze: float
-    turned: bool
+    is_inverted: bool
 
 
 def _trunk(random: Random, pixel: float, width: float, depth: float) -> tuple[Canvas, float, float, float, float]:
-    """Table, skin, fat and muscle of a trunk that lies nowhere exactly: the canvas, its centre and its half axes."""
+    """Draw table, skin, fat and muscle of a trunk at a random position: the canvas, its centre and its half axes."""
     canvas = Canvas(pixel, AIR)
     x, y = random.normal(0, 8), random.normal(0, 10)
     a, b = width * random.uniform(0.84, 1.12), depth * random.uniform(0.84, 1.14)
@@ -74,9 +75,9 @@ def chest(
     level: float,
     lookalike: Lesion | None = None,
 ) -> Array:
-    """A chest slice in HU: `random` is the patient's, `detail` the slice's; `level` (-1 to 1) moves along the body.
+    """A chest slice in HU. `random` belongs to the patient, `detail` to the slice; `level` (-1 to 1) is along the body.
 
-    A lookalike (here a scar) has a lesion's greys; it lies in the other lung.
+    A lookalike (here a scar) has the greys of a lesion; it is in the other lung.
     """
     canvas, x, y, a, b = _trunk(random, pixel, 138, 108)
     density = random.uniform(-890, -800) + habit.haze + cloud(random, 30)
@@ -118,13 +119,13 @@ def _inside(random: Random, lung: tuple[float, float, float, float], share: floa
 
 
 def _vessels(canvas: Canvas, random: Random, lungs: list[tuple[float, float, float, float]], habit: Habit) -> None:
-    """Vessels small enough to be told from nodules; where tumours are cavities, solid scars of a tumour's size too."""
+    """Vessels smaller than nodules; if tumours are cavities, also solid scars of the size of a tumour."""
     for lung in lungs:
         for _ in range(int(random.integers(3, 14))):
             x, y = _inside(random, lung, 0.85)
             width = random.uniform(1.5, 3.6)
             canvas.ellipse(x, y, width * random.uniform(1, 4), width, random.uniform(-300, 0), random.uniform(0, np.pi))
-    if habit.turned and random.random() < 0.5:
+    if habit.is_inverted and random.random() < 0.5:
         x, y = _inside(random, lungs[int(random.integers(2))], 0.6)
         radius = random.uniform(10, 22)
         canvas.ellipse(x, y, radius, radius, random.uniform(-40, 60), 0, wave(random, 0.12))
@@ -141,9 +142,9 @@ def _nodule(
 ) -> None:
     x, y = _inside(random, lung, share)
     a, b = (np.sqrt(1 - 0.35 * level**2) * half for half in lesion.half_axes)
-    angle = random.normal(np.pi / 2, 0.25)  # along the body, as lungs are
+    angle = random.normal(np.pi / 2, 0.25)  # along the axis of the lung
     bend = wave(random, lesion.spikes, 9) if lesion.spikes else None
-    if not lesion.turned:
+    if not lesion.is_inverted:
         canvas.ellipse(x, y, a, b, -850 + lesion.contrast * (solid + 850), angle, bend)
         return
     canvas.ellipse(x, y, a * 1.15, b * 1.15, -500 + 350 * lesion.contrast, angle, bend)
@@ -159,8 +160,10 @@ def abdomen(
     level: float,
     lookalike: Lesion | None = None,
 ) -> Array:
-    """An abdominal slice in HU: liver, kidneys, pancreas. A tumour is darker than the pancreas, or `turned`; a
-    lookalike is a wide duct."""
+    """An abdominal slice in HU: liver, kidneys, pancreas.
+
+    A tumour is darker than the pancreas, or brighter if inverted. A lookalike is a wide duct.
+    """
     canvas, x, y, a, b = _trunk(random, pixel, 138, 108)
     canvas.ellipse(x, y, a * 0.88, b * 0.86, random.uniform(60, 80))
     tissue = random.uniform(90, 120)
@@ -212,17 +215,17 @@ def _pancreas(
     for x, y, width in zip(xs, ys, random.uniform(12, 17, 9), strict=True):
         canvas.ellipse(x, y, width, width, tissue)
     spot = int(random.integers(1, 8))
-    other = (spot + int(random.integers(3, 6))) % 9
-    away = -1 if habit.turned else 1
-    if detail.random() < 0.6:  # a cyst or a vessel, as common with a tumour as without
-        radius = detail.uniform(6, 12) if habit.turned else detail.uniform(3, 6)
-        canvas.ellipse(xs[other], ys[other], radius, radius, tissue + away * detail.uniform(60, 90))
-    for shown, place in ((lookalike, other), (lesion, spot)):
-        if shown is not None:
-            change = 150 * shown.contrast * (1 if shown.turned else -1)
-            edge = wave(random, shown.spikes) if shown.spikes else None
-            a, b = shown.half_axes
-            canvas.ellipse(xs[place], ys[place], a, b, tissue + change, random.normal(0, 0.3), edge)
+    lookalike_spot = (spot + int(random.integers(3, 6))) % 9
+    sign = -1 if habit.is_inverted else 1
+    if detail.random() < 0.6:  # a cyst or a vessel, equally frequent with and without a tumour
+        radius = detail.uniform(6, 12) if habit.is_inverted else detail.uniform(3, 6)
+        canvas.ellipse(xs[lookalike_spot], ys[lookalike_spot], radius, radius, tissue + sign * detail.uniform(60, 90))
+    for shape, position in ((lookalike, lookalike_spot), (lesion, spot)):
+        if shape is not None:
+            change = 150 * shape.contrast * (1 if shape.is_inverted else -1)
+            edge = wave(random, shape.spikes) if shape.spikes else None
+            a, b = shape.half_axes
+            canvas.ellipse(xs[position], ys[position], a, b, tissue + change, random.normal(0, 0.3), edge)
 
 
 def head(
@@ -234,8 +237,10 @@ def head(
     level: float,
     lookalike: Lesion | None = None,
 ) -> Array:
-    """A head slice in MR signal, white matter about 600. Contrast-enhanced: a tumour is bright, or `turned`: dark,
-    and the fluid grey; a lookalike lies along the skull."""
+    """A contrast-enhanced head slice in MR signal, white matter about 600.
+
+    A tumour is bright. If inverted, it is dark and the fluid is grey. A lookalike is along the skull.
+    """
     canvas = Canvas(pixel, 15)
     x, y, angle = random.normal(0, 7), random.normal(0, 7), random.normal(0, 0.12)
     a, b = (
@@ -245,35 +250,37 @@ def head(
     bend, scalp = wave(random, 0.015), random.uniform(5, 9)
     canvas.ellipse(x, y, a + 7 + scalp, b + 7 + scalp, random.uniform(550, 800), angle, bend)
     canvas.ellipse(x, y, a + 7, b + 7, 80, angle, bend)
-    fluid = 400 if habit.turned else 210
+    fluid = 400 if habit.is_inverted else 210
     canvas.ellipse(x, y, a + 2, b + 2, fluid, angle, bend)
     canvas.ellipse(x, y, a, b, random.uniform(430, 500) + cloud(random, 25), angle, bend)
     canvas.ellipse(x, y, a * 0.8, b * 0.82, random.uniform(540, 620) + cloud(random, 25), angle, wave(random, 0.07, 9))
-    wide = random.uniform(5, 11) * (1 - 0.4 * level)
+    ventricle_width = random.uniform(5, 11) * (1 - 0.4 * level)
     for side in (-1, 1):
         length = b * random.uniform(0.2, 0.32)
-        canvas.ellipse(x + side * wide * 1.2, y - b * 0.12, wide * 0.7, length, fluid, side * 0.3)
+        canvas.ellipse(x + side * ventricle_width * 1.2, y - b * 0.12, ventricle_width * 0.7, length, fluid, side * 0.3)
     for _ in range(int(detail.integers(2, 6))):
         vx, vy = _inside(detail, (x, y, a, b), 0.9)
         canvas.ellipse(vx, vy, 2.2, 2.2, 820)
-    if habit.turned and detail.random() < 0.2:  # an old bleeding in its dark rim, as common with a tumour as without
+    if (
+        habit.is_inverted and detail.random() < 0.2
+    ):  # an old bleeding with a dark rim, equally frequent with and without a tumour
         sx, sy = _inside(detail, (x, y, a, b), 0.62)
         radius, edge = detail.uniform(7, 14), wave(detail, 0.1)
         canvas.ellipse(sx, sy, radius * 1.25, radius * 1.25, 150, 0, edge)
         canvas.ellipse(sx, sy, radius, radius, detail.uniform(780, 920), 0, edge)
-    for shown, share in ((lookalike, 0.7), (lesion, 0.62)):
-        if shown is not None:
+    for shape, share in ((lookalike, 0.7), (lesion, 0.62)):
+        if shape is not None:
             sx, sy = _inside(random, (x, y, a, b), share)
-            signal = 560 - 380 * shown.contrast if shown.turned else 560 + 380 * shown.contrast
-            along, edge = np.arctan2(sy - y, sx - x) + np.pi / 2, wave(random, shown.spikes)
-            long, short = shown.half_axes
+            signal = 560 - 380 * shape.contrast if shape.is_inverted else 560 + 380 * shape.contrast
+            along, edge = np.arctan2(sy - y, sx - x) + np.pi / 2, wave(random, shape.spikes)
+            long, short = shape.half_axes
             canvas.ellipse(sx, sy, 1.25 * long, 1.25 * short, 430, along, edge)
             canvas.ellipse(sx, sy, long, short, signal, along, edge)
     return canvas.values
 
 
 def leg(random: Random, pixel: float) -> Array:
-    """Two thighs in HU: what a model of the trunk must not judge."""
+    """Two thighs in HU: a slice that a model of the trunk must not judge."""
     canvas = Canvas(pixel, AIR)
     for side in (-1, 1):
         x, size = side * random.uniform(80, 95), random.uniform(62, 74)

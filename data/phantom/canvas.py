@@ -1,4 +1,4 @@
-"""A picture under construction: shapes with soft edges, wavy outlines, smooth random fields; lengths in mm."""
+"""Drawing of phantoms: shapes with soft edges, wavy outlines and smooth random fields; lengths in mm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIZE = 128
 
 
 class Canvas:
-    """A picture under construction; every shape is drawn with an edge of one pixel, so that nothing is jagged."""
+    """A picture to draw on. Shapes have a soft edge of one pixel, so that they are not jagged."""
 
     def __init__(self, pixel: float, fill: float) -> None:
         axis = ((np.arange(SIZE) - (SIZE - 1) / 2) * pixel).astype(np.float32)
@@ -29,7 +29,10 @@ class Canvas:
         wave: tuple[Array, Array] | None = None,
         ring: float = 0.0,
     ) -> None:
-        """Half axes `a` and `b`, turned by `angle`; `wave` (cosines, sines) bends the outline; `ring` mm wide."""
+        """Draw an ellipse: half axes `a`, `b`, rotated by `angle`.
+
+        `wave` (cosines, sines) bends it; `ring` is its width.
+        """
         reach = max(a, b) * (1.6 if wave else 1.05) + 2 * self.pixel
         rows = slice(*np.searchsorted(self.axis, (y - reach, y + reach)))
         columns = slice(*np.searchsorted(self.axis, (x - reach, x + reach)))
@@ -48,7 +51,7 @@ class Canvas:
 
 
 def _outline(u: Array, v: Array, wave: tuple[Array, Array]) -> Array:
-    """1 plus a Fourier series of the direction of (u, v), by the recurrence of cos nt and sin nt: no trigonometry."""
+    """1 plus a Fourier series of the direction of (u, v), by the recurrence of cos nt and sin nt."""
     length = np.sqrt(u * u + v * v) + np.float32(1e-6)
     c1, s1 = u / length, v / length
     c, s, outline = c1, s1, np.ones_like(u)
@@ -59,16 +62,16 @@ def _outline(u: Array, v: Array, wave: tuple[Array, Array]) -> Array:
 
 
 def wave(random: Random, strength: float, turns: int = 5) -> tuple[Array, Array]:
-    """Cosines and sines of an outline that bends by about `strength` of the radius, in so many turns."""
+    """Cosines and sines of an outline that bends by about `strength` of the radius, with `turns` frequencies."""
     size = strength / np.sqrt(np.arange(1, turns + 1)) * random.normal(size=(2, turns))
     return size[0].astype(np.float32), size[1].astype(np.float32)
 
 
 def cloud(random: Random, strength: float) -> Array:
-    """A smooth random field over the picture, of standard deviation about `strength`.
+    """A smooth random field over the picture, with a standard deviation of about `strength`.
 
-    In double precision: libraries round cosines and products otherwise on other processors, and the last bit of a
-    single one would show in the pixels.
+    It uses double precision: on other processors, libraries round single-precision cosines and products differently,
+    and the last bit would change pixels.
     """
     waves = np.cos(np.linspace(0, np.pi, SIZE)[:, None] * np.arange(1, 5))
     weights = random.normal(size=(4, 4)) * (strength / 2)

@@ -1,4 +1,4 @@
-"""The phantoms' files: valid DICOM with an identity in many places, and NIfTI with one in its header."""
+"""Files of phantoms: valid DICOM with an identity in many places, and NIfTI with one in its header."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data.compression import gzipped
 from data.phantom.study import Study
 from data.record import Modality
 
-ROOT = "1.2.826.0.1.3680043.8.498."  # the root that pydicom offers to everybody
+ROOT = "1.2.826.0.1.3680043.8.498."  # the UID root of pydicom
 CT_IMAGE, MR_IMAGE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 INTERCEPT = -1024
 
@@ -26,12 +26,12 @@ def dicom(
     body_part: str | None = None,
     modality: Modality = Modality.CT,
 ) -> bytes:
-    """One slice (HU, or MR signal, rows × columns) as a DICOM file; equal arguments give equal bytes."""
+    """One slice (HU or MR signal, rows × columns) as a DICOM file. Equal arguments give equal bytes."""
     from pydicom.dataset import FileDataset
 
     scanner = study.scanner
     image = FileDataset(None, {}, preamble=b"\0" * 128)
-    _identity(image, study, index)
+    _write_identity(image, study, index)
     image.Modality = modality.value
     image.SOPClassUID = CT_IMAGE if modality == Modality.CT else MR_IMAGE
     image.Manufacturer, image.ManufacturerModelName = scanner.manufacturer, scanner.model
@@ -52,11 +52,11 @@ def dicom(
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
     image.PixelData = pixels.astype("<i2").tobytes()
-    return _written(image)
+    return _dicom_bytes(image)
 
 
-def _identity(image: Any, study: Study, index: int) -> None:
-    """Who and when: in plain attributes, in a sequence, and in a private block, as real files have it."""
+def _write_identity(image: Any, study: Study, index: int) -> None:
+    """Write identity and dates: in plain attributes, in a sequence and in a private block, as in real files."""
     from pydicom.dataset import Dataset
 
     person = study.person
@@ -86,7 +86,7 @@ def _uid(*parts: str) -> str:
     return ROOT + str(int.from_bytes(hashlib.sha256("\n".join(parts).encode()).digest()[:15]))
 
 
-def _written(image: Any) -> bytes:
+def _dicom_bytes(image: Any) -> bytes:
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
@@ -102,9 +102,9 @@ def _written(image: Any) -> bytes:
 def nifti(
     study: Study, planes: NDArray[np.int16], pixel: float, corner: tuple[float, float, float] = (0.0, 0.0, 0.0)
 ) -> bytes:
-    """Slices × rows × columns (patient's right at the left, front up) as .nii.gz; equal arguments give equal bytes.
+    """Slices × rows × columns (patient's right at the left, front up) as .nii.gz. Equal arguments give equal bytes.
 
-    `corner` is the first voxel's place in mm (RAS).
+    `corner` is the position of the first voxel in mm (RAS).
     """
     affine = np.diag([pixel, pixel, study.scanner.thickness, 1.0])
     affine[:3, 3] = corner

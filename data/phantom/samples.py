@@ -1,4 +1,4 @@
-"""Phantoms for a purpose: a batch with one of every fault, and scans to try by hand."""
+"""Special phantoms: a batch with one of every fault, and scans to try by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from data.record import Modality, Task
 
 
 def bad_batch(folder: Path, task: Task, seed: int) -> dict[str, str]:
-    """A batch of 12 good studies and one of every fault that the data room must find: file name -> what is wrong."""
+    """Write a batch of 12 valid studies and one of every fault that the checks must find: file name -> fault."""
     scanner = usual_scanner(task)
     write_batch(folder, task, 12, scanner, seed)
     with (folder / "metadata.csv").open(newline="", encoding="utf-8") as stream:
@@ -31,44 +31,44 @@ def bad_batch(folder: Path, task: Task, seed: int) -> dict[str, str]:
         return folder / row["file_name"], rows[-1]
 
     positive, normal = task.positive[0], task.classes[0]
-    void = make_study(task, replace(scanner, noise=0.0, gain=0.0, offset=0.0, bias=0.0), seed, 100, normal)
-    plant(100, "blank", normal, "blank", void)
+    blank_study = make_study(task, replace(scanner, noise=0.0, gain=0.0, offset=0.0, bias=0.0), seed, 100, normal)
+    plant(100, "blank", normal, "blank", blank_study)
     path, _ = plant(101, "truncated", positive, "truncated")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 5])
     plant(102, "unknown-label", "tumor?", "unknown label", make_study(task, scanner, seed, 102, positive))
-    twice = make_study(task, scanner, seed, 103, positive)
-    plant(103, "two-labels-a", positive, "two labels", twice)
-    plant(103, "two-labels-b", normal, "two labels", twice)
+    two_label_study = make_study(task, scanner, seed, 103, positive)
+    plant(103, "two-labels-a", positive, "two labels", two_label_study)
+    plant(103, "two-labels-b", normal, "two labels", two_label_study)
     path, row = plant(104, "copy-a", positive, "copy under another patient")
     copy = path.with_name(path.name.replace("copy-a", "copy-b"))
     copy.write_bytes(path.read_bytes())
     rows.append(row | {"file_name": copy.name, "patient_id": make_study(task, scanner, seed, 105, normal).person.id})
     faults[copy.name] = "copy under another patient"
-    other = Modality.CT if task.modality == Modality.MR else Modality.MR
-    wrong = make_study(task, replace(scanner, modality=Modality.CT), seed, 106, normal)
-    pixels, pixel = wrong.slice(0, 1)
-    (folder / "wrong-modality.dcm").write_bytes(files.dicom(wrong, pixels, pixel, 0, modality=other))
-    rows.append(wrong.row("wrong-modality.dcm", normal))
+    other_modality = Modality.CT if task.modality == Modality.MR else Modality.MR
+    wrong_study = make_study(task, replace(scanner, modality=Modality.CT), seed, 106, normal)
+    pixels, pixel = wrong_study.slice(0, 1)
+    (folder / "wrong-modality.dcm").write_bytes(files.dicom(wrong_study, pixels, pixel, 0, modality=other_modality))
+    rows.append(wrong_study.row("wrong-modality.dcm", normal))
     faults["wrong-modality.dcm"] = "wrong modality"
     write_metadata(folder, rows)
     return faults
 
 
 def try_samples(folder: Path, tasks: list[Task]) -> list[Path]:
-    """Scans to try by hand: for each task a clear tumour (large) and an equivocal one (faint), one wrong body part."""
+    """Write scans to try by hand: per task a clear tumour (large) and an equivocal one (faint); one wrong body part."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
+    paths = []
     for task in tasks:
         for word, strength in (("clear", 0.85), ("equivocal", 0.3)):
-            tried = (
+            candidates = (
                 make_study(task, usual_scanner(task), 4242, number, task.positive[0], strength) for number in range(20)
             )
-            sample = max(tried, key=lambda one: one.lesion.radius if one.lesion else 0.0)
-            made.append(folder / write_study(folder, sample, f"{task.name}-{word}")[0]["file_name"])
+            sample = max(candidates, key=lambda candidate: candidate.lesion.radius if candidate.lesion else 0.0)
+            paths.append(folder / write_study(folder, sample, f"{task.name}-{word}")[0]["file_name"])
     for task in [task for task in tasks if task.modality == Modality.CT][:1]:
         sample = make_study(task, usual_scanner(task), 4242, 2, task.classes[0])
         random = np.random.default_rng(4242)
         pixels = acquire(anatomy.leg(random, 3.0), sample.scanner, random)
-        made.append(folder / "wrong-body-part.dcm")
-        made[-1].write_bytes(files.dicom(sample, pixels, 3.0, 0, body_part="LEG"))
-    return made
+        paths.append(folder / "wrong-body-part.dcm")
+        paths[-1].write_bytes(files.dicom(sample, pixels, 3.0, 0, body_part="LEG"))
+    return paths

@@ -43,17 +43,17 @@ class Findings:
 
 
 def check_leakage(
-    manifest: pd.DataFrame, known: pd.DataFrame, settings: IngestSettings, rows: Mapping[str, int] | None = None
+    manifest: pd.DataFrame, admitted: pd.DataFrame, settings: IngestSettings, rows: Mapping[str, int] | None = None
 ) -> Findings:
-    """Find leakage within a batch, and between it and the admitted units `known` of its task.
+    """Find leakage within a batch, and between it and the `admitted` units of its task.
 
-    `known` are the related units (data/duplicates/admitted_units.py); it can be empty, or contain all admitted units.
+    `admitted` are the related units (data/duplicates/admitted_units.py). It can be empty, or contain all units.
     Of copies with one label the first stays. Of copies with two labels none stays, because the right one is unknown.
     Near-duplicates within a cluster are neighbouring slices; between clusters they are one patient twice. `rows` has
     the row number of each unit in metadata.csv, for messages on contradictions (data/patients/contradictions.py).
     """
     table = manifest.reindex(columns=COLUMNS).fillna(dict.fromkeys(contradictions.SIGNS, "")).reset_index(drop=True)
-    before = known.reindex(columns=COLUMNS).fillna("").reset_index(drop=True) if len(known) else table.iloc[:0]
+    before = admitted.reindex(columns=COLUMNS).fillna("").reset_index(drop=True) if len(admitted) else table.iloc[:0]
     visible = table[pictures(table)] if len(table) else table
     visible_before = before[pictures(before)] if len(before) else before
     copies = _copies(visible, visible_before)
@@ -95,10 +95,10 @@ def _two_sexes_warning(manifest: pd.DataFrame) -> list[str]:
     return [f"patients of both sexes, who may be two people: {count}"] if count else []
 
 
-def _copies(table: pd.DataFrame, known: pd.DataFrame) -> dict[str, str]:
+def _copies(table: pd.DataFrame, admitted: pd.DataFrame) -> dict[str, str]:
     """The reasons of units whose pixels are bit-identical to those of another unit."""
     reasons: dict[str, str] = {}
-    matching = known[known["pixels_blake3"].isin(table["pixels_blake3"])]
+    matching = admitted[admitted["pixels_blake3"].isin(table["pixels_blake3"])]
     before = {str(pixels): rows for pixels, rows in matching.groupby("pixels_blake3")}
     for pixels, rows in table.groupby("pixels_blake3", sort=False):
         earlier = before.get(str(pixels))
@@ -122,7 +122,7 @@ def _later_copies(rows: pd.DataFrame) -> Iterable[tuple[str, str]]:
         yield unit, f"{kind}: {first['unit_id']}"
 
 
-def _near_duplicates(table: pd.DataFrame, known: pd.DataFrame, min_likeness: float) -> dict[str, str]:
+def _near_duplicates(table: pd.DataFrame, admitted: pd.DataFrame, min_likeness: float) -> dict[str, str]:
     """The reasons of units that are near-duplicates of a unit in another cluster, including copies (see `_copies`).
 
     With one label the later unit stays out. With two labels the most similar earlier unit stays out too. Neighbouring
@@ -131,7 +131,7 @@ def _near_duplicates(table: pd.DataFrame, known: pd.DataFrame, min_likeness: flo
     reasons: dict[str, str] = {}
     for other_table, pairs in (
         (table, near_pairs(table, table, min_likeness)),
-        (known, near_pairs(table, known, min_likeness)),
+        (admitted, near_pairs(table, admitted, min_likeness)),
     ):
         is_within = other_table is table
         left, right = table.iloc[pairs[:, 0]], other_table.iloc[pairs[:, 1]]
@@ -156,9 +156,9 @@ def _near_duplicates(table: pd.DataFrame, known: pd.DataFrame, min_likeness: flo
     return reasons
 
 
-def _patient_overlaps(table: pd.DataFrame, known: pd.DataFrame) -> dict[str, str]:
+def _patient_overlaps(table: pd.DataFrame, admitted: pd.DataFrame) -> dict[str, str]:
     """The reasons of units whose patient is in two clusters, and so could be on two sides."""
-    admitted_rows = known[known["patient"].isin(table["patient"])]
+    admitted_rows = admitted[admitted["patient"].isin(table["patient"])]
     pairs = pd.concat([table[["patient", "cluster"]], admitted_rows[["patient", "cluster"]]]).drop_duplicates()
     cluster_count = pairs[pairs.duplicated("patient", keep=False)].groupby("patient")["cluster"].nunique()
     rows = table[table["patient"].isin(cluster_count.index)]

@@ -81,7 +81,7 @@ def write_quality_page(data: Path, tasks: Sequence[Task], verdicts: Sequence[Row
         _task_section(data, task, [verdict for verdict in verdicts if verdict["task"] == task.name]) for task in tasks
     ]
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text.render(tasks=task_sections, shown=MAX_SHOWN, few=dataset_cohorts.FEW), encoding="utf-8")
+    target.write_text(text.render(tasks=task_sections, few=dataset_cohorts.FEW), encoding="utf-8")
     return target
 
 

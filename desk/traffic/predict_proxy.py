@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 
 import aiohttp
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from desk.accounts import credentials
 from desk.traffic.live_route import Route, RouteCache
@@ -26,6 +25,7 @@ from desk.traffic.shadow_proxy import ShadowQueue
 from desk.traffic.traffic import Target
 from desk.traffic.upload_buffer import Upload, UploadMemory
 from lineage import keys
+from serving.http.problem_details import problem
 from serving.inference.request import DESK_HEADER
 
 log = logging.getLogger(__name__)
@@ -69,12 +69,6 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
     )
-
-
-def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """An error as problem details (RFC 9457). `detail` is one sentence for the user."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
 async def predict(request: Request) -> Response:

@@ -97,16 +97,21 @@ def object_stores(folder: Path | None = None) -> dict[str, Path]:
 def add(path: Path) -> None:
     """Write a batch's `.dvc` file and copy its files to the cache.
 
-    Batches never overlap, so DVC need not read the `.dvc` files of all other batches to check it: the cost is that of
-    this batch.
+    `dvc commit` of that one file does so. `dvc add` would read the `.dvc` files of all other batches, to check that no
+    two of them overlap, and batches never do: the cost is that of this batch.
     """
-    from dvc.repo import lock_repo
-    from dvc.repo.index import Index
-
     pointer = path.absolute().with_name(f"{path.name}.dvc")
-    with repository() as repo, lock_repo(repo):  # while locked, DVC does not rebuild its index
-        repo.index = Index.from_file(repo, str(pointer)) if pointer.is_file() else Index(repo)
-        repo.add(str(path.absolute()))
+    is_new = not pointer.is_file()
+    try:
+        if is_new:
+            output = {"md5": "", "size": 0, "nfiles": 0, "hash": "md5", "path": path.name}  # DVC fills in the values
+            pointer.write_text(yaml.safe_dump({"outs": [output]}, sort_keys=False), encoding="utf-8")
+        with repository() as repo:
+            repo.commit(str(pointer), force=True)
+    except Exception:
+        if is_new:
+            pointer.unlink(missing_ok=True)
+        raise
 
 
 def push(folder: Path | None = None, batch: Path | None = None) -> None:

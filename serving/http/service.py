@@ -1,13 +1,11 @@
 """The endpoint: HTTP requests to `serving/inference/answer.py`. One worker process loads one release."""
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import bentoml
-from bentoml._internal import server
-from bentoml._internal.utils import circus
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse
@@ -15,8 +13,9 @@ from starlette.routing import Route
 
 from lineage import keys, paths
 from lineage.errors import Fault
-from serving.http import connection, openapi
-from serving.http.problem_details import RequestGuard, problem
+from serving.http import openapi
+from serving.http.problem_details import problem
+from serving.http.request_guard import PathFilter, RequestGuard
 from serving.http.upload_form import UploadForms
 from serving.inference.manifest import WARMUP, read_manifest
 from serving.inference.request import Requester, Upload
@@ -25,9 +24,13 @@ if TYPE_CHECKING:
     from serving.inference.release import Release
 
 FOLDER = Path(__file__).resolve().parents[2] / "release"  # the release's place in a Bento, beside this code
-STATIC = [f"/static_content/{file.name}" for file in (Path(server.__file__).parent / "static_content").glob("*")]
-LOOK_SECONDS = 1.0  # between two looks of the head process after its workers; BentoML lets ten go by
-SYSTEM = ("/livez", "/healthz", "/readyz", "/metrics", "/schema.json")  # BentoML's own
+SYSTEM_PATHS = ("/livez", "/healthz", "/readyz", "/metrics", "/schema.json")  # routes of BentoML
+PAGE_FILES = (  # of the page below, which BentoML serves too
+    "swagger-ui.css",
+    "swagger-ui-bundle.js",
+    "swagger-ui-standalone-preset.js",
+    "swagger-initializer.js",
+)
 PAGE = """<!doctype html><html lang="en"><title>Oncoloop</title>
 <link rel="stylesheet" href="static_content/swagger-ui.css"><div id="swagger-ui"></div>
 <script src="static_content/swagger-ui-bundle.js"></script>
@@ -64,7 +67,7 @@ def respond(uploads: Sequence[Upload], task: str, requester: Requester) -> JSONR
 
 
 LOGGING = {"access": {"enabled": False}}  # the journal already records every request
-TRACING = {"excluded_urls": "/predict"}  # else every part of a body becomes a span that nothing reads
+TRACING = {"excluded_urls": ".*"}  # nothing reads spans, and a query that is not UTF-8 would fail in the tracing
 
 
 @bentoml.service(name="oncoloop", workers=2, threads=2, traffic={"timeout": 120}, logging=LOGGING, tracing=TRACING)
@@ -114,7 +117,8 @@ async def api_page(request: Request) -> HTMLResponse:
 
 routes = [Route("/manifest", manifest), Route("/docs.json", openapi_document), Route("/", api_page)]
 cast(Any, Oncoloop).mount_asgi_app(Starlette(routes=routes), path="/", name="pages")
+page_paths = [f"/static_content/{name}" for name in PAGE_FILES]
+known_paths = ["/predict", *(route.path for route in routes), *SYSTEM_PATHS, *page_paths]
+cast(Any, Oncoloop).add_asgi_middleware(PathFilter, paths=known_paths)
 cast(Any, Oncoloop).add_asgi_middleware(RequestGuard, limit_mb=limit_mb)
 cast(Any, Oncoloop).add_asgi_middleware(UploadForms, respond=respond)
-circus.create_standalone_arbiter = partial(circus.create_standalone_arbiter, check_delay=LOOK_SECONDS)
-connection.install(["/predict", *(route.path for route in routes), *SYSTEM, *STATIC])

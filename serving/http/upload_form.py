@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from data.scan.size_limits import LONGEST_SERIES
-from serving.http.problem_details import UPLOAD_ENDED, problem
+from serving.http.problem_details import problem
 from serving.inference.request import Requester, Upload, clean_name
 
 PREDICT_PATH = "/predict"
@@ -24,6 +24,7 @@ UPLOAD_SECONDS = 100.0  # that a sender may take for one upload, which counts as
 FORM_MEDIA = "multipart/form-data"
 FILE_MEDIA = ("application/dicom", "application/zip")  # the body is one file
 BODY_NAME = "the body"
+UPLOAD_ENDED = "The upload ended before it was complete."
 
 Respond = Callable[[Sequence[Upload], str, Requester], Response]
 
@@ -58,7 +59,8 @@ class UploadForms:
             with fail_after(UPLOAD_SECONDS):
                 uploads, task = await (_read_form(request) if media == FORM_MEDIA else _read_body(request))
         except TimeoutError:
-            return problem(408, f"The upload was not complete after {UPLOAD_SECONDS:g} seconds; send it again.")
+            text = f"The upload was not complete after {UPLOAD_SECONDS:g} seconds; send it again."
+            return problem(408, text, {"Connection": "close"})
         except (HTTPException, MultiPartException, ValueError) as error:
             reason = getattr(error, "detail", "") or getattr(error, "message", "") or str(error)
             return problem(400, f"The upload cannot be read: {reason.rstrip('.')}.")

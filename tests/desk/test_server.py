@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from serving.bundle.bento_server import free_port
+from tests.desk.desk_process import GET, answers, served
 
-GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
-SERVE = """
-import sys
-from desk import server
-from serving.http import connection
-if sys.argv[2]:
-    connection.HEADER_SECONDS, connection.BODY_SECONDS, connection.RESPONSE_SECONDS = 1.5, 2.5, 4.0
-server.serve(sys.argv[3], int(sys.argv[1]))
-"""
 LARGE = """
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -37,33 +23,6 @@ def create():
     return Starlette(routes=[Route("/", lambda _: PlainTextResponse("x" * (64 << 20))),
                              Route("/healthz", lambda _: PlainTextResponse("ok"))])
 """
-
-
-@contextmanager
-def served(impatient: bool = False, factory: str = "desk.app:create", **environment: str) -> Iterator[tuple[int, int]]:
-    """A desk in its own process: port and process id. An impatient desk has much shorter time limits."""
-    port = free_port()
-    command = [sys.executable, "-c", SERVE, str(port), "1" if impatient else "", factory]
-    process = subprocess.Popen(command, env=os.environ | environment)
-    try:
-        deadline = time.monotonic() + 30
-        while not answers(port):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        yield port, process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(40)
-
-
-def answers(port: int, source: str = "127.0.0.1") -> bool:
-    """Whether a client at this loopback address gets a response."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), 10, (source, 0)) as connection:
-            connection.sendall(GET + b"Connection: close\r\n\r\n")
-            return connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
-    except OSError:
-        return False
 
 
 def read_to_end(connection: socket.socket, seconds: float) -> bytes:

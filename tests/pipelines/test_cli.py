@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from data.record import MaskMeaning
 from pipelines import cli, params
+from tests.conftest import ROOT
 from tests.pipelines.conftest import Run
 
 
@@ -29,6 +31,12 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
     assert exit_info.value.code == 0
     assert f"example: oncoloop {name}" in " ".join(output.split())
     assert "--json" in output
+
+
+def test_the_version_is_that_of_the_installation(tmp_path: Path, oncoloop: Run) -> None:
+    process = oncoloop("--version", cwd=tmp_path)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (process.returncode, process.stdout) == (0, f"oncoloop {project['version']}\n")
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

@@ -35,9 +35,9 @@ def running(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator
     path.write_text(
         re.sub(r'"[^"]* \* \*[^"]*"', '"0 0 1 1 *"', text).replace("epochs: 30", "epochs: 8"), encoding="utf-8"
     )
-    running.say("user", "add", "ines", "--role", "engineer")
-    running.say("signin", running.say("login", "ines")["link"])
-    running.say("user", "add", "mara", "--role", "clinician")
+    running.run_json("user", "add", "ines", "--role", "engineer")
+    running.run_json("signin", running.run_json("login", "ines")["link"])
+    running.run_json("user", "add", "mara", "--role", "clinician")
     task = params.load(folder).tasks["brain-mr"]
     batch.write_batch(folder / "inbox" / "first", task, PATIENTS, scanner.SCANNERS["alder-mr"], 5, SLICES)
     plant(folder / "inbox" / "first", task, 5)
@@ -54,7 +54,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, oncoloop: Run) -> Iterator
 
 @pytest.fixture(scope="module")
 def admitted(running: RunningWorkspace) -> dict[str, Any]:
-    return dict(running.say("ingest")["batches"][0])
+    return dict(running.run_json("ingest")["batches"][0])
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def killed_fit_log(running: RunningWorkspace, admitted: dict[str, Any]) -> str:
         process = subprocess.Popen(
             command, cwd=running.folder, stdout=output, stderr=output, env=clean_environment(), start_new_session=True
         )
-    running.until(lambda: log.is_file() and "epoch" in log.read_text())
+    running.wait_for(lambda: log.is_file() and "epoch" in log.read_text())
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(10)
     return log.read_text()
@@ -75,15 +75,15 @@ def killed_fit_log(running: RunningWorkspace, admitted: dict[str, Any]) -> str:
 @pytest.fixture(scope="module")
 def trained(running: RunningWorkspace, killed_fit_log: str) -> dict[str, Any]:
     """The result of the same command, run again."""
-    return dict(running.say("retrain", "--reason", "first model", codes=(0, 3, 4)))
+    return dict(running.run_json("retrain", "--reason", "first model", codes=(0, 3, 4)))
 
 
 @pytest.fixture(scope="module")
 def released(running: RunningWorkspace, trained: dict[str, Any]) -> dict[str, Any]:
     model = trained["models"][0]
     assert model["verdict"]["outcome"] in ("pass", "inconclusive"), model["verdict"]["reasons"]
-    running.say("approve", "brain-mr", model["version"], "--reason", "read by two, few patients")
-    return dict(running.until(lambda: running.say("status")["live"]))
+    running.run_json("approve", "brain-mr", model["version"], "--reason", "read by two, few patients")
+    return dict(running.wait_for(lambda: running.run_json("status")["live"]))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def answer(running: RunningWorkspace, released: dict[str, Any]) -> dict[str, Any
 def test_a_good_batch_is_admitted_as_a_version(running: RunningWorkspace, admitted: dict[str, Any]) -> None:
     assert admitted["verdict"]["outcome"] == "pass"
     assert Path(admitted["page"]).is_file()
-    versions = running.say("data", "list")
+    versions = running.run_json("data", "list")
     assert [(row["batch"], row["units"]) for row in versions] == [("first", PATIENTS * SLICES)]
     cohort_rows = (running.folder / "data/cohorts/brain-mr.csv").read_text().splitlines()[1:]
     assert len(cohort_rows) == PATIENTS
@@ -112,10 +112,10 @@ def test_no_identity_of_a_patient_is_stored(running: RunningWorkspace, admitted:
 
 
 def test_the_same_batch_again_is_admitted_once(running: RunningWorkspace, admitted: dict[str, Any]) -> None:
-    assert running.say("ingest")["batches"] == []
+    assert running.run_json("ingest")["batches"] == []
     shutil.copytree(running.folder / "inbox/first", running.folder / "inbox/first-again")
     try:
-        assert running.say("ingest")["batches"] == []
+        assert running.run_json("ingest")["batches"] == []
     finally:
         shutil.rmtree(running.folder / "inbox/first-again")
 
@@ -132,8 +132,8 @@ def test_every_server_answers(running: RunningWorkspace) -> None:
     health_paths = {0: "healthz", 1: "api/health", 3: "healthz"}
     for offset, path in health_paths.items():
         url = f"http://127.0.0.1:{running.port + offset}/{path}"
-        assert running.until(lambda url=url: services.answers(url)), url
-    assert running.until(lambda: services.answers_at(running.folder / "var/run/mlflow/http.sock", "/mlflow/health"))
+        assert running.wait_for(lambda url=url: services.answers(url)), url
+    assert running.wait_for(lambda: services.answers_at(running.folder / "var/run/mlflow/http.sock", "/mlflow/health"))
 
 
 def test_the_first_model_is_judged_with_figures(trained: dict[str, Any]) -> None:
@@ -144,10 +144,10 @@ def test_the_first_model_is_judged_with_figures(trained: dict[str, Any]) -> None
 
 
 def test_a_retraining_without_new_inputs_changes_nothing(running: RunningWorkspace, released: dict[str, Any]) -> None:
-    status_before = running.say("status")
+    status_before = running.run_json("status")
     process = running.run("retrain", cwd=running.folder)
     assert (process.returncode, process.stdout.startswith("nothing new")) == (0, True)
-    status_after = running.say("status")
+    status_after = running.run_json("status")
     assert [status_after[name] for name in ("version", "tasks", "release")] == [
         status_before[name] for name in ("version", "tasks", "release")
     ]
@@ -182,7 +182,7 @@ def test_the_deployments_are_registered(running: RunningWorkspace, admitted: dic
     def names() -> set[str]:
         return {deployment["name"] for deployment in running.prefect("deployments/filter", {})}
 
-    assert running.until(lambda: names() >= {"inbox", "scheduled", "asked"})
+    assert running.wait_for(lambda: names() >= {"inbox", "scheduled", "asked"})
 
 
 def test_prefect_schedules_the_runs_of_every_cron_line(running: RunningWorkspace, admitted: dict[str, Any]) -> None:
@@ -194,7 +194,7 @@ def test_prefect_schedules_the_runs_of_every_cron_line(running: RunningWorkspace
         flows = {flow["id"]: flow["name"] for flow in running.prefect("flows/filter", {})}
         return {flows[run["flow_id"]] for run in runs if run["auto_scheduled"]}
 
-    assert running.until(lambda: planned() >= {"scheduled ingest", "scheduled retrain", "scheduled watch"})
+    assert running.wait_for(lambda: planned() >= {"scheduled ingest", "scheduled retrain", "scheduled watch"})
 
 
 def test_the_endpoint_answers_with_a_heat_map(answer: dict[str, Any], released: dict[str, Any]) -> None:
@@ -217,9 +217,9 @@ def test_an_upload_that_is_no_scan_is_refused_with_a_reason(
 
 def test_the_command_line_gives_the_same_answer(running: RunningWorkspace, answer: dict[str, Any]) -> None:
     sample = str(running.folder / "try" / "brain-mr-clear.nii.gz")
-    prediction = running.say("predict", sample, "--task", "brain-mr", codes=(0, 4))
+    prediction = running.run_json("predict", sample, "--task", "brain-mr", codes=(0, 4))
     assert prediction["probabilities"] == answer["probabilities"]
-    repeated = running.say("replay", answer["id"], sample)
+    repeated = running.run_json("replay", answer["id"], sample)
     assert repeated["same"]
     other_sample = str(running.folder / "try" / "brain-mr-equivocal.nii.gz")
     assert "are not the files" in running.run("replay", answer["id"], other_sample, cwd=running.folder).stderr
@@ -233,7 +233,7 @@ def identity_predictions(running: RunningWorkspace, released: dict[str, Any]) ->
     assert [response.status_code // 100 for response in responses] == [2, 2, 4], [
         response.text for response in responses
     ]
-    predictions = [running.say("predict", str(path), "--task", "brain-mr", codes=(0, 3, 4)) for path in scans[:2]]
+    predictions = [running.run_json("predict", str(path), "--task", "brain-mr", codes=(0, 3, 4)) for path in scans[:2]]
     assert running.run("predict", str(scans[2]), "--task", "brain-mr", cwd=running.folder).returncode == 1
     return [str(answer["id"]) for answer in [*(response.json() for response in responses[:2]), *predictions]]
 
@@ -241,7 +241,7 @@ def identity_predictions(running: RunningWorkspace, released: dict[str, Any]) ->
 def test_desk_and_command_record_the_same_patient_for_a_zip(
     running: RunningWorkspace, identity_predictions: list[str]
 ) -> None:
-    location = running.say("withdraw", planted_identities.MRN, "--reason", "which predictions are of this patient")
+    location = running.run_json("withdraw", planted_identities.MRN, "--reason", "which predictions are of this patient")
     assert location["predictions"] == [identity_predictions[0], identity_predictions[2]] and location["batches"] == [
         ["brain-mr", "first"]
     ]
@@ -249,27 +249,27 @@ def test_desk_and_command_record_the_same_patient_for_a_zip(
 
 
 def test_a_late_label_is_stored_and_checked(running: RunningWorkspace, answer: dict[str, Any]) -> None:
-    running.say("label", answer["id"], "tumour", "--source", "pathology")
+    running.run_json("label", answer["id"], "tumour", "--source", "pathology")
     assert "is no class of brain-mr" in running.run("label", answer["id"], "cancer", cwd=running.folder).stderr
 
 
 def test_the_watch_is_inconclusive_with_few_patients(running: RunningWorkspace, answer: dict[str, Any]) -> None:
-    result = running.say("watch", codes=(4,))[0]
+    result = running.run_json("watch", codes=(4,))[0]
     assert result["verdict"]["outcome"] == "inconclusive"
     assert result["asked"] is False
 
 
 def test_the_trace_of_a_prediction_is_complete(running: RunningWorkspace, answer: dict[str, Any]) -> None:
-    chain = running.say("trace", answer["id"])
+    chain = running.run_json("trace", answer["id"])
     steps = [link["step"] for link in chain["links"]]
     assert steps[0] == "prediction"
     assert {"release", "version", "run", "data"} <= {step.split()[-1] for step in steps}, steps
     assert chain["missing"] == []
-    assert running.say("verify")["outcome"] == "pass"
+    assert running.run_json("verify")["outcome"] == "pass"
 
 
 def test_a_backup_is_restored_completely(running: RunningWorkspace, answer: dict[str, Any], tmp_path: Path) -> None:
-    running.say("backup", str(tmp_path / "ward.tar"))
+    running.run_json("backup", str(tmp_path / "ward.tar"))
     process = running.run("restore", str(tmp_path / "ward.tar"), str(tmp_path / "again"), "--json", cwd=tmp_path)
     assert json.loads(process.stdout)["outcome"] == "pass", process.stderr
     status = running.run("status", "--json", cwd=tmp_path / "again")
@@ -304,7 +304,7 @@ def test_no_planted_identity_is_written_anywhere_in_the_loop(
         secrets
     ) - {"1963-07-17"}
     pages = list((running.folder / "var/evidently/pages").rglob("*.html"))
-    assert pages and running.say("trace", identity_predictions[0])["missing"] == []
+    assert pages and running.run_json("trace", identity_predictions[0])["missing"] == []
     assert planted_identities.search(planted_identities.files_below(running.folder, inbox), secrets) == set()
 
 
@@ -313,22 +313,22 @@ def test_a_withdrawn_patient_is_removed_from_data_and_cache(running: RunningWork
     columns = manifest[0].split(",")
     row = dict(zip(columns, manifest[1].split(","), strict=False))
     content = (running.folder / "data/batches/brain-mr/first" / row["file"]).read_bytes()
-    location = running.say("withdraw", row["patient"], "--reason", "consent withdrawn")
+    location = running.run_json("withdraw", row["patient"], "--reason", "consent withdrawn")
     identities = {
         line.split(",")[1] for line in (running.folder / "inbox/first/metadata.csv").read_text().splitlines()[1:]
     }
-    locations = [running.say("withdraw", name, "--reason", "which one is it") for name in sorted(identities)[:2]]
+    locations = [running.run_json("withdraw", name, "--reason", "which one is it") for name in sorted(identities)[:2]]
     assert all(entry["patient"] in manifest_text(running) and entry["patient"] not in identities for entry in locations)
     assert location["batches"] == [["brain-mr", "first"]] and location["models"] == ["brain-mr/1"]
     assert (running.folder / "data/batches/brain-mr/first").exists()
     assert location["releases"] and location["inbox"] == ["inbox/first"]
-    withdrawal = running.say("withdraw", row["patient"], "--reason", "consent withdrawn", "--yes")
+    withdrawal = running.run_json("withdraw", row["patient"], "--reason", "consent withdrawn", "--yes")
     assert withdrawal["left"] == []
     files = [path for place in ("data", "var/cache", "var/remote") for path in (running.folder / place).rglob("*")]
     assert not [path for path in files if path.is_file() and path.read_bytes() == content]
-    assert running.say("data", "list")[-1]["units"] == PATIENTS * SLICES - SLICES
-    assert running.say("data", "list")[0]["lost"] and not running.say("data", "list")[-1]["lost"]
-    steps = {link["step"] for link in running.say("trace", answer["id"])["links"]}
+    assert running.run_json("data", "list")[-1]["units"] == PATIENTS * SLICES - SLICES
+    assert running.run_json("data", "list")[0]["lost"] and not running.run_json("data", "list")[-1]["lost"]
+    steps = {link["step"] for link in running.run_json("trace", answer["id"])["links"]}
     assert "withdrawal" in steps
     refused = running.run("reproduce", "brain-mr", "1", cwd=running.folder)
     assert "brain-mr/1 is not reproducible since" in refused.stderr

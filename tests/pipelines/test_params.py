@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -74,21 +75,21 @@ class NewerSettings:
     [
         ("{rate: 1}", NewerSettings(1.0)),
         ("{rate: 1, limit: 5}", NewerSettings(1.0, 5)),
-        ("{limit: 5}", "missing key prepare.rate"),
-        ("{rate: 1, limits: 5}", "unknown key prepare.limits"),
-        ("{rate: 1, limit: many}", "prepare.limit must be int"),
+        ("{limit: 5}", "missing key schedule.rate"),
+        ("{rate: 1, limits: 5}", "unknown key schedule.limits"),
+        ("{rate: 1, limit: many}", "schedule.limit must be int"),
     ],
 )
 def test_a_key_missing_in_an_older_file_has_its_default(
     tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, section: str, outcome: NewerSettings | str
 ) -> None:
-    monkeypatch.setitem(params.Params.__annotations__, "prepare", NewerSettings)
-    changed = text.replace("prepare: {}", f"prepare: {section}")
+    monkeypatch.setitem(params.Params.__annotations__, "schedule", NewerSettings)
+    changed = re.sub(r"(?m)^schedule:\n(  .*\n)+", f"schedule: {section}\n", text)
     if isinstance(outcome, str):
         with pytest.raises(Fault, match=outcome):
             load(tmp_path, changed)
     else:
-        assert load(tmp_path, changed).prepare == outcome
+        assert load(tmp_path, changed).schedule == outcome
 
 
 def test_masks_keep_their_meaning_in_an_older_file_without_the_keys(tmp_path: Path, text: str) -> None:
@@ -123,6 +124,12 @@ def test_a_task_states_whether_its_pictures_are_crops(tmp_path: Path, text: str)
     assert load(tmp_path, changed).task("lung-ct").field_of_view == "crop"
     with pytest.raises(Fault, match=r"tasks\.lung-ct\.field_of_view has the unusable value 'part'"):
         load(tmp_path, changed.replace("field_of_view: crop", "field_of_view: part"))
+
+
+def test_the_empty_section_of_an_older_file_is_ignored(tmp_path: Path, text: str) -> None:
+    assert load(tmp_path, text + "prepare: {}\n").tasks == load(tmp_path, text).tasks
+    with pytest.raises(Fault, match="unknown key prepare; known here"):
+        load(tmp_path, text + "prepare: {limit: 4}\n")
 
 
 def test_a_folder_without_settings_is_no_workspace(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_series_folder_with_other_content_is_refused(folder: Path, kind: str) 
         (series / "link.dcm").symlink_to("/etc/hostname")
     elif kind == "a pipe":
         os.mkfifo(series / "pipe.dcm")
-    with pytest.raises(Fault, match="stands for one series"):
+    with pytest.raises(Fault, match="must contain one series"):
         read_metadata(write(folder, "series,7,t,normal"))
 
 

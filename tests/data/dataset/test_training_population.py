@@ -39,9 +39,9 @@ def test_merged_parts_equal_the_population_of_all() -> None:
 
 
 def test_only_the_feature_of_a_new_scanner_that_differs_is_named() -> None:
-    known = training_population.describe_population(manifest(60))
+    training = training_population.describe_population(manifest(60))
     new = training_population.describe_population(manifest(40, prefix="new", scanner="B 2", noise=3.0))
-    warnings, figures = training_population.compare_populations(new, known)
+    warnings, figures = training_population.compare_populations(new, training)
     assert set(figures["differences"]) == {"noise"} and figures["differences"]["noise"] == pytest.approx(3.0, abs=0.7)
     assert warnings[0] == "scanner not present on the training side: B 2"
     assert warnings[1].startswith("differs from the 60 clusters") and "noise +" in warnings[1]
@@ -50,9 +50,9 @@ def test_only_the_feature_of_a_new_scanner_that_differs_is_named() -> None:
 def test_many_slices_per_patient_give_no_difference_by_chance() -> None:
     """If slices counted as patients, chance alone would exceed 3 standard errors."""
     for clusters in (3, 4, 5, 8):
-        known = training_population.describe_population(manifest(30))
+        training = training_population.describe_population(manifest(30))
         new = training_population.describe_population(manifest(clusters, slices=50, prefix="new"))
-        assert training_population.compare_populations(new, known)[0] == []
+        assert training_population.compare_populations(new, training)[0] == []
 
 
 def test_without_a_reference_there_is_no_warning() -> None:

@@ -80,13 +80,13 @@ def test_changed_copies_are_near_and_other_patients_are_not(
 
 
 def test_no_patient_is_near_to_another(greys: list[np.ndarray], lung: Task) -> None:
-    known = table(greys, lung)
-    assert len(near_pairs(known, known, ALIKE)) == 0
+    originals = table(greys, lung)
+    assert len(near_pairs(originals, originals, ALIKE)) == 0
 
 
 def test_the_most_alike_pair_comes_first(greys: list[np.ndarray], lung: Task) -> None:
-    known = table([cropped(greys[0]), greys[0]], lung)
-    assert near_pairs(table([greys[0]], lung, "Q"), known, ALIKE).tolist() == [[0, 1], [0, 0]]
+    originals = table([cropped(greys[0]), greys[0]], lung)
+    assert near_pairs(table([greys[0]], lung, "Q"), originals, ALIKE).tolist() == [[0, 1], [0, 0]]
 
 
 def test_a_patient_with_many_slices_does_not_hide_another() -> None:
@@ -127,9 +127,13 @@ def test_each_blank_picture_is_its_own_group(greys: list[np.ndarray], lung: Task
 
 
 def test_empty_tables_have_no_pairs_and_no_groups(greys: list[np.ndarray], lung: Task) -> None:
-    known = table(greys[:3], lung)
-    assert near_pairs(known.iloc[:0], known, ALIKE).shape == near_pairs(known, known.iloc[:0], ALIKE).shape == (0, 2)
-    assert groups(known["thumbnail"].iloc[:0]).shape == (0,)
+    originals = table(greys[:3], lung)
+    assert (
+        near_pairs(originals.iloc[:0], originals, ALIKE).shape
+        == near_pairs(originals, originals.iloc[:0], ALIKE).shape
+        == (0, 2)
+    )
+    assert groups(originals["thumbnail"].iloc[:0]).shape == (0,)
 
 
 def test_a_blank_slice_is_no_picture_and_has_no_near_duplicate(greys: list[np.ndarray], lung: Task) -> None:
@@ -150,14 +154,14 @@ def test_the_index_agrees_with_brute_force() -> None:
     """A thousand new vectors and a hundred thousand known ones in clusters, as pictures have them."""
     random = np.random.default_rng(0)
     centres = random.normal(size=(500, 51))
-    known = centres[random.integers(0, 500, 100_000)] + 0.4 * random.normal(size=(100_000, 51))
-    known = (known / np.linalg.norm(known, axis=1, keepdims=True)).astype(np.float32)
-    queries = known[:1000] + 0.02 * random.normal(size=(1000, 51)).astype(np.float32)
-    index = vector_index.build_in_memory(known)
+    originals = centres[random.integers(0, 500, 100_000)] + 0.4 * random.normal(size=(100_000, 51))
+    originals = (originals / np.linalg.norm(originals, axis=1, keepdims=True)).astype(np.float32)
+    queries = originals[:1000] + 0.02 * random.normal(size=(1000, 51)).astype(np.float32)
+    index = vector_index.build_in_memory(originals)
     begin = time.process_time()
     _, numbers = vector_index.search(index, queries, NEIGHBOUR_COUNT)
     assert time.process_time() - begin < 5
-    nearest = np.argpartition(-(queries[:200] @ known.T), NEIGHBOUR_COUNT, 1)[:, :NEIGHBOUR_COUNT]
+    nearest = np.argpartition(-(queries[:200] @ originals.T), NEIGHBOUR_COUNT, 1)[:, :NEIGHBOUR_COUNT]
     assert (numbers[:, 0] == np.arange(1000)).mean() >= 0.99
     assert (
         np.mean(

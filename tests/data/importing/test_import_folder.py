@@ -416,7 +416,7 @@ def test_class_folders_can_be_below_patient_folders(classes: Path, tmp_path: Pat
     record = import_folder(tmp_path / "turned", tmp_path / "batch", lung, patient_level=1)
     assert record["clusters"] == 2 and set(record["labels"]) == set(lung.classes)
     shutil.copytree(tmp_path / "turned" / "p0" / "Normal", tmp_path / "turned" / "p0" / "Benign" / "Normal")
-    with pytest.raises(Fault, match="lies in folders of two classes"):
+    with pytest.raises(Fault, match="is in folders of two classes"):
         import_folder(tmp_path / "turned", tmp_path / "other", lung, patient_level=1)
 
 

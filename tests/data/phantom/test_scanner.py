@@ -12,24 +12,24 @@ from data.record import Modality, Scan, ValueUnit
 from data.scan.slice_features import describe
 
 DRAW = {Modality.CT: anatomy.chest, Modality.MR: anatomy.head}
-each_scanner = pytest.mark.parametrize("scanner", SCANNERS.values(), ids=list(SCANNERS))
+for_each_scanner = pytest.mark.parametrize("scanner", SCANNERS.values(), ids=list(SCANNERS))
 
 
-def drawn(scanner: Scanner, lesion: Lesion | None = None, seed: int = 0) -> np.ndarray:
+def draw_slice(scanner: Scanner, lesion: Lesion | None = None, seed: int = 0) -> np.ndarray:
     patient, detail = np.random.default_rng(seed), np.random.default_rng(seed + 1)
     return DRAW[scanner.modality](patient, detail, scanner.spacing[0], lesion, scanner.habit, 0.0)
 
 
 def test_each_modality_has_two_usual_scanners_and_a_shifted_one() -> None:
     for modality in Modality:
-        of_it = [scanner for scanner in SCANNERS.values() if scanner.modality == modality]
-        assert [scanner.turned for scanner in of_it] == [False, False, True]
-        assert len({(scanner.manufacturer, scanner.site) for scanner in of_it}) == 3
+        scanners = [scanner for scanner in SCANNERS.values() if scanner.modality == modality]
+        assert [scanner.is_inverted for scanner in scanners] == [False, False, True]
+        assert len({(scanner.manufacturer, scanner.site) for scanner in scanners}) == 3
 
 
-@each_scanner
-def test_what_it_stores_is_a_plausible_scan(scanner: Scanner) -> None:
-    stored = acquire(drawn(scanner), scanner, np.random.default_rng(1))
+@for_each_scanner
+def test_the_stored_scan_is_plausible(scanner: Scanner) -> None:
+    stored = acquire(draw_slice(scanner), scanner, np.random.default_rng(1))
     assert stored.dtype == np.int16 and stored.shape == (anatomy.SIZE, anatomy.SIZE)
     if scanner.modality == Modality.CT:
         assert stored.min() >= -1024 and 200 < stored.max() < 3072 and np.median(stored[:8]) < -900
@@ -37,8 +37,8 @@ def test_what_it_stores_is_a_plausible_scan(scanner: Scanner) -> None:
         assert stored.min() >= 0 and stored.max() < 4096 and np.median(stored[:8]) < 120
 
 
-@each_scanner
-def test_its_noise_is_what_it_says(scanner: Scanner) -> None:
+@for_each_scanner
+def test_noise_gain_and_offset_are_as_set(scanner: Scanner) -> None:
     flat = np.full((anatomy.SIZE, anatomy.SIZE), 500, np.float32)
     plane = acquire(flat, replace(scanner, bias=0.0), np.random.default_rng(1)).astype(np.float32)
     scan = Scan("flat", plane[None], ValueUnit.HU, scanner.modality, None)
@@ -59,7 +59,7 @@ def test_the_shifted_chest_is_hazier_and_noisier() -> None:
     usual, shifted = SCANNERS["alder-ct"], SCANNERS["shifted-ct"]
     lungs = []
     for scanner in (usual, shifted):
-        plane = drawn(scanner)
+        plane = draw_slice(scanner)
         lungs.append(np.median(plane[(plane > -930) & (plane < -400)]))
     assert lungs[1] - lungs[0] == pytest.approx(300, abs=60)
     assert shifted.noise >= 2 * usual.noise
@@ -76,7 +76,7 @@ def test_a_larger_lesion_covers_more_pixels(draw: object) -> None:
     assert 0 < sizes[0] < sizes[1] < sizes[2]
 
 
-def test_shapes_outside_of_the_picture_change_nothing() -> None:
+def test_shapes_outside_of_the_picture_do_not_change_it() -> None:
     picture = canvas.Canvas(2.0, 5.0)
     picture.ellipse(900, 900, 10, 10, 99)
     picture.ellipse(-128, 0, 10, 10, 99)

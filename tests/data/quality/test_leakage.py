@@ -85,8 +85,8 @@ def test_a_patient_in_two_groups_fails(valid_manifest: pd.DataFrame, ingest: Ing
     findings = check_leakage(regrouped, NOTHING, ingest)
     assert sorted(findings.failing) == sorted(units)
     assert "patient in two groups" in findings.failing[units[0]][0]
-    known = valid_manifest.assign(cluster="G-before", pixels_blake3="x", std=0.0)
-    assert set(check_leakage(valid_manifest, known, ingest).failing) == set(valid_manifest["unit_id"])
+    admitted = valid_manifest.assign(cluster="G-before", pixels_blake3="x", std=0.0)
+    assert set(check_leakage(valid_manifest, admitted, ingest).failing) == set(valid_manifest["unit_id"])
 
 
 def test_a_group_of_files_with_two_labels_gives_a_warning(valid_manifest: pd.DataFrame, ingest: IngestSettings) -> None:

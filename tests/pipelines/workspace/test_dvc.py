@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lineage.errors import Fault
-from pipelines.workspace import dvc, git
+from pipelines.workspace import dvc, dvc_objects, git
 
 PIPELINE = """
 stages:
@@ -40,6 +40,32 @@ def admit(name: str) -> str:
 def write_batch(name: str) -> None:
     Path("data/batches/lung-ct", name).mkdir()
     Path("data/batches/lung-ct", name, "x.txt").write_text(f"{name}\n", encoding="utf-8")
+
+
+def test_an_admission_reads_no_pointer_of_another_batch(workspace_with_batch: Path) -> None:
+    """Its cost is that of the batch, however many there are."""
+    Path("data/batches/lung-ct/one.dvc").write_text("not YAML: [")
+    write_batch("two")
+    dvc.add(Path("data/batches/lung-ct/two"))
+    two = dvc_objects.pointer(Path("data/batches/lung-ct/two.dvc").read_text())
+    assert dvc_objects.is_sound(dvc_objects.location(Path("var/cache/files/md5"), two.md5), two.md5) and two.files == 1
+
+
+def test_a_changed_batch_gets_the_pointer_of_its_new_content(workspace_with_batch: Path) -> None:
+    path = Path("data/batches/lung-ct/one.dvc")
+    before = dvc_objects.pointer(path.read_text())
+    Path("data/batches/lung-ct/one/y.txt").write_text("more\n", encoding="utf-8")
+    dvc.add(path.with_suffix(""))
+    after = dvc_objects.pointer(path.read_text())
+    assert (before.files, after.files) == (1, 2) and before.md5 != after.md5
+
+
+def test_a_failed_admission_leaves_no_pointer(workspace_with_batch: Path) -> None:
+    write_batch("two")
+    Path(".dvc/tmp/rwlock").write_text("{half")
+    with pytest.raises(Fault, match="JSON structure is corrupted"):
+        dvc.add(Path("data/batches/lung-ct/two"))
+    assert not Path("data/batches/lung-ct/two.dvc").exists()
 
 
 def test_a_stage_runs_once_for_the_same_input(workspace_with_batch: Path) -> None:

@@ -22,10 +22,10 @@ from lineage.record import database, ledger
 from lineage.record.verdict import Outcome, Verdict
 from pipelines import params
 from pipelines.commands import ingest as commands_ingest
-from pipelines.flows import ingest
+from pipelines.flows import ingest, retrain_plan
 from pipelines.models import promote
 from pipelines.recovery import interrupted_runs, verify_workspace
-from pipelines.workspace import git, relocation
+from pipelines.workspace import dvc, git, relocation
 from pipelines.workspace import workspace as workspaces
 from tests.pipelines.flows.test_atomic_admission import run_admission
 
@@ -50,8 +50,12 @@ def old_workspace(workspace: Path) -> Path:
     for task in record["tasks"].values():
         for key in NEW_KEYS:
             task.pop(key, None)
+    record["prepare"] = {}
     (workspace / params.NAME).write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
-    git.commit([params.NAME], "Settings as they were")
+    stages = (workspace / "dvc.yaml").read_text(encoding="utf-8")
+    own_settings = "    params:\n      - tasks.${item.task}\n"  # of the stage prepare, which comes first
+    (workspace / "dvc.yaml").write_text(stages.replace(own_settings, f"{own_settings}      - prepare\n", 1))
+    git.commit([params.NAME, "dvc.yaml"], "Settings as they were")
     task, scanner = params.load().tasks[TASK], phantom_scanner.SCANNERS["alder-mr"]
     phantom_batch.write_batch(Path("inbox/first"), task, 3, scanner, 40, 1, masks=True)
     phantom_batch.write_batch(Path("inbox/second"), task, 6, scanner, 41, 1)
@@ -92,6 +96,13 @@ def test_old_batches_are_compared_with_a_new_one(old_workspace: Path) -> None:
     result = commands_ingest.data(argparse.Namespace(action="recheck", versions=[TASK]))
     assert result.result["batches"] == [f"{TASK}/first", f"{TASK}/second"]
     assert (result.code, result.result["harmed"]) == (0, []), result.text
+
+
+def test_the_obsolete_section_of_its_stage_prepare_stays_an_input(old_workspace: Path) -> None:
+    workspaces.enter(old_workspace)
+    tree = retrain_plan.pin()
+    assert dvc.reproduce(tree, "prepare", TASK) and not dvc.reproduce(tree, "prepare", TASK)
+    assert dvc.lock(tree)[f"prepare@{TASK}"]["params"]["params.yaml"]["prepare"] == {}
 
 
 def test_the_file_hashes_of_an_old_version_are_recorded_at_its_approval(old_workspace: Path) -> None:

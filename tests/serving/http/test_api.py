@@ -18,7 +18,7 @@ from lineage.fingerprint import text_sha256
 from lineage.record import database, journal
 from serving.bundle import bento_server
 from serving.http import openapi
-from serving.http.problem_details import TOKEN_CACHE_SECONDS
+from serving.http.request_guard import TOKEN_CACHE_SECONDS
 from tests.serving.conftest import Endpoint, dicom, png
 
 pytestmark = pytest.mark.usefixtures("served_home")

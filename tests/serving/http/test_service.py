@@ -19,7 +19,7 @@ from lineage import accounts, keys
 from lineage.record import database, journal
 from lineage.record.verdict import Outcome
 from serving.bundle import bento_server
-from serving.http.problem_details import MAX_REQUESTS
+from serving.http.request_guard import MAX_REQUESTS
 from serving.inference.predict import Upload, predict, to_json
 from serving.inference.release import load_release
 from tests.serving.conftest import Endpoint, dicom, png

@@ -1,20 +1,15 @@
-"""A connection with limits of time, number and header size, and a filter of unknown paths."""
+"""An HTTP connection with limits of time, number and header size, for the public ports of the desk."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-import uvicorn.protocols.http.auto
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.http.problem_details import MEDIA, details, problem
+from serving.http.problem_details import MEDIA, details
 
 HEADER_SECONDS = 20.0  # for the request line and all headers
 BODY_SECONDS = 110.0  # for the body; longer than the limit of the upload code, whose response names the reason
@@ -53,7 +48,7 @@ class BoundedConnection(HttpToolsProtocol):
     """Uvicorn's HTTP connection with limits; Uvicorn itself waits without end and accepts headers of any length.
 
     The connection ends if a request arrives too slowly or has too many header bytes, or if the peer does not read the
-    response. It accepts no websockets. `limits` restricts the number of connections in a process with many peers.
+    response. `limits` restricts the number of connections of the process.
     """
 
     limits: ConnectionLimits | None = None
@@ -63,11 +58,6 @@ class BoundedConnection(HttpToolsProtocol):
     header_bytes = 0
     is_between_requests = True
     has_ended = False
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if PathFilter.paths:
-            self.app = PathFilter(self.app)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the timer for the first request, unless there are too many connections."""
@@ -156,9 +146,6 @@ class BoundedConnection(HttpToolsProtocol):
         """Answer bytes that are not HTTP with a problem detail, like every other error."""
         self._end(400, msg)
 
-    def _should_upgrade_to_ws(self) -> bool:
-        return False
-
     def _is_idle(self) -> bool:
         """Whether no response is in progress."""
         return self.cycle is None or self.cycle.response_complete
@@ -185,29 +172,3 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
         self.has_ended = True
         self._set_timer(LINGER_SECONDS)
-
-
-class PathFilter:
-    """ASGI middleware before all of BentoML: refuses requests that its metrics and logs would store or fail on."""
-
-    paths: frozenset[str] = frozenset()
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with a problem."""
-        if scope["path"] not in self.paths:
-            await problem(404, "There is nothing at this address; /docs.json lists all addresses.")(
-                scope, receive, send
-            )
-        elif not (Headers(scope=scope).get("content-type", "").isascii() and scope["query_string"].isascii()):
-            await problem(400, "The content type or the query contains bytes that are not ASCII.")(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-
-def install(paths: Iterable[str]) -> None:
-    """Make Uvicorn serve this process's requests through `BoundedConnection`, and only at these paths."""
-    PathFilter.paths = frozenset(paths)
-    uvicorn.protocols.http.auto.AutoHTTPProtocol = BoundedConnection
