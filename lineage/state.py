@@ -167,7 +167,14 @@ def model_versions(task: str) -> list[ModelVersion]:
             own_roles = (*own_roles, "shadow")
         result = "promoted" if version in promoted else "rejected" if version in rejected else ""
         entry = ModelVersion(
-            task, version, logged, own_roles, training_verdict(task, version), shadow_verdict(task, version), _decision(own), result
+            task,
+            version,
+            logged,
+            own_roles,
+            training_verdict(task, version),
+            shadow_verdict(task, version),
+            _decision(own),
+            result,
         )
         if entry.is_waiting and not any("challenger" in newer.roles for newer in versions):
             entry = replace(entry, roles=(*own_roles, "challenger"))

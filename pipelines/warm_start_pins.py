@@ -14,11 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from data.record import Task
-from lineage import fingerprint
-from lineage import json_files
+from lineage import fingerprint, json_files, registry, state
 from lineage import state as lineage_state
-from lineage import registry
-from lineage import state
 from pipelines import params
 from pipelines.params import Params
 from pipelines.workspace import dvc, git

@@ -7,11 +7,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from desk.accounts.signin import Form
-from lineage import state
 from desk.pages import models
 from desk.templates import page
 from desk.visitor import Visitor
-from lineage import accounts, decisions
+from lineage import accounts, decisions, state
 from lineage.record import ledger, outbox
 
 DECISIONS = {"approve": "Approved", "reject": "Rejected"}
@@ -20,7 +19,9 @@ MIN_REASON, MAX_REASON = 10, 1000  # characters
 
 def list_page(request: Request, visitor: Visitor) -> Response:
     """GET /decisions: the waiting versions, and the latest decisions."""
-    waiting = [version for task in state.tasks_with_versions() for version in state.model_versions(task) if version.is_waiting]
+    waiting = [
+        version for task in state.tasks_with_versions() for version in state.model_versions(task) if version.is_waiting
+    ]
     signed = [event for event in ledger.events(kind="approval") if decisions.is_signed(event)]
     latest = signed[: -models.LATEST - 1 : -1]
     values = {"waiting": waiting, "decisions": latest, "min_reason": MIN_REASON, "max_reason": MAX_REASON}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -14,16 +13,17 @@ from desk.templates import page
 from desk.tools import proxy as tool_proxy
 from desk.traffic import traffic
 from desk.visitor import Visitor
-from lineage import decisions, registry
+from lineage import state
 from lineage.record import ledger
 from lineage.record.ledger import Event
+from lineage.state import ModelVersion
 
 LATEST = 50
 
 
 def models_page(request: Request, visitor: Visitor) -> Response:
     """GET /models: all tasks with their versions, test-set budget and results on earlier data."""
-    versions_by_task = {task: versions(task) for task in tasks()}
+    versions_by_task = {task: state.model_versions(task) for task in state.tasks_with_versions()}
     values = {
         "tasks": versions_by_task,
         "earlier_results": {task: _earlier_results(listed) for task, listed in versions_by_task.items()},
@@ -34,7 +34,9 @@ def models_page(request: Request, visitor: Visitor) -> Response:
     return page(request, "models.html", values, visitor)
 
 
-def _earlier_results(listed: list[Version]) -> tuple[Version, tuple[test_set_usage.EarlierResult, ...]] | None:
+def _earlier_results(
+    listed: list[ModelVersion],
+) -> tuple[ModelVersion, tuple[test_set_usage.EarlierResult, ...]] | None:
     """The newest version that was compared on earlier data, and its results there."""
     compared = ((version, test_set_usage.earlier_results(version.verdict)) for version in listed)
     return next(((version, rows) for version, rows in compared if rows), None)

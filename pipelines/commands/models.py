@@ -50,9 +50,9 @@ def retrain(args: argparse.Namespace) -> Answer:
 
 
 def _decide(args: argparse.Namespace, decision: str) -> Answer:
+    from lineage import state
     from pipelines.flows.scheduled_flows import decide
     from pipelines.models import promote
-    from lineage import state
 
     params.load().task(args.task)
     state.version_verdict(args.task, args.version)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lineage import decisions
+from lineage import state as lineage_state
 from lineage.errors import Fault
 from lineage.record import journal, ledger
 from lineage.record.verdict import EXIT_CODES, Outcome, from_dict, worst
 from pipelines import params
 from pipelines.cli import Answer
-from lineage import state as lineage_state
 from pipelines.workspace import command_line_session
 
 

@@ -12,8 +12,8 @@ from pipelines.workspace import command_line_session, workspace
 
 def shadow(args: argparse.Namespace) -> Answer:
     """Start a shadow, or with --stop end it and compare it with the live release."""
-    from pipelines.models import shadow as shadows
     from lineage import state
+    from pipelines.models import shadow as shadows
 
     params.load().task(args.task)
     person = command_line_session.authorised_person("traffic")

@@ -11,11 +11,7 @@ from prefect import flow, get_run_logger, task
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data.dataset import shards
-from lineage import fingerprint
-from lineage import json_files
-from lineage import model_files
-from lineage import registry
-from lineage import state
+from lineage import fingerprint, json_files, model_files, registry, state
 from lineage.record import database, ledger
 from lineage.record.verdict import Outcome, Verdict
 from pipelines import params, warm_start_pins

@@ -8,10 +8,7 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 
-from lineage import decisions
-from lineage import paths
-from lineage import state
-from lineage import registry
+from lineage import decisions, paths, registry, state
 from lineage.errors import Fault
 from lineage.record import ledger
 from lineage.record.database import now

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import logging
 
-from lineage import decisions
-from lineage import registry
-from lineage import state
+from lineage import decisions, registry, state
 from lineage.audit import evidence
 from lineage.errors import Fault
 from lineage.record import ledger
 from lineage.record.ledger import Event
 from lineage.record.verdict import Outcome, Verdict
+from lineage.state import version_verdict
 from pipelines import params
 from pipelines.models import release
-from lineage import state
-from pipelines.models.verdicts import champions
-from lineage.state import version_verdict
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +105,11 @@ def promote_version(task: str, version: str, actor: str, reason: str) -> None:
         "reason": reason,
     }
     registry.promote(task, version, facts, actor)
+
+
+def champions() -> dict[str, str]:
+    """The champion version of every task that has one."""
+    return state.champions(params.load().tasks)
 
 
 def is_release_pending() -> bool:

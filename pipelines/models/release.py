@@ -12,10 +12,9 @@ from data.deidentify import dicom
 from data.phantom import batch
 from data.phantom import study as phantom_study
 from data.record import Task
-from lineage import decisions, fingerprint, json_files, paths, registry
+from lineage import fingerprint, json_files, paths, registry
 from lineage.record import ledger
 from lineage.record.database import now
-from lineage.record.ledger import Event
 from lineage.record.verdict import Verdict
 from pipelines.params import Params
 from serving.bundle import bento_build
@@ -141,5 +140,3 @@ def check(built: BuiltRelease) -> Verdict:
     verdict = bento_build.check(built.tag, built.folder)
     reasons = verdict.reasons or ("the served Bento answers the warm-up scans as it did when it was built",)
     return dataclasses.replace(verdict, subject=built.id, reasons=reasons)
-
-

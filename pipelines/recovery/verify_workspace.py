@@ -14,12 +14,11 @@ import pandas as pd
 from data.batch import withdrawal
 from data.dataset import cohorts
 from data.record import Side
-from lineage import paths, registry
+from lineage import paths, registry, state
 from lineage.errors import Fault
 from lineage.record import ledger
 from lineage.record.ledger import Event
 from lineage.record.verdict import Outcome, Verdict
-from lineage import state
 from pipelines.recovery import recorded_admissions
 from pipelines.workspace import dvc, dvc_objects, git
 from serving.inference import release_integrity

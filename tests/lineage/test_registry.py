@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lineage import registry
-from lineage import state
+from lineage import registry, state
 from lineage.errors import Fault
 from lineage.record import ledger
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from lineage import state
 from desk.pages import models
-from desk.traffic import traffic
+from lineage import state
 from lineage.record import ledger
 from lineage.record.verdict import Outcome
 from tests.desk.conftest import record_judged_version
@@ -37,7 +36,7 @@ def test_a_failed_version_never_waits_for_a_decision() -> None:
 
 
 def test_the_page_shows_each_task_with_its_reasons(open_desk: Desk) -> None:
-    traffic.move("0123456789ab", "http://127.0.0.1:7811", "system")
+    ledger.append("release.activated", "0123456789ab", {"url": "http://127.0.0.1:7811"})
     page = open_desk("engineer").get("/models").text
     for text in (
         "lung-ct",

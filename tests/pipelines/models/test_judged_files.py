@@ -14,20 +14,14 @@ import onnx
 import pytest
 from prefect.logging import disable_run_logger
 
-from lineage import model_files
-from lineage import registry
-from lineage import state
+from lineage import model_files, registry, state
 from lineage.errors import Fault
 from lineage.fingerprint import file_sha256, hash_folder
 from lineage.record import database, ledger
 from pipelines import params
 from pipelines.commands import predictions
 from pipelines.flows import retrain, watch
-from pipelines.models import promote
-from lineage import state
-from pipelines.models import release
-from pipelines.models import shadow
-from pipelines.models import verdicts
+from pipelines.models import promote, release, shadow
 from pipelines.recovery import verify_workspace
 from serving.bundle import bento_server
 from serving.inference import release_integrity
@@ -262,5 +256,5 @@ def test_building_a_release_again_over_changed_files_is_refused(released_workspa
     path = folder / TASK / "head.npz"
     path.write_bytes(path.read_bytes() + b"0")
     with pytest.raises(Fault, match=r"head\.npz is not"):
-        release.build(params.load(), verdicts.champions())
+        release.build(params.load(), promote.champions())
     assert state.roles(TASK)["champion"] == "1"

@@ -11,15 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lineage import accounts, decisions
+from lineage import accounts, decisions, state
 from lineage.audit import trace
 from lineage.errors import Fault
 from lineage.record import database, journal, ledger
 from lineage.record.verdict import Outcome, Verdict
 from monitoring import window
-from pipelines.models import promote
-from pipelines.models import shadow
-from lineage import state
+from pipelines.models import promote, shadow
 from pipelines.servers import release_servers
 from tests.pipelines import concurrent_users
 from tests.pipelines.concurrent_users import ConcurrentUsers, RunningServers

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from lineage.errors import Fault
 from lineage import state
+from lineage.errors import Fault
 from pipelines.servers import marked_processes, run_files, services
 from pipelines.servers import supervisor as supervision
 from pipelines.servers.services import HOST, Service

@@ -27,11 +27,11 @@ from data.quality import suite
 from data.record import Task
 from data.scan.slice_features import DESCRIPTION
 from lineage import json_files, keys, model_files, paths, registry
+from lineage import state as lineage_state
 from lineage.audit import evidence, trace
 from lineage.errors import Fault
 from lineage.fingerprint import hash_folder
 from lineage.record import database, journal, ledger, outbox
-from lineage import state as lineage_state
 from lineage.record.verdict import Outcome, Verdict
 from monitoring import evidently_report, window
 from monitoring import reference as references
