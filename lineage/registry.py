@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 from urllib.request import urlopen
 
-from lineage import model_files
+from lineage import model_files, state
 from lineage.errors import Fault
 from lineage.paths import home, set_environment, state_path
 from lineage.record import ledger
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HEALTH_S = 5.0
-ALIASES = ("champion", "previous", "anchor")
 
 
 def register(task: str, run_id: str, artifact_path: str, tags: dict[str, str]) -> str:
@@ -117,27 +116,9 @@ def run_facts(run_id: str) -> dict[str, object]:
     }
 
 
-def roles(task: str) -> dict[str, str | None]:
-    """Role -> version, derived from the ledger's events of the task.
-
-    A promotion makes the champion previous. A roll-back makes its version champion and the champion previous. The first
-    promoted version is the anchor until a person sets another.
-    """
-    version_by_role: dict[str, str | None] = dict.fromkeys(ALIASES)
-    for event in ledger.events(subject=task):
-        version = str(event.payload.get("version"))
-        if event.kind == "anchor.set":
-            version_by_role["anchor"] = version
-        elif event.kind in ("model.promoted", "model.rolled-back") and version != version_by_role["champion"]:
-            version_by_role["previous"] = version_by_role["champion"]
-            version_by_role["champion"] = version
-            version_by_role["anchor"] = version_by_role["anchor"] or version
-    return version_by_role
-
-
 def promote(task: str, version: str, facts: dict[str, object], actor: str = "system") -> None:
     """Record a promotion, set the first anchor, and update the aliases."""
-    needs_anchor = roles(task)["anchor"] is None
+    needs_anchor = state.roles(task)["anchor"] is None
     ledger.append("model.promoted", task, {**facts, "version": version}, actor)
     if needs_anchor:
         ledger.append("anchor.set", task, {"version": version, "reason": "first promoted version"}, actor)
@@ -147,7 +128,7 @@ def promote(task: str, version: str, facts: dict[str, object], actor: str = "sys
 def update_aliases(task: str) -> None:
     """Set the aliases in MLflow to the roles in the ledger."""
     client, aliases = _client(), _aliases(task)
-    for alias, version in roles(task).items():
+    for alias, version in state.roles(task).items():
         if version is None and alias in aliases:
             client.delete_registered_model_alias(task, alias)
         elif version is not None and aliases.get(alias) != version:
@@ -159,7 +140,7 @@ def mismatches(task: str) -> list[str]:
     aliases = _aliases(task)
     return [
         f"{alias} of {task} is version {expected or 'none'} in the ledger but {aliases.get(alias, 'none')} in MLflow"
-        for alias, expected in roles(task).items()
+        for alias, expected in state.roles(task).items()
         if aliases.get(alias) != expected
     ]
 

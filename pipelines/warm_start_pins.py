@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from data.record import Task
-from lineage import fingerprint, json_files, registry
-from lineage.record import state
+from lineage import fingerprint, json_files, registry, state
+from lineage import state as lineage_state
 from pipelines import params
 from pipelines.params import Params
 from pipelines.workspace import dvc, git
@@ -55,7 +55,7 @@ def write_pins(tree: Path) -> None:
 
 def pin_of_champion(settings: Params, task: Task) -> Pin | None:
     """The pin of a task's champion; None if there is none, or with a warning if a warm fit cannot start from it."""
-    version = registry.roles(task.name).get("champion")
+    version = lineage_state.roles(task.name).get("champion")
     if version is None:
         return None
     if withdrawn_on := state.withdrawn_since(f"{task.name}/{version}"):

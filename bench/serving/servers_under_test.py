@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from lineage.record import database
+from lineage.record import database, ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"small": 128, "resnet50": 224}
@@ -184,10 +184,9 @@ def wait_until_ready(url: str, seconds: float, process: psutil.Popen) -> None:
 
 def desk_command(url: str, name: str) -> tuple[list[str], str]:
     """The command of the desk as proxy before the release, and its address."""
-    from desk.traffic import traffic
     from serving.bundle.bento_server import free_port
 
-    traffic.move(name, url, "system")
+    ledger.append("release.activated", name, {"url": url})
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory", "desk.app:create", "--port", str(port), "--no-access-log"]
     return [*command, "--app-dir", str(ROOT), "--log-level", "warning"], f"http://127.0.0.1:{port}"

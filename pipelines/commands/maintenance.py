@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lineage import registry
+from lineage import state
 from lineage.record import journal, ledger
 from pipelines import params
 from pipelines.cli import Answer
-from pipelines.models import release
 from pipelines.servers import run_files, services
 from pipelines.workspace import backup as workspace_backup
 from pipelines.workspace import git, key_backup, workspace
@@ -20,10 +19,10 @@ def status(_args: argparse.Namespace) -> Answer:
     from lineage.record import outbox
 
     settings = params.load()
-    wanted_release = release.release_to_serve()
+    wanted_release = state.release_to_serve()
     result: dict[str, Any] = {
         "version": git.head(),
-        "tasks": {name: registry.roles(name) for name in settings.tasks},
+        "tasks": {name: state.roles(name) for name in settings.tasks},
         "waiting": {name: waiting_versions(name) for name in settings.tasks},
         "release": wanted_release.subject if wanted_release else None,
         "live": live_release(),
@@ -63,27 +62,15 @@ def service_problems(processes: list[dict[str, Any]], supervised: bool) -> list[
 
 
 def waiting_versions(task: str) -> list[str]:
-    """The logged versions of a task without a decision."""
-    decided = {
-        str(e.payload["version"])
-        for kind in ("model.promoted", "model.rejected")
-        for e in ledger.events(kind=kind, subject=task)
-    }
-    versions = [str(event.payload["version"]) for event in ledger.events(kind="model.logged", subject=task)]
-    return [version for version in versions if version not in decided]
+    """The versions of a task that wait for a person's decision, oldest first."""
+    return [version.version for version in reversed(state.model_versions(task)) if version.is_waiting]
 
 
 def live_release() -> dict[str, Any] | None:
     """The release that receives traffic, with its versions; None before the first release."""
-    activations = ledger.events(kind="release.activated")
-    if not activations:
-        return None
-    builds = [e for e in ledger.events(kind="release.built") if e.subject == activations[-1].subject]
-    return {
-        "release": activations[-1].subject,
-        "url": activations[-1].payload["url"],
-        "tasks": builds[-1].payload["tasks"],
-    }
+    live = state.live_release()
+    build = state.build_of(live.release) if live else None
+    return {"release": live.release, "url": live.url, "tasks": build.payload["tasks"]} if live and build else None
 
 
 def latest_decisions() -> list[dict[str, Any]]:

@@ -50,11 +50,12 @@ def retrain(args: argparse.Namespace) -> Answer:
 
 
 def _decide(args: argparse.Namespace, decision: str) -> Answer:
+    from lineage import state
     from pipelines.flows.scheduled_flows import decide
-    from pipelines.models import promote, verdicts
+    from pipelines.models import promote
 
     params.load().task(args.task)
-    verdicts.version_verdict(args.task, args.version)
+    state.version_verdict(args.task, args.version)
     sign = promote.approve if decision == "approve" else promote.reject
     approval = sign(args.task, args.version, command_line_session.authorised_person("approve"), args.reason)
     outcome = next((entry for entry in decide() if entry["decision"] == approval.seq), None)

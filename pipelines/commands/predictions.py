@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lineage import decisions
+from lineage import state as lineage_state
 from lineage.errors import Fault
 from lineage.record import journal, ledger
 from lineage.record.verdict import EXIT_CODES, Outcome, from_dict, worst
 from pipelines import params
 from pipelines.cli import Answer
-from pipelines.models import release
 from pipelines.workspace import command_line_session
 
 
@@ -30,7 +30,7 @@ def _release(name: str | None = None) -> Any:
     from serving.inference.release import load_release
 
     if name is None:
-        wanted_event = release.release_to_serve()
+        wanted_event = lineage_state.release_to_serve()
         if wanted_event is None:
             raise Fault("there is no release yet; `oncoloop retrain` makes the first one")
         name = wanted_event.subject
@@ -112,10 +112,10 @@ def watch(args: argparse.Namespace) -> Answer:
 
 def ack(args: argparse.Namespace) -> Answer:
     """Acknowledge a drift as a person: it requests no retraining until the next champion."""
-    from lineage import registry
+    from lineage import state as lineage_state
 
     params.load().task(args.task)
-    version = registry.roles(args.task).get("champion")
+    version = lineage_state.roles(args.task).get("champion")
     if not version:
         raise Fault(f"{args.task} has no champion yet; train and approve a model first")
     person = command_line_session.authorised_person("acknowledge")

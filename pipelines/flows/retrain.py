@@ -11,7 +11,7 @@ from prefect import flow, get_run_logger, task
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data.dataset import shards
-from lineage import fingerprint, json_files, model_files, registry
+from lineage import fingerprint, json_files, model_files, registry, state
 from lineage.record import database, ledger
 from lineage.record.verdict import Outcome, Verdict
 from pipelines import params, warm_start_pins
@@ -143,7 +143,7 @@ def judge_version(tree: Path, name: str, version: str) -> Verdict:
     units = shards.load_units(tree / "data" / "processed" / name)
     predictions = evaluate.read_predictions(tree / "evaluation" / name)
     metrics = json_files.read_json(tree / "evaluation" / name / "metrics.json")
-    roles = registry.roles(name)
+    roles = state.roles(name)
     verdicts = [(event.at, event.payload) for event in ledger.events(kind="verdict")]
     past_looks = test_set_budget.read_looks(verdicts, name, database.now())
     comparisons = {}

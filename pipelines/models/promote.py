@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 
-from lineage import decisions, registry
+from lineage import decisions, registry, state
 from lineage.audit import evidence
 from lineage.errors import Fault
 from lineage.record import ledger
 from lineage.record.ledger import Event
 from lineage.record.verdict import Outcome, Verdict
+from lineage.state import version_verdict
 from pipelines import params
 from pipelines.models import release
-from pipelines.models.verdicts import champions, version_verdict
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def approve(task: str, version: str, actor: str, reason: str) -> Event:
     if not reason.strip():
         raise Fault("an approval needs a reason (--reason)")
     shadow.check_comparison(task, version)
-    is_champion = registry.roles(task).get("champion") == version
+    is_champion = state.roles(task).get("champion") == version
     if is_champion and not is_release_pending():  # a pending release: an approval was interrupted and may be repeated
         raise Fault(f"{task}/{version} is the champion already")
     registry.check_artifacts(task, version)
@@ -56,7 +56,7 @@ def reject(task: str, version: str, actor: str, reason: str) -> Event:
 
 
 def _check_not_champion(task: str, version: str) -> None:
-    if registry.roles(task).get("champion") == version:
+    if state.roles(task).get("champion") == version:
         raise Fault(f"{task}/{version} is the champion; `oncoloop rollback` takes it back")
 
 
@@ -83,7 +83,7 @@ def carry_out_decision(event: Event) -> None:
         return
     if verdict.outcome is Outcome.FAIL:
         raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; a fail can't be approved")
-    if registry.roles(task).get("champion") != version:
+    if state.roles(task).get("champion") != version:
         shadow.prepare_approval(task, version, event.actor)
         registry.check_artifacts(task, version)
         promote_version(task, version, event.actor, reason)
@@ -105,6 +105,11 @@ def promote_version(task: str, version: str, actor: str, reason: str) -> None:
         "reason": reason,
     }
     registry.promote(task, version, facts, actor)
+
+
+def champions() -> dict[str, str]:
+    """The champion version of every task that has one."""
+    return state.champions(params.load().tasks)
 
 
 def is_release_pending() -> bool:
@@ -137,12 +142,12 @@ def rollback(actor: str, reason: str) -> tuple[str, list[str]]:
 
     Traffic follows the ledger at once. MLflow's aliases take seconds, so they are set last.
     """
-    current, previous = release.release_to_serve(), release.previous_release()
+    current, previous = state.release_to_serve(), state.previous_release()
     if current is None or previous is None:
         raise Fault("there is no earlier release to go back to")
     moved = []
     for task, version in previous.payload["tasks"].items():
-        if registry.roles(task).get("champion") != version:
+        if state.roles(task).get("champion") != version:
             facts = {"version": version, "release": previous.subject, "reason": reason}
             ledger.append("model.rolled-back", task, facts, actor=actor)
             moved.append((task, version))

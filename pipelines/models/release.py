@@ -12,10 +12,9 @@ from data.deidentify import dicom
 from data.phantom import batch
 from data.phantom import study as phantom_study
 from data.record import Task
-from lineage import decisions, fingerprint, json_files, paths, registry
+from lineage import fingerprint, json_files, paths, registry
 from lineage.record import ledger
 from lineage.record.database import now
-from lineage.record.ledger import Event
 from lineage.record.verdict import Verdict
 from pipelines.params import Params
 from serving.bundle import bento_build
@@ -140,31 +139,3 @@ def check(built: BuiltRelease) -> Verdict:
     verdict = bento_build.check(built.tag, built.folder)
     reasons = verdict.reasons or ("the served Bento answers the warm-up scans as it did when it was built",)
     return dataclasses.replace(verdict, subject=built.id, reasons=reasons)
-
-
-def servable_releases() -> list[Event]:
-    """The built releases whose check passed, oldest first."""
-    passed = {
-        event.subject
-        for event in ledger.events(kind="verdict")
-        if event.payload["gate"] == "release" and event.payload["outcome"] == "pass"
-    }
-    return [event for event in ledger.events(kind="release.built") if event.subject in passed]
-
-
-def release_to_serve() -> Event | None:
-    """The release to serve: the newest servable one, unless a later signed rollback chose another."""
-    candidates = servable_releases()
-    if not candidates:
-        return None
-    rollbacks = [event for event in ledger.events(kind="release.wanted") if decisions.is_signed(event)]
-    if rollbacks and rollbacks[-1].seq > candidates[-1].seq:
-        return next(event for event in reversed(candidates) if event.subject == rollbacks[-1].subject)
-    return candidates[-1]
-
-
-def previous_release() -> Event | None:
-    """The servable release before the one to serve."""
-    current = release_to_serve()
-    earlier = [event for event in servable_releases() if current and event.seq < current.seq]
-    return earlier[-1] if earlier else None

@@ -6,9 +6,8 @@ import logging
 import shutil
 from typing import Any
 
-from lineage import fingerprint, json_files, registry
+from lineage import fingerprint, json_files, registry, state
 from lineage.errors import Fault
-from lineage.record import state
 from pipelines import params, warm_start_pins
 from pipelines.workspace import code_snapshot, dvc
 

@@ -7,49 +7,26 @@ A shadow answer is a journal row that names the live answer to the same request.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from lineage import accounts, decisions, registry
+from lineage import accounts, decisions, state
 from lineage.errors import Fault
 from lineage.record import journal, ledger
-from lineage.record.ledger import Event
 from lineage.record.verdict import Outcome, Verdict, from_dict
 from monitoring import late_labels, window
 from pipelines import params
-from pipelines.models import release, verdicts
+from pipelines.models import release
 from training.promotion import shadow_comparison as gate
 
 log = logging.getLogger(__name__)
 COLUMNS = {"answer": "", "score": "_score", "duration_ms": "_ms"}
 
 
-@dataclass(frozen=True)
-class Shadow:
-    """The version in shadow, the release that holds it, and its start (number and time of the ledger event)."""
-
-    task: str
-    version: str
-    release: str
-    seq: int
-    since: str
-
-
-def active_shadow() -> Shadow | None:
-    """The shadow that should run now, or None."""
-    started, stopped = _newest_event("shadow.started"), _newest_event("shadow.stopped")
-    if started is None or (stopped is not None and stopped.seq > started.seq):
-        return None
-    facts = started.payload
-    return Shadow(started.subject, str(facts["version"]), str(facts["release"]), started.seq, started.at)
-
-
-def record_address(shadow: Shadow, url: str) -> None:
+def record_address(shadow: state.Shadow, url: str) -> None:
     """Record the address of the shadow's server for the desk, once for each address."""
-    newest = _newest_event("shadow.served")
-    if newest is None or newest.seq < shadow.seq or newest.payload["url"] != url:
+    if shadow.url != url:
         ledger.append("shadow.served", shadow.task, {"release": shadow.release, "version": shadow.version, "url": url})
         log.info("%s/%s answers in shadow at %s", shadow.task, shadow.version, url)
 
@@ -59,14 +36,14 @@ def start(task: str, version: str, actor: str) -> str:
 
     Fault if a shadow runs already, if the gate or the release check failed, or if there is no other champion.
     """
-    if (active := active_shadow()) is not None:
+    if (active := state.active_shadow()) is not None:
         raise Fault(
             f"{active.task}/{active.version} is in shadow; `oncoloop shadow {active.task} {active.version} --stop`"
         )
-    verdict = verdicts.version_verdict(task, version)
+    verdict = state.version_verdict(task, version)
     if verdict.outcome is Outcome.FAIL:
         raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; it is not worth a shadow")
-    champions = verdicts.champions()
+    champions = state.champions(params.load().tasks)
     if champions.get(task) in (None, version):
         raise Fault(f"{task} has no other champion that {task}/{version} could be compared with in shadow")
     built = release.build(params.load(), champions | {task: version})
@@ -89,7 +66,7 @@ def record_start(task: str, version: str, release: str, actor: str) -> None:
 
 def stop(actor: str, reason: str = "asked by hand") -> Verdict:
     """Stop the shadow and record its comparison. Fault if there is none."""
-    active = active_shadow()
+    active = state.active_shadow()
     if active is None:
         raise Fault("no version is in shadow; `oncoloop shadow TASK VERSION` starts one")
     decisions.record("shadow.stopped", active.task, {"version": active.version, "reason": reason}, actor)
@@ -98,24 +75,19 @@ def stop(actor: str, reason: str = "asked by hand") -> Verdict:
 
 def stop_version(task: str, version: str, actor: str, reason: str) -> None:
     """Stop the shadow if it is that of this version."""
-    if (active := active_shadow()) is not None and (active.task, active.version) == (task, version):
+    if (active := state.active_shadow()) is not None and (active.task, active.version) == (task, version):
         stop(actor, reason)
 
 
-def judge_shadow(shadow: Shadow, actor: str = accounts.SYSTEM) -> Verdict:
+def judge_shadow(shadow: state.Shadow, actor: str = accounts.SYSTEM) -> Verdict:
     """Compare the shadow's answers with the live answers, and record the verdict."""
     settings = params.load()
     pairs, unpaired_count = paired_answers(shadow)
-    subject = verdict_subject(shadow.task, shadow.version)
+    subject = state.shadow_subject(shadow.task, shadow.version)
     positive = settings.task(shadow.task).positive
     verdict = gate.compare(subject, pairs, unpaired_count, positive, settings.promotion.shadow)
     ledger.record_verdict(verdict, actor, task=shadow.task, version=shadow.version, release=shadow.release)
     return verdict
-
-
-def verdict_subject(task: str, version: str) -> str:
-    """The subject of a shadow's verdicts, different from that of the training gate on the same version."""
-    return f"{task}/{version} in shadow"
 
 
 def prepare_approval(task: str, version: str, actor: str) -> None:
@@ -126,23 +98,22 @@ def prepare_approval(task: str, version: str, actor: str) -> None:
 
 def check_comparison(task: str, version: str) -> None:
     """Fault if a version's newest comparison in shadow has failed."""
-    events = ledger.events("verdict", verdict_subject(task, version), limit=1)
-    if events and (verdict := from_dict(events[0].payload)).outcome is Outcome.FAIL:
+    event = state.shadow_verdict(task, version)
+    if event and (verdict := from_dict(event.payload)).outcome is Outcome.FAIL:
         raise Fault(f"in shadow {task}/{version} failed: {verdict.reasons[0]}; it can't be approved")
 
 
-def paired_answers(shadow: Shadow) -> tuple[pd.DataFrame, int]:
+def paired_answers(shadow: state.Shadow) -> tuple[pd.DataFrame, int]:
     """The pairs for `training.promotion.shadow_comparison.compare`, and the number of unpaired live answers.
 
     Live answers are those of the champion since the shadow's server was first ready, without those of release checks.
     """
-    addresses = [event for event in ledger.events("shadow.served", shadow.task) if event.seq > shadow.seq]
     live = (
-        window.read_window(shadow.task, since=addresses[0].at)
-        if addresses
+        window.read_window(shadow.task, since=shadow.ready_since)
+        if shadow.ready_since
         else window.read_window(shadow.task).iloc[:0]
     )
-    live = live[live["version"] == registry.roles(shadow.task)["champion"]]
+    live = live[live["version"] == state.roles(shadow.task)["champion"]]
     shadow_rows = journal.rows(shadow.task, since=shadow.since, release=shadow.release, shadows=True)
     live_columns, shadow_columns = ["id", "cluster", *COLUMNS], ["shadows", *COLUMNS]
     labels = late_labels.labels().rename(columns={"prediction_id": "id"})[["id", "label"]]
@@ -154,9 +125,3 @@ def paired_answers(shadow: Shadow) -> tuple[pd.DataFrame, int]:
         pairs |= {f"live{suffix}": merged[f"{column}_live"], f"dark{suffix}": merged[f"{column}_shadow"]}
     label = merged[["id"]].merge(labels, on="id", how="left")["label"]
     return pd.DataFrame(pairs | {"label": label}), len(live) - len(merged)
-
-
-def _newest_event(kind: str) -> Event | None:
-    """The newest event of a kind. A decision counts only if it is signed."""
-    events = reversed(ledger.events(kind=kind))
-    return next((event for event in events if kind not in decisions.KINDS or decisions.is_signed(event)), None)

@@ -14,12 +14,11 @@ import pandas as pd
 from data.batch import withdrawal
 from data.dataset import cohorts
 from data.record import Side
-from lineage import paths, registry
+from lineage import paths, registry, state
 from lineage.errors import Fault
 from lineage.record import ledger
 from lineage.record.ledger import Event
 from lineage.record.verdict import Outcome, Verdict
-from pipelines.models import release
 from pipelines.recovery import recorded_admissions
 from pipelines.workspace import dvc, dvc_objects, git
 from serving.inference import release_integrity
@@ -242,7 +241,7 @@ def _check_artifacts(task: str, version: str) -> Iterator[Problem]:
 
 def _check_releases() -> Iterator[Problem]:
     """Check that the release to serve exists, and that folder and Bento of every present release are unchanged."""
-    served = release.release_to_serve()
+    served = state.release_to_serve()
     if served and not (paths.home() / "releases" / served.subject / "manifest.json").is_file():
         yield Problem(f"release {served.subject}", "it is the release to serve, and its folder is missing")
     built = {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from lineage import state
 from lineage.errors import Fault
 from lineage.record import ledger
 from pipelines import params
-from pipelines.models import release, shadow
+from pipelines.models import shadow
 from pipelines.servers import ports, run_files
 from pipelines.servers.marked_processes import Process
 from pipelines.servers.services import Backoff, Service
@@ -47,7 +47,7 @@ class Fleet:
         if not self.is_adopted:
             self.adopt()
             self.is_adopted = True
-        wanted_event = release.release_to_serve()
+        wanted_event = state.release_to_serve()
         if wanted_event is None:
             self.is_ready = True
             return
@@ -171,7 +171,7 @@ class Fleet:
 
     def _run_standby(self, wanted_release: str) -> None:
         """Run the previous release and a shadow beside the wanted release; all other servers finish and end."""
-        shadow_version = shadow.active_shadow()
+        shadow_version = state.active_shadow()
         needed = {
             wanted_release,
             *recent_releases()[:RELEASES_KEPT],
@@ -202,30 +202,25 @@ class Fleet:
 
 def bento_tag(name: str) -> str:
     """The Bento tag of a release. Fault if the ledger has no build of it."""
-    tag = next(_bento_tags(name), None)
-    if tag is None:
+    build = state.build_of(name)
+    if build is None:
         raise Fault(f"the ledger has no build of a release {name!r}; `oncoloop status` lists the releases")
-    return tag
+    return str(build.payload["bento"])
 
 
 def is_servable(name: str) -> bool:
     """Whether the Bento store still has the Bento of a release."""
     from serving.inference import release_integrity
 
-    tag = next(_bento_tags(name), None)
-    return tag is not None and release_integrity.bento_folder(tag).is_dir()
+    build = state.build_of(name)
+    return build is not None and release_integrity.bento_folder(str(build.payload["bento"])).is_dir()
 
 
 def recent_releases() -> list[str]:
     """The releases that have received traffic, newest first."""
-    return list(dict.fromkeys(event.subject for event in reversed(ledger.events(kind="release.activated"))))
-
-
-def _bento_tags(name: str) -> Iterator[str]:
-    for kind in ("release.built", "shadow.built"):
-        yield from (str(event.payload["bento"]) for event in reversed(ledger.events(kind, name)))
+    return list(dict.fromkeys(activation.release for activation in state.activations()))
 
 
 def _live_release() -> tuple[str, str] | None:
-    activations = ledger.events(kind="release.activated", limit=1)
-    return (activations[0].subject, activations[0].payload["url"]) if activations else None
+    live = state.live_release()
+    return (live.release, live.url) if live else None

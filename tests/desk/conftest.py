@@ -23,7 +23,6 @@ from starlette.testclient import TestClient
 
 from desk import app
 from desk.accounts import credentials
-from desk.traffic import traffic
 from lineage import accounts, keys
 from lineage.record import database, journal, ledger
 from lineage.record.verdict import Outcome, Verdict
@@ -231,7 +230,7 @@ def release(workspace: Path) -> Iterator[FakeRelease]:
     assert workspace.is_dir()
     fake_release = FakeRelease()
     for url in serve(Starlette(routes=[Route("/predict", fake_release.predict, methods=["POST"])])):
-        traffic.move(RELEASE, url, "system")
+        ledger.append("release.activated", RELEASE, {"url": url})
         yield fake_release
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lineage import registry
+from lineage import registry, state
 from lineage.errors import Fault
 from lineage.record import ledger
 
@@ -48,7 +48,7 @@ def test_aliases_are_set_to_the_roles_in_the_ledger(run_id: str) -> None:
     assert registry.mismatches(TASK) == [], "no version has a role yet"
     registry.promote(TASK, "1", {"reason": "first"}, actor="erik")
     registry.promote(TASK, "2", {"reason": "better"})
-    assert registry.roles(TASK) == {"champion": "2", "previous": "1", "anchor": "1"}
+    assert state.roles(TASK) == {"champion": "2", "previous": "1", "anchor": "1"}
     assert str(client.get_model_version_by_alias(TASK, "champion").version) == "2"
     client.set_registered_model_alias(TASK, "champion", "1")
     assert registry.mismatches(TASK) == [f"champion of {TASK} is version 2 in the ledger but 1 in MLflow"]
@@ -59,9 +59,9 @@ def test_aliases_are_set_to_the_roles_in_the_ledger(run_id: str) -> None:
 def test_roles_are_derived_from_the_events(home: Path) -> None:
     def roles_after(kind: str, version: str | int) -> tuple[str | None, ...]:
         ledger.append(kind, TASK, {"version": version})
-        return tuple(registry.roles(TASK)[alias] for alias in ("champion", "previous", "anchor"))
+        return tuple(state.roles(TASK)[alias] for alias in ("champion", "previous", "anchor"))
 
-    assert registry.roles(TASK) == {"champion": None, "previous": None, "anchor": None}
+    assert state.roles(TASK) == {"champion": None, "previous": None, "anchor": None}
     assert roles_after("model.logged", 1) == (None, None, None)
     assert roles_after("model.promoted", 1) == ("1", None, "1")
     assert roles_after("model.rejected", 2) == ("1", None, "1")
@@ -69,7 +69,7 @@ def test_roles_are_derived_from_the_events(home: Path) -> None:
     assert roles_after("model.rolled-back", "1") == ("1", "3", "1")
     assert roles_after("model.rolled-back", "1") == ("1", "3", "1"), "a repeated roll-back changes nothing"
     assert roles_after("anchor.set", "3") == ("1", "3", "3")
-    assert registry.roles("brain-mr")["champion"] is None
+    assert state.roles("brain-mr")["champion"] is None
 
 
 def test_a_promotion_and_the_first_anchor_are_recorded(run_id: str) -> None:

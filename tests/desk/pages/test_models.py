@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from desk.pages import models
-from desk.traffic import traffic
+from lineage import state
 from lineage.record import ledger
 from lineage.record.verdict import Outcome
 from tests.desk.conftest import record_judged_version
@@ -20,7 +20,7 @@ Desk = Callable[[str], TestClient]
 
 @pytest.mark.usefixtures("workspace")
 def test_versions_have_roles_verdicts_and_decisions() -> None:
-    newest, failed, champion = models.versions("lung-ct")
+    newest, failed, champion = state.model_versions("lung-ct")
     assert (newest.version, newest.roles, newest.is_waiting) == ("5", ("challenger",), True)
     assert (failed.version, failed.result, failed.is_waiting) == ("4", "rejected", False)
     assert (champion.version, champion.roles, champion.is_waiting) == ("3", ("champion", "anchor"), False)
@@ -30,13 +30,13 @@ def test_versions_have_roles_verdicts_and_decisions() -> None:
 @pytest.mark.usefixtures("workspace")
 def test_a_failed_version_never_waits_for_a_decision() -> None:
     ledger.append("model.logged", "brain-mr", {"version": "1", "run_id": "r1"})
-    assert models.versions("brain-mr")[0].is_waiting is False, "there is no verdict yet"
+    assert state.model_versions("brain-mr")[0].is_waiting is False, "there is no verdict yet"
     ledger.append("verdict", "brain-mr/1", {"gate": "training", "outcome": "fail", "reasons": ["floor"]})
-    assert models.versions("brain-mr")[0].is_waiting is False
+    assert state.model_versions("brain-mr")[0].is_waiting is False
 
 
 def test_the_page_shows_each_task_with_its_reasons(open_desk: Desk) -> None:
-    traffic.move("0123456789ab", "http://127.0.0.1:7811", "system")
+    ledger.append("release.activated", "0123456789ab", {"url": "http://127.0.0.1:7811"})
     page = open_desk("engineer").get("/models").text
     for text in (
         "lung-ct",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from desk.traffic import traffic
+from lineage.record import ledger
 from tests.desk.desk_process import served
 from tests.serving.conftest import Endpoint, bento, dicom, endpoint, served_home, tiny
 
@@ -38,7 +38,7 @@ class Front:
 
 def open_front(release: Endpoint, impatient: bool) -> Iterator[Front]:
     """A desk in front of the release, with usual or much shorter time limits."""
-    traffic.move("r1", release.server.url, "system")
+    ledger.append("release.activated", "r1", {"url": release.server.url})
     with served(impatient) as (port, process_id):
         yield Front(f"http://127.0.0.1:{port}", process_id, release)
 

@@ -13,7 +13,6 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from desk.traffic import traffic
 from lineage import accounts
 from lineage.record import ledger
 
@@ -103,7 +102,7 @@ def test_without_a_release_there_is_a_page_and_a_problem(open_desk: Desk, csrf: 
 
 
 def test_a_release_that_is_down_is_reported(open_desk: Desk, csrf: Token) -> None:
-    traffic.move(RELEASE, "http://127.0.0.1:9", "system")
+    ledger.append("release.activated", RELEASE, {"url": "http://127.0.0.1:9"})
     client = open_desk("clinician")
     answer = send(client, csrf(client, "/"))
     assert answer.status_code == 503 and "cannot be reached" in answer.json()["detail"]
@@ -142,7 +141,7 @@ def crashing_release(workspace: Path) -> Iterator[Callable[[int], CrashingReleas
 
     def serve(crashes: int) -> CrashingRelease:
         releases.append(CrashingRelease(crashes))
-        traffic.move(RELEASE, releases[-1].url, "system")
+        ledger.append("release.activated", RELEASE, {"url": releases[-1].url})
         return releases[-1]
 
     yield serve

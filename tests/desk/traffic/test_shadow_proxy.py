@@ -12,11 +12,17 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from desk.traffic import shadow_proxy
-from lineage import accounts
+from lineage import accounts, decisions
 from lineage.record import ledger
 from tests.desk.conftest import FakeRelease, serve
 
 Desk = Callable[[str], TestClient]
+
+
+def start_shadow(url: str) -> None:
+    """Record what a person and the supervisor record when a version is in shadow."""
+    decisions.record("shadow.started", "lung-ct", {"version": "5", "release": "dark"}, "enno")
+    ledger.append("shadow.served", "lung-ct", {"version": "5", "release": "dark", "url": url})
 
 
 @pytest.fixture
@@ -26,7 +32,7 @@ def shadow(release: FakeRelease) -> Iterator[FakeRelease]:
     accounts.add(accounts.SHADOW_ACCOUNT, "engineer")
     shadow_release = FakeRelease()
     for url in serve(Starlette(routes=[Route("/predict", shadow_release.predict, methods=["POST"])])):
-        ledger.append("shadow.served", "lung-ct", {"version": "5", "release": "dark", "url": url})
+        start_shadow(url)
         yield shadow_release
 
 
@@ -90,7 +96,7 @@ def test_answers_of_other_tasks_are_not_sent_to_the_shadow(
 @pytest.mark.usefixtures("release")
 def test_a_shadow_that_is_down_does_not_disturb_live_answers(client: TestClient) -> None:
     accounts.add(accounts.SHADOW_ACCOUNT, "engineer")
-    ledger.append("shadow.served", "lung-ct", {"version": "5", "release": "dark", "url": "http://127.0.0.1:9"})
+    start_shadow("http://127.0.0.1:9")
     time.sleep(0.5)
     assert [send(client).status_code for _ in range(3)] == [200, 200, 200]
     wait_until(lambda: shadow_queue(client).failed == 3 and shadow_queue(client).queued == 0)

@@ -14,14 +14,14 @@ import onnx
 import pytest
 from prefect.logging import disable_run_logger
 
-from lineage import model_files, registry
+from lineage import model_files, registry, state
 from lineage.errors import Fault
 from lineage.fingerprint import file_sha256, hash_folder
 from lineage.record import database, ledger
 from pipelines import params
 from pipelines.commands import predictions
 from pipelines.flows import retrain, watch
-from pipelines.models import promote, release, shadow, verdicts
+from pipelines.models import promote, release, shadow
 from pipelines.recovery import verify_workspace
 from serving.bundle import bento_server
 from serving.inference import release_integrity
@@ -191,7 +191,7 @@ def release_folders(workspace: Path) -> tuple[str, Path, Path]:
 
 def test_an_unchanged_release_passes_the_verification(released_workspace: Path) -> None:
     name, folder, packed = release_folders(released_workspace)
-    assert release.release_to_serve() is not None and load_release(folder).name == load_release(packed).name == name
+    assert state.release_to_serve() is not None and load_release(folder).name == load_release(packed).name == name
     verdict = verify_workspace.verify()
     assert verdict.outcome.value == "pass", verdict.reasons
     with np.load(folder / TASK / "reference.npz", allow_pickle=False) as arrays:
@@ -256,5 +256,5 @@ def test_building_a_release_again_over_changed_files_is_refused(released_workspa
     path = folder / TASK / "head.npz"
     path.write_bytes(path.read_bytes() + b"0")
     with pytest.raises(Fault, match=r"head\.npz is not"):
-        release.build(params.load(), verdicts.champions())
-    assert registry.roles(TASK)["champion"] == "1"
+        release.build(params.load(), promote.champions())
+    assert state.roles(TASK)["champion"] == "1"

@@ -28,11 +28,11 @@ from data.quality import suite
 from data.record import Task
 from data.scan.slice_features import DESCRIPTION
 from lineage import json_files, keys, model_files, paths, registry
+from lineage import state as lineage_state
 from lineage.audit import evidence, trace
 from lineage.errors import Fault
 from lineage.fingerprint import hash_folder
 from lineage.record import database, journal, ledger, outbox
-from lineage.record import state as record_state
 from lineage.record.verdict import Outcome, Verdict
 from monitoring import evidently_report, window
 from monitoring import reference as references
@@ -329,7 +329,7 @@ def assert_recorded_everywhere(
     """Tags, trace and the request to retrain name the withdrawal. A second withdrawal changes nothing."""
     date = completed.at[:10]
     assert registry.tags(TASK, "1")["not_reproducible_since"] == date
-    assert record_state.withdrawn_since(f"{TASK}/1") == date == withdraw.incomplete_since(records.versions[0])
+    assert lineage_state.withdrawn_since(f"{TASK}/1") == date == withdraw.incomplete_since(records.versions[0])
     assert withdraw.incomplete_since(completed.payload["data_version"]) is None
     chain = trace.trace("p1")
     withdrawal_facts = [link.facts for link in chain.links if link.step == "withdrawal"]

@@ -185,16 +185,16 @@ def test_a_planted_request_starts_no_retraining(engineer: str, monkeypatch: pyte
 
 
 def test_a_planted_rollback_moves_no_traffic(engineer: str) -> None:
-    from pipelines.models import release
+    from lineage import state
 
     for name in ("blue", "green"):
         ledger.append("release.built", name, {"bento": f"oncoloop:{name}", "tasks": {}})
         ledger.record_verdict(Verdict("release", name, Outcome.PASS, ("the same answers",)))
     ledger.append("release.wanted", "blue", {"instead_of": "green", "reason": "planted"}, engineer)
-    wanted_release = release.release_to_serve()
+    wanted_release = state.release_to_serve()
     assert wanted_release and wanted_release.subject == "green"
     promote.rollback(engineer, "the new site is wrong")
-    wanted_release = release.release_to_serve()
+    wanted_release = state.release_to_serve()
     assert wanted_release and wanted_release.subject == "blue"
 
 
