@@ -281,13 +281,3 @@ def test_no_private_module_of_a_library_is_imported() -> None:
         if any(part.startswith("_") for part in name.split(".")) and name != "__future__"
     ]
     assert not private
-
-
-def test_the_readme_lists_exactly_the_commands() -> None:
-    from pipelines import cli
-
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = set(re.findall(r"`oncoloop ([a-z]+)", text)) | set(
-        re.findall(r"^    oncoloop ([a-z]+)", text, re.MULTILINE)
-    )
-    assert commands == set(cli.COMMANDS)

@@ -38,7 +38,7 @@ from lineage.errors import Fault
 from lineage.paths import database_url
 from lineage.record import append_only
 
-VERSION = "0004"
+VERSION = "0005"
 LOCK = 7243191  # an arbitrary number: the advisory lock of writers in PostgreSQL
 WAIT_MS = 30_000
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON", "secure_delete=ON")
@@ -140,17 +140,6 @@ outcomes = Table(
     Column("prediction_id", String, nullable=False, index=True),
     Column("label", String, nullable=False),
     Column("source", String, nullable=False),
-    Column("actor", String, nullable=False),
-    Column("at", String, nullable=False),
-)
-
-traffic = Table(
-    "traffic",
-    metadata,
-    Column("id", _number, primary_key=True, autoincrement=True),
-    Column("release", String, nullable=False),
-    Column("url", String, nullable=False),
-    Column("role", String, nullable=False),
     Column("actor", String, nullable=False),
     Column("at", String, nullable=False),
 )

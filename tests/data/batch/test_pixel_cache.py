@@ -57,7 +57,7 @@ def test_other_settings_or_code_decode_again(
     smaller = dataclasses.replace(brain, pixels=PixelSettings(48, None))
     assert pixel_cache.ready_shard(batch, units(batch), smaller) is None
     assert pack_batch(batch, smaller, tmp_path / "out").shape[1:] == (48, 48, 1)
-    monkeypatch.setattr(pixel_cache.fingerprint, "code", lambda _: {"files": {"pixels.py": "edited"}})
+    monkeypatch.setattr(pixel_cache.fingerprint, "describe_code", lambda _: {"files": {"pixels.py": "edited"}})
     assert pixel_cache.ready_shard(batch, units(batch), brain) is None
 
 

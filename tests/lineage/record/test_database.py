@@ -70,13 +70,13 @@ def test_a_password_is_never_shown(home: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_failed_transaction_is_rolled_back(home: Path) -> None:
-    row = {"release": "r-1", "url": "http://x", "role": "live", "actor": "erik", "at": database.now()}
+    row = {"prediction_id": "p-1", "label": "tumour", "source": "pathology", "actor": "erik", "at": database.now()}
     with pytest.raises(ZeroDivisionError), database.writing() as connection:
-        connection.execute(database.traffic.insert().values(row))
+        connection.execute(database.outcomes.insert().values(row))
         raise ZeroDivisionError
-    assert database.fetch(database.traffic.select()) == []
-    assert database.execute(database.traffic.insert().values(row)) == 1
-    assert database.fetch(database.traffic.select())[0]["release"] == "r-1"
+    assert database.fetch(database.outcomes.select()) == []
+    assert database.execute(database.outcomes.insert().values(row)) == 1
+    assert database.fetch(database.outcomes.select())[0]["prediction_id"] == "p-1"
 
 
 def test_commits_are_synced_to_disk(home: Path) -> None:

@@ -23,7 +23,7 @@ from pipelines.workspace import dvc, dvc_objects, git
 from pipelines.workspace import workspace as workspaces
 from tests.pipelines.conftest import Run
 from tests.pipelines.flows.test_atomic_admission import new_workspace_in, run_admission
-from tests.pipelines.workspace.test_isolation import plain
+from tests.pipelines.workspace.test_isolation import run_git
 
 TASK = "brain-mr"
 FIRST, SECOND = f"{TASK}/first", f"{TASK}/second"
@@ -93,8 +93,8 @@ def reset_the_branch() -> None:
 def lose_the_commits() -> None:
     """Leave the commit of the second batch in another repository, as GIT_DIR in the environment once did."""
     reset_the_branch()
-    plain(Path.cwd(), "reflog", "expire", "--expire=now", "--all")
-    plain(Path.cwd(), "prune", "--expire=now")
+    run_git(Path.cwd(), "reflog", "expire", "--expire=now", "--all")
+    run_git(Path.cwd(), "prune", "--expire=now")
     shutil.rmtree(f"data/batches/{SECOND}")
 
 

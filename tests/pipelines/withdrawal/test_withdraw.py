@@ -343,13 +343,13 @@ def assert_recorded_everywhere(
 def test_a_withdrawal_killed_at_any_step_is_finished_by_the_next_run(workspace: PatientWorkspace) -> None:
     steps: list[tuple[object, str]] = [
         (withdraw, "_make_successor"),
-        (dvc, "remove"),
+        (dvc, "remove_pointer"),
         (git, "commit"),
         (erase, "_erase_trees"),
         (erase, "_erase_objects"),
         (erase, "_erase_references"),
         (erase, "_erase_pages"),
-        (registry, "mark"),
+        (registry, "set_tags"),
         (erase, "_erase_windows"),
     ]
     for module, step in steps if os.environ.get("ONCOLOOP_SOAK") else steps[1::2]:

@@ -29,7 +29,7 @@ from tests.pipelines.flows.test_interrupted_ingest import server
 __all__ = ["server"]
 
 SIZE_MB = 96
-STEPS = ("index_batch", "append_cohorts", "add", "commit", "push", "append")
+STEPS = ("index_incoming", "append_cohorts", "add", "commit", "push", "append")
 FREE_KB = (0, 150, 400, 700, 1_000, 1_300, 1_600) if SOAK else ()  # an admission of these scans takes about 2 MB
 
 
@@ -91,7 +91,7 @@ def test_an_admission_fails_on_a_full_disk_and_completes_later(
 
     def run_on_full_disk() -> None:
         module = {
-            "index_batch": ingest.batch_manifest,
+            "index_incoming": ingest.batch_manifest,
             "append_cohorts": ingest.dataset_cohorts,
             "append": ledger,
             "commit": git,

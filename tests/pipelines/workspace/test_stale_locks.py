@@ -182,7 +182,7 @@ Path("out.txt").write_text("done")
 COMMAND = """
 from pathlib import Path
 from pipelines.workspace import dvc, stale_locks
-stale_locks.mend(Path.cwd())
+stale_locks.remove_stale_locks(Path.cwd())
 dvc.reproduce(Path("var/worktree").absolute(), "fit", "x")
 """
 
