@@ -51,10 +51,10 @@ def _credentials_digest(request: Request) -> str:
 
 
 def _remember(digest: str, value: str, seconds: float) -> None:
-    now = time.monotonic()
-    for expired in [key for key, (_, expires_at) in _checked.items() if expires_at < now]:
+    current_time = time.monotonic()
+    for expired in [key for key, (_, expires_at) in _checked.items() if expires_at < current_time]:
         del _checked[expired]
-    _checked[digest] = (value, now + seconds)
+    _checked[digest] = (value, current_time + seconds)
 
 
 def _check_program(request: Request) -> str:

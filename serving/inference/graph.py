@@ -68,7 +68,9 @@ class Graph:
         if pixels.ndim != 4 or pixels.shape[1:] != (self.size, self.size, 1) or not len(pixels):
             raise ValueError(f"the graph takes (n, {self.size}, {self.size}, 1) pixels, not {pixels.shape}")
         chunk = min(CHUNK, -(-len(pixels) // self.streams))
-        chunks = [np.ascontiguousarray(pixels[at : at + chunk], np.float32) for at in range(0, len(pixels), chunk)]
+        chunks = [
+            np.ascontiguousarray(pixels[start : start + chunk], np.float32) for start in range(0, len(pixels), chunk)
+        ]
         logits, maps = zip(*self.infer(chunks), strict=True)
         return (logits[0], maps[0]) if len(chunks) == 1 else (np.concatenate(logits), np.concatenate(maps))
 

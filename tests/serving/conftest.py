@@ -81,7 +81,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def facts(**changed: Any) -> dict[str, Any]:
+def facts(**changes: Any) -> dict[str, Any]:
     """The manifest's entry of one task."""
     return {
         "title": "Tumour on a tiny MR slice",
@@ -101,7 +101,7 @@ def facts(**changed: Any) -> dict[str, Any]:
         "note": "phantoms only",
         "prevalence": 0.5,
         "conformal": None,
-    } | changed
+    } | changes
 
 
 def png(bright: bool, seed: int = 0) -> bytes:
@@ -111,8 +111,8 @@ def png(bright: bool, seed: int = 0) -> bytes:
     return stream.getvalue()
 
 
-def dicom(bright: bool, seed: int = 0, position: float = 0.0, **changed: str) -> bytes:
-    """One MR slice as DICOM with a usual header; `changed` sets further attributes."""
+def dicom(bright: bool, seed: int = 0, position: float = 0.0, **attributes: str) -> bytes:
+    """One MR slice as DICOM with a usual header; `attributes` sets further attributes."""
     header = Dataset()
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -126,7 +126,7 @@ def dicom(bright: bool, seed: int = 0, position: float = 0.0, **changed: str) ->
     header.SamplesPerPixel, header.PhotometricInterpretation, header.PixelRepresentation = 1, "MONOCHROME2", 0
     header.BitsAllocated, header.BitsStored, header.HighBit = 16, 16, 15
     header.PixelData = (picture(bright, seed) * 4000).astype("<u2").tobytes()
-    for keyword, value in changed.items():
+    for keyword, value in attributes.items():
         setattr(header, keyword, value)
     stream = io.BytesIO()
     header.save_as(stream, enforce_file_format=True)

@@ -89,7 +89,7 @@ def jpeg(rows: int, columns: int) -> bytes:
     return b"\xff\xd8\xff\xe0\x00\x04JF" + b"\xff\xc0" + frame + b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" + bytes(99)
 
 
-def nifti(shape: tuple[int, ...], kind: int = 16, pixels: bytes = b"", **changed: Any) -> bytes:
+def nifti(shape: tuple[int, ...], kind: int = 16, pixels: bytes = b"", **fields: Any) -> bytes:
     """A NIfTI-1 header with these dimensions (kind 16: float32), and pixels after it."""
     import nibabel
 
@@ -97,12 +97,12 @@ def nifti(shape: tuple[int, ...], kind: int = 16, pixels: bytes = b"", **changed
     header["dim"] = [len(shape), *shape, *[1] * (7 - len(shape))]
     header["datatype"], header["bitpix"], header["vox_offset"], header["magic"] = kind, 32, 352, b"n+1"
     header["pixdim"] = 1
-    for name, value in changed.items():
+    for name, value in fields.items():
         header[name] = value
     return bytes(header.binaryblock) + bytes(4) + pixels
 
 
-def changed(change: Callable[[Dataset], None]) -> bytes:
+def change_dataset(change: Callable[[Dataset], None]) -> bytes:
     """A DICOM slice after any change, also one that the standard forbids."""
     image = dcmread(io.BytesIO(dicom(True)))
     change(image)
@@ -120,7 +120,7 @@ def floating(values: np.ndarray) -> bytes:
         image.BitsAllocated = 32
         image.FloatPixelData = values.astype("<f4").tobytes()
 
-    return changed(change)
+    return change_dataset(change)
 
 
 def _huge_codestream(image: Dataset) -> None:
@@ -160,11 +160,11 @@ def packed(*members: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> b
 def _overlapping() -> bytes:
     """Ten directory entries that all refer to the same bytes (Fifield, WOOT 2019)."""
     plain = packed(("a.png", os.urandom(9000)))
-    at = plain.index(b"PK\x01\x02")
-    entry, end = plain[at : plain.index(b"PK\x05\x06")], bytearray(plain[plain.index(b"PK\x05\x06") :])
+    directory_start = plain.index(b"PK\x01\x02")
+    entry, end = plain[directory_start : plain.index(b"PK\x05\x06")], bytearray(plain[plain.index(b"PK\x05\x06") :])
     directory = b"".join(entry.replace(b"a.png", f"{number}.png".encode()) for number in range(10))
-    end[8:20] = struct.pack("<HHII", 10, 10, len(directory), at)
-    return plain[:at] + directory + bytes(end)
+    end[8:20] = struct.pack("<HHII", 10, 10, len(directory), directory_start)
+    return plain[:directory_start] + directory + bytes(end)
 
 
 def _link() -> bytes:
@@ -209,10 +209,10 @@ def scans() -> dict[str, bytes]:
         "gzip of two gigabytes": gzip.compress(nifti((1024, 1024, 512)) + bytes(2**26)) * 16,
         "gzip shorter than it says": gzip.compress(nifti((512, 512, 400)) + bytes(2**26)),
         "gzip of nothing": gzip.compress(b""),
-        "dicom of 65,535 square": changed(lambda image: image.update({"Rows": 65_535, "Columns": 65_535})),
-        "dicom of a billion frames": changed(lambda image: image.update({"NumberOfFrames": 999_999_999})),
-        "dicom of no rows": changed(lambda image: image.update({"Rows": 0})),
-        "dicom whose codestream is huge": changed(_huge_codestream),
+        "dicom of 65,535 square": change_dataset(lambda image: image.update({"Rows": 65_535, "Columns": 65_535})),
+        "dicom of a billion frames": change_dataset(lambda image: image.update({"NumberOfFrames": 999_999_999})),
+        "dicom of no rows": change_dataset(lambda image: image.update({"Rows": 0})),
+        "dicom whose codestream is huge": change_dataset(_huge_codestream),
         "dicom that inflates": _deflated(),
         "dicom without its end": dicom(True)[:900],
         "dicom of nothing": bytes(128) + b"DICM",

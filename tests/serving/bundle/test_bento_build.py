@@ -42,9 +42,9 @@ def test_the_same_release_again_is_unchanged_and_a_different_one_is_refused(tiny
     before = hash_folder(folder)
     later = manifest() | {"created": "2027-01-01T00:00:00Z"}
     assert bento_build.assemble(folder, later, {"tiny-mr": tiny}, [WARMUP]) == folder and hash_folder(folder) == before
-    other = manifest(**{"tiny-mr": facts(threshold=0.9)})
+    different = manifest(**{"tiny-mr": facts(threshold=0.9)})
     with pytest.raises(Fault, match="holds another release of this name"):
-        bento_build.assemble(folder, other, {"tiny-mr": tiny})
+        bento_build.assemble(folder, different, {"tiny-mr": tiny})
 
 
 @pytest.mark.usefixtures("home")

@@ -126,7 +126,7 @@ def test_extreme_numbers_get_an_answer_or_a_reason(client: httpx.Client, kind: s
 
 
 @pytest.mark.parametrize(
-    "changed",
+    "fields",
     [
         {"pixdim": [np.nan] * 8},
         {"pixdim": [1, 3e38, 3e38, 3e38, 1, 1, 1, 1]},
@@ -135,9 +135,9 @@ def test_extreme_numbers_get_an_answer_or_a_reason(client: httpx.Client, kind: s
         {"descrip": b"\xff\xfe\x00\x1b[2J"},
     ],
 )
-def test_headers_with_odd_numbers_get_an_answer_or_a_reason(client: httpx.Client, changed: dict[str, Any]) -> None:
+def test_headers_with_odd_numbers_get_an_answer_or_a_reason(client: httpx.Client, fields: dict[str, Any]) -> None:
     values = np.random.default_rng(0).normal(size=(2, 64, 64)).astype("<f4")
-    response = send_form(client, ("odd.nii", hostile_inputs.nifti((64, 64, 2), pixels=values.tobytes(), **changed)))
+    response = send_form(client, ("odd.nii", hostile_inputs.nifti((64, 64, 2), pixels=values.tobytes(), **fields)))
     if response.status_code != 200:
         refusal_reason(response, "odd.nii")
 

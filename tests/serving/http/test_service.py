@@ -14,7 +14,7 @@ import psutil
 import pytest
 import sqlalchemy
 
-from bench import load
+from bench.serving import load_generator
 from lineage import accounts, keys
 from lineage.record import database, journal
 from lineage.record.verdict import Outcome
@@ -148,13 +148,13 @@ def test_a_body_without_a_length_is_refused_over_the_limit(client: httpx.Client)
 
 def test_only_a_valid_token_with_the_scope_gets_an_answer(endpoint: Endpoint) -> None:
     accounts.add("mallory", "clinician")
-    other, closed = accounts.issue("mallory", "cases", 1), accounts.issue("mallory", "predict", 1)
+    wrong_scope, closed = accounts.issue("mallory", "cases", 1), accounts.issue("mallory", "predict", 1)
     accounts.disable("mallory")
     before = journal.count()
     for headers in (
         {},
         {"Authorization": f"Basic {endpoint.token}"},
-        *({"Authorization": f"Bearer {token}"} for token in ("guess", other, closed)),
+        *({"Authorization": f"Bearer {token}"} for token in ("guess", wrong_scope, closed)),
     ):
         for response in (
             httpx.post(f"{endpoint.server.url}/predict", files={"files": dicom(True)}, headers=headers),
@@ -199,7 +199,7 @@ def test_an_answer_that_cannot_be_journalled_is_withheld(client: httpx.Client) -
 
 def test_too_many_requests_are_refused_at_once_and_answered_later(client: httpx.Client, endpoint: Endpoint) -> None:
     """Senders that never finish use up all request slots; further requests get a 503, and an answer afterwards."""
-    complete_request = load.form(
+    complete_request = load_generator.form(
         [("a.dcm", dicom(True))], "tiny-mr", "/predict", bento_server.request_headers(endpoint.token)
     )
     address = (urlsplit(endpoint.server.url).hostname, urlsplit(endpoint.server.url).port)
@@ -222,7 +222,7 @@ def test_too_many_requests_are_refused_at_once_and_answered_later(client: httpx.
             connection.close()
     time.sleep(0.5)
     before = journal.count()
-    crowd = load.ask(endpoint.server.url, complete_request, 40, 0, 3)
+    crowd = load_generator.ask(endpoint.server.url, complete_request, 40, 0, 3)
     assert crowd.statuses == {200: 120} and journal.count() == before + 120
 
 

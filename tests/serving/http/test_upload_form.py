@@ -81,7 +81,7 @@ def test_a_form_is_read_with_clean_file_names() -> None:
         (part("files", b"text") + b"--b--\r\n", "send the files themselves"),
         (part("file", b"1", "a") + b"--b--\r\n", "the unknown field 'file'"),
         (part("files", b"1", "a") + part("task", b"x", "b") + b"--b--\r\n", "`task` contains a file"),
-        (b"".join(part(f"field{at}", b"x") for at in range(20)) + b"--b--\r\n", "Too many fields"),
+        (b"".join(part(f"field{number}", b"x") for number in range(20)) + b"--b--\r\n", "Too many fields"),
         (b"--b\r\nrubbish", "cannot be read"),
     ],
 )

@@ -80,8 +80,8 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 def upload(client: httpx.Client, originals: list[bytes], number: int) -> str:
     """Send mutation `number`, always the same, in one of three ways; what came of it, "bad" with a reason if amiss."""
     random = np.random.default_rng([7, number])
-    content, other = (originals[int(random.integers(len(originals)))] for _ in range(2))
-    content = mutate_file(content, other, random)
+    content, second_content = (originals[int(random.integers(len(originals)))] for _ in range(2))
+    content = mutate_file(content, second_content, random)
     variant, task = int(random.integers(4)), ("tiny-mr", "")[int(random.integers(5) == 0)]
     if variant < 2:
         files = [("files", ("x.dcm", content))] + [("files", ("y.dcm", dicom(False, 1, 1.0)))] * variant

@@ -16,8 +16,8 @@ USUAL: dict[str, Any] = {
 }
 
 
-def judge(**changed: Any) -> Verdict:
-    return gate.judge_scan("lung-ct", **USUAL | changed)
+def judge(**changes: Any) -> Verdict:
+    return gate.judge_scan("lung-ct", **USUAL | changes)
 
 
 def test_a_usual_scan_is_answered_with_its_figures() -> None:
@@ -28,7 +28,7 @@ def test_a_usual_scan_is_answered_with_its_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "reason"),
+    ("changes", "reason"),
     [
         ({"modality": ("MR", "CT")}, "the scan is MR, the task is for CT"),
         ({"body_part": ("HEAD", ("CHEST", "LUNG"))}, "the scan shows HEAD, the task is for CHEST or LUNG"),
@@ -45,8 +45,8 @@ def test_a_usual_scan_is_answered_with_its_figures() -> None:
         ({"conformal_set": ((), 0.95)}, "none of the classes fits at the level 95%"),
     ],
 )
-def test_each_reason_withholds_the_answer_and_is_named(changed: dict[str, Any], reason: str) -> None:
-    verdict = judge(**changed)
+def test_each_reason_withholds_the_answer_and_is_named(changes: dict[str, Any], reason: str) -> None:
+    verdict = judge(**changes)
     assert verdict.outcome is Outcome.INCONCLUSIVE and len(verdict.reasons) == 1
     assert reason in verdict.reasons[0]
 

@@ -5,7 +5,14 @@ import pytest
 
 from data.record import Pooling
 from lineage.errors import Fault
-from serving.inference.pooling import adjust_to_prevalence, independent_slice_count, pool, prevalence, slice_threshold
+from serving.inference.pooling import (
+    adjust_to_prevalence,
+    deciding_slices,
+    independent_slice_count,
+    pool,
+    prevalence,
+    slice_threshold,
+)
 
 TOP = Pooling("topk", 3)
 
@@ -165,3 +172,9 @@ def test_the_adjustment_uses_independent_slices_and_not_all_slices() -> None:
     slices = binary(np.full(60, 0.9))
     expected = float(adjust_to_prevalence(np.array([0.9]), 0.4, 3 / 6)[0])
     assert float(pool(slices, [1], TOP, 0.4, 6)[1]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_all_slices_decide_a_mean_and_the_k_most_positive_decide_topk() -> None:
+    scores = np.array([0.1, 0.8, 0.6])
+    assert deciding_slices(scores, Pooling("mean", 1)).tolist() == [1, 2, 0]
+    assert deciding_slices(scores, Pooling("topk", 2)).tolist() == [1, 2]

@@ -206,9 +206,14 @@ def test_only_a_conformal_set_of_one_class_is_answered(
 def test_a_class_at_its_quantile_is_in_the_conformal_set(loaded: Release) -> None:
     upload = [Upload("a.dcm", dicom(True))]
     normal = predict(loaded, upload).probabilities[0]
-    at, under = ((1 - normal, 1.0), (np.nextafter(1 - normal, 0), 1.0))
-    assert predict(with_facts(loaded, conformal=(0.9, at)), upload).verdict.figures["possible"] == ["normal", "tumour"]
-    assert predict(with_facts(loaded, conformal=(0.9, under)), upload).verdict.figures["possible"] == ["tumour"]
+    at_quantiles, under_quantiles = ((1 - normal, 1.0), (np.nextafter(1 - normal, 0), 1.0))
+    assert predict(with_facts(loaded, conformal=(0.9, at_quantiles)), upload).verdict.figures["possible"] == [
+        "normal",
+        "tumour",
+    ]
+    assert predict(with_facts(loaded, conformal=(0.9, under_quantiles)), upload).verdict.figures["possible"] == [
+        "tumour"
+    ]
 
 
 def test_confidence_is_that_of_the_most_probable_class(loaded: Release) -> None:

@@ -81,7 +81,7 @@ def frames() -> bytes:
         image.NumberOfFrames = 3
         image.PixelData = b"".join((picture(place == 1, place) * 4000).astype("<u2").tobytes() for place in range(3))
 
-    return hostile_inputs.changed(change)
+    return hostile_inputs.change_dataset(change)
 
 
 def encoded_picture(kind: str, depth: int = 8) -> bytes:

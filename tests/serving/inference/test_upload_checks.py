@@ -16,6 +16,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from data.batch import manifest as batch_manifest
+from data.batch.examine_scan import scan_sha256
 from data.phantom import batch
 from data.phantom import files as phantom_files
 from data.phantom import study as phantom_study
@@ -181,11 +182,11 @@ WARNS: dict[str, Callable[[], list[bytes]]] = {
     "it is derived from other images": lambda: [typed("AXIAL")],
     "it is made after the examination": lambda: [chest(ImageType=["ORIGINAL", "SECONDARY", "AXIAL"])],
     "the series has uneven distances": lambda: [
-        chest(at, ImagePositionPatient=["0", "0", str(z)]) for at, z in enumerate((0, 3, 6, 10.4))
+        chest(position, ImagePositionPatient=["0", "0", str(z)]) for position, z in enumerate((0, 3, 6, 10.4))
     ],
     "the series has missing slices": lambda: [chest(0), chest(1), chest(3), chest(4)],
     "the series has gantry tilt": lambda: [
-        chest(at, ImagePositionPatient=["0", str(at), str(3 * at)]) for at in range(4)
+        chest(position, ImagePositionPatient=["0", str(position), str(3 * position)]) for position in range(4)
     ],
     "the picture does not hang the usual way (prone, on the side or flipped)": lambda: [
         chest(ImageOrientationPatient=["-1", "0", "0", "0", "-1", "0"])
@@ -275,7 +276,7 @@ def test_ingest_gives_the_same_scans_the_same_reasons(home: Path) -> None:
     reasons_by_file: dict[str, set[str]] = {}
     for unit, reasons in failing.items():
         reasons_by_file.setdefault(by_file[unit], set()).update(reasons)
-    order = [batch_manifest.scan_sha256(folder / row["file_name"]) for row in rows]
+    order = [scan_sha256(folder / row["file_name"]) for row in rows]
     assert not indexed.refused
     for sha256, meaning in zip(order, STOPS, strict=True):
         assert meaning in reasons_by_file[sha256], meaning
@@ -316,13 +317,15 @@ def test_a_colour_picture_is_detected_by_its_pixels(release: Release) -> None:
 def test_pixel_faults_of_few_slices_warn_and_of_deciding_slices_withhold(release: Release) -> None:
     """Slices are 3 mm apart; the two that decide score highest."""
     bad = chest(5, change=some_pixels(30000))
-    prediction = answer_files(release, *(chest(at) for at in range(5)), bad)
+    prediction = answer_files(release, *(chest(position) for position in range(5)), bad)
     scores = {entry["index"]: entry["score"] for entry in prediction.slices}
     decides = scores[5] >= sorted(scores.values())[-2]
     text = "values above metal in HU (1 of 6 slices)"
     assert is_withheld(prediction, text) if decides else f"{WARNING_PREFIX}{text}" in prediction.verdict.reasons
     many = answer_files(
-        release, *(chest(at) for at in range(4)), *(chest(at, change=some_pixels(30000)) for at in (4, 5))
+        release,
+        *(chest(position) for position in range(4)),
+        *(chest(position, change=some_pixels(30000)) for position in (4, 5)),
     )
     assert is_withheld(many, "values above metal in HU (2 of 6 slices)")
 
@@ -342,7 +345,7 @@ def test_fewer_rules_apply_to_a_crop(release: Release, tiny: Path, home: Path) -
 
 
 def test_a_scout_in_a_series_is_left_out_by_name(release: Release) -> None:
-    files = [Upload(f"ax{at}.dcm", chest(at)) for at in range(3)]
+    files = [Upload(f"ax{position}.dcm", chest(position)) for position in range(3)]
     scout = Upload("scout.dcm", chest(ImageOrientationPatient=CORONAL, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
     prediction = predict(release, [scout, *files], "tiny-ct")
     assert prediction.answer == predict(release, files, "tiny-ct").answer and len(prediction.slices) == 3
@@ -350,10 +353,10 @@ def test_a_scout_in_a_series_is_left_out_by_name(release: Release) -> None:
     assert f"{WARNING_PREFIX}1 file is left out: a localizer, not a slice" in prediction.verdict.reasons
 
 
-def description(**changed: Any) -> dict[str, Any]:
+def description(**changes: Any) -> dict[str, Any]:
     """The description of a usual slice, with changes."""
     scan = read.read_scan("a.dcm", chest())
-    return slice_features.describe(scan.pixels[0], scan) | changed
+    return slice_features.describe(scan.pixels[0], scan) | changes
 
 
 @pytest.mark.parametrize(
@@ -364,7 +367,7 @@ def test_pixel_faults_of_deciding_or_many_slices_withhold(failing: set[int], dec
     """Of ten slices; more than a fifth are many."""
     usual, blank = description(), description(blank_share=1.0)
     rules = scan_rules(CHEST.modality, CHEST.body_parts, WINDOW, CHEST.field_of_view)
-    findings = upload_checks.check([blank if at in failing else usual for at in range(10)], rules, deciding)
+    findings = upload_checks.check([blank if position in failing else usual for position in range(10)], rules, deciding)
     text = (f"blank ({len(failing)} of 10 slices)",)
     assert (findings.header_faults, findings.pixel_faults, findings.warnings) == (
         (),

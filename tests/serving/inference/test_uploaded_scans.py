@@ -107,7 +107,7 @@ def test_files_with_the_same_patient_id_but_other_birth_dates_are_refused(slices
 def test_files_without_a_series_uid_are_not_combined(slices: list[bytes]) -> None:
     first, second = (planted_identities.read_dicom(content) for content in slices)
     del first.SeriesInstanceUID, second.SeriesInstanceUID
-    with pytest.raises(Fault, match="has no series UID, so nobody knows what belongs with it"):
+    with pytest.raises(Fault, match="has no series UID, so its series is unknown"):
         uploaded_scans.read_scans(
             [
                 Upload("a.dcm", planted_identities.dicom_bytes(first)),
