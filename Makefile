@@ -37,10 +37,10 @@ docs: install            ## the documentation site, into build/docs; needs no ne
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test: install            ## all tests; heavy checks on a seeded sample
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 soak: install            ## all tests with heavy checks in full, then demo and tests on every supported Python
-	ONCOLOOP_SOAK=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	ONCOLOOP_SOAK=1 $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 	bench/loop/python_versions.sh
 
 pythons:                 ## demo and tests on each installed Python of 3.11, 3.12 and 3.13

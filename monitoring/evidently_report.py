@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from data.record import Side, Task
+from data.core_types import Side, Task
 from data.scan.slice_features import DESCRIPTION, FACTS
 from lineage.record import database
 from monitoring import evidently_widgets

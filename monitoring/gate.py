@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from data.record import Task
+from data.core_types import Task
 from lineage.record.verdict import Outcome, Verdict, worst
 from monitoring.evidently_report import Drift
 from monitoring.settings import MonitoringSettings

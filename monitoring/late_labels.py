@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.record import Task, Truth
+from data.core_types import Task, Truth
 from lineage.errors import Fault
 from lineage.record import database, journal, ledger
 

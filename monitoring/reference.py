@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.record import Pooling
+from data.core_types import Pooling
 from lineage.errors import Fault
 from monitoring.window import with_clusters
 from serving.inference.pooling import adjust_to_prevalence, independent_slice_count

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from data.record import MaskMeaning, PixelSettings, Pooling, Task
+from data.core_types import MaskMeaning, PixelSettings, Pooling, Task
 from data.settings import IngestSettings, SplitSettings
 from lineage.errors import Fault
 from lineage.fingerprint import digest

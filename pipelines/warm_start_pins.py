@@ -13,9 +13,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data.record import Task
-from lineage import fingerprint, json_files, registry, state
-from lineage import state as lineage_state
+from data.core_types import Task
+from lineage import current_state, fingerprint, json_files, mlflow_registry
+from lineage import current_state as lineage_state
 from pipelines import params
 from pipelines.params import Params
 from pipelines.workspace import dvc, git
@@ -58,7 +58,7 @@ def pin_of_champion(settings: Params, task: Task) -> Pin | None:
     version = lineage_state.roles(task.name).get("champion")
     if version is None:
         return None
-    if withdrawn_on := state.withdrawn_since(f"{task.name}/{version}"):
+    if withdrawn_on := current_state.withdrawn_since(f"{task.name}/{version}"):
         log.warning(
             "%s is fitted in full: %s/%s was trained on a patient who was withdrawn on %s",
             task.name,
@@ -67,7 +67,7 @@ def pin_of_champion(settings: Params, task: Task) -> Pin | None:
             withdrawn_on,
         )
         return None
-    folder = registry.download(task.name, version)
+    folder = mlflow_registry.download(task.name, version)
     report = json_files.read_json(folder / REPORT)
     fit, champion_settings = settings.fit_of(task.name), report["settings"]
     champion_network = (
@@ -87,7 +87,7 @@ def copy_parent_weights(tree: Path, task: str, task_pin: Pin) -> None:
     target = tree / FOLDER / task
     if (target / WEIGHTS).is_file() and fingerprint.file_sha256(target / WEIGHTS) == task_pin["sha256"]:
         return
-    source = registry.download(task, task_pin["version"])
+    source = mlflow_registry.download(task, task_pin["version"])
     target.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, REPORT):
         shutil.copyfile(source / name, target / name)

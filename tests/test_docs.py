@@ -203,7 +203,7 @@ def test_the_reference_names_every_kind_of_event(reference: dict[str, str], ledg
 
 
 def test_the_reference_names_every_column_and_path(reference: dict[str, str]) -> None:
-    from data.record import OPTIONAL_METADATA, REQUIRED_METADATA
+    from data.core_types import OPTIONAL_METADATA, REQUIRED_METADATA
 
     page = reference["reference/metadata-columns.md"]
     assert all(f"| `{name}` |" in page for name in REQUIRED_METADATA + OPTIONAL_METADATA)

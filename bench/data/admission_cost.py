@@ -33,12 +33,12 @@ import pandas as pd
 import psutil
 
 from data.batch import manifest
+from data.core_types import Task, ValueUnit
 from data.dataset import cohorts as dataset_cohorts
 from data.duplicates import admitted_units
 from data.phantom import batch as phantom_batch
 from data.phantom import study
 from data.quality import gate, leakage, suite
-from data.record import Task, ValueUnit
 from data.scan import thumbnail
 from data.scan.preprocess import unit_pixels
 from lineage import json_files, paths

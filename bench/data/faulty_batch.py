@@ -13,11 +13,11 @@ import pandas as pd
 from PIL import Image
 from pydicom import Dataset, dcmread
 
+from data.core_types import Modality, Task
 from data.phantom import batch as phantom_batch
 from data.phantom import files
 from data.phantom import study as phantom_study
 from data.phantom.study import Row
-from data.record import Modality, Task
 
 FUZZY = ("JPEG quality 60", "crop 5 %", "brightness ±10 %")
 SUFFIX = dict(zip(FUZZY, (".jpg", ".png", ".png"), strict=True))

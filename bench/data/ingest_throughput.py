@@ -32,12 +32,12 @@ import pydicom
 from pydicom.uid import JPEG2000Lossless
 
 from data.batch import manifest
+from data.core_types import Task
 from data.dataset import cohorts as dataset_cohorts
 from data.dataset import shards
 from data.phantom import batch, study
 from data.quality import gate, leakage
 from data.quality.suite import Validation
-from data.record import Task
 from lineage import keys, paths
 from pipelines import params
 

@@ -26,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the packages are
 import numpy as np
 import pandas as pd
 
+from data.core_types import ValueUnit
 from data.duplicates import admitted_units, image_alignment, index_segments
 from data.duplicates.near_duplicates import MIN_COSINE, NEIGHBOUR_COUNT, Array, candidates
 from data.phantom import study
-from data.record import ValueUnit
 from data.scan import thumbnail
 from data.scan.preprocess import unit_pixels
 from pipelines import params

@@ -16,8 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from data.core_types import Side, Task
 from data.dataset.shards import Units
-from data.record import Side, Task
 from training.evaluation import cross_validation, metrics
 from training.settings import EvaluateSettings
 

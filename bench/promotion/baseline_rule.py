@@ -67,7 +67,7 @@ def outcome(job: tuple[int, int, Kind, Any]) -> str:
     from scipy.special import expit
     from scipy.stats import norm
 
-    from data.record import Modality, PixelSettings, Pooling, Task
+    from data.core_types import Modality, PixelSettings, Pooling, Task
     from training.evaluation import baseline
     from training.promotion import gate
     from training.settings import EvaluateSettings

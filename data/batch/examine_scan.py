@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from data import identifiers
 from data.batch import lesion_grid, metadata_table, pixel_cache
-from data.deidentify import burned_in_text, dicom, pseudonyms
+from data.core_types import Scan, Task
+from data.deidentify import burned_in_text, deidentify_file, pseudonyms
 from data.patients import contradictions
-from data.record import Scan, Task
 from data.scan import preprocess, read, slice_features, zip_archive
 from data.scan.hounsfield import convert_to_task_units
 from data.scan.thumbnail import thumbnail
@@ -198,7 +198,7 @@ def _deidentified_copy(
 ) -> tuple[str, bytes]:
     """Suffix and bytes of the de-identified copy: one file, or an archive whose members are named by their content."""
     copies = [
-        dicom.deidentify_file(name, content, row, header, names, cells, file_people)
+        deidentify_file.deidentify_file(name, content, row, header, names, cells, file_people)
         for (name, content, header), file_people in zip(slice_files, header_people, strict=True)
     ]
     if len(copies) == 1:

@@ -12,7 +12,7 @@ from data import identifiers
 from data.batch import folder_files, metadata_table
 from data.batch.examine_scan import scan_sha256
 from data.batch.folder_files import FolderState
-from data.record import Task
+from data.core_types import Task
 from lineage import fingerprint
 from lineage.errors import Fault
 

@@ -14,8 +14,8 @@ import pandas as pd
 from data import identifiers
 from data.batch import metadata_table
 from data.batch.manifest import RefusedFile, file_reference, read_manifest
+from data.core_types import Task
 from data.deidentify import pseudonyms
-from data.record import Task
 from data.settings import Disagreement
 from lineage import keys
 from lineage.errors import Fault

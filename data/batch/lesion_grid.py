@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from data.record import Scan
+from data.core_types import Scan
 from data.scan import geometry, preprocess, read, zip_archive
 from data.scan.picture_file import WHITE_16_BIT
 from lineage.errors import Fault

@@ -18,9 +18,9 @@ from data.batch import lesion_grid, pixel_cache
 from data.batch.examine_scan import ExaminedScan, Job, embedding_text, examine_scan, suffix
 from data.batch.incoming_batch import IncomingBatch, digest_files
 from data.batch.metadata_table import read_metadata
+from data.core_types import MANIFEST, Task, check_cluster
 from data.parallel import run_parallel
 from data.patients.contradictions import SIGNS
-from data.record import MANIFEST, Task, check_cluster
 from data.scan import slice_features
 from data.settings import Disagreement
 from lineage.errors import Fault

@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 
 from data.batch import folder_files
+from data.core_types import OPTIONAL_METADATA, REQUIRED_METADATA, Truth
 from data.csv_table import CsvTable, find_misnamed, read_table, spreadsheet_damage
 from data.deidentify import pseudonyms
 from data.patients import table_ids
-from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Truth
 from data.scan import zip_archive
 from data.scan.size_limits import LONGEST_SERIES
 from data.settings import Disagreement

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Task
+from data.core_types import Task
 from lineage import atomic_write, fingerprint
 from lineage.errors import Fault
 

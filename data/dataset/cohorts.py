@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.batch.withdrawal import STAND_IN, mark_clusters
-from data.record import Side, Task, check_cluster
+from data.batch.withdrawn_rows import STAND_IN, mark_clusters
+from data.core_types import Side, Task, check_cluster
 from data.settings import SplitSettings
 from lineage import atomic_write, fingerprint
 from lineage.errors import Fault

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from data.batch import label_corrections, lesion_grid, pixel_cache
 from data.batch import manifest as batch_manifest
+from data.core_types import PixelSettings, Side, Task
+from data.core_types import ValueUnit as ValueUnit
 from data.parallel import run_parallel
-from data.record import PixelSettings, Side, Task
-from data.record import ValueUnit as ValueUnit
 from data.scan import preprocess, read
 from data.scan.slice_features import DESCRIPTION
 from lineage import fingerprint

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Scan
+from data.core_types import Scan
 
 ROWS, SIDES = 0.22, 0.34  # shares of height and width that count as border, from each edge
 CONTRAST = 0.35  # of a stroke to its surroundings, as a share of the range (0.5th to 99.5th percentile)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
-from data.record import Scan
+from data.core_types import Scan
 from lineage import keys
 from lineage.errors import Fault
 

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data.core_types import HeaderIdentity
 from data.importing import patient_folders
 from data.patients import contradictions as who
-from data.record import HeaderIdentity
 from data.scan.dicom import header_identity
 from lineage.errors import Fault
 

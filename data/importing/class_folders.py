@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from data.batch.metadata_table import NAME
+from data.core_types import HeaderIdentity, Scan, Task
 from data.csv_table import read_table, spreadsheet_damage
 from data.duplicates.near_duplicates import Positions, groups
 from data.importing import class_folder_patients, picture_masks
 from data.importing.mask_volumes import Row
 from data.parallel import run_parallel
-from data.record import HeaderIdentity, Scan, Task
 from data.scan import preprocess, read, zip_archive
 from data.scan.dicom.header_identity import spelling_variants
 from data.scan.dicom.image_type import non_slice_kinds

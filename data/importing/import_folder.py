@@ -14,10 +14,10 @@ import pandas as pd
 
 from data.batch import folder_files, lesion_grid, metadata_table
 from data.batch.folder_files import FolderFiles
+from data.core_types import OPTIONAL_METADATA, REQUIRED_METADATA, Task, Truth
 from data.csv_table import find_misnamed
 from data.importing.class_folders import GROUPS, Files, read_class_folders
 from data.importing.mask_volumes import Row, pair_volumes, slice_rows, volume_patients
-from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Task, Truth
 from data.scan import zip_archive
 from lineage.errors import Fault
 

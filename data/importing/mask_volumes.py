@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from data.batch import folder_files, lesion_grid
+from data.core_types import MaskMeaning, Task
 from data.importing import patient_folders
 from data.patients import ids_in_names
-from data.record import MaskMeaning, Task
 from data.scan import read
 from data.scan.dicom import header_identity
 from data.scan.dicom.image_type import non_slice_kinds

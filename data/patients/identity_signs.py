@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from data.record import HeaderIdentity
+from data.core_types import HeaderIdentity
 from data.scan.dicom.header_identity import birth_day, fold_id, folded_name, is_placeholder, read_identity
 from lineage import fingerprint, keys
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.core_types import Modality, Task
 from data.phantom import anatomy, files
 from data.phantom.scanner import Scanner
 from data.phantom.study import COLUMNS, Row, Study, make_study
-from data.record import Modality, Task
 
 MASKS = "masks"  # the folder of the masks in a batch; the column `mask` names the mask of each scan
 PADDING = 1  # blank slices without labels at each end of an MR volume

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.compression import gzipped
+from data.core_types import Modality
 from data.phantom.study import Study
-from data.record import Modality
 
 ROOT = "1.2.826.0.1.3680043.8.498."  # the UID root of pydicom
 CT_IMAGE, MR_IMAGE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data.core_types import Modality, Task
 from data.phantom import anatomy, files
 from data.phantom.batch import write_batch, write_metadata, write_study
 from data.phantom.scanner import acquire
 from data.phantom.study import Row, Study, make_study, usual_scanner
-from data.record import Modality, Task
 
 
 def bad_batch(folder: Path, task: Task, seed: int) -> dict[str, str]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from data.core_types import Modality
 from data.phantom.anatomy import Habit
-from data.record import Modality
 
 Array = NDArray[np.float32]
 

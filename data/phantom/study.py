@@ -11,12 +11,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from data.core_types import Task
 from data.phantom import anatomy
 from data.phantom.anatomy import Lesion
 from data.phantom.scanner import SCANNERS as SCANNERS
 from data.phantom.scanner import Scanner as Scanner
 from data.phantom.scanner import acquire
-from data.record import Task
 from lineage.errors import Fault
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from data.batch.manifest import COLUMNS
+from data.core_types import Task, Truth
 from data.quality.findings import FindingKind
-from data.record import Task, Truth
 from data.scan.slice_rules import Rule, in_set, not_null, scan_rules
 from data.settings import IngestSettings
 

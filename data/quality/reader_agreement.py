@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from data.record import Task, Truth
+from data.core_types import Task, Truth
 
 READ = (Truth.READER.value, Truth.REPORT.value, "")  # not pathology and follow-up, which are the reference for readers
 SUBSTANTIAL = 0.6  # upper limit of "moderate" (Landis & Koch 1977, Biometrics 33)

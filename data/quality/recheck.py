@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from data.batch import lesion_grid, metadata_table
 from data.batch import manifest as batch_manifest
 from data.batch.examine_scan import pixels_blake3, scan_sha256
+from data.core_types import HeaderIdentity, Scan, Task
 from data.deidentify import burned_in_text
 from data.parallel import run_parallel
 from data.patients import contradictions
-from data.record import HeaderIdentity, Scan, Task
 from data.scan import geometry, read, slice_features, slice_rules, zip_archive
 from data.scan.dicom.header_identity import read_identity
 from data.scan.hounsfield import convert_to_task_units

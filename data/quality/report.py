@@ -15,6 +15,7 @@ import pandas as pd
 
 from data.batch import label_corrections, rejected_units
 from data.batch.manifest import read_manifest
+from data.core_types import Side, Task, ValueUnit
 from data.dataset import cohorts as dataset_cohorts
 from data.quality.findings import (
     COPIES,
@@ -26,7 +27,6 @@ from data.quality.findings import (
     FindingKind,
     read_finding,
 )
-from data.record import Side, Task, ValueUnit
 from data.scan import preprocess, read, thumbnail
 from lineage.errors import Fault
 

@@ -16,12 +16,12 @@ from urllib.parse import unquote, urlparse
 import pandas as pd
 
 from data.batch.manifest import TEXT
+from data.core_types import Task
 from data.dataset import training_population
 from data.dataset.training_population import Population
 from data.quality.expectations import rules
 from data.quality.findings import Finding, read_finding, sentences_by_unit
 from data.quality.reader_agreement import Agreement
-from data.record import Task
 from data.scan.slice_rules import Rule
 from data.settings import IngestSettings
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Scan
+from data.core_types import Scan
 from lineage.errors import Fault
 
 Affine = NDArray[np.float64]

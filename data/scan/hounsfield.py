@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Modality, Scan, ValueUnit
+from data.core_types import Modality, Scan, ValueUnit
 from data.scan import padding
 from data.scan.preprocess import DISPLAY_WHITE
 from data.scan.slice_rules import AIR, AIR_TO_METAL

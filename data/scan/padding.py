@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import ValueUnit
+from data.core_types import ValueUnit
 from lineage.errors import Fault
 
 Array = NDArray[Any]

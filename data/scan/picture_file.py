@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Scan, ValueUnit
+from data.core_types import Scan, ValueUnit
 from data.scan import size_limits
 from data.scan.dicom.image_type import COLOURS, mask_kind
 from lineage.errors import Fault

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import PixelSettings, Scan, ValueUnit
+from data.core_types import PixelSettings, Scan, ValueUnit
 
 PERCENTILES = (1.0, 99.5)  # of a slice in arbitrary units: its black and its white
 DISPLAY_WHITE = 255.0

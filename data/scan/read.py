@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import identifiers
-from data.record import Scan, ValueUnit
+from data.core_types import Scan, ValueUnit
 from data.scan import padding, size_limits, zip_archive
 from data.scan.dicom import pixel_data
 from data.scan.dicom.dicom_file import NoImage, is_dicom, scan_from_dataset

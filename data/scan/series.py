@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Scan
+from data.core_types import Scan
 from data.scan import geometry
 from data.scan.dicom.header_identity import identity_difference
 from data.scan.dicom.image_type import non_slice_kinds

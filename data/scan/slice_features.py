@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import FieldOfView, Scan, ValueUnit
+from data.core_types import FieldOfView, Scan, ValueUnit
 from data.scan.preprocess import resize_by_area
 
 Array = NDArray[np.float32]

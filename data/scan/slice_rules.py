@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.record import FieldOfView, Modality, ValueUnit
+from data.core_types import FieldOfView, Modality, ValueUnit
 from data.scan import geometry, series
 from data.scan.dicom import image_type
 

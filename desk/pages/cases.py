@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from desk.templates import MENU, page
-from desk.traffic import release_facts, traffic
+from desk.traffic import release_facts, targets
 from desk.traffic.release_facts import TaskFacts
 from desk.visitor import Visitor
 from lineage.errors import Fault
@@ -110,7 +110,7 @@ def home(request: Request, visitor: Visitor) -> Response:
     """GET /: the first page of each role."""
     if visitor.role != "clinician":
         return RedirectResponse(MENU[visitor.role][0][0], status_code=303)
-    target = traffic.live()
+    target = targets.live()
     if target is None:
         return page(request, "no_release.html", {}, visitor)
     values = {

@@ -10,7 +10,7 @@ from desk.accounts.signin import Form
 from desk.pages import models
 from desk.templates import page
 from desk.visitor import Visitor
-from lineage import accounts, decisions, state
+from lineage import accounts, current_state, decisions
 from lineage.record import ledger, outbox
 
 DECISIONS = {"approve": "Approved", "reject": "Rejected"}
@@ -20,7 +20,10 @@ MIN_REASON, MAX_REASON = 10, 1000  # characters
 def list_page(request: Request, visitor: Visitor) -> Response:
     """GET /decisions: the waiting versions, and the latest decisions."""
     waiting = [
-        version for task in state.tasks_with_versions() for version in state.model_versions(task) if version.is_waiting
+        version
+        for task in current_state.tasks_with_versions()
+        for version in current_state.model_versions(task)
+        if version.is_waiting
     ]
     signed = [event for event in ledger.events(kind="approval") if decisions.is_signed(event)]
     latest = signed[: -models.LATEST - 1 : -1]
@@ -39,7 +42,7 @@ def decide(request: Request, visitor: Visitor, form: Form) -> Response:
         raise HTTPException(400, "Choose whether to approve or to reject.")
     if not MIN_REASON <= len(reason) <= MAX_REASON:
         raise HTTPException(400, f"Give a reason of {MIN_REASON} to {MAX_REASON} characters; it stays in the record.")
-    if task not in state.tasks_with_versions() or version not in _waiting_versions(task):
+    if task not in current_state.tasks_with_versions() or version not in _waiting_versions(task):
         raise HTTPException(409, f"{task}/{version} does not wait for a decision (any more).")
     facts = {"decision": decision, "reason": reason}
     approval = decisions.record("approval", f"{task}/{version}", facts, visitor.name)
@@ -48,4 +51,4 @@ def decide(request: Request, visitor: Visitor, form: Form) -> Response:
 
 
 def _waiting_versions(task: str) -> list[str]:
-    return [version.version for version in state.model_versions(task) if version.is_waiting]
+    return [version.version for version in current_state.model_versions(task) if version.is_waiting]

@@ -11,24 +11,24 @@ from starlette.responses import Response
 from desk.pages import test_set_usage, tool_reports
 from desk.templates import page
 from desk.tools import proxy as tool_proxy
-from desk.traffic import traffic
+from desk.traffic import targets
 from desk.visitor import Visitor
-from lineage import state
+from lineage import current_state
+from lineage.current_state import ModelVersion
 from lineage.record import ledger
 from lineage.record.ledger import Event
-from lineage.state import ModelVersion
 
 LATEST = 50
 
 
 def models_page(request: Request, visitor: Visitor) -> Response:
     """GET /models: all tasks with their versions, test-set budget and results on earlier data."""
-    versions_by_task = {task: state.model_versions(task) for task in state.tasks_with_versions()}
+    versions_by_task = {task: current_state.model_versions(task) for task in current_state.tasks_with_versions()}
     values = {
         "tasks": versions_by_task,
         "earlier_results": {task: _earlier_results(listed) for task, listed in versions_by_task.items()},
         "cohorts": {task: test_set_usage.cohorts(task) for task in versions_by_task},
-        "live": traffic.live(),
+        "live": targets.live(),
         "tools": tools(),
     }
     return page(request, "models.html", values, visitor)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from starlette.concurrency import run_in_threadpool
 
-from desk.traffic import release_facts, traffic
-from desk.traffic.traffic import Shadow, Target
+from desk.traffic import release_facts, targets
+from desk.traffic.targets import Shadow, Target
 
 log = logging.getLogger(__name__)
 REFRESH_SECONDS = 0.2  # between two reads of the ledger, so the delay of a new release or a rollback
@@ -68,6 +68,6 @@ class RouteCache:
 
 def _read_route() -> Route:
     read_at = time.monotonic()
-    target = traffic.live()
+    target = targets.live()
     limit = release_facts.upload_limit_mb(target.release) if target else 0.0
-    return Route(target, int(limit * 1e6), read_at, traffic.shadow())
+    return Route(target, int(limit * 1e6), read_at, targets.shadow())

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from desk.accounts import credentials
 from desk.traffic.live_route import Route, RouteCache
 from desk.traffic.shadow_proxy import ShadowQueue
-from desk.traffic.traffic import Target
+from desk.traffic.targets import Target
 from desk.traffic.upload_buffer import Upload, UploadMemory
 from lineage import keys
 from serving.http.problem_details import problem

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.record import Pooling
-from desk.traffic import traffic
+from data.core_types import Pooling
+from desk.traffic import targets
 from lineage import paths
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def task_facts(release: str, task: str) -> TaskFacts:
 
 def live_tasks() -> list[TaskFacts]:
     """The tasks of the live release."""
-    target = traffic.live()
+    target = targets.live()
     content = manifest(target.release) if target else None
     return [task_facts(content["release"], task) for task in content["tasks"]] if content else []
 

@@ -17,7 +17,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from desk.accounts import credentials
-from desk.traffic.traffic import Shadow
+from desk.traffic.targets import Shadow
 from lineage import accounts, keys
 from serving.inference.request import DESK_HEADER
 

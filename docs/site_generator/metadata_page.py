@@ -39,7 +39,7 @@ MEANING: dict[str, tuple[str, str]] = {
 
 def columns() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The required and the optional columns that the product reads."""
-    from data.record import OPTIONAL_METADATA, REQUIRED_METADATA
+    from data.core_types import OPTIONAL_METADATA, REQUIRED_METADATA
 
     return REQUIRED_METADATA, OPTIONAL_METADATA
 

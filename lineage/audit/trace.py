@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from lineage import accounts, registry
+from lineage import accounts, mlflow_registry
 from lineage.errors import Fault
 from lineage.record import database, journal, ledger
 
@@ -152,7 +152,7 @@ def _run(task: str, version: str, logged_event: ledger.Event | None, missing: li
         return []
     run_id = str(logged_event.payload.get("run_id"))
     try:
-        facts = registry.run_facts(run_id)
+        facts = mlflow_registry.run_facts(run_id)
     except Fault as fault:
         missing.append(f"run: {fault}")
         return [Link("run", run_id, logged_event.at, logged_event.actor, {"known from": "the ledger alone"})]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from data.record import Task
+from data.core_types import Task
 from lineage.errors import Fault
 from lineage.record.verdict import Outcome, from_dict, worst
 from pipelines import data_versions, params

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lineage import state
+from lineage import current_state
 from lineage.record import journal, ledger
 from pipelines import params
 from pipelines.cli import Answer
@@ -19,10 +19,10 @@ def status(_args: argparse.Namespace) -> Answer:
     from lineage.record import outbox
 
     settings = params.load()
-    wanted_release = state.release_to_serve()
+    wanted_release = current_state.release_to_serve()
     result: dict[str, Any] = {
         "version": git.head(),
-        "tasks": {name: state.roles(name) for name in settings.tasks},
+        "tasks": {name: current_state.roles(name) for name in settings.tasks},
         "waiting": {name: waiting_versions(name) for name in settings.tasks},
         "release": wanted_release.subject if wanted_release else None,
         "live": live_release(),
@@ -63,13 +63,13 @@ def service_problems(processes: list[dict[str, Any]], supervised: bool) -> list[
 
 def waiting_versions(task: str) -> list[str]:
     """The versions of a task that wait for a person's decision, oldest first."""
-    return [version.version for version in reversed(state.model_versions(task)) if version.is_waiting]
+    return [version.version for version in reversed(current_state.model_versions(task)) if version.is_waiting]
 
 
 def live_release() -> dict[str, Any] | None:
     """The release that receives traffic, with its versions; None before the first release."""
-    live = state.live_release()
-    build = state.build_of(live.release) if live else None
+    live = current_state.live_release()
+    build = current_state.build_of(live.release) if live else None
     return {"release": live.release, "url": live.url, "tasks": build.payload["tasks"]} if live and build else None
 
 

@@ -50,12 +50,12 @@ def retrain(args: argparse.Namespace) -> Answer:
 
 
 def _decide(args: argparse.Namespace, decision: str) -> Answer:
-    from lineage import state
+    from lineage import current_state
     from pipelines.flows.scheduled_flows import decide
     from pipelines.models import promote
 
     params.load().task(args.task)
-    state.version_verdict(args.task, args.version)
+    current_state.version_verdict(args.task, args.version)
     sign = promote.approve if decision == "approve" else promote.reject
     approval = sign(args.task, args.version, command_line_session.authorised_person("approve"), args.reason)
     outcome = next((entry for entry in decide() if entry["decision"] == approval.seq), None)
@@ -142,7 +142,7 @@ def _interval(figure: Mapping[str, float | None]) -> str:
 def stage(args: argparse.Namespace) -> Answer:
     """Run one DVC stage in the current folder, which DVC chooses; the flow follows its log file."""
     from lineage import child_process, paths
-    from pipelines import stages
+    from pipelines import dvc_stages
     from pipelines.workspace import stage_log
 
     child_process.follow_holder()
@@ -154,5 +154,5 @@ def stage(args: argparse.Namespace) -> Answer:
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     log.info("%s@%s starts", args.stage, args.task)
-    stages.STAGES[args.stage](args.task)
+    dvc_stages.STAGES[args.stage](args.task)
     return Answer({"stage": args.stage, "task": args.task}, f"{args.stage}@{args.task} done")

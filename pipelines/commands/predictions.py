@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from lineage import current_state as lineage_state
 from lineage import decisions
-from lineage import state as lineage_state
 from lineage.errors import Fault
 from lineage.record import journal, ledger
 from lineage.record.verdict import EXIT_CODES, Outcome, from_dict, worst
@@ -112,7 +112,7 @@ def watch(args: argparse.Namespace) -> Answer:
 
 def ack(args: argparse.Namespace) -> Answer:
     """Acknowledge a drift as a person: it requests no retraining until the next champion."""
-    from lineage import state as lineage_state
+    from lineage import current_state as lineage_state
 
     params.load().task(args.task)
     version = lineage_state.roles(args.task).get("champion")

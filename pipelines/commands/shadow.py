@@ -12,7 +12,7 @@ from pipelines.workspace import command_line_session, workspace
 
 def shadow(args: argparse.Namespace) -> Answer:
     """Start a shadow, or with --stop end it and compare it with the live release."""
-    from lineage import state
+    from lineage import current_state
     from pipelines.models import shadow as shadows
 
     params.load().task(args.task)
@@ -22,7 +22,7 @@ def shadow(args: argparse.Namespace) -> Answer:
             release = shadows.start(args.task, args.version, person)
             text = f"{args.task}/{args.version} runs as a shadow, release {release}; `oncoloop up` serves it"
             return Answer({"task": args.task, "version": args.version, "release": release}, text)
-        running = state.active_shadow()
+        running = current_state.active_shadow()
         if running is None or (running.task, running.version) != (args.task, args.version):
             raise Fault(f"{args.task}/{args.version} is not running as a shadow")
         verdict = shadows.stop(person)

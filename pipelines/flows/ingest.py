@@ -19,7 +19,7 @@ from data.batch import (
     lesion_grid,
     pixel_cache,
     rejected_units,
-    withdrawal,
+    withdrawn_rows,
 )
 from data.batch import manifest as batch_manifest
 from data.batch.incoming_batch import IncomingBatch
@@ -206,7 +206,7 @@ def load_reference_population(task_name: str, cohorts: pd.DataFrame) -> training
 def drop_withdrawn_patients(indexed: batch_manifest.IndexedBatch, staging: Path) -> batch_manifest.IndexedBatch:
     """Remove the scans of withdrawn patients: their copies are deleted, their files listed as refused."""
     marks = {event.subject for event in ledger.events(kind="withdrawal.begun")}
-    is_withdrawn = withdrawal.affected_rows(indexed.manifest, marks)
+    is_withdrawn = withdrawn_rows.affected_rows(indexed.manifest, marks)
     if not is_withdrawn.any():
         return indexed
     files = sorted(set(indexed.manifest.loc[is_withdrawn, "file"]))

@@ -12,9 +12,9 @@ import pandas as pd
 
 from data.batch import label_corrections, manifest, metadata_table
 from data.batch.incoming_batch import IncomingBatch
+from data.core_types import Task
 from data.quality import gate, suite
 from data.quality.leakage import Findings
-from data.record import Task
 from data.settings import IngestSettings
 from lineage import json_files, paths
 from lineage.errors import Fault

@@ -11,7 +11,7 @@ from prefect import flow, get_run_logger, task
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data.dataset import shards
-from lineage import fingerprint, json_files, model_files, registry, state
+from lineage import current_state, fingerprint, json_files, mlflow_registry, model_files
 from lineage.record import database, ledger
 from lineage.record.verdict import Outcome, Verdict
 from pipelines import params, warm_start_pins
@@ -99,7 +99,7 @@ def judge_challenger(tree: str, name: str, data_version: str, reason: str) -> di
     ledger.record_verdict(verdict, task=name, version=version, data_version=data_version)
     if spent_batches := test_set_budget.exhausted_batches(verdict.figures):
         ledger.append("cohort.spent", name, {"version": version, "batches": spent_batches})
-    mlflow_runs.log_verdict(registry.tags(name, version)["run_id"], verdict)
+    mlflow_runs.log_verdict(mlflow_registry.tags(name, version)["run_id"], verdict)
     artifacts.publish_verdict(verdict, f"training-{name}")
     for line in verdict.reasons:
         logger.info("%s/%s %s: %s", name, version, verdict.outcome.value, line)
@@ -129,7 +129,7 @@ def register_challenger(tree: Path, name: str, data_version: str, reason: str) -
     run_id = mlflow_runs.find_run(name, lock_hash) or mlflow_runs.log_run(
         name, tree / "evaluation" / name, tree / "models" / name, params.raw(), tags
     )
-    version = registry.register(name, run_id, "model", {"run_id": run_id, **tags})
+    version = mlflow_registry.register(name, run_id, "model", {"run_id": run_id, **tags})
     ledger.append("model.logged", name, {"version": version, "run_id": run_id, **facts})
     return version, True
 
@@ -143,14 +143,14 @@ def judge_version(tree: Path, name: str, version: str) -> Verdict:
     units = shards.load_units(tree / "data" / "processed" / name)
     predictions = evaluate.read_predictions(tree / "evaluation" / name)
     metrics = json_files.read_json(tree / "evaluation" / name / "metrics.json")
-    roles = state.roles(name)
+    roles = current_state.roles(name)
     verdicts = [(event.at, event.payload) for event in ledger.events(kind="verdict")]
     past_looks = test_set_budget.read_looks(verdicts, name, database.now())
     comparisons = {}
     for role in ("champion", "anchor"):
         rival = roles.get(role)
         if rival is not None:
-            folder = registry.download(name, rival)
+            folder = mlflow_registry.download(name, rival)
             rival_predictions = evaluate.predict_held_out(units, folder, settings.task(name), settings.serving.engine)
             comparisons[role] = comparison.compare(
                 predictions,

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 
-from lineage import decisions, paths, registry, state
+from lineage import current_state, decisions, mlflow_registry, paths
 from lineage.errors import Fault
 from lineage.record import ledger
 from lineage.record.database import now
@@ -32,7 +32,7 @@ def watch(task: str | None = None) -> list[dict[str, Any]]:
 def tasks_with_champion(name: str | None) -> list[str]:
     """The tasks that have a champion, or the one named. Fault if there is none."""
     candidates = [params.load().task(name).name] if name else list(params.load().tasks)
-    tasks = [candidate for candidate in candidates if state.roles(candidate).get("champion")]
+    tasks = [candidate for candidate in candidates if current_state.roles(candidate).get("champion")]
     if not tasks:
         raise Fault(f"no champion answers for {name or 'any task'} yet; `oncoloop retrain` makes the first one")
     return tasks
@@ -42,7 +42,7 @@ def watch_task(name: str) -> dict[str, Any]:
     """Examine one task's window, record the verdict, and request a retraining if it fails."""
     with hold_lock(f"watch-{name}"):
         verdict, page = examine_window.with_options(name=f"watch {name}")(name)
-        version = state.roles(name)["champion"]
+        version = current_state.roles(name)["champion"]
         event = ledger.record_verdict(verdict, task=name, version=version, page=paths.relative(page))
         artifacts.publish_verdict(verdict, f"watch-{name}", paths.relative(page))
         is_requested = False
@@ -57,13 +57,13 @@ def examine_window(name: str) -> tuple[Verdict, str]:
 
     Returns the verdict and the path of Evidently's page ("" without drift figures: they need two patients).
     """
-    settings, version = params.load(), str(state.roles(name)["champion"])
+    settings, version = params.load(), str(current_state.roles(name)["champion"])
     task_settings, monitoring = settings.task(name), settings.monitoring
     rows = window.read_window(name, monitoring.window_hours)
     current = rows[rows["version"].astype(str) == version] if len(rows) else rows
     clusters = window.count_patients(current)
     get_run_logger().info("%s/%s: %d predictions of %d patients in the window", name, version, len(current), clusters)
-    reference_set = reference.read(registry.download(name, version))
+    reference_set = reference.read(mlflow_registry.download(name, version))
     drift = None
     if clusters > 1:
         drift = evidently_report.report_drift(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from lineage import decisions, registry, state
+from lineage import current_state, decisions, mlflow_registry
 from lineage.audit import evidence
+from lineage.current_state import version_verdict
 from lineage.errors import Fault
 from lineage.record import ledger
 from lineage.record.ledger import Event
 from lineage.record.verdict import Outcome, Verdict
-from lineage.state import version_verdict
 from pipelines import params
 from pipelines.models import release
 
@@ -41,10 +41,10 @@ def approve(task: str, version: str, actor: str, reason: str) -> Event:
     if not reason.strip():
         raise Fault("an approval needs a reason (--reason)")
     shadow.check_comparison(task, version)
-    is_champion = state.roles(task).get("champion") == version
+    is_champion = current_state.roles(task).get("champion") == version
     if is_champion and not is_release_pending():  # a pending release: an approval was interrupted and may be repeated
         raise Fault(f"{task}/{version} is the champion already")
-    registry.check_artifacts(task, version)
+    mlflow_registry.check_artifacts(task, version)
     return _sign(task, version, "approve", actor, reason)
 
 
@@ -56,7 +56,7 @@ def reject(task: str, version: str, actor: str, reason: str) -> Event:
 
 
 def _check_not_champion(task: str, version: str) -> None:
-    if state.roles(task).get("champion") == version:
+    if current_state.roles(task).get("champion") == version:
         raise Fault(f"{task}/{version} is the champion; `oncoloop rollback` takes it back")
 
 
@@ -83,9 +83,9 @@ def carry_out_decision(event: Event) -> None:
         return
     if verdict.outcome is Outcome.FAIL:
         raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; a fail can't be approved")
-    if state.roles(task).get("champion") != version:
+    if current_state.roles(task).get("champion") != version:
         shadow.prepare_approval(task, version, event.actor)
-        registry.check_artifacts(task, version)
+        mlflow_registry.check_artifacts(task, version)
         promote_version(task, version, event.actor, reason)
 
 
@@ -94,9 +94,9 @@ def promote_version(task: str, version: str, actor: str, reason: str) -> None:
 
     Fault if a file of the version is not the one that the gate judged.
     """
-    registry.check_artifacts(task, version)
+    mlflow_registry.check_artifacts(task, version)
     event = ledger.events(kind="verdict", subject=f"{task}/{version}")[-1]
-    tags = registry.tags(task, version)
+    tags = mlflow_registry.tags(task, version)
     facts: dict[str, object] = {
         "run_id": tags["run_id"],
         "data_version": tags["data_version"],
@@ -104,12 +104,12 @@ def promote_version(task: str, version: str, actor: str, reason: str) -> None:
         "outcome": event.payload["outcome"],
         "reason": reason,
     }
-    registry.promote(task, version, facts, actor)
+    mlflow_registry.promote(task, version, facts, actor)
 
 
 def champions() -> dict[str, str]:
     """The champion version of every task that has one."""
-    return state.champions(params.load().tasks)
+    return current_state.champions(params.load().tasks)
 
 
 def is_release_pending() -> bool:
@@ -122,9 +122,9 @@ def is_release_pending() -> bool:
 def release_champions() -> str | None:
     """Build and check a release of all champions, unless the newest one holds them. Returns its id, or None."""
     for task in champions():
-        if mismatches := registry.mismatches(task):
+        if mismatches := mlflow_registry.mismatches(task):
             log.warning("%s; the ledger decides, the aliases are set again", mismatches[0])
-            registry.update_aliases(task)
+            mlflow_registry.update_aliases(task)
     if not is_release_pending():
         return None
     settings = params.load()
@@ -142,17 +142,17 @@ def rollback(actor: str, reason: str) -> tuple[str, list[str]]:
 
     Traffic follows the ledger at once. MLflow's aliases take seconds, so they are set last.
     """
-    current, previous = state.release_to_serve(), state.previous_release()
+    current, previous = current_state.release_to_serve(), current_state.previous_release()
     if current is None or previous is None:
         raise Fault("there is no earlier release to go back to")
     moved = []
     for task, version in previous.payload["tasks"].items():
-        if state.roles(task).get("champion") != version:
+        if current_state.roles(task).get("champion") != version:
             facts = {"version": version, "release": previous.subject, "reason": reason}
             ledger.append("model.rolled-back", task, facts, actor=actor)
             moved.append((task, version))
     facts = {"instead_of": current.subject, "reason": reason}
     decisions.record("release.wanted", previous.subject, facts, actor)
     for task, _ in moved:
-        registry.update_aliases(task)
+        mlflow_registry.update_aliases(task)
     return previous.subject, [f"{task}/{version}" for task, version in moved]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.deidentify import dicom
+from data.core_types import Task
+from data.deidentify import deidentify_file
 from data.phantom import batch
 from data.phantom import study as phantom_study
-from data.record import Task
-from lineage import fingerprint, json_files, paths, registry
+from lineage import fingerprint, json_files, mlflow_registry, paths
 from lineage.record import ledger
 from lineage.record.database import now
 from lineage.record.verdict import Verdict
@@ -42,7 +42,7 @@ class BuiltRelease:
 
 def build(settings: Params, champions: dict[str, str]) -> BuiltRelease:
     """Assemble the release folder of these versions and build its Bento."""
-    sources = {task: registry.download(task, version) for task, version in champions.items()}
+    sources = {task: mlflow_registry.download(task, version) for task, version in champions.items()}
     tasks = {task: manifest_entry(settings, task, version, sources[task]) for task, version in champions.items()}
     serving = {key: getattr(settings.serving, key) for key in SERVING_KEYS}
     code = fingerprint.describe_code(bento_build.PACKED_PACKAGES)["files"]
@@ -62,7 +62,7 @@ def warm_up_scan(task: Task) -> tuple[str, bytes, str]:
     with tempfile.TemporaryDirectory(dir=paths.state_path("staging", "x").parent.parent) as folder:
         row = batch.write_study(Path(folder), study, task.name)[0]
         content = (Path(folder) / row["file_name"]).read_bytes()
-    suffix, clean = dicom.deidentify_file(row["file_name"], content, row)
+    suffix, clean = deidentify_file.deidentify_file(row["file_name"], content, row)
     return f"warm-up{suffix}", clean, task.name
 
 
@@ -71,7 +71,7 @@ def manifest_entry(settings: Params, name: str, version: str, source: Path) -> d
     task: Task = settings.task(name)
     calibration = json_files.read_json(source / "calibration.json")
     metrics = json_files.read_json(source / "metrics.json")
-    tags = registry.tags(name, version)
+    tags = mlflow_registry.tags(name, version)
     approval = _approval(name, version)
     task_fields = dataclasses.asdict(task)
     return {

@@ -6,7 +6,7 @@ import logging
 import shutil
 from typing import Any
 
-from lineage import fingerprint, json_files, registry, state
+from lineage import current_state, fingerprint, json_files, mlflow_registry
 from lineage.errors import Fault
 from pipelines import params, warm_start_pins
 from pipelines.workspace import code_snapshot, dvc
@@ -19,11 +19,11 @@ def reproduce(task: str, version: str) -> dict[str, Any]:
 
     Fault if a patient of its data was withdrawn.
     """
-    if withdrawal_date := state.withdrawn_since(f"{task}/{version}"):
+    if withdrawal_date := current_state.withdrawn_since(f"{task}/{version}"):
         raise Fault(
             f"{task}/{version} is not reproducible since {withdrawal_date}: a patient it has learned from was withdrawn"
         )
-    tags, folder = registry.tags(task, version), registry.download(task, version)
+    tags, folder = mlflow_registry.tags(task, version), mlflow_registry.download(task, version)
     tree = dvc.checkout(tags["data_version"])
     code_digest = fingerprint.digest(code_snapshot.write_code_snapshot(tree))
     notes = []

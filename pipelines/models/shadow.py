@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from lineage import accounts, decisions, state
+from lineage import accounts, current_state, decisions
 from lineage.errors import Fault
 from lineage.record import journal, ledger
 from lineage.record.verdict import Outcome, Verdict, from_dict
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 COLUMNS = {"answer": "", "score": "_score", "duration_ms": "_ms"}
 
 
-def record_address(shadow: state.Shadow, url: str) -> None:
+def record_address(shadow: current_state.Shadow, url: str) -> None:
     """Record the address of the shadow's server for the desk, once for each address."""
     if shadow.url != url:
         ledger.append("shadow.served", shadow.task, {"release": shadow.release, "version": shadow.version, "url": url})
@@ -36,14 +36,14 @@ def start(task: str, version: str, actor: str) -> str:
 
     Fault if a shadow runs already, if the gate or the release check failed, or if there is no other champion.
     """
-    if (active := state.active_shadow()) is not None:
+    if (active := current_state.active_shadow()) is not None:
         raise Fault(
             f"{active.task}/{active.version} is in shadow; `oncoloop shadow {active.task} {active.version} --stop`"
         )
-    verdict = state.version_verdict(task, version)
+    verdict = current_state.version_verdict(task, version)
     if verdict.outcome is Outcome.FAIL:
         raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; it is not worth a shadow")
-    champions = state.champions(params.load().tasks)
+    champions = current_state.champions(params.load().tasks)
     if champions.get(task) in (None, version):
         raise Fault(f"{task} has no other champion that {task}/{version} could be compared with in shadow")
     built = release.build(params.load(), champions | {task: version})
@@ -66,7 +66,7 @@ def record_start(task: str, version: str, release: str, actor: str) -> None:
 
 def stop(actor: str, reason: str = "asked by hand") -> Verdict:
     """Stop the shadow and record its comparison. Fault if there is none."""
-    active = state.active_shadow()
+    active = current_state.active_shadow()
     if active is None:
         raise Fault("no version is in shadow; `oncoloop shadow TASK VERSION` starts one")
     decisions.record("shadow.stopped", active.task, {"version": active.version, "reason": reason}, actor)
@@ -75,15 +75,15 @@ def stop(actor: str, reason: str = "asked by hand") -> Verdict:
 
 def stop_version(task: str, version: str, actor: str, reason: str) -> None:
     """Stop the shadow if it is that of this version."""
-    if (active := state.active_shadow()) is not None and (active.task, active.version) == (task, version):
+    if (active := current_state.active_shadow()) is not None and (active.task, active.version) == (task, version):
         stop(actor, reason)
 
 
-def judge_shadow(shadow: state.Shadow, actor: str = accounts.SYSTEM) -> Verdict:
+def judge_shadow(shadow: current_state.Shadow, actor: str = accounts.SYSTEM) -> Verdict:
     """Compare the shadow's answers with the live answers, and record the verdict."""
     settings = params.load()
     pairs, unpaired_count = paired_answers(shadow)
-    subject = state.shadow_subject(shadow.task, shadow.version)
+    subject = current_state.shadow_subject(shadow.task, shadow.version)
     positive = settings.task(shadow.task).positive
     verdict = gate.compare(subject, pairs, unpaired_count, positive, settings.promotion.shadow)
     ledger.record_verdict(verdict, actor, task=shadow.task, version=shadow.version, release=shadow.release)
@@ -98,12 +98,12 @@ def prepare_approval(task: str, version: str, actor: str) -> None:
 
 def check_comparison(task: str, version: str) -> None:
     """Fault if a version's newest comparison in shadow has failed."""
-    event = state.shadow_verdict(task, version)
+    event = current_state.shadow_verdict(task, version)
     if event and (verdict := from_dict(event.payload)).outcome is Outcome.FAIL:
         raise Fault(f"in shadow {task}/{version} failed: {verdict.reasons[0]}; it can't be approved")
 
 
-def paired_answers(shadow: state.Shadow) -> tuple[pd.DataFrame, int]:
+def paired_answers(shadow: current_state.Shadow) -> tuple[pd.DataFrame, int]:
     """The pairs for `training.promotion.shadow_comparison.compare`, and the number of unpaired live answers.
 
     Live answers are those of the champion since the shadow's server was first ready, without those of release checks.
@@ -113,7 +113,7 @@ def paired_answers(shadow: state.Shadow) -> tuple[pd.DataFrame, int]:
         if shadow.ready_since
         else window.read_window(shadow.task).iloc[:0]
     )
-    live = live[live["version"] == state.roles(shadow.task)["champion"]]
+    live = live[live["version"] == current_state.roles(shadow.task)["champion"]]
     shadow_rows = journal.rows(shadow.task, since=shadow.since, release=shadow.release, shadows=True)
     live_columns, shadow_columns = ["id", "cluster", *COLUMNS], ["shadows", *COLUMNS]
     labels = late_labels.labels().rename(columns={"prediction_id": "id"})[["id", "label"]]

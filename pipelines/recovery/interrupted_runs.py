@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from data.batch import withdrawal
+from data.batch import withdrawn_rows
 from data.dataset import cohorts
 from lineage import json_files, paths
 from lineage.errors import Fault
@@ -67,7 +67,7 @@ def check_cohorts() -> None:
             continue
         admitted_table = _committed_table(str(path), version)
         for table, culprit in ((_committed_table(str(path), "HEAD"), "a commit"), (_working_table(path), "the file")):
-            change = withdrawal.changed_row(admitted_table, table)
+            change = withdrawn_rows.changed_row(admitted_table, table)
             if change:
                 raise Fault(
                     f"{path}: {culprit} changed an old assignment ({change}); it never changes: bring it back with "

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from data.batch import manifest as batch_manifest
-from data.batch import withdrawal
+from data.batch import withdrawn_rows
 from data.dataset import cohorts
 from lineage import atomic_write, json_files
 from lineage.errors import Fault
@@ -196,7 +196,7 @@ def _restore_cohorts(task: str, batches: Mapping[str, Event]) -> list[str]:
     path = Path("data/cohorts", f"{task}.csv")
     committed = verify_workspace.cohort_table_at(path, "HEAD")
     newest = verify_workspace.newest_cohort_table(task)
-    table = committed if newest is None or withdrawal.changed_row(newest, committed) is None else newest
+    table = committed if newest is None or withdrawn_rows.changed_row(newest, committed) is None else newest
     versions = [str(event.payload["data_version"]) for pair, event in batches.items() if pair.split("/")[0] == task]
     working = _working_table(path)
     names = {pair.split("/")[1] for pair in batches}
@@ -227,7 +227,7 @@ def _add_missing_rows(table: pd.DataFrame, source: pd.DataFrame) -> pd.DataFrame
     """The table with the rows of `source` whose cluster it lacks, under its mark and under its stand-in."""
     clusters = set(table["cluster"])
     is_missing = [
-        name not in clusters and f"{withdrawal.STAND_IN}{name[:12]}" not in clusters for name in source["cluster"]
+        name not in clusters and f"{withdrawn_rows.STAND_IN}{name[:12]}" not in clusters for name in source["cluster"]
     ]
     return pd.concat([table, source[is_missing]], ignore_index=True)
 
@@ -260,4 +260,4 @@ def _reassign_clusters(table: pd.DataFrame, pair: str, event: Event) -> pd.DataF
     epoch = 1 + len(promotions)
     earlier_rows = table.astype({"epoch": int})
     rows = cohorts.assign_cohorts(manifest, earlier_rows, settings.split, epoch, name, settings.task(task))
-    return withdrawal.mark_clusters(rows.assign(assigned_at=event.payload["received"])).astype(str)
+    return withdrawn_rows.mark_clusters(rows.assign(assigned_at=event.payload["received"])).astype(str)

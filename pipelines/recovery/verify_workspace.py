@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.batch import withdrawal
+from data.batch import withdrawn_rows
+from data.core_types import Side
 from data.dataset import cohorts
-from data.record import Side
-from lineage import paths, registry, state
+from lineage import current_state, mlflow_registry, paths
 from lineage.errors import Fault
 from lineage.record import ledger
 from lineage.record.ledger import Event
@@ -166,7 +166,7 @@ def _check_cohorts(batches: dict[str, Event]) -> Iterator[Problem]:
             continue
         newest = newest_cohort_table(task)
         for table, place in ((committed, "in today's commit"), (working.astype(str), "in the working folder")):
-            if change := withdrawal.changed_row(newest, table) if newest is not None else None:
+            if change := withdrawn_rows.changed_row(newest, table) if newest is not None else None:
                 yield Problem(str(path), f"{place}, an old assignment is gone or changed: {change}")
         yield from _check_sides(path, working, {pair for pair in batches if pair.split("/")[0] == task})
 
@@ -222,7 +222,7 @@ def _check_quarantine() -> Iterator[Problem]:
 def _check_models() -> Iterator[Problem]:
     logged = [(event.subject, str(event.payload["version"])) for event in ledger.events(kind="model.logged")]
     for task in dict.fromkeys(task for task, _ in logged):
-        present = registry.versions(task)
+        present = mlflow_registry.versions(task)
         for version in [number for name, number in logged if name == task and number not in present]:
             yield Problem(f"{task}/{version}", "the ledger has this model, MLflow does not")
         for version in dict.fromkeys(number for name, number in logged if name == task and number in present):
@@ -232,7 +232,7 @@ def _check_models() -> Iterator[Problem]:
 def _check_artifacts(task: str, version: str) -> Iterator[Problem]:
     """The files of a version that differ from those that the training gate judged."""
     try:
-        for name, value in registry.changed_artifacts(task, version).items():
+        for name, value in mlflow_registry.changed_artifacts(task, version).items():
             fact = "has other bytes than the training gate judged" if value else "is missing"
             yield Problem(f"{task}/{version}", f"{name} in MLflow {fact}")
     except Fault as fault:
@@ -241,7 +241,7 @@ def _check_artifacts(task: str, version: str) -> Iterator[Problem]:
 
 def _check_releases() -> Iterator[Problem]:
     """Check that the release to serve exists, and that folder and Bento of every present release are unchanged."""
-    served = state.release_to_serve()
+    served = current_state.release_to_serve()
     if served and not (paths.home() / "releases" / served.subject / "manifest.json").is_file():
         yield Problem(f"release {served.subject}", "it is the release to serve, and its folder is missing")
     built = {

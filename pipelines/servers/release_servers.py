@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from lineage import state
+from lineage import current_state
 from lineage.errors import Fault
 from lineage.record import ledger
 from pipelines import params
@@ -47,7 +47,7 @@ class Fleet:
         if not self.is_adopted:
             self.adopt()
             self.is_adopted = True
-        wanted_event = state.release_to_serve()
+        wanted_event = current_state.release_to_serve()
         if wanted_event is None:
             self.is_ready = True
             return
@@ -171,7 +171,7 @@ class Fleet:
 
     def _run_standby(self, wanted_release: str) -> None:
         """Run the previous release and a shadow beside the wanted release; all other servers finish and end."""
-        shadow_version = state.active_shadow()
+        shadow_version = current_state.active_shadow()
         needed = {
             wanted_release,
             *recent_releases()[:RELEASES_KEPT],
@@ -202,7 +202,7 @@ class Fleet:
 
 def bento_tag(name: str) -> str:
     """The Bento tag of a release. Fault if the ledger has no build of it."""
-    build = state.build_of(name)
+    build = current_state.build_of(name)
     if build is None:
         raise Fault(f"the ledger has no build of a release {name!r}; `oncoloop status` lists the releases")
     return str(build.payload["bento"])
@@ -212,15 +212,15 @@ def is_servable(name: str) -> bool:
     """Whether the Bento store still has the Bento of a release."""
     from serving.inference import release_integrity
 
-    build = state.build_of(name)
+    build = current_state.build_of(name)
     return build is not None and release_integrity.bento_folder(str(build.payload["bento"])).is_dir()
 
 
 def recent_releases() -> list[str]:
     """The releases that have received traffic, newest first."""
-    return list(dict.fromkeys(activation.release for activation in state.activations()))
+    return list(dict.fromkeys(activation.release for activation in current_state.activations()))
 
 
 def _live_release() -> tuple[str, str] | None:
-    live = state.live_release()
+    live = current_state.live_release()
     return (live.release, live.url) if live else None

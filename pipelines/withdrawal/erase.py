@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from data.batch import withdrawal
+from data.batch import withdrawn_rows
 from data.duplicates import admitted_units
 from lineage import atomic_write, json_files, paths
 from monitoring import evidently_erasure
@@ -128,7 +128,7 @@ def _erase_objects(targets: ErasureTargets) -> None:
     for store in STORES:
         for path in regular_files(paths.home() / store / "files", skip=()):
             content = path.read_bytes() if path.parent.name + path.name not in referenced else b""
-            names = withdrawal.withdrawn_pseudonyms(content.decode("latin-1"), set(targets.marks))
+            names = withdrawn_rows.withdrawn_pseudonyms(content.decode("latin-1"), set(targets.marks))
             if names or sha256(content).hexdigest() in targets.stored:
                 path.unlink()
 
@@ -161,7 +161,7 @@ def _erase_quarantine(targets: ErasureTargets) -> None:
                 path.unlink()
     for path in Path("data/quarantine").glob("*/manifest.csv"):
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        is_doomed = withdrawal.affected_rows(table, set(targets.marks))
+        is_doomed = withdrawn_rows.affected_rows(table, set(targets.marks))
         for file in set(table.loc[is_doomed, "file"]):
             (path.parent / file).unlink(missing_ok=True)
         _rewrite_table(path, table[~is_doomed])
@@ -182,7 +182,7 @@ def _erase_references(targets: ErasureTargets) -> None:
             outlier.copy_anonymous(path, path)
             continue
         rows = pd.read_csv(table, dtype=str, keep_default_na=False)
-        is_doomed = withdrawal.rows_of_withdrawn(rows, set(targets.units), set(targets.marks)).to_numpy(bool)
+        is_doomed = withdrawn_rows.rows_of_withdrawn(rows, set(targets.units), set(targets.marks)).to_numpy(bool)
         if is_doomed.any() and len(arrays["clusters"]) == len(rows):
             aligned = set(arrays) - {"centre", "scale"}
             reduced = {name: array[~is_doomed] if name in aligned else array for name, array in arrays.items()}
@@ -223,18 +223,20 @@ def _erase_pages(targets: ErasureTargets) -> None:
         if path.suffix not in (*PAGE_SUFFIXES, *TEXT_SUFFIXES) or _is_evidence(path):
             continue
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
-        names = withdrawal.withdrawn_pseudonyms(text, set(targets.marks))
+        names = withdrawn_rows.withdrawn_pseudonyms(text, set(targets.marks))
         if not names and not any(unit in text for unit in targets.units):
             continue
         if path.suffix == ".csv":
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
-            _rewrite_table(path, table[~withdrawal.rows_of_withdrawn(table, set(targets.units), set(targets.marks))])
+            _rewrite_table(
+                path, table[~withdrawn_rows.rows_of_withdrawn(table, set(targets.units), set(targets.marks))]
+            )
         elif path.suffix in PAGE_SUFFIXES:
             atomic_write.write_text(path, NOTE_PAGE if path.suffix == ".html" else json.dumps({"note": NOTE}) + "\n")
             _delete_page_pictures(path)
         else:
             for name in names:
-                text = text.replace(name, withdrawal.stand_in(name))
+                text = text.replace(name, withdrawn_rows.stand_in(name))
             atomic_write.write_text(path, text)
 
 
@@ -256,7 +258,7 @@ def _erase_database_rows(targets: ErasureTargets) -> None:
             columns = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
             rows = database.execute(f"SELECT id, {column} FROM {table}").fetchall() if column in columns else []
             doomed_rows = [
-                (key,) for key, text in rows if withdrawal.withdrawn_pseudonyms(str(text), set(targets.marks))
+                (key,) for key, text in rows if withdrawn_rows.withdrawn_pseudonyms(str(text), set(targets.marks))
             ]
             database.executemany(f"DELETE FROM {table} WHERE id = ?", doomed_rows)
         database.commit()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.batch import manifest, metadata_table, withdrawal
+from data.batch import manifest, metadata_table, withdrawn_rows
 from lineage import json_files, keys
 from lineage.errors import Fault
 from lineage.record import journal, ledger
@@ -73,7 +73,7 @@ def locate_patient(patient: str) -> PatientRecords:
 
 def withdrawal_event(name: str) -> Event | None:
     """The newest ledger event of the beginning of a patient's withdrawal. None if there is none."""
-    events = ledger.events(kind=BEGUN, subject=withdrawal.hash_pseudonym(name))
+    events = ledger.events(kind=BEGUN, subject=withdrawn_rows.hash_pseudonym(name))
     return events[-1] if events else None
 
 

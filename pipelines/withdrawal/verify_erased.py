@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data import identifiers as identities
-from data.batch import withdrawal
+from data.batch import withdrawn_rows
 from lineage import paths
 from pipelines.withdrawal.erase import ErasureTargets, regular_files
 from pipelines.workspace import git
@@ -55,7 +55,7 @@ def _file_holds_patient(path: Path, targets: ErasureTargets, parts: frozenset[by
 
 
 def _names_patient(content: bytes, targets: ErasureTargets, parts: frozenset[bytes]) -> bool:
-    if withdrawal.withdrawn_pseudonyms(content.decode("latin-1"), set(targets.marks)):
+    if withdrawn_rows.withdrawn_pseudonyms(content.decode("latin-1"), set(targets.marks)):
         return True
     lower = content.lower() if parts else b""
     return any(part in lower for part in parts)
@@ -71,4 +71,4 @@ def _unpack(content: bytes) -> bytes:
 def _array_names_patient(path: Path, targets: ErasureTargets) -> bool:
     with np.load(path, allow_pickle=False) as content:
         texts = [content[name] for name in content.files if content[name].dtype.kind == "U"]
-    return any(withdrawal.hash_pseudonym(str(name)) in targets.marks for text in texts for name in np.unique(text))
+    return any(withdrawn_rows.hash_pseudonym(str(name)) in targets.marks for text in texts for name in np.unique(text))

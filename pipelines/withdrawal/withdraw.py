@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from data.batch import label_corrections, lesion_grid, manifest, pixel_cache, withdrawal
+from data.batch import label_corrections, lesion_grid, manifest, pixel_cache, withdrawn_rows
 from data.dataset import cohorts
-from lineage import accounts, decisions, json_files, model_files, registry
+from lineage import accounts, decisions, json_files, mlflow_registry, model_files
 from lineage.record import ledger
 from lineage.record.ledger import Event
 from pipelines.models.retrain_requests import ask_for_retraining
@@ -51,7 +51,7 @@ def withdraw(records: PatientRecords, reason: str, identity: str = "", actor: st
         start_event not in unfinished_withdrawals() and (records.batches or records.quarantined)
     ):
         start_event = decisions.record(
-            BEGUN, withdrawal.hash_pseudonym(records.patient), _intent(records, reason), actor
+            BEGUN, withdrawn_rows.hash_pseudonym(records.patient), _intent(records, reason), actor
         )
     if start_event in unfinished_withdrawals():
         return finish_withdrawal(start_event, identity)
@@ -74,7 +74,7 @@ def finish_withdrawal(start_event: Event, identity: str = "") -> Event:
     tags = {"not_reproducible_since": start_event.at[:10], "withdrawal": start_event.subject[:12]}
     for name in plan["models"]:
         task, number = name.split("/")
-        registry.set_tags(task, number, tags)
+        mlflow_registry.set_tags(task, number, tags)
     facts = {name: plan[name] for name in ("batches", "ancestors", "versions", "models", "releases", "tasks", "reason")}
     facts |= {"predictions": plan["predictions"], "data_version": version, "begun": start_event.seq, "left": remains}
     completed = ledger.append(COMPLETED, start_event.subject, facts, start_event.actor)
@@ -98,12 +98,14 @@ def erasure_targets(start_event: Event) -> erase.ErasureTargets:
 
 def _intent(records: PatientRecords, reason: str) -> dict[str, Any]:
     """All that is needed to finish, without a name: hashes of scans and objects, units, batches."""
-    marks = {withdrawal.hash_pseudonym(records.patient)}
+    marks = {withdrawn_rows.hash_pseudonym(records.patient)}
     pairs = [f"{task}/{batch}" for task, batch in records.batches]
     folders = [Path("data/batches", pair) for pair in pairs]
     folders += [Path("data/quarantine", name) for name in records.quarantined]
     tables = [manifest.read_manifest(folder / "manifest.csv") for folder in folders]
-    rows = pd.concat([table[withdrawal.affected_rows(table, marks)] for table in tables]) if tables else pd.DataFrame()
+    rows = (
+        pd.concat([table[withdrawn_rows.affected_rows(table, marks)] for table in tables]) if tables else pd.DataFrame()
+    )
     ancestors = {
         f"{task}/{ancestor}"
         for task, name in records.batches
@@ -123,7 +125,9 @@ def _intent(records: PatientRecords, reason: str) -> dict[str, Any]:
         "units": sorted(set(rows.get("unit_id", []))),
         "stored": sorted(set(rows.get("stored_sha256", []))),
         "objects": sorted(objects),
-        "changed_before": {name: sorted(registry.changed_artifacts(*name.split("/"))) for name in records.models},
+        "changed_before": {
+            name: sorted(mlflow_registry.changed_artifacts(*name.split("/"))) for name in records.models
+        },
     }
 
 
@@ -134,7 +138,7 @@ def _make_successor(pair: str, targets: erase.ErasureTargets) -> None:
         return
     new = _free_name(old)
     table = manifest.read_manifest(old / MANIFEST)
-    remaining = table[~withdrawal.affected_rows(table, set(targets.marks))]
+    remaining = table[~withdrawn_rows.affected_rows(table, set(targets.marks))]
     other_tables = {path.name: _without_patient(path, targets) for path in old.glob("*.csv") if path.name != MANIFEST}
     if len(remaining) or any(len(rows) for rows in other_tables.values()):
         (new / "scans").mkdir(parents=True)
@@ -163,7 +167,7 @@ def _size_facts(remaining: pd.DataFrame, corrections: pd.DataFrame | None) -> di
 def _without_patient(path: Path, targets: erase.ErasureTargets) -> pd.DataFrame:
     """A table of a batch other than the manifest, such as its corrections, without the patient's rows."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return table[~withdrawal.rows_of_withdrawn(table, set(targets.units), set(targets.marks))]
+    return table[~withdrawn_rows.rows_of_withdrawn(table, set(targets.units), set(targets.marks))]
 
 
 def _free_name(old: Path) -> Path:
@@ -176,14 +180,14 @@ def _free_name(old: Path) -> Path:
 def _blind_cohorts(tasks: list[str], mark: str) -> None:
     for task in tasks:
         path = Path("data/cohorts", f"{task}.csv")
-        cohorts.write_cohorts(path, withdrawal.hide_withdrawn_clusters(cohorts.read_cohorts(path), {mark}))
+        cohorts.write_cohorts(path, withdrawn_rows.hide_withdrawn_clusters(cohorts.read_cohorts(path), {mark}))
 
 
 def _record_changed_artifacts(plan: dict[str, Any], subject: str) -> None:
     """Record new hashes of the tables that the erasure changed. A file that was changed before stays refused."""
     for name in plan["models"]:
         task, version = name.split("/")
-        hashes, changed = model_files.recorded_hashes(task, version), registry.changed_artifacts(task, version)
+        hashes, changed = model_files.recorded_hashes(task, version), mlflow_registry.changed_artifacts(task, version)
         changed_before = plan.get("changed_before", {}).get(name, [])
         erased = {file: value for file, value in changed.items() if value and file in erase.MODEL_TABLES}
         new_hashes = {file: value for file, value in erased.items() if file not in changed_before}

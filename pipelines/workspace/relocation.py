@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-from lineage import atomic_write, registry
+from lineage import atomic_write, mlflow_registry
 from lineage import paths as lineage_paths
 from lineage.errors import Fault
 from pipelines.workspace import dvc
@@ -72,7 +72,7 @@ def _update_state(folder: Path, earlier_folder: Path) -> None:
     for tree in [path for pattern in WORKTREES for path in home.glob(pattern)]:
         _link_worktree(tree, folder / ".git")
     if is_inside:
-        registry.relocate(earlier_home)
+        mlflow_registry.relocate(earlier_home)
         shutil.rmtree(home / "cache" / "dvc", ignore_errors=True)  # DVC's index of files under their old paths
         for path in [*(home / "run").glob("*.json"), *(home / "run").glob("*.ready")]:
             path.unlink()  # of servers of the original, or from before the move

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Pooling, PoolingRule
+from data.core_types import Pooling, PoolingRule
 from lineage.errors import Fault
 
 Array = NDArray[np.float32]

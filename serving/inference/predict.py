@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Scan
+from data.core_types import Scan
 from data.scan import hounsfield, preprocess, slice_features, slice_rules
 from lineage import keys
 from lineage.errors import Fault

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import FieldOfView, PixelSettings, Pooling
+from data.core_types import FieldOfView, PixelSettings, Pooling
 from lineage.errors import Fault
 from serving.inference import outlier, release_integrity
 from serving.inference.graph import Graph

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import identifiers
+from data.core_types import Scan
 from data.deidentify import burned_in_text
-from data.record import Scan
 from data.scan import read, size_limits, slice_features, zip_archive
 from data.scan.dicom.dicom_file import NoImage
 from data.scan.dicom.header_identity import identity_difference

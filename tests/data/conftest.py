@@ -11,9 +11,9 @@ import pytest
 
 from data.batch.incoming_batch import read_incoming_batch
 from data.batch.manifest import IndexedBatch, index_batch
+from data.core_types import Modality, PixelSettings, Pooling, Task
 from data.phantom import batch as phantom_batch
 from data.phantom import study
-from data.record import Modality, PixelSettings, Pooling, Task
 from data.settings import IngestSettings
 
 Row = dict[str, str]

@@ -65,7 +65,7 @@ def _position(length: int, random: np.random.Generator) -> int:
 
 def outcome(name: str, content: bytes) -> str:
     """ "read" or "refused"; any other text is a defect. Runs reading and de-identification."""
-    from data.deidentify.dicom import deidentify_file
+    from data.deidentify.deidentify_file import deidentify_file
     from data.scan.read import read_scan
     from lineage.errors import Fault
 

@@ -13,9 +13,9 @@ import pytest
 
 from data import compression
 from data.batch import lesion_grid
+from data.core_types import Task
 from data.deidentify import other_formats
 from data.phantom import batch, study
-from data.record import Task
 from data.scan import thumbnail, zip_archive
 from lineage import fingerprint
 from serving.inference import heatmap

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from data.batch.manifest import index_batch
+from data.core_types import Task
 from data.phantom import batch, study
-from data.record import Task
 from data.scan import read
 from lineage.errors import Fault
 from tests.data.mutations import CPU_S, PEAK_MIB, mutate_file

@@ -33,7 +33,7 @@ def test_a_range_accepts_what_its_words_say(
 
 
 def test_a_machine_that_only_fits_and_evaluates_needs_no_pydantic() -> None:
-    modules = "data.record, data.settings, training.settings, serving.settings, monitoring.settings"
+    modules = "data.core_types, data.settings, training.settings, serving.settings, monitoring.settings"
     code = f"import sys, {modules}; print(sorted(name for name in sys.modules if name.startswith('pydantic')))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "[]"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lineage import accounts, fingerprint, paths, registry
+from lineage import accounts, fingerprint, mlflow_registry, paths
 from lineage.record import database, journal, ledger
 from lineage.record.verdict import Outcome, Verdict
 
@@ -67,7 +67,7 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, value in paths.environment().items():
             patch.setenv(name, value)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
-        registry.versions("none")
+        mlflow_registry.versions("none")
     return path
 
 
@@ -86,7 +86,7 @@ def released(mlflow_home: Path) -> Path:
     accounts.add("carla", "clinician", actor="erik")
     ledger.append("batch.admitted", "b-1", {"task": TASK, "batch": "b-1", "data_version": "c0ffee", "units": 40})
     add_verdict("data", "b-1")
-    version = registry.register(TASK, run_id, "model", {"data_version": "c0ffee"})
+    version = mlflow_registry.register(TASK, run_id, "model", {"data_version": "c0ffee"})
     ledger.append(
         "model.logged",
         TASK,
@@ -94,7 +94,7 @@ def released(mlflow_home: Path) -> Path:
     )
     add_verdict("training", f"{TASK}/{version}", Outcome.INCONCLUSIVE)
     ledger.append("approval", f"{TASK}/{version}", {"decision": "approve", "reason": "few patients"}, actor="erik")
-    registry.promote(TASK, version, {"run_id": run_id, "reason": "approved"}, actor="erik")
+    mlflow_registry.promote(TASK, version, {"run_id": run_id, "reason": "approved"}, actor="erik")
     manifest = paths.state_path("releases", "r-1", "manifest.json")
     manifest.write_text('{"release": "r-1"}')
     value = fingerprint.file_sha256(manifest)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lineage import model_files, paths, registry
+from lineage import mlflow_registry, model_files, paths
 from lineage.errors import Fault
 from lineage.fingerprint import file_sha256, text_sha256
 from lineage.record import ledger
@@ -19,7 +19,7 @@ TASK = "lung-ct"
 @pytest.fixture
 def version(run_id: str) -> str:
     """A registered version with a graph."""
-    return registry.register(TASK, run_id, "model", {})
+    return mlflow_registry.register(TASK, run_id, "model", {})
 
 
 def upload(run_id: str, name: str, text: str) -> None:
@@ -36,17 +36,17 @@ def add_verdict(version: str) -> None:
 def test_a_replaced_or_missing_file_is_named(version: str, run_id: str, home: Path) -> None:
     graph = next((home / "mlflow/artifacts").rglob("graph.onnx"))
     model_files.record_hashes(TASK, version, {"graph.onnx": file_sha256(graph)}, "a test")
-    assert (registry.download(TASK, version) / "graph.onnx").is_file()
-    assert registry.changed_artifacts(TASK, version) == {}
+    assert (mlflow_registry.download(TASK, version) / "graph.onnx").is_file()
+    assert mlflow_registry.changed_artifacts(TASK, version) == {}
     upload(run_id, "graph.onnx", "another graph")
-    for use in (registry.download, registry.check_artifacts):
+    for use in (mlflow_registry.download, mlflow_registry.check_artifacts):
         with pytest.raises(Fault, match=r"lung-ct/1: graph\.onnx in MLflow is not the file .*its SHA-256 is"):
             use(TASK, version)
-    assert registry.changed_artifacts(TASK, version) == {"graph.onnx": text_sha256("another graph")}
+    assert mlflow_registry.changed_artifacts(TASK, version) == {"graph.onnx": text_sha256("another graph")}
     graph.unlink()
     with pytest.raises(Fault, match=r"graph\.onnx in MLflow is not the file .*it is missing"):
-        registry.check_artifacts(TASK, version)
-    assert registry.changed_artifacts(TASK, version) == {"graph.onnx": None}
+        mlflow_registry.check_artifacts(TASK, version)
+    assert mlflow_registry.changed_artifacts(TASK, version) == {"graph.onnx": None}
     assert not list(home.glob("tmp*")), "the comparison leaves no temporary files"
 
 
@@ -60,16 +60,16 @@ def test_hashes_are_recorded_once_and_the_newest_count(home: Path) -> None:
 def test_a_version_that_was_judged_before_gets_its_hashes_at_the_next_use(
     version: str, run_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    registry.download(TASK, version)
+    mlflow_registry.download(TASK, version)
     assert model_files.recorded_hashes(TASK, version) is None, "a version without a verdict has no hashes"
     add_verdict(version)
     with caplog.at_level(logging.WARNING):
-        registry.check_artifacts(TASK, version)
+        mlflow_registry.check_artifacts(TASK, version)
     assert "lung-ct/1 was judged before the hashes of its files were recorded" in caplog.text
     assert set(model_files.recorded_hashes(TASK, version) or {}) == {"graph.onnx"}
     upload(run_id, "graph.onnx", "another graph")
     with pytest.raises(Fault, match=r"graph\.onnx in MLflow is not the file"):
-        registry.download(TASK, version)
+        mlflow_registry.download(TASK, version)
 
 
 @pytest.mark.parametrize("exchanged", ["graph.onnx", "calibration.json"])
@@ -83,5 +83,5 @@ def test_an_old_version_is_compared_with_its_release(version: str, run_id: str, 
     add_verdict(version)
     upload(run_id, exchanged, json.dumps({"temperature": 1.5, "threshold": 0.01}))
     with pytest.raises(Fault, match=rf"lung-ct/1: {exchanged} in MLflow is not that of release r-1"):
-        registry.download(TASK, version)
+        mlflow_registry.download(TASK, version)
     assert model_files.recorded_hashes(TASK, version) is None

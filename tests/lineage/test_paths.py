@@ -91,7 +91,7 @@ def test_a_vendor_sends_no_telemetry_and_does_not_write_to_the_home_folder(vendo
 
 def test_importing_lineage_imports_no_heavy_library() -> None:
     text = (
-        "import sys, lineage.record.ledger, lineage.accounts, lineage.record.journal, lineage.registry; "
+        "import sys, lineage.record.ledger, lineage.accounts, lineage.record.journal, lineage.mlflow_registry; "
         "import lineage.audit.trace;"
         "sys.exit(bool({'mlflow', 'pandas', 'numpy', 'alembic'} & set(sys.modules)))"
     )

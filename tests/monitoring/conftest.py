@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from data.record import Modality, PixelSettings, Pooling, Task
+from data.core_types import Modality, PixelSettings, Pooling, Task
 from lineage.record import database, journal
 from monitoring.settings import MonitoringSettings
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.record import Task
+from data.core_types import Task
 from data.scan.slice_features import DESCRIPTION
 from monitoring.evidently_erasure import empty_plots
 from monitoring.evidently_report import report_drift

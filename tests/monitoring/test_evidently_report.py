@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.record import Task
+from data.core_types import Task
 from data.scan.slice_features import DESCRIPTION
 from lineage.record.verdict import Outcome
 from monitoring import evidently_erasure, evidently_report

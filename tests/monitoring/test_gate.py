@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from data.record import Task
+from data.core_types import Task
 from lineage.record.verdict import Outcome
 from monitoring.evidently_report import Drift
 from monitoring.gate import describe_shifts, judge_window

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from data.record import Task
+from data.core_types import Task
 from lineage.errors import Fault
 from lineage.record import ledger
 from monitoring import late_labels

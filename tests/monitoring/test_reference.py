@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.record import Pooling
+from data.core_types import Pooling
 from lineage.errors import Fault
 from monitoring import reference
 from serving.inference.pooling import adjust_to_prevalence

@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 
+from data.core_types import Modality, Task
 from data.phantom import batch, scanner
 from data.phantom import files as phantom_files
 from data.phantom import study as phantom_study
-from data.record import Modality, Task
 from tests.pipelines import planted_identities
 from tests.pipelines.conftest import Run
 

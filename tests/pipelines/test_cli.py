@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from data.record import MaskMeaning
+from data.core_types import MaskMeaning
 from pipelines import cli, params
 from tests.conftest import ROOT
 from tests.pipelines.conftest import Run

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from data.core_types import MaskMeaning, Modality
 from data.ranges import Range
-from data.record import MaskMeaning, Modality
 from lineage.errors import Fault
 from pipelines import params
 

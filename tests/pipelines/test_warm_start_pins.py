@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data.phantom import batch, scanner
-from lineage import registry
+from lineage import mlflow_registry
 from lineage.fingerprint import file_sha256
 from lineage.record import ledger
 from pipelines import params, warm_start_pins
@@ -69,7 +69,7 @@ def fit_and_log() -> str:
 
 
 def pin_of(version: str) -> dict[str, str]:
-    return {"version": version, "sha256": file_sha256(registry.download(TASK, version) / "weights.weights.h5")}
+    return {"version": version, "sha256": file_sha256(mlflow_registry.download(TASK, version) / "weights.weights.h5")}
 
 
 def test_the_record_names_the_parent_that_the_loop_pinned(warm_workspace: Path) -> None:
@@ -77,8 +77,8 @@ def test_the_record_names_the_parent_that_the_loop_pinned(warm_workspace: Path) 
     parent = pin_of("1")
     assert "parent" not in first, "a first model has no parent"
     assert (second["version"], second["parent"], second["parent_sha256"]) == ("2", f"{TASK}/1", parent["sha256"])
-    assert registry.tags(TASK, "2")["parent"] == f"{TASK}/1"
-    reports = [json.loads((registry.download(TASK, version) / "fit.json").read_text()) for version in "12"]
+    assert mlflow_registry.tags(TASK, "2")["parent"] == f"{TASK}/1"
+    reports = [json.loads((mlflow_registry.download(TASK, version) / "fit.json").read_text()) for version in "12"]
     assert [report["strategy"] for report in reports] == ["full", "warm"]
     assert [report["parent_sha256"] for report in reports] == [None, parent["sha256"]]
     committed_pins = json.loads(git.committed_text(warm_start_pins.PINS))

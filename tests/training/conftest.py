@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data.core_types import Modality, PixelSettings, Pooling, Task
 from data.dataset.shards import Units
-from data.record import Modality, PixelSettings, Pooling, Task
 from training.settings import AugmentSettings, CalibrateSettings, EvaluateSettings, FitSettings, PromotionSettings
 
 SIZE = 32

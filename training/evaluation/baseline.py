@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data.core_types import Side, Task
 from data.dataset.shards import Units
-from data.record import Side, Task
 from data.scan.slice_features import DESCRIPTION
 from serving.inference.predict import decide
 from training.evaluation import calibration, metrics

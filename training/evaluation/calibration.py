@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import Task
+from data.core_types import Task
 from serving.inference.pooling import prevalence
 from serving.inference.predict import probabilities
 from training.settings import CalibrateSettings

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data.core_types import Side, Task
 from data.dataset.shards import Units
-from data.record import Side, Task
 from lineage.errors import Fault
 from training.evaluation import baseline, evaluate
 from training.evaluation import metrics as evaluation_metrics

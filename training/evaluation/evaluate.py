@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data.core_types import Side, Task
 from data.dataset.shards import Units
-from data.record import Side, Task
 from lineage import paths
 from lineage.errors import Fault
 from serving.inference.graph import Graph

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.record import Task
+from data.core_types import Task
 from serving.inference import heatmap
 
 Array = NDArray[np.float32]

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.core_types import Task
 from data.dataset.shards import Units
-from data.record import Task
 from lineage import atomic_write, fingerprint, paths
 from training.settings import FitSettings
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data.core_types import Task
 from data.dataset.shards import Units
-from data.record import Task
 from lineage import paths
 from lineage.errors import Fault
 from training.fitting import checkpoint, training_split, warm_start

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from data.core_types import Task
 from data.dataset.shards import Units
-from data.record import Task
 from lineage.errors import Fault
 from training.fitting import checkpoint, fine_tuning, lesion_paste, sampling, training_split
 from training.fitting.augmentation import Augment, EpochData, Feed

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from data.core_types import Side, Task
 from data.dataset.shards import Units
-from data.record import Side, Task
 from lineage.errors import Fault
 
 MIN_CLUSTERS = 2  # for training: with one patient a network learns that patient

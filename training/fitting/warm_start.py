@@ -9,8 +9,8 @@ from typing import get_args
 
 import numpy as np
 
+from data.core_types import Task
 from data.dataset.shards import Units
-from data.record import Task
 from lineage import fingerprint
 from lineage.errors import Fault
 from training.settings import FitSettings, Strategy

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.record import Side
+from data.core_types import Side
 from lineage.errors import Fault
 from training.evaluation import metrics
 from training.promotion import changed_answers, subgroup_comparison

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import HeaderIdentity, Modality, Scan, ValueUnit
+from data.core_types import HeaderIdentity, Modality, Scan, ValueUnit
 from data.scan import geometry, size_limits
 from data.scan.dicom import closed_terms, pixel_values
 from data.scan.dicom.frames import functional_group, stack_frames

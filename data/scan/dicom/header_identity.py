@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
+from data.core_types import HeaderIdentity
 from data.identifiers import fold_text
-from data.record import HeaderIdentity
 
 # ruff: noqa: SIM905  lists of words read better as text
 PLACEHOLDERS = frozenset(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.record import ValueUnit
+from data.core_types import ValueUnit
 from data.scan import padding
 from data.scan.dicom import stored_bits
 from data.scan.dicom.frames import functional_group

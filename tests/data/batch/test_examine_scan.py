@@ -15,10 +15,10 @@ from pydicom import Dataset, dcmread
 from data import parallel
 from data.batch.examine_scan import scan_sha256
 from data.batch.manifest import IndexedBatch, index_batch
+from data.core_types import Task
 from data.dataset import shards
 from data.phantom import batch as phantom_batch
 from data.phantom import study
-from data.record import Task
 from data.scan import read, zip_archive
 from data.scan.preprocess import unit_pixels
 from data.scan.series import join_series

@@ -11,7 +11,7 @@ import pytest
 from data.batch.folder_files import folder_state
 from data.batch.incoming_batch import read_incoming_batch
 from data.batch.manifest import index_batch, index_incoming
-from data.record import Task
+from data.core_types import Task
 from lineage.errors import Fault
 
 Row = dict[str, str]

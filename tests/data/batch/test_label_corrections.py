@@ -9,9 +9,9 @@ import pytest
 
 from data.batch import label_corrections, metadata_table
 from data.batch import manifest as batch_manifest
+from data.core_types import Task
 from data.dataset import cohorts as dataset_cohorts
 from data.dataset import shards
-from data.record import Task
 from data.settings import Disagreement, SplitSettings
 from lineage.errors import Fault
 

@@ -15,12 +15,12 @@ from PIL import Image
 
 from data.batch import lesion_grid, manifest
 from data.batch.metadata_table import read_metadata
+from data.core_types import PixelSettings, Side, Task, ValueUnit
 from data.dataset import shards
 from data.importing.import_folder import import_folder
 from data.importing.mask_volumes import pair_volumes
 from data.phantom import batch as phantom_batch
 from data.phantom import study
-from data.record import PixelSettings, Side, Task, ValueUnit
 from data.scan import preprocess
 from data.scan.read import read_scan
 from lineage import fingerprint

@@ -12,9 +12,9 @@ import pytest
 from blake3 import blake3
 
 from data.batch.manifest import COLUMNS, TEXT, IndexedBatch, embeddings, index_batch, read_manifest
+from data.core_types import Task
 from data.phantom import batch as phantom_batch
 from data.phantom import study
-from data.record import Task
 from data.scan import read
 from lineage.errors import Fault
 from tests.data.conftest import read_digest

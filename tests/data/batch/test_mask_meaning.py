@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from data.batch import manifest
+from data.core_types import MaskMeaning, Task
 from data.importing.import_folder import import_folder
 from data.quality import suite
-from data.record import MaskMeaning, Task
 from data.settings import IngestSettings
 from lineage.errors import Fault
 from pipelines import params

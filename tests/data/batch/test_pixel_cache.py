@@ -12,10 +12,10 @@ import pytest
 
 from data.batch import manifest as batch_manifest
 from data.batch import pixel_cache
+from data.core_types import PixelSettings, Side, Task
 from data.dataset import shards
 from data.phantom import batch as phantom_batch
 from data.phantom import study
-from data.record import PixelSettings, Side, Task
 from lineage.errors import Fault
 
 

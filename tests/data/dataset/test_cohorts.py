@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data.batch.withdrawal import changed_row, hide_withdrawn_clusters, mark_clusters
+from data.batch.withdrawn_rows import changed_row, hide_withdrawn_clusters, mark_clusters
+from data.core_types import Side, Task
 from data.dataset.cohorts import (
     COHORTS,
     append_cohorts,
@@ -17,7 +18,6 @@ from data.dataset.cohorts import (
     small_set_warning,
     write_cohorts,
 )
-from data.record import Side, Task
 from data.settings import SplitSettings
 from lineage.errors import Fault
 from lineage.fingerprint import text_sha256

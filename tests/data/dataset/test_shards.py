@@ -8,9 +8,9 @@ import pytest
 
 from data.batch import manifest as batch_manifest
 from data.batch import pixel_cache
+from data.core_types import Modality, PixelSettings, Pooling, Side, Task
 from data.dataset import shards
 from data.phantom import batch, study
-from data.record import Modality, PixelSettings, Pooling, Side, Task
 from data.scan.preprocess import unit_pixels
 from data.scan.read import read_scan
 from data.scan.slice_features import DESCRIPTION

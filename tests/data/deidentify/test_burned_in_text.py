@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from data.core_types import Scan, Task, ValueUnit
 from data.deidentify import burned_in_text
 from data.phantom import scanner as phantom_scanner
 from data.phantom import study
-from data.record import Scan, Task, ValueUnit
 from data.scan.read import read_scan
 
 Picture = NDArray[np.float32]

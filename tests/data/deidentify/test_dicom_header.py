@@ -12,10 +12,10 @@ import pytest
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from data.deidentify.dicom import deidentify_file
+from data.deidentify.deidentify_file import deidentify_file
 from lineage import keys
 from lineage.errors import Fault
-from tests.data.deidentify.test_dicom import STUDY, dicom, opened
+from tests.data.deidentify.test_deidentify_file import STUDY, dicom, opened
 
 pytestmark = pytest.mark.usefixtures("home")
 WORD = "Quillfeather"

@@ -14,11 +14,11 @@ import pytest
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
 
-from data.deidentify.dicom import deidentify_file
+from data.deidentify.deidentify_file import deidentify_file
 from data.deidentify.dicom_profile import CODES
 from data.scan.read import read_scan
 from lineage import keys
-from tests.data.deidentify.test_dicom import STUDY, dicom, opened
+from tests.data.deidentify.test_deidentify_file import STUDY, dicom, opened
 
 HERE = Path(__file__).parent
 SECRET = "Quillfeather"

@@ -11,11 +11,11 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 
 from data.deidentify import other_formats
-from data.deidentify.dicom import deidentify_file
+from data.deidentify.deidentify_file import deidentify_file
 from data.scan.dicom import codestream, pixel_data
 from data.scan.read import read_scan
 from lineage.errors import Fault
-from tests.data.deidentify.test_dicom import dicom, opened
+from tests.data.deidentify.test_deidentify_file import dicom, opened
 
 GREY = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
 

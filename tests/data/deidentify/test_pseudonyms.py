@@ -10,8 +10,8 @@ import pytest
 
 from data.batch.manifest import index_batch
 from data.batch.metadata_table import read_with_remarks
+from data.core_types import OPTIONAL_METADATA, REQUIRED_METADATA, Scan, Task, ValueUnit
 from data.deidentify.pseudonyms import age_in_years, age_string, identity_columns, parse_number, shift_date
-from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Scan, Task, ValueUnit
 from lineage.errors import Fault
 
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from data.core_types import Task, ValueUnit
 from data.duplicates import image_alignment, vector_index
 from data.duplicates.near_duplicates import NEIGHBOUR_COUNT, candidates, groups, near_pairs, pictures
 from data.phantom import study
-from data.record import Task, ValueUnit
 from data.scan import preprocess, thumbnail
 
 ALIKE = 0.97

@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from data.batch.manifest import index_batch, read_metadata
+from data.core_types import Task
 from data.importing.import_folder import import_folder
 from data.phantom import study
 from data.quality.gate import admit
 from data.quality.leakage import check_leakage
 from data.quality.suite import Validation
-from data.record import Task
 from data.settings import IngestSettings
 from lineage import fingerprint
 from lineage.errors import Fault

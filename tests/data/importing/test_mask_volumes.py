@@ -15,12 +15,12 @@ from PIL import Image
 
 from data.batch import lesion_grid, manifest
 from data.batch.metadata_table import read_metadata
+from data.core_types import Scan, Task, ValueUnit
 from data.importing import mask_volumes
 from data.importing.import_folder import import_folder
 from data.phantom import batch as phantom_batch
 from data.phantom import files
 from data.phantom import study as phantom_study
-from data.record import Scan, Task, ValueUnit
 from data.scan.read import read_scan
 from lineage.errors import Fault
 

@@ -13,6 +13,7 @@ import pytest
 
 from data.batch.manifest import IndexedBatch, index_batch, read_manifest
 from data.batch.metadata_table import read_metadata
+from data.core_types import HeaderIdentity, Task
 from data.duplicates.admitted_units import find_related_units
 from data.patients.contradictions import SIGNS
 from data.phantom import batch as phantom_batch
@@ -20,7 +21,6 @@ from data.phantom import study
 from data.quality.gate import admit
 from data.quality.leakage import Findings, check_leakage
 from data.quality.suite import Validation
-from data.record import HeaderIdentity, Task
 from data.scan.dicom import header_identity
 from data.settings import IngestSettings
 from lineage.errors import Fault

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from data.batch import metadata_table
+from data.core_types import Task
 from data.importing.import_folder import import_folder
 from data.patients.ids_in_names import contradicting_rows, group_visits
-from data.record import Task
 from lineage.errors import Fault
 from tests.data.importing.test_import_folder import fault_folder, write_volume
 

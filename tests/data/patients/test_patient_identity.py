@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from data.batch.metadata_table import read_metadata
+from data.core_types import HeaderIdentity, Task
 from data.importing.import_folder import import_folder
 from data.patients import contradictions as patients_contradictions
-from data.record import HeaderIdentity, Task
 from lineage.errors import Fault
 from tests.data.scan.test_read import picture
 

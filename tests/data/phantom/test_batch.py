@@ -9,11 +9,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data.core_types import (
+    OPTIONAL_METADATA,
+    REQUIRED_METADATA,
+    Modality,
+    PixelSettings,
+    Pooling,
+    Scan,
+    Task,
+    ValueUnit,
+)
 from data.duplicates.near_duplicates import near_pairs
 from data.phantom import batch, samples
 from data.phantom import scanner as phantom_scanner
 from data.phantom import study as phantom_study
-from data.record import OPTIONAL_METADATA, REQUIRED_METADATA, Modality, PixelSettings, Pooling, Scan, Task, ValueUnit
 from data.scan.preprocess import unit_pixels
 from data.scan.read import read_scan
 from data.scan.thumbnail import thumbnail

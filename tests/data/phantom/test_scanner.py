@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from data.core_types import Modality, Scan, ValueUnit
 from data.phantom import anatomy, canvas
 from data.phantom.anatomy import Habit, Lesion
 from data.phantom.scanner import SCANNERS, Scanner, acquire
-from data.record import Modality, Scan, ValueUnit
 from data.scan.slice_features import describe
 
 DRAW = {Modality.CT: anatomy.chest, Modality.MR: anatomy.head}

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from data.core_types import Task
 from data.quality.reader_agreement import measure_agreement
-from data.record import Task
 
 
 def table(*readings: dict[str, str], truth: str = "reader") -> pd.DataFrame:

@@ -14,11 +14,11 @@ import pydicom
 import pytest
 
 from data.batch import lesion_grid, manifest
+from data.core_types import Task
 from data.patients import contradictions
 from data.phantom import batch as phantom_batch
 from data.phantom import study
 from data.quality import recheck
-from data.record import Task
 from data.scan import read
 
 NEW = ("outlined", *contradictions.SIGNS, "image_type", "field_of_view", "corner_mean")  # columns since commit 892c01b

@@ -9,10 +9,10 @@ import pytest
 
 from data.batch import label_corrections, rejected_units
 from data.batch import manifest as batch_manifest
+from data.core_types import Task
 from data.dataset import cohorts
 from data.phantom import samples
 from data.quality import gate, leakage, report, suite
-from data.record import Task
 from data.settings import IngestSettings, SplitSettings
 
 

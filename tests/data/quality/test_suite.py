@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from data.batch.manifest import index_batch
+from data.core_types import PixelSettings, Task
 from data.dataset import training_population
 from data.importing.import_folder import import_folder
 from data.phantom import batch as phantom_batch
@@ -16,7 +17,6 @@ from data.phantom import study
 from data.quality import reader_agreement
 from data.quality.expectations import rules
 from data.quality.suite import Validation, validate
-from data.record import PixelSettings, Task
 from data.settings import IngestSettings
 
 PLANTED = {

@@ -23,8 +23,8 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from data.batch import lesion_grid, manifest
+from data.core_types import Scan, Task
 from data.importing.mask_volumes import slice_rows
-from data.record import Scan, Task
 from data.scan import geometry, slice_features, zip_archive
 from data.scan.read import read_scan
 from lineage.errors import Fault

@@ -15,11 +15,11 @@ from pydicom import dcmread
 
 from data.batch import manifest, pixel_cache
 from data.batch.metadata_table import read_metadata
+from data.core_types import Modality, Scan, Task, ValueUnit
 from data.dataset import shards
 from data.importing.import_folder import import_folder
 from data.phantom import files
 from data.phantom import study as phantom_study
-from data.record import Modality, Scan, Task, ValueUnit
 from data.scan import hounsfield, preprocess
 from data.scan.read import read_scan
 from lineage.errors import Fault

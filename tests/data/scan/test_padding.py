@@ -11,11 +11,11 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 
+from data.core_types import PixelSettings, Scan, Task, ValueUnit
 from data.deidentify import burned_in_text
-from data.deidentify.dicom import deidentify_file
+from data.deidentify.deidentify_file import deidentify_file
 from data.duplicates.near_duplicates import near_pairs
 from data.phantom import study
-from data.record import PixelSettings, Scan, Task, ValueUnit
 from data.scan import hounsfield, preprocess, slice_features, thumbnail
 from data.scan.read import read_scan
 from data.scan.series import join_series

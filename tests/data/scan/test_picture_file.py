@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.batch import lesion_grid
-from data.deidentify.dicom import deidentify_file
-from data.record import Modality
+from data.core_types import Modality
+from data.deidentify.deidentify_file import deidentify_file
 from data.scan.dicom import image_type
 from data.scan.hounsfield import convert_to_task_units
 from data.scan.read import read_scan

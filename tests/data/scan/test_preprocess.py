@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from data.record import PixelSettings, Scan, ValueUnit
+from data.core_types import PixelSettings, Scan, ValueUnit
 from data.scan.preprocess import resize_by_area, scan_pixels, unit_pixels
 
 LUNG = PixelSettings(128, (-400.0, 1500.0))

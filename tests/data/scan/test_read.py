@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.record import Modality, ValueUnit
+from data.core_types import Modality, ValueUnit
 from data.scan import size_limits
 from data.scan.read import read_scan
 from data.scan.series import join_series

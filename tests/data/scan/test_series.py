@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from data.record import ValueUnit
+from data.core_types import ValueUnit
 from data.scan.read import read_scan
 from data.scan.series import join_series
 from lineage.errors import Fault

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.record import Modality, Scan, ValueUnit
+from data.core_types import Modality, Scan, ValueUnit
 from data.scan.slice_features import DESCRIPTION, EMBEDDING, FACTS, RULE_ONLY, describe, embed
 
 RANDOM = np.random.default_rng(3)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data.core_types import FieldOfView, Modality, PixelSettings, Scan, Task, ValueUnit
 from data.phantom import study as phantom_study
-from data.record import FieldOfView, Modality, PixelSettings, Scan, Task, ValueUnit
 from data.scan import read, slice_rules
 from data.scan.slice_features import describe, field_of_view
 

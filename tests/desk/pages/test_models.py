@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from desk.pages import models
-from lineage import state
+from lineage import current_state
 from lineage.record import ledger
 from lineage.record.verdict import Outcome
 from tests.desk.conftest import record_judged_version
@@ -20,7 +20,7 @@ Desk = Callable[[str], TestClient]
 
 @pytest.mark.usefixtures("workspace")
 def test_versions_have_roles_verdicts_and_decisions() -> None:
-    newest, failed, champion = state.model_versions("lung-ct")
+    newest, failed, champion = current_state.model_versions("lung-ct")
     assert (newest.version, newest.roles, newest.is_waiting) == ("5", ("challenger",), True)
     assert (failed.version, failed.result, failed.is_waiting) == ("4", "rejected", False)
     assert (champion.version, champion.roles, champion.is_waiting) == ("3", ("champion", "anchor"), False)
@@ -30,9 +30,9 @@ def test_versions_have_roles_verdicts_and_decisions() -> None:
 @pytest.mark.usefixtures("workspace")
 def test_a_failed_version_never_waits_for_a_decision() -> None:
     ledger.append("model.logged", "brain-mr", {"version": "1", "run_id": "r1"})
-    assert state.model_versions("brain-mr")[0].is_waiting is False, "there is no verdict yet"
+    assert current_state.model_versions("brain-mr")[0].is_waiting is False, "there is no verdict yet"
     ledger.append("verdict", "brain-mr/1", {"gate": "training", "outcome": "fail", "reasons": ["floor"]})
-    assert state.model_versions("brain-mr")[0].is_waiting is False
+    assert current_state.model_versions("brain-mr")[0].is_waiting is False
 
 
 def test_the_page_shows_each_task_with_its_reasons(open_desk: Desk) -> None:

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from prefect.logging import disable_run_logger
 
-from lineage import model_files, registry, state
+from lineage import current_state, mlflow_registry, model_files
 from lineage.errors import Fault
 from lineage.fingerprint import file_sha256, hash_folder
 from lineage.record import database, ledger
@@ -151,7 +151,7 @@ def test_an_exchanged_file_of_a_champion_is_not_used(workspace: Path, name: str)
     """Replaced after the approval: no release or shadow is built with it, no challenger or window compared with it."""
     promote.carry_out_decision(promote.approve(TASK, "1", "system", "read"))
     CHANGES[name](workspace)
-    second = registry.register(TASK, log_second_run(workspace), "model", {})
+    second = mlflow_registry.register(TASK, log_second_run(workspace), "model", {})
     model_files.record_hashes(TASK, second, model_files.recorded_hashes(TASK, "1") or {}, "a test")
     ledger.append("verdict", f"{TASK}/{second}", ledger.events("verdict", f"{TASK}/1")[0].payload)
     uses: list[Callable[[], object]] = [
@@ -191,7 +191,9 @@ def release_folders(workspace: Path) -> tuple[str, Path, Path]:
 
 def test_an_unchanged_release_passes_the_verification(released_workspace: Path) -> None:
     name, folder, packed = release_folders(released_workspace)
-    assert state.release_to_serve() is not None and load_release(folder).name == load_release(packed).name == name
+    assert (
+        current_state.release_to_serve() is not None and load_release(folder).name == load_release(packed).name == name
+    )
     verdict = verify_workspace.verify()
     assert verdict.outcome.value == "pass", verdict.reasons
     with np.load(folder / TASK / "reference.npz", allow_pickle=False) as arrays:
@@ -257,4 +259,4 @@ def test_building_a_release_again_over_changed_files_is_refused(released_workspa
     path.write_bytes(path.read_bytes() + b"0")
     with pytest.raises(Fault, match=r"head\.npz is not"):
         release.build(params.load(), promote.champions())
-    assert state.roles(TASK)["champion"] == "1"
+    assert current_state.roles(TASK)["champion"] == "1"

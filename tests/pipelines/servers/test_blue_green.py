@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lineage import accounts, decisions, state
+from lineage import accounts, current_state, decisions
 from lineage.audit import trace
 from lineage.errors import Fault
 from lineage.record import database, journal, ledger
@@ -188,7 +188,7 @@ def test_a_shadow_comparison_is_a_verdict_and_a_failed_version_is_not_approved(s
     assert verdict.figures["agreement"]["value"] == 1.0, "the same network gives the same answers"
     assert verdict.outcome is Outcome.INCONCLUSIVE and "clusters" in verdict.reasons[0], "one patient is too few"
     assert ledger.events("verdict", "tiny-mr/2 in shadow")[-1].payload["figures"]["pairs"] == len(shadow_rows)
-    assert state.active_shadow() is None
+    assert current_state.active_shadow() is None
     concurrent_users.wait_for(lambda: "dark" not in servers.supervisor.fleet.running, 30)  # type: ignore[union-attr]
     ledger.record_verdict(Verdict("training", "tiny-mr/2", Outcome.PASS, ("set by the test",)))
     ledger.record_verdict(Verdict("shadow", "tiny-mr/2 in shadow", Outcome.FAIL, ("it withholds more",)))

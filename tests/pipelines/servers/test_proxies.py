@@ -15,7 +15,7 @@ from threading import Thread
 
 import pytest
 
-from lineage import paths, registry, subprocess_environment
+from lineage import mlflow_registry, paths, subprocess_environment
 from lineage.errors import Fault
 from pipelines.servers import services
 
@@ -87,12 +87,12 @@ def test_websockets_to_the_loopback_use_no_proxy(proxied: None) -> None:
 
 
 def test_an_mlflow_server_on_loopback_is_reached_directly(proxied: None, address: str) -> None:
-    registry._answering(address)
+    mlflow_registry._answering(address)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         started_at = time.monotonic()
         with pytest.raises(Fault, match="does not answer"):
-            registry._answering(f"http://127.0.0.1:{probe.getsockname()[1]}")
+            mlflow_registry._answering(f"http://127.0.0.1:{probe.getsockname()[1]}")
         assert time.monotonic() - started_at < 5
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from lineage import state
+from lineage import current_state
 from lineage.errors import Fault
 from pipelines.servers import marked_processes, run_files, services
 from pipelines.servers import supervisor as supervision
@@ -189,7 +189,7 @@ def test_errors_of_the_ledger_and_of_prefect_are_logged_once_and_pass(
         return fail
 
     runner = Service("runner", [sys.executable, "-c", "import time; time.sleep(60)"])
-    monkeypatch.setattr(state, "release_to_serve", failing("wanted", Fault("the database can't be reached")))
+    monkeypatch.setattr(current_state, "release_to_serve", failing("wanted", Fault("the database can't be reached")))
     monkeypatch.setattr(supervision, "drain_outbox", failing("drain", OSError(28, "No space left on device")))
     with running_supervisor(monkeypatch, runner) as supervisor:
         assert wait_until(lambda: min(calls.values()) >= 6)

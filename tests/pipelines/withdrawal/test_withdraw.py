@@ -20,15 +20,15 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
-from data.batch import label_corrections, lesion_grid, manifest, metadata_table, withdrawal
+from data.batch import label_corrections, lesion_grid, manifest, metadata_table, withdrawn_rows
+from data.core_types import Task
 from data.dataset import shards
 from data.phantom import batch as phantom_batch
 from data.phantom import scanner
 from data.quality import suite
-from data.record import Task
 from data.scan.slice_features import DESCRIPTION
-from lineage import json_files, keys, model_files, paths, registry
-from lineage import state as lineage_state
+from lineage import current_state as lineage_state
+from lineage import json_files, keys, mlflow_registry, model_files, paths
 from lineage.audit import evidence, trace
 from lineage.errors import Fault
 from lineage.fingerprint import hash_folder
@@ -36,7 +36,7 @@ from lineage.record import database, journal, ledger, outbox
 from lineage.record.verdict import Outcome, Verdict
 from monitoring import evidently_report, window
 from monitoring import reference as references
-from pipelines import params, stages
+from pipelines import dvc_stages, params
 from pipelines.commands import withdrawal as command
 from pipelines.flows import ingest, ingest_corrections
 from pipelines.recovery import interrupted_runs
@@ -91,7 +91,7 @@ def fill_workspace(folder: Path) -> PatientWorkspace:
         run_admission(name)
     table = manifest.read_manifest(Path("data/batches", TASK, "first", "manifest.csv"))
     sides = pd.read_csv(Path("data/cohorts", f"{TASK}.csv"), dtype=str).set_index("cluster")["side"]
-    test_patient = next(name for name in table["patient"] if sides[withdrawal.hash_pseudonym(name)] == "test")
+    test_patient = next(name for name in table["patient"] if sides[withdrawn_rows.hash_pseudonym(name)] == "test")
     admit_corrections(table, test_patient)
     identities = {row["patient_id"] for row in manifest.read_metadata(Path("inbox/first")).to_dict("records")}
     refuse_batch(table)
@@ -146,7 +146,7 @@ def predict_and_watch(patient: str) -> list[bytes]:
     descriptions = [dict(zip(DESCRIPTION, random.random(len(DESCRIPTION)).tolist(), strict=True)) for _ in range(4)]
     for number, description in enumerate(descriptions, start=1):
         journal.append(prediction(patient if number == 1 else f"P00000000000{number}", f"p{number}", description))
-    reference, current = references.read(registry.download(TASK, "1")), window.read_window(TASK)
+    reference, current = references.read(mlflow_registry.download(TASK, "1")), window.read_window(TASK)
     evidently_report.report_drift(
         reference, current, settings.monitoring, paths.state_path("evidently"), settings.tasks[TASK]
     )
@@ -182,8 +182,8 @@ def register_model(units: shards.Units, version: str) -> None:
     for name in ("predictions.csv", "reference.csv", "reference.npz", "metrics.json"):
         client.log_artifact(run_id, str(folder / name), "model")
     client.log_artifact(run_id, str(folder / "errors.png"), "plots")
-    number = registry.register(TASK, run_id, "model", {"data_version": version})
-    registry.download(TASK, number)
+    number = mlflow_registry.register(TASK, run_id, "model", {"data_version": version})
+    mlflow_registry.download(TASK, number)
     release = paths.state_path("releases", "r1", TASK, "reference.npz")
     release.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "reference.npz", release)
@@ -245,7 +245,9 @@ def find_remains(workspace: PatientWorkspace) -> dict[str, list[str]]:
             remains["mask"].append(file_name)
     command = ["git", "cat-file", "--batch-all-objects", "--batch"]
     history = subprocess.run(command, cwd=workspace.folder, capture_output=True, check=True).stdout
-    assert f"{withdrawal.hash_pseudonym(workspace.patient)},test".encode() in history, "the search reads old commits"
+    assert f"{withdrawn_rows.hash_pseudonym(workspace.patient)},test".encode() in history, (
+        "the search reads old commits"
+    )
     remains["name"] += [".git"] * any(name in history for name in names)
     return remains
 
@@ -297,7 +299,7 @@ def assert_erased(workspace: PatientWorkspace) -> None:
     masks = lesion_grid.read_grids(Path("data/batches", TASK, "first-w1", lesion_grid.NAME))
     assert list(masks) == successor["unit_id"].tolist()
     table = pd.read_csv(Path("data/cohorts", f"{TASK}.csv"), dtype=str)
-    assert len(table) == 12 and withdrawal.stand_in(workspace.patient) in set(table["cluster"])
+    assert len(table) == 12 and withdrawn_rows.stand_in(workspace.patient) in set(table["cluster"])
     artefacts = next(paths.home().glob("mlflow/artifacts/**/model"))
     rows, arrays = pd.read_csv(artefacts / "reference.csv"), np.load(artefacts / "reference.npz")
     assert {len(rows)} == {len(arrays[name]) for name in ("embeddings", "scores", "clusters", "distances")}
@@ -317,7 +319,7 @@ def assert_other_correction_remains(workspace: PatientWorkspace) -> None:
     assert (record["units"], record["corrects"], record["clusters"], record["predecessors"]) == (1, 1, 1, ["fix"])
     steps = label_corrections.label_history(folder, rows["unit_id"][0])
     assert [(step["to"], step["batch"]) for step in steps][1:] == [(rows["label"][0], "fix-w1")]
-    stages.prepare(TASK)
+    dvc_stages.prepare(TASK)
     units = shards.read_units_table(Path("data/processed", TASK)).set_index("unit_id")
     assert units.loc[rows["unit_id"][0], "label"] == rows["label"][0] != rows["was"][0]
     shutil.rmtree(Path("data/processed", TASK))
@@ -328,7 +330,7 @@ def assert_recorded_everywhere(
 ) -> None:
     """Tags, trace and the request to retrain name the withdrawal. A second withdrawal changes nothing."""
     date = completed.at[:10]
-    assert registry.tags(TASK, "1")["not_reproducible_since"] == date
+    assert mlflow_registry.tags(TASK, "1")["not_reproducible_since"] == date
     assert lineage_state.withdrawn_since(f"{TASK}/1") == date == withdraw.incomplete_since(records.versions[0])
     assert withdraw.incomplete_since(completed.payload["data_version"]) is None
     chain = trace.trace("p1")
@@ -349,7 +351,7 @@ def test_a_withdrawal_killed_at_any_step_is_finished_by_the_next_run(workspace: 
         (erase, "_erase_objects"),
         (erase, "_erase_references"),
         (erase, "_erase_pages"),
-        (registry, "set_tags"),
+        (mlflow_registry, "set_tags"),
         (erase, "_erase_windows"),
     ]
     for module, step in steps if os.environ.get("ONCOLOOP_SOAK") else steps[1::2]:
@@ -378,7 +380,9 @@ def withdraw_until(module: object, step: str, identity: str) -> None:
 
 def test_the_search_reads_compressed_files_and_old_commits(workspace: PatientWorkspace) -> None:
     """It finds a name in a gzip file, in an array, in an old commit and in the database, and the identity too."""
-    targets = erase.ErasureTargets(frozenset({withdrawal.hash_pseudonym(workspace.patient)}), *[frozenset[str]()] * 4)
+    targets = erase.ErasureTargets(
+        frozenset({withdrawn_rows.hash_pseudonym(workspace.patient)}), *[frozenset[str]()] * 4
+    )
     files_before = set(verify_erased.search(targets))
     paths.state_path("logs", "old.gz").write_bytes(gzip.compress(workspace.patient.encode()))
     np.savez(paths.state_path("logs", "names.npz"), names=np.array([workspace.patient]))
@@ -443,7 +447,7 @@ def test_the_ledger_records_only_the_model_files_that_an_erasure_changes(
     assert changed == set(erase.MODEL_TABLES) - ({"predictions.csv"} if is_replaced else set())
     if is_replaced:
         with pytest.raises(Fault, match=f"{TASK}/1: predictions.csv in MLflow is not the file"):
-            registry.download(TASK, "1")
+            mlflow_registry.download(TASK, "1")
     else:
-        assert hash_folder(registry.download(TASK, "1")) == after == hash_folder(folder)
+        assert hash_folder(mlflow_registry.download(TASK, "1")) == after == hash_folder(folder)
     assert ledger.events(model_files.KIND)[-1].payload["reason"].startswith("a patient was withdrawn")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lineage import accounts, decisions, paths, registry, sessions
+from lineage import accounts, decisions, mlflow_registry, paths, sessions
 from lineage.errors import Fault
 from lineage.record import ledger, outbox
 from lineage.record.verdict import Outcome, Verdict
@@ -23,7 +23,7 @@ from tests.pipelines.conftest import Run
 @pytest.fixture(autouse=True)
 def judged_versions(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A version that waits for approval, and a failed one; MLflow has neither, so its file check is disabled."""
-    monkeypatch.setattr(registry, "check_artifacts", lambda *_: None)
+    monkeypatch.setattr(mlflow_registry, "check_artifacts", lambda *_: None)
     for version, outcome in (("1", Outcome.INCONCLUSIVE), ("2", Outcome.FAIL)):
         ledger.append("model.logged", "lung-ct", {"version": version})
         ledger.record_verdict(Verdict("training", f"lung-ct/{version}", outcome, ("few patients",)))
@@ -185,16 +185,16 @@ def test_a_planted_request_starts_no_retraining(engineer: str, monkeypatch: pyte
 
 
 def test_a_planted_rollback_moves_no_traffic(engineer: str) -> None:
-    from lineage import state
+    from lineage import current_state
 
     for name in ("blue", "green"):
         ledger.append("release.built", name, {"bento": f"oncoloop:{name}", "tasks": {}})
         ledger.record_verdict(Verdict("release", name, Outcome.PASS, ("the same answers",)))
     ledger.append("release.wanted", "blue", {"instead_of": "green", "reason": "planted"}, engineer)
-    wanted_release = state.release_to_serve()
+    wanted_release = current_state.release_to_serve()
     assert wanted_release and wanted_release.subject == "green"
     promote.rollback(engineer, "the new site is wrong")
-    wanted_release = state.release_to_serve()
+    wanted_release = current_state.release_to_serve()
     assert wanted_release and wanted_release.subject == "blue"
 
 

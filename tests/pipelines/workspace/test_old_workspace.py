@@ -14,7 +14,7 @@ from data.batch import manifest as batch_manifest
 from data.patients import contradictions
 from data.phantom import batch as phantom_batch
 from data.phantom import scanner as phantom_scanner
-from lineage import model_files, registry, state
+from lineage import current_state, mlflow_registry, model_files
 from lineage.errors import Fault
 from lineage.record import database, ledger
 from lineage.record.verdict import Outcome, Verdict
@@ -111,10 +111,12 @@ def test_the_file_hashes_of_an_old_version_are_recorded_at_its_approval(old_work
     client = MlflowClient()
     run_id = client.create_run(client.create_experiment(TASK)).info.run_id
     client.log_text(run_id, "a graph", "model/graph.onnx")
-    registry.register(TASK, run_id, "model", {"data_version": git.head()})
+    mlflow_registry.register(TASK, run_id, "model", {"data_version": git.head()})
     ledger.record_verdict(Verdict("training", f"{TASK}/1", Outcome.INCONCLUSIVE, ("few patients",)))
     promote.carry_out_decision(promote.approve(TASK, "1", "system", "read"))
-    assert state.roles(TASK)["champion"] == "1" and set(model_files.recorded_hashes(TASK, "1") or {}) == {"graph.onnx"}
+    assert current_state.roles(TASK)["champion"] == "1" and set(model_files.recorded_hashes(TASK, "1") or {}) == {
+        "graph.onnx"
+    }
     client.log_text(run_id, "another graph", "model/graph.onnx")
     with pytest.raises(Fault, match=f"{TASK}/1: graph.onnx in MLflow is not the file"):
-        registry.download(TASK, "1")
+        mlflow_registry.download(TASK, "1")

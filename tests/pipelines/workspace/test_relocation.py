@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data.phantom import batch, scanner
-from lineage import json_files, registry
+from lineage import json_files, mlflow_registry
 from lineage import paths as lineage_paths
 from lineage.errors import Fault
 from lineage.record import database as record_database
@@ -143,14 +143,14 @@ def test_models_are_found_in_the_new_folder(workspace: Path, monkeypatch: pytest
     client = MlflowClient()
     run_id = client.create_run(client.create_experiment(TASK)).info.run_id
     client.log_text(run_id, "weights", "model/weights.txt")
-    registry.register(TASK, run_id, "model", {})
+    mlflow_registry.register(TASK, run_id, "model", {})
     record_database.engine().dispose()
     copy = workspace.with_name("copy")
     shutil.copytree(workspace, copy, symlinks=True)
     (workspace / "var/mlflow/artifacts").rename(workspace / "var/mlflow/away")
     enter(copy, monkeypatch)
-    assert (registry.download(TASK, "1") / "weights.txt").read_text() == "weights"
-    assert str(registry.run_facts(run_id)["artifacts"]).startswith(f"{copy}/")
+    assert (mlflow_registry.download(TASK, "1") / "weights.txt").read_text() == "weights"
+    assert str(mlflow_registry.run_facts(run_id)["artifacts"]).startswith(f"{copy}/")
     with sqlite3.connect(copy / "var/mlflow/mlflow.db") as database:
         assert f"{workspace}/" not in "\n".join(database.iterdump())
 

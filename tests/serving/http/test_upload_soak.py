@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.core_types import Modality, PixelSettings, Pooling, Task
 from data.phantom import batch
 from data.phantom import study as phantom_study
-from data.record import Modality, PixelSettings, Pooling, Task
 from data.scan import zip_archive
 from lineage.record import journal
 from serving.bundle import bento_server

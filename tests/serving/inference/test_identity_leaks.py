@@ -12,7 +12,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from data.deidentify import dicom as deidentify_dicom
+from data.deidentify import deidentify_file as deidentify_dicom
 from lineage import accounts, paths
 from lineage.errors import Fault
 from lineage.record import journal

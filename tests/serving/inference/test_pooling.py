@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.record import Pooling
+from data.core_types import Pooling
 from lineage.errors import Fault
 from serving.inference.pooling import (
     adjust_to_prevalence,

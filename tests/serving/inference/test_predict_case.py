@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.record import PixelSettings, Pooling, ValueUnit
+from data.core_types import PixelSettings, Pooling, ValueUnit
 from data.scan import slice_features
 from data.scan.preprocess import unit_pixels
 from lineage import keys

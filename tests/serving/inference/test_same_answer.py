@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from data.batch import manifest
-from data.record import Modality, PixelSettings, Pooling, Task
+from data.core_types import Modality, PixelSettings, Pooling, Task
 from data.scan import zip_archive
 from lineage import accounts
 from lineage.record import ledger

@@ -17,11 +17,11 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from data.batch import manifest as batch_manifest
 from data.batch.examine_scan import scan_sha256
+from data.core_types import FieldOfView, Modality, PixelSettings, Pooling, Task
 from data.phantom import batch
 from data.phantom import files as phantom_files
 from data.phantom import study as phantom_study
 from data.quality import suite
-from data.record import FieldOfView, Modality, PixelSettings, Pooling, Task
 from data.scan import read, slice_features
 from data.scan.slice_rules import Rule, scan_rules
 from data.settings import IngestSettings

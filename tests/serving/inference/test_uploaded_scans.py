@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.core_types import Modality, PixelSettings, Pooling, Scan, Task, ValueUnit
 from data.phantom import files as phantom_files
 from data.phantom import scanner
 from data.phantom import study as phantom_study
-from data.record import Modality, PixelSettings, Pooling, Scan, Task, ValueUnit
 from data.scan.slice_features import FACTS
 from lineage.errors import Fault
 from serving.inference import uploaded_scans

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sklearn
 
+from data.core_types import Modality, Scan, ValueUnit
 from data.dataset import shards
 from data.phantom import batch
 from data.phantom import scanner as phantom_scanner
 from data.phantom import study as phantom_study
-from data.record import Modality, Scan, ValueUnit
 from data.scan.preprocess import unit_pixels
 from data.scan.slice_features import describe
 from pipelines import params

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data.core_types import PixelSettings, Task
+from data.core_types import ValueUnit as Values
 from data.dataset.shards import Units
 from data.phantom import study as phantom_study
-from data.record import PixelSettings, Task
-from data.record import ValueUnit as Values
 from data.scan.preprocess import unit_pixels
 from pipelines import params
 

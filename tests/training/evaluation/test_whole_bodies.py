@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data.core_types import Task
 from data.dataset.shards import Units
 from data.phantom import anatomy
 from data.phantom import files as phantom_files
 from data.phantom import study as phantom_study
 from data.phantom.scanner import acquire
-from data.record import Task
 from data.scan import preprocess, read
 from lineage import keys, paths
 from lineage.errors import Fault

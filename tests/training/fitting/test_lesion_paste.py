@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data.core_types import MaskMeaning
 from data.dataset.shards import Units
-from data.record import MaskMeaning
 from lineage.errors import Fault
 from training.fitting.lesion_paste import LesionPaste, blend, body_interior, soft_outline, transform_lesion
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data.core_types import Task
 from data.dataset.shards import Units
 from data.phantom import files
 from data.phantom import study as phantom_study
-from data.record import Task
 from serving.bundle import bento_build
 from serving.inference.graph import Graph
 from serving.inference.predict import Prediction, Upload, predict

@@ -18,7 +18,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data.deidentify.dicom import deidentify_file
+from data.deidentify.deidentify_file import deidentify_file
 from data.scan import size_limits
 from data.scan.read import read_scan
 from lineage.errors import Fault

@@ -13,7 +13,7 @@ import pytest
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.uid import RLELossless
 
-from data.deidentify.dicom import deidentify_file
+from data.deidentify.deidentify_file import deidentify_file
 from data.scan.dicom import codestream
 from data.scan.read import read_scan
 from tests.data.scan.test_read import dicom

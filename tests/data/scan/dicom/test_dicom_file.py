@@ -17,7 +17,7 @@ import pydicom
 import pytest
 from pydicom.pixels import apply_color_lut, apply_modality_lut
 
-from data.record import ValueUnit
+from data.core_types import ValueUnit
 from data.scan.read import read_scan
 from tests.data.scan.test_read import dicom, nifti, picture
 

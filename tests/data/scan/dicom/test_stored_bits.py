@@ -22,9 +22,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data.deidentify.dicom import deidentify_file
+from data.core_types import Task
+from data.deidentify.deidentify_file import deidentify_file
 from data.phantom import study
-from data.record import Task
 from data.scan.read import read_scan
 from lineage.errors import Fault
 from tests.data.scan.test_read import dicom

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from lineage import state
+from lineage import current_state
 from lineage.errors import Fault
 
 
@@ -37,7 +37,7 @@ def local_url(url: str) -> str:
 
 def shadow() -> Shadow | None:
     """The release in shadow; None if there is none, or if its server is not ready yet."""
-    active = state.active_shadow()
+    active = current_state.active_shadow()
     if active is None or not active.url:
         return None
     return Shadow(active.task, active.version, active.release, local_url(active.url))
@@ -45,5 +45,5 @@ def shadow() -> Shadow | None:
 
 def live() -> Target | None:
     """The live release, or None before the first one."""
-    activation = state.live_release()
+    activation = current_state.live_release()
     return Target(activation.release, local_url(activation.url)) if activation else None

@@ -45,8 +45,8 @@ def fit(task: str) -> None:
 
 def export(task: str) -> None:
     """Export the graph of a network that was fitted without TensorFlow. Not a DVC stage: otherwise `fit` exports it."""
+    from data.core_types import Side
     from data.dataset import shards
-    from data.record import Side
     from training.network import onnx_export as exporting
 
     params.load().task(task)

@@ -11,11 +11,11 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from data.deidentify.dicom import deidentify_file
+from data.core_types import Modality, PixelSettings, Pooling, Task
+from data.deidentify.deidentify_file import deidentify_file
 from data.phantom import batch
 from data.phantom import study as phantom_study
 from data.phantom.files import dicom as phantom_dicom
-from data.record import Modality, PixelSettings, Pooling, Task
 from data.scan.read import read_scan
 from lineage import keys
 from lineage.errors import Fault

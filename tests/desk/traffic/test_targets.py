@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from desk.traffic import traffic
-from desk.traffic.traffic import Shadow, Target
-from lineage import decisions, state
+from desk.traffic import targets
+from desk.traffic.targets import Shadow, Target
+from lineage import current_state, decisions
 from lineage.errors import Fault
 from lineage.record import ledger
 
@@ -25,15 +25,15 @@ def start_shadow(url: str = GREEN.url) -> None:
 
 
 def test_before_the_first_release_none_is_live() -> None:
-    assert traffic.live() is None and state.activations() == []
+    assert targets.live() is None and current_state.activations() == []
 
 
 def test_the_newest_activation_is_live() -> None:
     activate(BLUE)
-    assert traffic.live() == BLUE
+    assert targets.live() == BLUE
     activate(GREEN)
-    assert traffic.live() == GREEN
-    assert [activation.release for activation in state.activations()] == ["green", "blue"]
+    assert targets.live() == GREEN
+    assert [activation.release for activation in current_state.activations()] == ["green", "blue"]
 
 
 def test_a_restart_at_another_port_changes_only_the_address() -> None:
@@ -41,25 +41,25 @@ def test_a_restart_at_another_port_changes_only_the_address() -> None:
     activate(GREEN)
     moved = Target("green", "http://127.0.0.1:7813")
     activate(moved)
-    assert traffic.live() == moved
+    assert targets.live() == moved
 
 
 def test_a_shadow_exists_while_it_is_served_and_is_never_live() -> None:
     activate(BLUE)
     decisions.record("shadow.started", "lung-ct", {"version": "4", "release": "candidate"}, "system")
-    assert traffic.shadow() is None, "its server is not ready yet"
+    assert targets.shadow() is None, "its server is not ready yet"
     ledger.append("shadow.served", "lung-ct", {"version": "4", "release": "candidate", "url": GREEN.url})
-    assert traffic.shadow() == Shadow("lung-ct", "4", "candidate", GREEN.url)
-    assert traffic.live() == BLUE
+    assert targets.shadow() == Shadow("lung-ct", "4", "candidate", GREEN.url)
+    assert targets.live() == BLUE
     decisions.record("shadow.stopped", "lung-ct", {"version": "4", "reason": "enough"}, "system")
-    assert traffic.shadow() is None
+    assert targets.shadow() is None
 
 
 def test_an_address_without_a_signed_start_is_no_shadow() -> None:
     decisions.start_signing()
     ledger.append("shadow.started", "lung-ct", {"version": "4", "release": "candidate"}, "enno")
     ledger.append("shadow.served", "lung-ct", {"version": "4", "release": "candidate", "url": GREEN.url})
-    assert traffic.shadow() is None
+    assert targets.shadow() is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_traffic_stays_on_this_machine(url: str) -> None:
     """Also if somebody else wrote the row, because scans, tokens and the desk's secret are sent there."""
     ledger.append("release.activated", "blue", {"url": url})
     with pytest.raises(Fault, match="on this machine"):
-        traffic.live()
+        targets.live()
     start_shadow(url or "nowhere")
     with pytest.raises(Fault, match="on this machine"):
-        traffic.shadow()
+        targets.shadow()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 from urllib.request import urlopen
 
-from lineage import model_files, state
+from lineage import current_state, model_files
 from lineage.errors import Fault
 from lineage.paths import home, set_environment, state_path
 from lineage.record import ledger
@@ -118,7 +118,7 @@ def run_facts(run_id: str) -> dict[str, object]:
 
 def promote(task: str, version: str, facts: dict[str, object], actor: str = "system") -> None:
     """Record a promotion, set the first anchor, and update the aliases."""
-    needs_anchor = state.roles(task)["anchor"] is None
+    needs_anchor = current_state.roles(task)["anchor"] is None
     ledger.append("model.promoted", task, {**facts, "version": version}, actor)
     if needs_anchor:
         ledger.append("anchor.set", task, {"version": version, "reason": "first promoted version"}, actor)
@@ -128,7 +128,7 @@ def promote(task: str, version: str, facts: dict[str, object], actor: str = "sys
 def update_aliases(task: str) -> None:
     """Set the aliases in MLflow to the roles in the ledger."""
     client, aliases = _client(), _aliases(task)
-    for alias, version in state.roles(task).items():
+    for alias, version in current_state.roles(task).items():
         if version is None and alias in aliases:
             client.delete_registered_model_alias(task, alias)
         elif version is not None and aliases.get(alias) != version:
@@ -140,7 +140,7 @@ def mismatches(task: str) -> list[str]:
     aliases = _aliases(task)
     return [
         f"{alias} of {task} is version {expected or 'none'} in the ledger but {aliases.get(alias, 'none')} in MLflow"
-        for alias, expected in state.roles(task).items()
+        for alias, expected in current_state.roles(task).items()
         if aliases.get(alias) != expected
     ]
 
