@@ -182,6 +182,15 @@ def model_versions(task: str) -> list[ModelVersion]:
     return versions
 
 
+def undecided_versions(task: str) -> list[str]:
+    """The logged versions that were neither promoted nor rejected, oldest first; also in a workspace without its keys."""
+    events = ledger.events(subject=task)
+    decided = (EventKind.MODEL_PROMOTED, EventKind.MODEL_REJECTED)
+    versions = {str(event.payload["version"]) for event in events if event.kind in decided}
+    logged = [str(event.payload["version"]) for event in events if event.kind == EventKind.MODEL_LOGGED]
+    return [version for version in logged if version not in versions]
+
+
 def training_verdict(task: str, version: str) -> Event | None:
     """The newest verdict of the training gate on a version; None if the gate has not judged it."""
     events = ledger.events(EventKind.VERDICT, f"{task}/{version}", limit=1)

@@ -23,7 +23,7 @@ def status(_args: argparse.Namespace) -> Answer:
     result: dict[str, Any] = {
         "version": git.head(),
         "tasks": {name: current_state.roles(name) for name in settings.tasks},
-        "waiting": {name: waiting_versions(name) for name in settings.tasks},
+        "waiting": {name: current_state.undecided_versions(name) for name in settings.tasks},
         "release": wanted_release.subject if wanted_release else None,
         "live": live_release(),
         "decisions": latest_decisions(),
@@ -59,11 +59,6 @@ def service_problems(processes: list[dict[str, Any]], supervised: bool) -> list[
         names = ", ".join(f"{process['name']} (process {process['pid']})" for process in processes)
         lines.append(f"  without `oncoloop up`, which takes them over again: {names}")
     return lines
-
-
-def waiting_versions(task: str) -> list[str]:
-    """The versions of a task that wait for a person's decision, oldest first."""
-    return [version.version for version in reversed(current_state.model_versions(task)) if version.is_waiting]
 
 
 def live_release() -> dict[str, Any] | None:

@@ -86,7 +86,6 @@ def test_the_shipped_settings_load(tmp_path: Path, text: str) -> None:
         ("parents: {}", "parent: {}", "unknown key fit.warm.parent; known here: learning_rate, parents, replay"),
         ('note: ""', "note: 2026-01-31", "tasks.lung-ct.note must be str"),
         ("calibrate:", "calibrate: 5\nx:", "unknown key x"),
-        ("prepare: {}", "prepare: 5", "prepare must be a mapping, not 5"),
         ("  workers: 2", "  workers: 2\n  keep_scans: true", "serving.keep_scans can't be True: no scan is stored"),
     ],
 )
@@ -165,7 +164,7 @@ def leaves(record: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]
     ("old", "new"),
     [
         ("  workers: 2", "  workers: 2\n  keep_scans: false"),  # a key of 0.1.0
-        ("prepare: {}", "prepare:"),
+        ("split:\n", "prepare:\nsplit:\n"),
         ("mask_weight: 0 ", "mask_weight: 1 "),
         ("patience: 15", "patience: 0"),
         ("floor_auroc: 0.60", "floor_auroc: 0"),

@@ -13,7 +13,7 @@ import pandas as pd
 import pydicom
 import pytest
 
-from data.batch import lesion_grid, manifest
+from data.batch import examine_scan, lesion_grid, manifest
 from data.core_types import Task
 from data.patients import contradictions
 from data.phantom import batch as phantom_batch
@@ -167,7 +167,7 @@ def test_outlines_on_scans_in_other_positions_are_found(prone: Admitted) -> None
     assert len(reasons) == 2 and all("its outline may be misplaced" in reason for reason in reasons)
     assert sum(map(len, reasons.values())) == 2
     supine = prone.table().set_index("sha256")["unit_id"]
-    assert not any(supine[manifest.scan_sha256(prone.inbox / "supine.dcm")] in units for units in reasons.values())
+    assert not any(supine[examine_scan.scan_sha256(prone.inbox / "supine.dcm")] in units for units in reasons.values())
 
 
 def test_outlines_are_compared_with_the_masks_of_the_inbox(prone: Admitted) -> None:

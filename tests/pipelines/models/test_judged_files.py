@@ -257,6 +257,6 @@ def test_building_a_release_again_over_changed_files_is_refused(released_workspa
     shutil.rmtree(packed.parents[1])
     path = folder / TASK / "head.npz"
     path.write_bytes(path.read_bytes() + b"0")
-    with pytest.raises(Fault, match=r"head\.npz is not"):
+    with pytest.raises(Fault, match=r"head\.npz differs"):
         release.build(params.load(), promote.champions())
     assert current_state.roles(TASK)["champion"] == "1"

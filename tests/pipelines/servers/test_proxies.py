@@ -87,12 +87,12 @@ def test_websockets_to_the_loopback_use_no_proxy(proxied: None) -> None:
 
 
 def test_an_mlflow_server_on_loopback_is_reached_directly(proxied: None, address: str) -> None:
-    mlflow_registry._answering(address)
+    mlflow_registry._check_server(address)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         started_at = time.monotonic()
         with pytest.raises(Fault, match="does not answer"):
-            mlflow_registry._answering(f"http://127.0.0.1:{probe.getsockname()[1]}")
+            mlflow_registry._check_server(f"http://127.0.0.1:{probe.getsockname()[1]}")
         assert time.monotonic() - started_at < 5
 
 

@@ -47,16 +47,16 @@ def test_an_admission_reads_no_pointer_of_another_batch(workspace_with_batch: Pa
     Path("data/batches/lung-ct/one.dvc").write_text("not YAML: [")
     write_batch("two")
     dvc.add(Path("data/batches/lung-ct/two"))
-    two = dvc_objects.pointer(Path("data/batches/lung-ct/two.dvc").read_text())
+    two = dvc_objects.read_pointer(Path("data/batches/lung-ct/two.dvc").read_text())
     assert dvc_objects.is_sound(dvc_objects.location(Path("var/cache/files/md5"), two.md5), two.md5) and two.files == 1
 
 
 def test_a_changed_batch_gets_the_pointer_of_its_new_content(workspace_with_batch: Path) -> None:
     path = Path("data/batches/lung-ct/one.dvc")
-    before = dvc_objects.pointer(path.read_text())
+    before = dvc_objects.read_pointer(path.read_text())
     Path("data/batches/lung-ct/one/y.txt").write_text("more\n", encoding="utf-8")
     dvc.add(path.with_suffix(""))
-    after = dvc_objects.pointer(path.read_text())
+    after = dvc_objects.read_pointer(path.read_text())
     assert (before.files, after.files) == (1, 2) and before.md5 != after.md5
 
 

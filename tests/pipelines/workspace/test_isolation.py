@@ -40,14 +40,14 @@ def foreign_repository(tmp_path: Path) -> Path:
     """A repository of another person, with a commit."""
     folder = tmp_path / "other"
     folder.mkdir()
-    plain(folder, "init", "-q", "-b", "main")
+    run_git(folder, "init", "-q", "-b", "main")
     (folder / "theirs.txt").write_text("theirs\n")
-    plain(folder, "add", ".")
-    plain(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "theirs")
+    run_git(folder, "add", ".")
+    run_git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "theirs")
     return folder
 
 
-def plain(folder: Path, *arguments: str, **variables: str) -> str:
+def run_git(folder: Path, *arguments: str, **variables: str) -> str:
     """Run git without our isolation."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | variables
     return subprocess.run(
@@ -167,7 +167,7 @@ def test_a_workspace_with_damaged_git_does_not_write_into_a_parent_repository(
     workspace: Path, oncoloop: Run, damage: str
 ) -> None:
     parent = workspace.parent
-    plain(parent, "init", "-q")
+    run_git(parent, "init", "-q")
     parent_files = content(parent / ".git")
     batch.write_batch(Path("inbox/first"), params.load().tasks[TASK], 2, scanner.SCANNERS["alder-mr"], 40, 1)
     if damage == "HEAD removed":
@@ -253,6 +253,6 @@ def test_a_folder_in_another_repository_becomes_a_separate_workspace(
     assert {
         name: value for name, value in content(foreign_repository).items() if not name.startswith("ward/")
     } == foreign_files
-    assert plain(foreign_repository / "ward", "rev-parse", "--show-toplevel").strip() == str(
+    assert run_git(foreign_repository / "ward", "rev-parse", "--show-toplevel").strip() == str(
         foreign_repository / "ward"
     )

@@ -98,7 +98,7 @@ def test_old_batches_are_compared_with_a_new_one(old_workspace: Path) -> None:
 
 def test_the_obsolete_section_of_its_stage_prepare_stays_an_input(old_workspace: Path) -> None:
     workspaces.enter(old_workspace)
-    tree = retrain_plan.pin()
+    tree = retrain_plan.pin_worktree()
     assert dvc.reproduce(tree, "prepare", TASK) and not dvc.reproduce(tree, "prepare", TASK)
     assert dvc.lock(tree)[f"prepare@{TASK}"]["params"]["params.yaml"]["prepare"] == {}
 

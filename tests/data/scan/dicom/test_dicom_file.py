@@ -27,7 +27,7 @@ FACTOR = 4
 MEASURE = """
 import json, sys
 from pathlib import Path
-from data.scan.read import read
+from data.scan.read import read_scan
 from lineage.errors import Fault
 
 def peak():
@@ -35,13 +35,13 @@ def peak():
 
 warm_up = json.loads(sys.argv[1])
 for name in warm_up:
-    read(name, Path(name).read_bytes())
+    read_scan(name, Path(name).read_bytes())
 for name in sys.stdin.read().splitlines():
     content = Path(name).read_bytes()
     Path("/proc/self/clear_refs").write_text("5")
     before = peak()
     try:
-        decoded = read("f", content).pixels.nbytes
+        decoded = read_scan("f", content).pixels.nbytes
     except Fault:
         decoded = 0
     print(json.dumps([name, peak() - before, decoded, len(content)]), flush=True)
