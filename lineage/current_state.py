@@ -183,7 +183,7 @@ def model_versions(task: str) -> list[ModelVersion]:
 
 
 def undecided_versions(task: str) -> list[str]:
-    """The logged versions that were neither promoted nor rejected, oldest first; also in a workspace without its keys."""
+    """The logged versions that were neither promoted nor rejected, oldest first. It needs no keys of the workspace."""
     events = ledger.events(subject=task)
     decided = (EventKind.MODEL_PROMOTED, EventKind.MODEL_REJECTED)
     versions = {str(event.payload["version"]) for event in events if event.kind in decided}
