@@ -48,7 +48,9 @@ def test_an_admission_reads_no_pointer_of_another_batch(workspace_with_batch: Pa
     write_batch("two")
     dvc.add(Path("data/batches/lung-ct/two"))
     two = dvc_objects.read_pointer(Path("data/batches/lung-ct/two.dvc").read_text())
-    assert dvc_objects.is_sound(dvc_objects.location(Path("var/cache/files/md5"), two.md5), two.md5) and two.files == 1
+    assert (
+        dvc_objects.is_sound(dvc_objects.object_path(Path("var/cache/files/md5"), two.md5), two.md5) and two.files == 1
+    )
 
 
 def test_a_changed_batch_gets_the_pointer_of_its_new_content(workspace_with_batch: Path) -> None:

@@ -100,7 +100,7 @@ def test_the_obsolete_section_of_its_stage_prepare_stays_an_input(old_workspace:
     workspaces.enter(old_workspace)
     tree = retrain_plan.pin_worktree()
     assert dvc.reproduce(tree, "prepare", TASK) and not dvc.reproduce(tree, "prepare", TASK)
-    assert dvc.lock(tree)[f"prepare@{TASK}"]["params"]["params.yaml"]["prepare"] == {}
+    assert dvc.locked_stages(tree)[f"prepare@{TASK}"]["params"]["params.yaml"]["prepare"] == {}
 
 
 def test_the_file_hashes_of_an_old_version_are_recorded_at_its_approval(old_workspace: Path) -> None:
