@@ -197,6 +197,21 @@ OPTIONAL_METADATA = (
     "lesion_value",
 )
 
+# One column for each sign of a person, as a keyed pseudonym; "" if the file or the table gives none.
+IDENTITY_COLUMNS = (
+    "spelling",
+    "header_patient",
+    "header_person",
+    "header_study",
+    "header_series",
+    "header_frame",
+    "header_instance",
+    "header_others",
+    "header_name",
+    "header_birth",
+    "group_spelling",
+)
+
 # One row of manifest.csv is one unit (a slice). Descriptions of `data/scan/slice_features.py` follow these
 # columns.
 MANIFEST = (
@@ -222,17 +237,7 @@ MANIFEST = (
     "stage",
     "lesion_mm",
     "outlined",
-    "spelling",
-    "header_patient",
-    "header_person",
-    "header_study",
-    "header_series",
-    "header_frame",
-    "header_instance",
-    "header_others",
-    "header_name",
-    "header_birth",
-    "group_spelling",
+    *IDENTITY_COLUMNS,
 )
 
 

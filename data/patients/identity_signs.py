@@ -8,24 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from data.core_types import HeaderIdentity
+from data.core_types import IDENTITY_COLUMNS, HeaderIdentity
 from data.scan.dicom.header_identity import birth_day, fold_id, folded_name, is_placeholder, read_identity
 from lineage import fingerprint, keys
 
-# One manifest column for each sign of a person, as a keyed pseudonym; "" if the file or the table gives none.
-SIGNS = (
-    "spelling",
-    "header_patient",
-    "header_person",
-    "header_study",
-    "header_series",
-    "header_frame",
-    "header_instance",
-    "header_others",
-    "header_name",
-    "header_birth",
-    "group_spelling",
-)
+SIGNS = IDENTITY_COLUMNS
 JOINING = tuple(name for name in SIGNS if name not in ("header_name", "header_birth"))  # compared with admitted units
 LINKS = (
     "patient",

@@ -36,8 +36,8 @@ def page() -> str:
 
 def subparsers() -> dict[str, argparse.ArgumentParser]:
     """The parser of each command, by name."""
-    found: Any = next(action for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return dict(found.choices)
+    commands: Any = next(action for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(commands.choices)
 
 
 def _sentence(purpose: str) -> str:

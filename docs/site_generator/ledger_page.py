@@ -47,7 +47,7 @@ def page() -> str:
     for writing in writings()[0]:
         by_kind.setdefault(writing.kind, []).append(writing)
     parts = [INTRODUCTION, markdown.table(("kind", "written by"), [_line(*item) for item in sorted(by_kind.items())])]
-    for kind, found in sorted(by_kind.items()):
+    for kind, kind_writings in sorted(by_kind.items()):
         rows = [
             (
                 f"[`{one.module}.{one.function}`](packages/{one.module.split('.')[0]}.md#{anchor(one.module)})",
@@ -55,15 +55,15 @@ def page() -> str:
                 markdown.code(one.subject),
                 ", ".join(markdown.code(name) for name in one.payload),
             )
-            for one in found
+            for one in kind_writings
         ]
         heading = f"## {kind} {{ #{kind.replace('.', '-')} }}\n"
         parts += [heading, markdown.table(("written by", "which does", "subject", "payload"), rows)]
     return "\n".join(parts)
 
 
-def _line(kind: str, found: list[Writing]) -> tuple[str, str]:
-    places = dict.fromkeys(f"`{one.module}`" for one in found)
+def _line(kind: str, kind_writings: list[Writing]) -> tuple[str, str]:
+    places = dict.fromkeys(f"`{one.module}`" for one in kind_writings)
     return f"[`{kind}`](#{kind.replace('.', '-')})", ", ".join(places)
 
 
@@ -73,9 +73,9 @@ def writings() -> tuple[list[Writing], list[str]]:
     A function that passes its own parameter on as the kind is a writer itself: its callers show the kind.
     """
     every = [call for module in modules() for call in _calls(module)]
-    known = {module.name: module for module in modules()}
+    modules_by_name = {module.name: module for module in modules()}
     writers, fixed = {APPEND}, dict[str, str]()
-    found: dict[tuple[str, int], Writing] = {}
+    by_place: dict[tuple[str, int], Writing] = {}
     hidden: list[str] = []
     waiting = [APPEND]
     while waiting:
@@ -83,7 +83,7 @@ def writings() -> tuple[list[Writing], list[str]]:
         for call in (call for call in every if call.target == writer):
             own = f"{call.module.name}.{call.inside.name}" if call.inside else call.module.name
             node = _argument(call.node, 0, "kind")
-            kinds = [fixed[writer]] if writer in fixed else _strings(node, call.module, known)
+            kinds = [fixed[writer]] if writer in fixed else _strings(node, call.module, modules_by_name)
             if not kinds and _is_parameter(node, call.inside):
                 if own not in writers:
                     writers.add(own)
@@ -96,8 +96,8 @@ def writings() -> tuple[list[Writing], list[str]]:
                 waiting.append(own)
             else:
                 for kind in kinds:
-                    found[call.module.name, call.node.lineno] = _writing(kind, call, writer in fixed)
-    return sorted(found.values(), key=lambda one: (one.kind, one.module, one.function)), hidden
+                    by_place[call.module.name, call.node.lineno] = _writing(kind, call, writer in fixed)
+    return sorted(by_place.values(), key=lambda one: (one.kind, one.module, one.function)), hidden
 
 
 def _writing(kind: str, call: Call, has_fixed_kind: bool) -> Writing:
@@ -160,30 +160,34 @@ def _is_parameter(node: ast.expr | None, inside: Function | None) -> bool:
     return isinstance(node, ast.Name) and inside is not None and node.id in {one.arg for one in inside.args.args}
 
 
-def _strings(node: ast.expr | None, module: Module, known: dict[str, Module]) -> list[str]:
+def _strings(node: ast.expr | None, module: Module, modules_by_name: dict[str, Module]) -> list[str]:
     """The strings that an expression may be: a literal, a constant of a module, a member of an enumeration."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return [node.value]
     if isinstance(node, ast.IfExp):
-        return _strings(node.body, module, known) + _strings(node.orelse, module, known)
+        return _strings(node.body, module, modules_by_name) + _strings(node.orelse, module, modules_by_name)
     if isinstance(node, ast.Attribute) and node.attr == "value":
-        return _strings(node.value, module, known)
+        return _strings(node.value, module, modules_by_name)
     if node is None or not (name := _dotted(node, _aliases(module), module)):
         return []
     owner, _, attribute = name.rpartition(".")
-    if owner in known:
-        return _constant(known[owner].tree.body, attribute, known[owner], known)
+    if owner in modules_by_name:
+        return _constant(modules_by_name[owner].tree.body, attribute, modules_by_name[owner], modules_by_name)
     owner, _, class_name = owner.rpartition(".")
-    classes = [one for one in known[owner].tree.body if isinstance(one, ast.ClassDef)] if owner in known else []
+    classes = (
+        [one for one in modules_by_name[owner].tree.body if isinstance(one, ast.ClassDef)]
+        if owner in modules_by_name
+        else []
+    )
     bodies = [one.body for one in classes if one.name == class_name]
-    return _constant(bodies[0], attribute, known[owner], known) if bodies else []
+    return _constant(bodies[0], attribute, modules_by_name[owner], modules_by_name) if bodies else []
 
 
-def _constant(body: list[ast.stmt], name: str, module: Module, known: dict[str, Module]) -> list[str]:
+def _constant(body: list[ast.stmt], name: str, module: Module, modules_by_name: dict[str, Module]) -> list[str]:
     for node in body:
         for target, value in _assigned(node):
             if isinstance(target, ast.Name) and target.id == name:
-                return _strings(value, module, known)
+                return _strings(value, module, modules_by_name)
     return []
 
 

@@ -90,33 +90,33 @@ def keys() -> list[Key]:
     text = (ROOT / params.NAME).read_text(encoding="utf-8")
     shipped, remarks = yaml.safe_load(text), comments(text)
     hints = typing.get_type_hints(params.Params)
-    found: list[Key] = []
+    entries: list[Key] = []
     for field in dataclasses.fields(params.Params):
         if field.name == "tasks":
             task = typing.get_args(hints["tasks"])[1]
-            found += _keys(task, f"tasks.{TASK}", f"tasks.{EXAMPLE}", shipped, remarks)
-            found.append(Key(f"tasks.{TASK}.fit", dict, "{}", "", "what this task sets otherwise than `fit`"))
+            entries += _keys(task, f"tasks.{TASK}", f"tasks.{EXAMPLE}", shipped, remarks)
+            entries.append(Key(f"tasks.{TASK}.fit", dict, "{}", "", "what this task sets otherwise than `fit`"))
         elif field.name not in DERIVED:
-            found += _keys(hints[field.name], field.name, field.name, shipped, remarks)
-    return found
+            entries += _keys(hints[field.name], field.name, field.name, shipped, remarks)
+    return entries
 
 
 def comments(text: str) -> dict[str, str]:
     """The comment behind each key of a YAML file, by the dotted name of the key."""
-    found: dict[str, str] = {}
+    remarks_by_key: dict[str, str] = {}
     path: list[tuple[int, str]] = []
     for line in text.splitlines():
         key = re.match(r"( *)([\w-]+):", line)
         if not key:
             if path and (remark := re.search(r"\s#\s*(.*)$", line)):
                 last = re.findall(r"(\w+):", line.partition("#")[0])
-                found[".".join([*(name for _, name in path), *last[-1:]])] = remark[1]
+                remarks_by_key[".".join([*(name for _, name in path), *last[-1:]])] = remark[1]
             continue
         indent = len(key[1])
         path = [*(step for step in path if step[0] < indent), (indent, key[2])]
         if remark := re.search(r"\s#\s*(.*)$", line):
-            found[".".join(name for _, name in path)] = remark[1]
-    return found
+            remarks_by_key[".".join(name for _, name in path)] = remark[1]
+    return remarks_by_key
 
 
 def _keys(kind: Any, name: str, where: str, shipped: Any, remarks: dict[str, str]) -> Iterator[Key]:
