@@ -15,6 +15,34 @@ ROOT = Path(__file__).resolve().parent.parent
 # Prefect creates its folder at import, before any fixture runs: not in the home folder of the user.
 os.environ.setdefault("PREFECT_HOME", str(Path(tempfile.gettempdir()) / "oncoloop-tests-prefect"))
 
+# The files that take longest, longest first: workers that start with them end at the same time.
+LONGEST_FILES = (
+    "pipelines/test_loop.py",
+    "pipelines/workspace/test_backup.py",
+    "training/fitting/test_fine_tuning.py",
+    "training/evaluation/test_heatmap_checks.py",
+    "training/fitting/test_interrupted_fit.py",
+    "pipelines/test_warm_start_pins.py",
+    "pipelines/models/test_judged_files.py",
+    "training/evaluation/test_whole_bodies.py",
+    "training/fitting/test_jax_fit.py",
+    "serving/inference/test_identity_leaks.py",
+    "pipelines/recovery/test_verify_workspace.py",
+    "pipelines/servers/test_blue_green.py",
+    "pipelines/test_cli.py",
+    "pipelines/withdrawal/test_withdraw.py",
+    "pipelines/flows/test_identity_leaks.py",
+    "pipelines/workspace/test_inbox_digests.py",
+    "training/network/test_devices.py",
+    "training/network/test_model.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files: first those of `LONGEST_FILES`, in that order. The tests of a file stay in theirs."""
+    ranks = {ROOT / "tests" / name: rank for rank, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
