@@ -44,13 +44,13 @@ def report_page(request: Request, visitor: Visitor) -> Response:
         "case": case,
         "release_removed": RELEASE_REMOVED,
         "metrics": metrics(case.task.metrics),
-        "gate_verdict": gate_verdict(case.row["task"], case.row["version"]),
+        "gate_verdict": gate_verdict(case.row.task, case.row.version),
         "printed_at": database.now(),
     }
     if "file" not in request.query_params:
         return page(request, "report.html", values, visitor)
     response = page(request, "report.html", values | {"style": style()}, visitor)
-    response.headers["Content-Disposition"] = f'attachment; filename="report-{case.row["id"]}.html"'
+    response.headers["Content-Disposition"] = f'attachment; filename="report-{case.row.id}.html"'
     return response
 
 

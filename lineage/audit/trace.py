@@ -45,21 +45,21 @@ def trace(prediction_id: str) -> Chain:
     """
     row = journal.get(prediction_id)
     missing: list[str] = []
-    facts = {name: row[name] for name in PREDICTION_FACTS}
-    if row["shadows"]:
-        facts |= {"shadow": "answer of a shadow release, which no user received", "shadows": row["shadows"]}
-    links = [Link("prediction", row["id"], row["at"], row["actor"], facts)]
+    facts = {name: getattr(row, name) for name in PREDICTION_FACTS}
+    if row.shadows:
+        facts |= {"shadow": "answer of a shadow release, which no user received", "shadows": row.shadows}
+    links = [Link("prediction", row.id, row.at, row.actor, facts)]
     links += _labels(prediction_id)
-    links += _release(row["release"], missing)
-    logged_event = _logged_event(row["task"], row["version"])
-    links += _version(row["task"], row["version"], logged_event, missing)
-    links += _parents(row["task"], logged_event, missing)
-    links += _run(row["task"], row["version"], logged_event, missing)
+    links += _release(row.release, missing)
+    logged_event = _logged_event(row.task, row.version)
+    links += _version(row.task, row.version, logged_event, missing)
+    links += _parents(row.task, logged_event, missing)
+    links += _run(row.task, row.version, logged_event, missing)
     batches = list(logged_event.payload.get("batches", [])) if logged_event else []
-    links += _data(row["task"], row["version"], batches, logged_event, missing)
-    links += _verdicts([*batches, f"{row['task']}/{row['version']}", row["release"]], row["task"], missing)
-    links += _approvals(row["task"], row["version"])
-    links += _withdrawals(f"{row['task']}/{row['version']}")
+    links += _data(row.task, row.version, batches, logged_event, missing)
+    links += _verdicts([*batches, f"{row.task}/{row.version}", row.release], row.task, missing)
+    links += _approvals(row.task, row.version)
+    links += _withdrawals(f"{row.task}/{row.version}")
     links += _people(links)
     links.append(_ledger_link())
     return Chain(prediction_id, tuple(links), tuple(missing))

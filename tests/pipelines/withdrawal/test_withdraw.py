@@ -195,25 +195,25 @@ def register_model(units: shards.Units, version: str) -> None:
 
 def prediction(cluster: str, name: str, description: dict[str, float]) -> journal.JournalRow:
     return journal.JournalRow(
-        name,
-        database.now(),
-        "mara",
-        "r1",
-        TASK,
-        "1",
-        cluster,
-        ["0" * 64],
-        description,
-        [0.0],
-        [0.5, 0.5],
-        None,
-        0.5,
-        "pass",
-        [],
-        [],
-        "",
-        {},
-        1.0,
+        id=name,
+        at=database.now(),
+        actor="mara",
+        release="r1",
+        task=TASK,
+        version="1",
+        cluster=cluster,
+        inputs=["0" * 64],
+        description=description,
+        embedding=[0.0],
+        probabilities=[0.5, 0.5],
+        answer=None,
+        score=0.5,
+        outcome="pass",
+        reasons=[],
+        slices=[],
+        map="",
+        engine={},
+        duration_ms=1.0,
     )
 
 
@@ -400,7 +400,7 @@ def test_the_search_reads_compressed_files_and_old_commits(workspace: PatientWor
 def test_a_patient_with_only_a_prediction_is_withdrawn_too(workspace: PatientWorkspace) -> None:
     records = locate.locate_patient("P000000000002")
     assert (records.batches, records.predictions, records.answered) == ([], ["p2"], [TASK])
-    number = repr(journal.get("p2")["description"][DESCRIPTION[0]])
+    number = repr(journal.get("p2").description[DESCRIPTION[0]])
     runs = list(paths.home().glob("evidently/*/snapshots/*.json"))
     assert [number in path.read_text() for path in runs] == [True]
     assert withdraw.withdraw(records, "consent withdrawn").payload["left"] == []
