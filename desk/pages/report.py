@@ -9,6 +9,7 @@ from desk.pages.cases import RELEASE_REMOVED, own_case
 from desk.templates import bounds, figure, flat, page, style
 from desk.visitor import Visitor
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 from lineage.record.ledger import Event
 
 MEASURES = {
@@ -72,5 +73,5 @@ def metrics(figures: dict[str, object]) -> list[tuple[str, str, str]]:
 
 def gate_verdict(task: str, version: str) -> Event | None:
     """The latest verdict of the training gate on a version."""
-    verdicts = ledger.events(kind="verdict", subject=f"{task}/{version}")
+    verdicts = ledger.events(kind=EventKind.VERDICT, subject=f"{task}/{version}")
     return verdicts[-1] if verdicts else None

@@ -10,6 +10,7 @@ from lineage import current_state as lineage_state
 from lineage import decisions
 from lineage.errors import Fault
 from lineage.record import journal, ledger
+from lineage.record.events import EventKind
 from lineage.record.verdict import EXIT_CODES, Outcome, from_dict, worst
 from pipelines import params
 from pipelines.cli import Answer
@@ -119,7 +120,7 @@ def ack(args: argparse.Namespace) -> Answer:
     if not version:
         raise Fault(f"{args.task} has no champion yet; train and approve a model first")
     person = command_line_session.authorised_person("acknowledge")
-    decisions.record("drift.acknowledged", args.task, {"version": version, "reason": args.reason}, person)
+    decisions.record(EventKind.DRIFT_ACKNOWLEDGED, args.task, {"version": version, "reason": args.reason}, person)
     return Answer({"task": args.task, "version": version}, f"drift of {args.task}/{version} is acknowledged")
 
 

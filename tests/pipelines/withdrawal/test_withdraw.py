@@ -33,6 +33,7 @@ from lineage.audit import evidence, trace
 from lineage.errors import Fault
 from lineage.fingerprint import hash_folder
 from lineage.record import database, journal, ledger, outbox
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, Verdict
 from monitoring import evidently_report, window
 from monitoring import reference as references
@@ -189,8 +190,8 @@ def register_model(units: shards.Units, version: str) -> None:
     shutil.copyfile(folder / "reference.npz", release)
     shutil.rmtree(folder)
     facts = {"version": number, "run_id": run_id, "batches": ["first", "second"], "data_version": version}
-    ledger.append("model.logged", TASK, facts)
-    ledger.append("release.built", "r1", {"tasks": {TASK: number}})
+    ledger.append(EventKind.MODEL_LOGGED, TASK, facts)
+    ledger.append(EventKind.RELEASE_BUILT, "r1", {"tasks": {TASK: number}})
 
 
 def prediction(cluster: str, name: str, description: dict[str, float]) -> journal.JournalRow:
@@ -362,7 +363,7 @@ def test_a_withdrawal_killed_at_any_step_is_finished_by_the_next_run(workspace: 
         ), step
         interrupted_runs.recover_workspace()
         assert_erased(workspace)
-        assert len(ledger.events(kind=withdraw.COMPLETED)) == 1
+        assert len(ledger.events(kind=EventKind.PATIENT_WITHDRAWN)) == 1
         assert withdraw.unfinished_withdrawals() == []
 
 
@@ -450,4 +451,4 @@ def test_the_ledger_records_only_the_model_files_that_an_erasure_changes(
             mlflow_registry.download(TASK, "1")
     else:
         assert hash_folder(mlflow_registry.download(TASK, "1")) == after == hash_folder(folder)
-    assert ledger.events(model_files.KIND)[-1].payload["reason"].startswith("a patient was withdrawn")
+    assert ledger.events(EventKind.MODEL_FILES)[-1].payload["reason"].startswith("a patient was withdrawn")
