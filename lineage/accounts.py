@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from lineage.errors import Fault
 from lineage.fingerprint import text_sha256
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 
 ROLES = ("engineer", "clinician", "auditor")
 SYSTEM = "system"
@@ -60,7 +61,7 @@ def add(name: str, role: str, actor: str = SYSTEM) -> Person:
     person = Person(name, role, database.now(), actor)
     if not database.insert_new(database.people, vars(person).copy()):
         raise Fault(f"there is a user {name!r} already; choose another name")
-    ledger.append("person.added", name, {"role": role}, actor)
+    ledger.append(EventKind.PERSON_ADDED, name, {"role": role}, actor)
     return person
 
 
@@ -110,7 +111,7 @@ def disable(name: str, actor: str = SYSTEM) -> None:
             connection.execute(token_table.update().where(is_unrevoked).values(revoked_at=moment))
             is_open = (session_table.c.name == name) & session_table.c.ended_at.is_(None)
             connection.execute(session_table.update().where(is_open).values(ended_at=moment))
-        ledger.append("person.disabled", name, {}, actor)
+        ledger.append(EventKind.PERSON_DISABLED, name, {}, actor)
 
 
 def enable(name: str, actor: str = SYSTEM) -> None:
@@ -118,13 +119,13 @@ def enable(name: str, actor: str = SYSTEM) -> None:
     if person(name).disabled_at is not None:
         table = database.people
         database.execute(table.update().where(table.c.name == name).values(disabled_at=None))
-        ledger.append("person.enabled", name, {}, actor)
+        ledger.append(EventKind.PERSON_ENABLED, name, {}, actor)
 
 
 def invite(name: str, minutes: int = INVITATION_MINUTES, actor: str = SYSTEM) -> str:
     """A one-time token for a sign-in link, valid for `minutes`; the ledger records the invitation."""
     require_open_account(name)
-    ledger.append("person.invited", name, {"minutes": minutes}, actor)
+    ledger.append(EventKind.PERSON_INVITED, name, {"minutes": minutes}, actor)
     return _issue(name, INVITATION, timedelta(minutes=minutes))
 
 
@@ -149,7 +150,7 @@ def issue(name: str, scope: str, days: int, actor: str = SYSTEM) -> str:
     if days < 1:
         raise Fault(f"a token must be valid for at least one day, not {days}")
     token = _issue(name, scope, timedelta(days=days))
-    ledger.append("token.issued", name, {"scope": scope, "days": days, "sha256": text_sha256(token)}, actor)
+    ledger.append(EventKind.TOKEN_ISSUED, name, {"scope": scope, "days": days, "sha256": text_sha256(token)}, actor)
     return token
 
 
@@ -181,7 +182,7 @@ def revoke(name: str, sha256: str, actor: str = SYSTEM) -> str:
     database.execute(
         database.tokens.update().where(database.tokens.c.sha256 == hashes[0]).values(revoked_at=database.now())
     )
-    ledger.append("token.revoked", name, {"sha256": hashes[0]}, actor)
+    ledger.append(EventKind.TOKEN_REVOKED, name, {"sha256": hashes[0]}, actor)
     return hashes[0]
 
 

@@ -15,29 +15,29 @@ from lineage import accounts, keys
 from lineage.errors import Fault
 from lineage.fingerprint import canonical
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from lineage.record.ledger import Event
 
 # Event kinds of decisions, and the action (`accounts.ACTIONS`) that a person must be allowed for each.
-KINDS = {
+KINDS: dict[str, str] = {
     "approval": "approve",
-    "retrain.asked": "retrain",
-    "release.wanted": "traffic",
-    "shadow.started": "traffic",
-    "shadow.stopped": "traffic",
-    "withdrawal.begun": "withdraw",
-    "drift.acknowledged": "acknowledge",
+    EventKind.RETRAIN_ASKED: "retrain",
+    EventKind.RELEASE_WANTED: "traffic",
+    EventKind.SHADOW_STARTED: "traffic",
+    EventKind.SHADOW_STOPPED: "traffic",
+    EventKind.WITHDRAWAL_BEGUN: "withdraw",
+    EventKind.DRIFT_ACKNOWLEDGED: "acknowledge",
 }
-ASKED_BY_PROGRAMS = ("retrain.asked",)  # by drift detection and withdrawals
+ASKED_BY_PROGRAMS = (EventKind.RETRAIN_ASKED,)  # by drift detection and withdrawals
 FRESH_HOURS = 24.0  # maximum age of a decision when it is acted on; an older one must be made again
-PATIENT_HOURS = {"retrain.asked": 90 * 24.0}  # retraining may wait for labels
-SIGNED_FROM = "decisions.signed"  # event kind: all later decisions must be signed
+PATIENT_HOURS: dict[str, float] = {EventKind.RETRAIN_ASKED: 90 * 24.0}  # retraining may wait for labels
 SIGNATURE, SIGNED_AT = "signature", "signed_at"
 
 
-def record(kind: str, subject: str, facts: dict[str, Any], actor: str) -> Event:
+def record(kind: EventKind, subject: str, facts: dict[str, Any], actor: str) -> Event:
     """Record a signed decision. Fault if the actor may not make it, or the kind is unknown."""
     if kind not in KINDS:
-        raise Fault(f"{kind!r} is no kind of decision; the kinds are {', '.join(KINDS)}")
+        raise Fault(f"{str(kind)!r} is no kind of decision; the kinds are {', '.join(KINDS)}")
     if not _may(actor, kind):
         allowed = " and ".join(accounts.ACTIONS[KINDS[kind]])
         raise Fault(f"{actor} may not decide this: {KINDS[kind]} is for {allowed}s who are signed in")
@@ -49,9 +49,9 @@ def record(kind: str, subject: str, facts: dict[str, Any], actor: str) -> Event:
 
 def start_signing() -> None:
     """Record, once, that all decisions of this workspace are signed from now on."""
-    if not ledger.events(SIGNED_FROM, limit=1):
+    if not ledger.events(EventKind.DECISIONS_SIGNED, limit=1):
         keys.create(("decision",))
-        ledger.append(SIGNED_FROM, "workspace", {})
+        ledger.append(EventKind.DECISIONS_SIGNED, "workspace", {})
 
 
 def is_signed(event: Event) -> bool:
@@ -60,7 +60,7 @@ def is_signed(event: Event) -> bool:
     expected = _signature(event.kind, event.subject, event.actor, signed_facts)
     if hmac.compare_digest(expected.encode(), str(event.payload.get(SIGNATURE, "")).encode()):
         return True
-    first_signed = ledger.events(SIGNED_FROM, limit=1)
+    first_signed = ledger.events(EventKind.DECISIONS_SIGNED, limit=1)
     return not first_signed or event.seq < first_signed[0].seq
 
 
@@ -91,18 +91,20 @@ def is_late(event: Event) -> bool:
 
 def is_used(event: Event) -> bool:
     """Whether a decision was acted on or refused."""
-    return any(use.payload["decision"] == event.seq for use in ledger.events("decision.used", event.subject))
+    return any(use.payload["decision"] == event.seq for use in ledger.events(EventKind.DECISION_USED, event.subject))
 
 
 def mark_used(event: Event, refused: str = "") -> None:
     """Record that a decision was acted on, or with `refused` why it was not; either way it is used."""
     use_facts = {"decision": event.seq, "kind": event.kind, "refused": refused}
-    ledger.append("decision.used", event.subject, {name: value for name, value in use_facts.items() if value != ""})
+    ledger.append(
+        EventKind.DECISION_USED, event.subject, {name: value for name, value in use_facts.items() if value != ""}
+    )
 
 
-def pending_decisions(kind: str) -> list[Event]:
+def pending_decisions(kind: EventKind) -> list[Event]:
     """The unused signed decisions of a kind, oldest first; `check` each before acting on it."""
-    used_decisions = {event.payload["decision"] for event in ledger.events("decision.used")}
+    used_decisions = {event.payload["decision"] for event in ledger.events(EventKind.DECISION_USED)}
     return [event for event in ledger.events(kind) if SIGNATURE in event.payload and event.seq not in used_decisions]
 
 

@@ -16,6 +16,7 @@ from lineage import current_state, model_files
 from lineage.errors import Fault
 from lineage.paths import home, set_environment, state_path
 from lineage.record import ledger
+from lineage.record.events import EventKind
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -119,9 +120,9 @@ def run_facts(run_id: str) -> dict[str, object]:
 def promote(task: str, version: str, facts: dict[str, object], actor: str = "system") -> None:
     """Record a promotion, set the first anchor, and update the aliases."""
     needs_anchor = current_state.roles(task)["anchor"] is None
-    ledger.append("model.promoted", task, {**facts, "version": version}, actor)
+    ledger.append(EventKind.MODEL_PROMOTED, task, {**facts, "version": version}, actor)
     if needs_anchor:
-        ledger.append("anchor.set", task, {"version": version, "reason": "first promoted version"}, actor)
+        ledger.append(EventKind.ANCHOR_SET, task, {"version": version, "reason": "first promoted version"}, actor)
     update_aliases(task)
 
 

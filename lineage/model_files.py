@@ -12,23 +12,26 @@ from lineage.errors import Fault
 from lineage.fingerprint import file_sha256, hash_folder
 from lineage.paths import home
 from lineage.record import ledger
+from lineage.record.events import EventKind
 
 log = logging.getLogger(__name__)
 
-KIND = "model.artifacts"  # subject: task/version; the newest event counts, a withdrawal adds one
 RELEASED = {"graph": "graph.onnx", "head": "head.npz"}  # the files with hashes in a release's manifest
 CALIBRATION = ("temperature", "threshold", "precision", "prevalence")
 
 
 def record_hashes(task: str, version: str, hashes: Mapping[str, str], reason: str) -> None:
-    """Record the files of a version (SHA-256 by file name). Nothing is added if the same hashes are recorded."""
+    """Record the files of a version (SHA-256 by file name). Nothing is added if the same hashes are recorded.
+
+    The newest event of a version counts; a withdrawal adds one.
+    """
     if recorded_hashes(task, version) != hashes:
-        ledger.append(KIND, f"{task}/{version}", {"files": hashes, "reason": reason})
+        ledger.append(EventKind.MODEL_FILES, f"{task}/{version}", {"files": hashes, "reason": reason})
 
 
 def recorded_hashes(task: str, version: str) -> dict[str, str] | None:
     """The recorded SHA-256 of a version's files; None for a version that was judged before hashes were recorded."""
-    events = ledger.events(KIND, f"{task}/{version}", limit=1)
+    events = ledger.events(EventKind.MODEL_FILES, f"{task}/{version}", limit=1)
     return dict(events[0].payload["files"]) if events else None
 
 
@@ -46,7 +49,7 @@ def check(task: str, version: str, folder: Path) -> None:
     """
     hashes = recorded_hashes(task, version)
     if hashes is None:
-        if ledger.events("verdict", f"{task}/{version}", limit=1):
+        if ledger.events(EventKind.VERDICT, f"{task}/{version}", limit=1):
             _record_unrecorded(task, version, folder)
         return
     for name, value in changed_files(hashes, folder).items():
@@ -94,7 +97,7 @@ def _same_calibration(folder: Path, facts: Mapping[str, Any]) -> bool:
 
 def _releases(task: str, version: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The releases that contain the version, with its facts in their manifest, if the ledger confirms its hash."""
-    for event in [event for kind in ("release.built", "shadow.built") for event in ledger.events(kind)]:
+    for event in [event for kind in (EventKind.RELEASE_BUILT, EventKind.SHADOW_BUILT) for event in ledger.events(kind)]:
         path = home() / "releases" / event.subject / "manifest.json"
         holds = str(event.payload.get("tasks", {}).get(task)) == version
         if holds and path.is_file() and file_sha256(path) == event.payload.get("manifest_sha256"):

@@ -10,6 +10,7 @@ from lineage import accounts
 from lineage.accounts import Person
 from lineage.fingerprint import text_sha256
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 
 HOURS = 12
 DESK, TOOLS, COMMANDS = "desk", "tools", "command line"
@@ -42,7 +43,7 @@ def begin(name: str, place: str, hours: float = HOURS) -> str:
     }
     database.execute(database.sessions.insert().values(row))
     if place in RECORDED_PLACES:
-        ledger.append("person.signed-in", name, {"place": place}, name)
+        ledger.append(EventKind.PERSON_SIGNED_IN, name, {"place": place}, name)
     return secret
 
 
@@ -90,7 +91,7 @@ def end_all(name: str, actor: str) -> int:
     table = database.sessions
     ended = database.execute(table.update().where((table.c.name == name) & _is_open()).values(ended_at=database.now()))
     if ended:
-        ledger.append("person.signed-out", name, {"sessions": ended}, actor)
+        ledger.append(EventKind.PERSON_SIGNED_OUT, name, {"sessions": ended}, actor)
     return ended
 
 

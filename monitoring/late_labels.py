@@ -11,6 +11,7 @@ import pandas as pd
 from data.core_types import Task, Truth
 from lineage.errors import Fault
 from lineage.record import database, journal, ledger
+from lineage.record.events import EventKind
 
 CONFIDENCE = 0.95  # two-sided
 
@@ -28,7 +29,7 @@ def add(prediction_id: str, label: str, source: str, actor: str, classes: tuple[
         raise Fault(f"the label of a prediction of this task is one of {', '.join(classes)}, not {label!r}")
     row = {"prediction_id": prediction_id, "label": label, "source": source, "actor": actor, "at": database.now()}
     database.execute(database.outcomes.insert().values(**row))
-    ledger.append("outcome.added", prediction_id, {"label": label, "source": source}, actor=actor)
+    ledger.append(EventKind.OUTCOME_ADDED, prediction_id, {"label": label, "source": source}, actor=actor)
 
 
 def labels() -> pd.DataFrame:

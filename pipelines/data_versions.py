@@ -11,6 +11,7 @@ import pandas as pd
 
 from data.batch import manifest
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from pipelines.withdrawal import erase, withdraw
 from pipelines.workspace import dvc, git
 
@@ -41,7 +42,7 @@ def list_versions() -> list[dict[str, Any]]:
             **{name: event.payload[name] for name in columns},
             "lost": withdraw.incomplete_since(event.payload["data_version"]),
         }
-        for event in ledger.events(kind="batch.admitted")
+        for event in ledger.events(kind=EventKind.BATCH_ADMITTED)
     ]
 
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from lineage import decisions
+from lineage.record.events import EventKind
 from pipelines import cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -200,18 +201,37 @@ def test_the_reference_names_every_module(reference: dict[str, str]) -> None:
 
 
 def test_the_reference_names_every_kind_of_event(reference: dict[str, str], ledger_page: ModuleType) -> None:
-    kinds = set(re.findall(r"^## (\S+) \{", reference["reference/ledger-events.md"], re.MULTILINE))
-    writings, hidden = ledger_page.writings()
-    assert not hidden, "the kind of these events cannot be read from the source"
-    assert kinds == {writing.kind for writing in writings}
+    page = reference["reference/ledger-events.md"]
+    kinds = set(re.findall(r"^## (\S+) \{", page, re.MULTILINE))
+    assert kinds == set(EventKind)
     assert set(decisions.KINDS) <= kinds
+    assert all(kind.subject in page and kind.payload in page for kind in EventKind)
+
+
+def test_every_event_of_the_code_is_of_a_kind_and_every_kind_is_written(ledger_page: ModuleType) -> None:
+    writings, others = ledger_page.writings()
+    assert not others, "the kind of these events is not a member of EventKind"
+    assert {writing.kind for writing in writings} == set(EventKind)
     sources = "\n".join(
         path.read_text(encoding="utf-8") for package in PACKAGES for path in (ROOT / package).rglob("*.py")
     )
-    written = set(re.findall(r'\bledger\.append\(\s*"([\w.-]+)"', sources))
-    read = set(re.findall(r'\bledger\.events\(\s*(?:kind=)?"([\w.-]+)"', sources))
-    assert len(written) > 20 and written <= kinds
-    assert read <= kinds
+    literal = r"\b(?:ledger\.(?:append|events)|decisions\.(?:record|pending_decisions))\(\s*(?:kind=)?[\"']"
+    assert not re.findall(literal, sources), "these kinds are written as text"
+
+
+def test_an_event_with_a_literal_kind_is_listed_as_an_error(
+    ledger_page: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "lost.py"
+    append = "    ledger.append({}, 'workspace', {{}})\n"
+    kinds = ("'keys.lost'", "EventKind.KEYS_LOST", "EventKind.KEYS_FOUND", "KIND")
+    lines = ["from lineage.record import ledger\n", "from lineage.record.events import EventKind\n", "def lose():\n"]
+    path.write_text("".join([*lines, *(append.format(kind) for kind in kinds)]))
+    module = sys.modules["site_generator.source"].Module("lost", path)
+    monkeypatch.setattr(ledger_page, "modules", lambda: [module])
+    writings, others = ledger_page.writings()
+    assert [writing.kind for writing in writings] == [EventKind.KEYS_LOST]
+    assert others == ["lost:4", "lost:6", "lost:7"]
 
 
 def test_the_reference_names_every_column_and_path(reference: dict[str, str]) -> None:

@@ -43,6 +43,7 @@ from data.scan import thumbnail
 from data.scan.preprocess import unit_pixels
 from lineage import json_files, paths
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 from pipelines import params
 from pipelines.flows import ingest
 from pipelines.recovery import interrupted_runs
@@ -89,7 +90,7 @@ def add_simulated_batches(task: Task, template: pd.DataFrame, count: int) -> Non
     dataset_cohorts.append_cohorts(Path("data/cohorts", f"{task.name}.csv"), pd.concat(cohort_rows))
     version = git.commit(["data"], "Simulated batches")
     for record in records:
-        ledger.append("batch.admitted", record["batch"], record | {"data_version": version})
+        ledger.append(EventKind.BATCH_ADMITTED, record["batch"], record | {"data_version": version})
 
 
 def write_admitted_batch(batch: Path, table: pd.DataFrame, record: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ import psutil
 from bench.serving import load_generator
 from lineage import accounts, keys, paths
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTANT_SERVER = """
@@ -125,7 +126,7 @@ def main() -> None:
         Path(scratch, "instant_server.py").write_text(INSTANT_SERVER)
         port, base = free_port(), free_port()
         server, desk = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{base}"
-        ledger.append("release.activated", "bench", {"url": server, "port": port})
+        ledger.append(EventKind.RELEASE_ACTIVATED, "bench", {"url": server, "port": port})
         server_command = [
             sys.executable,
             "-m",

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {"small": 128, "resnet50": 224}
@@ -186,7 +187,7 @@ def desk_command(url: str, name: str) -> tuple[list[str], str]:
     """The command of the desk as proxy before the release, and its address."""
     from serving.bundle.bento_server import free_port
 
-    ledger.append("release.activated", name, {"url": url})
+    ledger.append(EventKind.RELEASE_ACTIVATED, name, {"url": url})
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory", "desk.app:create", "--port", str(port), "--no-access-log"]
     return [*command, "--app-dir", str(ROOT), "--log-level", "warning"], f"http://127.0.0.1:{port}"

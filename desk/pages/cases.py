@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,6 +15,7 @@ from desk.traffic.release_facts import TaskFacts
 from desk.visitor import Visitor
 from lineage.errors import Fault
 from lineage.record import database, journal
+from lineage.record.prediction import JournalRow, SliceScore
 from serving.inference.gate import WARNING_PREFIX
 from serving.inference.pooling import independent_slice_count, slice_threshold
 
@@ -28,40 +28,42 @@ RELEASE_REMOVED = "the answer's release is no longer on this installation"
 class Case:
     """One answer for a page: the journal's row, and the facts of its task in its release."""
 
-    row: dict[str, Any]
+    row: JournalRow
     task: TaskFacts
 
     @property
     def state(self) -> str:
         """`withheld`, `positive` or `negative`; it decides the colour and the first words of the answer."""
-        if self.row["outcome"] != "pass" or self.row["answer"] is None:
+        if self.row.outcome != "pass" or self.row.answer is None:
             return WITHHELD
-        return POSITIVE if self.row["answer"] in self.task.positive else NEGATIVE
+        return POSITIVE if self.row.answer in self.task.positive else NEGATIVE
 
     @property
     def reasons(self) -> list[str]:
         """The reasons why the answer is withheld."""
-        return [reason for reason in self.row["reasons"] if not reason.startswith(WARNING_PREFIX)]
+        return [reason for reason in self.row.reasons if not reason.startswith(WARNING_PREFIX)]
 
     @property
     def warnings(self) -> list[str]:
         """Warnings about the scan, which do not withhold the answer."""
-        return [text.removeprefix(WARNING_PREFIX) for text in self.row["reasons"] if text.startswith(WARNING_PREFIX)]
+        return [text.removeprefix(WARNING_PREFIX) for text in self.row.reasons if text.startswith(WARNING_PREFIX)]
 
     @property
     def headline(self) -> str:
         """The answer in plain words."""
-        return "No answer given" if self.state == WITHHELD else display_name(self.row["answer"])
+        if self.state == WITHHELD or self.row.answer is None:
+            return "No answer given"
+        return display_name(self.row.answer)
 
     @property
     def confidence(self) -> list[tuple[str, float, bool]]:
         """(class, probability, whether it is the answer), most probable first."""
-        probabilities = self.row["probabilities"]
+        probabilities = self.row.probabilities
         names: Sequence[str] = self.task.classes
         if len(names) != len(probabilities):
             names = [f"class {number + 1}" for number in range(len(probabilities))]
         entries = [
-            (display_name(name), float(value), name == self.row["answer"])
+            (display_name(name), float(value), name == self.row.answer)
             for name, value in zip(names, probabilities, strict=True)
         ]
         return sorted(entries, key=lambda entry: -entry[1])
@@ -74,16 +76,16 @@ class Case:
     @property
     def is_at_threshold(self) -> bool | None:
         """Whether the score is at or over the operating threshold; None if either is unknown."""
-        if self.task.threshold is None or self.row["score"] is None:
+        if self.task.threshold is None or self.row.score is None:
             return None
-        return bool(self.row["score"] >= self.task.threshold)
+        return bool(self.row.score >= self.task.threshold)
 
     @property
     def map_slice(self) -> int | None:
         """The number of the heat map's slice, counted from 1; None for a single picture."""
-        if len(self.row["slices"]) < 2:
+        if len(self.row.slices) < 2:
             return None
-        return 1 + int(max(self.pooled_slices or self.row["slices"], key=lambda entry: entry["score"])["index"])
+        return 1 + int(max(self.pooled_slices or self.row.slices, key=lambda entry: entry["score"])["index"])
 
     @property
     def slice_threshold(self) -> float | None:
@@ -91,14 +93,14 @@ class Case:
         if self.task.threshold is None or self.task.pooling is None:
             return None
         independent_slices = independent_slice_count(
-            len(self.pooled_slices), float(self.row["description"].get("thickness", 0))
+            len(self.pooled_slices), float(self.row.description.get("thickness", 0))
         )
         return slice_threshold(self.task.threshold, self.task.pooling, self.task.prevalence, independent_slices)
 
     @property
-    def pooled_slices(self) -> list[dict[str, Any]]:
+    def pooled_slices(self) -> list[SliceScore]:
         """The slices that were pooled to the answer: those like the slices that the model was evaluated on."""
-        return [entry for entry in self.row["slices"] if entry.get("counted", True)]
+        return [entry for entry in self.row.slices if entry.get("counted", True)]
 
 
 def display_name(name: str) -> str:
@@ -152,11 +154,11 @@ def own_case(request: Request, visitor: Visitor) -> Case:
         row = journal.get(request.path_params["id"])
     except Fault as fault:
         raise HTTPException(404, "There is no such case.") from fault
-    if row["actor"] != visitor.name:
+    if row.actor != visitor.name:
         raise HTTPException(404, "There is no such case.")
     return case_of_row(row)
 
 
-def case_of_row(row: dict[str, Any]) -> Case:
+def case_of_row(row: JournalRow) -> Case:
     """A journal row with the facts of its release."""
-    return Case(row, release_facts.task_facts(row["release"], row["task"]))
+    return Case(row, release_facts.task_facts(row.release, row.task))

@@ -12,6 +12,7 @@ from desk.templates import page
 from desk.visitor import Visitor
 from lineage import accounts, current_state, decisions
 from lineage.record import ledger, outbox
+from lineage.record.events import EventKind
 
 DECISIONS = {"approve": "Approved", "reject": "Rejected"}
 MIN_REASON, MAX_REASON = 10, 1000  # characters
@@ -25,7 +26,7 @@ def list_page(request: Request, visitor: Visitor) -> Response:
         for version in current_state.model_versions(task)
         if version.is_waiting
     ]
-    signed = [event for event in ledger.events(kind="approval") if decisions.is_signed(event)]
+    signed = [event for event in ledger.events(kind=EventKind.APPROVAL) if decisions.is_signed(event)]
     latest = signed[: -models.LATEST - 1 : -1]
     values = {"waiting": waiting, "decisions": latest, "min_reason": MIN_REASON, "max_reason": MAX_REASON}
     return page(request, "decisions.html", values, visitor)
@@ -45,7 +46,7 @@ def decide(request: Request, visitor: Visitor, form: Form) -> Response:
     if task not in current_state.tasks_with_versions() or version not in _waiting_versions(task):
         raise HTTPException(409, f"{task}/{version} does not wait for a decision (any more).")
     facts = {"decision": decision, "reason": reason}
-    approval = decisions.record("approval", f"{task}/{version}", facts, visitor.name)
+    approval = decisions.record(EventKind.APPROVAL, f"{task}/{version}", facts, visitor.name)
     outbox.put("approval", f"{task}/{version}/{approval.seq}", {"task": task, "version": version})
     return RedirectResponse("/decisions", status_code=303)
 

@@ -16,6 +16,7 @@ from desk.visitor import Visitor
 from lineage import current_state
 from lineage.current_state import ModelVersion
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from lineage.record.ledger import Event
 
 LATEST = 50
@@ -46,11 +47,11 @@ def verdict_page(request: Request, visitor: Visitor) -> Response:
     """GET /verdicts/{seq}: one verdict with its reasons, figures and thresholds."""
     seq = request.path_params["seq"]
     rows = ledger.rows(after=seq - 1, limit=1) if 0 < seq < 2**62 else []
-    if not rows or rows[0]["seq"] != seq or rows[0]["kind"] != "verdict":
+    if not rows or rows[0]["seq"] != seq or rows[0]["kind"] != EventKind.VERDICT:
         raise HTTPException(404, "There is no such verdict.")
     event = Event(**rows[0] | {"payload": json.loads(rows[0]["payload"])})
     link = tool_reports.link(visitor, str(event.payload.get("page") or ""))
-    logged = ledger.events(kind="model.logged", subject=event.subject.split("/")[0])
+    logged = ledger.events(kind=EventKind.MODEL_LOGGED, subject=event.subject.split("/")[0])
     note = logged[-1].payload.get("note", "") if logged else ""
     values = {"event": event, "link": link, "note": note, "earlier_results": test_set_usage.earlier_results(event)}
     return page(request, "verdict.html", values, visitor)
@@ -58,7 +59,7 @@ def verdict_page(request: Request, visitor: Visitor) -> Response:
 
 def verdicts(*gates: str) -> list[Event]:
     """The latest verdicts of these gates, newest first."""
-    events = [event for event in ledger.events(kind="verdict") if event.payload["gate"] in gates]
+    events = [event for event in ledger.events(kind=EventKind.VERDICT) if event.payload["gate"] in gates]
     return events[: -LATEST - 1 : -1]
 
 

@@ -9,6 +9,7 @@ from desk.pages.cases import RELEASE_REMOVED, own_case
 from desk.templates import bounds, figure, flat, page, style
 from desk.visitor import Visitor
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 from lineage.record.ledger import Event
 
 MEASURES = {
@@ -44,13 +45,13 @@ def report_page(request: Request, visitor: Visitor) -> Response:
         "case": case,
         "release_removed": RELEASE_REMOVED,
         "metrics": metrics(case.task.metrics),
-        "gate_verdict": gate_verdict(case.row["task"], case.row["version"]),
+        "gate_verdict": gate_verdict(case.row.task, case.row.version),
         "printed_at": database.now(),
     }
     if "file" not in request.query_params:
         return page(request, "report.html", values, visitor)
     response = page(request, "report.html", values | {"style": style()}, visitor)
-    response.headers["Content-Disposition"] = f'attachment; filename="report-{case.row["id"]}.html"'
+    response.headers["Content-Disposition"] = f'attachment; filename="report-{case.row.id}.html"'
     return response
 
 
@@ -72,5 +73,5 @@ def metrics(figures: dict[str, object]) -> list[tuple[str, str, str]]:
 
 def gate_verdict(task: str, version: str) -> Event | None:
     """The latest verdict of the training gate on a version."""
-    verdicts = ledger.events(kind="verdict", subject=f"{task}/{version}")
+    verdicts = ledger.events(kind=EventKind.VERDICT, subject=f"{task}/{version}")
     return verdicts[-1] if verdicts else None

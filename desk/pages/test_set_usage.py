@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 from lineage.record.ledger import Event
 from training.promotion import test_set_budget
 from training.promotion.test_set_budget import Balance
@@ -41,7 +42,7 @@ def cohorts(task: str) -> Cohorts | None:
 
     None if the training gate has not judged the task yet.
     """
-    verdicts = [event for event in ledger.events(kind="verdict") if _is_training_verdict(event, task)]
+    verdicts = [event for event in ledger.events(kind=EventKind.VERDICT) if _is_training_verdict(event, task)]
     thresholds = verdicts[-1].payload["thresholds"] if verdicts else {}
     if "looks_per_year" not in thresholds:
         return None
@@ -71,10 +72,10 @@ def _is_training_verdict(event: Event, task: str) -> bool:
 
 def _batches(task: str, decided: Iterable[str]) -> list[str]:
     """The newest version's batches, those used for decisions, and those admitted since, in order of admission."""
-    logged = ledger.events(kind="model.logged", subject=task)
+    logged = ledger.events(kind=EventKind.MODEL_LOGGED, subject=task)
     last = logged[-1] if logged else None
     batches = {*(last.payload.get("batches", []) if last else []), *decided}
-    admitted = [event for event in ledger.events(kind="batch.admitted") if event.payload.get("task") == task]
+    admitted = [event for event in ledger.events(kind=EventKind.BATCH_ADMITTED) if event.payload.get("task") == task]
     order = [event.subject for event in admitted]
     batches |= {event.subject for event in admitted if last is None or event.seq > last.seq}
     return sorted(batches, key=lambda batch: (order.index(batch) if batch in order else -1, batch))

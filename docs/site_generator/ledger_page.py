@@ -1,4 +1,4 @@
-"""Reference: every kind of event of the ledger, collected from the calls that append one."""
+"""Reference: every kind of event of the ledger, from `EventKind`, and the calls that append one."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lineage.record.events import EventKind
 from site_generator import markdown
 from site_generator.package_pages import anchor
 from site_generator.source import Function, Module, modules, summary
 
 APPEND = "lineage.record.ledger.append"  # the function that writes; its first argument is the kind
+KINDS = "lineage.record.events.EventKind."
 INTRODUCTION = """# Ledger events
 
 The ledger is a hash chain of events. Each event has a sequence number, a time (UTC), a kind, a subject, an actor and a
-payload. This page lists every kind and the functions that write it. Subject and payload are shown as the code writes
-them. `oncoloop verify` checks the chain; the auditor's pages of the desk show the events.
+payload. This page lists every kind with its meaning and the functions that write it. In the tables of a kind, subject
+and payload are shown as the code writes them. `oncoloop verify` checks the chain; the auditor's pages of the desk show
+the events.
 """
 
 
@@ -23,7 +26,7 @@ them. `oncoloop verify` checks the chain; the auditor's pages of the desk show t
 class Writing:
     """One call that appends an event: its kind, where it stands, and what it writes."""
 
-    kind: str
+    kind: EventKind
     module: str
     function: str
     meaning: str
@@ -42,39 +45,45 @@ class Call:
 
 
 def page() -> str:
-    """The page of all kinds."""
-    by_kind: dict[str, list[Writing]] = {}
+    """The page of all kinds, in the order of their names."""
+    by_kind: dict[EventKind, list[Writing]] = {kind: [] for kind in sorted(EventKind)}
     for writing in writings()[0]:
-        by_kind.setdefault(writing.kind, []).append(writing)
-    parts = [INTRODUCTION, markdown.table(("kind", "written by"), [_line(*item) for item in sorted(by_kind.items())])]
-    for kind, kind_writings in sorted(by_kind.items()):
+        by_kind[writing.kind].append(writing)
+    overview = [_line(*item) for item in by_kind.items()]
+    parts = [INTRODUCTION, markdown.table(("kind", "subject", "payload", "written by"), overview)]
+    for kind, kind_writings in by_kind.items():
         rows = [
             (
-                f"[`{one.module}.{one.function}`](packages/{one.module.split('.')[0]}.md#{anchor(one.module)})",
-                markdown.text(one.meaning),
-                markdown.code(one.subject),
-                ", ".join(markdown.code(name) for name in one.payload),
+                f"[`{writing.module}.{writing.function}`]({_page_of(writing.module)})",
+                markdown.text(writing.meaning),
+                markdown.code(writing.subject),
+                ", ".join(markdown.code(name) for name in writing.payload),
             )
-            for one in kind_writings
+            for writing in kind_writings
         ]
         heading = f"## {kind} {{ #{kind.replace('.', '-')} }}\n"
-        parts += [heading, markdown.table(("written by", "which does", "subject", "payload"), rows)]
+        meaning = f"Subject: {markdown.text(kind.subject)}. Payload: {markdown.text(kind.payload)}.\n"
+        parts += [heading, meaning, markdown.table(("written by", "which does", "subject", "payload"), rows)]
     return "\n".join(parts)
 
 
-def _line(kind: str, kind_writings: list[Writing]) -> tuple[str, str]:
-    places = dict.fromkeys(f"`{one.module}`" for one in kind_writings)
-    return f"[`{kind}`](#{kind.replace('.', '-')})", ", ".join(places)
+def _line(kind: EventKind, kind_writings: list[Writing]) -> tuple[str, ...]:
+    modules_of_kind = dict.fromkeys(f"`{writing.module}`" for writing in kind_writings)
+    link = f"[`{kind}`](#{kind.replace('.', '-')})"
+    return link, markdown.text(kind.subject), markdown.text(kind.payload), ", ".join(modules_of_kind)
+
+
+def _page_of(module: str) -> str:
+    return f"packages/{module.split('.')[0]}.md#{anchor(module)}"
 
 
 def writings() -> tuple[list[Writing], list[str]]:
-    """Every call that appends an event with a kind that the source shows, and the places of calls that hide theirs.
+    """Every call that appends an event of a member of `EventKind`, and the places of calls with any other kind.
 
     A function that passes its own parameter on as the kind is a writer itself: its callers show the kind.
     """
     every = [call for module in modules() for call in _calls(module)]
-    modules_by_name = {module.name: module for module in modules()}
-    writers, fixed = {APPEND}, dict[str, str]()
+    writers, fixed = {APPEND}, dict[str, EventKind]()
     by_place: dict[tuple[str, int], Writing] = {}
     hidden: list[str] = []
     waiting = [APPEND]
@@ -83,7 +92,7 @@ def writings() -> tuple[list[Writing], list[str]]:
         for call in (call for call in every if call.target == writer):
             own = f"{call.module.name}.{call.inside.name}" if call.inside else call.module.name
             node = _argument(call.node, 0, "kind")
-            kinds = [fixed[writer]] if writer in fixed else _strings(node, call.module, modules_by_name)
+            kinds = [fixed[writer]] if writer in fixed else _members(node, call.module)
             if not kinds and _is_parameter(node, call.inside):
                 if own not in writers:
                     writers.add(own)
@@ -100,7 +109,7 @@ def writings() -> tuple[list[Writing], list[str]]:
     return sorted(by_place.values(), key=lambda one: (one.kind, one.module, one.function)), hidden
 
 
-def _writing(kind: str, call: Call, has_fixed_kind: bool) -> Writing:
+def _writing(kind: EventKind, call: Call, has_fixed_kind: bool) -> Writing:
     subject = None if has_fixed_kind else _argument(call.node, 1, "subject")
     payload = None if has_fixed_kind else _argument(call.node, 2, "payload")
     pairs = payload.keys if isinstance(payload, ast.Dict) else []
@@ -160,44 +169,11 @@ def _is_parameter(node: ast.expr | None, inside: Function | None) -> bool:
     return isinstance(node, ast.Name) and inside is not None and node.id in {one.arg for one in inside.args.args}
 
 
-def _strings(node: ast.expr | None, module: Module, modules_by_name: dict[str, Module]) -> list[str]:
-    """The strings that an expression may be: a literal, a constant of a module, a member of an enumeration."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return [node.value]
+def _members(node: ast.expr | None, module: Module) -> list[EventKind]:
+    """The members of `EventKind` that an expression may be; none for a literal and any other expression."""
     if isinstance(node, ast.IfExp):
-        return _strings(node.body, module, modules_by_name) + _strings(node.orelse, module, modules_by_name)
-    if isinstance(node, ast.Attribute) and node.attr == "value":
-        return _strings(node.value, module, modules_by_name)
-    if node is None or not (name := _dotted(node, _aliases(module), module)):
-        return []
-    owner, _, attribute = name.rpartition(".")
-    if owner in modules_by_name:
-        return _constant(modules_by_name[owner].tree.body, attribute, modules_by_name[owner], modules_by_name)
-    owner, _, class_name = owner.rpartition(".")
-    classes = (
-        [one for one in modules_by_name[owner].tree.body if isinstance(one, ast.ClassDef)]
-        if owner in modules_by_name
-        else []
-    )
-    bodies = [one.body for one in classes if one.name == class_name]
-    return _constant(bodies[0], attribute, modules_by_name[owner], modules_by_name) if bodies else []
-
-
-def _constant(body: list[ast.stmt], name: str, module: Module, modules_by_name: dict[str, Module]) -> list[str]:
-    for node in body:
-        for target, value in _assigned(node):
-            if isinstance(target, ast.Name) and target.id == name:
-                return _strings(value, module, modules_by_name)
-    return []
-
-
-def _assigned(node: ast.stmt) -> Iterator[tuple[ast.expr, ast.expr | None]]:
-    """What a statement assigns to what; a tuple is taken apart."""
-    if isinstance(node, ast.AnnAssign):
-        yield node.target, node.value
-    for target in node.targets if isinstance(node, ast.Assign) else ():
-        assert isinstance(node, ast.Assign)
-        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
-            yield from zip(target.elts, node.value.elts, strict=False)
-        else:
-            yield target, node.value
+        branches = [_members(node.body, module), _members(node.orelse, module)]
+        return [*branches[0], *branches[1]] if all(branches) else []
+    name = _dotted(node, _aliases(module), module) if node is not None else ""
+    member = name.removeprefix(KINDS)
+    return [EventKind[member]] if name.startswith(KINDS) and member in EventKind.__members__ else []

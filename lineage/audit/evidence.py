@@ -13,6 +13,7 @@ from lineage.fingerprint import canonical, file_sha256, hash_folder
 from lineage.keys import sign
 from lineage.paths import home
 from lineage.record import database, ledger, standalone_verifier
+from lineage.record.events import EventKind
 
 SUMMARY = """\
 Evidence of the release {release}, written {at}
@@ -34,7 +35,7 @@ def write(release_id: str, folder: Path) -> Path:
 
     Fault if the ledger has no such release, or the evidence folder exists already.
     """
-    if not ledger.events("release.built", release_id):
+    if not ledger.events(EventKind.RELEASE_BUILT, release_id):
         raise Fault(f"the ledger has no release {release_id!r}; `oncoloop status` lists the releases")
     target = folder / f"evidence-{release_id}"
     if target.exists():
@@ -75,7 +76,7 @@ def _write_files(folder: Path, release: str) -> None:
     sums = "".join(f"{value}  {name}\n" for name, value in hash_folder(folder).items())
     (folder / standalone_verifier.SUMS).write_text(sums)
     ledger.append(
-        "evidence.written",
+        EventKind.EVIDENCE_WRITTEN,
         release,
         {"sums_sha256": file_sha256(folder / standalone_verifier.SUMS), "signature": sign(sums.encode())},
     )
@@ -89,8 +90,10 @@ def _events(release: str) -> list[ledger.Event]:
 
 def _missing_verdicts(release: str, events: list[ledger.Event]) -> list[str]:
     """A sentence for every subject without its verdict."""
-    judged = {event.subject for event in events if event.kind == "verdict"}
-    tasks = {task for event in events if event.kind == "release.built" for task in event.payload.get("tasks", {})}
+    judged = {event.subject for event in events if event.kind == EventKind.VERDICT}
+    tasks = {
+        task for event in events if event.kind == EventKind.RELEASE_BUILT for task in event.payload.get("tasks", {})
+    }
     names = [name for name in trace.subjects(release) if name not in tasks]
     return [f"the ledger has no verdict on {name}" for name in names if name not in judged]
 
@@ -101,7 +104,9 @@ def _write_ledger(path: Path) -> None:
 
 
 def _summary(release: str, events: list[ledger.Event], head: str) -> str:
-    lines = [_verdict_line(event.at, event.subject, event.payload) for event in events if event.kind == "verdict"]
+    lines = [
+        _verdict_line(event.at, event.subject, event.payload) for event in events if event.kind == EventKind.VERDICT
+    ]
     return SUMMARY.format(release=release, at=database.now(), head=head, verdicts="\n".join(lines))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from lineage import accounts, mlflow_registry
 from lineage.errors import Fault
 from lineage.record import database, journal, ledger
+from lineage.record.events import EventKind
 
 PREDICTION_FACTS = ("task", "outcome", "answer", "score", "probabilities", "reasons", "inputs", "engine", "duration_ms")
 
@@ -45,21 +46,21 @@ def trace(prediction_id: str) -> Chain:
     """
     row = journal.get(prediction_id)
     missing: list[str] = []
-    facts = {name: row[name] for name in PREDICTION_FACTS}
-    if row["shadows"]:
-        facts |= {"shadow": "answer of a shadow release, which no user received", "shadows": row["shadows"]}
-    links = [Link("prediction", row["id"], row["at"], row["actor"], facts)]
+    facts = {name: getattr(row, name) for name in PREDICTION_FACTS}
+    if row.shadows:
+        facts |= {"shadow": "answer of a shadow release, which no user received", "shadows": row.shadows}
+    links = [Link("prediction", row.id, row.at, row.actor, facts)]
     links += _labels(prediction_id)
-    links += _release(row["release"], missing)
-    logged_event = _logged_event(row["task"], row["version"])
-    links += _version(row["task"], row["version"], logged_event, missing)
-    links += _parents(row["task"], logged_event, missing)
-    links += _run(row["task"], row["version"], logged_event, missing)
+    links += _release(row.release, missing)
+    logged_event = _logged_event(row.task, row.version)
+    links += _version(row.task, row.version, logged_event, missing)
+    links += _parents(row.task, logged_event, missing)
+    links += _run(row.task, row.version, logged_event, missing)
     batches = list(logged_event.payload.get("batches", [])) if logged_event else []
-    links += _data(row["task"], row["version"], batches, logged_event, missing)
-    links += _verdicts([*batches, f"{row['task']}/{row['version']}", row["release"]], row["task"], missing)
-    links += _approvals(row["task"], row["version"])
-    links += _withdrawals(f"{row['task']}/{row['version']}")
+    links += _data(row.task, row.version, batches, logged_event, missing)
+    links += _verdicts([*batches, f"{row.task}/{row.version}", row.release], row.task, missing)
+    links += _approvals(row.task, row.version)
+    links += _withdrawals(f"{row.task}/{row.version}")
     links += _people(links)
     links.append(_ledger_link())
     return Chain(prediction_id, tuple(links), tuple(missing))
@@ -68,7 +69,7 @@ def trace(prediction_id: str) -> Chain:
 def subjects(release: str) -> list[str]:
     """The subjects of the ledger behind a release: the release, its tasks and versions, and their batches."""
     names = [release]
-    for event in ledger.events("release.built", release):
+    for event in ledger.events(EventKind.RELEASE_BUILT, release):
         for task, version in event.payload.get("tasks", {}).items():
             logged_event = _logged_event(task, str(version))
             names += [task, f"{task}/{version}", *(logged_event.payload.get("batches", []) if logged_event else [])]
@@ -97,7 +98,10 @@ def _labels(prediction_id: str) -> list[Link]:
 
 
 def _release(release: str, missing: list[str]) -> list[Link]:
-    built, activated = ledger.events("release.built", release), ledger.events("release.activated", release)
+    built, activated = (
+        ledger.events(EventKind.RELEASE_BUILT, release),
+        ledger.events(EventKind.RELEASE_ACTIVATED, release),
+    )
     if not built:
         missing.append(f"release: the ledger does not say how {release} was built")
     if not activated:
@@ -110,7 +114,9 @@ def _release(release: str, missing: list[str]) -> list[Link]:
 
 def _logged_event(task: str, version: str) -> ledger.Event | None:
     """The event that logged a version; the latest one, if it was logged twice."""
-    events = [event for event in ledger.events("model.logged", task) if str(event.payload.get("version")) == version]
+    events = [
+        event for event in ledger.events(EventKind.MODEL_LOGGED, task) if str(event.payload.get("version")) == version
+    ]
     return events[-1] if events else None
 
 
@@ -119,13 +125,13 @@ def _version(task: str, version: str, logged_event: ledger.Event | None, missing
     logged_events = [logged_event] if logged_event else []
     if not logged_event:
         missing.append(f"version: the ledger does not say how {name} was made")
-    kinds = ("model.promoted", "model.rolled-back", "anchor.set")
+    kinds = (EventKind.MODEL_PROMOTED, EventKind.MODEL_ROLLED_BACK, EventKind.ANCHOR_SET)
     role_events = [
         event
         for event in ledger.events(subject=task)
         if event.kind in kinds and str(event.payload.get("version")) == version
     ]
-    if not any(event.kind == "model.promoted" for event in role_events):
+    if not any(event.kind == EventKind.MODEL_PROMOTED for event in role_events):
         missing.append(f"version: the ledger does not say that {name} was promoted")
     return [
         Link("version", name, event.at, event.actor, {"event": event.kind, **event.payload})
@@ -177,7 +183,7 @@ def _data(
         ]
     for batch in batches:
         admitted = [
-            event for event in ledger.events("batch.admitted", batch) if event.payload.get("task", task) == task
+            event for event in ledger.events(EventKind.BATCH_ADMITTED, batch) if event.payload.get("task", task) == task
         ]
         if not admitted:
             missing.append(f"data: the ledger does not say that the batch {batch} was admitted")
@@ -192,7 +198,9 @@ def _verdicts(names: list[str], task: str, missing: list[str]) -> list[Link]:
     """
     links = []
     for name in names:
-        verdicts = [event for event in ledger.events("verdict", name) if event.payload.get("task", task) == task]
+        verdicts = [
+            event for event in ledger.events(EventKind.VERDICT, name) if event.payload.get("task", task) == task
+        ]
         if not verdicts:
             missing.append(f"verdict: the ledger has no verdict on {name}")
         for event in verdicts:
@@ -210,14 +218,17 @@ def _verdicts(names: list[str], task: str, missing: list[str]) -> list[Link]:
 def _approvals(task: str, version: str) -> list[Link]:
     """Approvals of a version by people; there are none if passing challengers are promoted automatically."""
     name = f"{task}/{version}"
-    return [Link("approval", name, event.at, event.actor, event.payload) for event in ledger.events("approval", name)]
+    return [
+        Link("approval", name, event.at, event.actor, event.payload)
+        for event in ledger.events(EventKind.APPROVAL, name)
+    ]
 
 
 def _withdrawals(version: str) -> list[Link]:
     """Withdrawn patients on whose scans the version was trained: since then it is not reproducible."""
     return [
         Link("withdrawal", event.subject[:12], event.at, event.actor, {"not reproducible since": event.at[:10]})
-        for event in ledger.events("patient.withdrawn")
+        for event in ledger.events(EventKind.PATIENT_WITHDRAWN)
         if version in event.payload.get("models", [])
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +38,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError
 from lineage.errors import Fault
 from lineage.paths import database_url
 from lineage.record import append_only
+from lineage.record.prediction import Field, JournalRow, fields_of
 
 VERSION = "0005"
 LOCK = 7243191  # an arbitrary number: the advisory lock of writers in PostgreSQL
@@ -61,30 +63,19 @@ ledger = Table(
     Column("hash", String, nullable=False, unique=True),
 )
 
+
+def _journal_column(field: Field) -> Column[Any]:
+    """The column of one field of a row; JSON and long texts have no limit of their length."""
+    kind = Text if field.is_json or field.about.is_long else {str: String, float: Float}[field.plain_type]
+    default = None if field.default is MISSING else field.default
+    return Column(field.name, kind, nullable=field.is_optional, unique=field.name == "id", server_default=default)
+
+
 journal = Table(
     "journal",
     metadata,
     Column("number", _number, primary_key=True, autoincrement=True),
-    Column("id", String, nullable=False, unique=True),
-    Column("at", String, nullable=False),
-    Column("actor", String, nullable=False),
-    Column("release", String, nullable=False),
-    Column("task", String, nullable=False),
-    Column("version", String, nullable=False),
-    Column("cluster", String, nullable=False),
-    Column("inputs", Text, nullable=False),
-    Column("description", Text, nullable=False),
-    Column("embedding", Text, nullable=False),
-    Column("probabilities", Text, nullable=False),
-    Column("answer", String),
-    Column("score", Float),
-    Column("outcome", String, nullable=False),
-    Column("reasons", Text, nullable=False),
-    Column("slices", Text, nullable=False),
-    Column("map", Text, nullable=False),
-    Column("engine", Text, nullable=False),
-    Column("duration_ms", Float, nullable=False),
-    Column("shadows", String, nullable=False, server_default=""),
+    *(_journal_column(field) for field in fields_of(JournalRow)),
     Index("journal_task_at", "task", "at"),
 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,45 +11,15 @@ from lineage.errors import Fault
 from lineage.fingerprint import canonical
 from lineage.patient_hash import hash_pseudonym
 from lineage.record import database
+from lineage.record.prediction import JournalRow, fields_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-JSON_COLUMNS = ("inputs", "description", "embedding", "probabilities", "reasons", "slices", "engine")
+__all__ = ["JSON_COLUMNS", "JournalRow", "append", "count", "get", "predictions", "rows"]
 
-
-@dataclass(frozen=True)
-class JournalRow:
-    """One prediction, answered or withheld.
-
-    `cluster` is the patient's pseudonym, "" if unknown; the journal stores only its hash, so that its rows distinguish
-    patients without naming them. `inputs` are SHA-256 of the files. `description` are the figures and facts of
-    `data.scan.slice_features`, `embedding` is the descriptor's vector. `probabilities` are in the order of the task's
-    classes, `answer` is None if it was withheld, `score` is the pooled positive score. `outcome` and `reasons` are
-    those of the serving gate, `map` is a small PNG in base64. `shadows` is the id of the live answer that a shadow
-    release repeated; it is empty for answers that a user received.
-    """
-
-    id: str
-    at: str
-    actor: str
-    release: str
-    task: str
-    version: str
-    cluster: str
-    inputs: list[str]
-    description: Mapping[str, float | str]
-    embedding: list[float]
-    probabilities: list[float]
-    answer: str | None
-    score: float | None
-    outcome: str
-    reasons: list[str]
-    slices: list[dict[str, Any]]
-    map: str
-    engine: Mapping[str, Any]
-    duration_ms: float
-    shadows: str = ""
+JSON_COLUMNS = tuple(field.name for field in fields_of(JournalRow) if field.is_json)
+NUMBER_COLUMNS = tuple(field.name for field in fields_of(JournalRow) if field.plain_type is float)
 
 
 def append(row: JournalRow, again: bool = False) -> bool:
@@ -61,7 +30,7 @@ def append(row: JournalRow, again: bool = False) -> bool:
     values = vars(row).copy()
     values |= {name: canonical(values[name]) for name in JSON_COLUMNS}
     values["cluster"] = hash_pseudonym(row.cluster) if row.cluster else ""
-    for name in ("score", "duration_ms"):
+    for name in NUMBER_COLUMNS:
         values[name] = None if values[name] is None else float(values[name])
     pending = _PendingRow(values, again)
     _write_in_turn(pending)
@@ -134,12 +103,12 @@ def _is_stored(prediction_id: str) -> bool:
     return bool(database.fetch(table.select().with_only_columns(table.c.id).where(table.c.id == prediction_id)))
 
 
-def get(prediction_id: str) -> dict[str, Any]:
-    """One prediction with the fields of `JournalRow`. Fault if there is none with this id."""
+def get(prediction_id: str) -> JournalRow:
+    """One prediction; its `cluster` is the hash of the pseudonym. Fault if there is none with this id."""
     records = database.fetch(database.journal.select().where(database.journal.c.id == prediction_id))
     if not records:
         raise Fault(f"the journal has no prediction {prediction_id!r}; `oncoloop status` lists the latest")
-    return _decoded(records[0])
+    return JournalRow(**_decoded(records[0]))
 
 
 def rows(

@@ -13,6 +13,7 @@ from lineage.errors import Fault
 from lineage.fingerprint import canonical, text_sha256
 from lineage.paths import state_path
 from lineage.record import database
+from lineage.record.events import EventKind
 from lineage.record.standalone_verifier import GENESIS, check_chain, hashed_text
 from lineage.record.verdict import Outcome, Verdict
 
@@ -33,7 +34,7 @@ class Event:
     hash: str
 
 
-def append(kind: str, subject: str, payload: dict[str, Any], actor: str = "system") -> Event:
+def append(kind: EventKind, subject: str, payload: dict[str, Any], actor: str = "system") -> Event:
     """Append one event to the chain and note the new head outside the database. Safe in several processes."""
     for name, value in (("kind", kind), ("subject", subject), ("actor", actor)):
         if not value or not value.isprintable():
@@ -47,7 +48,7 @@ def append(kind: str, subject: str, payload: dict[str, Any], actor: str = "syste
         row: dict[str, Any] = {
             "seq": last["seq"] + 1 if last else 1,
             "at": database.now(),
-            "kind": kind,
+            "kind": str(kind),
             "subject": subject,
             "actor": actor,
             "payload": canonical(payload),
@@ -61,10 +62,10 @@ def append(kind: str, subject: str, payload: dict[str, Any], actor: str = "syste
 
 def record_verdict(verdict: Verdict, actor: str = "system", **context: Any) -> Event:
     """Record a verdict, with further facts in `context`."""
-    return append("verdict", verdict.subject, verdict.to_dict() | context, actor)
+    return append(EventKind.VERDICT, verdict.subject, verdict.to_dict() | context, actor)
 
 
-def events(kind: str | None = None, subject: str | None = None, limit: int | None = None) -> list[Event]:
+def events(kind: EventKind | None = None, subject: str | None = None, limit: int | None = None) -> list[Event]:
     """The events of a kind and subject, oldest first; with `limit` only that many of the newest."""
     table = database.ledger
     query = table.select().order_by(table.c.seq.desc())

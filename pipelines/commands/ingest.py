@@ -8,6 +8,7 @@ from typing import Any
 
 from data.core_types import Task
 from lineage.errors import Fault
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, from_dict, worst
 from pipelines import data_versions, params
 from pipelines.cli import Answer
@@ -159,7 +160,9 @@ def _quality(tasks: list[Task]) -> Answer:
     from lineage.record import ledger
 
     verdicts = [
-        event.payload | {"at": event.at} for event in ledger.events(kind="verdict") if event.payload["gate"] == "data"
+        event.payload | {"at": event.at}
+        for event in ledger.events(kind=EventKind.VERDICT)
+        if event.payload["gate"] == "data"
     ]
     name = tasks[0].name if len(tasks) == 1 else "all"
     page = report.write_quality_page(Path("data"), tasks, verdicts, paths.state_path("quality", f"{name}.html"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from lineage import current_state
 from lineage.record import journal, ledger
+from lineage.record.events import EventKind
 from pipelines import params
 from pipelines.cli import Answer
 from pipelines.servers import run_files, services
@@ -71,12 +72,12 @@ def live_release() -> dict[str, Any] | None:
 def latest_decisions() -> list[dict[str, Any]]:
     """The training verdicts, each with the latest decision on its version."""
     latest: list[dict[str, Any]] = []
-    for event in ledger.events(kind="verdict"):
+    for event in ledger.events(kind=EventKind.VERDICT):
         if event.payload["gate"] == "training":
             task, version = event.subject.split("/")
             later_events = [
                 e
-                for kind in ("model.promoted", "model.rejected")
+                for kind in (EventKind.MODEL_PROMOTED, EventKind.MODEL_REJECTED)
                 for e in ledger.events(kind=kind, subject=task)
                 if e.payload["version"] == version
             ]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lineage import decisions
 from lineage.errors import Fault
+from lineage.record.events import EventKind
 from lineage.record.verdict import EXIT_CODES
 from pipelines import params
 from pipelines.cli import Answer
@@ -35,7 +36,7 @@ def retrain(args: argparse.Namespace) -> Answer:
 
     person = command_line_session.authorised_person("retrain")
     payload = {"key": f"by hand/{uuid.uuid4().hex}", "reason": args.reason}
-    request = decisions.record("retrain.asked", args.task or "all", payload, person)
+    request = decisions.record(EventKind.RETRAIN_ASKED, args.task or "all", payload, person)
     decisions.mark_used(request)
     result = flow.retrain(args.task, args.reason, args.pool)
     lines = [f"data version {result['data_version'][:12]}"]

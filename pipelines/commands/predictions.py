@@ -10,6 +10,7 @@ from lineage import current_state as lineage_state
 from lineage import decisions
 from lineage.errors import Fault
 from lineage.record import journal, ledger
+from lineage.record.events import EventKind
 from lineage.record.verdict import EXIT_CODES, Outcome, from_dict, worst
 from pipelines import params
 from pipelines.cli import Answer
@@ -76,17 +77,17 @@ def replay(args: argparse.Namespace) -> Answer:
     journalled = journal.get(args.prediction)
     uploads = _uploads(args.files)
     hashes = [hashlib.sha256(upload.content).hexdigest() for upload in uploads]
-    if sorted(hashes) != sorted(journalled["inputs"]):
+    if sorted(hashes) != sorted(journalled.inputs):
         raise Fault(f"these are not the files of prediction {args.prediction}: their SHA-256 differ from the journal's")
-    repeated = serving.to_json(serving.predict(_release(journalled["release"]), uploads, journalled["task"]))
+    repeated = serving.to_json(serving.predict(_release(journalled.release), uploads, journalled.task))
     difference = max(
-        abs(a - b) for a, b in zip(repeated["probabilities"].values(), journalled["probabilities"], strict=True)
+        abs(a - b) for a, b in zip(repeated["probabilities"].values(), journalled.probabilities, strict=True)
     )
-    is_same = difference == 0.0 and repeated["answer"] == journalled["answer"]
+    is_same = difference == 0.0 and repeated["answer"] == journalled.answer
     result = {
         "same": is_same,
         "difference": difference,
-        "engine_then": journalled["engine"],
+        "engine_then": journalled.engine,
         "engine_now": repeated["engine"],
         "answer": repeated["answer"],
     }
@@ -119,7 +120,7 @@ def ack(args: argparse.Namespace) -> Answer:
     if not version:
         raise Fault(f"{args.task} has no champion yet; train and approve a model first")
     person = command_line_session.authorised_person("acknowledge")
-    decisions.record("drift.acknowledged", args.task, {"version": version, "reason": args.reason}, person)
+    decisions.record(EventKind.DRIFT_ACKNOWLEDGED, args.task, {"version": version, "reason": args.reason}, person)
     return Answer({"task": args.task, "version": version}, f"drift of {args.task}/{version} is acknowledged")
 
 
@@ -128,9 +129,9 @@ def label(args: argparse.Namespace) -> Answer:
     from monitoring import late_labels
 
     row = journal.get(args.prediction)
-    classes = params.load().task(row["task"]).classes
+    classes = params.load().task(row.task).classes
     if args.label not in classes:
-        raise Fault(f"{args.label!r} is no class of {row['task']}; its classes are {', '.join(classes)}")
+        raise Fault(f"{args.label!r} is no class of {row.task}; its classes are {', '.join(classes)}")
     late_labels.add(args.prediction, args.label, args.source, command_line_session.current_person(), classes)
     return Answer({"prediction": args.prediction, "label": args.label}, f"{args.prediction}: {args.label}")
 

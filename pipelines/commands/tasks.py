@@ -12,6 +12,7 @@ import yaml
 
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from pipelines import params
 from pipelines.cli import Answer
 from pipelines.recovery import recorded_admissions
@@ -106,7 +107,7 @@ def _add(facts: dict[str, Any]) -> Answer:
         raise
     workspace.prepare_task(Path.cwd(), name)
     version = git.commit(["params.yaml", "dvc.yaml", "data"], f"Add the task {name}")
-    ledger.append("task.added", name, {"version": version})
+    ledger.append(EventKind.TASK_ADDED, name, {"version": version})
     return Answer(
         {"task": name, "version": version}, f"{name} is a task now; import its first batch with `oncoloop import`"
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from lineage import decisions, paths
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from pipelines import params
 from pipelines.flows.work_pool import TAG
 
@@ -79,13 +80,13 @@ def guard_deployments() -> None:
             changes = changed_fields(registered, _registered_fields())
             for name, fields in changes.items():
                 log.error("the deployment %s was changed from outside (%s); it is registered again", name, fields)
-                ledger.append("deployment.changed", name, {"fields": fields})
+                ledger.append(EventKind.DEPLOYMENT_CHANGED, name, {"fields": fields})
             if changes:
                 register()
                 registered = _registered_fields()
             for name in _remove_foreign_deployments():
                 log.warning("the deployment %s does not belong to this version; it was removed", name)
-                ledger.append("deployment.removed", name, {})
+                ledger.append(EventKind.DEPLOYMENT_REMOVED, name, {})
         except Exception as error:  # for example an unreachable server: the next comparison tries again
             log.warning("the deployments could not be compared: %s", " ".join(str(error).split())[:200])
 
@@ -142,7 +143,7 @@ def _server_deployments() -> dict[str, Any]:
 
 def emit_unfinished_requests() -> None:
     """Emit the events of decisions and requests that were not finished when the last runner ended."""
-    for kind, event in (("approval", APPROVAL_EVENT), ("retrain.asked", RETRAIN_EVENT)):
+    for kind, event in ((EventKind.APPROVAL, APPROVAL_EVENT), (EventKind.RETRAIN_ASKED, RETRAIN_EVENT)):
         for task in {row.subject.partition("/")[0] for row in decisions.pending_decisions(kind)}:
             emit_task_event(event, {"task": task})
 

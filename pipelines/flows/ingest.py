@@ -30,6 +30,7 @@ from data.quality import gate, leakage, reader_agreement, suite
 from lineage import json_files, paths
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, Verdict
 from pipelines import params
 from pipelines.flows import artifacts, ingest_corrections
@@ -40,7 +41,7 @@ from pipelines.workspace.workspace import hold_lock
 
 log = logging.getLogger(__name__)
 
-JUDGED_EVENTS = ("batch.admitted", "batch.quarantined")
+JUDGED_EVENTS = (EventKind.BATCH_ADMITTED, EventKind.BATCH_QUARANTINED)
 
 
 def ingest(
@@ -126,7 +127,7 @@ def unjudged_batches(
 
 def judged_digests(again: bool) -> set[str]:
     """The digests of the judged batches; with `again`, of the admitted ones only."""
-    return recorded_admissions.judged_digests(("batch.admitted",) if again else JUDGED_EVENTS)
+    return recorded_admissions.judged_digests((EventKind.BATCH_ADMITTED,) if again else JUDGED_EVENTS)
 
 
 def _is_current(digest: FolderDigest, folder: Path) -> bool:
@@ -148,8 +149,10 @@ def staging_folder(batch_name: str) -> Path:
 def record_arrival(batch: IncomingBatch) -> str:
     """The time (UTC) at which this content first arrived. It is recorded once, also if the run is interrupted."""
     facts = {"task": batch.task.name, "digest": batch.digest}
-    arrivals = [event for event in ledger.events(kind="batch.received", subject=batch.name) if event.payload == facts]
-    return (arrivals[0] if arrivals else ledger.append("batch.received", batch.name, facts)).at
+    arrivals = [
+        event for event in ledger.events(kind=EventKind.BATCH_RECEIVED, subject=batch.name) if event.payload == facts
+    ]
+    return (arrivals[0] if arrivals else ledger.append(EventKind.BATCH_RECEIVED, batch.name, facts)).at
 
 
 @task(persist_result=False)
@@ -193,9 +196,9 @@ def examine_batch(batch: IncomingBatch) -> tuple[Verdict, pd.DataFrame, str]:
 
 def load_reference_population(task_name: str, cohorts: pd.DataFrame) -> training_population.Population:
     """The training patients of the champion's batches, or of all admitted batches while there is no champion."""
-    promoted = ledger.events(kind="model.promoted", subject=task_name, limit=1)
+    promoted = ledger.events(kind=EventKind.MODEL_PROMOTED, subject=task_name, limit=1)
     champion = str(promoted[-1].payload["version"]) if promoted else ""
-    logged = ledger.events(kind="model.logged", subject=task_name) if champion else []
+    logged = ledger.events(kind=EventKind.MODEL_LOGGED, subject=task_name) if champion else []
     learned = {name for event in logged if event.payload["version"] == champion for name in event.payload["batches"]}
     folders = sorted(path.parent for path in Path("data/batches", task_name).glob("*/manifest.csv"))
     reference_folders = [folder for folder in folders if not champion or folder.name in learned]
@@ -205,7 +208,7 @@ def load_reference_population(task_name: str, cohorts: pd.DataFrame) -> training
 
 def drop_withdrawn_patients(indexed: batch_manifest.IndexedBatch, staging: Path) -> batch_manifest.IndexedBatch:
     """Remove the scans of withdrawn patients: their copies are deleted, their files listed as refused."""
-    marks = {event.subject for event in ledger.events(kind="withdrawal.begun")}
+    marks = {event.subject for event in ledger.events(kind=EventKind.WITHDRAWAL_BEGUN)}
     is_withdrawn = withdrawn_rows.affected_rows(indexed.manifest, marks)
     if not is_withdrawn.any():
         return indexed
@@ -269,7 +272,7 @@ def admit_batch(batch: IncomingBatch, manifest: pd.DataFrame, arrived_at: str) -
 
 def current_epoch(task_name: str) -> int:
     """The epoch of a batch admitted now. Each promotion begins an epoch, so the newest data is new to the champion."""
-    return 1 + len(ledger.events(kind="model.promoted", subject=task_name))
+    return 1 + len(ledger.events(kind=EventKind.MODEL_PROMOTED, subject=task_name))
 
 
 def quarantine_batch(batch: IncomingBatch, verdict: Verdict) -> None:
@@ -283,4 +286,4 @@ def quarantine_batch(batch: IncomingBatch, verdict: Verdict) -> None:
         shutil.move(staging, target)
     target.mkdir(exist_ok=True)
     json_files.write_json(target / "verdict.json", verdict.to_dict())
-    ledger.append("batch.quarantined", batch.name, {"task": batch.task.name, "digest": batch.digest})
+    ledger.append(EventKind.BATCH_QUARANTINED, batch.name, {"task": batch.task.name, "digest": batch.digest})

@@ -13,6 +13,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from data.dataset import shards
 from lineage import current_state, fingerprint, json_files, mlflow_registry, model_files
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, Verdict
 from pipelines import params, warm_start_pins
 from pipelines.flows import artifacts, remote_fit, remote_transfer, retrain_plan, work_pool
@@ -90,7 +91,7 @@ def judge_challenger(tree: str, name: str, data_version: str, reason: str) -> di
     logger = get_run_logger()
     version, is_new = register_challenger(Path(tree), name, data_version, reason)
     result = {"task": name, "version": version, "new": is_new}
-    earlier_verdicts = ledger.events(kind="verdict", subject=f"{name}/{version}")
+    earlier_verdicts = ledger.events(kind=EventKind.VERDICT, subject=f"{name}/{version}")
     if earlier_verdicts:
         return result | {"verdict": earlier_verdicts[-1].payload, "decision": "unchanged"}
     files = mlflow_runs.artifact_hashes(Path(tree, "evaluation", name), Path(tree, "models", name))
@@ -98,7 +99,7 @@ def judge_challenger(tree: str, name: str, data_version: str, reason: str) -> di
     verdict = judge_version(Path(tree), name, version)
     ledger.record_verdict(verdict, task=name, version=version, data_version=data_version)
     if spent_batches := test_set_budget.exhausted_batches(verdict.figures):
-        ledger.append("cohort.spent", name, {"version": version, "batches": spent_batches})
+        ledger.append(EventKind.COHORT_SPENT, name, {"version": version, "batches": spent_batches})
     mlflow_runs.log_verdict(mlflow_registry.tags(name, version)["run_id"], verdict)
     artifacts.publish_verdict(verdict, f"training-{name}")
     for line in verdict.reasons:
@@ -130,7 +131,7 @@ def register_challenger(tree: Path, name: str, data_version: str, reason: str) -
         name, tree / "evaluation" / name, tree / "models" / name, params.raw(), tags
     )
     version = mlflow_registry.register(name, run_id, "model", {"run_id": run_id, **tags})
-    ledger.append("model.logged", name, {"version": version, "run_id": run_id, **facts})
+    ledger.append(EventKind.MODEL_LOGGED, name, {"version": version, "run_id": run_id, **facts})
     return version, True
 
 
@@ -144,7 +145,7 @@ def judge_version(tree: Path, name: str, version: str) -> Verdict:
     predictions = evaluate.read_predictions(tree / "evaluation" / name)
     metrics = json_files.read_json(tree / "evaluation" / name / "metrics.json")
     roles = current_state.roles(name)
-    verdicts = [(event.at, event.payload) for event in ledger.events(kind="verdict")]
+    verdicts = [(event.at, event.payload) for event in ledger.events(kind=EventKind.VERDICT)]
     past_looks = test_set_budget.read_looks(verdicts, name, database.now())
     comparisons = {}
     for role in ("champion", "anchor"):

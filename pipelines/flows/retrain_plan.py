@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from pipelines import params, warm_start_pins
 from pipelines.models import promote
 from pipelines.recovery import interrupted_runs
@@ -39,7 +40,7 @@ def pending_work(name: str | None = None) -> list[str]:
     work = dvc.changed_stages(tree, tasks)
     for task in tasks:
         version = find_logged_version(task, dvc.lock_hash(tree, task))
-        if not work and (version is None or not ledger.events(kind="verdict", subject=f"{task}/{version}")):
+        if not work and (version is None or not ledger.events(kind=EventKind.VERDICT, subject=f"{task}/{version}")):
             work.append(f"gate {task}")
     if not work and promote.is_release_pending():
         work.append("release")
@@ -48,7 +49,7 @@ def pending_work(name: str | None = None) -> list[str]:
 
 def find_logged_version(name: str, lock_hash: str) -> str | None:
     """The version under which the training with this lock hash was registered. None if it was not."""
-    events = list(ledger.events(kind="model.logged", subject=name))
+    events = list(ledger.events(kind=EventKind.MODEL_LOGGED, subject=name))
     return next(
         (str(event.payload["version"]) for event in reversed(events) if event.payload["lock_hash"] == lock_hash), None
     )

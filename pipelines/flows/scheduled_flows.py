@@ -9,6 +9,7 @@ from prefect import flow
 
 from lineage import decisions
 from lineage.errors import Fault
+from lineage.record.events import EventKind
 from lineage.record.ledger import Event
 from pipelines.flows.ingest import ingest
 from pipelines.flows.retrain import retrain
@@ -38,7 +39,7 @@ def retrain_all() -> dict[str, Any]:
 def retrain_asked() -> list[dict[str, Any]]:
     """Retrain each task with an open request, if it has labels that its newest model has not learned from."""
     requests_by_task: dict[str, list[Event]] = {}
-    for event in decisions.pending_decisions("retrain.asked"):
+    for event in decisions.pending_decisions(EventKind.RETRAIN_ASKED):
         if not refuse_invalid(event) and has_new_labels(event.subject):
             requests_by_task.setdefault(event.subject, []).append(event)
     results = []
@@ -61,7 +62,7 @@ def decide() -> list[dict[str, Any]]:
     """Carry out the signed approvals and rejections. A decision that cannot be carried out ends with its reason."""
     outcomes: list[dict[str, Any]] = []
     with hold_lock("workspace"):
-        for event in decisions.pending_decisions("approval"):
+        for event in decisions.pending_decisions(EventKind.APPROVAL):
             outcome = {"decision": event.seq, "subject": event.subject, "refused": refuse_invalid(event)}
             if not outcome["refused"]:
                 outcome["refused"] = _carry_out(event)

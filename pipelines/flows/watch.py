@@ -12,6 +12,7 @@ from lineage import current_state, decisions, mlflow_registry, paths
 from lineage.errors import Fault
 from lineage.record import ledger
 from lineage.record.database import now
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, Verdict
 from monitoring import evidently_report, gate, late_labels, reference, triage, window
 from pipelines import params
@@ -85,19 +86,21 @@ def examine_window(name: str) -> tuple[Verdict, str]:
 def request_retraining(name: str, version: str, verdict: Verdict, seq: int) -> bool:
     """Request a retraining, unless a person acknowledged the drift or the cooldown is not over. Whether it did."""
     settings = params.load().monitoring
-    for event in ledger.events(kind="drift.acknowledged", subject=name):
+    for event in ledger.events(kind=EventKind.DRIFT_ACKNOWLEDGED, subject=name):
         if event.payload["version"] == version and decisions.is_signed(event):
             log.info("the drift of %s is acknowledged by %s: %s", name, event.actor, event.payload["reason"])
             return False
     requests = [
-        event for event in ledger.events(kind="drift.asked", subject=name) if event.payload["version"] == version
+        event
+        for event in ledger.events(kind=EventKind.DRIFT_ASKED, subject=name)
+        if event.payload["version"] == version
     ]
     cooldown = timedelta(hours=settings.cooldown_hours)
     if requests and _parse_time(now()) - _parse_time(requests[-1].at) < cooldown:
         return False
     reason = verdict.reasons[0]
     ask_for_retraining(name, f"drift/{name}/{version}/{seq}", f"the watch: {reason}")
-    ledger.append("drift.asked", name, {"version": version, "verdict_seq": seq, "reason": reason})
+    ledger.append(EventKind.DRIFT_ASKED, name, {"version": version, "verdict_seq": seq, "reason": reason})
     return True
 
 

@@ -9,6 +9,7 @@ from lineage.audit import evidence
 from lineage.current_state import version_verdict
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from lineage.record.ledger import Event
 from lineage.record.verdict import Outcome, Verdict
 from pipelines import params
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 def apply_verdict(task: str, version: str, verdict: Verdict) -> str:
     """Act on a verdict of the training gate: promoted, rejected, or waiting for approval."""
     if verdict.outcome is Outcome.FAIL:
-        ledger.append("model.rejected", task, {"version": version, "reason": "the training gate said fail"})
+        ledger.append(EventKind.MODEL_REJECTED, task, {"version": version, "reason": "the training gate said fail"})
         return "rejected"
     if verdict.outcome is Outcome.PASS and params.load().promotion.approval == "automatic":
         promote_version(task, version, "system", "passed the gate; approval is automatic")
@@ -61,7 +62,7 @@ def _check_not_champion(task: str, version: str) -> None:
 
 
 def _sign(task: str, version: str, decision: str, actor: str, reason: str) -> Event:
-    return decisions.record("approval", f"{task}/{version}", {"decision": decision, "reason": reason}, actor)
+    return decisions.record(EventKind.APPROVAL, f"{task}/{version}", {"decision": decision, "reason": reason}, actor)
 
 
 def carry_out_decision(event: Event) -> None:
@@ -72,14 +73,14 @@ def carry_out_decision(event: Event) -> None:
     from pipelines.models import shadow
 
     task, _, version = event.subject.rpartition("/")
-    for later_use in ledger.events("decision.used", event.subject):
+    for later_use in ledger.events(EventKind.DECISION_USED, event.subject):
         if later_use.seq > event.seq and "refused" not in later_use.payload:
             raise Fault(f"{event.subject} was decided by somebody else at the same time")
     verdict, reason = version_verdict(task, version), str(event.payload["reason"])
     if event.payload["decision"] == "reject":
         shadow.stop_version(task, version, event.actor, "the version is rejected")
         _check_not_champion(task, version)
-        ledger.append("model.rejected", task, {"version": version, "reason": reason}, actor=event.actor)
+        ledger.append(EventKind.MODEL_REJECTED, task, {"version": version, "reason": reason}, actor=event.actor)
         return
     if verdict.outcome is Outcome.FAIL:
         raise Fault(f"the gate said fail on {task}/{version}: {verdict.reasons[0]}; a fail can't be approved")
@@ -95,7 +96,7 @@ def promote_version(task: str, version: str, actor: str, reason: str) -> None:
     Fault if a file of the version is not the one that the gate judged.
     """
     mlflow_registry.check_artifacts(task, version)
-    event = ledger.events(kind="verdict", subject=f"{task}/{version}")[-1]
+    event = ledger.events(kind=EventKind.VERDICT, subject=f"{task}/{version}")[-1]
     tags = mlflow_registry.tags(task, version)
     facts: dict[str, object] = {
         "run_id": tags["run_id"],
@@ -114,8 +115,8 @@ def champions() -> dict[str, str]:
 
 def is_release_pending() -> bool:
     """Whether the newest checked release holds other versions than the champions."""
-    checked = {event.subject for event in ledger.events(kind="verdict") if event.payload["gate"] == "release"}
-    built = [event for event in ledger.events(kind="release.built") if event.subject in checked]
+    checked = {event.subject for event in ledger.events(kind=EventKind.VERDICT) if event.payload["gate"] == "release"}
+    built = [event for event in ledger.events(kind=EventKind.RELEASE_BUILT) if event.subject in checked]
     return bool(champions()) and (not built or built[-1].payload["tasks"] != champions())
 
 
@@ -129,7 +130,7 @@ def release_champions() -> str | None:
         return None
     settings = params.load()
     built = release.build(settings, champions())
-    ledger.append("release.built", built.id, built.facts())
+    ledger.append(EventKind.RELEASE_BUILT, built.id, built.facts())
     verdict = release.check(built)
     ledger.record_verdict(verdict, release=built.id)
     if not (built.folder.parent / f"evidence-{built.id}").exists():
@@ -149,10 +150,10 @@ def rollback(actor: str, reason: str) -> tuple[str, list[str]]:
     for task, version in previous.payload["tasks"].items():
         if current_state.roles(task).get("champion") != version:
             facts = {"version": version, "release": previous.subject, "reason": reason}
-            ledger.append("model.rolled-back", task, facts, actor=actor)
+            ledger.append(EventKind.MODEL_ROLLED_BACK, task, facts, actor=actor)
             moved.append((task, version))
     facts = {"instead_of": current.subject, "reason": reason}
-    decisions.record("release.wanted", previous.subject, facts, actor)
+    decisions.record(EventKind.RELEASE_WANTED, previous.subject, facts, actor)
     for task, _ in moved:
         mlflow_registry.update_aliases(task)
     return previous.subject, [f"{task}/{version}" for task, version in moved]

@@ -15,6 +15,7 @@ from data.phantom import study as phantom_study
 from lineage import fingerprint, json_files, mlflow_registry, paths
 from lineage.record import ledger
 from lineage.record.database import now
+from lineage.record.events import EventKind
 from lineage.record.verdict import Verdict
 from pipelines.params import Params
 from serving.bundle import bento_build
@@ -116,11 +117,13 @@ def manifest_entry(settings: Params, name: str, version: str, source: Path) -> d
 
 def _approval(task: str, version: str) -> dict[str, str]:
     """Who approved a version, and why. A version in shadow is not approved yet."""
-    promotions = [event for event in ledger.events("model.promoted", task) if str(event.payload["version"]) == version]
+    promotions = [
+        event for event in ledger.events(EventKind.MODEL_PROMOTED, task) if str(event.payload["version"]) == version
+    ]
     if promotions:
         facts = promotions[-1].payload
         return {"approved_by": promotions[-1].actor, "approval_reason": facts["reason"], "verdict": facts["outcome"]}
-    verdicts = ledger.events("verdict", f"{task}/{version}", limit=1)
+    verdicts = ledger.events(EventKind.VERDICT, f"{task}/{version}", limit=1)
     outcome = verdicts[0].payload["outcome"] if verdicts else ""
     reason = "not approved: it answers in shadow, seen by nobody"
     return {"approved_by": "", "approval_reason": reason, "verdict": outcome}

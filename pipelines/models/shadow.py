@@ -14,6 +14,7 @@ import pandas as pd
 from lineage import accounts, current_state, decisions
 from lineage.errors import Fault
 from lineage.record import journal, ledger
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, Verdict, from_dict
 from monitoring import late_labels, window
 from pipelines import params
@@ -27,7 +28,9 @@ COLUMNS = {"answer": "", "score": "_score", "duration_ms": "_ms"}
 def record_address(shadow: current_state.Shadow, url: str) -> None:
     """Record the address of the shadow's server for the desk, once for each address."""
     if shadow.url != url:
-        ledger.append("shadow.served", shadow.task, {"release": shadow.release, "version": shadow.version, "url": url})
+        ledger.append(
+            EventKind.SHADOW_SERVED, shadow.task, {"release": shadow.release, "version": shadow.version, "url": url}
+        )
         log.info("%s/%s answers in shadow at %s", shadow.task, shadow.version, url)
 
 
@@ -47,8 +50,8 @@ def start(task: str, version: str, actor: str) -> str:
     if champions.get(task) in (None, version):
         raise Fault(f"{task} has no other champion that {task}/{version} could be compared with in shadow")
     built = release.build(params.load(), champions | {task: version})
-    if not ledger.events("shadow.built", built.id):
-        ledger.append("shadow.built", built.id, built.facts(), actor)
+    if not ledger.events(EventKind.SHADOW_BUILT, built.id):
+        ledger.append(EventKind.SHADOW_BUILT, built.id, built.facts(), actor)
     release_verdict = release.check(built)
     ledger.record_verdict(release_verdict, release=built.id)
     if release_verdict.outcome is Outcome.FAIL:
@@ -61,7 +64,7 @@ def record_start(task: str, version: str, release: str, actor: str) -> None:
     """Record the start of a built release's shadow, and make sure that the account of its journal rows exists."""
     if accounts.SHADOW_ACCOUNT not in [person.name for person in accounts.people()]:
         accounts.add(accounts.SHADOW_ACCOUNT, "engineer")
-    decisions.record("shadow.started", task, {"version": version, "release": release}, actor)
+    decisions.record(EventKind.SHADOW_STARTED, task, {"version": version, "release": release}, actor)
 
 
 def stop(actor: str, reason: str = "asked by hand") -> Verdict:
@@ -69,7 +72,7 @@ def stop(actor: str, reason: str = "asked by hand") -> Verdict:
     active = current_state.active_shadow()
     if active is None:
         raise Fault("no version is in shadow; `oncoloop shadow TASK VERSION` starts one")
-    decisions.record("shadow.stopped", active.task, {"version": active.version, "reason": reason}, actor)
+    decisions.record(EventKind.SHADOW_STOPPED, active.task, {"version": active.version, "reason": reason}, actor)
     return judge_shadow(active, actor)
 
 

@@ -15,6 +15,7 @@ from data.dataset import cohorts
 from lineage import json_files, paths
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from pipelines import params
 from pipelines.models.retrain_requests import ask_for_retraining
 from pipelines.recovery import recorded_admissions
@@ -36,7 +37,7 @@ def recover_workspace() -> None:
     for change in dvc.recover(Path.cwd()):
         log.warning("undone after an interruption: %s", change)
     shutil.rmtree(paths.home() / "staging", ignore_errors=True)
-    admitted = {event.subject for event in ledger.events(kind="batch.admitted")}
+    admitted = {event.subject for event in ledger.events(kind=EventKind.BATCH_ADMITTED)}
     for path in sorted(Path("data/batches").glob("*/*/record.json")):
         if path.parent.name not in admitted:
             dvc.push(batch=path.parent)
@@ -50,16 +51,16 @@ def recover_workspace() -> None:
 def record_admission(record: dict[str, Any], version: str) -> None:
     """Record an admission in the ledger. Enough new labels of a task with a model also request its retraining."""
     threshold = params.load().monitoring.retrain_labels
-    if ledger.events(kind="model.promoted", subject=record["task"]) and record["units"] >= threshold:
+    if ledger.events(kind=EventKind.MODEL_PROMOTED, subject=record["task"]) and record["units"] >= threshold:
         reason = f"{record['units']} newly labelled units in batch {record['batch']}"
         ask_for_retraining(record["task"], f"volume/{record['task']}/{version}", reason)
-    ledger.append("batch.admitted", record["batch"], record | {"data_version": version})
+    ledger.append(EventKind.BATCH_ADMITTED, record["batch"], record | {"data_version": version})
 
 
 def check_cohorts() -> None:
     """Fault that names the first changed row of a cohort table, in the working folder or in a commit."""
     newest_versions = {
-        event.payload["task"]: event.payload["data_version"] for event in ledger.events(kind="batch.admitted")
+        event.payload["task"]: event.payload["data_version"] for event in ledger.events(kind=EventKind.BATCH_ADMITTED)
     }
     for task, version in newest_versions.items():
         path = Path("data/cohorts", f"{task}.csv")

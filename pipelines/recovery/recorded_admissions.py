@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from lineage.record.ledger import Event
 from pipelines.workspace import git
 
-ADMITTED, REPAIRED = "batch.admitted", "workspace.repaired"
-WITHDRAWN = ("withdrawal.begun", "patient.withdrawn")
+ADMISSION_EVENTS = (EventKind.BATCH_ADMITTED, EventKind.WITHDRAWAL_BEGUN, EventKind.PATIENT_WITHDRAWN)
 MAX_LISTED = 5  # batches in one sentence; `oncoloop verify` names them all
 
 
@@ -36,9 +36,9 @@ def _replay_admissions() -> tuple[dict[str, Event], set[str]]:
     """The batches that are present, and those that a withdrawal removed."""
     present: dict[str, Event] = {}
     withdrawn: set[str] = set()
-    events = [event for kind in (ADMITTED, *WITHDRAWN) for event in ledger.events(kind=kind)]
+    events = [event for kind in ADMISSION_EVENTS for event in ledger.events(kind=kind)]
     for event in sorted(events, key=lambda event: event.seq):
-        if event.kind == ADMITTED:
+        if event.kind == EventKind.BATCH_ADMITTED:
             pair = f"{event.payload['task']}/{event.payload['batch']}"
             present[pair] = event
             withdrawn.discard(pair)
@@ -55,14 +55,14 @@ def permanent_losses() -> dict[str, set[str]]:
     """
     losses: dict[str, set[str]] = {"batches": set(), "versions": set()}
     present = admitted_batches()
-    for event in ledger.events(kind=REPAIRED):
+    for event in ledger.events(kind=EventKind.WORKSPACE_REPAIRED):
         recorded = event.payload["lost"]
         losses["batches"] |= {pair for pair in recorded["batches"] if pair in present and present[pair].seq < event.seq}
         losses["versions"] |= set(recorded["versions"])
     return losses
 
 
-def judged_digests(kinds: tuple[str, ...]) -> set[str]:
+def judged_digests(kinds: tuple[EventKind, ...]) -> set[str]:
     """The digests of the batches in events of these kinds. A batch that is lost for good may be judged again."""
     present, lost_batches = admitted_batches(), permanent_losses()["batches"]
     digests = {str(event.payload["digest"]) for kind in kinds for event in ledger.events(kind=kind)}
@@ -73,7 +73,9 @@ def compare_with_git() -> GitDifferences:
     """Compare ledger and git, with two calls of git for any number of batches."""
     (present, withdrawn), losses = _replay_admissions(), permanent_losses()
     committed, history = git.batches_of("HEAD"), set(git.run("rev-list", "HEAD").split())
-    versions = dict.fromkeys(str(event.payload["data_version"]) for event in ledger.events(kind=ADMITTED))
+    versions = dict.fromkeys(
+        str(event.payload["data_version"]) for event in ledger.events(kind=EventKind.BATCH_ADMITTED)
+    )
     return GitDifferences(
         tuple(sorted(pair for pair in present if pair not in committed and pair not in losses["batches"])),
         tuple(version for version in versions if version not in history and version not in losses["versions"]),
@@ -83,8 +85,8 @@ def compare_with_git() -> GitDifferences:
 
 def _has_unfinished_withdrawal() -> bool:
     """Whether a withdrawal was interrupted: then the next run still removes its batches."""
-    completed = {event.payload.get("begun") for event in ledger.events(kind=WITHDRAWN[1])}
-    return any(event.seq not in completed for event in ledger.events(kind=WITHDRAWN[0]))
+    completed = {event.payload.get("begun") for event in ledger.events(kind=EventKind.PATIENT_WITHDRAWN)}
+    return any(event.seq not in completed for event in ledger.events(kind=EventKind.WITHDRAWAL_BEGUN))
 
 
 def check_git_history() -> None:

@@ -15,6 +15,7 @@ from data.dataset import cohorts
 from lineage import atomic_write, json_files
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from lineage.record.ledger import Event
 from pipelines import params
 from pipelines.recovery import interrupted_runs, recorded_admissions, verify_workspace
@@ -47,7 +48,7 @@ def repair() -> list[str]:
         if repairs or missing.batches or missing.versions:
             losses = {"batches": list(missing.batches), "versions": list(missing.versions)}
             facts = {"restored": repairs, "lost": losses, "data_version": version}
-            ledger.append(recorded_admissions.REPAIRED, "workspace", facts)
+            ledger.append(EventKind.WORKSPACE_REPAIRED, "workspace", facts)
         interrupted_runs.recover_workspace()
         dvc.push()
     return repairs
@@ -244,7 +245,7 @@ def _reassign_clusters(table: pd.DataFrame, pair: str, event: Event) -> pd.DataF
         return None
     models = [
         str(model.payload["version"])
-        for model in ledger.events(kind="model.logged", subject=task)
+        for model in ledger.events(kind=EventKind.MODEL_LOGGED, subject=task)
         if name in model.payload["batches"]
     ]
     if models:
@@ -255,7 +256,9 @@ def _reassign_clusters(table: pd.DataFrame, pair: str, event: Event) -> pd.DataF
     settings = params.load()
     manifest = batch_manifest.read_manifest(Path("data/batches", pair, "manifest.csv"))
     promotions = [
-        promotion for promotion in ledger.events(kind="model.promoted", subject=task) if promotion.seq < event.seq
+        promotion
+        for promotion in ledger.events(kind=EventKind.MODEL_PROMOTED, subject=task)
+        if promotion.seq < event.seq
     ]
     epoch = 1 + len(promotions)
     earlier_rows = table.astype({"epoch": int})

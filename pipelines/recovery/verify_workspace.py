@@ -17,13 +17,17 @@ from data.dataset import cohorts
 from lineage import current_state, mlflow_registry, paths
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from lineage.record.ledger import Event
 from lineage.record.verdict import Outcome, Verdict
 from pipelines.recovery import recorded_admissions
 from pipelines.workspace import dvc, dvc_objects, git
 from serving.inference import release_integrity
 
-VERSION_EVENTS = ("batch.admitted", "model.logged", "patient.withdrawn", "task.added")  # they name a data version
+VERSION_EVENTS = (  # they name a data version
+    *(EventKind.BATCH_ADMITTED, EventKind.MODEL_LOGGED),
+    *(EventKind.PATIENT_WITHDRAWN, EventKind.TASK_ADDED),
+)
 TABLE_SUFFIXES = (".csv", ".json")  # always read; scans and arrays only with `full`
 
 
@@ -195,7 +199,7 @@ def clusters_without_side(table: pd.DataFrame, pair: str) -> set[str]:
 def newest_cohort_table(task: str) -> pd.DataFrame | None:
     """The cohort table of a task in its newest version that is still in git. None if no version is."""
     path = Path("data/cohorts", f"{task}.csv")
-    admitted = [event for event in ledger.events(kind=recorded_admissions.ADMITTED) if event.payload["task"] == task]
+    admitted = [event for event in ledger.events(kind=EventKind.BATCH_ADMITTED) if event.payload["task"] == task]
     for event in reversed(admitted):
         if git.committed_text(str(path), str(event.payload["data_version"])):
             return cohort_table_at(path, str(event.payload["data_version"]))
@@ -210,7 +214,7 @@ def cohort_table_at(path: Path, version: str) -> pd.DataFrame:
 
 def _check_quarantine() -> Iterator[Problem]:
     """The missing copies of refused batches. They are evidence in no data version, so training is not harmed."""
-    for name in dict.fromkeys(event.subject for event in ledger.events(kind="batch.quarantined")):
+    for name in dict.fromkeys(event.subject for event in ledger.events(kind=EventKind.BATCH_QUARANTINED)):
         if not Path("data/quarantine", name).is_dir():
             yield Problem(
                 f"data/quarantine/{name}",
@@ -220,7 +224,7 @@ def _check_quarantine() -> Iterator[Problem]:
 
 
 def _check_models() -> Iterator[Problem]:
-    logged = [(event.subject, str(event.payload["version"])) for event in ledger.events(kind="model.logged")]
+    logged = [(event.subject, str(event.payload["version"])) for event in ledger.events(kind=EventKind.MODEL_LOGGED)]
     for task in dict.fromkeys(task for task, _ in logged):
         present = mlflow_registry.versions(task)
         for version in [number for name, number in logged if name == task and number not in present]:

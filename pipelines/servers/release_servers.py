@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from lineage import current_state
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from pipelines import params
 from pipelines.models import shadow
 from pipelines.servers import ports, run_files
@@ -166,7 +167,7 @@ class Fleet:
     def _activate(self, name: str) -> None:
         service = self.running[name]
         if _live_release() != (name, service.url):
-            ledger.append("release.activated", name, {"url": service.url, "port": service.port})
+            ledger.append(EventKind.RELEASE_ACTIVATED, name, {"url": service.url, "port": service.port})
             log.info("release %s answers now at %s", name, service.url)
 
     def _run_standby(self, wanted_release: str) -> None:

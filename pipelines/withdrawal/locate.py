@@ -12,12 +12,11 @@ from data.batch import manifest, metadata_table, withdrawn_rows
 from lineage import json_files, keys
 from lineage.errors import Fault
 from lineage.record import journal, ledger
+from lineage.record.events import EventKind
 from lineage.record.ledger import Event
 from pipelines.workspace import git
 
 log = logging.getLogger(__name__)
-
-BEGUN = "withdrawal.begun"
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def locate_patient(patient: str) -> PatientRecords:
 
 def withdrawal_event(name: str) -> Event | None:
     """The newest ledger event of the beginning of a patient's withdrawal. None if there is none."""
-    events = ledger.events(kind=BEGUN, subject=withdrawn_rows.hash_pseudonym(name))
+    events = ledger.events(kind=EventKind.WITHDRAWAL_BEGUN, subject=withdrawn_rows.hash_pseudonym(name))
     return events[-1] if events else None
 
 
@@ -112,7 +111,7 @@ def _unit_tables(folder: Path) -> list[pd.DataFrame]:
 
 
 def _models(batches: set[tuple[str, str]]) -> list[str]:
-    logged = ledger.events(kind="model.logged")
+    logged = ledger.events(kind=EventKind.MODEL_LOGGED)
     events = [event for event in logged if any((event.subject, batch) in batches for batch in event.payload["batches"])]
     return [f"{event.subject}/{event.payload['version']}" for event in events]
 
@@ -120,13 +119,13 @@ def _models(batches: set[tuple[str, str]]) -> list[str]:
 def _releases(models: set[str]) -> list[str]:
     return [
         event.subject
-        for event in ledger.events(kind="release.built")
+        for event in ledger.events(kind=EventKind.RELEASE_BUILT)
         if models & {f"{task}/{version}" for task, version in event.payload["tasks"].items()}
     ]
 
 
 def _versions(batches: set[str]) -> list[str]:
-    events = [*ledger.events(kind="batch.admitted"), *ledger.events(kind="model.logged")]
+    events = [*ledger.events(kind=EventKind.BATCH_ADMITTED), *ledger.events(kind=EventKind.MODEL_LOGGED)]
     versions = dict.fromkeys(event.payload["data_version"] for event in events)
     return [version for version in versions if git.batches_of(version) & batches]
 

@@ -14,28 +14,28 @@ from data.batch import label_corrections, lesion_grid, manifest, pixel_cache, wi
 from data.dataset import cohorts
 from lineage import accounts, decisions, json_files, mlflow_registry, model_files
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from lineage.record.ledger import Event
 from pipelines.models.retrain_requests import ask_for_retraining
 from pipelines.withdrawal import erase, verify_erased
-from pipelines.withdrawal.locate import BEGUN, PatientRecords, batch_ancestry, withdrawal_event
+from pipelines.withdrawal.locate import PatientRecords, batch_ancestry, withdrawal_event
 from pipelines.workspace import dvc, git
 
 log = logging.getLogger(__name__)
 
-COMPLETED = "patient.withdrawn"
 MANIFEST = "manifest.csv"
 
 
 def unfinished_withdrawals() -> list[Event]:
     """The signed withdrawals that began and were interrupted."""
-    completed = {event.payload.get("begun") for event in ledger.events(kind=COMPLETED)}
-    unfinished = [event for event in ledger.events(kind=BEGUN) if event.seq not in completed]
+    completed = {event.payload.get("begun") for event in ledger.events(kind=EventKind.PATIENT_WITHDRAWN)}
+    unfinished = [event for event in ledger.events(kind=EventKind.WITHDRAWAL_BEGUN) if event.seq not in completed]
     return [event for event in unfinished if decisions.is_signed(event)]
 
 
 def incomplete_since(version: str) -> str | None:
     """The date since which a data version lacks a patient's batches. None while it is complete."""
-    events = ledger.events(kind=COMPLETED)
+    events = ledger.events(kind=EventKind.PATIENT_WITHDRAWN)
     batches = git.batches_of(version) if events else set()
     dates = [event.at[:10] for event in events if batches & set(event.payload["ancestors"])]
     return dates[0] if dates else None
@@ -51,11 +51,11 @@ def withdraw(records: PatientRecords, reason: str, identity: str = "", actor: st
         start_event not in unfinished_withdrawals() and (records.batches or records.quarantined)
     ):
         start_event = decisions.record(
-            BEGUN, withdrawn_rows.hash_pseudonym(records.patient), _intent(records, reason), actor
+            EventKind.WITHDRAWAL_BEGUN, withdrawn_rows.hash_pseudonym(records.patient), _intent(records, reason), actor
         )
     if start_event in unfinished_withdrawals():
         return finish_withdrawal(start_event, identity)
-    return ledger.events(kind=COMPLETED, subject=start_event.subject)[-1]
+    return ledger.events(kind=EventKind.PATIENT_WITHDRAWN, subject=start_event.subject)[-1]
 
 
 def finish_withdrawal(start_event: Event, identity: str = "") -> Event:
@@ -77,7 +77,7 @@ def finish_withdrawal(start_event: Event, identity: str = "") -> Event:
         mlflow_registry.set_tags(task, number, tags)
     facts = {name: plan[name] for name in ("batches", "ancestors", "versions", "models", "releases", "tasks", "reason")}
     facts |= {"predictions": plan["predictions"], "data_version": version, "begun": start_event.seq, "left": remains}
-    completed = ledger.append(COMPLETED, start_event.subject, facts, start_event.actor)
+    completed = ledger.append(EventKind.PATIENT_WITHDRAWN, start_event.subject, facts, start_event.actor)
     for task in plan["tasks"]:
         ask_for_retraining(task, f"withdrawal/{task}/{version}", "a patient was withdrawn")
     return completed
@@ -172,7 +172,7 @@ def _without_patient(path: Path, targets: erase.ErasureTargets) -> pd.DataFrame:
 
 def _free_name(old: Path) -> Path:
     stem = re.sub(r"-w\d+$", "", old.name)
-    used_names = {event.subject for event in ledger.events(kind="batch.admitted")}
+    used_names = {event.subject for event in ledger.events(kind=EventKind.BATCH_ADMITTED)}
     number = next(number for number in range(1, 10_000) if f"{stem}-w{number}" not in used_names)
     return old.with_name(f"{stem}-w{number}")
 
@@ -196,9 +196,9 @@ def _record_changed_artifacts(plan: dict[str, Any], subject: str) -> None:
 
 
 def _record_successors(plan: dict[str, Any], version: str) -> None:
-    admitted = {event.subject for event in ledger.events(kind="batch.admitted")}
+    admitted = {event.subject for event in ledger.events(kind=EventKind.BATCH_ADMITTED)}
     for task in plan["tasks"]:
         for path in sorted(Path("data/batches", task).glob("*/record.json")):
             if path.parent.name not in admitted:
                 record = json_files.read_json(path) | {"data_version": version}
-                ledger.append("batch.admitted", path.parent.name, record)
+                ledger.append(EventKind.BATCH_ADMITTED, path.parent.name, record)

@@ -14,6 +14,7 @@ from lineage import paths
 from lineage.errors import Fault
 from lineage.fingerprint import canonical, file_sha256
 from lineage.record import ledger
+from lineage.record.events import EventKind
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -137,7 +138,7 @@ def accept_loss() -> None:
     lost_purposes = missing_keys()
     (paths.home() / KEY_HASHES_FILE).unlink(missing_ok=True)
     if lost_purposes:
-        ledger.append("keys.lost", "workspace", {"purposes": lost_purposes})
+        ledger.append(EventKind.KEYS_LOST, "workspace", {"purposes": lost_purposes})
 
 
 def read_passphrase(source: Path | None, twice: bool = False) -> str:

@@ -16,6 +16,7 @@ from typing import IO
 from lineage import decisions, keys, paths
 from lineage.errors import Fault
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 from pipelines import params
 from pipelines.workspace import dvc, git, key_backup, relocation
 
@@ -55,8 +56,8 @@ def create(folder: Path, new_keys: bool = False) -> bool:
     dvc.initialise(folder, GITIGNORE)
     relocation.update_paths(folder.resolve())
     decisions.start_signing()
-    if not ledger.events(kind="workspace.created", limit=1):
-        ledger.append("workspace.created", "workspace", {"version": git.head(folder)})
+    if not ledger.events(kind=EventKind.WORKSPACE_CREATED, limit=1):
+        ledger.append(EventKind.WORKSPACE_CREATED, "workspace", {"version": git.head(folder)})
     return not existed
 
 

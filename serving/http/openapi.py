@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from serving.http.answer_schema import answer_schema
 from serving.http.problem_details import MEDIA
 from serving.http.upload_form import FILE_MEDIA, FORM_MEDIA, MAX_TASK_LENGTH
 
 Json = dict[str, Any]
-TEXT, NUMBER, COUNT = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 0}
-TEXTS = {"type": "array", "items": TEXT}
+TEXT, COUNT = {"type": "string"}, {"type": "integer", "minimum": 0}
 FILE = {"type": "string", "format": "binary"}
 SECURED: Json = {"security": [{"token": []}]}
 IDEMPOTENCY = "Any text. A second request with the same key and files gets the first answer, and adds no second row."
@@ -26,62 +26,13 @@ REFUSALS = {
     500: "An internal error.",
     503: "Too many requests, or the answer could not be journalled; try again after `Retry-After` seconds.",
 }
-# The fields of an answer, as `serving/inference/predict.py` returns them.
-ANSWER = {
-    "id": TEXT | {"description": "The id of the row in the journal, for `oncoloop trace`."},
-    "at": TEXT | {"format": "date-time"},
-    "task": TEXT,
-    "title": TEXT,
-    "release": TEXT,
-    "version": TEXT | {"description": "The version of the model."},
-    "answer": {"type": ["string", "null"], "description": "A class; null if the release abstains."},
-    "score": NUMBER | {"description": "The case's probability of the positive classes."},
-    "threshold": NUMBER | {"description": "The operating point: a case with this score or more is positive."},
-    "probabilities": {"type": "object", "additionalProperties": NUMBER},
-    "verdict": {
-        "type": "object",
-        "required": ["outcome", "reasons", "figures"],
-        "properties": {
-            "outcome": TEXT | {"enum": ["pass", "inconclusive"]},
-            "reasons": TEXTS | {"description": "The reasons to withhold the answer, then warnings."},
-            "figures": {"type": "object"},
-        },
-    },
-    "map": TEXT | {"description": "PNG in base64: the heat map of the shown slice."},
-    "map_class": TEXT,
-    "slices": {
-        "type": "array",
-        "items": {
-            "type": "object",
-            "required": ["index", "score", "counted"],
-            "properties": {"index": COUNT, "score": NUMBER, "counted": {"type": "boolean"}},
-        },
-    },
-    "shown": COUNT | {"description": "The index of the slice that the map belongs to."},
-    "shape": {
-        "type": "array",
-        "items": COUNT,
-        "minItems": 2,
-        "maxItems": 2,
-        "description": "Rows and columns of the slice.",
-    },
-    "inputs": TEXTS | {"description": "SHA-256 of each file, in the order of the upload."},
-    "left_out": {
-        "type": "array",
-        "description": "Files that are not slices of the scan, and what they are.",
-        "items": {"type": "object", "required": ["file", "reason"], "properties": {"file": TEXT, "reason": TEXT}},
-    },
-    "engine": {"type": "object"},
-    "note": TEXT,
-    "duration_ms": NUMBER,
-}
 
 
 def page(release: str, tasks: Sequence[str]) -> Json:
     """The OpenAPI 3.1 document of a release and its tasks."""
     token = {"type": "http", "scheme": "bearer", "description": "`oncoloop login NAME --token`; its scope: `predict`."}
     schemas = {
-        "Answer": {"type": "object", "required": list(ANSWER), "properties": ANSWER},
+        "Answer": answer_schema(),
         "Problem": _problem(),
         "Manifest": {"type": "object", "required": ["release", "tasks", "serving", "warmup"]},
     }

@@ -59,9 +59,9 @@ def _answer_id(prediction: Prediction, requester: Requester) -> str:
 def _earlier_answer(prediction: Prediction) -> dict[str, Any]:
     """The answer of an earlier try of the same request: the same figures, with the time and duration of its row."""
     row = journal.get(prediction.id)
-    if (row["answer"], row["probabilities"]) != (prediction.answer, list(prediction.probabilities)):
+    if (row.answer, row.probabilities) != (prediction.answer, list(prediction.probabilities)):
         raise Withheld(f"the journal has another answer to this request, {prediction.id}; use another idempotency key")
-    return to_json(replace(prediction, at=row["at"], duration_ms=row["duration_ms"]))
+    return to_json(replace(prediction, at=row.at, duration_ms=row.duration_ms))
 
 
 def _shadowed_answer(requester: Requester) -> str:

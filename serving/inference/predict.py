@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +15,15 @@ from data.core_types import Scan
 from data.scan import hounsfield, preprocess, slice_features, slice_rules
 from lineage import keys
 from lineage.errors import Fault
-from lineage.record.journal import JournalRow
+from lineage.record.prediction import (
+    Answer,
+    JournalRow,
+    LeftOutFile,
+    Prediction,
+    SentVerdict,
+    fields_of,
+    response_fields,
+)
 from lineage.record.verdict import Outcome, Verdict
 from serving.inference import gate, heatmap, outlier, upload_checks, uploaded_scans
 from serving.inference.pooling import deciding_slices, independent_slice_count, pool
@@ -36,41 +43,6 @@ __all__ = [
 
 NOTE = "Research use only. Not a medical device, not for clinical decisions."
 Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One answer and everything that the journal stores of it: hashes, numbers and the small map; no pixels or names.
-
-    `score` is the pooled probability of the positive classes. `slices` has each slice's own score and whether the slice
-    was pooled, because it is within the outlier distance. `shown_slice` is the index of the slice of the map.
-    `left_out` lists the files that are not slices, and what they are; the journal stores no names, so it omits them.
-    """
-
-    id: str
-    at: str
-    release: str
-    task: str
-    title: str
-    version: str
-    cluster: str
-    inputs: tuple[str, ...]
-    description: dict[str, float | str]
-    embedding: tuple[float, ...]
-    classes: tuple[str, ...]
-    probabilities: tuple[float, ...]
-    answer: str | None
-    score: float
-    threshold: float
-    verdict: Verdict
-    slices: tuple[dict[str, Any], ...]
-    shown_slice: int
-    map: str
-    map_class: str
-    engine: dict[str, Any]
-    note: str
-    left_out: tuple[tuple[str, str], ...] = ()
-    duration_ms: float = 0.0
 
 
 def probabilities(logits: Array, temperature: float) -> Array:
@@ -148,11 +120,13 @@ def predict(
             for position, (index, score) in enumerate(zip(judged, scores, strict=True))
         ),
         shown_slice=uploaded_scans.slice_number(scans, int(judged[top])),
+        shape=(int(descriptions[top]["rows"]), int(descriptions[top]["columns"])),
         map=heatmap.base64_png(heatmap.class_activation_map(features[top], model.kernel, map_class)),
         map_class=model.classes[map_class],
         engine=model.graph.facts(),
         note=" ".join(filter(None, (NOTE, model.note))),
-        left_out=scans[0].left_out,
+        left_out=tuple(LeftOutFile(*entry) for entry in scans[0].left_out),
+        duration_ms=0.0,
     )
 
 
@@ -193,60 +167,32 @@ def choose_model(release: Release, scan: Scan, task: str | None) -> Model:
 
 
 def to_json(prediction: Prediction) -> dict[str, Any]:
-    """The answer as JSON. `map` covers the smallest square that contains the centred slice, which has `shape`."""
+    """The response as plain JSON: the fields of `RESPONSE_FIELDS`."""
     verdict = prediction.verdict
-    return {
-        "id": prediction.id,
-        "at": prediction.at,
-        "task": prediction.task,
-        "title": prediction.title,
-        "release": prediction.release,
-        "version": prediction.version,
-        "answer": prediction.answer,
-        "score": prediction.score,
-        "threshold": prediction.threshold,
+    special = {
         "probabilities": dict(zip(prediction.classes, prediction.probabilities, strict=True)),
-        "verdict": {
-            "outcome": verdict.outcome.value,
-            "reasons": list(verdict.reasons),
-            "figures": dict(verdict.figures),
-        },
-        "map": prediction.map,
-        "map_class": prediction.map_class,
-        "slices": list(prediction.slices),
-        "shown": prediction.shown_slice,
-        "shape": [int(prediction.description[side]) for side in ("rows", "columns")],
-        "inputs": list(prediction.inputs),
-        "left_out": [{"file": name, "reason": reason} for name, reason in prediction.left_out],
-        "engine": prediction.engine,
-        "note": prediction.note,
-        "duration_ms": prediction.duration_ms,
+        "verdict": SentVerdict(
+            outcome=verdict.outcome.value,  # type: ignore[typeddict-item]
+            reasons=list(verdict.reasons),
+            figures=dict(verdict.figures),
+        ),
+        "left_out": [file._asdict() for file in prediction.left_out],
+    }
+    return {
+        key: special[field.name] if field.name in special else _plain(getattr(prediction, field.name))
+        for key, field in response_fields().items()
     }
 
 
 def journal_row(prediction: Prediction, actor: str) -> JournalRow:
     """The journal's row for an answer. `actor` is the account that sent the request."""
-    return JournalRow(
-        id=prediction.id,
-        at=prediction.at,
-        actor=actor,
-        release=prediction.release,
-        task=prediction.task,
-        version=prediction.version,
-        cluster=prediction.cluster,
-        inputs=list(prediction.inputs),
-        description=dict(prediction.description),
-        embedding=list(prediction.embedding),
-        probabilities=list(prediction.probabilities),
-        answer=prediction.answer,
-        score=prediction.score,
-        outcome=prediction.verdict.outcome.value,
-        reasons=list(prediction.verdict.reasons),
-        slices=list(prediction.slices),
-        map=prediction.map,
-        engine=prediction.engine,
-        duration_ms=prediction.duration_ms,
-    )
+    common = {field.name: _plain(getattr(prediction, field.name)) for field in fields_of(Answer)}
+    verdict = prediction.verdict
+    return JournalRow(**common, actor=actor, outcome=verdict.outcome.value, reasons=list(verdict.reasons))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _slices_with_contrast(prepared: Array) -> NDArray[np.intp]:

@@ -10,12 +10,14 @@ from typing import Any
 from lineage import fingerprint, paths
 from lineage.errors import Fault
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 from serving.inference.manifest import MANIFEST, read_manifest
 
 log = logging.getLogger(__name__)
 
 FILES = "files"  # SHA-256 by path: of the release's files in a manifest, of the Bento's files in the ledger
-BUILD_EVENTS = ("release.built", "shadow.built")  # events with the manifest's SHA-256 and the Bento's files
+# Events with the manifest's SHA-256 and the Bento's files.
+BUILD_EVENTS = (EventKind.RELEASE_BUILT, EventKind.SHADOW_BUILT)
 TASK_FILES = {"graph.onnx": "graph", "head.npz": "head"}  # the hashes in a manifest without `files`
 ADVICE = "it is not served; restore a backup, or return to the previous release with `oncoloop rollback`"
 

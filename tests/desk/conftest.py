@@ -25,6 +25,7 @@ from desk import app
 from desk.accounts import credentials
 from lineage import accounts, keys
 from lineage.record import database, journal, ledger
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, Verdict
 from serving.inference import heatmap
 
@@ -105,7 +106,7 @@ def record_judged_version(
 ) -> None:
     """Record a version as a retraining does: logged, and judged by the training gate."""
     facts = {"version": version, "run_id": "r" + version, "data_version": "c0ffee1234"}
-    ledger.append("model.logged", task, facts | (logged or {}))
+    ledger.append(EventKind.MODEL_LOGGED, task, facts | (logged or {}))
     figures = {"overall": {"auroc": {"difference": 0.02, "low": -0.01, "high": 0.05}}, "clusters": 42, **gate_figures}
     thresholds = {"margin_auroc": 0.05, "budget": 0.05, "looks_per_year": 20}
     verdict = Verdict("training", f"{task}/{version}", outcome, (reason,), figures, thresholds)
@@ -123,10 +124,12 @@ def workspace(home: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(json.dumps(MANIFEST))
     record_judged_version("lung-ct", "3", Outcome.INCONCLUSIVE, "only 8 positive clusters, 10 are needed")
-    ledger.append("approval", "lung-ct/3", {"decision": "approve", "reason": "small but sound test cohort"}, "enno")
-    ledger.append("model.promoted", "lung-ct", {"version": "3"}, "enno")
+    ledger.append(
+        EventKind.APPROVAL, "lung-ct/3", {"decision": "approve", "reason": "small but sound test cohort"}, "enno"
+    )
+    ledger.append(EventKind.MODEL_PROMOTED, "lung-ct", {"version": "3"}, "enno")
     record_judged_version("lung-ct", "4", Outcome.FAIL, "worse than the champion by 0.12")
-    ledger.append("model.rejected", "lung-ct", {"version": "4", "reason": "the training gate said fail"})
+    ledger.append(EventKind.MODEL_REJECTED, "lung-ct", {"version": "4", "reason": "the training gate said fail"})
     record_judged_version("lung-ct", "5", Outcome.INCONCLUSIVE, "superiority is not shown")
     return home
 
@@ -230,7 +233,7 @@ def release(workspace: Path) -> Iterator[FakeRelease]:
     assert workspace.is_dir()
     fake_release = FakeRelease()
     for url in serve(Starlette(routes=[Route("/predict", fake_release.predict, methods=["POST"])])):
-        ledger.append("release.activated", RELEASE, {"url": url})
+        ledger.append(EventKind.RELEASE_ACTIVATED, RELEASE, {"url": url})
         yield fake_release
 
 

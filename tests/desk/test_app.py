@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from desk import app, templates
 from lineage.record import ledger
+from lineage.record.events import EventKind
 
 PAGES = {
     "clinician": ["/", "/cases"],
@@ -91,7 +92,7 @@ def test_an_unexpected_error_shows_no_details_and_has_the_headers(
     manifest_file = workspace / "releases" / "0123456789ab" / "manifest.json"
     manifest_file.write_text('{"release": "0123456789ab", "tasks": 5, "serving": {"max_upload_mb": 1}}')
 
-    ledger.append("release.activated", "0123456789ab", {"url": "http://127.0.0.1:1"})
+    ledger.append(EventKind.RELEASE_ACTIVATED, "0123456789ab", {"url": "http://127.0.0.1:1"})
     page = client.get("/")
     assert page.status_code == 500 and "TypeError" not in page.text and "log of the desk" in page.text
     assert page.headers["content-security-policy"] == app.POLICY

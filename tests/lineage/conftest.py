@@ -16,6 +16,7 @@ import pytest
 
 from lineage import accounts, fingerprint, mlflow_registry, paths
 from lineage.record import database, journal, ledger
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, Verdict
 
 TASK = "lung-ct"
@@ -84,23 +85,29 @@ def released(mlflow_home: Path) -> Path:
     run_id = _finished_run(mlflow_home)
     accounts.add("erik", "engineer")
     accounts.add("carla", "clinician", actor="erik")
-    ledger.append("batch.admitted", "b-1", {"task": TASK, "batch": "b-1", "data_version": "c0ffee", "units": 40})
+    ledger.append(
+        EventKind.BATCH_ADMITTED, "b-1", {"task": TASK, "batch": "b-1", "data_version": "c0ffee", "units": 40}
+    )
     add_verdict("data", "b-1")
     version = mlflow_registry.register(TASK, run_id, "model", {"data_version": "c0ffee"})
     ledger.append(
-        "model.logged",
+        EventKind.MODEL_LOGGED,
         TASK,
         {"version": version, "run_id": run_id, "data_version": "c0ffee", "lock_hash": "1", "batches": ["b-1"]},
     )
     add_verdict("training", f"{TASK}/{version}", Outcome.INCONCLUSIVE)
-    ledger.append("approval", f"{TASK}/{version}", {"decision": "approve", "reason": "few patients"}, actor="erik")
+    ledger.append(
+        EventKind.APPROVAL, f"{TASK}/{version}", {"decision": "approve", "reason": "few patients"}, actor="erik"
+    )
     mlflow_registry.promote(TASK, version, {"run_id": run_id, "reason": "approved"}, actor="erik")
     manifest = paths.state_path("releases", "r-1", "manifest.json")
     manifest.write_text('{"release": "r-1"}')
     value = fingerprint.file_sha256(manifest)
-    ledger.append("release.built", "r-1", {"bento": "oncoloop:r-1", "tasks": {TASK: version}, "manifest_sha256": value})
+    ledger.append(
+        EventKind.RELEASE_BUILT, "r-1", {"bento": "oncoloop:r-1", "tasks": {TASK: version}, "manifest_sha256": value}
+    )
     add_verdict("release", "r-1")
-    ledger.append("release.activated", "r-1", {"url": "http://127.0.0.1:3001", "port": 3001}, actor="erik")
+    ledger.append(EventKind.RELEASE_ACTIVATED, "r-1", {"url": "http://127.0.0.1:3001", "port": 3001}, actor="erik")
     journal.append(journal_row())
     return manifest.parent
 

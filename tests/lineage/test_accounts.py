@@ -11,6 +11,7 @@ from lineage import accounts
 from lineage.errors import Fault
 from lineage.fingerprint import text_sha256
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 
 ENGINEER, CLINICIAN, AUDITOR = "engineer", "clinician", "auditor"
 ALLOWED = {  # the roles that may do each action; the system may do all, and there are no other actions
@@ -52,7 +53,7 @@ def test_accounts_are_listed_with_the_person_who_added_them(home: Path) -> None:
         ("carla", "clinician", "erik"),
         ("erik", "engineer", "system"),
     ]
-    assert [(event.subject, event.actor) for event in ledger.events("person.added")] == [
+    assert [(event.subject, event.actor) for event in ledger.events(EventKind.PERSON_ADDED)] == [
         ("erik", "system"),
         ("carla", "erik"),
     ]
@@ -99,7 +100,7 @@ def test_an_account_has_the_times_of_opening_and_closing(home: Path) -> None:
 
 
 def test_the_ledger_records_the_role_of_a_new_account(three_people: None) -> None:
-    roles = {event.subject: event.payload for event in ledger.events("person.added")}
+    roles = {event.subject: event.payload for event in ledger.events(EventKind.PERSON_ADDED)}
     assert roles == {"erik": {"role": "engineer"}, "carla": {"role": "clinician"}, "ada": {"role": "auditor"}}
 
 
@@ -152,18 +153,18 @@ def test_a_link_sent_before_the_account_was_disabled_stays_invalid(three_people:
 
 def test_an_issued_token_is_recorded_without_its_text(three_people: None) -> None:
     token = accounts.issue("carla", "predict", days=30, actor="erik")
-    (event,) = ledger.events("token.issued")
+    (event,) = ledger.events(EventKind.TOKEN_ISSUED)
     assert (event.subject, event.actor) == ("carla", "erik")
     assert event.payload == {"scope": "predict", "days": 30, "sha256": text_sha256(token)}
     accounts.issue("erik", "ingest", days=1)
-    assert ledger.events("token.issued")[-1].actor == "system"
+    assert ledger.events(EventKind.TOKEN_ISSUED)[-1].actor == "system"
 
 
 def test_a_refused_token_is_not_recorded(three_people: None) -> None:
     for name, scope, days in (("carla", "approve", 1), ("carla", "sign-in", 1), ("ada", "trace", 0)):
         with pytest.raises(Fault):
             accounts.issue(name, scope, days=days)
-    assert ledger.events("token.issued") == [] and database.fetch(database.tokens.select()) == []
+    assert ledger.events(EventKind.TOKEN_ISSUED) == [] and database.fetch(database.tokens.select()) == []
 
 
 @pytest.mark.parametrize(("days", "works"), [(6.99, True), (7.01, False)])
@@ -240,7 +241,7 @@ def test_a_disabled_account_is_closed_at_once(three_people: None) -> None:
         accounts.invite("carla")
     with pytest.raises(Fault, match="already"):
         accounts.add("carla", "clinician")
-    assert [event.actor for event in ledger.events("person.disabled", "carla")] == ["erik"]
+    assert [event.actor for event in ledger.events(EventKind.PERSON_DISABLED, "carla")] == ["erik"]
 
 
 @pytest.mark.parametrize("role", [ENGINEER, CLINICIAN, AUDITOR])
@@ -288,7 +289,7 @@ def test_enabling_an_account_does_not_restore_its_tokens(three_people: None) -> 
     accounts.enable("carla", "erik")
     accounts.enable("carla", "erik")
     assert accounts.person("carla").disabled_at is None
-    assert [(event.subject, event.actor) for event in ledger.events("person.enabled")] == [("carla", "erik")]
+    assert [(event.subject, event.actor) for event in ledger.events(EventKind.PERSON_ENABLED)] == [("carla", "erik")]
     assert accounts.bearer(token, "predict") is None and accounts.redeem(link) is None
     assert accounts.bearer(accounts.issue("carla", "predict", 1), "predict")
 
@@ -306,5 +307,5 @@ def test_tokens_are_listed_and_revoked_one_by_one(three_people: None) -> None:
     accounts.revoke("carla", text_sha256(first)[:12].upper(), "erik")
     assert accounts.bearer(first, "predict") is None and accounts.bearer(second, "predict")
     assert [row["sha256"] for row in accounts.tokens("carla")] == [text_sha256(second)]
-    [event] = ledger.events("token.revoked")
+    [event] = ledger.events(EventKind.TOKEN_REVOKED)
     assert (event.subject, event.actor, event.payload) == ("carla", "erik", {"sha256": text_sha256(first)})

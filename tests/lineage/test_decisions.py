@@ -11,6 +11,7 @@ import pytest
 from lineage import accounts, decisions, keys
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from lineage.record.ledger import Event
 
 FACTS = {"decision": "approve", "reason": "read the errors"}
@@ -26,15 +27,15 @@ def three_people(home: Path) -> None:
 
 def approve(actor: str = "erik") -> Event:
     """Record an approval."""
-    return decisions.record("approval", "lung-ct/3", FACTS, actor)
+    return decisions.record(EventKind.APPROVAL, "lung-ct/3", FACTS, actor)
 
 
 def test_a_decision_can_be_used_once() -> None:
     event = approve()
-    assert decisions.facts(event) == FACTS and decisions.pending_decisions("approval") == [event]
+    assert decisions.facts(event) == FACTS and decisions.pending_decisions(EventKind.APPROVAL) == [event]
     decisions.check(event)
     decisions.mark_used(event)
-    assert decisions.pending_decisions("approval") == []
+    assert decisions.pending_decisions(EventKind.APPROVAL) == []
     with pytest.raises(Fault, match="acted on already"):
         decisions.check(event)
 
@@ -43,7 +44,7 @@ def test_a_decision_can_be_used_once() -> None:
 def test_a_decision_without_permission_is_not_recorded(actor: str) -> None:
     with pytest.raises(Fault, match="may not decide"):
         approve(actor)
-    assert not ledger.events("approval")
+    assert not ledger.events(EventKind.APPROVAL)
 
 
 def test_the_system_may_decide_while_no_account_is_open(home: Path) -> None:
@@ -78,7 +79,7 @@ def test_a_forged_decision_is_refused(change: dict[str, Any]) -> None:
 
 
 def test_an_unsigned_decision_is_valid_only_before_signing_began() -> None:
-    late = ledger.append("release.wanted", "r2", {"reason": "x"}, "erik")
+    late = ledger.append(EventKind.RELEASE_WANTED, "r2", {"reason": "x"}, "erik")
     assert not decisions.is_signed(late)
     early = Event(**vars(late) | {"seq": 0})
     assert decisions.is_signed(early), "decisions before the start of signing stay valid"
@@ -118,10 +119,10 @@ def test_a_decision_signed_with_a_lost_key_is_refused(home: Path) -> None:
 def test_a_refusal_ends_a_decision() -> None:
     event = approve()
     decisions.mark_used(event, "the gate said fail")
-    assert decisions.pending_decisions("approval") == []
-    assert ledger.events("decision.used")[-1].payload["refused"] == "the gate said fail"
+    assert decisions.pending_decisions(EventKind.APPROVAL) == []
+    assert ledger.events(EventKind.DECISION_USED)[-1].payload["refused"] == "the gate said fail"
 
 
 def test_only_known_kinds_are_decisions() -> None:
     with pytest.raises(Fault, match="no kind of decision"):
-        decisions.record("model.promoted", "lung-ct", {}, "erik")
+        decisions.record(EventKind.MODEL_PROMOTED, "lung-ct", {}, "erik")

@@ -9,6 +9,7 @@ import pytest
 from lineage import current_state, mlflow_registry
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 
 TASK = "lung-ct"
 
@@ -79,4 +80,4 @@ def test_a_promotion_and_the_first_anchor_are_recorded(run_id: str) -> None:
         ("model.promoted", "erik"),
         ("anchor.set", "erik"),
     ]
-    assert ledger.events("model.promoted")[0].payload == {"run_id": run_id, "version": "1"}
+    assert ledger.events(EventKind.MODEL_PROMOTED)[0].payload == {"run_id": run_id, "version": "1"}

@@ -12,6 +12,7 @@ from lineage import mlflow_registry, model_files, paths
 from lineage.errors import Fault
 from lineage.fingerprint import file_sha256, text_sha256
 from lineage.record import ledger
+from lineage.record.events import EventKind
 
 TASK = "lung-ct"
 
@@ -30,7 +31,9 @@ def upload(run_id: str, name: str, text: str) -> None:
 
 
 def add_verdict(version: str) -> None:
-    ledger.append("verdict", f"{TASK}/{version}", {"gate": "training", "outcome": "pass", "reasons": ["a test"]})
+    ledger.append(
+        EventKind.VERDICT, f"{TASK}/{version}", {"gate": "training", "outcome": "pass", "reasons": ["a test"]}
+    )
 
 
 def test_a_replaced_or_missing_file_is_named(version: str, run_id: str, home: Path) -> None:
@@ -54,7 +57,7 @@ def test_hashes_are_recorded_once_and_the_newest_count(home: Path) -> None:
     assert model_files.recorded_hashes(TASK, "1") is None
     for hashes in ({"a": "1"}, {"a": "1"}, {"a": "2"}):
         model_files.record_hashes(TASK, "1", hashes, "a test")
-    assert model_files.recorded_hashes(TASK, "1") == {"a": "2"} and len(ledger.events(model_files.KIND)) == 2
+    assert model_files.recorded_hashes(TASK, "1") == {"a": "2"} and len(ledger.events(EventKind.MODEL_FILES)) == 2
 
 
 def test_a_version_that_was_judged_before_gets_its_hashes_at_the_next_use(
@@ -79,7 +82,7 @@ def test_an_old_version_is_compared_with_its_release(version: str, run_id: str, 
     facts = {"hashes": {"graph": text_sha256("the graph")}, "temperature": 1.5, "threshold": 0.4, "version": version}
     manifest = paths.state_path("releases", "r-1", "manifest.json")
     manifest.write_text(json.dumps({"release": "r-1", "tasks": {TASK: facts}}))
-    ledger.append("release.built", "r-1", {"tasks": {TASK: version}, "manifest_sha256": file_sha256(manifest)})
+    ledger.append(EventKind.RELEASE_BUILT, "r-1", {"tasks": {TASK: version}, "manifest_sha256": file_sha256(manifest)})
     add_verdict(version)
     upload(run_id, exchanged, json.dumps({"temperature": 1.5, "threshold": 0.01}))
     with pytest.raises(Fault, match=rf"lung-ct/1: {exchanged} in MLflow is not that of release r-1"):

@@ -10,6 +10,7 @@ import pytest
 from data.core_types import Task
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from monitoring import late_labels
 from monitoring.window import read_window
 
@@ -25,7 +26,7 @@ def test_a_label_is_stored_with_its_source_and_recorded_in_the_ledger(predicted:
         "pathology",
         "dr-lee",
     )
-    event = ledger.events(kind="outcome.added")[0]
+    event = ledger.events(kind=EventKind.OUTCOME_ADDED)[0]
     assert (event.subject, event.actor, event.payload["label"]) == ("prediction-1", "dr-lee", "benign")
 
 

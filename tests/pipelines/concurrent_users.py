@@ -21,6 +21,7 @@ import pytest
 from bench.serving import load_generator
 from lineage import accounts, keys, paths
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, Verdict
 from pipelines.servers.supervisor import Supervisor
 from serving.bundle import bento_build
@@ -111,7 +112,7 @@ def running_servers(folder: Path) -> Iterator[RunningServers]:
             patch.setenv(name, value)
         keys.create()
         database.migrate()
-        ledger.append("model.promoted", TASK, {"version": "1"})
+        ledger.append(EventKind.MODEL_PROMOTED, TASK, {"version": "1"})
         running = RunningServers(Supervisor(free_port(), ("desk", "release")))
         thread = threading.Thread(target=running.run)
         try:

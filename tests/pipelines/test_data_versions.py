@@ -15,6 +15,7 @@ from data.dataset import cohorts, shards
 from data.phantom import batch, scanner
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from pipelines import data_versions, params
 from pipelines.recovery import interrupted_runs
 from pipelines.workspace import git
@@ -94,7 +95,7 @@ def test_a_changed_cohort_assignment_is_refused_by_name(workspace_with_batches: 
     path.write_text("\n".join(text.splitlines()[:-1]) + "\n", encoding="utf-8")
     with pytest.raises(Fault, match="a commit changed an old assignment"):
         interrupted_runs.recover_workspace()
-    version = ledger.events(kind="batch.admitted")[-1].payload["data_version"]
+    version = ledger.events(kind=EventKind.BATCH_ADMITTED)[-1].payload["data_version"]
     git.run("checkout", version, "--", str(path))
     git.commit(["data"], "Back")
     interrupted_runs.recover_workspace()

@@ -13,6 +13,7 @@ from data.phantom import batch, scanner
 from lineage import mlflow_registry
 from lineage.fingerprint import file_sha256
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from pipelines import params, warm_start_pins
 from pipelines.flows import retrain, retrain_plan
 from pipelines.models import promote, reproduce
@@ -61,7 +62,7 @@ def fit_and_log() -> str:
     version = dvc.commit_products(tree, Path.cwd(), "Retrain")
     model_version, _ = retrain.register_challenger(tree, TASK, version, "a test")
     ledger.append(
-        "verdict",
+        EventKind.VERDICT,
         f"{TASK}/{model_version}",
         {"gate": "training", "outcome": "inconclusive", "reasons": ["a test"], "figures": {}, "thresholds": {}},
     )
@@ -73,7 +74,7 @@ def pin_of(version: str) -> dict[str, str]:
 
 
 def test_the_record_names_the_parent_that_the_loop_pinned(warm_workspace: Path) -> None:
-    first, second = (event.payload for event in ledger.events("model.logged", TASK))
+    first, second = (event.payload for event in ledger.events(EventKind.MODEL_LOGGED, TASK))
     parent = pin_of("1")
     assert "parent" not in first, "a first model has no parent"
     assert (second["version"], second["parent"], second["parent_sha256"]) == ("2", f"{TASK}/1", parent["sha256"])
@@ -109,7 +110,9 @@ def test_the_pin_moves_with_new_data_and_not_with_a_promotion(warm_workspace: Pa
         "with new data, the pin moves to the current champion"
     )
     assert file_sha256(tree / "parents" / TASK / "weights.weights.h5") == pin_of("2")["sha256"]
-    ledger.append("patient.withdrawn", "ab" * 32, {"models": [f"{TASK}/2"], "begun": 0, "tasks": [], "ancestors": []})
+    ledger.append(
+        EventKind.PATIENT_WITHDRAWN, "ab" * 32, {"models": [f"{TASK}/2"], "begun": 0, "tasks": [], "ancestors": []}
+    )
     assert warm_start_pins.pin_of_task(retrain_plan.pin_worktree(), TASK) is None, (
         "a version trained on a withdrawn patient is no parent"
     )

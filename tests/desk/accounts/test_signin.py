@@ -15,6 +15,7 @@ from desk.accounts import signin
 from desk.pages import tool_reports
 from lineage import accounts, sessions
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 
 Desk = Callable[[str], TestClient]
 Token = Callable[..., str]
@@ -73,7 +74,7 @@ def test_requests_from_pages_of_other_origins_are_refused(
     client = open_desk("engineer")
     form = {"csrf": csrf(client, "/decisions"), "task": "lung-ct", "version": "5", "decision": "approve"}
     assert client.post("/decisions", data=form | {"reason": "a long enough reason"}, headers=headers).status_code == 403
-    assert not ledger.events("approval", "lung-ct/5")
+    assert not ledger.events(EventKind.APPROVAL, "lung-ct/5")
     clinician = open_desk("clinician")
     all_headers = {signin.CSRF_HEADER: csrf(clinician, "/"), **headers}
     assert clinician.post("/api/predict", files={"files": b"x"}, headers=all_headers).status_code == 403
@@ -130,7 +131,7 @@ def test_all_sessions_of_an_account_can_be_ended(open_desk: Desk) -> None:
     assert sessions.end_all("enno", "auda") == 2
     assert {client.get("/models").headers.get("location") for client in (first, second)} == {"/signin"}
     assert auditor.get("/ledger").status_code == 200
-    assert ledger.events("person.signed-out", "enno")[-1].payload == {"sessions": 2}
+    assert ledger.events(EventKind.PERSON_SIGNED_OUT, "enno")[-1].payload == {"sessions": 2}
 
 
 def test_an_enabled_account_needs_a_new_link(open_desk: Desk) -> None:

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from lineage import decisions
 from lineage.record import ledger, outbox
+from lineage.record.events import EventKind
 
 Desk = Callable[[str], TestClient]
 Token = Callable[..., str]
@@ -27,9 +28,9 @@ def test_a_decision_is_in_the_ledger_and_wakes_the_flow(open_desk: Desk, csrf: T
     client = open_desk("engineer")
     assert "superiority is not shown" in client.get("/decisions").text
     assert send(client, csrf(client, "/decisions"), decision=decision).status_code == 303
-    event = ledger.events(kind="approval", subject="lung-ct/5")[-1]
+    event = ledger.events(kind=EventKind.APPROVAL, subject="lung-ct/5")[-1]
     assert (event.actor, decisions.facts(event)) == ("enno", {"decision": decision, "reason": REASON})
-    assert decisions.pending_decisions("approval") == [event]
+    assert decisions.pending_decisions(EventKind.APPROVAL) == [event]
     decisions.check(event)
     [message] = outbox.pending()
     assert (message.kind, message.key) == ("approval", f"lung-ct/5/{event.seq}")
@@ -40,7 +41,7 @@ def test_a_decision_is_in_the_ledger_and_wakes_the_flow(open_desk: Desk, csrf: T
 
 def test_an_unsigned_approval_is_not_shown_and_does_not_block(open_desk: Desk, csrf: Token) -> None:
     decisions.start_signing()
-    ledger.append("approval", "lung-ct/5", {"decision": "approve", "reason": "planted by hand"}, "enno")
+    ledger.append(EventKind.APPROVAL, "lung-ct/5", {"decision": "approve", "reason": "planted by hand"}, "enno")
     client = open_desk("engineer")
     page = client.get("/decisions").text
     assert "planted by hand" not in page and "superiority is not shown" in page
@@ -50,7 +51,7 @@ def test_an_unsigned_approval_is_not_shown_and_does_not_block(open_desk: Desk, c
 def test_a_decision_that_the_flow_refused_can_be_repeated(open_desk: Desk, csrf: Token) -> None:
     client = open_desk("engineer")
     send(client, csrf(client, "/decisions"))
-    [decision] = decisions.pending_decisions("approval")
+    [decision] = decisions.pending_decisions(EventKind.APPROVAL)
     decisions.mark_used(decision, "it failed in shadow meanwhile")
     assert send(client, csrf(client, "/decisions")).status_code == 303
     assert len(outbox.pending()) == 2
@@ -60,7 +61,7 @@ def test_a_version_has_one_decision(open_desk: Desk, csrf: Token) -> None:
     client = open_desk("engineer")
     token = csrf(client, "/decisions")
     assert [send(client, token).status_code, send(client, token, decision="reject").status_code] == [303, 409]
-    assert len(ledger.events(kind="approval", subject="lung-ct/5")) == 1
+    assert len(ledger.events(kind=EventKind.APPROVAL, subject="lung-ct/5")) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from desk.pages import models
 from lineage import current_state
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome
 from tests.desk.conftest import record_judged_version
 
@@ -29,14 +30,14 @@ def test_versions_have_roles_verdicts_and_decisions() -> None:
 
 @pytest.mark.usefixtures("workspace")
 def test_a_failed_version_never_waits_for_a_decision() -> None:
-    ledger.append("model.logged", "brain-mr", {"version": "1", "run_id": "r1"})
+    ledger.append(EventKind.MODEL_LOGGED, "brain-mr", {"version": "1", "run_id": "r1"})
     assert current_state.model_versions("brain-mr")[0].is_waiting is False, "there is no verdict yet"
-    ledger.append("verdict", "brain-mr/1", {"gate": "training", "outcome": "fail", "reasons": ["floor"]})
+    ledger.append(EventKind.VERDICT, "brain-mr/1", {"gate": "training", "outcome": "fail", "reasons": ["floor"]})
     assert current_state.model_versions("brain-mr")[0].is_waiting is False
 
 
 def test_the_page_shows_each_task_with_its_reasons(open_desk: Desk) -> None:
-    ledger.append("release.activated", "0123456789ab", {"url": "http://127.0.0.1:7811"})
+    ledger.append(EventKind.RELEASE_ACTIVATED, "0123456789ab", {"url": "http://127.0.0.1:7811"})
     page = open_desk("engineer").get("/models").text
     for text in (
         "lung-ct",
@@ -53,7 +54,7 @@ def test_the_page_shows_each_task_with_its_reasons(open_desk: Desk) -> None:
 
 
 def test_a_verdict_shows_figures_and_thresholds(open_desk: Desk) -> None:
-    event = ledger.events(kind="verdict", subject="lung-ct/5")[0]
+    event = ledger.events(kind=EventKind.VERDICT, subject="lung-ct/5")[0]
     client = open_desk("engineer")
     page = client.get(f"/verdicts/{event.seq}").text
     for text in ("superiority is not shown", "overall · auroc", "0.02 (-0.01 to 0.05)", "margin auroc", "0.05"):
@@ -69,7 +70,7 @@ def test_every_page_of_a_task_shows_its_note(open_desk: Desk) -> None:
     record_judged_version("lung-stage", "1", Outcome.INCONCLUSIVE, "too few patients", {"note": note})
     sentence = "Phantoms only; size as a stand-in for the T category, not TNM."
     client = open_desk("engineer")
-    seq = ledger.events(kind="verdict", subject="lung-stage/1")[0].seq
+    seq = ledger.events(kind=EventKind.VERDICT, subject="lung-stage/1")[0].seq
     for address in ("/models", "/decisions", f"/verdicts/{seq}"):
         assert client.get(address).text.count(sentence) == 1, address
 

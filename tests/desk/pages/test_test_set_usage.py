@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from desk.pages import test_set_usage
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome
 from tests.desk.conftest import record_judged_version
 from training.promotion import test_set_budget
@@ -22,7 +23,7 @@ SETTINGS = PromotionSettings("required", 500, 7, 0.05, 0.05, 0.10, 0.60, 10, 4)
 
 def look(*batches: str, is_spent: bool = False) -> dict[str, Any]:
     """A look at the test patients of these batches, as the gate records it after the looks before."""
-    verdicts = [(event.at, event.payload) for event in ledger.events(kind="verdict")]
+    verdicts = [(event.at, event.payload) for event in ledger.events(kind=EventKind.VERDICT)]
     past = test_set_budget.read_looks(verdicts, "lung-ct", "2026-12-01T00:00:00Z")
     allowed = test_set_budget.allowances({"newest": batches}, past, SETTINGS)["newest"]
     assert (allowed.level == 0) is is_spent
@@ -31,7 +32,7 @@ def look(*batches: str, is_spent: bool = False) -> dict[str, Any]:
 
 def admit(*batches: str) -> None:
     for batch in batches:
-        ledger.append("batch.admitted", batch, {"task": "lung-ct", "units": 40})
+        ledger.append(EventKind.BATCH_ADMITTED, batch, {"task": "lung-ct", "units": 40})
 
 
 def rows(page: str) -> dict[str, list[str]]:
@@ -79,7 +80,7 @@ def test_a_spent_batch_needs_new_patients(open_desk: Desk) -> None:
 
 @pytest.mark.usefixtures("workspace")
 def test_a_task_without_a_verdict_has_no_budget() -> None:
-    ledger.append("model.logged", "brain-mr", {"version": "1", "run_id": "r1"})
+    ledger.append(EventKind.MODEL_LOGGED, "brain-mr", {"version": "1", "run_id": "r1"})
     assert test_set_usage.cohorts("brain-mr") is None and test_set_usage.earlier_results(None) == ()
 
 
@@ -96,7 +97,7 @@ def test_the_page_shows_a_versions_results_on_earlier_data(open_desk: Desk) -> N
     record_judged_version("lung-ct", "6", Outcome.INCONCLUSIVE, "not shown", champion=figures, anchor=figures)
     expected = figures["earlier"]["epoch 1"]
     client = open_desk("engineer")
-    for address in ("/models", f"/verdicts/{ledger.events(kind='verdict', subject='lung-ct/6')[0].seq}"):
+    for address in ("/models", f"/verdicts/{ledger.events(kind=EventKind.VERDICT, subject='lung-ct/6')[0].seq}"):
         cells = rows(client.get(address).text)
         assert cells["epoch 1"][0] == "champion 3"
         assert cells["epoch 1"][1:3] == [f"{expected['challenger']:.3f}", f"{expected['rival']:.3f}"]

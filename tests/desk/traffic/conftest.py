@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from tests.desk.desk_process import served
 from tests.serving.conftest import Endpoint, bento, dicom, endpoint, served_home, tiny
 
@@ -38,7 +39,7 @@ class Front:
 
 def open_front(release: Endpoint, impatient: bool) -> Iterator[Front]:
     """A desk in front of the release, with usual or much shorter time limits."""
-    ledger.append("release.activated", "r1", {"url": release.server.url})
+    ledger.append(EventKind.RELEASE_ACTIVATED, "r1", {"url": release.server.url})
     with served(impatient) as (port, process_id):
         yield Front(f"http://127.0.0.1:{port}", process_id, release)
 

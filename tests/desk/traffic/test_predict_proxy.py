@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from lineage import accounts
 from lineage.record import ledger
+from lineage.record.events import EventKind
 
 Desk = Callable[[str], TestClient]
 Token = Callable[..., str]
@@ -41,7 +42,7 @@ def test_the_desk_issues_one_token_for_several_scans(open_desk: Desk, csrf: Toke
     client = open_desk("clinician")
     token = csrf(client, "/")
     assert [send(client, token).status_code for _ in range(3)] == [200, 200, 200]
-    assert len(ledger.events(kind="token.issued")) == 1
+    assert len(ledger.events(kind=EventKind.TOKEN_ISSUED)) == 1
 
 
 def test_a_program_sends_its_own_token(open_desk: Desk, release: Any) -> None:
@@ -102,7 +103,7 @@ def test_without_a_release_there_is_a_page_and_a_problem(open_desk: Desk, csrf: 
 
 
 def test_a_release_that_is_down_is_reported(open_desk: Desk, csrf: Token) -> None:
-    ledger.append("release.activated", RELEASE, {"url": "http://127.0.0.1:9"})
+    ledger.append(EventKind.RELEASE_ACTIVATED, RELEASE, {"url": "http://127.0.0.1:9"})
     client = open_desk("clinician")
     answer = send(client, csrf(client, "/"))
     assert answer.status_code == 503 and "cannot be reached" in answer.json()["detail"]
@@ -141,7 +142,7 @@ def crashing_release(workspace: Path) -> Iterator[Callable[[int], CrashingReleas
 
     def serve(crashes: int) -> CrashingRelease:
         releases.append(CrashingRelease(crashes))
-        ledger.append("release.activated", RELEASE, {"url": releases[-1].url})
+        ledger.append(EventKind.RELEASE_ACTIVATED, RELEASE, {"url": releases[-1].url})
         return releases[-1]
 
     yield serve
@@ -193,7 +194,7 @@ def test_an_activation_by_another_process_takes_effect_within_half_a_second(
     first, second = crashing_release(0), CrashingRelease(0)
     client, token = open_desk(""), f"Bearer {accounts.issue('enno', 'predict', 1)}"
     assert send(client, None, authorization=token).status_code == 200 and len(first.requests) == 1
-    ledger.append("release.activated", "another", {"url": second.url, "port": 1})
+    ledger.append(EventKind.RELEASE_ACTIVATED, "another", {"url": second.url, "port": 1})
     time.sleep(0.5)
     assert send(client, None, authorization=token).status_code == 200
     assert (len(first.requests), len(second.requests)) == (1, 1)

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from desk.traffic import shadow_proxy
 from lineage import accounts, decisions
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from tests.desk.conftest import FakeRelease, serve
 
 Desk = Callable[[str], TestClient]
@@ -21,8 +22,8 @@ Desk = Callable[[str], TestClient]
 
 def start_shadow(url: str) -> None:
     """Record what a person and the supervisor record when a version is in shadow."""
-    decisions.record("shadow.started", "lung-ct", {"version": "5", "release": "dark"}, "enno")
-    ledger.append("shadow.served", "lung-ct", {"version": "5", "release": "dark", "url": url})
+    decisions.record(EventKind.SHADOW_STARTED, "lung-ct", {"version": "5", "release": "dark"}, "enno")
+    ledger.append(EventKind.SHADOW_SERVED, "lung-ct", {"version": "5", "release": "dark", "url": url})
 
 
 @pytest.fixture

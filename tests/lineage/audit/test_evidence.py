@@ -15,6 +15,7 @@ from lineage.audit import evidence
 from lineage.errors import Fault
 from lineage.fingerprint import file_sha256
 from lineage.record import ledger, standalone_verifier
+from lineage.record.events import EventKind
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_evidence_contains_every_event_behind_the_release(folder: Path) -> None:
 
 
 def test_the_ledger_records_and_signs_the_hashes_of_written_evidence(folder: Path) -> None:
-    event = ledger.events("evidence.written", "r-1")[0]
+    event = ledger.events(EventKind.EVIDENCE_WRITTEN, "r-1")[0]
     assert event.payload["sums_sha256"] == file_sha256(folder / "SHA256SUMS")
     assert keys.verify_signature((folder / "SHA256SUMS").read_bytes(), event.payload["signature"])
 
@@ -127,7 +128,7 @@ def test_a_hash_noted_earlier_must_be_in_the_chain(folder: Path) -> None:
 
 def test_missing_records_are_reported_as_inconclusive(released: Path, tmp_path: Path) -> None:
     (released / "manifest.json").unlink()
-    ledger.append("release.built", "r-2", {"tasks": {"lung-ct": "5"}, "manifest_sha256": "?"})
+    ledger.append(EventKind.RELEASE_BUILT, "r-2", {"tasks": {"lung-ct": "5"}, "manifest_sha256": "?"})
     folder = evidence.write("r-2", tmp_path)
     code, text = _run_verifier(folder)
     assert code == 4 and text.startswith("inconclusive")

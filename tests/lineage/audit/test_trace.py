@@ -11,6 +11,7 @@ import pytest
 from lineage.audit import trace
 from lineage.errors import Fault
 from lineage.record import database, journal, ledger
+from lineage.record.events import EventKind
 
 Prediction = Callable[..., journal.JournalRow]
 
@@ -53,14 +54,16 @@ def test_the_chain_goes_from_the_prediction_to_the_people(released: Path) -> Non
 
 def test_the_parents_of_a_warm_start_are_in_the_chain(released: Path) -> None:
     facts = {"run_id": "r", "data_version": "c0ffee", "batches": []}
-    ledger.append("model.logged", TASK, {"version": "7", **facts})
-    ledger.append("model.logged", TASK, {"version": "8", **facts, "parent": f"{TASK}/7", "parent_sha256": "ab" * 32})
-    first_log = ledger.events("model.logged", TASK)[0].payload
+    ledger.append(EventKind.MODEL_LOGGED, TASK, {"version": "7", **facts})
+    ledger.append(
+        EventKind.MODEL_LOGGED, TASK, {"version": "8", **facts, "parent": f"{TASK}/7", "parent_sha256": "ab" * 32}
+    )
+    first_log = ledger.events(EventKind.MODEL_LOGGED, TASK)[0].payload
     second_log = first_log | {"parent": f"{TASK}/8", "parent_sha256": "cd" * 32}
-    ledger.append("model.logged", TASK, second_log)
+    ledger.append(EventKind.MODEL_LOGGED, TASK, second_log)
     parents = _links(trace.trace("p-1"), "parent")
     assert [(link.id, link.facts["weights"][:2]) for link in parents] == [(f"{TASK}/8", "cd"), (f"{TASK}/7", "ab")]
-    ledger.append("model.logged", TASK, second_log | {"parent": f"{TASK}/99"})
+    ledger.append(EventKind.MODEL_LOGGED, TASK, second_log | {"parent": f"{TASK}/99"})
     assert trace.trace("p-1").missing == (f"parent: the ledger does not say how {TASK}/99 was made",)
 
 
@@ -96,7 +99,7 @@ def test_every_missing_link_is_named(home: Path, prediction: Prediction) -> None
 
 
 def test_a_batch_of_another_task_with_the_same_name_is_not_mixed_in(released: Path) -> None:
-    ledger.append("batch.admitted", "b-1", {"task": "brain-mr", "units": 7})
+    ledger.append(EventKind.BATCH_ADMITTED, "b-1", {"task": "brain-mr", "units": 7})
     assert [link.facts["units"] for link in _links(trace.trace("p-1"), "batch")] == [40]
 
 

@@ -16,6 +16,7 @@ from lineage import accounts
 from lineage.errors import Fault
 from lineage.patient_hash import hash_pseudonym
 from lineage.record import database, journal, ledger, outbox
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome
 
 Prediction = Callable[..., journal.JournalRow]
@@ -35,7 +36,7 @@ def test_the_migration_makes_the_tables_that_the_code_uses(home: Path) -> None:
 
 
 def test_migrating_again_changes_nothing(home: Path) -> None:
-    ledger.append("workspace.created", "here", {})
+    ledger.append(EventKind.WORKSPACE_CREATED, "here", {})
     database.migrate()
     assert len(ledger.events()) == 1 and database.missing_guards() == []
 
@@ -86,7 +87,7 @@ def test_commits_are_synced_to_disk(home: Path) -> None:
 
 
 def test_readers_do_not_wait_for_a_writer(home: Path) -> None:
-    ledger.append("workspace.created", "here", {})
+    ledger.append(EventKind.WORKSPACE_CREATED, "here", {})
     with database.writing() as connection:
         connection.execute(database.outbox.insert().values(kind="k", key="1", payload="{}", put_at=database.now()))
         assert len(ledger.events()) == 1
@@ -104,13 +105,13 @@ def test_postgresql_stores_the_same_record(
     monkeypatch.setenv("ONCOLOOP_DATABASE_URL", postgresql)
     database.migrate()
     database.migrate()
-    ledger.append("batch.admitted", "b-1", {"share": 0.5})
+    ledger.append(EventKind.BATCH_ADMITTED, "b-1", {"share": 0.5})
     accounts.add("erik", "engineer")
     journal.append(prediction())
     assert outbox.put("event", "1", {}) and not outbox.put("event", "1", {})
     assert journal.rows()["embedding"][0].tolist() == [0.5, -0.25]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda number: ledger.append("batch.received", f"b-{number}", {}), range(12)))
+        list(pool.map(lambda number: ledger.append(EventKind.BATCH_RECEIVED, f"b-{number}", {}), range(12)))
     verdict = ledger.verify()
     assert verdict.outcome is Outcome.PASS, verdict.reasons
     assert verdict.figures["events"] == 14

@@ -14,6 +14,7 @@ import pytest
 
 from lineage.errors import Fault
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, Verdict, from_dict
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,7 +25,7 @@ READ_ROWS = ledger.rows
 def three_events(home: Path) -> sqlite3.Connection:
     """A ledger of three events, opened with plain SQLite."""
     for number in (1, 2, 3):
-        ledger.append("batch.admitted", f"b-{number}", {"units": number}, actor="erik")
+        ledger.append(EventKind.BATCH_ADMITTED, f"b-{number}", {"units": number}, actor="erik")
     return sqlite3.connect(home / "oncoloop.db", isolation_level=None)
 
 
@@ -39,8 +40,8 @@ def _without_guards(connection: sqlite3.Connection, sql: str) -> None:
 
 
 def test_an_event_follows_the_one_before(home: Path) -> None:
-    first = ledger.append("workspace.created", "here", {})
-    second = ledger.append("batch.received", "b-1", {"files": 3}, actor="erik")
+    first = ledger.append(EventKind.WORKSPACE_CREATED, "here", {})
+    second = ledger.append(EventKind.BATCH_RECEIVED, "b-1", {"files": 3}, actor="erik")
     assert (first.seq, second.seq) == (1, 2)
     assert second.previous == first.hash and first.previous == "0" * 64
     assert ledger.events() == [first, second]
@@ -56,17 +57,17 @@ def test_the_stored_text_is_what_is_hashed(three_events: sqlite3.Connection) -> 
 
 
 def test_events_are_found_by_kind_and_subject_newest_last(three_events: sqlite3.Connection) -> None:
-    ledger.append("drift.asked", "b-2", {})
+    ledger.append(EventKind.DRIFT_ASKED, "b-2", {})
     assert [event.seq for event in ledger.events(subject="b-2")] == [2, 4]
-    assert [event.seq for event in ledger.events(kind="batch.admitted", limit=2)] == [2, 3]
-    assert ledger.events(kind="batch.admitted", subject="b-9") == []
+    assert [event.seq for event in ledger.events(kind=EventKind.BATCH_ADMITTED, limit=2)] == [2, 3]
+    assert ledger.events(kind=EventKind.BATCH_ADMITTED, subject="b-9") == []
 
 
 def test_a_verdict_is_read_as_it_was_recorded(home: Path) -> None:
     verdict = Verdict("data", "b-1", Outcome.FAIL, ("a scan is blank",), {"units": 3}, {"max_failing": 0.2})
     event = ledger.record_verdict(verdict, actor="erik", task="lung-ct")
     assert (event.kind, event.subject, event.actor, event.payload["task"]) == ("verdict", "b-1", "erik", "lung-ct")
-    assert from_dict(ledger.events(kind="verdict")[0].payload) == verdict
+    assert from_dict(ledger.events(kind=EventKind.VERDICT)[0].payload) == verdict
 
 
 @pytest.mark.parametrize("part", ["kind", "subject", "actor"])
@@ -80,15 +81,17 @@ def test_a_name_that_could_forge_a_line_is_refused(home: Path, part: str, value:
 
 def test_an_event_is_returned_as_stored_with_its_time(home: Path) -> None:
     before = database.now()
-    event = ledger.append("batch.received", "b-1", {"path": Path("scans/b-1"), "share": float("nan"), "sites": ("A",)})
+    event = ledger.append(
+        EventKind.BATCH_RECEIVED, "b-1", {"path": Path("scans/b-1"), "share": float("nan"), "sites": ("A",)}
+    )
     assert event.payload == {"path": "scans/b-1", "share": None, "sites": ["A"]} and event.actor == "system"
     assert before <= event.at <= database.now() and ledger.events() == [event]
 
 
 def test_an_event_that_cannot_be_written_leaves_no_gap(home: Path) -> None:
     with pytest.raises(Fault, match="can't be written to the record"):
-        ledger.append("batch.received", "b-1", {"scan": object()})
-    assert ledger.append("batch.received", "b-1", {}).seq == 1 and ledger.verify().outcome is Outcome.PASS
+        ledger.append(EventKind.BATCH_RECEIVED, "b-1", {"scan": object()})
+    assert ledger.append(EventKind.BATCH_RECEIVED, "b-1", {}).seq == 1 and ledger.verify().outcome is Outcome.PASS
 
 
 def test_the_default_actor_is_the_system(home: Path) -> None:
@@ -96,10 +99,10 @@ def test_the_default_actor_is_the_system(home: Path) -> None:
 
 
 def test_the_newest_events_are_limited_within_their_kind_and_subject(three_events: sqlite3.Connection) -> None:
-    ledger.append("drift.asked", "b-3", {})
+    ledger.append(EventKind.DRIFT_ASKED, "b-3", {})
     assert [event.seq for event in ledger.events(limit=2)] == [3, 4]
     assert [event.seq for event in ledger.events(subject="b-3", limit=1)] == [4]
-    assert [event.seq for event in ledger.events(kind="batch.admitted", subject="b-3", limit=5)] == [3]
+    assert [event.seq for event in ledger.events(kind=EventKind.BATCH_ADMITTED, subject="b-3", limit=5)] == [3]
     assert ledger.events(limit=0) == []
 
 
@@ -126,7 +129,7 @@ def test_an_intact_ledger_passes(three_events: sqlite3.Connection) -> None:
 def test_the_head_is_noted_outside_after_every_event(home: Path) -> None:
     assert ledger.head() is None
     for number in (1, 2):
-        event = ledger.append("batch.received", f"b-{number}", {})
+        event = ledger.append(EventKind.BATCH_RECEIVED, f"b-{number}", {})
         assert ledger.head() == (number, event.hash)
         assert (home / "ledger.head").read_text() == f"{number} {event.hash}\n"
     assert sorted(path.name for path in home.glob("ledger.head*")) == ["ledger.head"]
@@ -134,7 +137,7 @@ def test_the_head_is_noted_outside_after_every_event(home: Path) -> None:
 
 def test_a_later_head_of_another_process_is_kept(home: Path) -> None:
     (home / "ledger.head").write_text(f"9 {'ab' * 32}\n")
-    ledger.append("batch.received", "b-1", {})
+    ledger.append(EventKind.BATCH_RECEIVED, "b-1", {})
     assert ledger.head() == (9, "ab" * 32)
     assert "event 9 was noted elsewhere" in ledger.verify().reasons[0]
 
@@ -206,7 +209,7 @@ def test_a_chain_forged_from_the_start_is_found_by_its_head(three_events: sqlite
 def test_a_restored_older_database_is_found(three_events: sqlite3.Connection, home: Path) -> None:
     yesterday = sqlite3.connect(":memory:")
     three_events.backup(yesterday)
-    ledger.append("patient.withdrawn", "P1", {})
+    ledger.append(EventKind.PATIENT_WITHDRAWN, "P1", {})
     database.engine().dispose()
     yesterday.backup(three_events)
     assert "event 4" in ledger.verify().reasons[0]
@@ -214,7 +217,7 @@ def test_a_restored_older_database_is_found(three_events: sqlite3.Connection, ho
 
 def test_a_head_that_lags_after_a_crash_passes(three_events: sqlite3.Connection, home: Path) -> None:
     earlier_head = (home / "ledger.head").read_text()
-    ledger.append("batch.received", "b-4", {})
+    ledger.append(EventKind.BATCH_RECEIVED, "b-4", {})
     (home / "ledger.head").write_text(earlier_head)
     assert ledger.verify().outcome is Outcome.PASS
 
@@ -253,3 +256,14 @@ def test_several_processes_write_one_chain(home: Path) -> None:
     verdict = ledger.verify()
     assert verdict.outcome is Outcome.PASS
     assert verdict.figures["events"] == verdict.figures["noted"] == 30
+
+
+def test_a_kind_is_stored_and_hashed_as_its_text(home: Path) -> None:
+    event = ledger.append(EventKind.KEYS_LOST, "workspace", {})
+    assert type(event.kind) is str and event.kind == "keys.lost" == ledger.rows()[0]["kind"]
+    assert ledger.events(EventKind.KEYS_LOST) == [event] and ledger.verify().outcome is Outcome.PASS
+
+
+def test_every_kind_has_a_description_and_a_value_of_its_own() -> None:
+    assert all(kind.subject and kind.payload and "\n" not in kind.subject + kind.payload for kind in EventKind)
+    assert len({str(kind) for kind in EventKind}) == len(EventKind.__members__)

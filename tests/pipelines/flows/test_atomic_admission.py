@@ -22,6 +22,7 @@ from data.phantom import batch as phantom_batch
 from data.phantom import scanner
 from lineage import paths
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 from pipelines import params
 from pipelines.flows import ingest
 from pipelines.recovery import interrupted_runs
@@ -109,7 +110,7 @@ def workspace_state(workspace: Path) -> dict[str, str]:
     contents = {str(path.relative_to(workspace)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     contents["tree"] = git.run("rev-parse", "HEAD^{tree}", folder=workspace)
     contents["uncommitted"] = git.run("status", "--porcelain", folder=workspace)
-    events = ledger.events(kind="batch.admitted")
+    events = ledger.events(kind=EventKind.BATCH_ADMITTED)
     admissions = [{key: value for key, value in event.payload.items() if key != "data_version"} for event in events]
     contents["admissions"] = str(admissions)
     return contents
@@ -160,7 +161,7 @@ def assert_next_run_finishes(ready: PreparedWorkspace) -> None:
     """The next run gives the new version with the bytes of an undisturbed run. A second one has nothing to do."""
     run_admission("second")
     assert workspace_state(ready.ward) == ready.undisturbed
-    assert git.head() == ledger.events(kind="batch.admitted")[-1].payload["data_version"]
+    assert git.head() == ledger.events(kind=EventKind.BATCH_ADMITTED)[-1].payload["data_version"]
     assert ledger.verify().outcome.value == "pass"
     assert run_admission("second") is None
 

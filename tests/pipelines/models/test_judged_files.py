@@ -18,6 +18,7 @@ from lineage import current_state, mlflow_registry, model_files
 from lineage.errors import Fault
 from lineage.fingerprint import file_sha256, hash_folder
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 from pipelines import params
 from pipelines.commands import predictions
 from pipelines.flows import retrain, watch
@@ -104,9 +105,9 @@ CHANGES = {
 
 
 def test_the_ledger_holds_the_hash_of_every_judged_file(workspace: Path) -> None:
-    recorded = ledger.events("model.artifacts", f"{TASK}/1")[-1]
+    recorded = ledger.events(EventKind.MODEL_FILES, f"{TASK}/1")[-1]
     assert set(recorded.payload["files"]) == set(mlflow_runs.MODEL_FILES)
-    assert recorded.seq < ledger.events("verdict", f"{TASK}/1")[0].seq, "hashed first, then judged"
+    assert recorded.seq < ledger.events(EventKind.VERDICT, f"{TASK}/1")[0].seq, "hashed first, then judged"
     for name, value in recorded.payload["files"].items():
         assert file_sha256(artifact(workspace, name)) == value == file_sha256(next(Path("var/worktree").rglob(name)))
 
@@ -116,7 +117,7 @@ def test_an_exchanged_file_is_not_approved(workspace: Path, name: str) -> None:
     CHANGES[name](workspace)
     with pytest.raises(Fault, match=rf"{TASK}/1: {name} in MLflow is not the file that the training gate judged"):
         promote.carry_out_decision(promote.approve(TASK, "1", "system", "read"))
-    assert not ledger.events("approval") and not ledger.events("model.promoted")
+    assert not ledger.events(EventKind.APPROVAL) and not ledger.events(EventKind.MODEL_PROMOTED)
     verdict = verify_workspace.verify()
     assert verdict.outcome.value == "fail" and f"{TASK}/1: {name} in MLflow" in "\n".join(verdict.reasons)
 
@@ -126,13 +127,13 @@ def test_a_version_without_its_files_does_not_become_champion(workspace: Path) -
     folder.rename(folder.with_name("elsewhere"))
     with pytest.raises(Fault, match=rf"the artefacts of {TASK}/1 are not at {folder}"):
         promote.carry_out_decision(promote.approve(TASK, "1", "system", "read"))
-    assert not ledger.events("approval") and not ledger.events("model.promoted")
+    assert not ledger.events(EventKind.APPROVAL) and not ledger.events(EventKind.MODEL_PROMOTED)
 
 
 def test_an_approval_that_was_interrupted_before_its_release_can_be_repeated(workspace: Path) -> None:
     promote.carry_out_decision(promote.approve(TASK, "1", "system", "read"))
     promote.carry_out_decision(promote.approve(TASK, "1", "system", "read"))
-    assert len(ledger.events("approval")) == 2 and len(ledger.events("model.promoted")) == 1
+    assert len(ledger.events(EventKind.APPROVAL)) == 2 and len(ledger.events(EventKind.MODEL_PROMOTED)) == 1
     assert promote.is_release_pending()
 
 
@@ -153,7 +154,7 @@ def test_an_exchanged_file_of_a_champion_is_not_used(workspace: Path, name: str)
     CHANGES[name](workspace)
     second = mlflow_registry.register(TASK, log_second_run(workspace), "model", {})
     model_files.record_hashes(TASK, second, model_files.recorded_hashes(TASK, "1") or {}, "a test")
-    ledger.append("verdict", f"{TASK}/{second}", ledger.events("verdict", f"{TASK}/1")[0].payload)
+    ledger.append(EventKind.VERDICT, f"{TASK}/{second}", ledger.events(EventKind.VERDICT, f"{TASK}/1")[0].payload)
     uses: list[Callable[[], object]] = [
         promote.release_champions,
         lambda: retrain.judge_version(Path("var/worktree"), TASK, second),
@@ -163,7 +164,7 @@ def test_an_exchanged_file_of_a_champion_is_not_used(workspace: Path, name: str)
     for use in uses:
         with pytest.raises(Fault, match=rf"{TASK}/[12]: {name} in MLflow is not"), disable_run_logger():
             use()
-    assert not ledger.events("release.built") and not ledger.events("shadow.started")
+    assert not ledger.events(EventKind.RELEASE_BUILT) and not ledger.events(EventKind.SHADOW_STARTED)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +186,7 @@ def released_workspace(workspace_folder: Path, released_copy: Path) -> Path:
 
 def release_folders(workspace: Path) -> tuple[str, Path, Path]:
     """The name of the release, its folder, and its copy in the Bento."""
-    name = str(ledger.events("release.built")[-1].subject)
+    name = str(ledger.events(EventKind.RELEASE_BUILT)[-1].subject)
     return name, workspace / "var/releases" / name, workspace / "var/bentoml/bentos/oncoloop" / name / "src/release"
 
 

@@ -16,8 +16,9 @@ from data.phantom import batch as phantom_batch
 from data.phantom import scanner
 from lineage.errors import Fault
 from lineage.record import database, ledger
+from lineage.record.events import EventKind
 from pipelines import params
-from pipelines.recovery import interrupted_runs, recorded_admissions, repair, verify_workspace
+from pipelines.recovery import interrupted_runs, repair, verify_workspace
 from pipelines.withdrawal import locate, withdraw
 from pipelines.workspace import dvc, dvc_objects, git
 from pipelines.workspace import workspace as workspaces
@@ -40,7 +41,7 @@ def prepared_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
             )
             run_admission(name)
         Path("data/quarantine/bad").mkdir(parents=True)
-        ledger.append("batch.quarantined", "bad", {"task": TASK, "digest": "0" * 64})
+        ledger.append(EventKind.BATCH_QUARANTINED, "bad", {"task": TASK, "digest": "0" * 64})
         database.engine().dispose()
         shutil.copytree(folder, folder.with_name("kept"), symlinks=True)
         yield folder
@@ -82,7 +83,7 @@ def rewrite(path: Path, change: Callable[[str], str]) -> None:
 
 
 def first_version() -> str:
-    return str(ledger.events(kind="batch.admitted")[0].payload["data_version"])
+    return str(ledger.events(kind=EventKind.BATCH_ADMITTED)[0].payload["data_version"])
 
 
 def reset_the_branch() -> None:
@@ -166,7 +167,7 @@ def test_a_damage_is_named_and_repaired(workspace: Path, name: str) -> None:
     repairs = repair.repair()
     outcome, reasons = verify(full=True)
     assert outcome == "pass", reasons
-    recorded = ledger.events(kind=recorded_admissions.REPAIRED)[-1].payload
+    recorded = ledger.events(kind=EventKind.WORKSPACE_REPAIRED)[-1].payload
     assert recorded["restored"] == repairs and (repairs or recorded["lost"]["versions"])
     assert git.batches_of("HEAD") == {FIRST, SECOND} and git.run("status", "--porcelain") == ""
     assert sorted(COHORTS.read_bytes().splitlines()) == sorted(sides.splitlines()), "every side is what it was"
@@ -193,7 +194,7 @@ def test_a_lost_batch_is_recorded_and_may_be_admitted_again(workspace: Path) -> 
     repair.repair()
     outcome, reasons = verify()
     assert outcome == "inconclusive" and f"{SECOND}: its data are lost for good" in reasons
-    assert ledger.events(kind=recorded_admissions.REPAIRED)[-1].payload["lost"]["batches"] == [SECOND]
+    assert ledger.events(kind=EventKind.WORKSPACE_REPAIRED)[-1].payload["lost"]["batches"] == [SECOND]
     assert Path(f"data/batches/{FIRST}/manifest.csv").is_file()
     run_admission("second")
     outcome, reasons = verify()
@@ -203,7 +204,7 @@ def test_a_lost_batch_is_recorded_and_may_be_admitted_again(workspace: Path) -> 
 
 def test_sides_that_a_model_has_learned_from_are_not_assigned_again(workspace: Path) -> None:
     facts = {"version": "1", "batches": ["second"], "data_version": first_version(), "lock_hash": "x"}
-    ledger.append("model.logged", TASK, facts)
+    ledger.append(EventKind.MODEL_LOGGED, TASK, facts)
     lose_the_commits()
     repair.repair()
     outcome, reasons = verify()

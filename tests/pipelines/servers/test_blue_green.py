@@ -15,6 +15,7 @@ from lineage import accounts, current_state, decisions
 from lineage.audit import trace
 from lineage.errors import Fault
 from lineage.record import database, journal, ledger
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, Verdict
 from monitoring import window
 from pipelines.models import promote, shadow
@@ -51,7 +52,7 @@ def test_traffic_moves_forth_and_back_without_a_lost_request(servers: RunningSer
             if target == "blue":
                 assert promote.rollback("eve", "a test") == ("blue", [])
             else:
-                decisions.record("release.wanted", target, {"instead_of": "blue"}, "eve")
+                decisions.record(EventKind.RELEASE_WANTED, target, {"instead_of": "blue"}, "eve")
             concurrent_users.wait_for(lambda target=target: users.responses[-1].release == target, 10)
             time.sleep(1.0)
             durations.append(max(users.since(requested_at, target)))
@@ -159,7 +160,7 @@ def test_the_answers_of_a_shadow_are_shown_to_nobody(servers: RunningServers) ->
     live = release_servers.recent_releases()[0]
     concurrent_users.build("dark", Path("tiny"), version="2", kind="shadow.built")
     shadow.record_start(concurrent_users.TASK, "2", "dark", "enno")
-    concurrent_users.wait_for(lambda: ledger.events("shadow.served"), 60)
+    concurrent_users.wait_for(lambda: ledger.events(EventKind.SHADOW_SERVED), 60)
     time.sleep(1.0)
     with ConcurrentUsers(servers.desk, "cid", users=2) as users:
         time.sleep(3.0)
@@ -187,11 +188,11 @@ def test_a_shadow_comparison_is_a_verdict_and_a_failed_version_is_not_approved(s
     assert verdict.gate == "shadow" and verdict.figures["pairs"] == len(shadow_rows)
     assert verdict.figures["agreement"]["value"] == 1.0, "the same network gives the same answers"
     assert verdict.outcome is Outcome.INCONCLUSIVE and "clusters" in verdict.reasons[0], "one patient is too few"
-    assert ledger.events("verdict", "tiny-mr/2 in shadow")[-1].payload["figures"]["pairs"] == len(shadow_rows)
+    assert ledger.events(EventKind.VERDICT, "tiny-mr/2 in shadow")[-1].payload["figures"]["pairs"] == len(shadow_rows)
     assert current_state.active_shadow() is None
     concurrent_users.wait_for(lambda: "dark" not in servers.supervisor.fleet.running, 30)  # type: ignore[union-attr]
     ledger.record_verdict(Verdict("training", "tiny-mr/2", Outcome.PASS, ("set by the test",)))
     ledger.record_verdict(Verdict("shadow", "tiny-mr/2 in shadow", Outcome.FAIL, ("it withholds more",)))
     with pytest.raises(Fault, match="it withholds more; it can't be approved"):
         promote.approve("tiny-mr", "2", "enno", "looks good")
-    assert not ledger.events("approval", "tiny-mr/2")
+    assert not ledger.events(EventKind.APPROVAL, "tiny-mr/2")

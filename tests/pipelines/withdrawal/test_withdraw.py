@@ -33,6 +33,7 @@ from lineage.audit import evidence, trace
 from lineage.errors import Fault
 from lineage.fingerprint import hash_folder
 from lineage.record import database, journal, ledger, outbox
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, Verdict
 from monitoring import evidently_report, window
 from monitoring import reference as references
@@ -189,31 +190,31 @@ def register_model(units: shards.Units, version: str) -> None:
     shutil.copyfile(folder / "reference.npz", release)
     shutil.rmtree(folder)
     facts = {"version": number, "run_id": run_id, "batches": ["first", "second"], "data_version": version}
-    ledger.append("model.logged", TASK, facts)
-    ledger.append("release.built", "r1", {"tasks": {TASK: number}})
+    ledger.append(EventKind.MODEL_LOGGED, TASK, facts)
+    ledger.append(EventKind.RELEASE_BUILT, "r1", {"tasks": {TASK: number}})
 
 
 def prediction(cluster: str, name: str, description: dict[str, float]) -> journal.JournalRow:
     return journal.JournalRow(
-        name,
-        database.now(),
-        "mara",
-        "r1",
-        TASK,
-        "1",
-        cluster,
-        ["0" * 64],
-        description,
-        [0.0],
-        [0.5, 0.5],
-        None,
-        0.5,
-        "pass",
-        [],
-        [],
-        "",
-        {},
-        1.0,
+        id=name,
+        at=database.now(),
+        actor="mara",
+        release="r1",
+        task=TASK,
+        version="1",
+        cluster=cluster,
+        inputs=["0" * 64],
+        description=description,
+        embedding=[0.0],
+        probabilities=[0.5, 0.5],
+        answer=None,
+        score=0.5,
+        outcome="pass",
+        reasons=[],
+        slices=[],
+        map="",
+        engine={},
+        duration_ms=1.0,
     )
 
 
@@ -362,7 +363,7 @@ def test_a_withdrawal_killed_at_any_step_is_finished_by_the_next_run(workspace: 
         ), step
         interrupted_runs.recover_workspace()
         assert_erased(workspace)
-        assert len(ledger.events(kind=withdraw.COMPLETED)) == 1
+        assert len(ledger.events(kind=EventKind.PATIENT_WITHDRAWN)) == 1
         assert withdraw.unfinished_withdrawals() == []
 
 
@@ -400,7 +401,7 @@ def test_the_search_reads_compressed_files_and_old_commits(workspace: PatientWor
 def test_a_patient_with_only_a_prediction_is_withdrawn_too(workspace: PatientWorkspace) -> None:
     records = locate.locate_patient("P000000000002")
     assert (records.batches, records.predictions, records.answered) == ([], ["p2"], [TASK])
-    number = repr(journal.get("p2")["description"][DESCRIPTION[0]])
+    number = repr(journal.get("p2").description[DESCRIPTION[0]])
     runs = list(paths.home().glob("evidently/*/snapshots/*.json"))
     assert [number in path.read_text() for path in runs] == [True]
     assert withdraw.withdraw(records, "consent withdrawn").payload["left"] == []
@@ -450,4 +451,4 @@ def test_the_ledger_records_only_the_model_files_that_an_erasure_changes(
             mlflow_registry.download(TASK, "1")
     else:
         assert hash_folder(mlflow_registry.download(TASK, "1")) == after == hash_folder(folder)
-    assert ledger.events(model_files.KIND)[-1].payload["reason"].startswith("a patient was withdrawn")
+    assert ledger.events(EventKind.MODEL_FILES)[-1].payload["reason"].startswith("a patient was withdrawn")

@@ -12,6 +12,7 @@ import pytest
 from lineage import accounts, decisions, mlflow_registry, paths, sessions
 from lineage.errors import Fault
 from lineage.record import ledger, outbox
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, Verdict
 from pipelines.flows import deployments, scheduled_flows
 from pipelines.models import promote, retrain_requests
@@ -25,7 +26,7 @@ def judged_versions(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A version that waits for approval, and a failed one; MLflow has neither, so its file check is disabled."""
     monkeypatch.setattr(mlflow_registry, "check_artifacts", lambda *_: None)
     for version, outcome in (("1", Outcome.INCONCLUSIVE), ("2", Outcome.FAIL)):
-        ledger.append("model.logged", "lung-ct", {"version": version})
+        ledger.append(EventKind.MODEL_LOGGED, "lung-ct", {"version": version})
         ledger.record_verdict(Verdict("training", f"lung-ct/{version}", outcome, ("few patients",)))
 
 
@@ -91,7 +92,7 @@ def promotions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
 
 
 def test_the_flow_carries_out_only_signed_decisions(engineer: str, promotions: list[tuple[str, str, str]]) -> None:
-    ledger.append("approval", "lung-ct/1", {"decision": "approve", "reason": "planted"}, "erik")
+    ledger.append(EventKind.APPROVAL, "lung-ct/1", {"decision": "approve", "reason": "planted"}, "erik")
     outbox.put("approval", "lung-ct/1", {"task": "lung-ct", "version": "1", "actor": "erik", "decision": "approve"})
     assert scheduled_flows.decide.fn() == [] and promotions == []
     event = promote.approve("lung-ct", "1", engineer, "read the errors")
@@ -124,7 +125,7 @@ def test_one_of_two_simultaneous_decisions_is_refused(engineer: str, promotions:
 def test_a_failed_version_cannot_be_approved(engineer: str, promotions: list[tuple[str, str, str]]) -> None:
     with pytest.raises(Fault, match="can't be approved"):
         promote.approve("lung-ct", "2", engineer, "all the same")
-    decisions.record("approval", "lung-ct/2", {"decision": "approve", "reason": "round the check"}, engineer)
+    decisions.record(EventKind.APPROVAL, "lung-ct/2", {"decision": "approve", "reason": "round the check"}, engineer)
     [outcome] = scheduled_flows.decide.fn()
     assert "can't be approved" in outcome["refused"] and promotions == []
 
@@ -173,8 +174,10 @@ def test_a_planted_request_starts_no_retraining(engineer: str, monkeypatch: pyte
     retrainings: list[tuple[str, str]] = []
     monkeypatch.setattr(scheduled_flows, "retrain", lambda task, reason: retrainings.append((task, reason)))
     monkeypatch.setattr(scheduled_flows, "has_new_labels", lambda _: True)
-    ledger.append("retrain.asked", "lung-ct", {"reason": "planted"})
-    ledger.append("retrain.asked", "lung-ct", {"reason": "planted", "signature": "0" * 64, "signed_at": "2026-01-01"})
+    ledger.append(EventKind.RETRAIN_ASKED, "lung-ct", {"reason": "planted"})
+    ledger.append(
+        EventKind.RETRAIN_ASKED, "lung-ct", {"reason": "planted", "signature": "0" * 64, "signed_at": "2026-01-01"}
+    )
     scheduled_flows.retrain_asked.fn()
     assert retrainings == []
     retrain_requests.ask_for_retraining("lung-ct", "volume/1", "40 newly labelled units")
@@ -188,9 +191,9 @@ def test_a_planted_rollback_moves_no_traffic(engineer: str) -> None:
     from lineage import current_state
 
     for name in ("blue", "green"):
-        ledger.append("release.built", name, {"bento": f"oncoloop:{name}", "tasks": {}})
+        ledger.append(EventKind.RELEASE_BUILT, name, {"bento": f"oncoloop:{name}", "tasks": {}})
         ledger.record_verdict(Verdict("release", name, Outcome.PASS, ("the same answers",)))
-    ledger.append("release.wanted", "blue", {"instead_of": "green", "reason": "planted"}, engineer)
+    ledger.append(EventKind.RELEASE_WANTED, "blue", {"instead_of": "green", "reason": "planted"}, engineer)
     wanted_release = current_state.release_to_serve()
     assert wanted_release and wanted_release.subject == "green"
     promote.rollback(engineer, "the new site is wrong")
@@ -215,7 +218,7 @@ def test_the_commands_require_a_sign_in_for_decisions(oncoloop: Run, workspace: 
     link = run("login", "ines")[1].strip().splitlines()[-1]
     assert run("signin", link) == (0, "signed in as ines (engineer) for 12 hours\n")
     assert run("user", "add", "otto", "--role", "auditor")[0] == 0
-    assert ledger.events("person.added")[-1].actor == "ines"
+    assert ledger.events(EventKind.PERSON_ADDED)[-1].actor == "ines"
     token = run("login", "ines", "--token")[1].strip().splitlines()[-1]
     assert accounts.bearer(token, "predict")
     tokens = run("user", "tokens", "ines")[1]

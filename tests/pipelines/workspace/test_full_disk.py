@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from pipelines import cli
 from pipelines.flows import ingest
 from pipelines.servers import services
@@ -127,7 +128,7 @@ def test_the_command_fails_with_one_sentence_and_completes_later(
     (disk / "filler").unlink()
     assert subprocess.run(command, env=server, capture_output=True, check=False).returncode == 0
     assert git.run("status", "--porcelain") == "" and ledger.verify().outcome.value == "pass"
-    assert ledger.events(kind="batch.admitted")[-1].payload["data_version"] == git.head()
+    assert ledger.events(kind=EventKind.BATCH_ADMITTED)[-1].payload["data_version"] == git.head()
     target = ready.ward / "data/batches/brain-mr/second.dvc"
     shutil.rmtree(target.with_suffix(""))
     shutil.rmtree(ready.ward / "var/cache/files")  # the remote is complete too

@@ -19,6 +19,7 @@ from data.phantom import scanner
 from lineage import fingerprint, paths
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from pipelines import params
 from pipelines.commands import ingest as commands_ingest
 from pipelines.flows import ingest
@@ -214,4 +215,4 @@ def test_batches_that_were_judged_while_the_run_waited_are_not_judged_twice(inbo
     batches = ingest.unjudged_batches(None)
     run_admission("first")
     assert ingest.ingest(batches=batches) == []
-    assert len(ledger.events(kind="batch.admitted")) == 1
+    assert len(ledger.events(kind=EventKind.BATCH_ADMITTED)) == 1

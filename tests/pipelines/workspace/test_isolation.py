@@ -14,6 +14,7 @@ import yaml
 from data.phantom import batch, scanner
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from pipelines import params
 from pipelines.flows import retrain_plan
 from pipelines.recovery import interrupted_runs
@@ -98,7 +99,7 @@ def test_an_admission_from_a_hook_of_another_repository_uses_the_workspace(
     assert content(foreign_repository) == foreign_files
     assert git.batches_of("HEAD") == {f"{TASK}/first", f"{TASK}/second"}
     assert git.run("rev-parse", "HEAD~1") == first_version
-    assert ledger.events(kind="batch.admitted")[-1].payload["data_version"] == git.head()
+    assert ledger.events(kind=EventKind.BATCH_ADMITTED)[-1].payload["data_version"] == git.head()
     assert Path(f"data/batches/{TASK}/first.dvc").is_file()
 
 

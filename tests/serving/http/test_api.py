@@ -60,7 +60,7 @@ def test_one_file_gets_the_same_answer_by_every_kind_of_request(client: httpx.Cl
     assert [response.status_code for response in responses] == [200] * 5, [response.text for response in responses]
     answers = [response.json() for response in responses]
     assert are_same(answers[:3]) and are_same(answers, ("inputs",)) and answers[0]["answer"] == "tumour"
-    assert {journal.get(answer["id"])["actor"] for answer in answers} == {"eve"}
+    assert {journal.get(answer["id"]).actor for answer in answers} == {"eve"}
 
 
 def test_a_series_gets_the_same_answer_as_files_and_as_a_zip(client: httpx.Client) -> None:

@@ -51,7 +51,7 @@ def test_an_answer_is_that_of_predict_and_has_one_journal_row(client: httpx.Clie
     answer = send(client, ("a.dcm", dicom(True))).json()
     assert journal.count() == before + 1
     row = journal.get(answer["id"])
-    assert row["actor"] == "eve" and row["answer"] == answer["answer"] == "tumour"
+    assert row.actor == "eve" and row.answer == answer["answer"] == "tumour"
     expected = to_json(predict(load_release(endpoint.folder), [Upload("a.dcm", dicom(True))]))
     different = {key for key in expected if expected[key] != answer[key]}
     assert different == {"id", "at", "duration_ms", "note"} and answer["duration_ms"] > 0 and answer["release"] == "r1"
@@ -73,7 +73,7 @@ def test_an_abstention_is_answered_and_journalled(client: httpx.Client) -> None:
     answer = response.json()
     assert response.status_code == 200 and answer["answer"] is None and answer["verdict"]["outcome"] == "inconclusive"
     assert "KNEE" in answer["verdict"]["reasons"][0]
-    assert journal.get(answer["id"])["outcome"] == "inconclusive"
+    assert journal.get(answer["id"]).outcome == "inconclusive"
 
 
 def test_bentomls_client_gets_an_answer(endpoint: Endpoint, tmp_path: Path) -> None:

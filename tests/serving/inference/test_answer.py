@@ -24,8 +24,8 @@ def release(tiny: Path, home: Path) -> Release:
 def test_an_answer_is_journalled_with_its_id_and_account(release: Release) -> None:
     result = answer(release, [Upload("a.dcm", dicom(True))], None, "eve")
     row = journal.get(result["id"])
-    assert (row["actor"], row["answer"], row["at"]) == ("eve", result["answer"], result["at"])
-    assert row["duration_ms"] == result["duration_ms"] > 0
+    assert (row.actor, row.answer, row.at) == ("eve", result["answer"], result["at"])
+    assert row.duration_ms == result["duration_ms"] > 0
 
 
 def test_each_answer_has_its_own_id(release: Release) -> None:
@@ -38,7 +38,7 @@ def test_a_second_try_of_a_request_gets_the_journalled_answer(release: Release) 
     requester, scan = Requester("eve", idempotency_key="k-1"), [Upload("a.dcm", dicom(True))]
     first, second = (answer(release, scan, None, requester) for _ in range(2))
     assert first == second and journal.count() == 1
-    assert journal.get(first["id"])["duration_ms"] == second["duration_ms"]
+    assert journal.get(first["id"]).duration_ms == second["duration_ms"]
 
 
 def test_a_key_repeats_only_the_same_request_of_the_same_account(release: Release) -> None:
@@ -55,9 +55,9 @@ def test_a_key_repeats_only_the_same_request_of_the_same_account(release: Releas
 def test_only_the_shadow_account_answers_as_a_shadow_and_only_after_a_live_answer(release: Release) -> None:
     scan = [Upload("a.dcm", dicom(True))]
     live = answer(release, scan, None, Requester("eve", live_answer_id="0" * 32))
-    assert journal.get(live["id"])["shadows"] == "", "no other account can hide an answer"
+    assert journal.get(live["id"]).shadows == "", "no other account can hide an answer"
     shadow = answer(release, scan, None, Requester(accounts.SHADOW_ACCOUNT, live_answer_id=live["id"]))
-    assert journal.get(shadow["id"])["shadows"] == live["id"] and journal.count() == 1
+    assert journal.get(shadow["id"]).shadows == live["id"] and journal.count() == 1
     with pytest.raises(Fault, match="only after a live answer"):
         answer(release, scan, None, Requester(accounts.SHADOW_ACCOUNT))
 

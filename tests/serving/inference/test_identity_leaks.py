@@ -167,7 +167,7 @@ def test_usual_codes_stay_unchanged(release: Release, caplog: pytest.LogCaptureF
     for keyword, value in list(usual_codes.items())[1:]:
         assert copy.get(keyword) == value, keyword
     result = answer(release, [Upload("a.dcm", scan(usual_codes))], None, "eve")
-    row = journal.get(result["id"])["description"]
+    row = journal.get(result["id"]).description
     assert [row[name] for name in ("modality", "body_part", "burned_in", "laterality", "kernel")] == [
         "MR",
         "BRAIN",

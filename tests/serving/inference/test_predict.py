@@ -151,8 +151,8 @@ def test_a_prediction_fills_a_row_of_the_journal(tiny: Path, home: Path) -> None
     prediction = predict(release(tiny, home), [Upload("a.dcm", dicom(True))], id="p1", at="2026-01-31T12:00:00Z")
     journal.append(journal_row(prediction, "eve"))
     row = journal.get("p1")
-    assert (row["actor"], row["task"], row["answer"], row["outcome"]) == ("eve", "tiny-mr", "tumour", "pass")
-    assert row["inputs"] == list(prediction.inputs) and row["map"] == prediction.map
+    assert (row.actor, row.task, row.answer, row.outcome) == ("eve", "tiny-mr", "tumour", "pass")
+    assert row.inputs == list(prediction.inputs) and row.map == prediction.map
     assert "Jane" not in str(row)
 
 

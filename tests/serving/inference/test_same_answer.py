@@ -29,6 +29,7 @@ from data.core_types import Modality, PixelSettings, Pooling, Task
 from data.scan import zip_archive
 from lineage import accounts
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from pipelines import cli
 from pipelines.commands import predictions
 from serving.bundle import bento_server
@@ -133,8 +134,8 @@ def desk_client(endpoint: Endpoint) -> Iterator[httpx.Client]:
     from desk import app
 
     ledger.record_verdict(dataclasses.replace(endpoint.verdict, subject="r1"))
-    ledger.append("release.built", "r1", {"bento": endpoint.tag})
-    ledger.append("release.activated", "r1", {"url": endpoint.server.url})
+    ledger.append(EventKind.RELEASE_BUILT, "r1", {"bento": endpoint.tag})
+    ledger.append(EventKind.RELEASE_ACTIVATED, "r1", {"url": endpoint.server.url})
     for url in serve(app.create()):
         with httpx.Client(base_url=url, follow_redirects=True, timeout=60) as client:
             client.post("/enter", data={"token": accounts.invite("eve")})

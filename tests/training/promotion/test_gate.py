@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, Verdict
 from training.promotion import test_set_budget
 from training.promotion.comparison import compare
@@ -321,7 +322,7 @@ def test_looks_are_counted_from_the_ledger(samples: Any, home: Path) -> None:
             judge_challenger(f"lung-ct/{version}", metrics(), figures, None, samples.PROMOTION), task="lung-ct"
         )
     ledger.record_verdict(judge_challenger("brain-mr/2", metrics(), figures, None, samples.PROMOTION), task="brain-mr")
-    records = [(event.at, event.payload) for event in ledger.events(kind="verdict")]
+    records = [(event.at, event.payload) for event in ledger.events(kind=EventKind.VERDICT)]
     past = test_set_budget.read_looks(records, "lung-ct", database.now())
     assert [(look.verdict, look.batches) for look in past] == [("lung-ct/2", ("first",)), ("lung-ct/3", ("first",))]
     third = judge_challenger("lung-ct/4", metrics(), figures, None, samples.PROMOTION, past)
