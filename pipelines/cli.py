@@ -294,6 +294,13 @@ COMMANDS: dict[str, Command] = {
     ),
     "signout": Command("users", "end the sign-in on the command line", "oncoloop signout"),
     "status": Command("maintenance", "show tasks, models, release, services and waiting work", "oncoloop status"),
+    "completion": Command(
+        "completion",
+        "print the script that completes commands, options and files in a shell",
+        "oncoloop completion bash",
+        (argument("shell", choices=("bash", "zsh", "fish")),),
+        needs_workspace=False,
+    ),
     "stage": Command(
         "models",
         "run one DVC stage; DVC calls this command",
@@ -304,13 +311,27 @@ COMMANDS: dict[str, Command] = {
 }
 
 
+@dataclass(frozen=True)
+class CommandParser:
+    """The parser of one command, and its arguments without `--help`."""
+
+    parser: argparse.ArgumentParser
+    arguments: tuple[argparse.Action, ...]
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
+    return parsers()[0]
+
+
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, CommandParser]]:
+    """The parser of the command line, and those of its commands by name."""
     top = argparse.ArgumentParser(
         prog="oncoloop", description="Continuous learning for tumour imaging. Research use only."
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {version('oncoloop')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    command_parsers = {}
     for name, command in COMMANDS.items():
         sub = commands.add_parser(
             name,
@@ -318,16 +339,25 @@ def parser() -> argparse.ArgumentParser:
             description=command.purpose.capitalize() + ".",
             epilog=f"example: {command.example}",
         )
-        for names, options in command.arguments:
-            sub.add_argument(*names, **options)
+        command_parsers[name] = CommandParser(sub, _add_arguments(sub, command))
+    return top, command_parsers
+
+
+def _add_arguments(sub: argparse.ArgumentParser, command: Command) -> tuple[argparse.Action, ...]:
+    """Add a command's own arguments and those of all commands to its parser."""
+    arguments = [sub.add_argument(*names, **options) for names, options in command.arguments]
+    arguments.append(
         sub.add_argument(
             "--json", action="store_true", help="print the result as JSON; standard output contains nothing else"
         )
-        if command.needs_workspace:
+    )
+    if command.needs_workspace:
+        arguments.append(
             sub.add_argument(
                 "-C", "--workspace", type=Path, default=Path(), help="the workspace (default: the current folder)"
             )
-    return top
+        )
+    return tuple(arguments)
 
 
 def put_own_packages_first() -> None:

@@ -48,6 +48,7 @@ VENDOR_MODULES = {
     "onnxruntime": {"serving/inference/graph.py"},
     "sqlalchemy": {"lineage/record/database.py"},
     "faiss": {"data/duplicates/vector_index.py"},
+    "shtab": {"pipelines/commands/completion.py"},
     "pydantic": {"pipelines/settings_validation.py"},
     "pydantic_core": {"pipelines/settings_validation.py", "data/ranges.py"},
 }

@@ -161,15 +161,15 @@ def _log_data_set(client: MlflowClient, run_id: str, evaluation_folder: Path, ta
     """Log the held-out units as the run's data set, named by the data version; no pixels."""
     import mlflow.data
     from mlflow.data.code_dataset_source import CodeDatasetSource
-    from mlflow.entities import DatasetInput, InputTag
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
     columns = ["unit_id", "cluster", "batch", "side", "epoch", "label"]
     table = pd.read_csv(evaluation_folder / "predictions.csv", usecols=columns)
     name = tags.get("data_version", "unversioned")
     source = CodeDatasetSource({"data_version": name})
     data_set = mlflow.data.from_pandas(table.astype({"epoch": float}), source=source, name=name)
-    entity = data_set._to_mlflow_entity()
-    client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "evaluation")])])
+    data_set_input = DatasetInput(Dataset(**data_set.to_dict()), [InputTag("mlflow.data.context", "evaluation")])
+    client.log_inputs(run_id, [data_set_input])
 
 
 def _signature(model_folder: Path) -> str:

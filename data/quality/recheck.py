@@ -28,7 +28,7 @@ NEW_COLUMN = "header_study"  # manifests have it since masks are placed by affin
 
 
 @dataclass(frozen=True)
-class Finding:
+class RecheckFinding:
     """A defect of units of an admitted file.
 
     `harm`: labels, outlines, patients or pixels are wrong, or a name can be visible. Otherwise the finding is a hint
@@ -75,11 +75,11 @@ class Job:
 class FileResult:
     """The findings in a file, and the identity signs in its headers."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[RecheckFinding, ...]
     signs: Mapping[str, str]
 
 
-def recheck(batches: Mapping[str, tuple[Path, Task]], inbox: Path, workers: int = 2) -> list[Finding]:
+def recheck(batches: Mapping[str, tuple[Path, Task]], inbox: Path, workers: int = 2) -> list[RecheckFinding]:
     """All findings in these batches: name -> (folder, task). Writes nothing.
 
     Stored scans are read again with the current code. Original headers and masks can only be checked if the batch is
@@ -108,8 +108,8 @@ def recheck_file(job: Job) -> FileResult:
     """Check one stored file with the current reader, rules and geometry."""
     unit_ids = tuple(str(row["unit_id"]) for row in job.rows)
 
-    def finding(reason: str, units: Iterable[str] = unit_ids, harm: bool = True) -> Finding:
-        return Finding(job.batch, job.file, tuple(units), reason, harm)
+    def finding(reason: str, units: Iterable[str] = unit_ids, harm: bool = True) -> RecheckFinding:
+        return RecheckFinding(job.batch, job.file, tuple(units), reason, harm)
 
     try:
         content = (job.folder / job.file).read_bytes()
@@ -144,7 +144,7 @@ def _read_manifest(folder: Path) -> tuple[pd.DataFrame, bool]:
     return batch_manifest.read_manifest(folder / MANIFEST), NEW_COLUMN not in columns
 
 
-def _check_table(name: str, source: Path, manifest: pd.DataFrame) -> Finding:
+def _check_table(name: str, source: Path, manifest: pd.DataFrame) -> RecheckFinding:
     """A finding for a metadata.csv in the inbox that the current code refuses; its reason is empty if there is none."""
     reason = ""
     try:
@@ -152,7 +152,7 @@ def _check_table(name: str, source: Path, manifest: pd.DataFrame) -> Finding:
             batch_manifest.read_metadata(source)
     except Fault as fault:
         reason = f"would be refused now: {fault}"
-    return Finding(name, metadata_table.NAME, tuple(manifest["unit_id"].astype(str)), reason)
+    return RecheckFinding(name, metadata_table.NAME, tuple(manifest["unit_id"].astype(str)), reason)
 
 
 def _file_jobs(name: str, folder: Path, task: Task, inbox: Path, table: pd.DataFrame, is_old: bool) -> list[Job]:
@@ -183,7 +183,7 @@ def _sources(inbox: Path, hashes_in_batch: set[str]) -> dict[str, Source]:
     return sources
 
 
-def _check_outlines(job: Job, scan: Scan, finding: Any) -> list[Finding]:
+def _check_outlines(job: Job, scan: Scan, finding: Any) -> list[RecheckFinding]:
     """Check outlines of old batches, which were placed by the order of rows, columns and slices, not by affine."""
     if not job.is_old or not job.outlines:
         return []
@@ -202,7 +202,9 @@ def _check_outlines(job: Job, scan: Scan, finding: Any) -> list[Finding]:
     return []
 
 
-def _compare_outlines(job: Job, masks: Mapping[str, tuple[Path, str]], scan: Scan, finding: Any) -> list[Finding]:
+def _compare_outlines(
+    job: Job, masks: Mapping[str, tuple[Path, str]], scan: Scan, finding: Any
+) -> list[RecheckFinding]:
     """Compare the stored outlines with those of the original masks, read by the current code."""
     misplaced = []
     for row in job.rows:
@@ -289,7 +291,7 @@ def _dicom_header(name: str, content: bytes) -> Any:
 
 def _check_patients(
     tables: Mapping[str, pd.DataFrame], signs: Mapping[tuple[str, str], Mapping[str, str]]
-) -> list[Finding]:
+) -> list[RecheckFinding]:
     """Findings on patients that contradict the headers of all batches: two people in one patient, or one in two."""
     units = [table.assign(batch=name) for name, table in tables.items() if len(table)]
     if not units:
@@ -303,7 +305,9 @@ def _check_patients(
     row_by_name = dict(zip(names, table[["batch", "file", "unit_id"]].itertuples(index=False), strict=True))
     failing = contradictions.check_identities(table.assign(unit_id=names)).failing
     return [
-        Finding(str(row_by_name[name].batch), str(row_by_name[name].file), (str(row_by_name[name].unit_id),), reason)
+        RecheckFinding(
+            str(row_by_name[name].batch), str(row_by_name[name].file), (str(row_by_name[name].unit_id),), reason
+        )
         for name, reasons in failing.items()
         for reason in reasons
     ]

@@ -25,6 +25,7 @@ from desk.traffic.shadow_proxy import ShadowQueue
 from desk.traffic.targets import Target
 from desk.traffic.upload_buffer import Upload, UploadMemory
 from lineage import keys
+from serving.http import upload_limit
 from serving.http.problem_details import problem
 from serving.inference.request import DESK_HEADER
 
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 SECONDS = 150.0
 TRIES = 2  # of a request whose connection broke, so that a harmful upload kills at most two workers
 KEEPALIVE_SECONDS = 4.0  # of an idle connection; a release closes its end after five
-FORM_OVERHEAD = 1 << 20  # bytes that form fields and part headers may add to the files
 IDEMPOTENCY_KEY = "idempotency-key"
 RESPONSE_HEADERS = ("content-type", "retry-after", "www-authenticate")
 UNREACHABLE = "The live release cannot be reached. Try again in a moment."
@@ -81,9 +81,9 @@ async def predict(request: Request) -> Response:
             return problem(
                 503, "No release is live yet, so there is no answer. Try again later.", {"Retry-After": "60"}
             )
-        if _content_length(request) > route.limit + FORM_OVERHEAD:
-            return problem(413, f"The upload is over {route.limit / 1e6:g} MB; send fewer or smaller files.")
-        with gateway.memory.upload(request, route.limit + FORM_OVERHEAD) as upload:
+        if upload_limit.is_too_large(_content_length(request), route.limit):
+            return problem(413, upload_limit.refusal_sentence(route.limit))
+        with gateway.memory.upload(request, route.limit) as upload:
             headers = _headers(request, authorization)
             response = await _forward(gateway, route.target, headers, upload)
             if response.status_code == 401:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from serving.http import upload_limit
+
 MEMORY_BYTES = 1 << 30  # of all uploads in one desk at the same time
 UPLOAD_SECONDS = 100.0  # that a sender may take for one upload
 RETRY_LATER = {"Retry-After": "5"}
@@ -28,7 +30,7 @@ class UploadMemory:
 
     @contextmanager
     def upload(self, request: Request, limit: int) -> Iterator[Upload]:
-        """Buffer a request's body of at most `limit` bytes until the block ends."""
+        """Buffer a request's body until the block ends; `limit` is that of its files in bytes."""
         upload = Upload(self, request, limit)
         try:
             yield upload
@@ -83,9 +85,8 @@ class Upload:
     def _store(self, part: bytes, is_disconnected: bool) -> None:
         if is_disconnected or self.is_closed:
             self.error = ClientDisconnect()
-        elif self.size + len(part) > self.limit:
-            detail = f"The upload is over {self.limit / 1e6:.0f} MB; send fewer or smaller files."
-            self.error = HTTPException(413, detail)
+        elif upload_limit.is_too_large(self.size + len(part), self.limit):
+            self.error = HTTPException(413, upload_limit.refusal_sentence(self.limit))
         elif self.memory.used_bytes + len(part) > self.memory.limit:
             detail = "Too many scans are being uploaded at the moment; send this one again shortly."
             self.error = HTTPException(503, detail, RETRY_LATER)

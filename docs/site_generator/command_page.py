@@ -30,23 +30,17 @@ def page() -> str:
     """The page of all commands."""
     purposes = {name: _sentence(command.purpose) for name, command in cli.COMMANDS.items()}
     rows = [(f"[`{name}`](#{name})", purpose) for name, purpose in purposes.items()]
-    sections = [_section(name, parser, purposes[name]) for name, parser in subparsers().items()]
+    sections = [_section(name, command, purposes[name]) for name, command in cli.parsers()[1].items()]
     return "\n".join([INTRODUCTION, markdown.table(("command", "purpose"), rows), *sections])
-
-
-def subparsers() -> dict[str, argparse.ArgumentParser]:
-    """The parser of each command, by name."""
-    commands: Any = next(action for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return dict(commands.choices)
 
 
 def _sentence(purpose: str) -> str:
     return markdown.text(purpose[:1].upper() + purpose[1:]) + "."
 
 
-def _section(name: str, parser: argparse.ArgumentParser, purpose: str) -> str:
-    usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
-    rows = [_row(action) for action in parser._actions if not isinstance(action, argparse._HelpAction)]
+def _section(name: str, command: cli.CommandParser, purpose: str) -> str:
+    usage = " ".join(command.parser.format_usage().removeprefix("usage: ").split())
+    rows = [_row(action) for action in command.arguments]
     arguments = markdown.table(("argument", "values", "default", "meaning"), rows)
     example = f"Example: `{cli.COMMANDS[name].example}`"
     return "\n".join([f"## {name}\n", f"{purpose}\n", f"```text\n{usage}\n```\n", arguments, f"{example}\n"])

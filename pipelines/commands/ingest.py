@@ -133,7 +133,7 @@ def _recheck(tasks: list[Task]) -> Answer:
     manifests = [(task, path) for task in tasks for path in Path("data/batches", task.name).glob("*/manifest.csv")]
     folders = {f"{task.name}/{path.parent.name}": (path.parent, task) for task, path in sorted(manifests, key=str)}
     all_findings = recheck.recheck(folders, Path("inbox"))
-    groups: dict[tuple[str, str, bool], list[recheck.Finding]] = {}
+    groups: dict[tuple[str, str, bool], list[recheck.RecheckFinding]] = {}
     for finding in all_findings:
         groups.setdefault((finding.batch, finding.reason, finding.harm), []).append(finding)
     lines = [f"{len(folders)} admitted batches were checked again; nothing was changed"]

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lineage import keys
 from lineage.fingerprint import text_sha256
+from serving.http import upload_limit
 from serving.http.problem_details import ProblemSender, problem
 from serving.inference.request import DESK_HEADER
 
@@ -28,7 +29,6 @@ DESK_ONLY = "A release answers only the desk; send this request to the desk (POS
 MAX_REQUESTS = 64  # requests in one worker at once; more get status 503
 TOKEN_CACHE_SECONDS = 2.0  # a valid token is trusted for this long, also after its account was disabled
 BUSY = "The release is answering too many scans at the moment; send this one again shortly."
-FORM_OVERHEAD = 1 << 20  # bytes that form fields and part headers may add to the files
 
 
 class PathFilter:
@@ -121,10 +121,10 @@ class RequestGuard:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 18:
             return problem(400, "The Content-Length header is not a number.")
-        return self._too_large() if int(length) > self.limit + FORM_OVERHEAD else None
+        return self._too_large() if upload_limit.is_too_large(int(length), self.limit) else None
 
     def _too_large(self) -> JSONResponse:
-        return problem(413, f"The upload is over {self.limit / 1e6:g} MB; send fewer or smaller files.")
+        return problem(413, upload_limit.refusal_sentence(self.limit))
 
     async def _run_bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         received_bytes, is_too_large = 0, False
@@ -133,7 +133,7 @@ class RequestGuard:
             nonlocal received_bytes, is_too_large
             message = await receive()
             received_bytes += len(message.get("body", b""))
-            is_too_large = received_bytes > self.limit + FORM_OVERHEAD
+            is_too_large = upload_limit.is_too_large(received_bytes, self.limit)
             return {"type": "http.disconnect"} if is_too_large else message
 
         problem_sender = ProblemSender(send)

@@ -18,7 +18,7 @@ from pipelines import params
 from pipelines.flows import artifacts, retrain, retrain_plan
 from pipelines.workspace import dvc
 from pipelines.workspace import workspace as workspaces
-from tests.pipelines.flows.test_atomic_admission import new_workspace_in, run_admission
+from tests.pipelines.admissions import new_workspace_in, run_admission
 
 TASK = "brain-mr"
 QUICK = (("epochs: 30", "epochs: 2"), ("bootstrap: 2000", "bootstrap: 200"), ("size: 128", "size: 32"))

@@ -19,7 +19,7 @@ from lineage.record.events import EventKind
 from pipelines import data_versions, params
 from pipelines.recovery import interrupted_runs
 from pipelines.workspace import git
-from tests.pipelines.flows.test_atomic_admission import run_admission
+from tests.pipelines.admissions import run_admission
 
 TASK = "brain-mr"
 

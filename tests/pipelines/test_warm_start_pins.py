@@ -18,7 +18,7 @@ from pipelines import params, warm_start_pins
 from pipelines.flows import retrain, retrain_plan
 from pipelines.models import promote, reproduce
 from pipelines.workspace import dvc, git
-from tests.pipelines.flows.test_atomic_admission import new_workspace_in, run_admission
+from tests.pipelines.admissions import new_workspace_in, run_admission
 
 TASK = "brain-mr"
 QUICK = (("epochs: 30", "epochs: 1"), ("bootstrap: 2000", "bootstrap: 200"), ("size: 128", "size: 32"))

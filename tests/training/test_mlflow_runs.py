@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from lineage.errors import Fault
@@ -41,10 +42,12 @@ def test_a_run_has_params_metrics_plots_and_model_files(run_id: str, trained: An
     assert [file.path for file in MlflowClient().list_artifacts(run_id, "baseline")] == ["baseline/baseline.csv"]
     fitted = json.loads((trained.models / "fit.json").read_text())
     assert len(MlflowClient().get_metric_history(run_id, "epoch.val_loss")) == fitted["epochs"]
-    assert run.inputs.dataset_inputs[0].dataset.name == "d4f5e6a7b8"
+    data_set = run.inputs.dataset_inputs[0].dataset
+    assert data_set.name == "d4f5e6a7b8" and "unit_id" in data_set.schema
     assert str(home) in run.info.artifact_uri
     folder = Path(download_artifacts(f"{run.info.artifact_uri}/model", dst_path=str(tmp_path / "down")))
     assert set(mlflow_runs.MODEL_FILES) | {"signature.json"} == {path.name for path in folder.iterdir()}
+    assert json.loads(data_set.profile)["num_rows"] == len(pd.read_csv(folder / "predictions.csv"))
     signature = ModelSignature.from_dict(json.loads((folder / "signature.json").read_text()))
     assert signature.inputs.inputs[0].shape == (-1, 32, 32, 1)
     assert {file.path for file in MlflowClient().list_artifacts(run_id, "plots")} >= {

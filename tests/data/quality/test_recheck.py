@@ -32,7 +32,7 @@ class Admitted:
     task: Task
     inbox: Path
 
-    def findings(self, with_source: bool = False) -> list[recheck.Finding]:
+    def findings(self, with_source: bool = False) -> list[recheck.RecheckFinding]:
         inbox = self.inbox.parent if with_source else self.inbox.parent / "nowhere"
         return recheck.recheck({f"{self.task.name}/{self.folder.name}": (self.folder, self.task)}, inbox)
 

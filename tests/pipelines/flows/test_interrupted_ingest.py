@@ -20,8 +20,8 @@ from lineage.record import database, ledger
 from pipelines import params
 from pipelines.servers import services
 from pipelines.workspace import git
+from tests.pipelines.admissions import SEED, workspace_state
 from tests.pipelines.conftest import Run
-from tests.pipelines.flows.test_atomic_admission import SEED, workspace_state
 
 KILLS = int(os.environ.get("ONCOLOOP_KILLS", "20"))
 HIDDEN = ("ONCOLOOP_", "MLFLOW_", "PREFECT_", "BENTOML_HOME", "DVC_", "XDG_", "KERAS_HOME", "MPLCONFIGDIR")

@@ -22,9 +22,9 @@ from pipelines.recovery import interrupted_runs, repair, verify_workspace
 from pipelines.withdrawal import locate, withdraw
 from pipelines.workspace import dvc, dvc_objects, git
 from pipelines.workspace import workspace as workspaces
+from tests.pipelines.admissions import new_workspace_in, run_admission
 from tests.pipelines.conftest import Run
-from tests.pipelines.flows.test_atomic_admission import new_workspace_in, run_admission
-from tests.pipelines.workspace.test_isolation import run_git
+from tests.pipelines.foreign_git import run_git
 
 TASK = "brain-mr"
 FIRST, SECOND = f"{TASK}/first", f"{TASK}/second"

@@ -43,7 +43,7 @@ from pipelines.flows import ingest, ingest_corrections
 from pipelines.recovery import interrupted_runs
 from pipelines.withdrawal import erase, locate, verify_erased, withdraw
 from pipelines.workspace import code_snapshot, dvc, git
-from tests.pipelines.flows.test_atomic_admission import new_workspace_in, run_admission, run_in_child
+from tests.pipelines.admissions import new_workspace_in, run_admission, run_in_child
 from training.evaluation import evaluate, plots, reference_set
 
 TASK = "brain-mr"

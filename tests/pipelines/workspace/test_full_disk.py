@@ -16,7 +16,7 @@ from pipelines import cli
 from pipelines.flows import ingest
 from pipelines.servers import services
 from pipelines.workspace import dvc, git
-from tests.pipelines.flows.test_atomic_admission import (
+from tests.pipelines.admissions import (
     SOAK,
     PreparedWorkspace,
     assert_next_run_finishes,

@@ -24,7 +24,7 @@ from pipelines import params
 from pipelines.commands import ingest as commands_ingest
 from pipelines.flows import ingest
 from pipelines.workspace import inbox_digests
-from tests.pipelines.flows.test_atomic_admission import run_admission
+from tests.pipelines.admissions import run_admission
 
 TASK = "brain-mr"
 

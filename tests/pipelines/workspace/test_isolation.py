@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,9 @@ from pipelines.flows import retrain_plan
 from pipelines.recovery import interrupted_runs
 from pipelines.workspace import dvc, git
 from pipelines.workspace import workspace as workspaces
+from tests.pipelines.admissions import run_admission
 from tests.pipelines.conftest import Run
-from tests.pipelines.flows.test_atomic_admission import run_admission
+from tests.pipelines.foreign_git import content, run_git
 
 TASK = "brain-mr"
 GIT_VARIABLES = (
@@ -46,19 +46,6 @@ def foreign_repository(tmp_path: Path) -> Path:
     run_git(folder, "add", ".")
     run_git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "theirs")
     return folder
-
-
-def run_git(folder: Path, *arguments: str, **variables: str) -> str:
-    """Run git without our isolation."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | variables
-    return subprocess.run(
-        ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=True
-    ).stdout
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def set_hook_environment(monkeypatch: pytest.MonkeyPatch, foreign_repository: Path) -> None:

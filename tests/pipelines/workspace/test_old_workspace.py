@@ -25,7 +25,7 @@ from pipelines.models import promote
 from pipelines.recovery import interrupted_runs, verify_workspace
 from pipelines.workspace import dvc, git, relocation
 from pipelines.workspace import workspace as workspaces
-from tests.pipelines.flows.test_atomic_admission import run_admission
+from tests.pipelines.admissions import run_admission
 
 TASK = "brain-mr"
 NEW_COLUMNS = ("outlined", *contradictions.SIGNS, "image_type", "field_of_view", "corner_mean")

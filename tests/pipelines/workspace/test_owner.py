@@ -17,7 +17,7 @@ from lineage.record import database
 from pipelines import params
 from pipelines.workspace import dvc, git
 from pipelines.workspace import workspace as workspaces
-from tests.pipelines.flows.test_atomic_admission import new_workspace_in, run_admission, run_in_child
+from tests.pipelines.admissions import new_workspace_in, run_admission, run_in_child
 
 NOBODY = 65534
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")

@@ -20,8 +20,8 @@ from pipelines.recovery import interrupted_runs
 from pipelines.servers import services
 from pipelines.workspace import backup, dvc, git, relocation
 from pipelines.workspace import workspace as workspaces
-from tests.pipelines.flows.test_atomic_admission import run_admission
-from tests.pipelines.workspace.test_isolation import content
+from tests.pipelines.admissions import run_admission
+from tests.pipelines.foreign_git import content
 
 TASK = "brain-mr"
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.core_types import Modality, PixelSettings, Pooling, Task
 from data.phantom import batch
 from data.phantom import study as phantom_study
 from data.scan import zip_archive
@@ -25,6 +25,7 @@ from serving.bundle import bento_server
 from tests.conftest import ROOT
 from tests.data.mutations import mutate_file
 from tests.serving import hostile_inputs
+from tests.serving.brain_task import BRAIN
 from tests.serving.conftest import Endpoint, dicom, png
 
 SOAK = bool(os.environ.get("ONCOLOOP_SOAK"))
@@ -32,29 +33,14 @@ UPLOADS, SENDERS = (10_000, 4) if SOAK else (200, 4)
 PARTS = 4  # memory is measured after each part
 MAX_ORIGINAL_BYTES = 300_000
 MAX_GROWTH = 40e6  # bytes that a worker may grow by in the second half
-BRAIN = Task(
-    name="tiny-mr",
-    title="Brain",
-    organ="brain",
-    modality=Modality.MR,
-    body_parts=("BRAIN",),
-    classes=("normal", "tumour"),
-    positive=("tumour",),
-    unit="slice",
-    cluster="patient",
-    ordered=False,
-    pixels=PixelSettings(64, None),
-    pooling=Pooling("topk", 3),
-    sensitivity=0.9,
-    note="",
-)
+TINY_BRAIN = replace(BRAIN, name="tiny-mr", classes=("normal", "tumour"))  # the task of the served release
 
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """Phantoms of every format, also zipped, and the small files of the DICOM zoo if it is available."""
     folder = tmp_path_factory.mktemp("phantoms")
-    study = phantom_study.make_study(BRAIN, phantom_study.usual_scanner(BRAIN), 5, 0, "tumour")
+    study = phantom_study.make_study(TINY_BRAIN, phantom_study.usual_scanner(TINY_BRAIN), 5, 0, "tumour")
     batch.write_study(folder, study, "one", 3)
     contents = [path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()]
     grey = np.random.default_rng(0).integers(0, 65535, (64, 64), dtype=np.uint16)

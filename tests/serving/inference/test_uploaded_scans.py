@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.core_types import Modality, PixelSettings, Pooling, Scan, Task, ValueUnit
+from data.core_types import Modality, Scan, ValueUnit
 from data.phantom import files as phantom_files
 from data.phantom import scanner
 from data.phantom import study as phantom_study
@@ -20,23 +20,7 @@ from serving.inference.request import Upload
 from tests.pipelines import planted_identities
 from tests.pipelines.running_workspace import images
 from tests.serving import hostile_inputs
-
-BRAIN = Task(
-    name="brain-mr",
-    title="Brain",
-    organ="brain",
-    modality=Modality.MR,
-    body_parts=("BRAIN",),
-    classes=("no_tumour", "tumour"),
-    positive=("tumour",),
-    unit="slice",
-    cluster="patient",
-    ordered=False,
-    pixels=PixelSettings(64, None),
-    pooling=Pooling("topk", 3),
-    sensitivity=0.9,
-    note="",
-)
+from tests.serving.brain_task import BRAIN
 
 
 @pytest.fixture
