@@ -32,6 +32,7 @@ MODEL_FILES = (
     "metrics.json",
     "reference.npz",
     "reference.csv",
+    "kind.npz",
     "predictions.csv",
     "weights.weights.h5",
 )

@@ -21,6 +21,7 @@ from pipelines.params import Params
 from serving.bundle import bento_build
 from serving.inference import outlier, release_integrity
 from serving.inference.manifest import SERVING_KEYS
+from serving.inference.release import KIND
 
 GRAPH_FILES = ("graph.onnx", "head.npz", "reference.npz")
 
@@ -98,6 +99,7 @@ def manifest_entry(settings: Params, name: str, version: str, source: Path) -> d
         "precision": calibration["precision"],
         "prevalence": calibration["prevalence"],
         "conformal": _conformal(calibration["conformal"]),
+        "checks_kind": (source / KIND).is_file(),  # not in a version that was evaluated before there was this test
         "outlier_distance": outlier.distance_limit(source / "reference.npz", settings.serving.outlier_quantile),
         "metrics": metrics["test"],
         "counts": metrics["counts"],

@@ -25,10 +25,11 @@ from serving.bundle.bento_server import (
     start_checked,
     wait_ready,
 )
+from serving.descriptor import encoder_graph
 from serving.inference import outlier, release_integrity
 from serving.inference.manifest import MANIFEST, SERVING_KEYS, WARMUP, check_manifest, read_manifest
 from serving.inference.predict import Prediction, Upload, predict
-from serving.inference.release import GRAPH, HEAD, REFERENCE, compile_release
+from serving.inference.release import DESCRIPTOR, GRAPH, HEAD, KIND, REFERENCE, compile_release
 
 log = logging.getLogger(__name__)
 __all__ = ["Server", "assemble", "build", "check", "serve_command", "start", "start_checked", "wait_ready"]
@@ -74,6 +75,8 @@ def assemble(
         draft_folder = Path(draft) / folder.name
         for task, source in sources.items():
             _copy_task(source, draft_folder / task, release_manifest["tasks"][task])
+        if any(facts.get("checks_kind") for facts in release_manifest["tasks"].values()):
+            encoder_graph.write_graph(draft_folder / DESCRIPTOR)
         if folder.exists():
             return _check_existing(folder, release_manifest, release_integrity.file_hashes(draft_folder))
         _write_manifest(draft_folder / MANIFEST, release_manifest | {WARMUP: []})
@@ -136,7 +139,7 @@ def _check_existing(folder: Path, manifest_to_write: dict[str, Any], files: Mapp
 
 def _copy_task(source: Path, target: Path, facts: dict[str, Any]) -> None:
     target.mkdir(parents=True)
-    for name in (GRAPH, HEAD, REFERENCE):
+    for name in (GRAPH, HEAD, REFERENCE, *([KIND] if facts.get("checks_kind") else [])):
         if not (source / name).is_file():
             raise Fault(f"{source / name} is missing; fit and evaluate the task again")
         if name == REFERENCE:

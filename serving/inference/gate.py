@@ -22,6 +22,7 @@ def judge_scan(
     confidence: tuple[float, float],
     distance: tuple[float, float],
     contrast: float,
+    likeness: tuple[float, float] | None = None,
     inliers: tuple[int, int] = (1, 1),
     slices: int = 1,
     conformal_set: tuple[Sequence[str], float] | None = None,
@@ -31,6 +32,7 @@ def judge_scan(
 ) -> Verdict:
     """Judge one scan. Each pair is (the scan's value, the value that the task or release requires).
 
+    `likeness` is that of the decisive slice to the kind of picture of the task; None if the release does not check it.
     An unknown modality or body part ("") is no reason to abstain, because most JPEG and PNG files have neither.
     `inliers` are the slices, of all `slices`, that are within the outlier distance. `conformal_set` is the set of
     possible classes and its level, or None if the validation side was too small to calibrate one. `pixel_faults` and
@@ -47,6 +49,10 @@ def judge_scan(
         reasons.append("the picture is blank: it has no contrast")
     if confidence[0] < confidence[1]:
         reasons.append(f"confidence {confidence[0]:.2f} is under {confidence[1]:.2f}")
+    if likeness is not None and likeness[0] < likeness[1]:
+        reasons.append(
+            f"the picture is of another kind than those of the task: likeness {likeness[0]:.2f} under {likeness[1]:.2f}"
+        )
     if distance[0] > distance[1]:
         reasons.append(
             f"the scan is unlike those the model was evaluated on: distance {distance[0]:.2f} over {distance[1]:.2f}"
@@ -69,6 +75,7 @@ def judge_scan(
             "body_part": body_part[0],
             "confidence": confidence[0],
             "distance": distance[0],
+            "likeness": None if likeness is None else likeness[0],
             "contrast": contrast,
             "slices": slices,
             "slices_alike": inliers[0],
@@ -82,6 +89,7 @@ def judge_scan(
             "body_parts": list(body_part[1]),
             "abstain_below": confidence[1],
             "outlier_distance": distance[1],
+            "likeness": None if likeness is None else likeness[1],
             "blank": BLANK_CONTRAST,
             "slices_alike": inliers[1],
             "conformal_level": None if conformal_set is None else conformal_set[1],

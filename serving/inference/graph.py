@@ -19,7 +19,7 @@ from lineage.errors import Fault
 from serving.inference.manifest import Engine
 
 Array = NDArray[np.float32]
-Infer = Callable[[list[Array]], list[tuple[Array, Array]]]
+Infer = Callable[[list[Array]], list[tuple[Array, ...]]]
 
 ENGINES: tuple[str, ...] = get_args(Engine)
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
@@ -54,29 +54,42 @@ class Graph:
 
         Raises Fault for an absent file, an unknown engine or precision, or unexpected inputs or outputs.
         """
-        if engine not in ENGINES:
-            raise Fault(f"serving.engine {engine!r} is unknown: use one of {', '.join(ENGINES)}")
-        if precision not in PRECISIONS:
-            raise Fault(f"precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
         if not path.is_file():
             raise Fault(f"{path}: there is no exported graph; train the task first, or restore the file")
-        compile_graph = _compile_openvino if engine == "openvino" else _compile_onnxruntime
-        return cls(path, **compile_graph(path, precision))
+        compiled = compile_graph(path, engine, precision, (LOGITS, FEATURES))
+        return cls(path, classes=compiled.pop("width"), **compiled)
 
     def run(self, pixels: Array) -> tuple[Array, Array]:
         """Logits (n, classes) and features (n, height, width, channels), both float32. ValueError for other pixels."""
-        if pixels.ndim != 4 or pixels.shape[1:] != (self.size, self.size, 1) or not len(pixels):
-            raise ValueError(f"the graph takes (n, {self.size}, {self.size}, 1) pixels, not {pixels.shape}")
-        chunk = min(CHUNK, -(-len(pixels) // self.streams))
-        chunks = [
-            np.ascontiguousarray(pixels[start : start + chunk], np.float32) for start in range(0, len(pixels), chunk)
-        ]
-        logits, maps = zip(*self.infer(chunks), strict=True)
-        return (logits[0], maps[0]) if len(chunks) == 1 else (np.concatenate(logits), np.concatenate(maps))
+        logits, maps = run_in_chunks(self.infer, pixels, self.size, self.streams)
+        return logits, maps
 
     def facts(self) -> dict[str, Any]:
         """What an answer depends on apart from the graph: engine, its version, effective precision, CPU features."""
         return {"engine": self.engine, "version": self.version, "precision": self.precision, "cpu": list(cpu_flags())}
+
+
+def compile_graph(path: Path, engine: str, precision: str, outputs: tuple[str, ...]) -> dict[str, Any]:
+    """Compile an ONNX file with the input `pixels` (n, size, size, 1) and these outputs, the first a matrix.
+
+    Returns `size`, `width` (columns of the first output), `engine`, `version`, `precision`, `streams` and `infer`.
+    Raises Fault for an unknown engine or precision, or unexpected inputs or outputs.
+    """
+    if engine not in ENGINES:
+        raise Fault(f"serving.engine {engine!r} is unknown: use one of {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise Fault(f"precision {precision!r} is unknown: use one of {', '.join(PRECISIONS)}")
+    return (_compile_openvino if engine == "openvino" else _compile_onnxruntime)(path, precision, outputs)
+
+
+def run_in_chunks(infer: Infer, pixels: Array, size: int, streams: int) -> tuple[Array, ...]:
+    """The outputs for pixels (n, size, size, 1), float32. ValueError for pixels of another shape."""
+    if pixels.ndim != 4 or pixels.shape[1:] != (size, size, 1) or not len(pixels):
+        raise ValueError(f"the graph takes (n, {size}, {size}, 1) pixels, not {pixels.shape}")
+    chunk = min(CHUNK, -(-len(pixels) // streams))
+    chunks = [np.ascontiguousarray(pixels[start : start + chunk], np.float32) for start in range(0, len(pixels), chunk)]
+    results = infer(chunks)
+    return results[0] if len(chunks) == 1 else tuple(map(np.concatenate, zip(*results, strict=True)))
 
 
 @lru_cache(maxsize=4)
@@ -91,7 +104,7 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     return tuple(flag for flag in CPU_FLAGS if flag in cpu_features)
 
 
-def _compile_openvino(path: Path, precision: str) -> dict[str, Any]:
+def _compile_openvino(path: Path, precision: str, outputs: tuple[str, ...]) -> dict[str, Any]:
     # Importing openvino_telemetry writes to the home folder and reports to its maker; OpenVINO has a silent stub.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
@@ -109,10 +122,11 @@ def _compile_openvino(path: Path, precision: str) -> dict[str, Any]:
     try:
         core = openvino.Core()
         model = core.read_model(path)
-        size, classes = _check_contract(
+        size, width = _check_contract(
             path,
             {name: _openvino_shape(port) for port in model.inputs for name in port.get_names()},
             {name: _openvino_shape(port) for port in model.outputs for name in port.get_names()},
+            outputs,
         )
         compiled = core.compile_model(model, "CPU", hints)
     except RuntimeError as error:
@@ -123,12 +137,12 @@ def _compile_openvino(path: Path, precision: str) -> dict[str, Any]:
     names = {short: name for name, short in PRECISIONS.items()}
     return {
         "size": size,
-        "classes": classes,
+        "width": width,
         "engine": "openvino",
         "version": openvino.get_version().partition("-")[0],
         "precision": names.get(effective, effective),
         "streams": streams,
-        "infer": partial(_run_in_streams, _create_requests(compiled, streams, size)),
+        "infer": partial(_run_in_streams, _create_requests(compiled, streams, size), outputs),
     }
 
 
@@ -146,10 +160,12 @@ def _create_requests(compiled: Any, streams: int, size: int) -> SimpleQueue[Any]
     return idle_requests
 
 
-def _run_in_streams(idle_requests: SimpleQueue[Any], chunks: list[Array]) -> list[tuple[Array, Array]]:
+def _run_in_streams(
+    idle_requests: SimpleQueue[Any], names: tuple[str, ...], chunks: list[Array]
+) -> list[tuple[Array, ...]]:
     """Run the chunks in order, in parallel on as many requests as are idle; wait until at least one is."""
     requests = [idle_requests.get()]
-    outputs: list[tuple[Array, Array]] = []
+    outputs: list[tuple[Array, ...]] = []
     try:
         with suppress(Empty):
             while len(requests) < len(chunks):
@@ -160,7 +176,7 @@ def _run_in_streams(idle_requests: SimpleQueue[Any], chunks: list[Array]) -> lis
                 request.start_async({INPUT: chunk}, share_inputs=True)
             for request, _ in running:
                 request.wait()
-                outputs.append((_read_output(request, LOGITS), _read_output(request, FEATURES)))
+                outputs.append(tuple(_read_output(request, name) for name in names))
     finally:
         for request in requests:
             idle_requests.put(request)
@@ -175,7 +191,7 @@ def _openvino_shape(port: Any) -> list[int | None]:
     return [axis.get_length() if axis.is_static else None for axis in port.get_partial_shape()]
 
 
-def _compile_onnxruntime(path: Path, precision: str) -> dict[str, Any]:
+def _compile_onnxruntime(path: Path, precision: str, outputs: tuple[str, ...]) -> dict[str, Any]:
     """ONNX Runtime has no bfloat16 on x86, so it always runs float32, and `facts` reports float32."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, at the import
     import onnxruntime
@@ -185,18 +201,19 @@ def _compile_onnxruntime(path: Path, precision: str) -> dict[str, Any]:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise Fault(f"{path}: ONNX Runtime cannot run this graph ({str(error)[:200]}); export it again") from error
-    size, classes = _check_contract(
+    size, width = _check_contract(
         path,
         {port.name: list(port.shape) for port in session.get_inputs()},
         {port.name: list(port.shape) for port in session.get_outputs()},
+        outputs,
     )
 
-    def infer(chunks: list[Array]) -> list[tuple[Array, Array]]:
-        return [tuple(session.run([LOGITS, FEATURES], {INPUT: chunk})) for chunk in chunks]
+    def infer(chunks: list[Array]) -> list[tuple[Array, ...]]:
+        return [tuple(session.run(list(outputs), {INPUT: chunk})) for chunk in chunks]
 
     return {
         "size": size,
-        "classes": classes,
+        "width": width,
         "engine": "onnxruntime",
         "version": onnxruntime.__version__,
         "precision": "float32",
@@ -205,16 +222,18 @@ def _compile_onnxruntime(path: Path, precision: str) -> dict[str, Any]:
     }
 
 
-def _check_contract(path: Path, inputs: dict[str, list[Any]], outputs: dict[str, list[Any]]) -> tuple[int, int]:
-    """Check the names and shapes of a graph's inputs and outputs; return the image size and number of classes."""
-    if INPUT not in inputs or not {LOGITS, FEATURES} <= outputs.keys():
+def _check_contract(
+    path: Path, inputs: dict[str, list[Any]], outputs: dict[str, list[Any]], names: tuple[str, ...]
+) -> tuple[int, int]:
+    """Check the names and shapes of a graph's inputs and outputs; return image size and width of the first output."""
+    if INPUT not in inputs or not set(names) <= outputs.keys():
         raise Fault(
             f"{path}: the graph has inputs {sorted(inputs)} and outputs {sorted(outputs)}, "
-            f"but serving needs {INPUT!r} and {LOGITS!r}, {FEATURES!r}; export it again"
+            f"but serving needs {INPUT!r} and {', '.join(map(repr, names))}; export it again"
         )
-    shape, logits = inputs[INPUT], outputs[LOGITS]
+    shape, matrix = inputs[INPUT], outputs[names[0]]
     if len(shape) != 4 or not isinstance(shape[1], int) or shape[2] != shape[1] or shape[3] != 1:
         raise Fault(f"{path}: the input has shape {shape}, but serving needs (n, size, size, 1); export it again")
-    if len(logits) != 2 or not isinstance(logits[1], int):
-        raise Fault(f"{path}: the logits have shape {logits}, but serving needs (n, classes); export it again")
-    return shape[1], logits[1]
+    if len(matrix) != 2 or not isinstance(matrix[1], int):
+        raise Fault(f"{path}: the {names[0]} have shape {matrix}, but serving needs (n, width); export it again")
+    return shape[1], matrix[1]

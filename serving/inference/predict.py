@@ -77,7 +77,8 @@ def predict(
     logits, features = model.graph.run(prepared[judged])
     slices = probabilities(logits, model.temperature)
     scores, distances = slices[:, list(model.positive)].sum(axis=1), outlier.distance(model.reference, features)
-    is_inlier = distances <= model.outlier_distance
+    likeness = _likeness(release, model, prepared[judged])
+    is_inlier = (distances <= model.outlier_distance) & (likeness >= _smallest_likeness(model))
     pooled = _slices_to_pool(is_inlier)
     slice_distance = scans[0].spacing[0] if len(scans) == 1 and scans[0].spacing else 0.0
     independent_slices = independent_slice_count(len(pooled), slice_distance)
@@ -90,7 +91,8 @@ def predict(
     findings = upload_checks.check(descriptions, rules, deciding, left_out, blank_count)
     top_pixels = prepared[judged[top]]
     inliers = (int(is_inlier.sum()), len(judged))
-    verdict = _gate(release, model, top_scan, findings, top_pixels, float(distances[top]), inliers, case)
+    closeness = float(distances[top]), float(likeness[top])
+    verdict = _gate(release, model, top_scan, findings, top_pixels, closeness, inliers, case)
     map_class = max(model.positive, key=lambda index: float(slices[top, index]))
     return Prediction(
         id=id,
@@ -212,7 +214,7 @@ def _gate(
     scan: Scan,
     findings: upload_checks.Findings,
     prepared: Array,
-    distance: float,
+    closeness: tuple[float, float],
     inliers: tuple[int, int],
     case: Array,
 ) -> Verdict:
@@ -221,7 +223,8 @@ def _gate(
         modality=(_modality(scan), model.modality),
         body_part=(scan.header.get("body_part", ""), model.body_parts),
         confidence=(float(case.max()), release.abstain_below),
-        distance=(distance, model.outlier_distance),
+        distance=(closeness[0], model.outlier_distance),
+        likeness=None if model.kind is None else (closeness[1], model.kind.limit),
         contrast=float(prepared.std()),
         inliers=(inliers[0], min(inliers[1], model.pooling.k if model.pooling.rule == "topk" else 1)),
         slices=inliers[1],
@@ -230,6 +233,17 @@ def _gate(
         header_faults=findings.header_faults,
         warnings=findings.warnings,
     )
+
+
+def _likeness(release: Release, model: Model, prepared: Array) -> NDArray[np.float32]:
+    """The likeness of each slice to the kind of picture of the task; infinite if the release does not check it."""
+    if model.kind is None or release.descriptor is None:
+        return np.full(len(prepared), np.inf, np.float32)
+    return model.kind.likeness(release.descriptor.vectors(prepared))
+
+
+def _smallest_likeness(model: Model) -> float:
+    return -np.inf if model.kind is None else model.kind.limit
 
 
 def _conformal_set(model: Model, case: Array) -> tuple[tuple[str, ...], float] | None:

@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 from data.core_types import FieldOfView, PixelSettings, Pooling
 from lineage.errors import Fault
+from serving.descriptor import picture_kind
+from serving.descriptor.picture_kind import PictureKind
 from serving.inference import outlier, release_integrity
+from serving.inference.descriptor import Descriptor
 from serving.inference.graph import Graph
 from serving.inference.manifest import read_manifest
 
 GRAPH, HEAD, REFERENCE = "graph.onnx", "head.npz", "reference.npz"
+DESCRIPTOR, KIND = "descriptor.onnx", "kind.npz"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Model:
     reference: outlier.Reference
     ordered: bool = False  # the classes are ordered stages or sizes of a finding that is known already
     field_of_view: str = FieldOfView.BODY
+    kind: PictureKind | None = None  # None in a release that was built before there was this test
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Release:
     models: dict[str, Model]
     abstain_below: float
     max_upload_mb: float
+    descriptor: Descriptor | None = None
 
 
 def load_release(folder: Path) -> Release:
@@ -66,8 +72,14 @@ def compile_release(folder: Path) -> Release:
     manifest = read_manifest(folder)
     serving = manifest["serving"]
     models = {task: _model(folder / task, task, facts, serving["engine"]) for task, facts in manifest["tasks"].items()}
+    has_kinds = any(model.kind is not None for model in models.values())
     return Release(
-        manifest["release"], manifest, models, float(serving["abstain_below"]), float(serving["max_upload_mb"])
+        name=manifest["release"],
+        manifest=manifest,
+        models=models,
+        abstain_below=float(serving["abstain_below"]),
+        max_upload_mb=float(serving["max_upload_mb"]),
+        descriptor=Descriptor.load(folder / DESCRIPTOR, serving["engine"]) if has_kinds else None,
     )
 
 
@@ -101,6 +113,7 @@ def _model(folder: Path, task: str, facts: dict[str, Any], engine: str) -> Model
         reference=outlier.load(folder / REFERENCE),
         ordered=bool(facts.get("ordered", False)),
         field_of_view=str(facts.get("field_of_view", FieldOfView.BODY.value)),
+        kind=picture_kind.load(folder / KIND) if facts.get("checks_kind") else None,
     )
 
 

@@ -15,18 +15,20 @@ from data.core_types import Side, Task
 from data.dataset.shards import Units
 from lineage import paths
 from lineage.errors import Fault
+from serving.descriptor import picture_kind
 from serving.inference.graph import Graph
 from serving.inference.predict import decide, probabilities
 from training.evaluation import baseline, heatmap_checks, plots, reference_set, subgroup_metrics
 from training.evaluation import calibration as evaluation_calibration
 from training.evaluation import metrics as evaluation_metrics
 from training.evaluation.calibration import Calibration
+from training.picture_kind import fit as picture_kind_fit
 from training.settings import CalibrateSettings, EvaluateSettings
 
 log = logging.getLogger(__name__)
 
 GRAPH, HEAD = "graph.onnx", "head.npz"
-CALIBRATION, METRICS, PREDICTIONS = "calibration.json", "metrics.json", "predictions.csv"
+CALIBRATION, METRICS, PREDICTIONS, KIND = "calibration.json", "metrics.json", "predictions.csv", "kind.npz"
 FACTS = ("unit_id", "cluster", "case", "batch", "side", "epoch", "site", "scanner", "label")
 MAX_BFLOAT16_DIFFERENCE = 0.03  # of a probability: bfloat16 against float32 on the validation units
 MAX_BFLOAT16_CHANGED = 0.01  # share of validation units whose answer may differ
@@ -80,6 +82,8 @@ def evaluate(
     _write_json(target / METRICS, metrics)
     judged.to_csv(target / PREDICTIONS, index=False)
     reference_set.write(target, held_out, judged, features)
+    if (kind := picture_kind_fit.fit(units, settings.seed)) is not None:
+        picture_kind.save(target / KIND, kind)
     _write_plots(target, graph_folder, held_out, judged, features, calibrated, task)
     log.info("%s: test AUROC %s over %d clusters", task.name, metrics["test"]["auroc"], metrics["test"]["clusters"])
     return metrics

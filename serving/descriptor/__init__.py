@@ -1,0 +1,1 @@
+"""A frozen encoder that was trained on photographs, and the test that refuses a picture of another kind."""
