@@ -109,6 +109,13 @@ COMMANDS: dict[str, Command] = {
             argument("--task", required=True),
             argument("--batch", help="the name of the batch"),
             argument("--only", help="only scans whose file name matches, for example 'Pre*'"),
+            argument(
+                "--label",
+                action="append",
+                default=[],
+                metavar="FOLDER=CLASS",
+                help="the class of a folder with another name; once for each folder",
+            ),
             argument("--lesion-value", default="", help="the value of the lesion in the masks; several values: 1,2"),
             argument(
                 "--patient-level",

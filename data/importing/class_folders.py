@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -30,6 +31,7 @@ from data.scan.thumbnail import thumbnail
 from lineage.errors import Fault
 
 GROUPS = "groups.csv"
+MAX_FOLDERS_NAMED = 5  # in the message on folders that are no class
 NO_MASK_HINT = ", and no NIfTI file is named as a mask, such as X_mask.nii.gz beside X.nii.gz"
 SMALL_GROUP, DOUBTFUL_SHARE = 2, 0.2  # scans of a small group; share of scans in small groups that is a warning
 HASH = 12  # digits of a scan's hash in the name of a pseudo-patient
@@ -54,10 +56,16 @@ class FileSummary:
 
 
 def read_class_folders(
-    source: Path, names: Sequence[str], task: Task, only: str | None, patient_level: int | None = None
+    source: Path,
+    names: Sequence[str],
+    task: Task,
+    only: str | None,
+    patient_level: int | None = None,
+    class_names: Mapping[str, str] | None = None,
 ) -> tuple[list[Row], Files, Facts]:
     """One row per scan in a folder named like a class, the files of each row, and notes for the record.
 
+    `class_names` maps further names of folders, and of labels in groups.csv, to classes of the task.
     `names` are the files below `source`. The files of one DICOM series in one folder are one scan (`series-001`, ...).
     Files that are no scan, or no complete series, are left out with a reason in the notes. A picture named as the mask
     of another is its mask. With groups.csv every file is a scan. Patients come from that table, from the folders at
@@ -68,6 +76,7 @@ def read_class_folders(
     names_below = [name.removeprefix("images/") for name in names if base == source or name.startswith("images/")]
     prefix = "" if base == source else "images/"
     class_by_folder = {normalise_class(name): name for name in task.classes}
+    class_by_folder |= {normalise_class(name): label for name, label in (class_names or {}).items()}
     labels = _label_files(base, [name for name in names_below if "/" in name], class_by_folder, task)
     masks, left_out = picture_masks.pair_masks(list(labels))
     labels = {name: label for name, label in labels.items() if name not in {*masks.values(), *left_out}}
@@ -96,10 +105,8 @@ def _label_files(base: Path, names: Sequence[str], class_by_folder: dict[str, st
         folders = Path(name).parts[:-1]
         classes = [level for level, folder in enumerate(folders) if normalise_class(folder) in class_by_folder]
         if not classes:
-            raise Fault(
-                f"{base / folders[0]}: {folders[0]!r} is none of the classes of {task.name} ({', '.join(task.classes)})"
-                f"{NO_MASK_HINT if any(name.lower().endswith('.nii.gz') for name in names) else ''}"
-            )
+            hint = NO_MASK_HINT if any(name.lower().endswith(".nii.gz") for name in names) else ""
+            raise Fault(_unknown_class(base, names, class_by_folder, task) + hint)
         if len({normalise_class(folders[level]) for level in classes}) > 1:
             raise Fault(f"{base / name}: is in folders of two classes, so its label is ambiguous; keep one")
         levels.add(classes[0])
@@ -108,10 +115,24 @@ def _label_files(base: Path, names: Sequence[str], class_by_folder: dict[str, st
         path for path in base.iterdir() if path.is_dir() and not zip_archive.is_system_file(path.name)
     ):
         if levels <= {0} and normalise_class(folder.name) not in class_by_folder:
-            raise Fault(f"{folder}: {folder.name!r} is none of the classes of {task.name} ({', '.join(task.classes)})")
+            raise Fault(_unknown_class(base, [f"{folder.name}/"], class_by_folder, task))
     if len(levels) > 1:
         raise Fault(f"{base}: the folders of the classes are at {len(levels)} levels; put them all at one level")
     return labels
+
+
+def _unknown_class(base: Path, names: Sequence[str], class_by_folder: Mapping[str, str], task: Task) -> str:
+    """The folders of which none is a class, and the option that says which class each is."""
+    parents = [Path(name).parts[:-1] if not name.endswith("/") else Path(name).parts for name in names]
+    unknown = sorted(
+        {folders[0] for folders in parents if not any(normalise_class(part) in class_by_folder for part in folders)}
+    )
+    listed = ", ".join(map(repr, unknown[:MAX_FOLDERS_NAMED])) + (", ..." if len(unknown) > MAX_FOLDERS_NAMED else "")
+    verb = "is" if len(unknown) == 1 else "are"
+    return (
+        f"{base / unknown[0]}: {listed} {verb} none of the classes of {task.name} ({', '.join(task.classes)}); "
+        f"if a folder is a class of another name, add for example --label {shlex.quote(unknown[0])}={task.classes[-1]}"
+    )
 
 
 def normalise_class(name: str) -> str:

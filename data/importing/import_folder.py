@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def import_folder(
     truth: str = Truth.READER.value,
     lesion_value: str = "",
     patient_level: int | None = None,
+    class_names: Mapping[str, str] | None = None,
 ) -> Facts:
     """Detect how a data set is labelled, write a batch into `target`, and return the record of the import.
 
@@ -58,10 +60,10 @@ def import_folder(
 
     `only` is a pattern of file names (`Pre*`). `lesion_value` gives the lesion values of masks with several values
     ("2", or "1,2"). `patient_level` gives the level of the patients' folders if it is ambiguous: 1 is the first below
-    `source`, 0 means none. `site` and `truth` are used where the data set does not state them. Files are hard-linked
-    where possible, else copied; a link counts as its target. The record is also written to `target`/import.json. Every
-    file of `source` is copied, a table that was read, passed over (system files), or left out with a reason. Fault if
-    `target` exists.
+    `source`, 0 means none. `class_names` maps names of class folders to classes of the task. `site` and `truth` are
+    used where the data set does not state them. Files are hard-linked where possible, else copied; a link counts as its
+    target. The record is also written to `target`/import.json. Every file of `source` is copied, a table that was read,
+    passed over (system files), or left out with a reason. Fault if `target` exists.
     """
     if not source.is_dir() and not (source.is_file() and source.suffix.lower() == ".zip"):
         raise Fault(f"{source} is not a folder and not a zip archive; give the folder that contains the scans")
@@ -75,7 +77,9 @@ def import_folder(
         (target / UNFINISHED).touch()
         folder = source if source.is_dir() else _unpack(source, target / UNPACKED)
         survey = folder_files.survey_complete_folder(folder)
-        layout, rows, files, notes = _read_layout(folder, survey.names, task, only, lesion_value, patient_level)
+        layout, rows, files, notes = _read_layout(
+            folder, survey.names, task, only, lesion_value, patient_level, _check_class_names(class_names or {}, task)
+        )
         notes |= _account_files(folder, survey, files, only, layout, notes.pop("left_out", {}))
         if not rows:
             raise Fault(_no_scan_message(source, only, notes))
@@ -116,9 +120,17 @@ def _no_scan_message(source: Path, only: str | None, notes: Facts) -> str:
 
 
 def _read_layout(
-    source: Path, names: list[str], task: Task, only: str | None, lesion_value: str, patient_level: int | None
+    source: Path,
+    names: list[str],
+    task: Task,
+    only: str | None,
+    lesion_value: str,
+    patient_level: int | None,
+    class_names: Mapping[str, str],
 ) -> tuple[str, list[Row], Files, Facts]:
     """Detect the layout of a folder: its name, the rows, the files of each row, and notes for the record."""
+    if class_names and ((source / metadata_table.NAME).exists() or pair_volumes(source, only, names)):
+        raise Fault(f"{source}: --label is for folders named by class, and this one has a table or masks; leave it out")
     if (source / metadata_table.NAME).exists():
         rows, notes = _read_table(source, task, only)
         return READY, rows, _files_of_rows(source, rows, set(names)), notes
@@ -129,7 +141,20 @@ def _read_layout(
     if pairs:
         rows, notes = _rows_of_volumes(source, pairs, task, lesion_value, patient_level)
         return VOLUMES, rows, _files_of_rows(source, rows, set(names)), notes
-    return CLASSES, *read_class_folders(source, names, task, only, patient_level)
+    rows, files, notes = read_class_folders(source, names, task, only, patient_level, class_names)
+    return CLASSES, rows, files, notes | ({"class_names": dict(class_names)} if class_names else {})
+
+
+def _check_class_names(class_names: Mapping[str, str], task: Task) -> Mapping[str, str]:
+    """The mapping, with every target a class of the task. Fault for another target, or for a class that is renamed."""
+    for name, label in class_names.items():
+        if label not in task.classes:
+            raise Fault(
+                f"--label {name}={label}: {label!r} is none of the classes of {task.name}: {', '.join(task.classes)}"
+            )
+        if name in task.classes and name != label:
+            raise Fault(f"--label {name}={label}: {name!r} is a class of {task.name} itself and keeps its meaning")
+    return class_names
 
 
 def _with_lesion_value(rows: list[Row], lesion_value: str) -> list[Row]:

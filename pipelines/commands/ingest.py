@@ -28,10 +28,29 @@ def import_(args: argparse.Namespace) -> Answer:
         raise Fault(f"inbox/{name} exists already; choose another name with --batch")
     record = ingest_corrections.import_corrections(args.folder, target, task)
     record = record or import_folder.import_folder(
-        args.folder, target, task, only=args.only, lesion_value=args.lesion_value, patient_level=args.patient_level
+        args.folder,
+        target,
+        task,
+        only=args.only,
+        lesion_value=args.lesion_value,
+        patient_level=args.patient_level,
+        class_names=_read_class_names(args.label),
     )
     lines = [f"  {key}: {_shorten(value)}" for key, value in record.items()]
     return Answer({"batch": name, **record}, "\n".join([f"inbox/{name}:", *lines]))
+
+
+def _read_class_names(options: list[str]) -> dict[str, str]:
+    """The mapping of the options `--label FOLDER=CLASS`. Fault for an option of another form, or two for one folder."""
+    class_names: dict[str, str] = {}
+    for option in options:
+        folder, _, label = option.rpartition("=")
+        if not folder or not label:
+            raise Fault(f"--label {option}: give FOLDER=CLASS, for example --label pancreatic_cancer=tumour")
+        if class_names.get(folder, label) != label:
+            raise Fault(f"--label: the folder {folder!r} has two classes, {class_names[folder]} and {label}")
+        class_names[folder] = label
+    return class_names
 
 
 def _shorten(value: object) -> str:

@@ -40,6 +40,21 @@ MASK_QUESTION = ("mask", "what an outline means: lesion (of any class), or posit
 DEFAULTS = {"ordered": False, "note": "", "field_of_view": "body", "mask": MASK_QUESTION[2], "lesion_free": []}
 
 
+EXAMPLE = {
+    "name": "liver-ct",
+    "title": "Liver tumour on an abdominal CT slice",
+    "organ": "liver",
+    "modality": "CT",
+    "body_parts": ["ABDOMEN", "LIVER"],
+    "classes": ["normal", "tumour"],
+    "positive": ["tumour"],
+    "size": 128,
+    "window": [60, 400],
+    "sensitivity": 0.9,
+    "mask": "positive",
+}
+
+
 def task(args: argparse.Namespace) -> Answer:
     """List the tasks, or add one: its facts come from a file or from the terminal."""
     if args.action == "list":
@@ -58,10 +73,21 @@ def task(args: argparse.Namespace) -> Answer:
 def _read_facts(file: Path | None) -> dict[str, Any]:
     if file is not None:
         if not file.is_file():
-            raise Fault(f"{file} does not exist; give a YAML file with {', '.join(name for name, *_ in QUESTIONS)}")
-        facts_in_file = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if missing := [name for name, *_ in QUESTIONS if name not in facts_in_file]:
-            raise Fault(f"{file} lacks {missing[0]}; add it")
+            raise Fault(f"{file} does not exist; write one like this:\n{_example({})}")
+        try:
+            facts_in_file = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            problem = " ".join(str(error).split())
+            raise Fault(f"{file} is not readable as YAML ({problem}); write one like this:\n{_example({})}") from error
+        if not isinstance(facts_in_file, dict):
+            raise Fault(f"{file} holds no keys with values; write one like this:\n{_example({})}")
+        known = [*(name for name, *_ in QUESTIONS), *DEFAULTS]
+        missing = [name for name, *_ in QUESTIONS if name not in facts_in_file]
+        unknown = [str(name) for name in facts_in_file if name not in known]
+        if missing or unknown:
+            problems = [f"lacks {', '.join(missing)}"] if missing else []
+            problems += [f"has the unknown {', '.join(unknown)}"] if unknown else []
+            raise Fault(f"{file} {' and '.join(problems)}; a complete file:\n{_example(facts_in_file)}")
         return {
             name: facts_in_file[name]
             for name in (*(name for name, *_ in QUESTIONS), *DEFAULTS)
@@ -81,6 +107,12 @@ def _read_facts(file: Path | None) -> dict[str, Any]:
     sys.stderr.write(f"{MASK_QUESTION[1]} [{MASK_QUESTION[2]}]: ")
     sys.stderr.flush()
     return facts | {MASK_QUESTION[0]: sys.stdin.readline().strip() or MASK_QUESTION[2]}
+
+
+def _example(facts: dict[str, Any]) -> str:
+    """A complete file of facts: those of the argument, and for the rest the values of an invented task."""
+    values = {name: facts.get(name, usual) for name, usual in EXAMPLE.items()}
+    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None).rstrip()
 
 
 def _add(facts: dict[str, Any]) -> Answer:

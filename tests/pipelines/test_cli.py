@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from data.core_types import MaskMeaning
 from pipelines import cli, params
@@ -148,6 +149,28 @@ def test_a_task_with_wrong_facts_changes_nothing(workspace_folder: Path, oncoloo
     assert process.returncode == 1
     assert "PET" in process.stderr
     assert (workspace_folder / "params.yaml").read_bytes() == before
+
+
+def test_missing_and_unknown_facts_are_named_at_once_with_a_complete_example(
+    workspace_folder: Path, oncoloop: Run, tmp_path: Path
+) -> None:
+    before = (workspace_folder / "params.yaml").read_bytes()
+    facts = tmp_path / "facts.yaml"
+    facts.write_text("name: kidney-ct\norgan: kidney\nmodalities: CT\nclasses: [normal, cyst]\n")
+    process = oncoloop("task", "new", "--facts", str(facts), cwd=workspace_folder)
+    assert process.returncode == 1
+    assert "lacks title, modality, body_parts, positive, size, window, sensitivity" in process.stderr
+    assert "has the unknown modalities" in process.stderr
+    example = yaml.safe_load(process.stderr[process.stderr.index("name: kidney-ct") :])
+    assert (example["organ"], example["classes"], example["modality"]) == ("kidney", ["normal", "cyst"], "CT")
+    assert (workspace_folder / "params.yaml").read_bytes() == before
+    absent = oncoloop("task", "new", "--facts", str(tmp_path / "absent.yaml"), cwd=workspace_folder)
+    example = yaml.safe_load(absent.stderr[absent.stderr.index("name: liver-ct") :])
+    assert set(example) >= {"name", "title", "positive", "sensitivity"}
+    for text in ("- a\n", "{", ""):
+        facts.write_text(text)
+        broken = oncoloop("task", "new", "--facts", str(facts), cwd=workspace_folder)
+        assert broken.returncode == 1 and "Traceback" not in broken.stderr
 
 
 def test_a_wrong_key_in_the_settings_is_named(workspace_folder: Path, oncoloop: Run) -> None:

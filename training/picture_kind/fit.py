@@ -17,8 +17,8 @@ from training.picture_kind.generated_pictures import altered_copies, other_pictu
 
 Array = NDArray[np.float32]
 MAX_SLICES = 1500  # of the training side, sampled, so that a large task needs no more memory
-OTHER_COUNT = 2500
-FEATURES = 2048
+OTHER_COUNT = 1200
+FEATURES = 1024
 KERNEL_WIDTH = 2.0  # factor on the inverse squared width 1 / d of the Gaussian kernel
 RIDGE = 0.3  # regularisation of the coefficients
 USUAL = 0.98  # share of the held-out slices that must be over the limit
@@ -65,10 +65,10 @@ def fit_vectors(usual: Array, other: Array, seed: int) -> PictureKind:
     kind = PictureKind(
         vectors.mean(axis=0), scale, projection.astype(np.float32), np.zeros(2 * FEATURES, np.float32), 0.0
     )
-    features = fourier_features(vectors, kind.centre, kind.scale, kind.projection).astype(np.float64)
+    features = fourier_features(vectors, kind.centre, kind.scale, kind.projection)
     is_usual = np.arange(len(vectors)) < len(usual)
-    weights = np.where(is_usual, 0.5 / len(usual), 0.5 / len(other)) * len(vectors)
-    gram = (features * weights[:, None]).T @ features
+    weights = (np.where(is_usual, 0.5 / len(usual), 0.5 / len(other)) * len(vectors)).astype(np.float32)
+    gram = ((features * weights[:, None]).T @ features).astype(np.float64)
     gram[np.diag_indices(len(gram))] += RIDGE
     coefficients = np.linalg.solve(gram, features.T @ (weights * is_usual))
     return replace(kind, coefficients=coefficients.astype(np.float32))

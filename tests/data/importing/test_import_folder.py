@@ -121,6 +121,35 @@ def test_an_interrupted_import_is_repeated_and_a_finished_one_is_not_replaced(
         import_folder(classes, target, lung)
 
 
+def test_folders_of_any_name_are_classes_by_option(classes: Path, tmp_path: Path, lung: Task) -> None:
+    (classes / "Malignant").rename(classes / "Squamous carcinoma")
+    with pytest.raises(Fault, match=r"'Squamous carcinoma' is none .* add for example --label 'Squamous carcinoma'="):
+        import_folder(classes, tmp_path / "batch", lung)
+    record = import_folder(classes, tmp_path / "batch", lung, class_names={"squamous_carcinoma": "malignant"})
+    table = read_metadata(tmp_path / "batch")
+    assert record["class_names"] == {"squamous_carcinoma": "malignant"}
+    assert set(table["label"]) == set(lung.classes)
+
+
+def test_all_folders_that_are_no_class_are_named_at_once(classes: Path, tmp_path: Path, lung: Task) -> None:
+    for name in ("one", "two"):
+        (classes / name).mkdir()
+        next((classes / "Malignant").iterdir()).rename(classes / name / f"{name}.png")
+    with pytest.raises(Fault, match="'one', 'two' are none of the classes"):
+        import_folder(classes, tmp_path / "batch", lung)
+
+
+@pytest.mark.parametrize(
+    ("class_names", "message"),
+    [({"tumour": "cancer"}, "'cancer' is none of the classes"), ({"benign": "malignant"}, "keeps its meaning")],
+)
+def test_a_wrong_class_of_a_folder_is_refused(
+    classes: Path, tmp_path: Path, lung: Task, class_names: dict[str, str], message: str
+) -> None:
+    with pytest.raises(Fault, match=message):
+        import_folder(classes, tmp_path / "batch", lung, class_names=class_names)
+
+
 def test_wrong_folders_and_options_are_refused(classes: Path, tmp_path: Path, lung: Task) -> None:
     with pytest.raises(Fault, match="is not a folder"):
         import_folder(tmp_path / "nowhere", tmp_path / "batch", lung)
