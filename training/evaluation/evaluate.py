@@ -17,7 +17,15 @@ from lineage import paths
 from lineage.errors import Fault
 from serving.inference.graph import Graph
 from serving.inference.predict import decide, probabilities
-from training.evaluation import baseline, heatmap_checks, plots, reference_set, subgroup_metrics
+from training.evaluation import (
+    answered,
+    baseline,
+    heatmap_checks,
+    plots,
+    reference_set,
+    site_calibration,
+    subgroup_metrics,
+)
 from training.evaluation import calibration as evaluation_calibration
 from training.evaluation import metrics as evaluation_metrics
 from training.evaluation.calibration import Calibration
@@ -40,11 +48,14 @@ def evaluate(
     calibration: CalibrateSettings,
     settings: EvaluateSettings,
     target: Path,
+    abstain_below: float = 0.0,
 ) -> dict[str, Any]:
     """Write calibration, metrics, predictions of the held-out units, reference and plots; return the metrics.
 
     Validation units are used for calibration only. Every metric under `test` is of test units, with intervals by
-    cluster. `baseline` is the logistic regression on the same units, if `units` includes training units for its fit.
+    cluster; coverage and the metrics of the answered units are those of a release that withholds answers with a
+    confidence under `abstain_below`. `baseline` is the logistic regression on the same units, if `units` includes
+    training units for its fit.
     Raises Fault if there are no validation or no test units.
     """
     paths.set_environment()
@@ -66,9 +77,12 @@ def evaluate(
         calibration,
         precision,
         precision_check,
+        abstain_below,
     )
     judged = judge(held_out.table, logits, calibrated.temperature, calibrated.threshold, task)
-    metrics = _test_metrics(units, judged, task, settings)
+    reasons = answered.withheld_reasons(_class_probabilities(judged, task), calibrated.conformal, abstain_below)
+    metrics = _test_metrics(units, judged.assign(withheld=reasons), task, settings)
+    metrics["answering"] = {"abstain_below": abstain_below, "level": calibrated.conformal["level"]}
     test_rows = (~validation).nonzero()[0]
     metrics["conformal"] = evaluation_metrics.conformal(judged.iloc[test_rows], calibrated.conformal, settings)
     metrics["maps"] = _check_heatmaps(judged, features, held_out.masks, graph_folder, task, settings)
@@ -76,11 +90,17 @@ def evaluate(
         baseline_predictions, feature_names = baseline.judge(units, task, settings.seed)
         baseline_predictions.to_csv(target / baseline.PREDICTIONS, index=False)
         metrics["baseline"] = baseline.compare(judged, baseline_predictions, feature_names, task, settings)
-    _write_json(target / CALIBRATION, calibrated.to_dict())
+    scores = site_calibration.reference_scores(
+        _class_probabilities(judged, task)[validation],
+        held_out.labels[validation],
+        held_out.table["cluster"].to_numpy(str)[validation],
+        task,
+    )
+    _write_json(target / CALIBRATION, calibrated.to_dict() | {site_calibration.SCORES: scores})
     _write_json(target / METRICS, metrics)
     judged.to_csv(target / PREDICTIONS, index=False)
     reference_set.write(target, held_out, judged, features)
-    _write_plots(target, graph_folder, held_out, judged, features, calibrated, task)
+    _write_plots(target, graph_folder, held_out, judged.assign(withheld=reasons), features, calibrated, task)
     log.info("%s: test AUROC %s over %d clusters", task.name, metrics["test"]["auroc"], metrics["test"]["clusters"])
     return metrics
 
@@ -166,6 +186,10 @@ def _test_metrics(units: Units, judged: pd.DataFrame, task: Task, settings: Eval
     }
 
 
+def _class_probabilities(judged: pd.DataFrame, task: Task) -> Array:
+    return judged[[f"p_{name}" for name in task.classes]].to_numpy(np.float32)
+
+
 def _check_heatmaps(
     judged: pd.DataFrame,
     features: Array,
@@ -213,6 +237,7 @@ def _write_plots(
         kernel = head["kernel"]
     test = (judged["side"] == Side.TEST.value).to_numpy()
     plots.plot_curves(target, judged[test], calibrated.threshold, task)
+    plots.plot_risk_coverage(target / "risk_coverage.png", judged[test], task)
     plots.plot_confusion(target / "confusion.png", judged[test], task)
     plots.plot_learning(target / "learning.png", graph_folder / "history.csv")
     plots.plot_errors(target / "errors.png", judged[test], held_out.pixels[test], features[test], kernel, task)

@@ -7,11 +7,33 @@ from typing import Any
 
 from lineage.record.verdict import Outcome
 from training.promotion.comparison import describe_shortage, needed_clusters
-from training.promotion.gate_findings import Findings, cohort_label, format_difference
+from training.promotion.gate_findings import Findings, cohort_label, format_difference, format_value
 from training.settings import PromotionSettings
 
 NORMAL_QUANTILE = 1.96  # standard errors on each side of an estimate in its interval
 Figures = Mapping[str, Any]
+
+
+def check_coverage(findings: Findings, test: Figures, settings: PromotionSettings) -> None:
+    """Check the share of test units that the release would answer: significantly under the floor is a fail.
+
+    A model that withholds most answers is of no use, however well it does on the others.
+    """
+    coverage = test.get("coverage")
+    if coverage is None or coverage["value"] is None:
+        findings.add(Outcome.INCONCLUSIVE, "the share of answered test units is unknown: evaluate the task again")
+        return
+    value, high, floor = coverage["value"], coverage["high"], settings.floor_coverage
+    description = f"the model would answer {format_value(value)} of the test units (at most {format_value(high)})"
+    if value >= floor:
+        findings.add(Outcome.PASS, f"{description}, floor {floor:g}")
+        return
+    is_significant = high is not None and high < floor
+    withheld = [f"{count} because {reason}" for reason, count in test.get("withheld", {}).items() if count]
+    findings.add(
+        Outcome.FAIL if is_significant else Outcome.INCONCLUSIVE,
+        f"{description}, under the floor of {floor:g}; withheld: {', '.join(withheld) or 'unknown'}",
+    )
 
 
 def check_baseline(findings: Findings, metrics: Figures, settings: PromotionSettings) -> None:

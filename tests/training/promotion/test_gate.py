@@ -33,6 +33,7 @@ def metrics(
         },
         "test": {
             "auroc": {"value": auroc, "low": low, "high": 1.0},
+            "coverage": {"value": 0.9, "low": 0.8, "high": 1.0},
             "sensitivity": {"value": sensitivity, "low": 0.0, "high": min(1.0, sensitivity + 0.2)},
             "clusters": clusters,
             "positive_clusters": positive,
@@ -110,6 +111,38 @@ def test_a_challenger_that_is_behind_the_baseline_fails_whatever_the_champion_is
 def test_an_evaluation_without_baseline_is_inconclusive(samples: Any) -> None:
     verdict = judge_challenger("lung-ct/1", metrics() | {"baseline": None}, None, None, samples.PROMOTION)
     assert verdict.outcome is Outcome.INCONCLUSIVE and "no baseline" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "high", "outcome"),
+    [
+        (0.5, 0.6, Outcome.PASS),
+        (0.49, 0.6, Outcome.INCONCLUSIVE),
+        (0.3, 0.5, Outcome.INCONCLUSIVE),
+        (0.15, 0.25, Outcome.FAIL),
+    ],
+)
+def test_a_model_that_withholds_most_answers_does_not_pass(
+    samples: Any, value: float, high: float, outcome: Outcome
+) -> None:
+    evaluation = metrics()
+    evaluation["test"] |= {
+        "coverage": {"value": value, "low": 0.0, "high": high},
+        "withheld": {"low confidence": 0, "several classes are possible": 61, "no class fits": 3},
+    }
+    verdict = judge_challenger("lung-ct/1", evaluation, None, None, samples.PROMOTION)
+    assert verdict.outcome is outcome
+    assert verdict.figures["coverage"]["value"] == value
+    if outcome is not Outcome.PASS:
+        assert f"would answer {value:.3f} of the test units (at most {high:.3f})" in verdict.reasons[0]
+        assert "61 because several classes are possible, 3 because no class fits" in verdict.reasons[0]
+
+
+def test_an_evaluation_without_coverage_is_inconclusive(samples: Any) -> None:
+    evaluation = metrics()
+    del evaluation["test"]["coverage"]
+    verdict = judge_challenger("lung-ct/1", evaluation, None, None, samples.PROMOTION)
+    assert verdict.outcome is Outcome.INCONCLUSIVE and "answered test units is unknown" in verdict.reasons[0]
 
 
 def judge(samples: Any, challenger: Any, rival: Any, anchor: Any = None, **changes: Any) -> Verdict:
