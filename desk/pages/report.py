@@ -48,6 +48,7 @@ def report_page(request: Request, visitor: Visitor) -> Response:
         "case": case,
         "release_removed": RELEASE_REMOVED,
         "metrics": metrics(case.task.metrics),
+        "baselines": baselines(case.task.baselines),
         "gate_verdict": gate_verdict(case.row["task"], case.row["version"]),
         "printed_at": database.now(),
     }
@@ -72,6 +73,14 @@ def metrics(figures: dict[str, object]) -> list[tuple[str, str, str]]:
         elif value is not None and not isinstance(value, list | dict | bool):
             rows.append((measure, figure(value), ""))
     return rows
+
+
+def baselines(comparisons: dict[str, dict[str, object]]) -> list[tuple[str, str, str]]:
+    """(name, AUROC, difference of the model to it) of each simple baseline, with intervals."""
+    return [
+        (name[:1].upper() + name[1:], figure(entry["auroc"]), figure(entry["difference"]))
+        for name, entry in comparisons.items()
+    ]
 
 
 def gate_verdict(task: str, version: str) -> Event | None:

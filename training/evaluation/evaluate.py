@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,15 @@ def evaluate(
     settings: EvaluateSettings,
     target: Path,
     abstain_below: float = 0.0,
+    further_features: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> dict[str, Any]:
     """Write calibration, metrics, predictions of the held-out units, reference and plots; return the metrics.
 
     Validation units are used for calibration only. Every metric under `test` is of test units, with intervals by
     cluster; coverage and the metrics of the answered units are those of a release that withholds answers with a
-    confidence under `abstain_below`. `baseline` is the logistic regression on the same units, if `units` includes
-    training units for its fit.
+    confidence under `abstain_below`. `baseline` is the logistic regression on intensities of the same units, if `units`
+    includes training units for its fit; `baselines` are those on other simple features, and on each of
+    `further_features`, a matrix (n, d) of all units.
     Raises Fault if there are no validation or no test units.
     """
     paths.set_environment()
@@ -90,6 +93,7 @@ def evaluate(
         baseline_predictions, feature_names = baseline.judge(units, task, settings.seed)
         baseline_predictions.to_csv(target / baseline.PREDICTIONS, index=False)
         metrics["baseline"] = baseline.compare(judged, baseline_predictions, feature_names, task, settings)
+        metrics["baselines"] = baseline.compare_further(units, judged, task, settings, further_features)
     scores = site_calibration.reference_scores(
         _class_probabilities(judged, task)[validation],
         held_out.labels[validation],

@@ -39,6 +39,7 @@ def judge_challenger(
     _check_floors(findings, test, settings)
     gate_checks.check_coverage(findings, test, settings)
     gate_checks.check_baseline(findings, metrics, settings)
+    gate_checks.check_further_baselines(findings, metrics, settings)
     looks: list[dict[str, Any]] = []
     if against_champion is None:
         _check_first_model(findings, test, settings)

@@ -84,6 +84,53 @@ def check_baseline(findings: Findings, metrics: Figures, settings: PromotionSett
         )
 
 
+def check_further_baselines(findings: Findings, metrics: Figures, settings: PromotionSettings) -> None:
+    """Compare the network with each other baseline on the test units that have its features: slice position, lesion
+    size, header facts, and further ones.
+
+    The rule is that of `check_baseline`, but no such baseline fails a network: it shows what the labels of this test
+    set give away, and a person has to read that. A baseline without enough patients decides nothing.
+    """
+    comparisons = metrics.get("baselines") or {}
+    beaten = []
+    for name, comparison in comparisons.items():
+        if comparison["status"] != "known":
+            continue
+        gap = comparison["difference"]
+        value, low, high = gap["value"], gap["low"], gap["high"]
+        difference_words = f"{format_difference(value)} ({format_difference(low)} to {format_difference(high)})"
+        if low is None or high is None:
+            findings.add(Outcome.INCONCLUSIVE, f"too few test patients to compare with {name} alone")
+            continue
+        is_near_one = round(1 - comparison["auroc"]["value"], 9) <= settings.room_baseline
+        if low > 0 or (is_near_one and low > -settings.margin_baseline):
+            beaten.append(name)
+            continue
+        findings.add(
+            Outcome.INCONCLUSIVE,
+            f"the network is not shown to beat {name} alone on the test patients: AUROC "
+            f"{format_value(comparison['network_auroc'])} against {format_value(comparison['auroc']['value'])}, "
+            f"difference {difference_words}{_describe_needed(comparison, gap, 0.0, settings.alpha)}",
+        )
+    if beaten:
+        findings.add(Outcome.PASS, f"the network is not behind the baselines {', '.join(beaten)}")
+    if unknown := [f"{name} ({entry['reason']})" for name, entry in comparisons.items() if entry["status"] != "known"]:
+        findings.add(Outcome.PASS, f"not compared with the baselines {', '.join(unknown)}")
+
+
+def equal_baselines(metrics: Figures) -> dict[str, Figures]:
+    """The baselines that the network is not shown to beat on the test patients, by name: what a reader should know."""
+    main, further = metrics.get("baseline"), metrics.get("baselines") or {}
+    comparisons = ({"intensity": main} if main else {}) | {
+        name: entry for name, entry in further.items() if entry["status"] == "known"
+    }
+    return {
+        name: entry
+        for name, entry in comparisons.items()
+        if entry["difference"]["low"] is not None and entry["difference"]["low"] <= 0
+    }
+
+
 def _describe_needed(test: Figures, gap: Figures, margin: float, alpha: float) -> str:
     """About how many test clusters would be needed, in words; empty if the difference has the wrong sign."""
     error = (gap["high"] - gap["low"]) / (2 * NORMAL_QUANTILE)
