@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,15 @@ PREDICTIONS = "baseline.csv"
 MIN_CLUSTERS = 5  # positive and negative test patients with the features of a baseline; fewer: unknown
 REGULARISATION = 1.0  # scikit-learn's C, on standardised features
 MAX_ITERATIONS = 2000
+
+
+@dataclass(frozen=True)
+class FurtherBaseline:
+    """A baseline's feature names, and its predictions of held-out units, or the reason why there are none."""
+
+    names: tuple[str, ...]
+    predictions: pd.DataFrame | None
+    reason: str = ""
 
 
 def judge(units: Units, task: Task, seed: int) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -67,44 +77,47 @@ def predict_held_out(units: Units, features: FeatureSet, task: Task, seed: int) 
     )
 
 
+def predict_further(
+    units: Units, task: Task, seed: int, further: Mapping[str, NDArray[np.floating]] | None = None
+) -> dict[str, FurtherBaseline]:
+    """Every baseline beside intensity (training/evaluation/baseline_features.py) on the held-out units that have its
+    features. One that cannot be fitted has the reason instead of predictions."""
+    training = (units.table["side"] == Side.TRAINING.value).to_numpy()
+    predicted = {}
+    for features in baseline_features.feature_sets(units, task, further or {}):
+        reason = features.missing
+        kinds = np.unique(np.isin(units.labels[training & features.usable], task.positive_index))
+        if not reason and len(kinds) < 2:
+            reason = "only positive or only negative training patients have it"
+        table = None if reason else predict_held_out(units, features, task, seed)
+        predicted[features.name] = FurtherBaseline(features.names, table, reason)
+    return predicted
+
+
 def compare_further(
-    units: Units,
-    judged: pd.DataFrame,
-    task: Task,
-    settings: EvaluateSettings,
-    further: Mapping[str, NDArray[np.floating]] | None = None,
+    judged: pd.DataFrame, baselines: Mapping[str, FurtherBaseline], task: Task, settings: EvaluateSettings
 ) -> dict[str, dict[str, Any]]:
-    """The comparison with every other baseline (training/evaluation/baseline_features.py), by name.
+    """The comparison with each of these baselines, by name.
 
     An entry is that of `compare` on the test units that have the features, with `status` known, their counts, and the
     AUROC of the network on them. Where features or patients are missing, `status` is unknown, with the reason.
     """
-    return {
-        features.name: _compare_features(units, features, judged, task, settings)
-        for features in baseline_features.feature_sets(units, task, further or {})
-    }
+    return {name: _compare_further(judged, entry, task, settings) for name, entry in baselines.items()}
 
 
-def _compare_features(
-    units: Units, features: FeatureSet, judged: pd.DataFrame, task: Task, settings: EvaluateSettings
+def _compare_further(
+    judged: pd.DataFrame, entry: FurtherBaseline, task: Task, settings: EvaluateSettings
 ) -> dict[str, Any]:
-    usable_units = set(units.table["unit_id"][features.usable])
-    of_network = judged[judged["unit_id"].isin(usable_units)]
-    test_counts = metrics.counts(of_network[of_network["side"] == Side.TEST.value])
-    training = (units.table["side"] == Side.TRAINING.value).to_numpy() & features.usable
-    kinds = np.unique(np.isin(units.labels[training], task.positive_index))
-    reason = features.missing
-    if not reason and min(test_counts["positive_clusters"], test_counts["negative_clusters"]) < MIN_CLUSTERS:
-        reason = f"fewer than {MIN_CLUSTERS} positive or negative test patients have it"
-    elif not reason and len(kinds) < 2:
-        reason = "only positive or only negative training patients have it"
-    if reason:
-        return {"status": "unknown", "reason": reason}
-    predictions = predict_held_out(units, features, task, settings.seed)
-    comparison = compare(of_network, predictions, features.names, task, settings)
+    if entry.predictions is None:
+        return {"status": "unknown", "reason": entry.reason}
+    of_network = judged[judged["unit_id"].isin(entry.predictions["unit_id"])]
     test = of_network[of_network["side"] == Side.TEST.value]
+    test_counts = metrics.counts(test)
+    if min(test_counts["positive_clusters"], test_counts["negative_clusters"]) < MIN_CLUSTERS:
+        return {"status": "unknown", "reason": f"fewer than {MIN_CLUSTERS} positive or negative test patients have it"}
     draws = bootstrap.draw(test["cluster"], 0, settings.seed)
     network_auroc = float(bootstrap.auroc(draws, test["score"], test["positive"].to_numpy(bool))[0])
+    comparison = compare(of_network, entry.predictions, entry.names, task, settings)
     return {"status": "known", **test_counts, "network_auroc": network_auroc, **comparison}
 
 

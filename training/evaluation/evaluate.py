@@ -83,8 +83,11 @@ def evaluate(
         abstain_below,
     )
     judged = judge(held_out.table, logits, calibrated.temperature, calibrated.threshold, task)
-    reasons = answered.withheld_reasons(_class_probabilities(judged, task), calibrated.conformal, abstain_below)
-    metrics = _test_metrics(units, judged.assign(withheld=reasons), task, settings)
+    class_probabilities = judged[[f"p_{name}" for name in task.classes]].to_numpy(np.float32)
+    judged[evaluation_metrics.WITHHELD] = answered.withheld_reasons(
+        class_probabilities, calibrated.conformal, abstain_below
+    )
+    metrics = _test_metrics(units, judged, task, settings)
     metrics["answering"] = {"abstain_below": abstain_below, "level": calibrated.conformal["level"]}
     test_rows = (~validation).nonzero()[0]
     metrics["conformal"] = evaluation_metrics.conformal(judged.iloc[test_rows], calibrated.conformal, settings)
@@ -93,9 +96,10 @@ def evaluate(
         baseline_predictions, feature_names = baseline.judge(units, task, settings.seed)
         baseline_predictions.to_csv(target / baseline.PREDICTIONS, index=False)
         metrics["baseline"] = baseline.compare(judged, baseline_predictions, feature_names, task, settings)
-        metrics["baselines"] = baseline.compare_further(units, judged, task, settings, further_features)
+        further_baselines = baseline.predict_further(units, task, settings.seed, further_features)
+        metrics["baselines"] = baseline.compare_further(judged, further_baselines, task, settings)
     scores = site_calibration.reference_scores(
-        _class_probabilities(judged, task)[validation],
+        class_probabilities[validation],
         held_out.labels[validation],
         held_out.table["cluster"].to_numpy(str)[validation],
         task,
@@ -104,7 +108,7 @@ def evaluate(
     _write_json(target / METRICS, metrics)
     judged.to_csv(target / PREDICTIONS, index=False)
     reference_set.write(target, held_out, judged, features)
-    _write_plots(target, graph_folder, held_out, judged.assign(withheld=reasons), features, calibrated, task)
+    _write_plots(target, graph_folder, held_out, judged, features, calibrated, task)
     log.info("%s: test AUROC %s over %d clusters", task.name, metrics["test"]["auroc"], metrics["test"]["clusters"])
     return metrics
 
@@ -112,7 +116,8 @@ def evaluate(
 def predict_held_out(units: Units, folder: Path, task: Task, engine: str = "openvino") -> pd.DataFrame:
     """Predictions of the model in `folder` (graph.onnx, calibration.json) for the held-out units, as in serving.
 
-    The table has the columns of `predictions.csv`. A champion is evaluated on the newest test units with it.
+    The table has the columns of `predictions.csv`, but not `withheld`. A champion is evaluated on the newest test units
+    with it.
     """
     if not (folder / CALIBRATION).is_file():
         raise Fault(f"{folder / CALIBRATION} is missing: evaluate the task again")
@@ -188,10 +193,6 @@ def _test_metrics(units: Units, judged: pd.DataFrame, task: Task, settings: Eval
         "test": evaluation_metrics.compute_metrics(test, task.classes, settings, task.ordered),
         **subgroup_metrics.metrics_by_subgroup(test, units.table, task.classes, settings),
     }
-
-
-def _class_probabilities(judged: pd.DataFrame, task: Task) -> Array:
-    return judged[[f"p_{name}" for name in task.classes]].to_numpy(np.float32)
 
 
 def _check_heatmaps(

@@ -32,7 +32,8 @@ def with_columns(samples: Any, **columns: Any) -> Any:
 
 
 def compare(units: Any, samples: Any, further: Any = None) -> dict[str, Any]:
-    return baseline.compare_further(units, judged_at_random(units, samples), samples.TASK, samples.EVALUATE, further)
+    baselines = baseline.predict_further(units, samples.TASK, samples.EVALUATE.seed, further)
+    return baseline.compare_further(judged_at_random(units, samples), baselines, samples.TASK, samples.EVALUATE)
 
 
 def test_each_fact_that_gives_the_label_away_is_a_strong_baseline(samples: Any) -> None:
@@ -72,6 +73,15 @@ def test_lesion_size_is_judged_on_units_with_a_lesion_only(samples: Any) -> None
     assert 0.25 < entry["auroc"]["value"] < 0.75
     only_malignant = np.where(labels == 2, size, np.nan)
     entry = compare(with_columns(samples, lesion_mm=only_malignant), samples)["lesion size"]
+    assert entry == {"status": "unknown", "reason": "only positive or only negative training patients have it"}
+
+
+def test_a_fact_of_few_test_patients_is_not_judged(samples: Any) -> None:
+    table = samples.units().table
+    few_patients = table.loc[table["side"] == "test", "cluster"].unique()[:6]
+    has_size = (table["side"] != "test") | table["cluster"].isin(few_patients)
+    size = np.where(has_size, 10 + np.random.default_rng(2).uniform(0, 5, len(table)), np.nan)
+    entry = compare(with_columns(samples, lesion_mm=size), samples)["lesion size"]
     assert entry == {"status": "unknown", "reason": "fewer than 5 positive or negative test patients have it"}
 
 

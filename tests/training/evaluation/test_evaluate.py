@@ -152,6 +152,7 @@ def test_coverage_and_the_metrics_of_answered_units_are_those_of_the_serving_gat
     test = predictions[predictions["side"] == "test"]
     class_probabilities = test[[f"p_{name}" for name in samples.TASK.classes]].to_numpy(np.float32)
     reasons = answered.withheld_reasons(class_probabilities, calibrated["conformal"], 0.0)
+    assert test["withheld"].tolist() == reasons.tolist()
     figures = trained.metrics["test"]
     assert figures["coverage"]["value"] == pytest.approx((reasons == "").mean())
     assert figures["withheld"] == {reason: int((reasons == reason).sum()) for reason in answered.REASONS}

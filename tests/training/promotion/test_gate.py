@@ -161,6 +161,8 @@ def further_baseline(auroc: float, gap: tuple[float, float, float]) -> dict[str,
     [
         (0.60, (0.2, 0.1, 0.3), Outcome.PASS, "the network is not behind the baselines slice position"),
         (0.985, (0.0, -0.02, 0.02), Outcome.PASS, "the network is not behind the baselines slice position"),
+        (0.985, (-0.03, -0.05, 0.02), Outcome.INCONCLUSIVE, "the network is not shown to beat slice position alone"),
+        (0.60, (0.1, 0.0, 0.3), Outcome.INCONCLUSIVE, "the network is not shown to beat slice position alone"),
         (0.985, (-0.03, -0.06, 0.02), Outcome.INCONCLUSIVE, "the network is not shown to beat slice position alone"),
         (0.771, (0.028, -0.05, 0.1), Outcome.INCONCLUSIVE, "AUROC 0.799 against 0.771, difference +0.028"),
         (0.925, (-0.128, -0.2, -0.05), Outcome.INCONCLUSIVE, "AUROC 0.797 against 0.925, difference -0.128"),
@@ -188,10 +190,11 @@ def test_readers_learn_which_baselines_the_network_does_not_beat() -> None:
         "baselines": {
             "slice position": further_baseline(0.6, (0.2, 0.1, 0.3)),
             "lesion size": further_baseline(0.925, (-0.1, -0.2, -0.05)),
+            "texture": further_baseline(0.8, (0.0, 0.0, 0.0)),
             "header facts": {"status": "unknown", "reason": "all scans have the same header facts"},
         }
     }
-    assert list(gate_checks.equal_baselines(evaluation)) == ["intensity", "lesion size"]
+    assert list(gate_checks.equal_baselines(evaluation)) == ["intensity", "lesion size", "texture"]
     assert gate_checks.equal_baselines(metrics()) == {}
 
 
