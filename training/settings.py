@@ -83,7 +83,10 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class CalibrateSettings:
-    """Conformal level, and how many validation clusters of each class it needs."""
+    """The highest conformal level, and how many validation clusters of each class it needs.
+
+    The level of a model is between the wanted sensitivity of its task and `level`, where most units are answered.
+    """
 
     min_clusters: Annotated[int, PATIENTS]
     level: Annotated[float, PROBABILITY]
@@ -116,6 +119,18 @@ class ShadowSettings:
 
 
 @dataclass(frozen=True)
+class SiteSettings:
+    """Limits of the site gate. Lower bounds of sensitivity and specificity must reach their floors, and the observed
+    coverage (share of units answered) its own."""
+
+    min_positive_clusters: Annotated[int, PATIENTS] = 10
+    min_negative_clusters: Annotated[int, PATIENTS] = 10
+    floor_sensitivity: Annotated[float, Range(least=0, most=1, unit="sensitivity")] = 0.50
+    floor_specificity: Annotated[float, Range(least=0, most=1, unit="specificity")] = 0.50
+    floor_coverage: Annotated[float, Range(least=0, most=1, unit="share of the units")] = 0.50
+
+
+@dataclass(frozen=True)
 class PromotionSettings:
     """Limits of the training gate. `alpha` is one-sided, for each claim; a margin is a difference of the metric.
 
@@ -138,7 +153,9 @@ class PromotionSettings:
     room_baseline: Annotated[float, DIFFERENCE] = 0.03
     margin_baseline: Annotated[float, DIFFERENCE] = 0.05
     floor_sensitivity: Annotated[float, Range(least=0, most=1, unit="sensitivity")] = 0.50
+    floor_coverage: Annotated[float, Range(least=0, most=1, unit="share of the units")] = 0.50
     slice_clusters: Annotated[int, PATIENTS] = 5
     budget: Annotated[float, Range(above=0, most=1, unit="probability")] = 0.05
     looks_per_year: Annotated[int, Range(least=1, unit="looks a year")] = 20
     shadow: ShadowSettings = ShadowSettings()
+    site: SiteSettings = SiteSettings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from lineage.errors import Fault
 from serving.descriptor import picture_kind
 from serving.inference.graph import Graph
 from serving.inference.predict import decide, probabilities
-from training.evaluation import baseline, heatmap_checks, plots, reference_set, subgroup_metrics
+from training.evaluation import (
+    answered,
+    baseline,
+    heatmap_checks,
+    plots,
+    reference_set,
+    site_calibration,
+    subgroup_metrics,
+)
 from training.evaluation import calibration as evaluation_calibration
 from training.evaluation import metrics as evaluation_metrics
 from training.evaluation.calibration import Calibration
@@ -27,6 +36,7 @@ from training.settings import CalibrateSettings, EvaluateSettings
 
 log = logging.getLogger(__name__)
 
+ABSTAIN_BELOW = "abstain_below"  # key of the confidence under which the release would withhold
 GRAPH, HEAD = "graph.onnx", "head.npz"
 CALIBRATION, METRICS, PREDICTIONS, KIND = "calibration.json", "metrics.json", "predictions.csv", "kind.npz"
 FACTS = ("unit_id", "cluster", "case", "batch", "side", "epoch", "site", "scanner", "label")
@@ -42,11 +52,16 @@ def evaluate(
     calibration: CalibrateSettings,
     settings: EvaluateSettings,
     target: Path,
+    abstain_below: float = 0.0,
+    further_features: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> dict[str, Any]:
     """Write calibration, metrics, predictions of the held-out units, reference and plots; return the metrics.
 
     Validation units are used for calibration only. Every metric under `test` is of test units, with intervals by
-    cluster. `baseline` is the logistic regression on the same units, if `units` includes training units for its fit.
+    cluster; coverage and the metrics of the answered units are those of a release that withholds answers with a
+    confidence under `abstain_below`. `baseline` is the logistic regression on intensities of the same units, if `units`
+    includes training units for its fit; `baselines` are those on other simple features, and on each of
+    `further_features`, a matrix (n, d) of all units.
     Raises Fault if there are no validation or no test units.
     """
     paths.set_environment()
@@ -68,9 +83,12 @@ def evaluate(
         calibration,
         precision,
         precision_check,
+        abstain_below,
     )
     judged = judge(held_out.table, logits, calibrated.temperature, calibrated.threshold, task)
+    judged = _with_reasons(judged, calibrated.conformal, abstain_below, task)
     metrics = _test_metrics(units, judged, task, settings)
+    metrics["answering"] = {ABSTAIN_BELOW: abstain_below, "level": calibrated.conformal["level"]}
     test_rows = (~validation).nonzero()[0]
     metrics["conformal"] = evaluation_metrics.conformal(judged.iloc[test_rows], calibrated.conformal, settings)
     metrics["maps"] = _check_heatmaps(judged, features, held_out.masks, graph_folder, task, settings)
@@ -78,7 +96,18 @@ def evaluate(
         baseline_predictions, feature_names = baseline.judge(units, task, settings.seed)
         baseline_predictions.to_csv(target / baseline.PREDICTIONS, index=False)
         metrics["baseline"] = baseline.compare(judged, baseline_predictions, feature_names, task, settings)
-    _write_json(target / CALIBRATION, calibrated.to_dict())
+        further = {picture_kind_fit.TEXTURE: picture_kind_fit.texture(units.pixels), **(further_features or {})}
+        further_baselines = baseline.predict_further(units, task, settings.seed, further)
+        metrics["baselines"] = baseline.compare_further(judged, further_baselines, task, settings)
+    scores = site_calibration.reference_scores(
+        _class_probabilities(judged[validation], task),
+        held_out.labels[validation],
+        held_out.table["cluster"].to_numpy(str)[validation],
+        task,
+    )
+    _write_json(
+        target / CALIBRATION, calibrated.to_dict() | {site_calibration.SCORES: scores, ABSTAIN_BELOW: abstain_below}
+    )
     _write_json(target / METRICS, metrics)
     judged.to_csv(target / PREDICTIONS, index=False)
     reference_set.write(target, held_out, judged, features)
@@ -99,7 +128,8 @@ def predict_held_out(units: Units, folder: Path, task: Task, engine: str = "open
     calibrated = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
     held_out = units.where(units.table["side"].isin([Side.VALIDATION.value, Side.TEST.value]))
     logits, _ = Graph.load(folder / GRAPH, engine, calibrated["precision"]).run(held_out.pixels)
-    return judge(held_out.table, logits, calibrated["temperature"], calibrated["threshold"], task)
+    judged = judge(held_out.table, logits, calibrated["temperature"], calibrated["threshold"], task)
+    return _with_reasons(judged, calibrated["conformal"], calibrated.get(ABSTAIN_BELOW, 0.0), task)
 
 
 def read_predictions(folder: Path) -> pd.DataFrame:
@@ -128,6 +158,16 @@ def judge(table: pd.DataFrame, logits: Array, temperature: float, threshold: flo
             for index, name in enumerate(task.classes)
         },
     )
+
+
+def _with_reasons(judged: pd.DataFrame, conformal: dict[str, Any], abstain_below: float, task: Task) -> pd.DataFrame:
+    """Predicted units with the column `withheld`: the reason of a withheld answer, "" if it is given."""
+    reasons = answered.withheld_reasons(_class_probabilities(judged, task), conformal, abstain_below)
+    return judged.assign(**{evaluation_metrics.WITHHELD: reasons})
+
+
+def _class_probabilities(judged: pd.DataFrame, task: Task) -> Array:
+    return judged[[f"p_{name}" for name in task.classes]].to_numpy(np.float32)
 
 
 def _choose_precision(graph: Path, validation: Units, task: Task, requested: str) -> tuple[str, dict[str, Any]]:
@@ -217,6 +257,7 @@ def _write_plots(
         kernel = head["kernel"]
     test = (judged["side"] == Side.TEST.value).to_numpy()
     plots.plot_curves(target, judged[test], calibrated.threshold, task)
+    plots.plot_risk_coverage(target / "risk_coverage.png", judged[test], task)
     plots.plot_confusion(target / "confusion.png", judged[test], task)
     plots.plot_learning(target / "learning.png", graph_folder / "history.csv")
     plots.plot_errors(target / "errors.png", judged[test], held_out.pixels[test], features[test], kernel, task)

@@ -23,6 +23,7 @@ KERNEL_WIDTH = 2.0  # factor on the inverse squared width 1 / d of the Gaussian 
 RIDGE = 0.3  # regularisation of the coefficients
 USUAL = 0.99  # share of the held-out slices that must be over the limit
 FLOOR = 1e-3  # of the largest spread
+TEXTURE = "texture of a frozen network"  # name of a baseline: what can be said without seeing any shape
 
 
 def encoder() -> Descriptor:
@@ -49,6 +50,13 @@ def fit(units: Units, seed: int) -> PictureKind | None:
     kind = fit_vectors(usual, other, seed)
     held_out = kind.likeness(descriptor.vectors(units.pixels[_sample(np.flatnonzero(~is_training), random)]))
     return replace(kind, limit=float(np.quantile(held_out, 1 - USUAL)))
+
+
+def texture(pixels: Array) -> Array:
+    """The mean of each channel of the encoder's first two stages (n, 40): texture at fine scales, and no shape."""
+    first, second = (stage[-1] for stage in encoder_graph.STAGES[:2])
+    vectors = encoder().vectors(pixels)
+    return np.concatenate([vectors[:, :first], vectors[:, 2 * first : 2 * first + second]], axis=1)
 
 
 def fit_vectors(usual: Array, other: Array, seed: int) -> PictureKind:
