@@ -109,3 +109,13 @@ def test_generated_pictures_are_repeatable_and_in_range() -> None:
         assert images.dtype == np.float32
         assert 0 <= images.min() <= images.max() <= 1
     assert (np.abs(copies - pictures).mean(axis=(1, 2, 3)) > 0).all()
+
+
+def test_texture_is_the_mean_of_the_first_two_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means of 16 and 24 channels; a mirrored picture with the same statistics has nearly the same texture."""
+    monkeypatch.setenv("ONCOLOOP_HOME", str(tmp_path))
+    pixels = other_pictures(10, 128, seed=1)
+    vectors, texture = fit.encoder().vectors(pixels), fit.texture(pixels)
+    assert texture.shape == (10, 40)
+    np.testing.assert_array_equal(texture[:, :16], vectors[:, :16])
+    np.testing.assert_array_equal(texture[:, 16:], vectors[:, 32:56])
