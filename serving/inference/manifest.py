@@ -29,6 +29,7 @@ TASK_KEYS = (
 )
 Engine = Literal["openvino", "onnxruntime"]
 SERVING_KEYS = ("engine", "abstain_below", "max_upload_mb")
+SITE_KEYS = ("unknown_sites", "site")  # that releases of earlier versions lack
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

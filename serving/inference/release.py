@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from data.core_types import FieldOfView, PixelSettings, Pooling
 from lineage.errors import Fault
 from serving.inference import outlier, release_integrity
+from serving.inference.accepted_sites import WITHHOLD, AcceptedSite, read_accepted_site
 from serving.inference.graph import Graph
 from serving.inference.manifest import read_manifest
 
@@ -42,6 +43,14 @@ class Model:
     reference: outlier.Reference
     ordered: bool = False  # the classes are ordered stages or sizes of a finding that is known already
     field_of_view: str = FieldOfView.BODY
+    sites: tuple[AcceptedSite, ...] | None = None  # newest acceptance first; None: a release that checks no sites
+
+    def at_site(self, site: AcceptedSite | None) -> Model:
+        """The model with the calibration of an accepted site; the model itself for a site that has none."""
+        if site is None or site.calibration is None:
+            return self
+        values = site.calibration
+        return replace(self, temperature=values.temperature, threshold=values.threshold, conformal=values.conformal)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ class Release:
     models: dict[str, Model]
     abstain_below: float
     max_upload_mb: float
+    unknown_sites: str = WITHHOLD
+    own_site: str = ""  # the hash of the desk's own site, for uploads that name none
 
 
 def load_release(folder: Path) -> Release:
@@ -67,7 +78,13 @@ def compile_release(folder: Path) -> Release:
     serving = manifest["serving"]
     models = {task: _model(folder / task, task, facts, serving["engine"]) for task, facts in manifest["tasks"].items()}
     return Release(
-        manifest["release"], manifest, models, float(serving["abstain_below"]), float(serving["max_upload_mb"])
+        manifest["release"],
+        manifest,
+        models,
+        float(serving["abstain_below"]),
+        float(serving["max_upload_mb"]),
+        str(serving.get("unknown_sites", WITHHOLD)),
+        str(serving.get("site", "")),
     )
 
 
@@ -101,6 +118,7 @@ def _model(folder: Path, task: str, facts: dict[str, Any], engine: str) -> Model
         reference=outlier.load(folder / REFERENCE),
         ordered=bool(facts.get("ordered", False)),
         field_of_view=str(facts.get("field_of_view", FieldOfView.BODY.value)),
+        sites=tuple(map(read_accepted_site, facts["sites"])) if "sites" in facts else None,
     )
 
 
