@@ -116,6 +116,18 @@ class ShadowSettings:
 
 
 @dataclass(frozen=True)
+class SiteSettings:
+    """Limits of the site gate. Lower bounds of sensitivity and specificity must reach their floors, and the observed
+    coverage (share of units answered) its own."""
+
+    min_positive_clusters: Annotated[int, PATIENTS] = 10
+    min_negative_clusters: Annotated[int, PATIENTS] = 10
+    floor_sensitivity: Annotated[float, Range(least=0, most=1, unit="sensitivity")] = 0.50
+    floor_specificity: Annotated[float, Range(least=0, most=1, unit="specificity")] = 0.50
+    floor_coverage: Annotated[float, Range(least=0, most=1, unit="share of the units")] = 0.50
+
+
+@dataclass(frozen=True)
 class PromotionSettings:
     """Limits of the training gate. `alpha` is one-sided, for each claim; a margin is a difference of the metric.
 
@@ -142,3 +154,4 @@ class PromotionSettings:
     budget: Annotated[float, Range(above=0, most=1, unit="probability")] = 0.05
     looks_per_year: Annotated[int, Range(least=1, unit="looks a year")] = 20
     shadow: ShadowSettings = ShadowSettings()
+    site: SiteSettings = SiteSettings()
