@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from desk.visitor import Visitor
 from lineage.errors import Fault
 from lineage.record import database, journal
 from lineage.record.prediction import JournalRow, SliceScore
+from serving.inference.accepted_sites import SITE_THRESHOLD
 from serving.inference.gate import WARNING_PREFIX
 from serving.inference.pooling import independent_slice_count, slice_threshold
 
@@ -160,5 +161,7 @@ def own_case(request: Request, visitor: Visitor) -> Case:
 
 
 def case_of_row(row: JournalRow) -> Case:
-    """A journal row with the facts of its release."""
-    return Case(row, release_facts.task_facts(row.release, row.task))
+    """A journal row with the facts of its release, and with the operating point of the scan's site."""
+    facts = release_facts.task_facts(row.release, row.task)
+    site_threshold = row.description.get(SITE_THRESHOLD)
+    return Case(row, facts if site_threshold is None else replace(facts, threshold=float(site_threshold)))

@@ -87,6 +87,12 @@ def live_tasks() -> list[TaskFacts]:
     return [task_facts(content["release"], task) for task in content["tasks"]] if content else []
 
 
+def accepted_sites(release: str) -> dict[str, list[dict[str, Any]] | None]:
+    """The accepted sites of each task in a release's manifest; None for a task whose release checks no sites."""
+    content = manifest(release) or {}
+    return {task: entry.get("sites") for task, entry in (content.get("tasks") or {}).items()}
+
+
 def upload_limit_mb(release: str) -> float:
     """The megabytes that one request may send to a release."""
     content = manifest(release)

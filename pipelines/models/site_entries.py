@@ -8,7 +8,6 @@ from typing import Any
 
 from data.core_types import Side
 from lineage import current_state, json_files
-from lineage.record import ledger
 from pipelines.models import site_sources
 from pipelines.params import Params
 from serving.inference.accepted_sites import ACCEPTANCE, PROMOTION
@@ -29,7 +28,7 @@ def accepted_sites(
     withdrawn = {site for site, seq in current_state.withdrawn_sites(task).items() if seq > verdict_number}
     by_promotion = promoted_sites(settings, task, version, source)
     return [_acceptance_entry(acceptance) for acceptance in current_state.site_acceptances(task, version)] + [
-        {**entry, **calibration, "basis": PROMOTION, "verdict": verdict_number}
+        {**entry, **calibration, "basis": PROMOTION, "verdict": verdict_number, "at": judged.at if judged else ""}
         for entry in by_promotion
         if entry["site"] not in withdrawn
     ]
@@ -44,9 +43,7 @@ def promoted_sites(settings: Params, task: str, version: str, source: Path) -> l
     from training.evaluation import evaluate
 
     predictions = evaluate.read_predictions(source)
-    logged = [event for event in ledger.events("model.logged", task) if str(event.payload["version"]) == version]
-    batches = logged[-1].payload.get("batches") if logged else None
-    admitted = site_sources.read_sources(task, batches or sorted(set(predictions["batch"])))
+    admitted = site_sources.read_sources(task, site_sources.version_batches(task, version))
     test = predictions[predictions["side"] == Side.TEST.value].drop(columns=["site", "scanner"])
     test = test.merge(admitted.drop(columns="cluster"), on="unit_id", how="inner").reset_index(drop=True)
     is_positive, least = test["positive"].astype(bool), settings.promotion.site_clusters
@@ -82,6 +79,7 @@ def _acceptance_entry(acceptance: current_state.SiteJudgement) -> Entry:
         "specificity": figures.get("specificity"),
         "basis": ACCEPTANCE,
         "verdict": acceptance.verdict.seq,
+        "at": acceptance.decision.at if acceptance.decision else "",
     }
 
 

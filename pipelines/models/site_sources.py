@@ -8,9 +8,12 @@ from pathlib import Path
 import pandas as pd
 
 from data.batch.manifest import read_manifest
-from lineage import source_hash
+from lineage import json_files, paths, source_hash
+from lineage.record import ledger
+from lineage.record.events import EventKind
 
 BATCHES = Path("data/batches")
+NAMES = "site-names.json"  # in the state folder
 COLUMNS = ("unit_id", "cluster", "site", "scanner", "institution_hash", "scanner_hash")
 
 
@@ -27,6 +30,14 @@ def read_sources(task: str, batches: Iterable[str]) -> pd.DataFrame:
         site_key=units["site"].map(source_hash.site_hash).where(units["site"] != "", units["institution_hash"]),
         scanner_key=units["scanner"].map(source_hash.scanner_hash).where(units["scanner"] != "", units["scanner_hash"]),
     )
+
+
+def version_batches(task: str, version: str) -> list[str]:
+    """The batches that a version was made from; all admitted ones for a version of before their names were recorded."""
+    events = reversed(ledger.events(EventKind.MODEL_LOGGED, task))
+    logged = next((event.payload for event in events if str(event.payload["version"]) == version), {})
+    all_batches = sorted(path.parent.name for path in (BATCHES / task).glob("*/manifest.csv"))
+    return list(logged.get("batches", all_batches))
 
 
 def enough_patients(units: pd.DataFrame, is_positive: pd.Series[bool], clusters: int) -> bool:
@@ -60,6 +71,11 @@ def institutions(site_key: str, admitted: pd.DataFrame) -> list[str]:
     owners = {} if counts.empty else counts.groupby(level=0).idxmax().to_dict()
     owned = {str(institution) for institution, (_, owner) in owners.items() if owner == site_key}
     return sorted(owned - {site_key, ""})
+
+
+def write_names() -> None:
+    """Write the names of the sites in the workspace's tables for the pages of the desk."""
+    json_files.write_json(paths.state_path(NAMES), site_names())
 
 
 def site_names() -> dict[str, str]:

@@ -18,12 +18,12 @@ from lineage import current_state, decisions, json_files, mlflow_registry, paths
 from lineage.current_state import SiteJudgement
 from lineage.errors import Fault
 from lineage.record import ledger
+from lineage.record.events import EventKind
 from lineage.record.ledger import Event
 from lineage.record.verdict import Outcome
 from pipelines import params
 from pipelines.models import site_entries, site_sources
 
-NAMES = "site-names.json"  # in the state folder, for the pages of the desk: hash -> name
 MIN_CLUSTERS = 2  # patients that a cross-fitted evaluation needs
 
 
@@ -58,7 +58,7 @@ def judge(name: str, task_name: str, batch: str, reason: str, actor: str) -> Eve
         "batch": batch,
         "reason": reason,
     }
-    write_names()
+    site_sources.write_names()
     return ledger.record_verdict(verdict, actor, **facts)
 
 
@@ -75,7 +75,7 @@ def confirm(name: str, task: str, reason: str, actor: str) -> Event:
         raise Fault(f"the site gate said fail on {task} at {name}: {facts['reasons'][0]}; a fail can't be confirmed")
     if not reason.strip():
         raise Fault("a confirmation needs a reason (--reason)")
-    return decisions.record("site.accepted", judgement.verdict.subject, judgement.decision_facts(reason), actor)
+    return decisions.record(EventKind.SITE_ACCEPTED, judgement.verdict.subject, judgement.decision_facts(reason), actor)
 
 
 def withdraw(name: str, task: str, reason: str, actor: str) -> Event:
@@ -83,7 +83,7 @@ def withdraw(name: str, task: str, reason: str, actor: str) -> Event:
     params.load().task(task)
     site = _site(name)
     facts = {"task": task, "site": site, "reason": reason}
-    return decisions.record("site.withdrawn", current_state.site_subject(task, site), facts, actor)
+    return decisions.record(EventKind.SITE_WITHDRAWN, current_state.site_subject(task, site), facts, actor)
 
 
 def newest_judgement(task: str, site: str) -> SiteJudgement | None:
@@ -97,7 +97,9 @@ def local_units(task: Task, version: str, batch: str) -> Units:
     folder = site_sources.BATCHES / task.name / batch
     if not (folder / "manifest.csv").is_file():
         raise Fault(f"{batch} is no admitted batch of {task.name}; put it into inbox/ and run `oncoloop ingest` first")
-    cohorts = dataset_cohorts.read_cohorts(Path("data/cohorts", f"{task.name}.csv"))
+    folders = [path.parent for path in sorted((site_sources.BATCHES / task.name).glob("*/manifest.csv"))]
+    table = dataset_cohorts.read_cohorts(Path("data/cohorts", f"{task.name}.csv"))
+    cohorts = dataset_cohorts.restore_cluster_names(table, folders)
     with tempfile.TemporaryDirectory(dir=paths.state_path("staging", "x").parent) as target:
         shards.pack_shards([folder], cohorts, task, Path(target))
         units = shards.load_units(Path(target))
@@ -108,15 +110,9 @@ def local_units(task: Task, version: str, batch: str) -> Units:
     return units
 
 
-def write_names() -> None:
-    """Write the names of the sites in the workspace's tables for the pages of the desk."""
-    json_files.write_json(paths.state_path(NAMES), site_sources.site_names())
-
-
 def _learned_clusters(task: str, version: str, cohorts: pd.DataFrame) -> set[str]:
     """The clusters on the training side of the batches of a version."""
-    logged = [event for event in ledger.events("model.logged", task) if str(event.payload["version"]) == version]
-    clusters = set(site_sources.read_sources(task, logged[-1].payload["batches"] if logged else [])["cluster"])
+    clusters = set(site_sources.read_sources(task, site_sources.version_batches(task, version))["cluster"])
     training = set(cohorts.loc[(cohorts["task"] == task) & (cohorts["side"] == Side.TRAINING.value), "cluster"])
     return clusters & training
 

@@ -11,6 +11,7 @@ from lineage import source_hash
 
 WITHHOLD, ANSWER = "withhold", "answer"  # what a release does with scans of a source that was not accepted
 PROMOTION, ACCEPTANCE = "promotion", "acceptance"  # what a site was accepted by
+SITE_THRESHOLD = "site_threshold"  # in the description of an answer
 UNNAMED = ""  # the site of scans without a source, in a workspace whose data name no site
 NOT_CHECKED = "sites are not checked in this release"
 SEVERAL_SITES = "the files of this case come from different sites; send the files of one site at a time"
@@ -49,9 +50,11 @@ class Source:
     sites: frozenset[str]
     scanners: frozenset[str]
 
-    def facts(self) -> dict[str, float | str]:
-        """The facts that the journal stores."""
-        return {"site_hash": " ".join(sorted(self.sites)), "scanner_hash": " ".join(sorted(self.scanners))}
+    def facts(self, site: AcceptedSite | None) -> dict[str, float | str]:
+        """The facts that the journal stores, with the operating point of a site that has one of its own."""
+        hashes = {"site_hash": " ".join(sorted(self.sites)), "scanner_hash": " ".join(sorted(self.scanners))}
+        own_calibration = {SITE_THRESHOLD: site.calibration.threshold} if site and site.calibration else {}
+        return hashes | own_calibration
 
 
 @dataclass(frozen=True)

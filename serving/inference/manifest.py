@@ -27,6 +27,7 @@ TASK_KEYS = (
     "prevalence",
     "conformal",
 )
+UnknownSites = Literal["withhold", "answer"]
 Engine = Literal["openvino", "onnxruntime"]
 SERVING_KEYS = ("engine", "abstain_below", "max_upload_mb")
 SITE_KEYS = ("unknown_sites", "site")  # that releases of earlier versions lack

@@ -109,7 +109,7 @@ def predict(
         version=model.version,
         cluster=_cluster(scans, uploads),
         inputs=pending_hashes.result(),
-        description=descriptions[top] | source.facts(),
+        description=descriptions[top] | source.facts(accepted_site),
         embedding=tuple(float(value) for value in slice_features.embed(top_pixels[:, :, 0])),
         classes=model.classes,
         probabilities=tuple(float(value) for value in case),
