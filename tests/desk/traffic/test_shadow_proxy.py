@@ -69,6 +69,7 @@ def test_the_shadow_gets_the_same_request_in_its_own_name(
         and shadow.requests[0]["actor"] == accounts.SHADOW_ACCOUNT
     )
     assert shadow.headers[0]["shadows"] == shadow.headers[0]["idempotency-key"] == answer["id"]
+    assert "oncoloop-site" not in shadow.headers[0]
     assert "cookie" not in shadow.headers[0] and release.headers[0].get("shadows") is None
     assert (shadow_queue(client).queued, shadow_queue(client).queued_bytes) == (0, 0)
 
