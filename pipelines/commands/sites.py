@@ -78,10 +78,12 @@ def _list() -> Answer:
         entries = tasks.get(task, {}).get("sites")
         rows = [_row(entry, names) for entry in entries or []]
         waiting = [_waiting_row(judgement, names) for judgement in _waiting(task)]
-        result[task] = {"is_checked": entries is not None, "accepted": rows, "waiting": waiting}
+        lapsed = _lapsed(task, rows, names)
+        result[task] = {"is_checked": entries is not None, "accepted": rows, "waiting": waiting, "lapsed": lapsed}
         lines.append(f"{task}: {_summary(tasks.get(task), rows)}")
         lines += [f"  {_describe(row)}" for row in rows]
         lines += [f"  {row['name']}: {row['outcome']}, waits for a person ({row['at'][:10]})" for row in waiting]
+        lines += [f"  {row['name']}: accepted for version {row['version']} only; accept it again" for row in lapsed]
     return Answer(result, "\n".join(lines))
 
 
@@ -93,6 +95,17 @@ def _waiting(task: str) -> list[current_state.SiteJudgement]:
     return [
         entry for entry in newest.values() if entry.is_promotable and not entry.decision and entry.version == champion
     ]
+
+
+def _lapsed(task: str, accepted: list[dict[str, Any]], names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The sites that a person accepted for an earlier version, and that the release to serve does not answer for."""
+    current, withdrawn = {row["site"] for row in accepted}, current_state.withdrawn_sites(task)
+    newest: dict[str, dict[str, Any]] = {}
+    for judgement in current_state.site_judgements(task):
+        if judgement.decision and judgement.decision.seq > withdrawn.get(judgement.site, 0):
+            row = {"name": _name(judgement.site, names), "site": judgement.site, "version": judgement.version}
+            newest.setdefault(judgement.site, row)
+    return [row for site, row in newest.items() if site not in current]
 
 
 def _row(entry: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -119,7 +132,8 @@ def _summary(facts: Mapping[str, Any] | None, rows: list[dict[str, Any]]) -> str
         return "no release yet"
     if "sites" not in facts:
         return "sites are not checked by its release; the next promotion checks them"
-    return f"{len(rows)} accepted" if rows else "no accepted site, so every answer is withheld"
+    site_count = len({row["site"] for row in rows})
+    return f"{site_count} accepted" if rows else "no accepted site, so every answer is withheld"
 
 
 def _describe(row: Mapping[str, Any]) -> str:
