@@ -14,6 +14,7 @@ import pytest
 
 from data.phantom import batch, scanner
 from lineage import current_state, source_hash
+from lineage.audit import trace
 from lineage.errors import Fault
 from lineage.record import database, ledger
 from lineage.record.events import EventKind
@@ -131,6 +132,11 @@ def test_a_site_is_accepted_by_gate_and_person_and_withdrawn_again(ward: Path) -
     prediction = ask(BIRCH)
     assert not site_reasons(prediction) and prediction.threshold == accepted["threshold"]
     assert ask(ALDER, "first").threshold == entries()[1]["threshold"]
+    scan = sorted((ward / "inbox/birch").glob("*.nii.gz"))[0]
+    answer = predictions.predict(argparse.Namespace(files=[scan], task=TASK, site=BIRCH)).result
+    steps = [(link.step, link.id) for link in trace.trace(answer["id"]).links]
+    assert ("site", EventKind.SITE_ACCEPTED) in steps and ("verdict", f"site: {event.subject}") in steps
+    assert event.subject in trace.subjects(ledger.events(EventKind.RELEASE_BUILT)[-1].subject)
     assert [row["name"] for row in site_command.site(argparse.Namespace(action="list")).result[TASK]["accepted"]] == [
         BIRCH,
         ALDER,
