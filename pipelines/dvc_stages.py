@@ -68,6 +68,7 @@ def evaluate(task: str) -> None:
         settings.calibrate,
         settings.evaluate,
         Path("evaluation", task),
+        settings.serving.abstain_below,
     )
 
 

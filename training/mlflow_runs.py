@@ -144,11 +144,16 @@ def _log_params_and_metrics(
 
 
 def _metric_values(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Names and values: `test.auroc`, `test.auroc.low`, `test.auroc.high`; `baseline.` and `maps.` alike; counts."""
+    """Names and values: `test.auroc`, `test.auroc.low`, `test.auroc.high`; `baseline.` and `maps.` alike; counts.
+
+    Those of a further baseline are under its name, as `slice_position.auroc`.
+    """
     if (chance := metrics["maps"]["hits"]["chance"]) is not None:
         yield "maps.hits.chance", float(chance)
-    for group in ("test", "baseline", "maps"):
-        for name, entry in metrics[group].items():
+    groups = {group: metrics[group] for group in ("test", "baseline", "maps")}
+    further = {name.replace(" ", "_"): entry for name, entry in metrics.get("baselines", {}).items()}
+    for group, entries in (groups | further).items():
+        for name, entry in entries.items():
             if isinstance(entry, dict) and "value" in entry:
                 for bound, suffix in (("value", ""), ("low", ".low"), ("high", ".high")):
                     if entry[bound] is not None:

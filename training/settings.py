@@ -83,7 +83,10 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class CalibrateSettings:
-    """Conformal level, and how many validation clusters of each class it needs."""
+    """The highest conformal level, and how many validation clusters of each class it needs.
+
+    The level of a model is between the wanted sensitivity of its task and `level`, where most units are answered.
+    """
 
     min_clusters: Annotated[int, PATIENTS]
     level: Annotated[float, PROBABILITY]
@@ -151,6 +154,7 @@ class PromotionSettings:
     room_baseline: Annotated[float, DIFFERENCE] = 0.03
     margin_baseline: Annotated[float, DIFFERENCE] = 0.05
     floor_sensitivity: Annotated[float, Range(least=0, most=1, unit="sensitivity")] = 0.50
+    floor_coverage: Annotated[float, Range(least=0, most=1, unit="share of the units")] = 0.50
     slice_clusters: Annotated[int, PATIENTS] = 5
     site_clusters: Annotated[int, PATIENTS] = 5
     budget: Annotated[float, Range(above=0, most=1, unit="probability")] = 0.05

@@ -110,7 +110,8 @@ def fit_and_evaluate(folder: Path, task: Any, settings: Any, version: str) -> tu
     )
     units = dataset_shards.load_units(shards)
     fit.fit(units, task, settings.fit_of(task.name), model)
-    evaluate.evaluate(units, task, model, settings.calibrate, settings.evaluate, evaluation)
+    abstain_below = settings.serving.abstain_below
+    evaluate.evaluate(units, task, model, settings.calibrate, settings.evaluate, evaluation, abstain_below)
     return json.loads((evaluation / "metrics.json").read_text()), evaluate.read_predictions(evaluation)
 
 

@@ -107,6 +107,7 @@ def metrics(judged: pd.DataFrame) -> dict[str, Any]:
     figures = {
         "auroc": bootstrap.auroc(draws, judged["score"], positive),
         "sensitivity": draws.share(judged["flagged"], positive),
+        "coverage": draws.share(np.ones(len(positive)), np.ones(len(positive))),  # nothing is withheld here
     }
     cluster_counts = {
         f"{name}_clusters": int(judged.loc[mask, "cluster"].nunique())

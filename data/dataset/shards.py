@@ -26,7 +26,12 @@ log = logging.getLogger(__name__)
 
 UNITS_FILE = "units.csv"
 SUMS = "shards.sha256"  # in the format of sha256sum, for `sha256sum -c`
-FROM_MANIFEST = ("unit_id", "cluster", "case", "label", "site", "scanner", "sex", "age", "lesion_mm", *DESCRIPTION)
+HEADER_FACTS = ("manufacturer", "model", "kernel")
+FROM_MANIFEST = (
+    *("unit_id", "cluster", "case", "label", "site", "scanner", "sex", "age", "lesion_mm"),
+    *HEADER_FACTS,
+    *DESCRIPTION,
+)
 UNITS = (
     "unit_id",
     "batch",
@@ -41,11 +46,13 @@ UNITS = (
     "sex",
     "age",
     "lesion_mm",
+    "slice",
+    *HEADER_FACTS,
     *DESCRIPTION,
     "shard",
     "row",
 )
-TEXT = ("unit_id", "batch", "cluster", "case", "label", "side", "site", "scanner", "sex", "shard")
+TEXT = ("unit_id", "batch", "cluster", "case", "label", "side", "site", "scanner", "sex", *HEADER_FACTS, "shard")
 
 
 @dataclass(frozen=True)

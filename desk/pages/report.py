@@ -25,6 +25,13 @@ MEASURES = {
     "prevalence": "Assumed share of slices with the finding, for PPV and NPV",
     "ppv": "Of slices called positive, how many are (PPV)",
     "npv": "Of slices called negative, how many are (NPV)",
+    "coverage": "Share of slices that get an answer",
+    "answered accuracy": "Accuracy among the answered slices",
+    "answered sensitivity": "Sensitivity among the answered slices",
+    "answered specificity": "Specificity among the answered slices",
+    "withheld · low confidence": "Slices withheld for low confidence",
+    "withheld · several classes are possible": "Slices withheld because several classes are possible",
+    "withheld · no class fits": "Slices withheld because no class fits",
     "auprc": "Area under the precision-recall curve",
     "balanced accuracy": "Balanced accuracy (mean of the classes)",
     "accuracy": "Accuracy",
@@ -45,6 +52,7 @@ def report_page(request: Request, visitor: Visitor) -> Response:
         "case": case,
         "release_removed": RELEASE_REMOVED,
         "metrics": metrics(case.task.metrics),
+        "baselines": baselines(case.task.baselines),
         "gate_verdict": gate_verdict(case.row.task, case.row.version),
         "printed_at": database.now(),
     }
@@ -69,6 +77,14 @@ def metrics(figures: dict[str, object]) -> list[tuple[str, str, str]]:
         elif value is not None and not isinstance(value, list | dict | bool):
             rows.append((measure, figure(value), ""))
     return rows
+
+
+def baselines(comparisons: dict[str, dict[str, object]]) -> list[tuple[str, str, str]]:
+    """(name, AUROC, difference of the model to it) of each simple baseline, with intervals."""
+    return [
+        (name[:1].upper() + name[1:], figure(entry["auroc"]), figure(entry["difference"]))
+        for name, entry in comparisons.items()
+    ]
 
 
 def gate_verdict(task: str, version: str) -> Event | None:

@@ -32,6 +32,8 @@ class TaskFacts:
     data_version: str = ""
     note: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
+    baselines: dict[str, Any] = field(default_factory=dict)
+    baseline_note: str = ""
     verdict: str = ""
     approved_by: str = ""
     approval_reason: str = ""
@@ -74,6 +76,8 @@ def task_facts(release: str, task: str) -> TaskFacts:
         data_version=str(entry.get("data_version", "")),
         note=entry.get("note") or "",
         metrics=entry.get("metrics") or {},
+        baselines=entry.get("baselines") or {},
+        baseline_note=entry.get("baseline_note") or "",
         verdict=entry.get("verdict", ""),
         approved_by=entry.get("approved_by", ""),
         approval_reason=entry.get("approval_reason", ""),

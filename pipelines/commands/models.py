@@ -122,7 +122,14 @@ def crossval(args: argparse.Namespace) -> Answer:
         units = shards.load_units(tree / "data" / "processed" / task.name)
         target = paths.state_path("crossval", task.name)
         result = validation.cross_validate(
-            units, task, settings.fit_of(task.name), settings.calibrate, settings.evaluate, args.folds, target
+            units,
+            task,
+            settings.fit_of(task.name),
+            settings.calibrate,
+            settings.evaluate,
+            args.folds,
+            target,
+            settings.serving.abstain_below,
         )
     lines = [f"{task.name}, {result['folds']} folds of {result['counts']['clusters']} clusters; written to {target}"]
     for name in ("auroc", "balanced_accuracy"):
@@ -130,6 +137,12 @@ def crossval(args: argparse.Namespace) -> Answer:
         lines.append(
             f"{name.replace('_', ' ')} {_interval(figure)}, {result['baseline']['model']} {_interval(baseline)}"
         )
+    lines.append(f"answered {_interval(result['test']['coverage'])} of the units")
+    lines += [
+        f"auroc of {name} alone {_interval(entry['auroc'])}, the network there {entry['network_auroc']:.3f}"
+        for name, entry in result["baselines"].items()
+        if entry["status"] == "known"
+    ]
     return Answer(result, "\n".join(lines))
 
 

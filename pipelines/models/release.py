@@ -22,6 +22,7 @@ from pipelines.params import Params
 from serving.bundle import bento_build
 from serving.inference import outlier, release_integrity
 from serving.inference.manifest import SERVING_KEYS
+from training.promotion import gate_checks
 
 SITES = "sites"  # key of the facts of a built release
 GRAPH_FILES = ("graph.onnx", "head.npz", "reference.npz")
@@ -120,6 +121,8 @@ def manifest_entry(settings: Params, name: str, version: str, source: Path) -> d
         "prevalence": calibration["prevalence"],
         "outlier_distance": outlier.distance_limit(source / "reference.npz", settings.serving.outlier_quantile),
         "metrics": metrics["test"],
+        "baselines": _baselines(metrics),
+        "baseline_note": baseline_note(metrics),
         "counts": metrics["counts"],
         "version": version,
         "run_id": tags["run_id"],
@@ -147,6 +150,24 @@ def _approval(task: str, version: str) -> dict[str, str]:
     outcome = verdicts[0].payload["outcome"] if verdicts else ""
     reason = "not approved: it answers in shadow, seen by nobody"
     return {"approved_by": "", "approval_reason": reason, "verdict": outcome}
+
+
+def _baselines(metrics: dict[str, Any]) -> dict[str, Any]:
+    """AUROC of each simple baseline and the network's difference to it, on test patients; only those with figures."""
+    comparisons = {"intensity": metrics.get("baseline")} | (metrics.get("baselines") or {})
+    return {
+        name: {key: entry[key] for key in ("auroc", "difference")}
+        for name, entry in comparisons.items()
+        if entry and "difference" in entry
+    }
+
+
+def baseline_note(metrics: dict[str, Any]) -> str:
+    """One sentence for readers of an answer if a simple baseline may be as good as the model; else empty."""
+    names = list(gate_checks.equal_baselines(metrics))
+    if not names:
+        return ""
+    return f"On the test patients this model was not shown to be better than {' or '.join(names)} alone."
 
 
 def check(built: BuiltRelease) -> Verdict:

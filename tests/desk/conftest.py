@@ -32,6 +32,12 @@ from serving.inference import heatmap
 RELEASE = "0123456789ab"
 NAMES = {"clinician": "cleo", "engineer": "enno", "auditor": "auda"}
 METRICS = {"auroc": {"value": 0.913, "low": 0.854, "high": 0.957}, "clusters": 42}
+BASELINES = {
+    "slice position": {
+        "auroc": {"value": 0.771, "low": 0.7, "high": 0.83},
+        "difference": {"value": 0.028, "low": -0.05, "high": 0.1},
+    }
+}
 MANIFEST = {
     "release": RELEASE,
     "created": "2026-01-31T12:00:00Z",
@@ -46,6 +52,8 @@ MANIFEST = {
             "data_version": "c0ffee1234567890",
             "note": "",
             "metrics": METRICS,
+            "baselines": BASELINES,
+            "baseline_note": "On the test patients this model was not shown to be better than slice position alone.",
             "verdict": "inconclusive",
             "approved_by": "enno",
             "approval_reason": "small but sound test cohort",

@@ -26,6 +26,7 @@ QUICK = (("epochs: 30", "epochs: 2"), ("bootstrap: 2000", "bootstrap: 200"), ("s
 LENIENT = (
     ("floor_auroc: 0.60", "floor_auroc: 0.0"),
     ("floor_sensitivity: 0.50", "floor_sensitivity: 0.0"),
+    ("floor_coverage: 0.50", "floor_coverage: 0.0"),
     ("room_baseline: 0.03", "room_baseline: 1.0"),
     ("margin_baseline: 0.05", "margin_baseline: 1.0"),
     ("min_clusters: 10", "min_clusters: 90"),

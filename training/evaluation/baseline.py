@@ -1,7 +1,9 @@
-"""The baseline of a network: logistic regression on intensity features of the same units."""
+"""Baselines of a network: logistic regression on simple features of the same units."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,36 +12,35 @@ from numpy.typing import NDArray
 
 from data.core_types import Side, Task
 from data.dataset.shards import Units
-from data.scan.slice_features import DESCRIPTION
 from serving.inference.predict import decide
-from training.evaluation import calibration, metrics
+from training.evaluation import baseline_features, calibration, metrics
+from training.evaluation.baseline_features import FeatureSet
 from training.settings import EvaluateSettings
 from training.statistics import bootstrap, delong
 
 PREDICTIONS = "baseline.csv"
-GEOMETRY = ("rows", "columns", "row_spacing", "column_spacing", "thickness")  # of the image, not of the anatomy
-QUANTILES = (0.05, 0.25, 0.50, 0.75, 0.95, 0.99)  # of the prepared pixels
+MIN_CLUSTERS = 5  # positive and negative test patients with the features of a baseline; fewer: unknown
 REGULARISATION = 1.0  # scikit-learn's C, on standardised features
 MAX_ITERATIONS = 2000
 
 
-def intensity_features(units: Units) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Features (n, k) of units and their names.
+@dataclass(frozen=True)
+class FurtherBaseline:
+    """A baseline's feature names, and its predictions of held-out units, or the reason why there are none."""
 
-    First the intensities of data/scan/slice_features.py that the table has, in the units of the scan. Then mean,
-    standard deviation and quantiles of the prepared pixels, and the mean difference between neighbouring pixels.
-    """
-    described = [name for name in DESCRIPTION if name in units.table and name not in GEOMETRY]
-    flat_pixels = units.pixels.reshape(len(units.pixels), -1)
-    steps = [np.abs(np.diff(units.pixels, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2)]
-    prepared = [flat_pixels.mean(axis=1), flat_pixels.std(axis=1), *np.quantile(flat_pixels, QUANTILES, axis=1), *steps]
-    names = ("mean", "std", *(f"p{round(100 * q):02d}" for q in QUANTILES), "down", "across")
-    columns = np.column_stack([units.table[described].to_numpy(np.float64), *prepared])
-    return columns, (*described, *(f"prepared_{name}" for name in names))
+    names: tuple[str, ...]
+    predictions: pd.DataFrame | None
+    reason: str = ""
 
 
 def judge(units: Units, task: Task, seed: int) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The baseline's predictions of the held-out units, with the columns of `predictions.csv`, and its feature names.
+    """The intensity baseline's predictions of the held-out units, as `predict_held_out`, and its feature names."""
+    features = baseline_features.intensities(units)
+    return predict_held_out(units, features, task, seed), features.names
+
+
+def predict_held_out(units: Units, features: FeatureSet, task: Task, seed: int) -> pd.DataFrame:
+    """A baseline's predictions of the held-out units that have its features, with the columns of `predictions.csv`.
 
     It is fitted on the training clusters (classes with equal weight) and takes its operating point from the validation
     clusters, like the network. Test units are only predicted.
@@ -49,17 +50,17 @@ def judge(units: Units, task: Task, seed: int) -> tuple[pd.DataFrame, tuple[str,
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    values, names = intensity_features(units)
-    training = (units.table["side"] == Side.TRAINING.value).to_numpy()
+    is_training = (units.table["side"] == Side.TRAINING.value).to_numpy()
+    training, predicted = is_training & features.usable, ~is_training & features.usable
     model = make_pipeline(
         SimpleImputer(keep_empty_features=True),
         StandardScaler(),
         LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=MAX_ITERATIONS, random_state=seed),
     )
-    model.fit(values[training], units.labels[training])
-    held_out = units.table[~training]
+    model.fit(features.values[training], units.labels[training])
+    held_out = units.table[predicted]
     probabilities = np.zeros((len(held_out), len(task.classes)), np.float32)
-    probabilities[:, model.classes_] = model.predict_proba(values[~training])
+    probabilities[:, model.classes_] = model.predict_proba(features.values[predicted])
     validation = (held_out["side"] == Side.VALIDATION.value).to_numpy()
     scores = probabilities[:, task.positive_index].sum(axis=1).astype(np.float64)
     positive = held_out["label"].isin(task.positive).to_numpy()
@@ -73,7 +74,51 @@ def judge(units: Units, task: Task, seed: int) -> tuple[pd.DataFrame, tuple[str,
             "predicted": [task.classes[decide(row, task.positive_index, threshold)] for row in probabilities],
             **{f"p_{name}": probabilities[:, index].astype(np.float64) for index, name in enumerate(task.classes)},
         }
-    ), names
+    )
+
+
+def predict_further(
+    units: Units, task: Task, seed: int, further: Mapping[str, NDArray[np.floating]] | None = None
+) -> dict[str, FurtherBaseline]:
+    """Every baseline beside intensity (training/evaluation/baseline_features.py) on the held-out units that have its
+    features. One that cannot be fitted has the reason instead of predictions."""
+    training = (units.table["side"] == Side.TRAINING.value).to_numpy()
+    predicted = {}
+    for features in baseline_features.feature_sets(units, task, further or {}):
+        reason = features.missing
+        kinds = np.unique(np.isin(units.labels[training & features.usable], task.positive_index))
+        if not reason and len(kinds) < 2:
+            reason = "only positive or only negative training patients have it"
+        table = None if reason else predict_held_out(units, features, task, seed)
+        predicted[features.name] = FurtherBaseline(features.names, table, reason)
+    return predicted
+
+
+def compare_further(
+    judged: pd.DataFrame, baselines: Mapping[str, FurtherBaseline], task: Task, settings: EvaluateSettings
+) -> dict[str, dict[str, Any]]:
+    """The comparison with each of these baselines, by name.
+
+    An entry is that of `compare` on the test units that have the features, with `status` known, their counts, and the
+    AUROC of the network on them. Where features or patients are missing, `status` is unknown, with the reason.
+    """
+    return {name: _compare_further(judged, entry, task, settings) for name, entry in baselines.items()}
+
+
+def _compare_further(
+    judged: pd.DataFrame, entry: FurtherBaseline, task: Task, settings: EvaluateSettings
+) -> dict[str, Any]:
+    if entry.predictions is None:
+        return {"status": "unknown", "reason": entry.reason}
+    of_network = judged[judged["unit_id"].isin(entry.predictions["unit_id"])]
+    test = of_network[of_network["side"] == Side.TEST.value]
+    test_counts = metrics.counts(test)
+    if min(test_counts["positive_clusters"], test_counts["negative_clusters"]) < MIN_CLUSTERS:
+        return {"status": "unknown", "reason": f"fewer than {MIN_CLUSTERS} positive or negative test patients have it"}
+    draws = bootstrap.draw(test["cluster"], 0, settings.seed)
+    network_auroc = float(bootstrap.auroc(draws, test["score"], test["positive"].to_numpy(bool))[0])
+    comparison = compare(of_network, entry.predictions, entry.names, task, settings)
+    return {"status": "known", **test_counts, "network_auroc": network_auroc, **comparison}
 
 
 def compare(

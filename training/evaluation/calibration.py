@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from data.core_types import Task
 from serving.inference.pooling import prevalence
 from serving.inference.predict import probabilities
+from training.evaluation import answered
 from training.settings import CalibrateSettings
 
 Array = NDArray[np.float32]
 Labels = NDArray[np.int64]
 TEMPERATURE_RANGE = (0.5, 10.0)  # perfectly separated validation units would give a temperature of 0
+LEVEL_STEP = 0.01  # between two conformal levels that are tried
 DEFAULT_THRESHOLD = 0.5  # the operating point without positive validation units
 
 
@@ -24,8 +26,9 @@ DEFAULT_THRESHOLD = 0.5  # the operating point without positive validation units
 class Calibration:
     """The parameters that turn logits into an answer. `threshold` is of the summed probability of the positive classes.
 
-    `sensitivity`, `specificity` and `prevalence` (of positive units) are measured on the validation units; `precision`
-    is the floating-point format of the graph.
+    `sensitivity`, `specificity` and `prevalence` (of positive units) are measured on the validation units.
+    `level_choice` has each conformal level that was tried (`choose_level`). `precision` is the floating-point format of
+    the graph.
     """
 
     temperature: float
@@ -37,6 +40,7 @@ class Calibration:
     clusters: int
     units: int
     conformal: dict[str, Any]
+    level_choice: list[dict[str, Any]]
     precision: str
     precision_check: dict[str, Any]
 
@@ -53,13 +57,20 @@ def calibrate(
     settings: CalibrateSettings,
     precision: str,
     precision_check: dict[str, Any],
+    abstain_below: float = 0.0,
 ) -> Calibration:
-    """Calibrate on the validation units' logits (n, classes), labels (n) and clusters (n)."""
+    """Calibrate on the validation units' logits (n, classes), labels (n) and clusters (n).
+
+    Conformal level and operating point are chosen together (`choose_level`), for a release that withholds answers with
+    a confidence under `abstain_below`.
+    """
     fitted_temperature = temperature(logits, labels)
     calibrated_probabilities = probabilities(logits, fitted_temperature)
     scores = calibrated_probabilities[:, task.positive_index].sum(axis=1).astype(np.float64)
     positives = np.isin(labels, task.positive_index)
-    threshold = operating_point(scores, positives, task.sensitivity)
+    choice, threshold, level_choice = choose_level(
+        calibrated_probabilities, labels, clusters, task, settings, abstain_below
+    )
     flagged = scores >= threshold
     return Calibration(
         temperature=fitted_temperature,
@@ -70,7 +81,8 @@ def calibrate(
         prevalence=prevalence(positives),
         clusters=len(np.unique(clusters)),
         units=len(labels),
-        conformal=conformal(calibrated_probabilities, labels, clusters, task.classes, settings),
+        conformal=choice,
+        level_choice=level_choice,
         precision=precision,
         precision_check=precision_check,
     )
@@ -109,6 +121,57 @@ def operating_point(scores: NDArray[np.float64], positives: NDArray[np.bool_], s
     lowest_positive = positive_scores[counts[best] - 1]
     next_negative = float(negative_scores[negative_scores < lowest_positive].max(initial=0.0))
     return (next_negative + float(positive_scores[positive_scores > next_negative].min())) / 2
+
+
+def choose_level(
+    calibrated_probabilities: Array,
+    labels: Labels,
+    clusters: NDArray[Any],
+    task: Task,
+    settings: CalibrateSettings,
+    abstain_below: float,
+) -> tuple[dict[str, Any], float, list[dict[str, Any]]]:
+    """The conformal quantiles and the operating point with the largest coverage on the validation units.
+
+    Levels from the wanted sensitivity to `settings.level` are tried: a set may miss no larger share of a class than the
+    task allows to miss. At each, the operating point is the lower one of those of all and of the answered units, so
+    that both have the wanted sensitivity. Of equal coverages the higher level is chosen. Also returns the tried levels
+    with coverage, and sensitivity and specificity among the answered units.
+    """
+    scores = calibrated_probabilities[:, task.positive_index].sum(axis=1).astype(np.float64)
+    positives = np.isin(labels, task.positive_index)
+    overall = operating_point(scores, positives, task.sensitivity)
+    candidates = []
+    for level in _levels(task.sensitivity, settings.level):
+        of_level = CalibrateSettings(min_clusters=settings.min_clusters, level=level)
+        quantiles = conformal(calibrated_probabilities, labels, clusters, task.classes, of_level)
+        reasons = answered.withheld_reasons(calibrated_probabilities, quantiles, abstain_below)
+        is_answered = reasons == answered.ANSWERED
+        threshold = overall
+        if (positives & is_answered).any():
+            threshold = min(overall, operating_point(scores[is_answered], positives[is_answered], task.sensitivity))
+        flagged = scores >= threshold
+        facts = {
+            "level": level,
+            "status": quantiles["status"],
+            "coverage": float(is_answered.mean()),
+            "sensitivity": _share(flagged, positives & is_answered),
+            "specificity": _share(~flagged, ~positives & is_answered),
+        }
+        candidates.append((quantiles, threshold, facts))
+    # without quantiles the sets withhold nothing, so a calibrated level goes before any coverage
+    best = max(candidates, key=lambda entry: (entry[2]["status"] == "calibrated", entry[2]["coverage"]))
+    return best[0], best[1], [facts for _, _, facts in candidates]
+
+
+def _levels(sensitivity: float, highest: float) -> list[float]:
+    """The conformal levels to try, the highest first, down to the wanted sensitivity."""
+    count = max(0, math.floor((highest - sensitivity) / LEVEL_STEP + 1e-9))
+    return [round(highest - step * LEVEL_STEP, 4) for step in range(count + 1)]
+
+
+def _share(values: NDArray[np.bool_], subset: NDArray[np.bool_]) -> float | None:
+    return float(values[subset].mean()) if subset.any() else None
 
 
 def conformal(

@@ -17,6 +17,7 @@ from data.dataset.shards import Units
 from lineage.errors import Fault
 from training.evaluation import baseline, evaluate
 from training.evaluation import metrics as evaluation_metrics
+from training.evaluation.baseline import FurtherBaseline
 from training.fitting import fit
 from training.settings import CalibrateSettings, EvaluateSettings, FitSettings
 from training.statistics import bootstrap
@@ -35,6 +36,7 @@ def cross_validate(
     settings: EvaluateSettings,
     folds: int,
     target: Path,
+    abstain_below: float = 0.0,
 ) -> dict[str, Any]:
     """Fit, calibrate and predict fold by fold; return the metrics of all out-of-fold predictions and the baseline.
 
@@ -43,14 +45,15 @@ def cross_validate(
     Scores of different folds come from differently calibrated models. The AUROC over all folds includes that
     difference; the mean of the folds' AUROCs measures only the ranking within a fold.
     """
-    predictions_by_fold, baseline_by_fold = [], []
+    predictions_by_fold, baseline_by_fold, further_by_fold = [], [], []
     feature_names: tuple[str, ...] = ()
     for fold, fold_units in enumerate(assign_folds(units, folds, settings.seed)):
         folder = target / f"fold-{fold}"
         fit.fit(fold_units, task, fitting, folder / "model")
         fold_metrics = evaluate.evaluate(
-            fold_units, task, folder / "model", calibration, settings, folder / "evaluation"
+            fold_units, task, folder / "model", calibration, settings, folder / "evaluation", abstain_below
         )
+        further_by_fold.append(baseline.predict_further(fold_units, task, settings.seed))
         feature_names = tuple(fold_metrics["baseline"]["features"])
         predictions_by_fold.append(_read_test_units(folder / "evaluation" / evaluate.PREDICTIONS, fold))
         baseline_by_fold.append(_read_test_units(folder / "evaluation" / baseline.PREDICTIONS, fold))
@@ -68,6 +71,7 @@ def cross_validate(
         "fold_auroc": _auroc_by_fold(predictions_by_fold),
         "baseline": baseline.compare(predictions, baseline_predictions, feature_names, task, settings)
         | {"fold_auroc": _auroc_by_fold(baseline_by_fold)},
+        "baselines": baseline.compare_further(predictions, _join_folds(further_by_fold), task, settings),
     }
     text = json.dumps(metrics, indent=1, sort_keys=True, allow_nan=False)
     (target / evaluate.METRICS).write_text(text + "\n", encoding="utf-8")
@@ -105,6 +109,20 @@ def _read_test_units(path: Path, fold: int) -> pd.DataFrame:
     texts = dict.fromkeys(("unit_id", "cluster", "case", "batch", "site", "scanner", "label"), str)
     table = pd.read_csv(path, dtype=texts, keep_default_na=False, float_precision="round_trip")
     return table[table["side"] == Side.TEST.value].assign(fold=fold)
+
+
+def _join_folds(further_by_fold: list[dict[str, FurtherBaseline]]) -> dict[str, FurtherBaseline]:
+    """The further baselines with the test predictions of all folds; without any if a fold has none."""
+    joined = {}
+    for name, first in further_by_fold[0].items():
+        entries = [fold[name] for fold in further_by_fold]
+        reason = next((entry.reason for entry in entries if entry.reason), "")
+        tables = [entry.predictions for entry in entries if entry.predictions is not None]
+        test_tables = [table[table["side"] == Side.TEST.value] for table in tables]
+        joined[name] = FurtherBaseline(
+            first.names, None if reason else pd.concat(test_tables, ignore_index=True), reason
+        )
+    return joined
 
 
 def _auroc_by_fold(tables: list[pd.DataFrame]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ from lineage import paths
 from lineage.errors import Fault
 from serving.inference.graph import Graph
 from serving.inference.predict import decide, probabilities
-from training.evaluation import baseline, heatmap_checks, plots, reference_set, subgroup_metrics
+from training.evaluation import (
+    answered,
+    baseline,
+    heatmap_checks,
+    plots,
+    reference_set,
+    site_calibration,
+    subgroup_metrics,
+)
 from training.evaluation import calibration as evaluation_calibration
 from training.evaluation import metrics as evaluation_metrics
 from training.evaluation.calibration import Calibration
@@ -40,11 +49,16 @@ def evaluate(
     calibration: CalibrateSettings,
     settings: EvaluateSettings,
     target: Path,
+    abstain_below: float = 0.0,
+    further_features: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> dict[str, Any]:
     """Write calibration, metrics, predictions of the held-out units, reference and plots; return the metrics.
 
     Validation units are used for calibration only. Every metric under `test` is of test units, with intervals by
-    cluster. `baseline` is the logistic regression on the same units, if `units` includes training units for its fit.
+    cluster; coverage and the metrics of the answered units are those of a release that withholds answers with a
+    confidence under `abstain_below`. `baseline` is the logistic regression on intensities of the same units, if `units`
+    includes training units for its fit; `baselines` are those on other simple features, and on each of
+    `further_features`, a matrix (n, d) of all units.
     Raises Fault if there are no validation or no test units.
     """
     paths.set_environment()
@@ -66,9 +80,15 @@ def evaluate(
         calibration,
         precision,
         precision_check,
+        abstain_below,
     )
     judged = judge(held_out.table, logits, calibrated.temperature, calibrated.threshold, task)
+    class_probabilities = judged[[f"p_{name}" for name in task.classes]].to_numpy(np.float32)
+    judged[evaluation_metrics.WITHHELD] = answered.withheld_reasons(
+        class_probabilities, calibrated.conformal, abstain_below
+    )
     metrics = _test_metrics(units, judged, task, settings)
+    metrics["answering"] = {"abstain_below": abstain_below, "level": calibrated.conformal["level"]}
     test_rows = (~validation).nonzero()[0]
     metrics["conformal"] = evaluation_metrics.conformal(judged.iloc[test_rows], calibrated.conformal, settings)
     metrics["maps"] = _check_heatmaps(judged, features, held_out.masks, graph_folder, task, settings)
@@ -76,7 +96,15 @@ def evaluate(
         baseline_predictions, feature_names = baseline.judge(units, task, settings.seed)
         baseline_predictions.to_csv(target / baseline.PREDICTIONS, index=False)
         metrics["baseline"] = baseline.compare(judged, baseline_predictions, feature_names, task, settings)
-    _write_json(target / CALIBRATION, calibrated.to_dict())
+        further_baselines = baseline.predict_further(units, task, settings.seed, further_features)
+        metrics["baselines"] = baseline.compare_further(judged, further_baselines, task, settings)
+    scores = site_calibration.reference_scores(
+        class_probabilities[validation],
+        held_out.labels[validation],
+        held_out.table["cluster"].to_numpy(str)[validation],
+        task,
+    )
+    _write_json(target / CALIBRATION, calibrated.to_dict() | {site_calibration.SCORES: scores})
     _write_json(target / METRICS, metrics)
     judged.to_csv(target / PREDICTIONS, index=False)
     reference_set.write(target, held_out, judged, features)
@@ -88,7 +116,8 @@ def evaluate(
 def predict_held_out(units: Units, folder: Path, task: Task, engine: str = "openvino") -> pd.DataFrame:
     """Predictions of the model in `folder` (graph.onnx, calibration.json) for the held-out units, as in serving.
 
-    The table has the columns of `predictions.csv`. A champion is evaluated on the newest test units with it.
+    The table has the columns of `predictions.csv`, but not `withheld`. A champion is evaluated on the newest test units
+    with it.
     """
     if not (folder / CALIBRATION).is_file():
         raise Fault(f"{folder / CALIBRATION} is missing: evaluate the task again")
@@ -213,6 +242,7 @@ def _write_plots(
         kernel = head["kernel"]
     test = (judged["side"] == Side.TEST.value).to_numpy()
     plots.plot_curves(target, judged[test], calibrated.threshold, task)
+    plots.plot_risk_coverage(target / "risk_coverage.png", judged[test], task)
     plots.plot_confusion(target / "confusion.png", judged[test], task)
     plots.plot_learning(target / "learning.png", graph_folder / "history.csv")
     plots.plot_errors(target / "errors.png", judged[test], held_out.pixels[test], features[test], kernel, task)

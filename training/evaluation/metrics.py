@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from training.evaluation import answered
 from training.settings import EvaluateSettings
 from training.statistics import bootstrap
 from training.statistics.bootstrap import Array, Draws
 
 ECE_BINS = 10
+WITHHELD = "withheld"  # column with the reason of a withheld answer
 MIN_SUBGROUP_CLUSTERS = 5  # a subgroup with fewer clusters of either kind is "unknown"
 SLOPE_DRAWS = 200  # draws for the calibration slope, which is fitted in each of them
 MAX_NEWTON_STEPS = 25
@@ -27,7 +29,8 @@ def compute_metrics(
     `auroc`, `auprc` and `brier` are of the score of the positive classes. `sensitivity`, `specificity`, `precision` and
     `f1` are at the operating point, `ppv` and `npv` there at `settings.prevalence`. `calibration_slope` is of the logit
     of the score (1 is calibrated, below 1 overconfident). `ece` (10 bins of the top probability) and the others are
-    over all classes; ordered classes also have `quadratic_kappa`.
+    over all classes; ordered classes also have `quadratic_kappa`. With a column `withheld` (the reason, "" if answered)
+    there are `coverage`, the share of answered units, and accuracy, sensitivity and specificity among these.
     """
     draws = bootstrap.draw(judged["cluster"], settings.bootstrap, settings.seed)
     positive, flagged = judged["positive"].to_numpy(bool), judged["flagged"].to_numpy(bool)
@@ -59,6 +62,17 @@ def compute_metrics(
         "brier": (draws.share((scores - positive) ** 2, np.ones(len(is_correct))), cluster_count),
         "ece": (_ece(judged, classes, draws), cluster_count),
     }
+    if WITHHELD in judged:
+        is_answered = (judged[WITHHELD] == answered.ANSWERED).to_numpy(bool)
+        answered_counts = {
+            kind: _count_clusters(judged, is_answered & mask) for kind, mask in ((True, positive), (False, ~positive))
+        }
+        values |= {
+            "coverage": (draws.share(is_answered, np.ones(len(is_answered))), cluster_count),
+            "answered_accuracy": (draws.share(is_correct, is_answered), _count_clusters(judged, is_answered)),
+            "answered_sensitivity": (draws.share(flagged, is_answered & positive), answered_counts[True]),
+            "answered_specificity": (draws.share(~flagged, is_answered & ~positive), answered_counts[False]),
+        }
     if ordered:
         values["quadratic_kappa"] = (_quadratic_kappa(confusion), cluster_count)
     intervals = {
@@ -67,6 +81,7 @@ def compute_metrics(
     }
     return {
         **counts(judged),
+        **withheld_counts(judged),
         "confidence": settings.confidence,
         "prevalence": prevalence,
         "confusion": confusion[0].astype(int).tolist(),
@@ -86,6 +101,13 @@ def counts(judged: pd.DataFrame) -> dict[str, int]:
     }
 
 
+def withheld_counts(judged: pd.DataFrame) -> dict[str, Any]:
+    """The number of units withheld for each reason; empty without a column `withheld`."""
+    if WITHHELD not in judged:
+        return {}
+    return {WITHHELD: {reason: int((judged[WITHHELD] == reason).sum()) for reason in answered.REASONS}}
+
+
 def metrics_by_value(
     judged: pd.DataFrame, column: str, classes: tuple[str, ...], settings: EvaluateSettings
 ) -> dict[str, Any]:
@@ -99,7 +121,12 @@ def metrics_by_value(
         metrics_of_value[str(value)] = (
             {"status": "known", **compute_metrics(subgroup, classes, settings)}
             if is_large_enough
-            else {"status": "unknown", **subgroup_counts, "wanted_clusters": MIN_SUBGROUP_CLUSTERS}
+            else {
+                "status": "unknown",
+                **subgroup_counts,
+                **withheld_counts(subgroup),
+                "wanted_clusters": MIN_SUBGROUP_CLUSTERS,
+            }
         )
     return metrics_of_value
 

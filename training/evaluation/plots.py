@@ -46,6 +46,26 @@ def plot_curves(target: Path, judged: pd.DataFrame, threshold: float, task: Task
     _plot_reliability(target / "reliability.png", scores, positive)
 
 
+def plot_risk_coverage(path: Path, judged: pd.DataFrame, task: Task) -> None:
+    """The share of wrong answers if only the most confident units are answered (El-Yaniv and Wiener, JMLR 2010).
+
+    The point is what the serving gate answers, by the column `withheld`.
+    """
+    confidence = judged[[f"p_{name}" for name in task.classes]].to_numpy(np.float64).max(axis=1)
+    is_wrong = (judged["label"] != judged["predicted"]).to_numpy(bool)
+    is_answered = (judged["withheld"] == "").to_numpy(bool)
+    ranked = is_wrong[np.argsort(-confidence, kind="stable")]
+    counts = np.arange(1, len(ranked) + 1)
+    risk = float(is_wrong[is_answered].mean()) if is_answered.any() else 0.0
+    _plot_curve(
+        path,
+        (counts / len(ranked), np.cumsum(ranked) / counts),
+        (float(is_answered.mean()), risk),
+        ("coverage (share of units answered)", "risk (share of wrong answers among these)"),
+        "Risk and coverage, test set",
+    )
+
+
 def plot_confusion(path: Path, judged: pd.DataFrame, task: Task) -> None:
     """The confusion matrix of the test units."""
     table = pd.crosstab(judged["label"], judged["predicted"]).reindex(

@@ -37,7 +37,9 @@ def judge_challenger(
     findings = Findings()
     test = metrics["test"]
     _check_floors(findings, test, settings)
+    gate_checks.check_coverage(findings, test, settings)
     gate_checks.check_baseline(findings, metrics, settings)
+    gate_checks.check_further_baselines(findings, metrics, settings)
     looks: list[dict[str, Any]] = []
     if against_champion is None:
         _check_first_model(findings, test, settings)
@@ -51,6 +53,7 @@ def judge_challenger(
         looks = _check_superiority(findings, against_champion, settings, past)
     figures = {
         "auroc": test["auroc"],
+        "coverage": test.get("coverage"),
         "clusters": test["clusters"],
         "positive_clusters": test["positive_clusters"],
         "looks": looks,

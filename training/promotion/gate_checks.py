@@ -7,11 +7,33 @@ from typing import Any
 
 from lineage.record.verdict import Outcome
 from training.promotion.comparison import describe_shortage, needed_clusters
-from training.promotion.gate_findings import Findings, cohort_label, format_difference
+from training.promotion.gate_findings import Findings, cohort_label, format_difference, format_value
 from training.settings import PromotionSettings
 
 NORMAL_QUANTILE = 1.96  # standard errors on each side of an estimate in its interval
 Figures = Mapping[str, Any]
+
+
+def check_coverage(findings: Findings, test: Figures, settings: PromotionSettings) -> None:
+    """Check the share of test units that the release would answer: significantly under the floor is a fail.
+
+    A model that withholds most answers is of no use, however well it does on the others.
+    """
+    coverage = test.get("coverage")
+    if coverage is None or coverage["value"] is None:
+        findings.add(Outcome.INCONCLUSIVE, "the share of answered test units is unknown: evaluate the task again")
+        return
+    value, high, floor = coverage["value"], coverage["high"], settings.floor_coverage
+    description = f"the model would answer {format_value(value)} of the test units (at most {format_value(high)})"
+    if value >= floor:
+        findings.add(Outcome.PASS, f"{description}, floor {floor:g}")
+        return
+    is_significant = high is not None and high < floor
+    withheld = [f"{count} because {reason}" for reason, count in test.get("withheld", {}).items() if count]
+    findings.add(
+        Outcome.FAIL if is_significant else Outcome.INCONCLUSIVE,
+        f"{description}, under the floor of {floor:g}; withheld: {', '.join(withheld) or 'unknown'}",
+    )
 
 
 def check_baseline(findings: Findings, metrics: Figures, settings: PromotionSettings) -> None:
@@ -60,6 +82,53 @@ def check_baseline(findings: Findings, metrics: Figures, settings: PromotionSett
             f"the margin is {-margin:+g}: {difference_words}"
             f"{_describe_needed(test, gap, margin, settings.alpha)}",
         )
+
+
+def check_further_baselines(findings: Findings, metrics: Figures, settings: PromotionSettings) -> None:
+    """Compare the network with each other baseline on the test units that have its features: slice position, lesion
+    size, header facts, and further ones.
+
+    The rule is that of `check_baseline`, but no such baseline fails a network: it shows what the labels of this test
+    set give away, and a person has to read that. A baseline without enough patients decides nothing.
+    """
+    comparisons = metrics.get("baselines") or {}
+    beaten = []
+    for name, comparison in comparisons.items():
+        if comparison["status"] != "known":
+            continue
+        gap = comparison["difference"]
+        value, low, high = gap["value"], gap["low"], gap["high"]
+        difference_words = f"{format_difference(value)} ({format_difference(low)} to {format_difference(high)})"
+        if low is None or high is None:
+            findings.add(Outcome.INCONCLUSIVE, f"too few test patients to compare with {name} alone")
+            continue
+        is_near_one = round(1 - comparison["auroc"]["value"], 9) <= settings.room_baseline
+        if low > 0 or (is_near_one and low > -settings.margin_baseline):
+            beaten.append(name)
+            continue
+        findings.add(
+            Outcome.INCONCLUSIVE,
+            f"the network is not shown to beat {name} alone on the test patients: AUROC "
+            f"{format_value(comparison['network_auroc'])} against {format_value(comparison['auroc']['value'])}, "
+            f"difference {difference_words}{_describe_needed(comparison, gap, 0.0, settings.alpha)}",
+        )
+    if beaten:
+        findings.add(Outcome.PASS, f"the network is not behind the baselines {', '.join(beaten)}")
+    if unknown := [f"{name} ({entry['reason']})" for name, entry in comparisons.items() if entry["status"] != "known"]:
+        findings.add(Outcome.PASS, f"not compared with the baselines {', '.join(unknown)}")
+
+
+def equal_baselines(metrics: Figures) -> dict[str, Figures]:
+    """The baselines that the network is not shown to beat on the test patients, by name: what a reader should know."""
+    main, further = metrics.get("baseline"), metrics.get("baselines") or {}
+    comparisons = ({"intensity": main} if main else {}) | {
+        name: entry for name, entry in further.items() if entry["status"] == "known"
+    }
+    return {
+        name: entry
+        for name, entry in comparisons.items()
+        if entry["difference"]["low"] is not None and entry["difference"]["low"] <= 0
+    }
 
 
 def _describe_needed(test: Figures, gap: Figures, margin: float, alpha: float) -> str:

@@ -108,6 +108,12 @@ def test_the_report_contains_the_facts_of_the_answer(open_desk: Desk, add_case: 
     assert text.count("Research use only. Not for clinical decisions.") == 2
 
 
+def test_the_report_shows_what_simple_facts_reach(open_desk: Desk, add_case: AddCase) -> None:
+    text = plain_text(open_desk("clinician").get(f"/cases/{add_case()}/report").text)
+    assert "Slice position 0.771 (0.7 to 0.83) 0.028 (-0.05 to 0.1)" in text
+    assert "On the test patients this model was not shown to be better than slice position alone." in text
+
+
 def test_a_report_saved_as_a_file_needs_no_other_file(open_desk: Desk, add_case: AddCase) -> None:
     saved_report = open_desk("clinician").get(f"/cases/{add_case()}/report?file=1")
     assert saved_report.headers["content-disposition"].startswith("attachment")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
 from serving.inference.predict import probabilities
-from training.evaluation import calibration
+from training.evaluation import answered, calibration
 from training.settings import CalibrateSettings
 
 
@@ -95,6 +96,37 @@ def test_conformal_sets_have_the_guaranteed_coverage() -> None:
         limits = np.array([conformal["classes"][name]["quantile"] for name in ("a", "b")])[labels[60:]]
         coverages.append((1 - probabilities_of_units[60:][np.arange(40), labels[60:]] <= limits).mean())
     assert np.mean(coverages) >= 0.9 - 0.01
+
+
+def weak_units(count: int, separation: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits, labels and clusters of two classes that overlap."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    logit = random.normal(size=count) + separation * (labels - 0.5)
+    return np.column_stack([-logit, logit]).astype(np.float32) / 2, labels, np.arange(count).astype(str)
+
+
+def test_level_and_operating_point_answer_most_units_at_the_wanted_sensitivity(samples: Any) -> None:
+    task = dataclasses.replace(samples.TASK, classes=("a", "b"), positive=("b",), sensitivity=0.85)
+    logits, labels, clusters = weak_units(400, 2.0)
+    calibrated = calibration.calibrate(logits, labels, clusters, task, samples.CALIBRATE, "float32", {})
+    choice = {entry["level"]: entry for entry in calibrated.level_choice}
+    assert list(choice) == pytest.approx(np.arange(0.95, 0.845, -0.01))
+    chosen = choice[calibrated.conformal["level"]]
+    assert chosen["coverage"] == max(entry["coverage"] for entry in choice.values()) > choice[0.95]["coverage"]
+    assert all(entry["sensitivity"] >= 0.85 for entry in choice.values())
+    class_probabilities = probabilities(logits, calibrated.temperature)
+    is_answered = answered.withheld_reasons(class_probabilities, calibrated.conformal, 0.0) == ""
+    flagged = class_probabilities[:, 1] >= calibrated.threshold
+    assert is_answered.mean() == chosen["coverage"]
+    assert flagged[is_answered & (labels == 1)].mean() == chosen["sensitivity"]
+
+
+def test_a_wanted_sensitivity_over_the_highest_level_leaves_that_level(samples: Any) -> None:
+    task = dataclasses.replace(samples.TASK, classes=("a", "b"), positive=("b",), sensitivity=0.97)
+    calibrated = calibration.calibrate(*weak_units(200, 2.0), task, samples.CALIBRATE, "float32", {})
+    assert [entry["level"] for entry in calibrated.level_choice] == [0.95]
+    assert calibrated.conformal["level"] == 0.95
 
 
 def test_many_slices_of_a_patient_count_once(samples: Any) -> None:

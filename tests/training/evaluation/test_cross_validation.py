@@ -56,7 +56,9 @@ def test_metrics_can_be_recomputed_and_test_clusters_are_not_in_validation(sampl
     metrics = cross_validation.cross_validate(
         units, samples.TASK, samples.FIT, samples.CALIBRATE, samples.EVALUATE, 2, tmp_path
     )
-    predictions = pd.read_csv(tmp_path / "predictions.csv")
+    predictions = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
+    assert metrics["test"]["coverage"]["value"] == pytest.approx((predictions["withheld"] == "").mean())
+    assert set(metrics["baselines"]) == {"slice position", "lesion size", "header facts"}
     assert sorted(predictions["unit_id"]) == sorted(units.table["unit_id"])
     assert metrics["test"]["auroc"]["value"] == pytest.approx(
         roc_auc_score(predictions["positive"], predictions["score"])

@@ -17,7 +17,7 @@ from sklearn import metrics as sklearn
 
 from lineage.errors import Fault
 from serving.inference import outlier
-from training.evaluation import evaluate, metrics
+from training.evaluation import answered, evaluate, metrics
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -144,3 +144,21 @@ def test_evaluation_needs_no_training_framework() -> None:
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "[]"
+
+
+def test_coverage_and_the_metrics_of_answered_units_are_those_of_the_serving_gate(trained: Any, samples: Any) -> None:
+    calibrated = json.loads((trained.evaluation / "calibration.json").read_text())
+    predictions = evaluate.read_predictions(trained.evaluation)
+    test = predictions[predictions["side"] == "test"]
+    class_probabilities = test[[f"p_{name}" for name in samples.TASK.classes]].to_numpy(np.float32)
+    reasons = answered.withheld_reasons(class_probabilities, calibrated["conformal"], 0.0)
+    assert test["withheld"].tolist() == reasons.tolist()
+    figures = trained.metrics["test"]
+    assert figures["coverage"]["value"] == pytest.approx((reasons == "").mean())
+    assert figures["withheld"] == {reason: int((reasons == reason).sum()) for reason in answered.REASONS}
+    is_correct = (test["label"] == test["predicted"]).to_numpy()
+    assert figures["answered_accuracy"]["value"] == pytest.approx(is_correct[reasons == ""].mean())
+    for subgroup in trained.metrics["sites"].values():
+        assert set(subgroup["withheld"]) == set(answered.REASONS)
+    assert calibrated["scores"]["positive"]["inside"]
+    assert (trained.evaluation / "risk_coverage.png").is_file()

@@ -11,7 +11,7 @@ import pytest
 
 from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome, Verdict
-from training.promotion import test_set_budget
+from training.promotion import gate_checks, test_set_budget
 from training.promotion.comparison import compare
 from training.promotion.gate import judge_challenger
 
@@ -34,6 +34,7 @@ def metrics(
         },
         "test": {
             "auroc": {"value": auroc, "low": low, "high": 1.0},
+            "coverage": {"value": 0.9, "low": 0.8, "high": 1.0},
             "sensitivity": {"value": sensitivity, "low": 0.0, "high": min(1.0, sensitivity + 0.2)},
             "clusters": clusters,
             "positive_clusters": positive,
@@ -111,6 +112,91 @@ def test_a_challenger_that_is_behind_the_baseline_fails_whatever_the_champion_is
 def test_an_evaluation_without_baseline_is_inconclusive(samples: Any) -> None:
     verdict = judge_challenger("lung-ct/1", metrics() | {"baseline": None}, None, None, samples.PROMOTION)
     assert verdict.outcome is Outcome.INCONCLUSIVE and "no baseline" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "high", "outcome"),
+    [
+        (0.5, 0.6, Outcome.PASS),
+        (0.49, 0.6, Outcome.INCONCLUSIVE),
+        (0.3, 0.5, Outcome.INCONCLUSIVE),
+        (0.15, 0.25, Outcome.FAIL),
+    ],
+)
+def test_a_model_that_withholds_most_answers_does_not_pass(
+    samples: Any, value: float, high: float, outcome: Outcome
+) -> None:
+    evaluation = metrics()
+    evaluation["test"] |= {
+        "coverage": {"value": value, "low": 0.0, "high": high},
+        "withheld": {"low confidence": 0, "several classes are possible": 61, "no class fits": 3},
+    }
+    verdict = judge_challenger("lung-ct/1", evaluation, None, None, samples.PROMOTION)
+    assert verdict.outcome is outcome
+    assert verdict.figures["coverage"]["value"] == value
+    if outcome is not Outcome.PASS:
+        assert f"would answer {value:.3f} of the test units (at most {high:.3f})" in verdict.reasons[0]
+        assert "61 because several classes are possible, 3 because no class fits" in verdict.reasons[0]
+
+
+def test_an_evaluation_without_coverage_is_inconclusive(samples: Any) -> None:
+    evaluation = metrics()
+    del evaluation["test"]["coverage"]
+    verdict = judge_challenger("lung-ct/1", evaluation, None, None, samples.PROMOTION)
+    assert verdict.outcome is Outcome.INCONCLUSIVE and "answered test units is unknown" in verdict.reasons[0]
+
+
+def further_baseline(auroc: float, gap: tuple[float, float, float]) -> dict[str, Any]:
+    value, low, high = gap
+    return {
+        "status": "known",
+        "clusters": MANY,
+        "auroc": {"value": auroc, "low": auroc - 0.1, "high": 1.0},
+        "network_auroc": auroc + value,
+        "difference": {"value": value, "low": low, "high": high},
+    }
+
+
+@pytest.mark.parametrize(
+    ("auroc", "gap", "outcome", "reason"),
+    [
+        (0.60, (0.2, 0.1, 0.3), Outcome.PASS, "the network is not behind the baselines slice position"),
+        (0.985, (0.0, -0.02, 0.02), Outcome.PASS, "the network is not behind the baselines slice position"),
+        (0.985, (-0.03, -0.05, 0.02), Outcome.INCONCLUSIVE, "the network is not shown to beat slice position alone"),
+        (0.60, (0.1, 0.0, 0.3), Outcome.INCONCLUSIVE, "the network is not shown to beat slice position alone"),
+        (0.985, (-0.03, -0.06, 0.02), Outcome.INCONCLUSIVE, "the network is not shown to beat slice position alone"),
+        (0.771, (0.028, -0.05, 0.1), Outcome.INCONCLUSIVE, "AUROC 0.799 against 0.771, difference +0.028"),
+        (0.925, (-0.128, -0.2, -0.05), Outcome.INCONCLUSIVE, "AUROC 0.797 against 0.925, difference -0.128"),
+    ],
+)
+def test_a_network_that_a_simple_fact_equals_is_inconclusive(
+    samples: Any, auroc: float, gap: Any, outcome: Outcome, reason: str
+) -> None:
+    evaluation = metrics() | {"baselines": {"slice position": further_baseline(auroc, gap)}}
+    verdict = judge_challenger("lung-ct/1", evaluation, None, None, samples.PROMOTION)
+    assert verdict.outcome is outcome
+    assert any(reason in line for line in verdict.reasons), verdict.reasons
+
+
+def test_a_baseline_without_patients_decides_nothing(samples: Any) -> None:
+    missing = {"status": "unknown", "reason": "no unit has a lesion size"}
+    evaluation = metrics() | {"baselines": {"lesion size": missing}}
+    verdict = judge_challenger("lung-ct/1", evaluation, None, None, samples.PROMOTION)
+    assert verdict.outcome is Outcome.PASS
+    assert "not compared with the baselines lesion size (no unit has a lesion size)" in verdict.reasons
+
+
+def test_readers_learn_which_baselines_the_network_does_not_beat() -> None:
+    evaluation = metrics(ahead=(0.02, -0.1, 0.2)) | {
+        "baselines": {
+            "slice position": further_baseline(0.6, (0.2, 0.1, 0.3)),
+            "lesion size": further_baseline(0.925, (-0.1, -0.2, -0.05)),
+            "texture": further_baseline(0.8, (0.0, 0.0, 0.0)),
+            "header facts": {"status": "unknown", "reason": "all scans have the same header facts"},
+        }
+    }
+    assert list(gate_checks.equal_baselines(evaluation)) == ["intensity", "lesion size", "texture"]
+    assert gate_checks.equal_baselines(metrics()) == {}
 
 
 def judge(samples: Any, challenger: Any, rival: Any, anchor: Any = None, **changes: Any) -> Verdict:

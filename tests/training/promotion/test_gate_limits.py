@@ -60,6 +60,8 @@ METRICS: dict[str, Any] = {
     "test": {
         "auroc": {"value": 0.9, "low": 0.8, "high": 1.0},
         "sensitivity": {"value": 0.9, "low": 0.7, "high": 1.0},
+        "coverage": {"value": 0.9, "low": 0.8, "high": 1.0},
+        "withheld": {"low confidence": 3, "several classes are possible": 5, "no class fits": 0},
         "clusters": 40,
         "positive_clusters": 16,
         "negative_clusters": 24,
@@ -96,6 +98,7 @@ def test_a_challenger_that_is_better_at_everything_passes_with_reasons(samples: 
     assert verdict.outcome is PASS
     assert [reason.split(" (")[0] for reason in verdict.reasons if "baseline" not in reason] == [
         "test AUROC 0.900",
+        "the model would answer 0.900 of the test units",
         "not inferior to champion 1 on the anchor cohort",
         "calibration is no worse: Brier score -0.010 against champion 1",
         "no subgroup of 2 is worse than with champion 1",
@@ -103,7 +106,15 @@ def test_a_challenger_that_is_better_at_everything_passes_with_reasons(samples: 
         "superior to champion 1 on the newest test cohort AUROC +0.050, p 1e-06 where look 1 of the year requires "
         "0.012",
     ]
-    assert set(verdict.figures) == {"auroc", "clusters", "positive_clusters", "looks", "champion", "anchor"}
+    assert set(verdict.figures) == {
+        "auroc",
+        "coverage",
+        "clusters",
+        "positive_clusters",
+        "looks",
+        "champion",
+        "anchor",
+    }
     assert (verdict.figures["clusters"], verdict.figures["positive_clusters"]) == (40, 16)
     assert verdict.thresholds["chance"] == 0.5
     looks = verdict.figures["looks"]

@@ -53,6 +53,12 @@ def test_a_good_site_passes() -> None:
         ({"sensitivity": {"value": None, "low": None, "high": None}}, Outcome.INCONCLUSIVE, "sensitivity is unknown"),
         ({"specificity": interval(0.65)}, Outcome.INCONCLUSIVE, "specificity 0.650"),
         ({"specificity": interval(0.3)}, Outcome.FAIL, "specificity 0.300"),
+        ({"sensitivity": {"value": 0.9, "low": 0.7, "high": 1.0}}, Outcome.PASS, "sensitivity 0.900"),
+        (
+            {"sensitivity": {"value": 0.6, "low": 0.5, "high": 0.7}},
+            Outcome.INCONCLUSIVE,
+            "sensitivity 0.600 (0.500 to 0.700) is not shown",
+        ),
         ({"coverage": interval(0.5)}, Outcome.PASS, "coverage 0.500"),
         ({"coverage": interval(0.45)}, Outcome.INCONCLUSIVE, "coverage 0.450"),
         ({"coverage": interval(0.3)}, Outcome.FAIL, "coverage 0.300"),
