@@ -16,7 +16,7 @@ from desk.visitor import Visitor
 from lineage.errors import Fault
 from lineage.record import database, journal
 from lineage.record.prediction import JournalRow, SliceScore
-from serving.inference.accepted_sites import SITE_THRESHOLD
+from serving.inference.accepted_sites import NOT_CHECKED, SITE_THRESHOLD
 from serving.inference.gate import WARNING_PREFIX
 from serving.inference.pooling import independent_slice_count, slice_threshold
 
@@ -46,8 +46,10 @@ class Case:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about the scan, which do not withhold the answer."""
-        return [text.removeprefix(WARNING_PREFIX) for text in self.row.reasons if text.startswith(WARNING_PREFIX)]
+        """Warnings about the scan, which do not withhold the answer; also that an old release checks no sites."""
+        texts = [text.removeprefix(WARNING_PREFIX) for text in self.row.reasons if text.startswith(WARNING_PREFIX)]
+        is_unchecked = not self.task.checks_sites and NOT_CHECKED not in texts
+        return [*texts, NOT_CHECKED] if is_unchecked else texts
 
     @property
     def headline(self) -> str:

@@ -37,6 +37,7 @@ class TaskFacts:
     verdict: str = ""
     approved_by: str = ""
     approval_reason: str = ""
+    checks_sites: bool = True  # whether it answers accepted sites only; releases of earlier versions do not check
 
     @property
     def uses_phantoms(self) -> bool:
@@ -81,6 +82,7 @@ def task_facts(release: str, task: str) -> TaskFacts:
         verdict=entry.get("verdict", ""),
         approved_by=entry.get("approved_by", ""),
         approval_reason=entry.get("approval_reason", ""),
+        checks_sites="sites" in entry,
     )
 
 
