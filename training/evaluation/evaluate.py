@@ -34,6 +34,7 @@ from training.settings import CalibrateSettings, EvaluateSettings
 
 log = logging.getLogger(__name__)
 
+ABSTAIN_BELOW = "abstain_below"  # key of the confidence under which the release would withhold
 GRAPH, HEAD = "graph.onnx", "head.npz"
 CALIBRATION, METRICS, PREDICTIONS = "calibration.json", "metrics.json", "predictions.csv"
 FACTS = ("unit_id", "cluster", "case", "batch", "side", "epoch", "site", "scanner", "label")
@@ -83,12 +84,9 @@ def evaluate(
         abstain_below,
     )
     judged = judge(held_out.table, logits, calibrated.temperature, calibrated.threshold, task)
-    class_probabilities = judged[[f"p_{name}" for name in task.classes]].to_numpy(np.float32)
-    judged[evaluation_metrics.WITHHELD] = answered.withheld_reasons(
-        class_probabilities, calibrated.conformal, abstain_below
-    )
+    judged = _with_reasons(judged, calibrated.conformal, abstain_below, task)
     metrics = _test_metrics(units, judged, task, settings)
-    metrics["answering"] = {"abstain_below": abstain_below, "level": calibrated.conformal["level"]}
+    metrics["answering"] = {ABSTAIN_BELOW: abstain_below, "level": calibrated.conformal["level"]}
     test_rows = (~validation).nonzero()[0]
     metrics["conformal"] = evaluation_metrics.conformal(judged.iloc[test_rows], calibrated.conformal, settings)
     metrics["maps"] = _check_heatmaps(judged, features, held_out.masks, graph_folder, task, settings)
@@ -99,12 +97,14 @@ def evaluate(
         further_baselines = baseline.predict_further(units, task, settings.seed, further_features)
         metrics["baselines"] = baseline.compare_further(judged, further_baselines, task, settings)
     scores = site_calibration.reference_scores(
-        class_probabilities[validation],
+        _class_probabilities(judged[validation], task),
         held_out.labels[validation],
         held_out.table["cluster"].to_numpy(str)[validation],
         task,
     )
-    _write_json(target / CALIBRATION, calibrated.to_dict() | {site_calibration.SCORES: scores})
+    _write_json(
+        target / CALIBRATION, calibrated.to_dict() | {site_calibration.SCORES: scores, ABSTAIN_BELOW: abstain_below}
+    )
     _write_json(target / METRICS, metrics)
     judged.to_csv(target / PREDICTIONS, index=False)
     reference_set.write(target, held_out, judged, features)
@@ -116,15 +116,15 @@ def evaluate(
 def predict_held_out(units: Units, folder: Path, task: Task, engine: str = "openvino") -> pd.DataFrame:
     """Predictions of the model in `folder` (graph.onnx, calibration.json) for the held-out units, as in serving.
 
-    The table has the columns of `predictions.csv`, but not `withheld`. A champion is evaluated on the newest test units
-    with it.
+    The table has the columns of `predictions.csv`. A champion is evaluated on the newest test units with it.
     """
     if not (folder / CALIBRATION).is_file():
         raise Fault(f"{folder / CALIBRATION} is missing: evaluate the task again")
     calibrated = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
     held_out = units.where(units.table["side"].isin([Side.VALIDATION.value, Side.TEST.value]))
     logits, _ = Graph.load(folder / GRAPH, engine, calibrated["precision"]).run(held_out.pixels)
-    return judge(held_out.table, logits, calibrated["temperature"], calibrated["threshold"], task)
+    judged = judge(held_out.table, logits, calibrated["temperature"], calibrated["threshold"], task)
+    return _with_reasons(judged, calibrated["conformal"], calibrated.get(ABSTAIN_BELOW, 0.0), task)
 
 
 def read_predictions(folder: Path) -> pd.DataFrame:
@@ -153,6 +153,16 @@ def judge(table: pd.DataFrame, logits: Array, temperature: float, threshold: flo
             for index, name in enumerate(task.classes)
         },
     )
+
+
+def _with_reasons(judged: pd.DataFrame, conformal: dict[str, Any], abstain_below: float, task: Task) -> pd.DataFrame:
+    """Predicted units with the column `withheld`: the reason of a withheld answer, "" if it is given."""
+    reasons = answered.withheld_reasons(_class_probabilities(judged, task), conformal, abstain_below)
+    return judged.assign(**{evaluation_metrics.WITHHELD: reasons})
+
+
+def _class_probabilities(judged: pd.DataFrame, task: Task) -> Array:
+    return judged[[f"p_{name}" for name in task.classes]].to_numpy(np.float32)
 
 
 def _choose_precision(graph: Path, validation: Units, task: Task, requested: str) -> tuple[str, dict[str, Any]]:
