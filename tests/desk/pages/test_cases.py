@@ -182,9 +182,9 @@ def test_measures_have_readable_names() -> None:
 
 
 def test_a_case_shows_the_operating_point_of_its_site(open_desk: Desk, add_case: AddCase) -> None:
-    case = add_case(description={"mean": 0.4, "site_threshold": 0.9})
+    case = add_case(description={"mean": 0.4, "site_threshold": 0.6})
     text = plain_text(open_desk("clinician").get(f"/cases/{case}").text)
-    assert "is 82 %: under the threshold of 90 %" in text
+    assert "is 82 %: at or over the threshold of 60 %" in text
 
 
 def test_an_answer_of_a_release_that_checks_no_sites_says_so(
