@@ -136,7 +136,7 @@ class Task:
 
 @dataclass(frozen=True)
 class HeaderIdentity:
-    """The identity and the UIDs in a DICOM header, in clear; "" where missing. It is never written to disk."""
+    """Identity, institution and UIDs in a DICOM header, in clear; "" where missing. It is never written to disk."""
 
     patient_id: str = ""
     name: str = ""
@@ -146,6 +146,7 @@ class HeaderIdentity:
     frame: str = ""
     instance: str = ""
     others: tuple[str, ...] = ()  # OtherPatientIDs
+    institution: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,12 +156,12 @@ class Scan:
     `spacing`: (slice distance, row, column) in mm, None if the format does not state it.
     `header`: plain facts on the scan (modality, body_part, manufacturer, model, kernel, ...), never an identity.
     `patient_id`: the patient ID in the file, only for the pseudonym. `identity`: all identity in the header, only for
-    comparison. `affine` (4 × 4) maps (slice, row, column, 1) to mm in the patient, None if the file has none.
-    `directions`: the directions in which the file stores columns, rows and slices, "" if the file has none; see
-    data/scan/geometry.py. `padding`: the mask of pixels outside of the field of view, which have the value of the
-    surroundings; None if there are none. `hides`: the pixel data of the file contain more than `pixels`. `left_out`:
-    the files of a series that are none of its slices, with the reason. `order`: the number of each slice in its file,
-    from 0, if that is not its position here.
+    comparison. `scanner`: manufacturer and model in the header, only for its hash. `affine` (4 × 4) maps (slice, row,
+    column, 1) to mm in the patient, None if the file has none. `directions`: the directions in which the file stores
+    columns, rows and slices, "" if the file has none; see data/scan/geometry.py. `padding`: the mask of pixels
+    outside of the field of view, which have the value of the surroundings; None if there are none. `hides`: the pixel
+    data of the file contain more than `pixels`. `left_out`: the files of a series that are none of its slices, with
+    the reason. `order`: the number of each slice in its file, from 0, if that is not its position here.
     """
 
     name: str
@@ -171,6 +172,7 @@ class Scan:
     header: dict[str, str] = field(default_factory=dict)
     patient_id: str = ""
     identity: HeaderIdentity = field(default_factory=HeaderIdentity, repr=False)
+    scanner: str = field(default="", repr=False)
     affine: NDArray[np.float64] | None = None
     directions: str = ""
     padding: NDArray[np.bool_] | None = None
@@ -212,6 +214,9 @@ IDENTITY_COLUMNS = (
     "group_spelling",
 )
 
+# The source in the DICOM header as keyed hashes (lineage/source_hash.py); "" if the file names none.
+SOURCE_COLUMNS = ("institution_hash", "scanner_hash")
+
 # One row of manifest.csv is one unit (a slice). Descriptions of `data/scan/slice_features.py` follow these
 # columns.
 MANIFEST = (
@@ -238,6 +243,7 @@ MANIFEST = (
     "lesion_mm",
     "outlined",
     *IDENTITY_COLUMNS,
+    *SOURCE_COLUMNS,
 )
 
 

@@ -18,7 +18,12 @@ FOLDER = Path(__file__).parent
 WARNING = "Research use only. Not for clinical decisions."
 MENU = {
     "clinician": (("/", "New scan"), ("/cases", "My cases")),
-    "engineer": (("/models", "Models"), ("/watch", "Drift and validation"), ("/decisions", "Decisions")),
+    "engineer": (
+        ("/models", "Models"),
+        ("/watch", "Drift and validation"),
+        ("/decisions", "Decisions"),
+        ("/sites", "Sites"),
+    ),
     "auditor": (("/ledger", "Ledger"), ("/trace", "Trace"), ("/verify", "Check"), ("/people", "People")),
 }
 

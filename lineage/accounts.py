@@ -141,17 +141,27 @@ def redeem(token: str) -> Person | None:
     return _holder(token)
 
 
-def issue(name: str, scope: str, days: int, actor: str = SYSTEM) -> str:
-    """A bearer token for a program that acts for a person, for one scope (an action). Only its SHA-256 is stored."""
+def issue(name: str, scope: str, days: int, actor: str = SYSTEM, site: str = "") -> str:
+    """A bearer token for a program that acts for a person, for one scope (an action). Only its SHA-256 is stored.
+
+    `site` is the hash of the site whose scans the program sends (lineage/source_hash.py); "" for none.
+    """
     if scope not in ACTIONS:
         raise Fault(f"{scope!r} is not a scope; the scopes are {', '.join(ACTIONS)}")
     if not may(person(name), scope):
         raise Fault(f"{name} is {person(name).role} and may not {scope}; issue the token for someone who may")
     if days < 1:
         raise Fault(f"a token must be valid for at least one day, not {days}")
-    token = _issue(name, scope, timedelta(days=days))
-    ledger.append(EventKind.TOKEN_ISSUED, name, {"scope": scope, "days": days, "sha256": text_sha256(token)}, actor)
+    token = _issue(name, scope, timedelta(days=days), site)
+    facts = {"scope": scope, "days": days, "sha256": text_sha256(token)} | ({"site": site} if site else {})
+    ledger.append(EventKind.TOKEN_ISSUED, name, facts, actor)
     return token
+
+
+def token_site(token: str) -> str:
+    """The hash of the site of a bearer token; "" for a token without a site and for an unknown token."""
+    rows = database.fetch(database.tokens.select().where(database.tokens.c.sha256 == text_sha256(token)))
+    return str(rows[0]["site"]) if rows else ""
 
 
 def bearer(token: str, scope: str) -> Person | None:
@@ -196,7 +206,7 @@ def may(person_or_name: Person | str, action: str) -> bool:
     return account.disabled_at is None and account.role in ACTIONS[action]
 
 
-def _issue(name: str, scope: str, lifetime: timedelta) -> str:
+def _issue(name: str, scope: str, lifetime: timedelta, site: str = "") -> str:
     if person(name).disabled_at is not None:
         raise Fault(f"the account {name!r} is disabled; `oncoloop user enable {name}` opens it again")
     token = secrets.token_urlsafe(32)
@@ -207,6 +217,7 @@ def _issue(name: str, scope: str, lifetime: timedelta) -> str:
         "scope": scope,
         "issued_at": database.now(),
         "expires_at": expires,
+        "site": site,
     }
     database.execute(database.tokens.insert().values(row))
     return token

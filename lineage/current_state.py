@@ -5,8 +5,9 @@ No other file derives these from events. A decision counts only if it is signed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lineage import decisions
 from lineage.errors import Fault
@@ -68,6 +69,32 @@ class ModelVersion:
         """Whether a person may still approve or reject it."""
         is_promotable = self.verdict is not None and self.verdict.payload["outcome"] in PROMOTABLE
         return is_promotable and self.decision is None and not self.result
+
+
+@dataclass(frozen=True)
+class SiteJudgement:
+    """One verdict of the site gate on a task's version at a site (a hash), and the acceptance that it led to."""
+
+    task: str
+    version: str
+    site: str
+    verdict: Event
+    decision: Event | None
+
+    @property
+    def is_promotable(self) -> bool:
+        """Whether a person may accept the site by this verdict."""
+        return self.verdict.payload["outcome"] in PROMOTABLE
+
+    def decision_facts(self, reason: str) -> dict[str, Any]:
+        """The facts of the decision that accepts the site by this verdict."""
+        return {
+            "task": self.task,
+            "version": self.version,
+            "site": self.site,
+            "verdict": self.verdict.seq,
+            "reason": reason,
+        }
 
 
 def activations() -> list[Activation]:
@@ -220,6 +247,55 @@ def admitted_batches(task: str | None = None) -> list[Event]:
     """The admitted batches of a task, or of all tasks, oldest first."""
     events = ledger.events(EventKind.BATCH_ADMITTED)
     return [event for event in events if task is None or event.payload.get("task") == task]
+
+
+def site_subject(task: str, site: str) -> str:
+    """The subject of the verdicts and decisions on a site of a task; `site` is its hash (lineage/source_hash.py)."""
+    return f"{task} at site {site}"
+
+
+def site_judgements(task: str) -> list[SiteJudgement]:
+    """The verdicts of the site gate on the sites of a task, newest first, each with the signed decision on it."""
+    accepted = {
+        event.payload["verdict"]: event
+        for event in ledger.events(EventKind.SITE_ACCEPTED)
+        if event.payload["task"] == task and decisions.is_signed(event)
+    }
+    return [
+        SiteJudgement(task, str(event.payload["version"]), str(event.payload["site"]), event, accepted.get(event.seq))
+        for event in reversed(ledger.events(EventKind.VERDICT))
+        if event.payload["gate"] == "site" and event.payload.get("task") == task
+    ]
+
+
+def site_acceptances(task: str, version: str) -> list[SiteJudgement]:
+    """The judgements by which people accepted sites for a version, newest first, without those withdrawn since."""
+    withdrawn = withdrawn_sites(task)
+    return [
+        judgement
+        for judgement in site_judgements(task)
+        if judgement.version == version
+        and judgement.is_promotable
+        and judgement.decision is not None
+        and judgement.decision.seq > withdrawn.get(judgement.site, 0)
+    ]
+
+
+def withdrawn_sites(task: str) -> dict[str, int]:
+    """The sites that people withdrew from a task, each with the number of the newest signed decision."""
+    events = [event for event in ledger.events(EventKind.SITE_WITHDRAWN) if event.payload["task"] == task]
+    return {str(event.payload["site"]): event.seq for event in events if decisions.is_signed(event)}
+
+
+def site_decisions(champions: Mapping[str, str]) -> list[int]:
+    """The numbers of the decisions on sites that apply to these versions; a release has to agree with all of them."""
+    numbers = [
+        acceptance.decision.seq
+        for task, version in champions.items()
+        for acceptance in site_acceptances(task, version)
+        if acceptance.decision is not None
+    ]
+    return sorted([*numbers, *(seq for task in champions for seq in withdrawn_sites(task).values())])
 
 
 def withdrawn_since(model: str) -> str | None:

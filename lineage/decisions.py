@@ -27,6 +27,8 @@ KINDS: dict[str, str] = {
     EventKind.SHADOW_STOPPED: "traffic",
     EventKind.WITHDRAWAL_BEGUN: "withdraw",
     EventKind.DRIFT_ACKNOWLEDGED: "acknowledge",
+    EventKind.SITE_ACCEPTED: "approve",
+    EventKind.SITE_WITHDRAWN: "approve",
 }
 ASKED_BY_PROGRAMS = (EventKind.RETRAIN_ASKED,)  # by drift detection and withdrawals
 FRESH_HOURS = 24.0  # maximum age of a decision when it is acted on; an older one must be made again

@@ -13,7 +13,7 @@ from pathlib import Path
 from lineage.errors import Fault
 from lineage.paths import home, state_path
 
-PURPOSES = ("pseudonym", "signin", "signature", "scans", "decision", "door")
+PURPOSES = ("pseudonym", "signin", "signature", "scans", "decision", "door", "source")
 KEY_BYTES = 32
 DAYS = 365
 

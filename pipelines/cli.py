@@ -181,6 +181,18 @@ COMMANDS: dict[str, Command] = {
         (*VERSION, REASON),
         runs_flows=True,
     ),
+    "site": Command(
+        "sites",
+        "judge, confirm, withdraw and list the sites that a model may answer for",
+        "oncoloop site accept Birch --task lung-ct --batch birch-2026-05 --reason 'new scanner'",
+        (
+            argument("action", choices=("accept", "confirm", "withdraw", "list")),
+            argument("name", nargs="?", help="the site, as in the column `site` of metadata.csv"),
+            argument("--task", help="a task of params.yaml"),
+            argument("--batch", help="for accept: an admitted batch of labelled scans of this site"),
+            argument("--reason", default="", help="the reason, which the ledger records"),
+        ),
+    ),
     "reproduce": Command("models", "train a version again and compare", "oncoloop reproduce lung-ct 1", VERSION),
     "crossval": Command(
         "models",
@@ -201,7 +213,11 @@ COMMANDS: dict[str, Command] = {
         "predictions",
         "predict one case from files",
         "oncoloop predict scan.dcm",
-        (argument("files", type=Path, nargs="+"), TASK),
+        (
+            argument("files", type=Path, nargs="+"),
+            TASK,
+            argument("--site", default="", help="the site of scans that name no institution"),
+        ),
     ),
     "replay": Command(
         "predictions",
@@ -291,6 +307,7 @@ COMMANDS: dict[str, Command] = {
             argument("name"),
             argument("--token", action="store_true", help="a bearer token for programs"),
             argument("--days", type=int, default=30),
+            argument("--site", default="", help="of a token: the site whose scans the program sends"),
         ),
     ),
     "signin": Command(

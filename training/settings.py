@@ -136,7 +136,8 @@ class PromotionSettings:
 
     `budget` is the chance in a year that one test cohort promotes a challenger that is no better. It covers
     `looks_per_year` looks: tests of a claim on that cohort (training/promotion/test_set_budget.py). A subgroup is
-    judged with at least `slice_clusters` clusters of each kind. If the AUROC of the baseline is further than
+    judged with at least `slice_clusters` clusters of each kind. A site or scanner is accepted with the promotion if
+    it has at least `site_clusters` test clusters of each kind. If the AUROC of the baseline is further than
     `room_baseline` from 1, the network must be superior to it; else not inferior by `margin_baseline`.
     """
 
@@ -155,6 +156,7 @@ class PromotionSettings:
     floor_sensitivity: Annotated[float, Range(least=0, most=1, unit="sensitivity")] = 0.50
     floor_coverage: Annotated[float, Range(least=0, most=1, unit="share of the units")] = 0.50
     slice_clusters: Annotated[int, PATIENTS] = 5
+    site_clusters: Annotated[int, PATIENTS] = 5
     budget: Annotated[float, Range(above=0, most=1, unit="probability")] = 0.05
     looks_per_year: Annotated[int, Range(least=1, unit="looks a year")] = 20
     shadow: ShadowSettings = ShadowSettings()

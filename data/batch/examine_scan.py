@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from data import identifiers
 from data.batch import lesion_grid, metadata_table, pixel_cache
-from data.core_types import Scan, Task
+from data.core_types import SOURCE_COLUMNS, Scan, Task
 from data.deidentify import burned_in_text, deidentify_file, pseudonyms
 from data.patients import contradictions
 from data.scan import preprocess, read, slice_features, zip_archive
 from data.scan.hounsfield import convert_to_task_units
 from data.scan.thumbnail import thumbnail
 from data.settings import Disagreement
-from lineage import fingerprint
+from lineage import fingerprint, source_hash
 from lineage.errors import Fault
 
 MAX_FILE = 2**30  # bytes of one file, or of the files of one folder
@@ -96,6 +96,7 @@ def examine_scan(job: Job) -> ExaminedScan:
         facts = {"sha256": sha256, "stored_sha256": hashlib.sha256(copy).hexdigest()}
         facts |= pseudonyms.identity_columns(first_row, scan, sha256) | burned_in_text.burned_in_fact(scan)
         facts |= contradictions.keyed(contradictions.signs(first_row["patient_id"], scan.identity, first_row["group"]))
+        facts |= _source_hashes(scan)
         grids, mask_values = _lesion_grids(job, scan, row_by_slice)
         slice_units = [_describe_unit(scan, number, row, job.task) for number, row in sorted(row_by_slice.items())]
     except (Fault, OSError) as error:
@@ -292,6 +293,12 @@ def _lesion_grids(
         if row["mask"]
     }
     return grids, {f"the mask of row {job.row}": frozenset().union(*(mask.values for mask in masks.values()))}
+
+
+def _source_hashes(scan: Scan) -> dict[str, str]:
+    institution, scanner = scan.identity.institution, scan.scanner
+    values = source_hash.site_hash(institution), source_hash.scanner_hash(scanner)
+    return dict(zip(SOURCE_COLUMNS, values, strict=True))
 
 
 def _outline_facts(grid: lesion_grid.Grid | None) -> dict[str, Any]:

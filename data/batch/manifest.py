@@ -18,7 +18,7 @@ from data.batch import lesion_grid, pixel_cache
 from data.batch.examine_scan import ExaminedScan, Job, embedding_text, examine_scan, suffix
 from data.batch.incoming_batch import IncomingBatch, digest_files
 from data.batch.metadata_table import read_metadata
-from data.core_types import MANIFEST, Task, check_cluster
+from data.core_types import MANIFEST, SOURCE_COLUMNS, Task, check_cluster
 from data.parallel import run_parallel
 from data.patients.contradictions import SIGNS
 from data.scan import slice_features
@@ -49,7 +49,7 @@ COLUMNS = (
     "thumbnail",
 )
 NUMBERS = ("slice", "age", "lesion_mm", *slice_features.DESCRIPTION, *slice_features.RULE_ONLY)
-LATER_COLUMNS = ("outlined", *SIGNS)  # columns that old manifests lack
+LATER_COLUMNS = ("outlined", *SIGNS, *SOURCE_COLUMNS)  # columns that old manifests lack
 EARLIER_COLUMNS = ("dhash",)  # columns that only old manifests have
 TEXT = {name: str for name in COLUMNS if name not in NUMBERS}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from data.core_types import Modality, Task
 from data.phantom import anatomy, files
 from data.phantom.batch import write_batch, write_metadata, write_study
-from data.phantom.scanner import acquire
+from data.phantom.scanner import Scanner, acquire
 from data.phantom.study import Row, Study, make_study, usual_scanner
 
 
@@ -54,19 +55,24 @@ def bad_batch(folder: Path, task: Task, seed: int) -> dict[str, str]:
     return faults
 
 
-def try_samples(folder: Path, tasks: list[Task]) -> list[Path]:
-    """Write scans to try by hand: per task a clear tumour (large) and an equivocal one (faint); one wrong body part."""
+def try_samples(folder: Path, tasks: list[Task], scanners: Mapping[str, Scanner] | None = None) -> list[Path]:
+    """Write scans to try by hand: per task a clear tumour (large) and an equivocal one (faint); one wrong body part.
+
+    `scanners` is the scanner of a task, by its name; another task has the usual scanner of its modality.
+    """
+    scanner_of = {task.name: usual_scanner(task) for task in tasks} | dict(scanners or {})
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for task in tasks:
         for word, strength in (("clear", 0.85), ("equivocal", 0.3)):
             candidates = (
-                make_study(task, usual_scanner(task), 4242, number, task.positive[0], strength) for number in range(20)
+                make_study(task, scanner_of[task.name], 4242, number, task.positive[0], strength)
+                for number in range(20)
             )
             sample = max(candidates, key=lambda candidate: candidate.lesion.radius if candidate.lesion else 0.0)
             paths.append(folder / write_study(folder, sample, f"{task.name}-{word}")[0]["file_name"])
     for task in [task for task in tasks if task.modality == Modality.CT][:1]:
-        sample = make_study(task, usual_scanner(task), 4242, 2, task.classes[0])
+        sample = make_study(task, scanner_of[task.name], 4242, 2, task.classes[0])
         random = np.random.default_rng(4242)
         pixels = acquire(anatomy.leg(random, 3.0), sample.scanner, random)
         paths.append(folder / "wrong-body-part.dcm")

@@ -63,12 +63,18 @@ def join_series(scans: Sequence[Scan]) -> Scan:
         | _series_facts(chosen)
         | {"geometry": geometry.geometry_fact(stack.geometry, first.directions)},
         patient_id=first.patient_id,
-        identity=chosen[stack.order[0]].identity,
+        scanner=first.scanner,
+        identity=replace(chosen[stack.order[0]].identity, institution=_joined_institutions(chosen)),
         affine=geometry.series_affine([chosen[index].affine for index in stack.order], stack.geometry),
         directions=first.directions,
         padding=_joined_padding([chosen[index] for index in stack.order]),
         left_out=left_out,
     )
+
+
+def _joined_institutions(scans: Sequence[Scan]) -> str:
+    """The institution of a series; several different names give a text that is the name of no institution."""
+    return " + ".join(sorted({scan.identity.institution for scan in scans} - {""}))
 
 
 def _joined_padding(scans: Sequence[Scan]) -> NDArray[np.bool_] | None:

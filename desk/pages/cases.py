@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from desk.visitor import Visitor
 from lineage.errors import Fault
 from lineage.record import database, journal
 from lineage.record.prediction import JournalRow, SliceScore
+from serving.inference.accepted_sites import NOT_CHECKED, SITE_THRESHOLD
 from serving.inference.gate import WARNING_PREFIX
 from serving.inference.pooling import independent_slice_count, slice_threshold
 
@@ -45,8 +46,10 @@ class Case:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about the scan, which do not withhold the answer."""
-        return [text.removeprefix(WARNING_PREFIX) for text in self.row.reasons if text.startswith(WARNING_PREFIX)]
+        """Warnings about the scan, which do not withhold the answer; also that an old release checks no sites."""
+        texts = [text.removeprefix(WARNING_PREFIX) for text in self.row.reasons if text.startswith(WARNING_PREFIX)]
+        is_unchecked = not self.task.checks_sites and NOT_CHECKED not in texts
+        return [*texts, NOT_CHECKED] if is_unchecked else texts
 
     @property
     def headline(self) -> str:
@@ -160,5 +163,7 @@ def own_case(request: Request, visitor: Visitor) -> Case:
 
 
 def case_of_row(row: JournalRow) -> Case:
-    """A journal row with the facts of its release."""
-    return Case(row, release_facts.task_facts(row.release, row.task))
+    """A journal row with the facts of its release, and with the operating point of the scan's site."""
+    facts = release_facts.task_facts(row.release, row.task)
+    site_threshold = row.description.get(SITE_THRESHOLD)
+    return Case(row, facts if site_threshold is None else replace(facts, threshold=float(site_threshold)))

@@ -27,7 +27,7 @@ from desk.traffic.upload_buffer import Upload, UploadMemory
 from lineage import keys
 from serving.http import upload_limit
 from serving.http.problem_details import problem
-from serving.inference.request import DESK_HEADER
+from serving.inference.request import DESK_HEADER, SITE_HEADER
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ async def predict(request: Request) -> Response:
     """Answer from the live release. A program sends its own bearer token, a page the token of its session."""
     gateway: Gateway = request.app.state.gateway
     try:
-        authorization = await credentials.authorization(request)
+        sender = await credentials.check_sender(request)
         route = await gateway.routes.current()
         if route.target is None:
             return problem(
@@ -84,7 +84,7 @@ async def predict(request: Request) -> Response:
         if upload_limit.is_too_large(_content_length(request), route.limit):
             return problem(413, upload_limit.refusal_sentence(route.limit))
         with gateway.memory.upload(request, route.limit) as upload:
-            headers = _headers(request, authorization)
+            headers = _headers(request, sender)
             response = await _forward(gateway, route.target, headers, upload)
             if response.status_code == 401:
                 response = await _forward_with_new_token(gateway, request, headers, upload)
@@ -112,9 +112,14 @@ def _content_length(request: Request) -> int:
     return int(length)
 
 
-def _headers(request: Request, authorization: str) -> dict[str, str]:
-    """The headers for the release. A request without an idempotency key gets a new one."""
-    headers = {"Authorization": authorization, DESK_HEADER: keys.server_secret("release"), "Accept": "application/json"}
+def _headers(request: Request, sender: credentials.Sender) -> dict[str, str]:
+    """The headers for the release. A request without an idempotency key gets a new one.
+
+    The site is the sender's by the desk's own record; a site in the request's headers is ignored.
+    """
+    secret = keys.server_secret("release")
+    headers = {"Authorization": sender.authorization, DESK_HEADER: secret, "Accept": "application/json"}
+    headers |= {SITE_HEADER: sender.site} if sender.site else {}
     headers |= {name: request.headers[name] for name in ("content-type", "content-length") if name in request.headers}
     return headers | {IDEMPOTENCY_KEY: request.headers.get(IDEMPOTENCY_KEY) or uuid.uuid4().hex}
 
@@ -124,7 +129,8 @@ async def _forward_with_new_token(
 ) -> Response:
     """The release refused the cached token: check the sender again, and forward the upload with a current token."""
     credentials.forget(request)
-    headers["Authorization"] = await credentials.authorization(request)
+    sender = await credentials.check_sender(request)
+    headers["Authorization"] = sender.authorization
     route = await gateway.routes.refresh()
     if route.target is None:
         return problem(503, UNREACHABLE, {"Retry-After": "5"})

@@ -37,6 +37,7 @@ class TaskFacts:
     verdict: str = ""
     approved_by: str = ""
     approval_reason: str = ""
+    checks_sites: bool = True  # whether it answers accepted sites only; releases of earlier versions do not check
 
     @property
     def uses_phantoms(self) -> bool:
@@ -81,6 +82,7 @@ def task_facts(release: str, task: str) -> TaskFacts:
         verdict=entry.get("verdict", ""),
         approved_by=entry.get("approved_by", ""),
         approval_reason=entry.get("approval_reason", ""),
+        checks_sites="sites" in entry,
     )
 
 
@@ -89,6 +91,12 @@ def live_tasks() -> list[TaskFacts]:
     target = targets.live()
     content = manifest(target.release) if target else None
     return [task_facts(content["release"], task) for task in content["tasks"]] if content else []
+
+
+def accepted_sites(release: str) -> dict[str, list[dict[str, Any]] | None]:
+    """The accepted sites of each task in a release's manifest; None for a task whose release checks no sites."""
+    content = manifest(release) or {}
+    return {task: entry.get("sites") for task, entry in (content.get("tasks") or {}).items()}
 
 
 def upload_limit_mb(release: str) -> float:

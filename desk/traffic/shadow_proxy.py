@@ -19,9 +19,10 @@ from starlette.concurrency import run_in_threadpool
 from desk.accounts import credentials
 from desk.traffic.targets import Shadow
 from lineage import accounts, keys
-from serving.inference.request import DESK_HEADER
+from serving.inference.request import DESK_HEADER, SITE_HEADER
 
 log = logging.getLogger(__name__)
+FORWARDED_HEADERS = ("content-type", "content-length", SITE_HEADER)
 CONCURRENT_REQUESTS = 2
 MAX_QUEUED_REQUESTS = 64
 MAX_QUEUED_BYTES = 256 << 20  # of all uploads in the queue, including those being sent
@@ -57,7 +58,7 @@ class ShadowQueue:
             log.warning("the shadow's queue is full, so %s is dropped; %d dropped so far", answer["id"], self.dropped)
             return None
         self.queued, self.queued_bytes = self.queued + 1, self.queued_bytes + size
-        shadow_headers = {name: value for name, value in headers.items() if name in ("content-type", "content-length")}
+        shadow_headers = {name: value for name, value in headers.items() if name in FORWARDED_HEADERS}
         shadow_headers |= {"idempotency-key": answer["id"], "shadows": answer["id"]}
         return BackgroundTask(self._start, shadow, shadow_headers, parts, size)
 

@@ -60,6 +60,7 @@ def trace(prediction_id: str) -> Chain:
     links += _data(row.task, row.version, batches, logged_event, missing)
     links += _verdicts([*batches, f"{row.task}/{row.version}", row.release], row.task, missing)
     links += _approvals(row.task, row.version)
+    links += _site(row.task, row.version, str(row.description.get("site_hash", "")))
     links += _withdrawals(f"{row.task}/{row.version}")
     links += _people(links)
     links.append(_ledger_link())
@@ -67,9 +68,11 @@ def trace(prediction_id: str) -> Chain:
 
 
 def subjects(release: str) -> list[str]:
-    """The subjects of the ledger behind a release: the release, its tasks and versions, and their batches."""
+    """The subjects in the ledger behind a release: itself, its tasks, versions and batches, and accepted sites."""
     names = [release]
     for event in ledger.events(EventKind.RELEASE_BUILT, release):
+        decisions = event.payload.get("sites", {}).get("decisions", [])
+        names += [accepted.subject for accepted in ledger.events(EventKind.SITE_ACCEPTED) if accepted.seq in decisions]
         for task, version in event.payload.get("tasks", {}).items():
             logged_event = _logged_event(task, str(version))
             names += [task, f"{task}/{version}", *(logged_event.payload.get("batches", []) if logged_event else [])]
@@ -222,6 +225,28 @@ def _approvals(task: str, version: str) -> list[Link]:
         Link("approval", name, event.at, event.actor, event.payload)
         for event in ledger.events(EventKind.APPROVAL, name)
     ]
+
+
+def _site(task: str, version: str, site: str) -> list[Link]:
+    """The verdicts of the site gate on a version at the scan's site (a hash), and the decisions of people on it."""
+    verdicts = [
+        event
+        for event in ledger.events(EventKind.VERDICT)
+        if event.payload["gate"] == "site"
+        and (event.payload["task"], event.payload["version"]) == (task, version)
+        and site in (event.payload["site"], *event.payload.get("institutions", []))
+    ]
+    links = [
+        Link("verdict", f"site: {event.subject}", event.at, event.actor, {"outcome": event.payload["outcome"]})
+        for event in verdicts
+    ]
+    decisions = [
+        event
+        for subject in dict.fromkeys(event.subject for event in verdicts)
+        for kind in (EventKind.SITE_ACCEPTED, EventKind.SITE_WITHDRAWN)
+        for event in ledger.events(kind, subject)
+    ]
+    return links + [Link("site", event.kind, event.at, event.actor, event.payload) for event in decisions]
 
 
 def _withdrawals(version: str) -> list[Link]:

@@ -40,7 +40,7 @@ from lineage.paths import database_url
 from lineage.record import append_only
 from lineage.record.prediction import Field, JournalRow, fields_of
 
-VERSION = "0005"
+VERSION = "0006"
 LOCK = 7243191  # an arbitrary number: the advisory lock of writers in PostgreSQL
 WAIT_MS = 30_000
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON", "secure_delete=ON")
@@ -99,6 +99,7 @@ tokens = Table(
     Column("expires_at", String, nullable=False),
     Column("used_at", String),
     Column("revoked_at", String),
+    Column("site", String, nullable=False, server_default=""),
 )
 
 sessions = Table(

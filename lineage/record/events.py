@@ -46,6 +46,8 @@ class EventKind(StrEnum):
     MODEL_ROLLED_BACK = "model.rolled-back", "task", "version, release and reason"
     ANCHOR_SET = "anchor.set", "task", "version and reason"
     COHORT_SPENT = "cohort.spent", "task", "version and batches whose test patients have decided"
+    SITE_ACCEPTED = "site.accepted", "task at site HASH", "version, number of the verdict and reason; a signed decision"
+    SITE_WITHDRAWN = "site.withdrawn", "task at site HASH", "task, site hash and reason; a signed decision"
     APPROVAL = "approval", "task/version", "approve or reject, and the reason; a signed decision"
     DECISION_USED = "decision.used", "subject of the decision", "its number, or why it was refused"
     RETRAIN_ASKED = "retrain.asked", 'task or "all"', "key and reason; a signed decision"

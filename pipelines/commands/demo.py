@@ -35,6 +35,7 @@ WATCHED_TASK, SHIFTED_SCANNER, SHIFTED_PATIENTS, SHIFTED_SLICES = (
     130,
     2,
 )  # the task with a new scanner
+OWN_SITE, NEW_SITE = "Birch", "Cedar"  # of the watched task's first scans, and of the new scanner's
 PREDICTED_PATIENTS = 36  # shifted patients whose scans are sent to the endpoint before their labels arrive
 QUICK_DIVISOR = 3  # --quick divides the number of patients by it
 PEOPLE = (("ines", "engineer"), ("mara", "clinician"), ("otto", "auditor"))
@@ -120,13 +121,14 @@ def _set_up(story: Story, settings: str) -> Any:
 
 
 def adapt_settings(text: str, changes: list[str]) -> str:
-    """The demo's params.yaml: cron lines that do not fire, automatic approval, and the changes (SECTION.KEY=VALUE).
+    """The demo's params.yaml: cron lines that do not fire, automatic approval, the site of the first brain scans, which
+    name none, as the desk's own, and the changes (SECTION.KEY=VALUE).
 
     Fault for a change of an unknown key.
     """
     for line in yaml.safe_load(text)["schedule"].values():
         text = text.replace(f'"{line}"', f'"{NEVER}"')
-    for change in ["promotion.approval=automatic", *changes]:
+    for change in ["promotion.approval=automatic", f"serving.site={OWN_SITE}", *changes]:
         name, _, value = change.partition("=")
         section, _, key = name.partition(".")
         match = re.search(rf"(?ms)^{re.escape(section)}:\n(?:[ #][^\n]*\n)*?  {re.escape(key)}: (\S+)", text)
@@ -156,7 +158,8 @@ def _first_batches(story: Story, seed: int, quick: bool) -> None:
             phantom = phantom_scanner.SCANNERS[scanner]
             phantom_batch.write_batch(folder, tasks[name], count, phantom, 10 * seed + number, slices, masks=True)
         samples.bad_batch(story.workspace / "inbox" / "lung-ct-bad", tasks["lung-ct"], seed)
-        samples.try_samples(story.workspace / "try", [tasks[name] for name, *_ in FIRST_BATCHES])
+        scanners = {name: phantom_scanner.SCANNERS[scanner] for name, scanner, *_ in FIRST_BATCHES}
+        samples.try_samples(story.workspace / "try", [tasks[name] for name in scanners], scanners)
         for result in story.command("ingest", codes=GATE_EXIT_CODES)["batches"]:
             verdict = result["verdict"]
             state = "admitted" if verdict["outcome"] == "pass" else "quarantined"
@@ -229,17 +232,35 @@ def _send_shifted_scans(story: Story, token: str, seed: int, quick: bool) -> boo
         if not story.command("status")["tasks"][WATCHED_TASK].get("champion"):
             report(f"{WATCHED_TASK} has no model, so these scans get no answer, and there is no drift to watch")
             return False
+        token = _new_site_token(story)
         scans = sorted(path for path in batch.iterdir() if path.name != "metadata.csv")[: PREDICTED_PATIENTS // divisor]
         with demo_browser.client(demo_browser.address(story), token) as desk:
             answers = [demo_browser.ask(desk, [scan], WATCHED_TASK) for scan in scans]
         [result] = story.command("watch", "--task", WATCHED_TASK, codes=GATE_EXIT_CODES)
         report(f"watch: {result['verdict']['outcome']}: {'; '.join(result['verdict']['reasons'][:2])}")
         withheld = sum(answer["verdict"]["outcome"] != "pass" for answer in answers)
-        report(f"{len(answers)} answers, {withheld} of them withheld by the serving gate")
+        report(f"{len(answers)} scans of {NEW_SITE} sent, the answers to {withheld} withheld by the serving gate")
+        report(next(reason for reason in answers[0]["verdict"]["reasons"] if "accepted" in reason))
         story.gates[f"watch of {WATCHED_TASK}"] = "pass" if result["asked"] else "inconclusive"
         if not result["asked"]:
             report("the watch requests no retraining; an engineer will, when the labels have arrived")
     return bool(result["asked"])
+
+
+def _new_site_token(story: Story) -> str:
+    """A token of the program that sends the scans of the new site; its NIfTI files name no institution."""
+    return str(story.command("login", "mara", "--token", "--days", "1", "--site", NEW_SITE)["token"])
+
+
+def _ask_from_new_site(story: Story, report: Any) -> None:
+    """Send a scan of the new site again: it is answered if the new version was judged on enough of its patients."""
+    batch = story.workspace / "inbox" / f"{WATCHED_TASK}-new-scanner"
+    scan = next(path for path in sorted(batch.iterdir()) if path.name != "metadata.csv")
+    with demo_browser.client(demo_browser.address(story), _new_site_token(story)) as desk:
+        verdict = demo_browser.ask(desk, [scan], WATCHED_TASK)["verdict"]
+    is_accepted = not any("accepted" in reason for reason in verdict["reasons"])
+    state = "is accepted with the new version" if is_accepted else "still waits for `oncoloop site accept`"
+    report(f"the site {NEW_SITE} {state}")
 
 
 def _admit_labels(story: Story, seed: int, sham: bool, quick: bool) -> None:
@@ -285,6 +306,7 @@ def _retrain(story: Story, is_requested: bool, sham: bool) -> dict[str, Any]:
         if champion == entry["version"]:
             release = story.wait("the new release", lambda: _release_with(story, entry["version"]), 300)
             report(f"release {release} answers with {subject}")
+            _ask_from_new_site(story, report)
         else:
             outcome = (
                 f"the champion stays: {WATCHED_TASK}/{champion}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lineage import current_state as lineage_state
-from lineage import decisions
+from lineage import decisions, source_hash
 from lineage.errors import Fault
 from lineage.record import journal, ledger
 from lineage.record.events import EventKind
@@ -41,9 +41,11 @@ def _release(name: str | None = None) -> Any:
 def predict(args: argparse.Namespace) -> Answer:
     """Predict one case in this process with the code of the server; the journal records it like any prediction."""
     from serving.inference.answer import answer
+    from serving.inference.request import Requester
 
     uploads = _uploads(args.files)
-    prediction = answer(_release(), uploads, args.task, command_line_session.current_person())
+    requester = Requester(command_line_session.current_person(), site=source_hash.site_hash(getattr(args, "site", "")))
+    prediction = answer(_release(), uploads, args.task, requester)
     return Answer(prediction, _describe(prediction), EXIT_CODES[Outcome(prediction["verdict"]["outcome"])])
 
 
@@ -79,7 +81,8 @@ def replay(args: argparse.Namespace) -> Answer:
     hashes = [hashlib.sha256(upload.content).hexdigest() for upload in uploads]
     if sorted(hashes) != sorted(journalled.inputs):
         raise Fault(f"these are not the files of prediction {args.prediction}: their SHA-256 differ from the journal's")
-    repeated = serving.to_json(serving.predict(_release(journalled.release), uploads, journalled.task))
+    site = str(journalled.description.get("site_hash", ""))  # of the sender, if the files name no institution
+    repeated = serving.to_json(serving.predict(_release(journalled.release), uploads, journalled.task, site=site))
     difference = max(
         abs(a - b) for a, b in zip(repeated["probabilities"].values(), journalled.probabilities, strict=True)
     )

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from lineage import accounts, sessions
+from lineage import accounts, sessions, source_hash
 from lineage.errors import Fault
 from pipelines.cli import Answer
 from pipelines.servers import services
@@ -85,8 +85,11 @@ def login(args: argparse.Namespace) -> Answer:
     Everybody who may write the workspace's files may make one, so that the first person can sign in.
     """
     if args.token:
-        token = accounts.issue(args.name, SCOPE, args.days, command_line_session.current_person())
+        site = source_hash.site_hash(args.site)
+        token = accounts.issue(args.name, SCOPE, args.days, command_line_session.current_person(), site)
         return Answer({"token": token, "scope": SCOPE, "days": args.days}, token)
+    if args.site:
+        raise Fault("--site is for a token; a person who signs in sends scans of the desk's own site")
     token = accounts.invite(args.name, actor=command_line_session.current_person())
     front = services.url("desk") or "http://127.0.0.1:7800"
     return Answer({"link": f"{front}/enter?token={token}"}, f"{front}/enter?token={token}")

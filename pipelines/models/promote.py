@@ -14,6 +14,7 @@ from lineage.record.ledger import Event
 from lineage.record.verdict import Outcome, Verdict
 from pipelines import params
 from pipelines.models import release
+from serving.inference import accepted_sites
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +115,17 @@ def champions() -> dict[str, str]:
 
 
 def is_release_pending() -> bool:
-    """Whether the newest checked release holds other versions than the champions."""
+    """Whether the newest checked release has other versions than the champions, or other decisions on their sites.
+
+    A release of an earlier version has no record of sites; it counts as one without decisions, with default settings.
+    """
     checked = {event.subject for event in ledger.events(kind=EventKind.VERDICT) if event.payload["gate"] == "release"}
     built = [event for event in ledger.events(kind=EventKind.RELEASE_BUILT) if event.subject in checked]
-    return bool(champions()) and (not built or built[-1].payload["tasks"] != champions())
+    versions = champions()
+    if not versions or not built or built[-1].payload["tasks"] != versions:
+        return bool(versions)
+    default = {"decisions": [], "unknown_sites": accepted_sites.WITHHOLD, "own": ""}
+    return bool(built[-1].payload.get(release.SITES, default) != release.site_state(params.load(), versions))
 
 
 def release_champions() -> str | None:

@@ -12,11 +12,12 @@ from data.core_types import Task
 from data.deidentify import deidentify_file
 from data.phantom import batch
 from data.phantom import study as phantom_study
-from lineage import fingerprint, json_files, mlflow_registry, paths
+from lineage import current_state, fingerprint, json_files, mlflow_registry, paths, source_hash
 from lineage.record import ledger
 from lineage.record.database import now
 from lineage.record.events import EventKind
 from lineage.record.verdict import Verdict
+from pipelines.models import site_entries, site_sources
 from pipelines.params import Params
 from serving.bundle import bento_build
 from serving.inference import outlier, release_integrity
@@ -24,6 +25,7 @@ from serving.inference.manifest import SERVING_KEYS
 from serving.inference.release import KIND
 from training.promotion import gate_checks
 
+SITES = "sites"  # key of the facts of a built release
 GRAPH_FILES = ("graph.onnx", "head.npz", "reference.npz")
 
 
@@ -35,26 +37,40 @@ class BuiltRelease:
     tag: str
     folder: Path
     tasks: dict[str, str]
+    sites: dict[str, Any]  # the decisions and settings of sites that it was built with
 
     def facts(self) -> dict[str, Any]:
         """The payload of its ledger event."""
         digest = fingerprint.file_sha256(self.folder / "manifest.json")
         files = fingerprint.hash_folder(release_integrity.bento_folder(self.tag))
-        return {"bento": self.tag, "tasks": self.tasks, "manifest_sha256": digest, release_integrity.FILES: files}
+        facts = {"bento": self.tag, "tasks": self.tasks, "manifest_sha256": digest, release_integrity.FILES: files}
+        return facts | {SITES: self.sites}
 
 
 def build(settings: Params, champions: dict[str, str]) -> BuiltRelease:
     """Assemble the release folder of these versions and build its Bento."""
+    sites = site_state(settings, champions)
+    site_sources.write_names()
     sources = {task: mlflow_registry.download(task, version) for task, version in champions.items()}
     tasks = {task: manifest_entry(settings, task, version, sources[task]) for task, version in champions.items()}
     serving = {key: getattr(settings.serving, key) for key in SERVING_KEYS}
+    serving |= {"unknown_sites": settings.serving.unknown_sites, "site": source_hash.site_hash(settings.serving.site)}
     code = fingerprint.describe_code(bento_build.PACKED_PACKAGES)["files"]
     name = fingerprint.digest({"tasks": tasks, "serving": serving, "code": code})[:12]
     folder = paths.state_path("releases", name)
     manifest = {"release": name, "created": now(), "tasks": tasks, "serving": serving}
     bento_build.assemble(folder, manifest, sources, [warm_up_scan(settings.task(task)) for task in champions])
     tag = bento_build.build(folder)
-    return BuiltRelease(name, tag, folder, champions)
+    return BuiltRelease(name, tag, folder, champions, sites)
+
+
+def site_state(settings: Params, champions: dict[str, str]) -> dict[str, Any]:
+    """The decisions on sites of these versions and the settings of sites; if they change, a new release is due."""
+    return {
+        "decisions": current_state.site_decisions(champions),
+        "unknown_sites": settings.serving.unknown_sites,
+        "own": source_hash.site_hash(settings.serving.site),
+    }
 
 
 def warm_up_scan(task: Task) -> tuple[str, bytes, str]:
@@ -77,6 +93,11 @@ def manifest_entry(settings: Params, name: str, version: str, source: Path) -> d
     tags = mlflow_registry.tags(name, version)
     approval = _approval(name, version)
     task_fields = dataclasses.asdict(task)
+    site_calibration = {
+        "temperature": calibration["temperature"],
+        "threshold": calibration["threshold"],
+        "conformal": site_entries.conformal_facts(calibration["conformal"]),
+    }
     return {
         **{
             key: task_fields[key]
@@ -95,11 +116,10 @@ def manifest_entry(settings: Params, name: str, version: str, source: Path) -> d
                 "field_of_view",
             )
         },
-        "temperature": calibration["temperature"],
-        "threshold": calibration["threshold"],
+        **site_calibration,
+        "sites": site_entries.accepted_sites(settings, name, version, source, site_calibration),
         "precision": calibration["precision"],
         "prevalence": calibration["prevalence"],
-        "conformal": _conformal(calibration["conformal"]),
         "checks_kind": (source / KIND).is_file(),  # not in a version that was evaluated before there was this test
         "outlier_distance": outlier.distance_limit(source / "reference.npz", settings.serving.outlier_quantile),
         "metrics": metrics["test"],
@@ -150,14 +170,6 @@ def baseline_note(metrics: dict[str, Any]) -> str:
     if not names:
         return ""
     return f"On the test patients this model was not shown to be better than {' or '.join(names)} alone."
-
-
-def _conformal(calibrated: dict[str, Any]) -> dict[str, Any] | None:
-    """The conformal level and quantiles for the serving gate. None if a class had too few clusters for a quantile."""
-    if calibrated["status"] != "calibrated":
-        return None
-    quantiles = [entry["quantile"] for entry in calibrated["classes"].values()]
-    return {"level": calibrated["level"], "quantiles": quantiles}
 
 
 def check(built: BuiltRelease) -> Verdict:

@@ -31,6 +31,7 @@ LOSS_CONSEQUENCES = {
     "scans": "stored scans can't be read",
     "decision": "decisions made so far can't be checked, and a rollback among them is no longer valid",
     "door": "nothing is lost: the servers of the workspace create a new one",
+    "source": "no site or scanner is recognised, so answers are withheld until every site is accepted again",
 }
 
 

@@ -96,7 +96,7 @@ def enter(folder: Path) -> Path:
         raise Fault(f"{paths.home()} contains no keys; repair it with `oncoloop init {folder}`")
     database.migrate()
     if not missing_purposes:
-        keys.create(("door",))
+        keys.create(("door", "source"))  # that workspaces of earlier versions lack
     decisions.start_signing()
     return folder
 

@@ -27,7 +27,7 @@ from serving.bundle.bento_server import (
 )
 from serving.descriptor import encoder_graph
 from serving.inference import outlier, release_integrity
-from serving.inference.manifest import MANIFEST, SERVING_KEYS, WARMUP, check_manifest, read_manifest
+from serving.inference.manifest import MANIFEST, SERVING_KEYS, SITE_KEYS, WARMUP, check_manifest, read_manifest
 from serving.inference.predict import Prediction, Upload, predict
 from serving.inference.release import DESCRIPTOR, GRAPH, HEAD, KIND, REFERENCE, compile_release
 
@@ -114,7 +114,9 @@ def _release_manifest(manifest: dict[str, Any], sources: Mapping[str, Path]) -> 
     if set(sources) != set(manifest["tasks"]):
         raise Fault(f"the manifest has the tasks {sorted(manifest['tasks'])}, but the files are for {sorted(sources)}")
     code = fingerprint.digest(fingerprint.describe_code(PACKED_PACKAGES)["files"])
-    serving = {key: manifest["serving"][key] for key in (*SERVING_KEYS, "workers") if key in manifest["serving"]}
+    serving = {
+        key: manifest["serving"][key] for key in (*SERVING_KEYS, *SITE_KEYS, "workers") if key in manifest["serving"]
+    }
     return manifest | {"serving": serving, "code": code}
 
 

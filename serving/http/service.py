@@ -50,7 +50,8 @@ def release() -> "Release":
     from serving.inference.release import load_release
 
     paths.set_environment()
-    keys.key("pseudonym")  # fail at the start if the key is missing: no answer could be journalled
+    for purpose in ("pseudonym", "source"):  # fail at the start if a key is missing: nothing could be answered
+        keys.key(purpose)
     return load_release(FOLDER)
 
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from data.scan.size_limits import LONGEST_SERIES
 from serving.http.problem_details import problem
-from serving.inference.request import Requester, Upload, clean_name
+from serving.inference.request import SITE_HEADER, Requester, Upload, clean_name
 
 PREDICT_PATH = "/predict"
 THREADS = 2  # answers at once in one worker; other requests wait without a thread
@@ -69,7 +69,12 @@ class UploadForms:
             return problem(422, text)
         self.limiter = self.limiter or CapacityLimiter(THREADS)
         headers = request.headers
-        requester = Requester(request.state.actor, headers.get("idempotency-key", ""), headers.get("shadows", ""))
+        requester = Requester(
+            request.state.actor,
+            headers.get("idempotency-key", ""),
+            headers.get("shadows", ""),
+            headers.get(SITE_HEADER, ""),
+        )
         return await to_thread.run_sync(self.respond, uploads, task, requester, limiter=self.limiter)
 
 

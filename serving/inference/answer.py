@@ -37,7 +37,7 @@ def answer(release: Release, uploads: Sequence[Upload], task: str | None, reques
     started_at = time.perf_counter()
     requester = Requester(requester) if isinstance(requester, str) else requester
     shadows = _shadowed_answer(requester)
-    prediction = predict(release, uploads, task or None, at=database.now())
+    prediction = predict(release, uploads, task or None, at=database.now(), site=requester.site)
     duration_ms = round((time.perf_counter() - started_at) * 1000, 2)
     prediction = replace(prediction, id=_answer_id(prediction, requester), duration_ms=duration_ms)
     row = replace(journal_row(prediction, requester.account), shadows=shadows)

@@ -26,6 +26,7 @@ def judge_scan(
     inliers: tuple[int, int] = (1, 1),
     slices: int = 1,
     conformal_set: tuple[Sequence[str], float] | None = None,
+    site_faults: Sequence[str] = (),
     pixel_faults: Sequence[str] = (),
     header_faults: Sequence[str] = (),
     warnings: Sequence[str] = (),
@@ -36,7 +37,8 @@ def judge_scan(
     An unknown modality or body part ("") is no reason to abstain, because most JPEG and PNG files have neither.
     `inliers` are the slices, of all `slices`, that are within the outlier distance. `conformal_set` is the set of
     possible classes and its level, or None if the validation side was too small to calibrate one. `pixel_faults` and
-    `header_faults` are ingest rules that the scan breaks. `warnings` follow the reasons and do not withhold the answer.
+    `header_faults` are ingest rules that the scan breaks. `site_faults` say why the source of the scan is not accepted.
+    `warnings` follow the reasons and do not withhold the answer.
     """
     reasons = []
     if modality[0] and modality[0] != modality[1]:
@@ -65,6 +67,7 @@ def judge_scan(
         classes, level = conformal_set
         ambiguity = f"{' and '.join(classes)} are all possible" if classes else "none of the classes fits"
         reasons.append(f"the answer is ambiguous: {ambiguity} at the level {level:.0%}")
+    reasons += site_faults
     return Verdict(
         gate="serving",
         subject=subject,

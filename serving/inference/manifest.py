@@ -27,8 +27,10 @@ TASK_KEYS = (
     "prevalence",
     "conformal",
 )
+UnknownSites = Literal["withhold", "answer"]
 Engine = Literal["openvino", "onnxruntime"]
 SERVING_KEYS = ("engine", "abstain_below", "max_upload_mb")
+SITE_KEYS = ("unknown_sites", "site")  # that releases of earlier versions lack
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -25,7 +26,7 @@ from lineage.record.prediction import (
     response_fields,
 )
 from lineage.record.verdict import Outcome, Verdict
-from serving.inference import gate, heatmap, outlier, upload_checks, uploaded_scans
+from serving.inference import accepted_sites, gate, heatmap, outlier, upload_checks, uploaded_scans
 from serving.inference.pooling import deciding_slices, independent_slice_count, pool
 from serving.inference.release import Model, Release, load_release
 from serving.inference.request import Upload
@@ -60,16 +61,20 @@ def decide(case: Array, positive: Sequence[int], threshold: float) -> int:
 
 
 def predict(
-    release: Release, uploads: Sequence[Upload], task: str | None = None, *, id: str = "", at: str = ""
+    release: Release, uploads: Sequence[Upload], task: str | None = None, *, id: str = "", at: str = "", site: str = ""
 ) -> Prediction:
     """Answer one case: one file, one DICOM series, or several files of one patient and one kind of scan.
 
-    Without `task`, the header's modality and body part choose the task. `id` and `at` are set by the caller. Raises
-    Fault for a file that cannot be read, files of several patients, or a task that is unknown or ambiguous.
+    Without `task`, the header's modality and body part choose the task. `id` and `at` are set by the caller. `site` is
+    the hash of the sender's site, for files that name no institution. Raises Fault for a file that cannot be read,
+    files of several patients, or a task that is unknown or ambiguous.
     """
     pending_hashes = _background_threads().submit(_hashes, uploads)
     scans = uploaded_scans.read_scans(uploads)
     model = choose_model(release, scans[0], task)
+    source = accepted_sites.read_source(scans, site, release.own_site)
+    accepted_site, site_findings = accepted_sites.find_site(model.sites, source, model.task, release.unknown_sites)
+    model = model.at_site(accepted_site)
     scans = [hounsfield.convert_to_task_units(scan, model.modality) for scan in scans]
     prepared = np.concatenate([preprocess.scan_pixels(scan, model.pixels) for scan in scans])
     judged = _slices_with_contrast(prepared)
@@ -89,10 +94,11 @@ def predict(
     deciding = set(pooled[deciding_slices(scores[pooled], model.pooling)].tolist())
     left_out, blank_count = [reason for _, reason in scans[0].left_out], len(prepared) - len(judged)
     findings = upload_checks.check(descriptions, rules, deciding, left_out, blank_count)
+    findings = replace(findings, warnings=(*findings.warnings, *site_findings.warnings))
     top_pixels = prepared[judged[top]]
     inliers = (int(is_inlier.sum()), len(judged))
     closeness = float(distances[top]), float(likeness[top])
-    verdict = _gate(release, model, top_scan, findings, top_pixels, closeness, inliers, case)
+    verdict = _gate(release, model, top_scan, findings, site_findings.faults, top_pixels, closeness, inliers, case)
     map_class = max(model.positive, key=lambda index: float(slices[top, index]))
     return Prediction(
         id=id,
@@ -103,7 +109,7 @@ def predict(
         version=model.version,
         cluster=_cluster(scans, uploads),
         inputs=pending_hashes.result(),
-        description=descriptions[top],
+        description=descriptions[top] | source.facts(accepted_site),
         embedding=tuple(float(value) for value in slice_features.embed(top_pixels[:, :, 0])),
         classes=model.classes,
         probabilities=tuple(float(value) for value in case),
@@ -213,6 +219,7 @@ def _gate(
     model: Model,
     scan: Scan,
     findings: upload_checks.Findings,
+    site_faults: Sequence[str],
     prepared: Array,
     closeness: tuple[float, float],
     inliers: tuple[int, int],
@@ -229,6 +236,7 @@ def _gate(
         inliers=(inliers[0], min(inliers[1], model.pooling.k if model.pooling.rule == "topk" else 1)),
         slices=inliers[1],
         conformal_set=_conformal_set(model, case),
+        site_faults=site_faults,
         pixel_faults=findings.pixel_faults,
         header_faults=findings.header_faults,
         warnings=findings.warnings,

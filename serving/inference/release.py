@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from lineage.errors import Fault
 from serving.descriptor import picture_kind
 from serving.descriptor.picture_kind import PictureKind
 from serving.inference import outlier, release_integrity
+from serving.inference.accepted_sites import WITHHOLD, AcceptedSite, read_accepted_site
 from serving.inference.descriptor import Descriptor
 from serving.inference.graph import Graph
 from serving.inference.manifest import read_manifest
@@ -47,6 +48,14 @@ class Model:
     ordered: bool = False  # the classes are ordered stages or sizes of a finding that is known already
     field_of_view: str = FieldOfView.BODY
     kind: PictureKind | None = None  # None in a release that was built before there was this test
+    sites: tuple[AcceptedSite, ...] | None = None  # newest acceptance first; None: a release that checks no sites
+
+    def at_site(self, site: AcceptedSite | None) -> Model:
+        """The model with the calibration of an accepted site; the model itself for a site that has none."""
+        if site is None or site.calibration is None:
+            return self
+        values = site.calibration
+        return replace(self, temperature=values.temperature, threshold=values.threshold, conformal=values.conformal)
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,8 @@ class Release:
     abstain_below: float
     max_upload_mb: float
     descriptor: Descriptor | None = None
+    unknown_sites: str = WITHHOLD
+    own_site: str = ""  # the hash of the desk's own site, for uploads that name none
 
 
 def load_release(folder: Path) -> Release:
@@ -80,6 +91,8 @@ def compile_release(folder: Path) -> Release:
         abstain_below=float(serving["abstain_below"]),
         max_upload_mb=float(serving["max_upload_mb"]),
         descriptor=Descriptor.load(folder / DESCRIPTOR, serving["engine"]) if has_kinds else None,
+        unknown_sites=str(serving.get("unknown_sites", WITHHOLD)),
+        own_site=str(serving.get("site", "")),
     )
 
 
@@ -114,6 +127,7 @@ def _model(folder: Path, task: str, facts: dict[str, Any], engine: str) -> Model
         ordered=bool(facts.get("ordered", False)),
         field_of_view=str(facts.get("field_of_view", FieldOfView.BODY.value)),
         kind=picture_kind.load(folder / KIND) if facts.get("checks_kind") else None,
+        sites=tuple(map(read_accepted_site, facts["sites"])) if "sites" in facts else None,
     )
 
 

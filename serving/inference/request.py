@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DESK_HEADER = "oncoloop-desk"  # holds the key that only the desk has
+SITE_HEADER = "oncoloop-site"  # from the desk: the hash of the sender's site, for files that name no institution
 MAX_NAME_LENGTH = 60  # characters of a file name; a longer name may not fit a file system
 
 
@@ -18,11 +19,12 @@ class Upload:
 
 @dataclass(frozen=True)
 class Requester:
-    """Who sends a request: account and idempotency key, and for a shadow the id of the live answer."""
+    """Who sends a request: account, idempotency key, the id of the live answer for a shadow, the hash of the site."""
 
     account: str
     idempotency_key: str = ""
     live_answer_id: str = ""
+    site: str = ""
 
 
 def clean_name(name: str) -> str:

@@ -82,8 +82,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def facts(**changes: Any) -> dict[str, Any]:
-    """The manifest's entry of one task."""
-    return {
+    """The manifest's entry of one task, which is accepted for scans that name no site and no scanner."""
+    task_facts: dict[str, Any] = {
         "title": "Tumour on a tiny MR slice",
         "modality": "MR",
         "organ": "brain",
@@ -102,6 +102,14 @@ def facts(**changes: Any) -> dict[str, Any]:
         "prevalence": 0.5,
         "conformal": None,
     } | changes
+    return {"sites": [accepted_site(task_facts)]} | task_facts
+
+
+def accepted_site(task_facts: dict[str, Any], site: str = "", scanners: tuple[str, ...] = (), **changes: Any) -> Any:
+    """The manifest's entry of an accepted site; it has the calibration of the model, except for `changes`."""
+    calibration = {name: task_facts[name] for name in ("temperature", "threshold", "conformal")}
+    facts = {"site": site, "institutions": [], "scanners": list(scanners), "basis": "promotion", "verdict": 1}
+    return facts | {"clusters": 20} | calibration | changes
 
 
 def png(bright: bool, seed: int = 0) -> bytes:

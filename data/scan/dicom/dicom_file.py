@@ -141,6 +141,7 @@ def scan_from_dataset(name: str, header: Any) -> Scan:
         header=facts,
         patient_id=str(header.get("PatientID") or ""),
         identity=read_identity(header),
+        scanner=" ".join(filter(None, (facts["manufacturer"], facts["model"]))),
         affine=affine if frames == 1 or (frame_stack and frame_stack.step is not None) else None,
         directions=directions,
         padding=padding,

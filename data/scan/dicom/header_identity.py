@@ -27,7 +27,10 @@ SEPARATORS = re.compile(r"[\W_]+")
 
 
 def read_identity(header: Any) -> HeaderIdentity:
-    """The patient in a DICOM data set (PS3.3 C.7.1.1), and its study, series, frame of reference and instance."""
+    """The patient in a DICOM data set (PS3.3 C.7.1.1), its study, series, frame of reference and instance.
+
+    Also its institution (PS3.3 C.7.5.1).
+    """
 
     def text(keyword: str) -> str:
         return str(header.get(keyword) or "").strip(" \0")
@@ -41,6 +44,7 @@ def read_identity(header: Any) -> HeaderIdentity:
         frame=text("FrameOfReferenceUID"),
         instance=text("SOPInstanceUID"),
         others=_other_ids(header),
+        institution=text("InstitutionName"),
     )
 
 

@@ -12,10 +12,11 @@ import pytest
 from blake3 import blake3
 
 from data.batch.manifest import COLUMNS, TEXT, IndexedBatch, embeddings, index_batch, read_manifest
-from data.core_types import Task
+from data.core_types import SOURCE_COLUMNS, Task
 from data.phantom import batch as phantom_batch
 from data.phantom import study
 from data.scan import read
+from lineage import source_hash
 from lineage.errors import Fault
 from tests.data.conftest import read_digest
 
@@ -41,6 +42,21 @@ def test_stored_scans_are_named_by_content_and_show_the_same_pixels(indexed: Ind
         assert hashlib.sha256(content).hexdigest() == unit.stored_sha256
         plane = read.read_scan("scan", content).pixels[unit.slice]
         assert blake3(repr(plane.shape).encode() + plane.tobytes()).hexdigest() == unit.pixels_blake3
+
+
+def test_the_source_in_the_header_is_stored_as_keyed_hashes(indexed: IndexedBatch, home: Path) -> None:
+    scanner = study.SCANNERS["alder-ct"]
+    assert set(indexed.manifest["institution_hash"]) == {source_hash.site_hash(f"{scanner.site} Hospital")}
+    assert set(indexed.manifest["scanner_hash"]) == {
+        source_hash.scanner_hash(f"{scanner.manufacturer} {scanner.model}")
+    }
+    stored = [path.read_bytes() for path in (home.parent / "staging" / "first").rglob("*") if path.is_file()]
+    assert not [content for content in stored if f"{scanner.site} Hospital".encode() in content]
+
+
+def test_manifests_of_before_name_no_source(indexed: IndexedBatch, tmp_path: Path) -> None:
+    indexed.manifest.drop(columns=list(SOURCE_COLUMNS)).to_csv(tmp_path / "manifest.csv", index=False)
+    assert (read_manifest(tmp_path / "manifest.csv")[list(SOURCE_COLUMNS)] == "").all(axis=None)
 
 
 def test_no_identity_and_no_file_name_is_stored(batch: Path, indexed: IndexedBatch, home: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from desk.pages import cases, report
+from tests.desk.conftest import RELEASE
 
 Desk = Callable[[str], TestClient]
 AddCase = Callable[..., str]
@@ -177,3 +179,21 @@ def test_measures_have_readable_names() -> None:
         ("Specificity at the threshold", "–", "too few patients"),
         ("Calibration error (0 is best)", "0.1", "too few patients"),
     ]
+
+
+def test_a_case_shows_the_operating_point_of_its_site(open_desk: Desk, add_case: AddCase) -> None:
+    case = add_case(description={"mean": 0.4, "site_threshold": 0.6})
+    text = plain_text(open_desk("clinician").get(f"/cases/{case}").text)
+    assert "is 82 %: at or over the threshold of 60 %" in text
+
+
+def test_an_answer_of_a_release_that_checks_no_sites_says_so(
+    open_desk: Desk, add_case: AddCase, workspace: Path
+) -> None:
+    client, case = open_desk("clinician"), add_case()
+    assert "sites are not checked in this release" in client.get(f"/cases/{case}").text
+    path = workspace / "releases" / RELEASE / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["tasks"]["lung-ct"]["sites"] = []
+    path.write_text(json.dumps(manifest))
+    assert "sites are not checked" not in client.get(f"/cases/{case}").text

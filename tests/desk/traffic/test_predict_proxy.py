@@ -13,7 +13,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from lineage import accounts
+from lineage import accounts, source_hash
 from lineage.record import ledger
 from lineage.record.events import EventKind
 
@@ -51,6 +51,23 @@ def test_a_program_sends_its_own_token(open_desk: Desk, release: Any) -> None:
     assert release.requests[-1]["actor"] == "enno"
     refused = send(client, None, authorization="Bearer made-up")
     assert refused.status_code == 401 and refused.headers["content-type"] == "application/problem+json"
+
+
+def test_the_release_gets_the_site_of_the_token_and_none_that_the_sender_claims(
+    open_desk: Desk, csrf: Token, release: Any
+) -> None:
+    client, claim = open_desk(""), {"oncoloop-site": "0" * 32}
+    site = source_hash.site_hash("Birch")
+    token = accounts.issue("enno", "predict", 1, site=site)
+    assert accounts.token_site(token) == site and accounts.token_site("unknown") == ""
+    assert send(client, None, authorization=f"Bearer {token}", **claim).status_code == 200
+    assert release.headers[-1]["oncoloop-site"] == site
+    assert ledger.events(kind=EventKind.TOKEN_ISSUED)[-1].payload["site"] == site
+    plain = accounts.issue("enno", "predict", 1)
+    assert send(client, None, authorization=f"Bearer {plain}", **claim).status_code == 200
+    person = open_desk("clinician")
+    assert send(person, csrf(person, "/"), **claim).status_code == 200
+    assert all("oncoloop-site" not in headers for headers in release.headers[-2:])
 
 
 def test_without_sign_in_or_token_nothing_is_forwarded(open_desk: Desk, release: Any) -> None:

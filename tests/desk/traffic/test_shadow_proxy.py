@@ -69,6 +69,7 @@ def test_the_shadow_gets_the_same_request_in_its_own_name(
         and shadow.requests[0]["actor"] == accounts.SHADOW_ACCOUNT
     )
     assert shadow.headers[0]["shadows"] == shadow.headers[0]["idempotency-key"] == answer["id"]
+    assert "oncoloop-site" not in shadow.headers[0]
     assert "cookie" not in shadow.headers[0] and release.headers[0].get("shadows") is None
     assert (shadow_queue(client).queued, shadow_queue(client).queued_bytes) == (0, 0)
 
@@ -111,3 +112,10 @@ def test_a_request_that_exceeds_the_queue_is_dropped_and_counted(
     assert send(client, b"0" * 2000).status_code == 200 and send(client, b"0").status_code == 200
     wait_until(lambda: len(shadow.requests) == 1)
     assert shadow_queue(client).dropped == 1 and shadow.requests[0]["files"] == [("a.dcm", 1)]
+
+
+def test_the_shadow_gets_the_site_of_the_sender(shadow: FakeRelease, client: TestClient) -> None:
+    client.headers["authorization"] = f"Bearer {accounts.issue('cleo', 'predict', 1, site='5f' * 16)}"
+    send(client)
+    wait_until(lambda: shadow_queue(client).answered == 1)
+    assert shadow.headers[0]["oncoloop-site"] == "5f" * 16

@@ -146,6 +146,7 @@ def _migrate_pseudonyms(prediction: Prediction) -> None:
     with database.writing() as connection:
         connection.exec_driver_sql("ALTER TABLE journal DROP COLUMN shadows")
         connection.exec_driver_sql("ALTER TABLE tokens DROP COLUMN revoked_at")
+        connection.exec_driver_sql("ALTER TABLE tokens DROP COLUMN site")
         connection.exec_driver_sql("DROP TABLE sessions")
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
     database.migrate()

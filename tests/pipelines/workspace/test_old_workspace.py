@@ -11,6 +11,7 @@ import yaml
 from prefect.logging import disable_run_logger
 
 from data.batch import manifest as batch_manifest
+from data.core_types import SOURCE_COLUMNS
 from data.patients import contradictions
 from data.phantom import batch as phantom_batch
 from data.phantom import scanner as phantom_scanner
@@ -28,7 +29,7 @@ from pipelines.workspace import workspace as workspaces
 from tests.pipelines.admissions import run_admission
 
 TASK = "brain-mr"
-NEW_COLUMNS = ("outlined", *contradictions.SIGNS, "image_type", "field_of_view", "corner_mean")
+NEW_COLUMNS = ("outlined", *contradictions.SIGNS, "image_type", "field_of_view", "corner_mean", *SOURCE_COLUMNS)
 NEW_KEYS = ("field_of_view", "mask", "lesion_free")  # of a task in params.yaml
 
 
