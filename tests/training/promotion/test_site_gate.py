@@ -61,6 +61,7 @@ def test_a_good_site_passes() -> None:
         ),
         ({"coverage": interval(0.5)}, Outcome.PASS, "coverage 0.500"),
         ({"coverage": interval(0.45)}, Outcome.INCONCLUSIVE, "coverage 0.450"),
+        ({"coverage": {"value": 0.4, "low": 0.3, "high": 0.5}}, Outcome.INCONCLUSIVE, "coverage 0.400"),
         ({"coverage": interval(0.3)}, Outcome.FAIL, "coverage 0.300"),
     ],
 )
@@ -70,3 +71,8 @@ def test_a_shortage_or_a_low_figure_is_named(changes: dict[str, Any], outcome: O
     assert any(words in reason for reason in verdict.reasons)
     if outcome is not Outcome.PASS:
         assert words in verdict.reasons[0]
+
+
+def test_decisive_reasons_come_first_and_each_is_given_once() -> None:
+    verdict = site_gate.judge_site("lung-ct at north", metrics(coverage=interval(0.3)), SETTINGS)
+    assert [reason.split()[0] for reason in verdict.reasons] == ["coverage", "the", "sensitivity", "specificity"]
