@@ -30,8 +30,8 @@ MIN_CLUSTERS = 2  # patients that a cross-fitted evaluation needs
 def judge(name: str, task_name: str, batch: str, reason: str, actor: str) -> Event:
     """Judge the champion on an admitted batch of a site and recalibrate it for the site. Returns the recorded verdict.
 
-    Only patients that the champion has not learned from are used. Fault if there is no champion, the batch is not
-    admitted or names another site, or too few patients are left.
+    Patients on the champion's training or validation side are not used. Fault if there is no champion, the batch is
+    not admitted or names another site, or too few patients are left.
     """
     settings = params.load()
     task, site = settings.task(task_name), _site(name)
@@ -93,7 +93,7 @@ def newest_judgement(task: str, site: str) -> SiteJudgement | None:
 
 
 def local_units(task: Task, version: str, batch: str) -> Units:
-    """The units of an admitted batch whose patients a version has not learned from. Fault if there are too few."""
+    """The units of an admitted batch whose patients neither fitted nor calibrated a version. Fault for too few."""
     folder = site_sources.BATCHES / task.name / batch
     if not (folder / "manifest.csv").is_file():
         raise Fault(f"{batch} is no admitted batch of {task.name}; put it into inbox/ and run `oncoloop ingest` first")
@@ -103,18 +103,23 @@ def local_units(task: Task, version: str, batch: str) -> Units:
     with tempfile.TemporaryDirectory(dir=paths.state_path("staging", "x").parent) as target:
         shards.pack_shards([folder], cohorts, task, Path(target))
         units = shards.load_units(Path(target))
-    learned = _learned_clusters(task.name, version, cohorts)
-    units = units.where(~units.table["cluster"].isin(learned))
+    used_clusters = _clusters_behind(task.name, version, cohorts)
+    units = units.where(~units.table["cluster"].isin(used_clusters))
     if units.table["cluster"].nunique() < MIN_CLUSTERS:
-        raise Fault(f"the champion {task.name}/{version} has learned from the patients of {batch}; take a newer batch")
+        raise Fault(
+            f"the champion {task.name}/{version} was fitted or calibrated on patients of {batch}; take a newer batch"
+        )
     return units
 
 
-def _learned_clusters(task: str, version: str, cohorts: pd.DataFrame) -> set[str]:
-    """The clusters on the training side of the batches of a version."""
+def _clusters_behind(task: str, version: str, cohorts: pd.DataFrame) -> set[str]:
+    """The clusters on the training and validation sides of the batches of a version.
+
+    Validation patients stopped the fit, and their scores are the prior of the site's calibration.
+    """
     clusters = set(site_sources.read_sources(task, site_sources.version_batches(task, version))["cluster"])
-    training = set(cohorts.loc[(cohorts["task"] == task) & (cohorts["side"] == Side.TRAINING.value), "cluster"])
-    return clusters & training
+    is_used = (cohorts["task"] == task) & cohorts["side"].isin([Side.TRAINING.value, Side.VALIDATION.value])
+    return clusters & set(cohorts.loc[is_used, "cluster"])
 
 
 def _evaluate(

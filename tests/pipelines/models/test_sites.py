@@ -168,8 +168,8 @@ def test_a_batch_must_be_admitted_of_this_site_and_unknown_to_the_champion(ward:
         sites.judge(BIRCH, TASK, "first", "a test", "system")
     cohorts = Path("data/cohorts", f"{TASK}.csv").read_text().splitlines()
     event = sites.judge(ALDER, TASK, "first", "a test", "system")
-    held_out = {line for line in cohorts[1:] if ",training," not in line and ",first," in line}
-    assert event.payload["figures"]["clusters"] == len(held_out), "no patient of the training side is used"
+    test_side = {line for line in cohorts[1:] if ",test," in line and ",first," in line}
+    assert event.payload["figures"]["clusters"] == len(test_side), "no patient who fitted or calibrated it is used"
 
 
 def test_a_prediction_of_the_command_line_names_a_site_and_is_replayed(ward: Path) -> None:
