@@ -1,4 +1,4 @@
-"""The type of a signed-in person, for all pages of the desk."""
+"""The type of a signed-in person, for all pages of the desk. `desk/accounts/signin.py` checks the sign-in."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def _untouched(header: Any) -> Any:
 def read_member(name: str, path: str, content: bytes) -> tuple[Scan, Any]:
     """The scan and header of one file of the archive or folder `name`; scan and Fault carry the file's base name.
 
-    A DICOM object without an image becomes a scan without slices, which `assemble` leaves out by name.
+    A DICOM object without an image becomes a scan without slices, which `series.select_slices` leaves out by name.
     """
     base = PurePosixPath(path).name
     try:
@@ -89,7 +89,7 @@ def read_member(name: str, path: str, content: bytes) -> tuple[Scan, Any]:
 
 
 def scan_without_slices(name: str, fault: NoImage) -> Scan:
-    """A DICOM object that holds no image, as a scan that `series.sift` leaves out."""
+    """A DICOM object that holds no image, as a scan that `series.select_slices` leaves out."""
     facts = {"format": "dicom", "image_type": f"no image, but {fault.kind}"}
     empty = np.empty((0, 0, 0), np.float32)
     return Scan(name, empty, ValueUnit.RAW, None, None, facts, fault.identity.patient_id, fault.identity)

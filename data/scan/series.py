@@ -97,8 +97,8 @@ def select_slices(scans: Sequence[Scan]) -> tuple[list[Scan], dict[int, str]]:
 
     Excluded are files without an image, copies, and images that are no slices by their own header (localizers,
     projections, captures, maps). Excluded are also images that differ from more than half of the files in orientation,
-    size, units or spacing. Without such a majority none of these is excluded, and `arrange` refuses the series. Fault
-    if a file is of another patient, or if no file holds an image.
+    size, units or spacing. Without such a majority none of these is excluded, and `order_slices` refuses the series.
+    Fault if a file is of another patient, or if no file holds an image.
     """
     _check_one_patient(scans)
     excluded = {index: scan.header["image_type"] for index, scan in enumerate(scans) if not len(scan.pixels)}
@@ -120,7 +120,7 @@ def select_slices(scans: Sequence[Scan]) -> tuple[list[Scan], dict[int, str]]:
 
 
 def names_of_excluded(scans: Sequence[Scan], excluded: Mapping[int, str]) -> tuple[tuple[str, str], ...]:
-    """The name of each file that `sift` excluded, with its description."""
+    """The name of each file that `select_slices` excluded, with its description."""
     return tuple((scans[index].name, reason) for index, reason in excluded.items())
 
 

@@ -63,12 +63,12 @@ GREYS = 64
 
 
 def describe(pixels: Array, scan: Scan) -> dict[str, float | str]:
-    """The columns of `DESCRIPTION` and `CHECKED` (0 if the format does not say) and the texts of `FACTS` of one slice.
+    """The columns of `DESCRIPTION` and `RULE_ONLY`, and the texts of `FACTS`, of one slice.
 
-    `noise` is the standard deviation of Gaussian noise, estimated from the median of the pixel-to-pixel cross
-    difference (Donoho 1994, on the finest diagonal detail). `sharpness` is the variance of the Laplacian. `blank_share`
-    and `saturated_share` are the shares of pixels at the slice's own minimum and maximum. For a large slice every
-    figure but `border_mean` and `corner_mean` uses a regular sample (`SAMPLE`).
+    A figure is 0 if the format does not say it. `noise` is the standard deviation of Gaussian noise, estimated from the
+    median of the pixel-to-pixel cross difference (Donoho 1994, on the finest diagonal detail). `sharpness` is the
+    variance of the Laplacian. `blank_share` and `saturated_share` are the shares of pixels at the slice's own minimum
+    and maximum. For a large slice every figure but `border_mean` and `corner_mean` uses a regular sample (`SAMPLE`).
     """
     sample = np.sort(_sample(pixels), axis=None)
     ranks = np.rint(np.array([1, 5, 25, 50, 75, 95, 99]) / 100 * (sample.size - 1)).astype(int)

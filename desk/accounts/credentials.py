@@ -2,7 +2,7 @@
 
 The desk caches the check of a program for half a minute, and that of a person for two seconds. The cache only decides
 whose uploads the desk accepts. The release checks account and scope for every answer, at most two seconds late
-(serving/http/problem_details.py).
+(serving/http/request_guard.py).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _check_person(request: Request) -> Sender:
     if visitor is None:
         raise HTTPException(401, signin.SIGNED_OUT)
     if not accounts.may(visitor.name, "predict"):
-        raise HTTPException(403, f"Only clinicians send scans; you are signed in as {visitor.role}.")
+        raise HTTPException(403, f"Only clinicians and engineers send scans; you are signed in as {visitor.role}.")
     if not signin.has_csrf_token(visitor, request.headers.get(signin.CSRF_HEADER, "")):
         raise HTTPException(403, signin.EXPIRED)
     return Sender(f"Bearer {token(visitor.name)}")

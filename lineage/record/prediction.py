@@ -35,7 +35,10 @@ class SliceScore(TypedDict):
 
     index: Annotated[int, About("The position in the scan, from 0.")]
     score: Annotated[float, About("The slice's own probability of the positive classes.", unit="0 to 1")]
-    counted: Annotated[bool, About("The slice was pooled, because it is within the outlier distance.")]
+    counted: Annotated[
+        bool,
+        About("The slice was pooled: it is within the limits of distance and likeness, or no slice is."),
+    ]
 
 
 class LeftOutFile(NamedTuple):

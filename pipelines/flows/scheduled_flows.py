@@ -1,4 +1,7 @@
-"""Flows of Prefect's deployments. None takes a parameter, so the claims of an event or a caller are never used."""
+"""Flows of Prefect's deployments, started by a schedule or an event. None takes a parameter.
+
+So the claims of an event or a caller are never used.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,10 @@ def watch_all() -> list[dict[str, Any]]:
 
 @flow(name="decide")
 def decide() -> list[dict[str, Any]]:
-    """Carry out the signed approvals and rejections. A decision that cannot be carried out ends with its reason."""
+    """Carry out the signed approvals and rejections. A decision that cannot be carried out ends with its reason.
+
+    The event of a decision on the desk starts this flow; `oncoloop approve` and `reject` call it.
+    """
     outcomes: list[dict[str, Any]] = []
     with hold_lock("workspace"):
         for event in decisions.pending_decisions(EventKind.APPROVAL):

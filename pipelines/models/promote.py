@@ -31,9 +31,10 @@ def apply_verdict(task: str, version: str, verdict: Verdict) -> str:
 
 
 def approve(task: str, version: str, actor: str, reason: str) -> Event:
-    """Sign the approval of a version that passed or was inconclusive. Returns the ledger row that `act` carries out.
+    """Sign the approval of a version that passed or was inconclusive.
 
-    Fault if the version failed the gate or its shadow comparison, or if it is already the champion.
+    Returns the ledger row that `carry_out_decision` carries out. Fault if the version failed the gate or its shadow
+    comparison, or if it is already the champion.
     """
     from pipelines.models import shadow  # imports pandas and the gate, which a rollback does not need
 
@@ -51,7 +52,7 @@ def approve(task: str, version: str, actor: str, reason: str) -> Event:
 
 
 def reject(task: str, version: str, actor: str, reason: str) -> Event:
-    """Sign the rejection of a version. Returns the ledger row that `act` carries out. Fault for the champion."""
+    """Sign the rejection of a version. Returns the ledger row for `carry_out_decision`. Fault for the champion."""
     version_verdict(task, version)
     _check_not_champion(task, version)
     return _sign(task, version, "reject", actor, reason)

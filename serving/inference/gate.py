@@ -35,10 +35,10 @@ def judge_scan(
 
     `likeness` is that of the decisive slice to the kind of picture of the task; None if the release does not check it.
     An unknown modality or body part ("") is no reason to abstain, because most JPEG and PNG files have neither.
-    `inliers` are the slices, of all `slices`, that are within the outlier distance. `conformal_set` is the set of
-    possible classes and its level, or None if the validation side was too small to calibrate one. `pixel_faults` and
-    `header_faults` are ingest rules that the scan breaks. `site_faults` say why the source of the scan is not accepted.
-    `warnings` follow the reasons and do not withhold the answer.
+    `inliers` are the slices, of all `slices`, that are within the limits of distance and likeness. `conformal_set` is
+    the set of possible classes and its level, or None if the validation side was too small to calibrate one.
+    `pixel_faults` and `header_faults` are ingest rules that the scan breaks. `site_faults` say why the source of the
+    scan is not accepted. `warnings` follow the reasons and do not withhold the answer.
     """
     reasons = []
     if modality[0] and modality[0] != modality[1]:

@@ -210,7 +210,7 @@ def _slices_with_contrast(prepared: Array) -> NDArray[np.intp]:
 
 
 def _slices_to_pool(is_inlier: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Positions of the slices within the outlier distance, or of all slices if none is."""
+    """Positions of the slices within the limits of outlier distance and likeness, or of all slices if none is."""
     return np.flatnonzero(is_inlier) if is_inlier.any() else np.arange(len(is_inlier))
 
 

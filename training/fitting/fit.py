@@ -70,7 +70,7 @@ def fit(units: Units, task: Task, settings: FitSettings, folder: Path) -> FitRep
 
     Test units are not used. A checkpoint is saved after every epoch: an interrupted fit that is started again resumes
     after its last complete epoch, and ends with the same weights as an uninterrupted one on the same machine. Without
-    TensorFlow the graph is left to training.network.onnx_export.finish.
+    TensorFlow the graph is left to training.network.onnx_export.export_and_verify.
     Raises Fault for unusable units (training/fitting/training_split.py), a loss that is not a number, or a device out
     of memory; `folder` then holds no model.
     """
