@@ -214,7 +214,7 @@ IDENTITY_COLUMNS = (
     "group_spelling",
 )
 
-# The source in the DICOM header as keyed hashes (lineage/source_hash.py); "" if the file names none.
+# The source in the DICOM header as keyed hashes (lineage/site_hash.py); "" if the file names none.
 SOURCE_COLUMNS = ("institution_hash", "scanner_hash")
 
 # One row of manifest.csv is one unit (a slice). Descriptions of `data/scan/slice_features.py` follow these

@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from desk.accounts import signin
-from desk.pages import audit, cases, decisions, models, report, sites, tool_reports, watch
+from desk.pages import approve_versions, audit, cases, models, report, sites, tool_reports, watch
 from desk.templates import FOLDER, page
 from desk.tools import allowed_routes, proxy
 from desk.traffic import predict_proxy
@@ -86,8 +86,8 @@ def routes() -> list[BaseRoute]:
         Route("/models", page_for(models.models_page, "engineer")),
         Route("/verdicts/{seq:int}", page_for(models.verdict_page, "engineer", "auditor")),
         Route("/watch", page_for(watch.monitoring_page, "engineer")),
-        Route("/decisions", page_for(decisions.list_page, "engineer")),
-        Route("/decisions", form_for(decisions.decide, "engineer"), methods=["POST"], middleware=form_limit),
+        Route("/decisions", page_for(approve_versions.list_page, "engineer")),
+        Route("/decisions", form_for(approve_versions.decide, "engineer"), methods=["POST"], middleware=form_limit),
         Route("/sites", page_for(sites.list_page, "engineer")),
         Route("/sites", form_for(sites.accept, "engineer"), methods=["POST"], middleware=form_limit),
         Route("/tools/{name}", page_for(proxy.open_tool, *allowed_routes.READERS)),

@@ -144,7 +144,7 @@ def redeem(token: str) -> Person | None:
 def issue(name: str, scope: str, days: int, actor: str = SYSTEM, site: str = "") -> str:
     """A bearer token for a program that acts for a person, for one scope (an action). Only its SHA-256 is stored.
 
-    `site` is the hash of the site whose scans the program sends (lineage/source_hash.py); "" for none.
+    `site` is the hash of the site whose scans the program sends (lineage/site_hash.py); "" for none.
     """
     if scope not in ACTIONS:
         raise Fault(f"{scope!r} is not a scope; the scopes are {', '.join(ACTIONS)}")

@@ -250,7 +250,7 @@ def admitted_batches(task: str | None = None) -> list[Event]:
 
 
 def site_subject(task: str, site: str) -> str:
-    """The subject of the verdicts and decisions on a site of a task; `site` is its hash (lineage/source_hash.py)."""
+    """The subject of the verdicts and decisions on a site of a task; `site` is its hash (lineage/site_hash.py)."""
     return f"{task} at site {site}"
 
 

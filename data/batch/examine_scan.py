@@ -24,7 +24,7 @@ from data.scan import preprocess, read, slice_features, zip_archive
 from data.scan.hounsfield import convert_to_task_units
 from data.scan.thumbnail import thumbnail
 from data.settings import Disagreement
-from lineage import fingerprint, source_hash
+from lineage import fingerprint, site_hash
 from lineage.errors import Fault
 
 MAX_FILE = 2**30  # bytes of one file, or of the files of one folder
@@ -297,7 +297,7 @@ def _lesion_grids(
 
 def _source_hashes(scan: Scan) -> dict[str, str]:
     institution, scanner = scan.identity.institution, scan.scanner
-    values = source_hash.site_hash(institution), source_hash.scanner_hash(scanner)
+    values = site_hash.hash_site(institution), site_hash.hash_scanner(scanner)
     return dict(zip(SOURCE_COLUMNS, values, strict=True))
 
 

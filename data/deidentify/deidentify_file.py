@@ -19,7 +19,7 @@ from data import identifiers
 from data.deidentify import dicom_profile, other_formats, pseudonyms, value_representation
 from data.identifiers import People, Secrets
 from data.scan import read
-from data.scan.dicom import closed_terms, pixel_data
+from data.scan.dicom import clean_pixel_data, closed_terms
 from lineage import keys
 from lineage.errors import Fault
 
@@ -73,7 +73,7 @@ def _deidentify_dicom(
         clean = _retain_allowed(name, header, patient | header_people.hospital | names)
         for keyword in dicom_profile.PIXELS:
             if keyword in clean:
-                clean[keyword].value = pixel_data.clean_pixel_data(header, keyword)
+                clean[keyword].value = clean_pixel_data.clean_pixel_data(header, keyword)
         _replace_identity(header, clean, identity or str(header.get("PatientID") or ""), metadata)
         return _encode(header, clean), patient
     except Fault:
@@ -124,7 +124,7 @@ def _retain_allowed(name: str, header: Any, secrets: Secrets) -> Any:
             clean[tag] = stored
         else:
             setattr(clean, parsed.keyword, redacted)
-    pixel_data.cut_lookup_tables(clean)
+    clean_pixel_data.cut_lookup_tables(clean)
     for keyword in identifiers.present_keywords(header, dicom_profile.UIDS):
         if header.get(keyword):
             setattr(clean, keyword, keys.uid(str(header.get(keyword))))

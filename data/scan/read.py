@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data import identifiers
 from data.core_types import Scan, ValueUnit
 from data.scan import padding, size_limits, zip_archive
-from data.scan.dicom import pixel_data
+from data.scan.dicom import clean_pixel_data
 from data.scan.dicom.dicom_file import NoImage, is_dicom, scan_from_dataset
 from data.scan.dicom.dicom_file import dataset as dataset
 from data.scan.nifti import read_nifti
@@ -54,7 +54,7 @@ def read_with_header(name: str, content: bytes) -> tuple[Scan, Any]:
         scan = scan_from_dataset(name, header) if header is not None else _READERS[file_format](name, content)
         scan = _fill_padding(name, scan)
         if scan.hides:
-            pixel_data.rewrite_pixel_data(name, untouched)
+            clean_pixel_data.rewrite_pixel_data(name, untouched)
         return scan, untouched
     except Fault:
         raise

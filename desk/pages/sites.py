@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from desk.accounts.signin import Form
-from desk.pages.decisions import MAX_REASON, MIN_REASON
+from desk.pages.approve_versions import MAX_REASON, MIN_REASON
 from desk.templates import page
 from desk.traffic import release_facts, targets
 from desk.visitor import Visitor

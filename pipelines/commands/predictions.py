@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lineage import current_state as lineage_state
-from lineage import decisions, source_hash
+from lineage import decisions, site_hash
 from lineage.errors import Fault
 from lineage.record import journal, ledger
 from lineage.record.events import EventKind
@@ -44,7 +44,7 @@ def predict(args: argparse.Namespace) -> Answer:
     from serving.inference.request import Requester
 
     uploads = _uploads(args.files)
-    requester = Requester(command_line_session.current_person(), site=source_hash.site_hash(getattr(args, "site", "")))
+    requester = Requester(command_line_session.current_person(), site=site_hash.hash_site(getattr(args, "site", "")))
     prediction = answer(_release(), uploads, args.task, requester)
     return Answer(prediction, _describe(prediction), EXIT_CODES[Outcome(prediction["verdict"]["outcome"])])
 

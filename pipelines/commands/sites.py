@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from lineage import current_state, json_files, paths, source_hash
+from lineage import current_state, json_files, paths, site_hash
 from lineage.errors import Fault
 from lineage.record.verdict import EXIT_CODES, Outcome
 from pipelines import params
@@ -68,7 +68,7 @@ def _list() -> Answer:
 
     settings, names = params.load(), site_sources.site_names()
     if settings.serving.site:
-        names[source_hash.site_hash(settings.serving.site)] = settings.serving.site
+        names[site_hash.hash_site(settings.serving.site)] = settings.serving.site
     release = current_state.release_to_serve()
     folder = paths.home() / "releases" / release.subject if release else None
     tasks = json_files.read_json(folder / "manifest.json")["tasks"] if folder else {}

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from lineage import accounts, sessions, source_hash
+from lineage import accounts, sessions, site_hash
 from lineage.errors import Fault
 from pipelines.cli import Answer
 from pipelines.servers import services
@@ -85,7 +85,7 @@ def login(args: argparse.Namespace) -> Answer:
     Everybody who may write the workspace's files may make one, so that the first person can sign in.
     """
     if args.token:
-        site = source_hash.site_hash(args.site)
+        site = site_hash.hash_site(args.site)
         token = accounts.issue(args.name, SCOPE, args.days, command_line_session.current_person(), site)
         return Answer({"token": token, "scope": SCOPE, "days": args.days}, token)
     if args.site:

@@ -12,7 +12,7 @@ from data.core_types import Task
 from data.deidentify import deidentify_file
 from data.phantom import batch
 from data.phantom import study as phantom_study
-from lineage import current_state, fingerprint, json_files, mlflow_registry, paths, source_hash
+from lineage import current_state, fingerprint, json_files, mlflow_registry, paths, site_hash
 from lineage.record import ledger
 from lineage.record.database import now
 from lineage.record.events import EventKind
@@ -54,7 +54,7 @@ def build(settings: Params, champions: dict[str, str]) -> BuiltRelease:
     sources = {task: mlflow_registry.download(task, version) for task, version in champions.items()}
     tasks = {task: manifest_entry(settings, task, version, sources[task]) for task, version in champions.items()}
     serving = {key: getattr(settings.serving, key) for key in SERVING_KEYS}
-    serving |= {"unknown_sites": settings.serving.unknown_sites, "site": source_hash.site_hash(settings.serving.site)}
+    serving |= {"unknown_sites": settings.serving.unknown_sites, "site": site_hash.hash_site(settings.serving.site)}
     code = fingerprint.describe_code(bento_build.PACKED_PACKAGES)["files"]
     name = fingerprint.digest({"tasks": tasks, "serving": serving, "code": code})[:12]
     folder = paths.state_path("releases", name)
@@ -69,7 +69,7 @@ def site_state(settings: Params, champions: dict[str, str]) -> dict[str, Any]:
     return {
         "decisions": current_state.site_decisions(champions),
         "unknown_sites": settings.serving.unknown_sites,
-        "own": source_hash.site_hash(settings.serving.site),
+        "own": site_hash.hash_site(settings.serving.site),
     }
 
 

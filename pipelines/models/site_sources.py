@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from data.batch.manifest import read_manifest
-from lineage import json_files, paths, source_hash
+from lineage import json_files, paths, site_hash
 from lineage.record import ledger
 from lineage.record.events import EventKind
 
@@ -27,8 +27,8 @@ def read_sources(task: str, batches: Iterable[str]) -> pd.DataFrame:
     tables = [read_manifest(path)[list(COLUMNS)] for path in paths if path.is_file()]
     units = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS), dtype=str)
     return units.assign(
-        site_key=units["site"].map(source_hash.site_hash).where(units["site"] != "", units["institution_hash"]),
-        scanner_key=units["scanner"].map(source_hash.scanner_hash).where(units["scanner"] != "", units["scanner_hash"]),
+        site_key=units["site"].map(site_hash.hash_site).where(units["site"] != "", units["institution_hash"]),
+        scanner_key=units["scanner"].map(site_hash.hash_scanner).where(units["scanner"] != "", units["scanner_hash"]),
     )
 
 
@@ -83,4 +83,4 @@ def site_names() -> dict[str, str]:
     names: set[str] = set()
     for path in sorted(BATCHES.glob("*/*/manifest.csv")):
         names |= set(read_manifest(path)["site"]) - {""}
-    return {source_hash.site_hash(name): name for name in sorted(names)}
+    return {site_hash.hash_site(name): name for name in sorted(names)}

@@ -14,7 +14,7 @@ from data.core_types import Side, Task
 from data.dataset import cohorts as dataset_cohorts
 from data.dataset import shards
 from data.dataset.shards import Units
-from lineage import current_state, decisions, json_files, mlflow_registry, paths, source_hash
+from lineage import current_state, decisions, json_files, mlflow_registry, paths, site_hash
 from lineage.current_state import SiteJudgement
 from lineage.errors import Fault
 from lineage.record import ledger
@@ -37,7 +37,7 @@ def judge(name: str, task_name: str, batch: str, reason: str, actor: str) -> Eve
     task, site = settings.task(task_name), _site(name)
     version = _champion(task_name)
     units = local_units(task, version, batch)
-    if other_sites := sorted(set(units.table["site"].map(source_hash.site_hash)) - {"", site}):
+    if other_sites := sorted(set(units.table["site"].map(site_hash.hash_site)) - {"", site}):
         raise Fault(f"{batch} has scans of {len(other_sites)} other sites; accept each site with a batch of its own")
     source = mlflow_registry.download(task_name, version)
     metrics, calibration = _evaluate(settings, task, units, source)
@@ -159,7 +159,7 @@ def _champion(task: str) -> str:
 
 
 def _site(name: str) -> str:
-    site = source_hash.site_hash(name)
+    site = site_hash.hash_site(name)
     if not site:
         raise Fault("give the name of the site, as in the column `site` of metadata.csv")
     return site

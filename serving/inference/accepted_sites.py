@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.core_types import Scan
-from lineage import source_hash
+from lineage import site_hash
 
 WITHHOLD, ANSWER = "withhold", "answer"  # what a release does with scans of a source that was not accepted
 PROMOTION, ACCEPTANCE = "promotion", "acceptance"  # what a site was accepted by
@@ -79,8 +79,8 @@ def read_accepted_site(facts: dict[str, Any]) -> AcceptedSite:
 def read_source(scans: Sequence[Scan], sender_site: str, own_site: str) -> Source:
     """The source of a case: the institution in the header of each file, else the sender's site, else the desk's own."""
     fallback = sender_site or own_site
-    sites = {source_hash.site_hash(scan.identity.institution) or fallback for scan in scans}
-    scanners = {source_hash.scanner_hash(scan.scanner) for scan in scans} - {""}
+    sites = {site_hash.hash_site(scan.identity.institution) or fallback for scan in scans}
+    scanners = {site_hash.hash_scanner(scan.scanner) for scan in scans} - {""}
     return Source(frozenset(sites), frozenset(scanners))
 
 

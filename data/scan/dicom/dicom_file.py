@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from data.core_types import HeaderIdentity, Modality, Scan, ValueUnit
 from data.scan import geometry, size_limits
-from data.scan.dicom import closed_terms, pixel_values
+from data.scan.dicom import closed_terms, decode_pixels
 from data.scan.dicom.frames import functional_group, stack_frames
 from data.scan.dicom.header_identity import read_identity
 from data.scan.dicom.image_type import declared_image_type
@@ -110,14 +110,14 @@ def scan_from_dataset(name: str, header: Any) -> Scan:
     Pixels are HU for CT with a rescale, grey of 0 to 255 for colours, else scanner units; MONOCHROME1 is inverted.
     Padding still has its declared value. `header["geometry"]` is the regularity of the frames, see `series`.
     """
-    if not any(keyword in header for keyword in pixel_values.KEYWORDS):
+    if not any(keyword in header for keyword in decode_pixels.KEYWORDS):
         raise _no_image(name, header)
     frames = int(header.get("NumberOfFrames") or 1)
     samples = int(header.get("SamplesPerPixel") or 1)
     size_limits.check_decoded_size(name, frames, int(header.Rows), int(header.Columns), samples)
     _check_codestreams(name, header)
     frame_stack = stack_frames(name, header, frames)
-    unit = pixel_values.pixel_units(header)
+    unit = decode_pixels.pixel_units(header)
     pixels, padding, has_hidden_data = _pixels(name, header, frames, unit)
     order: tuple[int, ...] = ()
     if frame_stack is not None and (np.diff(frame_stack.order) != 1).any():
@@ -177,13 +177,13 @@ def _pixels(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, bool]:
     """Pixels of all frames (float32, frames × rows × columns), the mask of their padding, and `has_hidden_data`.
 
-    `has_hidden_data` (see `pixel_values.Frame`) says whether the stored bytes of any frame hold more than its pixels.
+    `has_hidden_data` (see `decode_pixels.Frame`) says whether the stored bytes of any frame hold more than its pixels.
     """
     shape = (count, int(header.Rows), int(header.Columns))
     pixels: NDArray[np.float32] | None = None
     mask: NDArray[np.bool_] | None = None
     has_hidden_data = False
-    for number, frame in enumerate(pixel_values.decode_frames(name, header, unit)):
+    for number, frame in enumerate(decode_pixels.decode_frames(name, header, unit)):
         has_hidden_data = has_hidden_data or frame.has_hidden_data
         if pixels is None:
             pixels = np.empty(shape, np.float32) if count > 1 else frame.pixels.reshape(shape)

@@ -16,7 +16,7 @@ from data.core_types import SOURCE_COLUMNS, Task
 from data.phantom import batch as phantom_batch
 from data.phantom import study
 from data.scan import read
-from lineage import source_hash
+from lineage import site_hash
 from lineage.errors import Fault
 from tests.data.conftest import read_digest
 
@@ -46,10 +46,8 @@ def test_stored_scans_are_named_by_content_and_show_the_same_pixels(indexed: Ind
 
 def test_the_source_in_the_header_is_stored_as_keyed_hashes(indexed: IndexedBatch, home: Path) -> None:
     scanner = study.SCANNERS["alder-ct"]
-    assert set(indexed.manifest["institution_hash"]) == {source_hash.site_hash(f"{scanner.site} Hospital")}
-    assert set(indexed.manifest["scanner_hash"]) == {
-        source_hash.scanner_hash(f"{scanner.manufacturer} {scanner.model}")
-    }
+    assert set(indexed.manifest["institution_hash"]) == {site_hash.hash_site(f"{scanner.site} Hospital")}
+    assert set(indexed.manifest["scanner_hash"]) == {site_hash.hash_scanner(f"{scanner.manufacturer} {scanner.model}")}
     stored = [path.read_bytes() for path in (home.parent / "staging" / "first").rglob("*") if path.is_file()]
     assert not [content for content in stored if f"{scanner.site} Hospital".encode() in content]
 

@@ -12,7 +12,7 @@ from pydicom.encaps import encapsulate
 
 from data.deidentify import other_formats
 from data.deidentify.deidentify_file import deidentify_file
-from data.scan.dicom import codestream, pixel_data
+from data.scan.dicom import clean_pixel_data, codestream
 from data.scan.read import read_scan
 from lineage.errors import Fault
 from tests.data.deidentify.test_deidentify_file import dicom, opened
@@ -74,7 +74,7 @@ def test_bytes_below_80_after_ff_are_pixel_data_in_jpeg_ls() -> None:
 def test_bytes_after_the_last_pixel_and_spare_bits_are_removed() -> None:
     header = opened(dicom())
     header.PixelData += b"Quillfeather"
-    assert b"Quill" not in pixel_data.clean_pixel_data(header, "PixelData")
+    assert b"Quill" not in clean_pixel_data.clean_pixel_data(header, "PixelData")
     plain = opened(dicom())
     stored = np.frombuffer(plain.PixelData, "<i2").reshape(plain.Rows, plain.Columns)
     plain.BitsStored, plain.HighBit = 12, 11

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from lineage import current_state, decisions, source_hash
+from lineage import current_state, decisions, site_hash
 from lineage.record import ledger, outbox
 from lineage.record.events import EventKind
 from lineage.record.ledger import Event
@@ -24,10 +24,10 @@ REASON = "thirty patients, read by two"
 
 def judge(outcome: Outcome = Outcome.INCONCLUSIVE, version: str = "3", site: str = "Birch") -> Event:
     """Record a verdict of the site gate on the champion at a site."""
-    site_hash = source_hash.site_hash(site)
-    subject = current_state.site_subject("lung-ct", site_hash)
+    site_key = site_hash.hash_site(site)
+    subject = current_state.site_subject("lung-ct", site_key)
     verdict = Verdict("site", subject, outcome, ("12 positive patients",), {"clusters": 24}, {})
-    return ledger.record_verdict(verdict, task="lung-ct", version=version, site=site_hash)
+    return ledger.record_verdict(verdict, task="lung-ct", version=version, site=site_key)
 
 
 def send(client: TestClient, token: str, event: Event, reason: str = REASON) -> httpx.Response:
@@ -35,7 +35,7 @@ def send(client: TestClient, token: str, event: Event, reason: str = REASON) -> 
 
 
 def test_an_engineer_accepts_a_judged_site(open_desk: Desk, csrf: Token, workspace: Path) -> None:
-    (workspace / "site-names.json").write_text(json.dumps({source_hash.site_hash("Birch"): "Birch"}))
+    (workspace / "site-names.json").write_text(json.dumps({site_hash.hash_site("Birch"): "Birch"}))
     event, client = judge(), open_desk("engineer")
     page = client.get("/sites").text
     assert "lung-ct at Birch" in page and "12 positive patients" in page
@@ -75,7 +75,7 @@ def test_the_page_lists_the_accepted_sites_of_the_live_release(open_desk: Desk, 
     path = workspace / "releases" / RELEASE / "manifest.json"
     manifest = json.loads(path.read_text())
     interval = {"value": 0.9, "low": 0.8, "high": 0.95}
-    entry = {"site": source_hash.site_hash("Alder"), "basis": "promotion", "verdict": 1, "clusters": 41, "scanners": []}
+    entry = {"site": site_hash.hash_site("Alder"), "basis": "promotion", "verdict": 1, "clusters": 41, "scanners": []}
     manifest["tasks"]["lung-ct"]["sites"] = [
         entry | {"at": "2026-01-31T12:00:00Z", "sensitivity": interval, "specificity": None}
     ]

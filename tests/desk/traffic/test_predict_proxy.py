@@ -13,7 +13,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from lineage import accounts, source_hash
+from lineage import accounts, site_hash
 from lineage.record import ledger
 from lineage.record.events import EventKind
 
@@ -57,7 +57,7 @@ def test_the_release_gets_the_site_of_the_token_and_none_that_the_sender_claims(
     open_desk: Desk, csrf: Token, release: Any
 ) -> None:
     client, claim = open_desk(""), {"oncoloop-site": "0" * 32}
-    site = source_hash.site_hash("Birch")
+    site = site_hash.hash_site("Birch")
     token = accounts.issue("enno", "predict", 1, site=site)
     assert accounts.token_site(token) == site and accounts.token_site("unknown") == ""
     assert send(client, None, authorization=f"Bearer {token}", **claim).status_code == 200

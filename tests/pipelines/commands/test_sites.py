@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lineage import source_hash
+from lineage import site_hash
 from lineage.errors import Fault
 from pipelines.commands import sites, users
 
@@ -55,4 +55,4 @@ def test_only_a_token_has_a_site(workspace: Path, engineer: str) -> None:
     with pytest.raises(Fault, match="--site is for a token"):
         users.login(argparse.Namespace(name=engineer, token=False, days=1, site="Birch"))
     token = users.login(argparse.Namespace(name=engineer, token=True, days=1, site="birch")).result["token"]
-    assert accounts.token_site(token) == source_hash.site_hash("Birch")
+    assert accounts.token_site(token) == site_hash.hash_site("Birch")

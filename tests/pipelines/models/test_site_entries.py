@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from data.core_types import SOURCE_COLUMNS
-from lineage import source_hash
+from lineage import site_hash
 from lineage.record import ledger
 from lineage.record.events import EventKind
 from pipelines.models import site_entries
@@ -42,8 +42,8 @@ def accepted(folder: Path, *groups: list[dict[str, Any]]) -> list[dict[str, Any]
     units = pd.DataFrame([unit for group in groups for unit in group])
     units["unit_id"] = [f"u{number}" for number in range(len(units))]
     manifest = units[["unit_id", "cluster", "site", "scanner"]].assign(
-        institution_hash=units["institution"].map(source_hash.site_hash),
-        scanner_hash=(units["scanner"] + " header").map(source_hash.scanner_hash).where(units["scanner"] != "", ""),
+        institution_hash=units["institution"].map(site_hash.hash_site),
+        scanner_hash=(units["scanner"] + " header").map(site_hash.hash_scanner).where(units["scanner"] != "", ""),
     )
     batch = Path("data/batches", TASK, BATCH)
     batch.mkdir(parents=True)
@@ -65,34 +65,34 @@ def folder(home: Path) -> Path:
 
 def test_a_site_needs_enough_positive_and_negative_test_patients(folder: Path) -> None:
     [entry] = accepted(folder, patients("Alder", "K64", 2), patients("Birch", "V128", 1))
-    assert entry["site"] == source_hash.site_hash("Alder") and entry["clusters"] == 4
+    assert entry["site"] == site_hash.hash_site("Alder") and entry["clusters"] == 4
     assert entry["sensitivity"] == SITE["sensitivity"]
 
 
 def test_validation_and_training_patients_do_not_count(folder: Path) -> None:
     groups = [patients("Birch", "V128", 9, side=side) for side in ("training", "validation")]
     entries = accepted(folder, patients("Alder", "K64", 2), patients("Birch", "V128", 1), *groups)
-    assert [entry["site"] for entry in entries] == [source_hash.site_hash("Alder")]
+    assert [entry["site"] for entry in entries] == [site_hash.hash_site("Alder")]
 
 
 def test_the_site_of_all_test_patients_is_accepted_with_the_model(folder: Path) -> None:
     [entry] = accepted(folder, patients("Alder", "K64", 1), patients("Birch", "V128", 9, side="training"))
-    assert entry["site"] == source_hash.site_hash("Alder") and entry["specificity"] == SITE["specificity"]
+    assert entry["site"] == site_hash.hash_site("Alder") and entry["specificity"] == SITE["specificity"]
 
 
 def test_a_scanner_needs_enough_patients_unless_it_is_the_only_one(folder: Path) -> None:
     [entry] = accepted(folder, patients("Alder", "K64", 3), patients("Alder", "M15", 1))
-    assert set(entry["scanners"]) == {source_hash.scanner_hash("K64"), source_hash.scanner_hash("K64 header")}
+    assert set(entry["scanners"]) == {site_hash.hash_scanner("K64"), site_hash.hash_scanner("K64 header")}
 
 
 def test_a_site_has_the_institutions_of_its_headers(folder: Path) -> None:
     [entry] = accepted(folder, patients("Alder", "K64", 2, "Alder Hospital"), patients("Alder", "K64", 2, "Old name"))
-    assert set(entry["institutions"]) == {source_hash.site_hash("Alder Hospital"), source_hash.site_hash("Old name")}
+    assert set(entry["institutions"]) == {site_hash.hash_site("Alder Hospital"), site_hash.hash_site("Old name")}
 
 
 def test_without_a_site_in_the_table_the_institution_is_the_site(folder: Path) -> None:
     [entry] = accepted(folder, patients("", "K64", 2, "Alder Hospital"))
-    assert entry["site"] == source_hash.site_hash("Alder Hospital") and entry["institutions"] == []
+    assert entry["site"] == site_hash.hash_site("Alder Hospital") and entry["institutions"] == []
 
 
 def test_data_without_any_site_make_one_site_without_a_name(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from data.phantom import batch, scanner
-from lineage import current_state, source_hash
+from lineage import current_state, site_hash
 from lineage.audit import trace
 from lineage.errors import Fault
 from lineage.record import database, ledger
@@ -75,7 +75,7 @@ def ask(site: str, source: str = "birch") -> Prediction:
     """The answer of the newest release to one scan of a batch, sent with the token of a site."""
     release = load_release(Path("var/releases", ledger.events(EventKind.RELEASE_BUILT)[-1].subject))
     scan = sorted(Path("inbox", source).glob("*.nii.gz"))[0]
-    return predict(release, [Upload(scan.name, scan.read_bytes())], TASK, site=source_hash.site_hash(site))
+    return predict(release, [Upload(scan.name, scan.read_bytes())], TASK, site=site_hash.hash_site(site))
 
 
 def site_reasons(prediction: Prediction) -> list[str]:
@@ -85,8 +85,8 @@ def site_reasons(prediction: Prediction) -> list[str]:
 def test_the_site_of_all_test_patients_is_accepted_with_the_promotion(ward: Path) -> None:
     assert ward.is_dir()
     [entry] = entries()
-    assert entry["site"] == source_hash.site_hash(ALDER) and entry["basis"] == accepted_sites.PROMOTION
-    assert entry["scanners"] == [source_hash.scanner_hash("Kestrel Imaging M15")]
+    assert entry["site"] == site_hash.hash_site(ALDER) and entry["basis"] == accepted_sites.PROMOTION
+    assert entry["scanners"] == [site_hash.hash_scanner("Kestrel Imaging M15")]
     assert entry["clusters"] > 0 and entry["verdict"] == ledger.events(EventKind.VERDICT, f"{TASK}/1")[0].seq
     assert not site_reasons(ask(ALDER, "first"))
 
@@ -97,7 +97,7 @@ def test_an_unknown_site_gets_no_answer_and_the_reason(ward: Path) -> None:
     assert named.answer is None and nameless.answer is None
     assert f"the site of this scan has not been accepted for {TASK}" in " ".join(site_reasons(named))
     assert site_reasons(nameless) == [accepted_sites.NO_SITE]
-    assert named.description["site_hash"] == source_hash.site_hash(BIRCH) and named.score > 0
+    assert named.description["site_hash"] == site_hash.hash_site(BIRCH) and named.score > 0
 
 
 def test_the_desks_own_site_and_the_answer_to_all_sites_are_settings(ward: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_site_is_accepted_by_gate_and_person_and_withdrawn_again(ward: Path) -
         sites.confirm(BIRCH, TASK, "read by two", "system")
     assert promote.is_release_pending() and promote.release_champions()
     accepted = entries()[0]
-    assert (accepted["site"], accepted["basis"]) == (source_hash.site_hash(BIRCH), accepted_sites.ACCEPTANCE)
+    assert (accepted["site"], accepted["basis"]) == (site_hash.hash_site(BIRCH), accepted_sites.ACCEPTANCE)
     prediction = ask(BIRCH)
     assert not site_reasons(prediction) and prediction.threshold == accepted["threshold"]
     assert ask(ALDER, "first").threshold == entries()[1]["threshold"]
@@ -185,5 +185,5 @@ def test_an_institution_belongs_to_the_site_with_most_of_its_units(ward: Path) -
     is_birch = admitted["site"] == BIRCH
     admitted.loc[is_birch, "institution_hash"] = "ab"
     admitted.loc[admitted.index[~is_birch][:3], "institution_hash"] = "ab"
-    assert site_sources.institutions(source_hash.site_hash(BIRCH), admitted) == ["ab"]
-    assert site_sources.institutions(source_hash.site_hash(ALDER), admitted) == []
+    assert site_sources.institutions(site_hash.hash_site(BIRCH), admitted) == ["ab"]
+    assert site_sources.institutions(site_hash.hash_site(ALDER), admitted) == []

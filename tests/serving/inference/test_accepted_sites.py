@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lineage import source_hash
+from lineage import site_hash
 from lineage.record.verdict import Outcome
 from serving.bundle import bento_build
 from serving.inference import accepted_sites, uploaded_scans
@@ -28,15 +28,15 @@ SCANNER_ADVICE = f"the scanner of this scan has not been accepted for {TASK}; an
 def release(tiny: Path, home: Path) -> Release:
     """A release that answers for one site with its institution and one scanner."""
     task = facts()
-    entry = accepted_site(task, source_hash.site_hash(SITE), (source_hash.scanner_hash(SCANNER),))
-    entry["institutions"] = [source_hash.site_hash(INSTITUTION)]
+    entry = accepted_site(task, site_hash.hash_site(SITE), (site_hash.hash_scanner(SCANNER),))
+    entry["institutions"] = [site_hash.hash_site(INSTITUTION)]
     described = manifest(**{TASK: task | {"sites": [entry]}})
     return load_release(bento_build.assemble(home / "releases" / "r1", described, {TASK: tiny}))
 
 
 def ask(release: Release, site: str = "", **attributes: str) -> Prediction:
     """The answer to one DICOM slice with these header attributes, sent with the token of a site."""
-    return predict(release, [Upload("a.dcm", dicom(True, **attributes))], TASK, site=source_hash.site_hash(site))
+    return predict(release, [Upload("a.dcm", dicom(True, **attributes))], TASK, site=site_hash.hash_site(site))
 
 
 def with_model(release: Release, **changes: Any) -> Release:
@@ -66,18 +66,18 @@ def test_another_source_gets_no_answer_and_the_reason(release: Release, changes:
 
 
 def test_the_header_counts_before_the_token_and_the_token_before_the_desk(release: Release) -> None:
-    assert ask(release, SITE).answer and ask(replace(release, own_site=source_hash.site_hash(SITE))).answer
+    assert ask(release, SITE).answer and ask(replace(release, own_site=site_hash.hash_site(SITE))).answer
     assert ask(release, SITE, InstitutionName="Birch Clinic").answer is None
-    assert ask(replace(release, own_site=source_hash.site_hash(SITE)), "Birch").answer is None
+    assert ask(replace(release, own_site=site_hash.hash_site(SITE)), "Birch").answer is None
     upload = [Upload("a.png", png(True))]
     assert predict(release, upload, TASK).answer is None, "a picture names no source"
-    assert predict(release, upload, TASK, site=source_hash.site_hash(SITE)).answer
+    assert predict(release, upload, TASK, site=site_hash.hash_site(SITE)).answer
 
 
 def test_files_of_different_sites_are_of_no_accepted_site(release: Release) -> None:
     scans = uploaded_scans.read_scans([Upload("a.dcm", dicom(True, InstitutionName=INSTITUTION))])
     scans += uploaded_scans.read_scans([Upload("b.png", png(True))])
-    source = accepted_sites.read_source(scans, source_hash.site_hash("Birch"), "")
+    source = accepted_sites.read_source(scans, site_hash.hash_site("Birch"), "")
     site, findings = accepted_sites.find_site(release.models[TASK].sites, source, TASK, "withhold")
     assert site is None and findings.faults == (SEVERAL_SITES,)
 
@@ -121,6 +121,6 @@ def test_a_release_of_before_answers_as_before_with_a_warning(release: Release) 
 
 def test_the_journal_has_hashes_and_no_name_of_a_site_or_institution(release: Release) -> None:
     row = journal_row(ask(release, **SOURCE), "eve")
-    assert row.description["site_hash"] == source_hash.site_hash(INSTITUTION)
-    assert row.description["scanner_hash"] == source_hash.scanner_hash(SCANNER)
+    assert row.description["site_hash"] == site_hash.hash_site(INSTITUTION)
+    assert row.description["scanner_hash"] == site_hash.hash_scanner(SCANNER)
     assert INSTITUTION not in str(row) and SITE not in str(row)

@@ -25,7 +25,7 @@ from data.quality import suite
 from data.scan import read, slice_features
 from data.scan.slice_rules import Rule, scan_rules
 from data.settings import IngestSettings
-from lineage import source_hash
+from lineage import site_hash
 from lineage.record.verdict import Outcome
 from serving.bundle import bento_build
 from serving.inference import upload_checks
@@ -227,8 +227,8 @@ def answer_files(release: Release, *files: bytes, task: str = "tiny-ct") -> Pred
 def accept_phantoms(release: Release) -> Release:
     """The release with the site and the scanners of the phantoms accepted for all tasks."""
     usual = [scanner for scanner in phantom_study.SCANNERS.values() if scanner.site == "Alder"]
-    scanners = {source_hash.scanner_hash(f"{scanner.manufacturer} {scanner.model}") for scanner in usual}
-    site = AcceptedSite(frozenset({"", source_hash.site_hash("Alder Hospital")}), frozenset(scanners), None)
+    scanners = {site_hash.hash_scanner(f"{scanner.manufacturer} {scanner.model}") for scanner in usual}
+    site = AcceptedSite(frozenset({"", site_hash.hash_site("Alder Hospital")}), frozenset(scanners), None)
     return replace(release, models={name: replace(model, sites=(site,)) for name, model in release.models.items()})
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from data import identifiers
 from data.scan import padding
-from data.scan.dicom import codestream, pixel_values, stored_bits
+from data.scan.dicom import codestream, decode_pixels, stored_bits
 
 Array = NDArray[Any]
 COLOURS = ("Red", "Green", "Blue")
@@ -41,11 +41,11 @@ def rewrite_pixel_data(name: str, header: Any) -> None:
     from pydicom.uid import ExplicitVRLittleEndian
 
     syntax = header.file_meta.TransferSyntaxUID
-    keyword = next(keyword for keyword in pixel_values.KEYWORDS if keyword in header)
+    keyword = next(keyword for keyword in decode_pixels.KEYWORDS if keyword in header)
     layout, declared = stored_bits.bit_layout(name, header), padding.declared_padding(name, header)
     is_little = syntax.is_encapsulated or syntax.is_little_endian
     encoded_frames = []
-    for frame in pixel_values.decode_frames(name, header, pixel_values.pixel_units(header)):
+    for frame in decode_pixels.decode_frames(name, header, decode_pixels.pixel_units(header)):
         values = frame.stored.copy()
         if frame.padding is not None:
             values[frame.padding] = _padding_value(declared, values[frame.padding])

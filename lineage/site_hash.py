@@ -9,12 +9,12 @@ from lineage import keys
 DIGITS = 32  # hexadecimal digits of a hash
 
 
-def site_hash(name: str) -> str:
+def hash_site(name: str) -> str:
     """The hash of an institution's name; "" for an empty name. Spellings in other case or spaces have the same hash."""
     return _keyed("site", name)
 
 
-def scanner_hash(name: str) -> str:
+def hash_scanner(name: str) -> str:
     """The hash of a scanner, named by manufacturer and model; "" for an empty name."""
     return _keyed("scanner", name)
 
