@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +34,7 @@ from data.scan import preprocess, read
 from data.scan.preprocess import unit_pixels
 from lineage.errors import Fault
 from pipelines import params
-from serving.descriptor import encoder_graph
+from serving.descriptor import encoder_graph, picture_kind
 from serving.inference.gate import BLANK_CONTRAST
 from training.picture_kind import fit
 
@@ -77,6 +78,7 @@ def main() -> None:
     table = pd.DataFrame(rows).groupby(["task", "relation", "kind"], sort=False)["refused"].agg(["mean", "min", "max"])
     sys.stdout.write(table.map("{:.1%}".format).to_string() + "\n")
     sys.stdout.write(f"one slice takes {_milliseconds(tasks['brain MR'][0][:1]):.1f} ms\n")
+    sys.stdout.write(f"a process with the encoder and one test needs {_megabytes():.0f} MB more\n")
 
 
 def _refused(
@@ -114,6 +116,30 @@ def _milliseconds(slice_: Array) -> float:
         kind.likeness(descriptor.vectors(slice_))
         times.append(time.perf_counter() - started)
     return 1000 * float(np.median(times))
+
+
+def _megabytes() -> float:
+    """The memory that the encoder and one test add to a process that has OpenVINO loaded by another graph."""
+    program = (
+        "import sys, psutil, numpy as np\n"
+        "from pathlib import Path\n"
+        "from serving.inference.descriptor import Descriptor\n"
+        "from serving.descriptor import picture_kind\n"
+        "def size(): return psutil.Process().memory_info().rss / 1e6\n"
+        "graph, kind = map(Path, sys.argv[1:])\n"
+        "pixels = np.zeros((1, 128, 128, 1), np.float32)\n"
+        "Descriptor.load(graph).vectors(pixels)\n"
+        "before = size()\n"
+        "descriptor, test = Descriptor.load(graph), picture_kind.load(kind)\n"
+        "test.likeness(descriptor.vectors(pixels))\n"
+        "print(size() - before)\n"
+    )
+    vectors = np.random.default_rng(0).normal(size=(200, encoder_graph.WIDTH)).astype(np.float32)
+    folder = Path(os.environ["ONCOLOOP_HOME"])
+    picture_kind.save(folder / "kind.npz", fit.fit_vectors(vectors[:100], vectors[100:], seed=0))
+    encoder_graph.write_graph(folder / "encoder.onnx")
+    command = [sys.executable, "-c", program, str(folder / "encoder.onnx"), str(folder / "kind.npz")]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def _prepare(path: Path) -> Array:
