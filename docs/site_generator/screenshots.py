@@ -28,7 +28,12 @@ LINK = re.compile(r"(\w+) \((\w+)\), once: (\S+)")
 PORT = 7960
 START_SECONDS, ANSWER_MS = 180.0, 60_000
 PAGES = {  # what each role's screenshots show: name of the file, address
-    "engineer": (("engineer-models", "/models"), ("engineer-watch", "/watch"), ("engineer-decisions", "/decisions")),
+    "engineer": (
+        ("engineer-models", "/models"),
+        ("engineer-watch", "/watch"),
+        ("engineer-decisions", "/decisions"),
+        ("engineer-sites", "/sites"),
+    ),
     "auditor": (("auditor-ledger", "/ledger"), ("auditor-people", "/people")),
     "clinician": (("clinician-new-scan", "/"), ("clinician-cases", "/cases")),
 }
