@@ -126,3 +126,11 @@ def _commit(root: Path) -> str | None:
     packed = shared / "packed-refs"
     lines = packed.read_text().splitlines() if packed.is_file() else []
     return next((line.split()[0] for line in lines if line.endswith(f" {name}")), None)
+
+
+def hash_pseudonym(pseudonym: str) -> str:
+    """The hash that journal and ledger store in place of a patient's pseudonym, equal for all rows of one patient.
+
+    It is the SHA-256 of "withdrawn " and the pseudonym, and not reversible.
+    """
+    return text_sha256(f"withdrawn {pseudonym}")

@@ -16,11 +16,11 @@ def main() -> None:
     inputs, outputs, folder = (Path(argument) for argument in sys.argv[1:4])
     neighbour_count, deleted_count = int(sys.argv[4]), int(sys.argv[5])
     with np.load(inputs) as content:
-        known, queries = content["known"], content["queries"]
+        stored_vectors, queries = content["stored_vectors"], content["queries"]
     figures: dict[str, float] = {}
     start = time.perf_counter()
-    index = Index(ndim=known.shape[1], metric="ip", dtype="f16")
-    index.add(np.arange(len(known)), known)
+    index = Index(ndim=stored_vectors.shape[1], metric="ip", dtype="f16")
+    index.add(np.arange(len(stored_vectors)), stored_vectors)
     index.save(str(folder / "first.usearch"))
     figures["index_s"] = round(time.perf_counter() - start, 2)
     figures["bytes"] = (folder / "first.usearch").stat().st_size

@@ -98,7 +98,7 @@ def count_on_disk(folder: Path, vectors: Array) -> int:
 def measure_usearch(folder: Path, python: str, known_vectors: Array, queries: Array) -> dict[str, Any]:
     """Figures of USearch, which runs in its own environment."""
     inputs, outputs = folder / "inputs.npz", folder / "outputs.npz"
-    np.savez(inputs, known=known_vectors, queries=queries)
+    np.savez(inputs, stored_vectors=known_vectors, queries=queries)
     program = Path(__file__).with_name("usearch_index.py")
     index_folder = folder / "usearch"
     index_folder.mkdir()

@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-from lineage.patient_hash import hash_pseudonym
+from lineage.fingerprint import hash_pseudonym
 
 __all__ = [
     "affected_rows",

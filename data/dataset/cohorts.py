@@ -14,7 +14,7 @@ from data.core_types import Side, Task, check_cluster
 from data.settings import SplitSettings
 from lineage import atomic_write, fingerprint
 from lineage.errors import Fault
-from lineage.patient_hash import hash_pseudonym
+from lineage.fingerprint import hash_pseudonym
 from lineage.record import database
 
 COHORTS = ("task", "cluster", "side", "epoch", "stratum", "batch", "assigned_at")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from data.batch.manifest import read_manifest
 from data.scan.slice_features import DESCRIPTION
-from lineage.patient_hash import hash_pseudonym
+from lineage.fingerprint import hash_pseudonym
 
 LARGE = 0.8  # standard deviations between patients; a "large" effect (Cohen 1988)
 SURE = 3.5  # standard errors; strict, because twenty features are compared

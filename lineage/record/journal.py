@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lineage.errors import Fault
-from lineage.fingerprint import canonical
-from lineage.patient_hash import hash_pseudonym
+from lineage.fingerprint import canonical, hash_pseudonym
 from lineage.record import database
 from lineage.record.prediction import JournalRow, fields_of
 

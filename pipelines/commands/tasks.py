@@ -81,9 +81,9 @@ def _read_facts(file: Path | None) -> dict[str, Any]:
             raise Fault(f"{file} is not readable as YAML ({problem}); write one like this:\n{_example({})}") from error
         if not isinstance(facts_in_file, dict):
             raise Fault(f"{file} holds no keys with values; write one like this:\n{_example({})}")
-        known = [*(name for name, *_ in QUESTIONS), *DEFAULTS]
+        valid_keys = [*(name for name, *_ in QUESTIONS), *DEFAULTS]
         missing = [name for name, *_ in QUESTIONS if name not in facts_in_file]
-        unknown = [str(name) for name in facts_in_file if name not in known]
+        unknown = [str(name) for name in facts_in_file if name not in valid_keys]
         if missing or unknown:
             problems = [f"lacks {', '.join(missing)}"] if missing else []
             problems += [f"has the unknown {', '.join(unknown)}"] if unknown else []

@@ -20,8 +20,7 @@ from data.dataset.cohorts import (
 )
 from data.settings import SplitSettings
 from lineage.errors import Fault
-from lineage.fingerprint import text_sha256
-from lineage.patient_hash import hash_pseudonym
+from lineage.fingerprint import hash_pseudonym, text_sha256
 from lineage.record import database
 
 SETTINGS = SplitSettings(seed=7, test=0.3, validation=0.2)

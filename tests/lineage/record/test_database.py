@@ -14,7 +14,7 @@ import pytest
 
 from lineage import accounts
 from lineage.errors import Fault
-from lineage.patient_hash import hash_pseudonym
+from lineage.fingerprint import hash_pseudonym
 from lineage.record import database, journal, ledger, outbox
 from lineage.record.events import EventKind
 from lineage.record.verdict import Outcome

@@ -14,7 +14,7 @@ import pytest
 
 from lineage import accounts
 from lineage.errors import Fault
-from lineage.patient_hash import hash_pseudonym
+from lineage.fingerprint import hash_pseudonym
 from lineage.record import journal
 from tests.lineage.conftest import TASK
 

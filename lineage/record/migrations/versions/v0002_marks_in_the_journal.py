@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from lineage.patient_hash import hash_pseudonym
+from lineage.fingerprint import hash_pseudonym
 from lineage.record import append_only
 
 revision = "0002"
